@@ -1,0 +1,43 @@
+# The one runner, on this machine (`snakemake --cores 2`) and on a cluster (`snakemake --executor slurm --jobs 16`).
+# It decides which chapters must run again; how one runs is `python -m lib run`.
+# `make book` calls it and then builds the pages. Other profile: --config profile=standard
+
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+from lib import chapters
+
+PROFILE = config.get("profile", "quick")
+EXECUTED = "_build/executed/{profile}/{chapter}.ipynb"
+
+
+wildcard_constraints:
+    profile="[^/]+",
+    chapter="[^/.]+",
+
+
+rule all:
+    input:
+        expand(EXECUTED, profile=PROFILE, chapter=chapters.names(ROOT)),
+
+
+rule chapter:
+    input:
+        source="chapters/{chapter}.py",
+        needs=lambda w: expand(EXECUTED, profile=w.profile, chapter=chapters.header(ROOT, w.chapter)["needs"]),
+    output:
+        EXECUTED,
+    params:
+        # Source, lib, lock, parameters and data by content: a chapter runs again when one of these changes.
+        fingerprint=lambda w: chapters.fingerprint(ROOT, w.chapter, w.profile),
+    benchmark:
+        "_build/benchmark/{profile}/{chapter}.tsv"
+    # One thread each; a chapter that measures time takes every core, so that nothing runs beside it.
+    threads: lambda w: (workflow.cores or 1) if chapters.header(ROOT, w.chapter)["alone"] else 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    shell:
+        "{sys.executable:q} -m lib --root {ROOT:q} run {input.source:q} --profile {wildcards.profile:q}"

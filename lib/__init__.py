@@ -1,0 +1,1 @@
+"""Every technique of the survey, one file each, on a small shared ground floor."""

@@ -1,0 +1,189 @@
+"""Symbols to bytes and back: bit packing, gaps with fillers, canonical Huffman."""
+
+import heapq
+
+import numba
+import numpy as np
+
+LONGEST = 32  # bits of the longest Huffman codeword that is written
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """n H: the total of -count log2(count / n), in bits; no code of one word per symbol takes less."""
+    counts = np.asarray(counts, dtype=float)
+    counts = counts[counts > 0]
+    return float((counts * np.log2(counts.sum() / counts)).sum())
+
+
+# -- Gaps between the entries that are kept (relative index, han2016deep, section 3) ------------------------------------
+
+
+def gaps(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""Ascending positions as gaps of ``bits`` bits each, with filler entries where a gap is too long.
+
+    A field :math:`f \in \{0, \dots, 2^g - 1\}` says that the next entry lies :math:`f + 1` places on. A gap longer than
+    :math:`2^g` is bridged by fillers: entries of value zero, each :math:`2^g` places on.
+
+    positions: (n,), distinct and ascending. Returns (fields, kept), both (n + fillers,); ``kept`` is False at a filler.
+    """
+    if not 1 <= bits <= 16:
+        raise ValueError(f"gap bits must be in 1..16, not {bits}")
+    positions = np.asarray(positions, dtype=np.int64)
+    distance = np.diff(positions, prepend=-1)
+    if len(distance) and distance.min() < 1:
+        raise ValueError("positions must be distinct, ascending and not negative")
+    fillers = (distance - 1) >> bits
+    last = np.cumsum(fillers + 1) - 1  # where each entry lands behind its fillers
+    fields = np.full(last[-1] + 1 if len(last) else 0, (1 << bits) - 1, dtype=np.int64)
+    fields[last] = (distance - 1) & ((1 << bits) - 1)
+    kept = np.zeros(len(fields), dtype=bool)
+    kept[last] = True
+    return fields, kept
+
+
+def positions(fields: np.ndarray) -> np.ndarray:
+    """Where the entries lie (fillers included) whose gap fields are given: the inverse of :func:`gaps`."""
+    return np.cumsum(np.asarray(fields, dtype=np.int64) + 1) - 1
+
+
+def best_gap_bits(positions: np.ndarray, *, filler_bits: float, choices: range = range(2, 11)) -> int:
+    """The gap width that costs least: entropy of the fields, ``filler_bits`` for each filler, a byte a table entry."""
+
+    def cost(bits: int) -> float:
+        fields, kept = gaps(positions, bits)
+        return entropy_bits(np.bincount(fields)) + filler_bits * np.count_nonzero(~kept) + 8 * len(np.unique(fields))
+
+    return min(choices, key=cost)
+
+
+# -- Fixed-length codes -------------------------------------------------------------------------------------------------
+
+
+def pack(symbols: np.ndarray, bits: int) -> bytes:
+    """Each symbol in ``bits`` bits, most significant first, the last byte filled with zeros."""
+    symbols = np.asarray(symbols, dtype=np.uint32)
+    lengths = np.full(1 << bits if bits <= 16 else 0, bits, dtype=np.uint8)
+    if bits > 16 or (len(symbols) and symbols.max() >> bits):
+        raise ValueError(f"symbols up to {symbols.max() if len(symbols) else 0} do not fit {bits} bits (at most 16)")
+    return _write(symbols, np.arange(len(lengths), dtype=np.uint32), lengths, bits * len(symbols)).tobytes()
+
+
+def unpack(content: bytes, count: int, bits: int) -> np.ndarray:
+    """The ``count`` symbols that :func:`pack` wrote; ValueError where the content is not of that length."""
+    if len(content) != -(-count * bits // 8):
+        raise ValueError(f"{count} symbols of {bits} bits take {-(-count * bits // 8)} bytes, not {len(content)}")
+    spread = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=count * bits).reshape(count, bits)
+    return spread @ (1 << np.arange(bits, dtype=np.int64)[::-1])
+
+
+# -- Huffman codes (huffman1952method), in canonical form ---------------------------------------------------------------
+
+
+def code_lengths(counts: np.ndarray) -> np.ndarray:
+    """Codeword lengths of a Huffman code for symbols that occur ``counts`` times; 0 for a symbol that never does.
+
+    The two rarest nodes are merged until one is left; a symbol's length is its depth. One symbol alone needs no bits.
+    No word is longer than 32 bits: where one would be, the counts are flattened first.
+    """
+    counts = np.asarray(counts, dtype=np.int64)
+    lengths = np.zeros(len(counts), dtype=np.uint8)
+    while True:
+        heap = [(int(c), i) for i, c in enumerate(counts) if c > 0]
+        heapq.heapify(heap)
+        parent: dict[int, int] = {}
+        node = len(counts)
+        while len(heap) > 1:
+            (a, i), (b, j) = heapq.heappop(heap), heapq.heappop(heap)
+            parent[i] = parent[j] = node
+            heapq.heappush(heap, (a + b, node))
+            node += 1
+        depth = {node - 1: 0} if parent else {}
+        for inner in range(node - 2, -1, -1):  # a parent has a higher number than its children
+            if inner in parent:
+                depth[inner] = depth[parent[inner]] + 1
+        if max(depth.values(), default=0) <= LONGEST:
+            for i in range(len(counts)):
+                lengths[i] = depth.get(i, 0)
+            return lengths
+        counts = np.where(counts > 0, (counts + 1) // 2, 0)
+
+
+def huffman_bits(counts: np.ndarray) -> float:
+    """Bits that symbols of these counts take with their Huffman code, the code itself left out."""
+    return float((np.asarray(counts, dtype=float) * code_lengths(counts)).sum())
+
+
+def canonical(lengths: np.ndarray) -> np.ndarray:
+    """The codewords that go with ``lengths``: counted up in the order of (length, symbol), so lengths say it all."""
+    lengths = np.asarray(lengths)
+    words = np.zeros(len(lengths), dtype=np.uint32)
+    word, previous = 0, 0
+    for symbol in np.lexsort((np.arange(len(lengths)), lengths)):
+        length = int(lengths[symbol])
+        if length:
+            word <<= length - previous
+            words[symbol] = word
+            word, previous = word + 1, length
+    return words
+
+
+def huffman(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
+    """``symbols`` written with the canonical code of ``lengths``."""
+    symbols = np.asarray(symbols, dtype=np.uint32)
+    total = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
+    return _write(symbols, canonical(lengths), np.asarray(lengths, dtype=np.uint8), total).tobytes()
+
+
+def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
+    """The ``count`` symbols that :func:`huffman` wrote. ValueError where lengths make no code, or bytes are left or lack."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    used = lengths[lengths > 0]
+    if len(used) == 0 or used.max() > LONGEST or (2.0 ** -used).sum() != 1:
+        raise ValueError("the code lengths belong to no Huffman code: their sum of 2^-length must be 1")
+    if count > 8 * len(content):
+        raise ValueError(f"{len(content)} bytes cannot hold {count} codewords")
+    order = np.lexsort((np.arange(len(lengths)), lengths))
+    order = order[lengths[order] > 0].astype(np.uint32)
+    symbols, bits = _read(np.frombuffer(bytearray(content), dtype=np.uint8), count, np.bincount(used, minlength=LONGEST + 1), order)
+    if bits < 0 or -(-bits // 8) != len(content):
+        raise ValueError(f"a stream of {count} codewords does not end where its {len(content)} bytes end")
+    return symbols.astype(np.int64)
+
+
+@numba.njit("uint8[::1](uint32[::1], uint32[::1], uint8[::1], int64)", cache=True)
+def _write(symbols, words, lengths, total):
+    out = np.zeros((total + 7) // 8, dtype=np.uint8)
+    buffer, filled, at = np.uint64(0), 0, 0
+    for symbol in symbols:
+        length = lengths[symbol]
+        buffer = (buffer << np.uint64(length)) | np.uint64(words[symbol])
+        filled += length
+        while filled >= 8:
+            filled -= 8
+            out[at] = np.uint8((buffer >> np.uint64(filled)) & np.uint64(255))
+            at += 1
+    if filled:
+        out[at] = np.uint8((buffer << np.uint64(8 - filled)) & np.uint64(255))
+    return out
+
+
+@numba.njit("Tuple((uint32[::1], int64))(uint8[::1], int64, int64[::1], uint32[::1])", cache=True)
+def _read(content, count, per_length, order):
+    """Canonical decoding: words of one length are consecutive numbers, so a word is known once it is below the end."""
+    symbols = np.zeros(count, dtype=np.uint32)
+    bit, bits = 0, 8 * len(content)
+    for i in range(count):
+        word, first, index, length = 0, 0, 0, 0
+        while True:
+            if bit >= bits or length >= 32:
+                return symbols, -1
+            word = (word << 1) | ((content[bit >> 3] >> (7 - (bit & 7))) & 1)
+            bit += 1
+            length += 1
+            here = per_length[length]
+            if word - first < here:
+                symbols[i] = order[index + word - first]
+                break
+            index += here
+            first = (first + here) << 1
+    return symbols, bit

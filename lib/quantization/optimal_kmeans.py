@@ -1,0 +1,218 @@
+r"""k-means on a line: the exact optimum, and Lloyd's iteration that everyone uses instead.
+
+Of all ways to replace n numbers by k centroids, find the one with the least squared error
+
+.. math:: \min_{c_1, \dots, c_k} \sum_{i=1}^{n} h_i \min_j (w_i - c_j)^2 .
+
+On a line the best clusters are intervals of the sorted values, so dynamic programming finds them all: with
+:math:`D_m(j)` the least error of the first j values in m clusters and :math:`c(i, j)` that of one cluster of the values
+after the i-th up to the j-th,
+
+.. math:: D_m(j) = \min_{i < j} D_{m-1}(i) + c(i, j), \qquad c(i, j) = T - S^2 / H
+
+from prefix sums of :math:`h`, :math:`hw` and :math:`hw^2`. The best i never falls as j grows, so divide and conquer needs
+O(k n log n) steps (wu1991optimal; gronlund2017fast). Lloyd's iteration (lloyd1982least) only finds a local optimum.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """centroids: (k,) float64, ascending; codes: (n,) int64, the centroid of each value; squared_error: what is lost."""
+
+    centroids: np.ndarray
+    codes: np.ndarray
+    squared_error: float
+
+
+def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Codebook:
+    """The codebook of ``k`` centroids with the least weighted squared error.
+
+    values: (n,) finite numbers. weights: (n,) importances :math:`h_i \\ge 0`; 1 each by default.
+    Fewer than k distinct values give fewer than k centroids, and no error. Raises ValueError on k outside 1..n.
+    """
+    values, weights = _checked(values, k, weights)
+    distinct, inverse = np.unique(values, return_inverse=True)
+    mass = np.bincount(inverse, weights, minlength=len(distinct))
+    if k >= len(distinct):
+        return _codebook(values, weights, distinct)
+    mean = np.average(values, weights=weights) if weights.sum() > 0 else values.mean()
+    centred = distinct - mean  # differences of prefix sums cancel less near zero
+    starts = _intervals(centred, np.ascontiguousarray(mass), k)
+    edges = np.append(starts, len(distinct))
+    centroids = [_mean(distinct[a:b], mass[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return _codebook(values, weights, np.array(centroids), np.searchsorted(starts, inverse, side="right") - 1)
+
+
+def lloyd(
+    values: np.ndarray, centroids: np.ndarray, weights: np.ndarray | None = None, *, iterations: int = 100
+) -> Codebook:
+    """Lloyd's iteration from the given start: assign to the nearest centroid, move it to the mean, until nothing changes.
+
+    A cluster that loses all its values keeps its centroid (han2016deep). Arguments otherwise as in :func:`optimal`.
+    """
+    values, weights = _checked(values, len(centroids), weights)
+    centroids = np.sort(np.asarray(centroids, dtype=float))
+    codes = None
+    for _ in range(iterations):
+        assigned = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+        if codes is not None and np.array_equal(assigned, codes):
+            break
+        codes = assigned
+        mass = np.bincount(codes, weights, minlength=len(centroids))
+        total = np.bincount(codes, weights * values, minlength=len(centroids))
+        centroids = np.where(mass > 0, total / np.where(mass > 0, mass, 1), centroids)
+    return _codebook(values, weights, centroids)
+
+
+def _checked(values: np.ndarray, k: int, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values, dtype=float).ravel()
+    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float).ravel()
+    if not np.isfinite(values).all():
+        raise ValueError("the values to cluster hold NaN or infinity: finite numbers are needed")
+    if len(values) == 0:
+        raise ValueError("there are no values to cluster: at least one is needed")
+    if not 1 <= k <= len(values):
+        raise ValueError(f"k = {k} clusters for {len(values)} values: k must be in 1..{len(values)}")
+    if len(weights) != len(values) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("each value needs one finite weight that is not negative")
+    return values, weights
+
+
+def _codebook(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, codes: np.ndarray | None = None) -> Codebook:
+    if codes is None:
+        codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+    return Codebook(centroids, codes, float((weights * (values - centroids[codes]) ** 2).sum()))
+
+
+def _mean(values: np.ndarray, mass: np.ndarray) -> float:
+    return float(np.average(values, weights=mass) if mass.sum() > 0 else values.mean())
+
+
+def _intervals(w: np.ndarray, h: np.ndarray, k: int) -> np.ndarray:
+    """First index of each of the k optimal clusters of the ascending, distinct values w with masses h."""
+    mass, moment = (np.concatenate([[0.0], np.cumsum(x)]) for x in (h, h * w))
+    spread = max(float((h * w * w).sum()), np.finfo(float).tiny)
+    # A few thousand of the prefix sums find the price of a cluster well enough to start from.
+    thinned = np.unique(np.linspace(0, len(w), min(len(w), 4096) + 1).astype(np.int64))
+    _, price = _priced(mass[thinned], moment[thinned], min(k, len(thinned) - 1), spread / k**3, 2.0)
+    starts, _ = _priced(mass, moment, k, price, 1.02)
+    return _layered(mass, moment, k) if starts is None else starts
+
+
+def _priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: float) -> tuple[np.ndarray | None, float]:
+    """The price of a cluster at which exactly k of them are cheapest, sought outwards and by bisection, and those k.
+
+    The least error falls ever more slowly as k grows, so what is cheapest at some price is optimal for its own k.
+    Where several k tie at one price, no price singles k out: the clusters are None then.
+    """
+    low, high = 0.0, np.inf
+    while high > low * (1 + 1e-13):
+        starts = _cheapest(mass, moment, price)
+        if len(starts) == k:
+            return starts, price
+        low, high = (price, high) if len(starts) > k else (low, price)
+        if high == np.inf:
+            if price > 1e300:
+                break
+            price, step = price * step, min(step**2, 1e100)
+        elif low == 0:
+            if price < 1e-300:
+                break
+            price, step = price / step, min(step**2, 1e100)
+        else:
+            price = (low * high) ** 0.5
+    return None, price
+
+
+@numba.njit(cache=True)
+def _cost(D, H, S, i, j):
+    mass, moment = H[j] - H[i], S[j] - S[i]
+    return D[i] - moment * moment / mass if mass > 0 else D[i]
+
+
+@numba.njit("int64[::1](float64[::1], float64[::1], float64)", cache=True)
+def _cheapest(H, S, price):
+    """First indices of the clusters that minimise error + price * clusters, for prefix sums H of h and S of h w.
+
+    The error of a cluster is written without T, which adds up to the same total for all partitions. A later start i only
+    ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and from which j on.
+    """
+    n = len(H) - 1
+    D = np.zeros(n + 1)
+    start_of = np.zeros(n + 1, dtype=np.int64)
+    queue, since = np.zeros(n + 1, dtype=np.int64), np.zeros(n + 1, dtype=np.int64)
+    head = tail = 0
+    since[0] = 1
+    for j in range(1, n + 1):
+        while head < tail and since[head + 1] <= j:
+            head += 1
+        start_of[j] = queue[head]
+        D[j] = _cost(D, H, S, queue[head], j) + price
+        while True:
+            at = max(since[tail], j + 1)
+            if at > n:
+                break
+            if _cost(D, H, S, j, at) <= _cost(D, H, S, queue[tail], at):
+                if tail > head:
+                    tail -= 1
+                    continue
+                queue[tail], since[tail] = j, j + 1
+            elif _cost(D, H, S, j, n) < _cost(D, H, S, queue[tail], n):
+                low, high = at, n
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    if _cost(D, H, S, j, middle) < _cost(D, H, S, queue[tail], middle):
+                        high = middle
+                    else:
+                        low = middle
+                tail += 1
+                queue[tail], since[tail] = j, high
+            break
+    k, j = 0, n
+    while j > 0:
+        start_of[n - k], j = start_of[j], start_of[j]  # the path, written from the end over entries already read
+        k += 1
+    return start_of[n - k + 1 :].copy()
+
+
+@numba.njit("int64[::1](float64[::1], float64[::1], int64)", cache=True)
+def _layered(H, S, k):
+    """The same k clusters by dynamic programming over m = 1..k, divide and conquer within a layer; needed for ties."""
+    n = len(H) - 1
+    before, after = np.zeros(n + 1), np.zeros(n + 1)
+    for j in range(1, n + 1):
+        before[j] = _cost(after, H, S, 0, j)
+    best = np.zeros((k, n + 1), dtype=np.int32)
+    stack = np.zeros((64, 4), dtype=np.int64)
+    for m in range(1, k):
+        stack[0] = (m + 1, n, m, n - 1)  # first and last end j, first and last start i
+        top = 1
+        while top:
+            top -= 1
+            a, b, low, high = stack[top]
+            j = (a + b) // 2
+            least, at = np.inf, low
+            for i in range(low, min(high, j - 1) + 1):
+                cost = _cost(before, H, S, i, j)
+                if cost < least:
+                    least, at = cost, i
+            after[j] = least
+            best[m, j] = at
+            if a < j:
+                stack[top] = (a, j - 1, low, at)
+                top += 1
+            if j < b:
+                stack[top] = (j + 1, b, at, high)
+                top += 1
+        before, after = after, before
+    starts = np.zeros(k, dtype=np.int64)
+    end = n
+    for m in range(k - 1, 0, -1):
+        starts[m] = best[m, end]
+        end = starts[m]
+    return starts

@@ -1,0 +1,81 @@
+r"""Scalar k-means: the weights of a layer share k values.
+
+Each weight is replaced by its nearest of k centroids, chosen to lose the least,
+
+.. math:: \min_{C, a} \sum_{ij} \big(W_{ij} - c_{a(ij)}\big)^2, \qquad k = 2^q ,
+
+and is stored as the q bits of its centroid's number. For n weights the compression rate is
+:math:`32 n / (q n + 32 k)`, about :math:`32 / q` (gong2014vq, section 3.2). The published method clusters each layer
+once, without training afterwards; training the result trains the k centroids.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.quantization import optimal_kmeans
+from lib.quantization.optimal_kmeans import Codebook
+from lib.weights import CompressedWeight, Encoding, compress, layers
+
+
+class SharedWeight(CompressedWeight):
+    """centroids[codes]. ``cluster`` gives the codebook of a layer's weights, flattened to (n,) float64."""
+
+    def __init__(self, cluster: Callable[[np.ndarray], Codebook]):
+        super().__init__()
+        self.cluster = cluster
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        book = self.cluster(weight.detach().double().flatten().numpy())
+        self.register_buffer("codes", torch.from_numpy(book.codes))
+        self.shape = weight.shape
+        return torch.from_numpy(book.centroids).to(weight.dtype)
+
+    def forward(self, centroids: Tensor) -> Tensor:
+        return centroids.index_select(0, self.codes).reshape(self.shape)
+
+    def encode(self, centroids: Tensor) -> Encoding:
+        return Encoding(symbols={"code": self.codes}, tables={"centroid": centroids})
+
+    @staticmethod
+    def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
+        return encoding.tables["centroid"][encoding.symbols["code"]].reshape(shape)
+
+
+def share(model: nn.Module, *, bits: int | Mapping[str, int]) -> nn.Module:
+    """Let the weights of each layer share 2^bits values, the optimal ones. In place; returns the model.
+
+    bits: of each code, 1 to 16, for all layers or by layer name (layers not named are left alone). A layer of fewer
+    weights than 2^bits gets one value per weight. Raises ValueError on bits outside 1..16 or an unknown layer.
+    """
+    check_names(model, bits)
+    return compress(model, lambda name, layer: _form(bits_of(bits, name)))
+
+
+def _form(bits: int | None) -> SharedWeight | None:
+    if bits is None:
+        return None
+    return SharedWeight(lambda values: optimal_kmeans.optimal(values, min(2**bits, len(values))))
+
+
+def check_names(model: nn.Module, bits: int | Mapping[str, int]) -> None:
+    """ValueError where a mapping names a layer that the model does not have."""
+    names = [name for name, _ in layers(model)]
+    for name in bits if isinstance(bits, Mapping) else ():
+        if name not in names:
+            raise ValueError(f"no layer {name!r} to share: the layers are {', '.join(names)}")
+
+
+def bits_of(bits: int | Mapping[str, int], name: str) -> int | None:
+    """The bits asked for layer ``name``; None where a mapping leaves it out; ValueError outside 1..16."""
+    chosen = bits.get(name) if isinstance(bits, Mapping) else bits
+    if chosen is not None and not 1 <= chosen <= 16:
+        raise ValueError(f"bits must be in 1..16, not {chosen}")
+    return chosen
+
+
+def compression_rate(weights: int, bits: int) -> float:
+    """32 n / (q n + 32 2^q): codes of q bits and a codebook of 2^q floats (gong2014vq; han2016deep, equation 1)."""
+    return 32 * weights / (bits * weights + 32 * 2**bits)

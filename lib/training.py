@@ -1,0 +1,195 @@
+"""The one training loop, evaluation, and a cache of trained networks."""
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from lib.data import Split
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    shift: int = 0,
+    before_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Minimise the cross-entropy by stochastic gradient descent with Nesterov momentum; return each epoch's mean loss.
+
+    The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. ``weight_decay`` acts on
+    weights of two dimensions or more, never on biases. ``shift`` moves each training image by up to that many pixels in
+    both directions, zeros coming in. ``before_epoch(i)`` is called before epoch i, for instance to prune a little more.
+    Sample order and shifts depend on ``seed`` alone. Raises ValueError on an empty split or a loss that is not finite.
+    """
+    if len(split) == 0:
+        raise ValueError("the training split is empty: at least one sample is needed")
+    if epochs < 0 or batch_size < 1:
+        raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
+    generator = torch.Generator().manual_seed(seed)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    other = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}],
+        lr=learning_rate,
+        momentum=momentum,
+        nesterov=momentum > 0,
+        fused=True,
+    )
+    steps = max(1, epochs * -(-len(split) // batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses = []
+    model.to(memory_format=torch.channels_last)  # convolutions train half again as fast on a CPU
+    for epoch in range(epochs):
+        if before_epoch is not None:
+            before_epoch(epoch)
+        model.train()
+        total = 0.0
+        for batch in torch.randperm(len(split), generator=generator).split(batch_size):
+            images = split.images[batch]
+            if shift:
+                images = shifted(images, shift, generator)
+            loss = nn.functional.cross_entropy(logits(model, images), split.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(batch)
+        losses.append(total / len(split))
+        if not torch.isfinite(torch.tensor(losses[-1])):
+            raise ValueError(f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate")
+    model.to(memory_format=torch.contiguous_format).eval()
+    return losses
+
+
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by its own random offset of at most ``pixels`` in both directions; zeros come in at the border."""
+    n, _, height, width = images.shape
+    padded = nn.functional.pad(images, (pixels,) * 4)
+    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1, 1), generator=generator)
+    rows = dy + torch.arange(height)[:, None]
+    columns = dx + torch.arange(width)[None, :]
+    return padded[torch.arange(n)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's output; a wrong shape of input is one clear error instead of one deep in a layer."""
+    try:
+        return model(images)
+    except RuntimeError as error:
+        shape = tuple(images.shape)
+        raise ValueError(f"{type(model).__name__} does not take images of shape {shape}: {error}") from error
+
+
+@torch.no_grad()
+def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> float:
+    """Share of wrongly classified samples, in percent."""
+    if len(split) == 0:
+        raise ValueError("the split to evaluate on is empty: at least one sample is needed")
+    model.eval()
+    pairs = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
+    wrong = sum((logits(model, images).argmax(dim=1) != labels).sum().item() for images, labels in pairs)
+    return 100 * wrong / len(split)
+
+
+def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
+    """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
+
+    The key is the code of ``train``'s module and of every module of ``lib`` it imports, the model's own weights, and the
+    arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry
+    is trained again. Two processes that want the same network train it once: the second waits.
+    """
+    folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _key(train, model, arguments)
+    path = folder / f"{train.__name__}-{key}.safetensors"
+    with FileLock(path.with_suffix(".lock")):
+        state = _read(path)
+        if state is None:
+            names = model.state_dict().keys()
+            train(model, **arguments)
+            state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+            if state.keys() != names:
+                raise ValueError(f"{train.__name__} changes how weights are stored: decompress the model to cache it")
+            partial = path.with_suffix(".partial")
+            safetensors.torch.save_file(state, partial, metadata={"digest": _digest(state)})
+            partial.replace(path)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return state if file.metadata().get("digest") == _digest(state) else None
+    except (safetensors.SafetensorError, OSError, AttributeError):
+        return None
+
+
+def _digest(value: object) -> str:
+    """One digest for the values that reach a cache key: tensors, splits, modules' weights, numbers, strings, lists."""
+    digest = hashlib.sha256()
+
+    def feed(item: object) -> None:
+        if isinstance(item, Tensor):
+            digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
+            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy())
+        elif isinstance(item, Split):
+            feed([item.images, item.labels])
+        elif isinstance(item, dict):
+            feed([[key, item[key]] for key in sorted(item)])
+        elif isinstance(item, list | tuple):
+            digest.update(b"[")
+            for each in item:
+                feed(each)
+                digest.update(b",")
+            digest.update(b"]")
+        else:
+            digest.update(json.dumps(item).encode())  # anything else is not a cache key: TypeError
+
+    feed(value)
+    return digest.hexdigest()
+
+
+def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str:
+    try:
+        sources = {m.__name__: inspect.getsource(m) for m in _closure(sys.modules[train.__module__])}
+    except (AttributeError, KeyError, OSError, TypeError) as error:
+        raise ValueError(f"{train!r} cannot be cached: accepted is a function of a module that stands in a file") from error
+    if getattr(train, "__closure__", None):
+        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
+    return _digest([sources, type(model).__name__, str(model), model.state_dict(), arguments])[:24]
+
+
+def _closure(module: ModuleType) -> list[ModuleType]:
+    """The module and every module of this package that it imports, directly or not."""
+    seen: dict[str, ModuleType] = {}
+
+    def visit(m: ModuleType) -> None:
+        seen[m.__name__] = m
+        for item in vars(m).values():
+            name = item.__name__ if isinstance(item, ModuleType) else getattr(item, "__module__", None)
+            if isinstance(name, str) and name.startswith(f"{__package__}.") and name not in seen and name in sys.modules:
+                visit(sys.modules[name])
+
+    visit(module)
+    return [seen[name] for name in sorted(seen)]

@@ -1,0 +1,51 @@
+"""A small book to try the way from source to page on: one chapter, one page, one claim."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+HEADER = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+{survey}# ---
+
+# %% [markdown]
+# # {title}
+
+# %%
+"""
+
+
+@pytest.fixture
+def small_book(tmp_path: Path) -> Path:
+    """The root of a fresh copy of the small book."""
+    return copy_book(tmp_path / "book")
+
+
+@pytest.fixture
+def add_chapter(small_book: Path) -> Callable[..., None]:
+    """Write a chapter of one code cell into the small book: ``add_chapter(name, code, survey="needs: [other]")``."""
+
+    def add(name: str, code: str, survey: str = "") -> None:
+        lines = f"#   survey:\n#     {survey}\n" if survey else ""
+        text = HEADER.format(survey=lines, title=name.capitalize()) + code + "\n"
+        (small_book / "chapters" / f"{name}.py").write_text(text)
+        with (small_book / "_toc.yml").open("a") as toc:
+            toc.write(f"  - file: chapters/{name}\n")
+
+    return add
+
+
+def copy_book(root: Path) -> Path:
+    shutil.copytree(PROJECT / "tests" / "fixtures" / "book", root)
+    shutil.copytree(PROJECT / "_ext", root / "_ext")
+    shutil.copytree(PROJECT / "_static", root / "_static")
+    for name in ("_config.yml", "Snakefile"):
+        shutil.copy(PROJECT / name, root)
+    return root

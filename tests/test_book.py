@@ -1,0 +1,420 @@
+"""From source to page on a small book: what runs, what fails and how it says so, what is kept, what is built anew."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import copy_book
+from filelock import FileLock
+
+from lib import book, chapters, checks
+from lib.__main__ import main
+from lib.run import ChapterFailed, run
+
+KEY = "passes.sum.value"
+
+
+def results(root: Path, chapter: str = "passes", profile: str = "quick") -> Path:
+    return root / "results" / profile / f"{chapter}.json"
+
+
+# --- one chapter -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_stamped_notebook_and_its_results(small_book):
+    assert run(small_book, "passes", "quick")["status"] == "ok"
+
+    stamp = chapters.executed(small_book, "passes", "quick").metadata["survey"]
+    assert stamp["chapter"] == "passes"
+    assert stamp["profile"] == "quick"
+    assert stamp["parameters"] == {}
+    assert stamp["seconds"] > 0
+    assert stamp["peak_mib"] > 20
+    assert stamp["versions"]["python"].startswith("3.")
+    written = json.loads(results(small_book).read_text())
+    assert written == {
+        "chapter": "passes",
+        "profile": "quick",
+        "data": [],
+        "records": {KEY: {"values": [4.0, 5.0], "unit": "points", "digits": 1}},
+    }
+    assert results(small_book).read_text().endswith("}\n")
+    assert str(small_book) not in chapters.output(small_book, "passes", "quick").read_text()
+
+
+def test_a_profile_replaces_parameters(small_book):
+    run(small_book, "passes", "standard")
+    found = chapters.executed(small_book, "passes", "standard")
+    assert found.metadata["survey"]["parameters"] == {"terms": 5}
+    assert json.loads(results(small_book, profile="standard").read_text())["records"][KEY]["values"] == [11.0, 12.0]
+    assert chapters.executed(small_book, "passes", "quick") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ('print("so far")\n\n# %%\n1 / 0', r"cell \[2\] raised ZeroDivisionError: division by zero"),
+        ('print("so far")\n\n# %%\nwhile True: pass', r"cell \[2\] exceeded the limit of 3 s for one cell"),
+        (
+            'import time; print("so far"); time.sleep(2.5)\n\n# %%\ntime.sleep(2.5)\n\n# %%\ntime.sleep(2.5)',
+            r"the chapter exceeded its limit of 6 s, in cell \[3\]",
+        ),
+        (
+            'import os, signal; print("so far", flush=True)\n\n# %%\nos.kill(os.getpid(), signal.SIGKILL)',
+            r"the kernel died in cell \[2\]: killed, or out of memory",
+        ),
+        (
+            'import sys; print("so far")\n\n# %%\nprint("careful", file=sys.stderr)',
+            r"cell \[2\] wrote to stderr: careful",
+        ),
+        (
+            'from lib import evidence; print("so far")\n\n# %%\n'
+            'for i in range(2): evidence.record("bad.sum.value", i, unit="", digits=0)',
+            "the key 'bad.sum.value' is recorded twice",
+        ),
+        (
+            'from lib import evidence; print("so far")\n\n# %%\n'
+            'evidence.record("other.sum.value", 1, unit="", digits=0)',
+            "the chapter 'bad' records 'other.sum.value'",
+        ),
+    ],
+    ids=["raises", "cell hangs", "chapter hangs", "kernel dies", "stderr", "duplicate key", "foreign key"],
+)
+def test_a_failed_chapter_says_why_and_leaves_no_results(small_book, add_chapter, capsys, code, says):
+    add_chapter("bad", code)
+    (small_book / "profiles" / "quick.yml").write_text("limits: {cell_s: 3, chapter_s: 6}\n")
+
+    with pytest.raises(ChapterFailed, match=says):
+        run(small_book, "bad", "quick")
+
+    assert not results(small_book, "bad").exists()
+    assert chapters.executed(small_book, "bad", "quick") is None
+    assert not chapters.output(small_book, "bad", "quick").exists()
+    said = chapters.status(small_book, "bad", "quick")
+    assert said["status"] == "failed"
+    assert said["seconds"] > 0
+    partial = nbformat.read(chapters.output(small_book, "bad", "quick", ".failed.ipynb"), as_version=4)
+    assert "so far" in json.dumps(partial)
+
+
+def test_a_failure_ends_what_an_earlier_run_left(small_book):
+    run(small_book, "passes", "quick")
+    source = small_book / "chapters" / "passes.py"
+    source.write_text(source.read_text() + "\n# %%\n1 / 0\n")
+    assert main(["--root", str(small_book), "run", "chapters/passes.py"]) == 1
+    assert not chapters.output(small_book, "passes", "quick").exists()
+    source.write_text(source.read_text().replace("1 / 0", "1 / 1"))
+    assert main(["--root", str(small_book), "run", "passes"]) == 0
+    assert not chapters.output(small_book, "passes", "quick", ".failed.ipynb").exists()
+
+
+def test_a_chapter_without_kernelspec_is_refused(small_book):
+    (small_book / "chapters" / "bare.py").write_text("# %%\n1\n")
+    with pytest.raises(ChapterFailed, match="no kernelspec with name, display_name and language"):
+        run(small_book, "bare", "quick")
+
+
+@pytest.mark.parametrize(
+    ("profile", "text", "chapter", "says"),
+    [
+        ("huge", None, "passes", "no profile is called 'huge': accepted are quick, standard"),
+        ("quick", None, "pass", "no chapter is called 'pass': accepted are passes"),
+        ("quick", "pruned: {terms: 3}", "passes", "no chapter is called 'pruned': accepted are passes"),
+        (
+            "quick",
+            "passes: {term: 3}",
+            "passes",
+            "sets 'term', which is no parameter of the chapter 'passes': accepted are data, terms, values",
+        ),
+        (
+            "quick",
+            "limits: {minutes: 3}",
+            "passes",
+            "sets 'minutes', which is no limit: accepted are cell_s, chapter_s",
+        ),
+        ("quick", "- passes", "passes", "the profile 'quick' is a list: accepted is {chapter: {parameter: value}}"),
+        ("quick", "passes: 3", "passes", "the profile 'quick' gives 'passes' the value 3: accepted is"),
+        ("quick", "passes: [", "passes", "the profile 'quick' is not readable YAML"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_sentence(small_book, capsys, profile, text, chapter, says):
+    if text:
+        (small_book / "profiles" / "quick.yml").write_text(text)
+    assert main(["--root", str(small_book), "run", chapter, "--profile", profile]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ")
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_second_run_waits_for_the_first(small_book):
+    target = chapters.output(small_book, "passes", "quick")
+    target.parent.mkdir(parents=True)
+    with FileLock(target.with_suffix(".lock")):
+        second = subprocess.Popen(
+            [sys.executable, "-m", "lib", "--root", small_book, "run", "passes"], stdout=subprocess.PIPE, text=True
+        )
+        assert second.stdout.readline().startswith("passes: running")
+        assert "another run of it is under way" in second.stdout.readline()
+        assert not target.exists()
+    assert second.wait(60) == 0
+    assert target.exists()
+
+
+# --- what a run depends on ---------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_follows_all_that_a_run_depends_on(small_book, add_chapter, monkeypatch):
+    add_chapter("reads", "1", survey="needs: [passes]")
+    data = small_book / "data" / "Letters"
+    data.mkdir(parents=True)
+    (data / "a.txt").write_text("a")
+    source = small_book / "chapters" / "passes.py"
+    source.write_text(source.read_text().replace('data = "none"', 'data = "letters"'))
+    seen = [(chapters.fingerprint(small_book, "passes", "quick"), chapters.fingerprint(small_book, "reads", "quick"))]
+
+    def changes(part: str) -> None:
+        now = chapters.fingerprint(small_book, "passes", "quick"), chapters.fingerprint(small_book, "reads", "quick")
+        assert [name for name in now[0] if now[0][name] != seen[-1][0][name]] == [part]
+        assert now[1]["needs_sha256"] != seen[-1][1]["needs_sha256"]
+        seen.append(now)
+
+    (data / "a.txt").write_text("b")
+    changes("data_sha256")
+    source.write_text(source.read_text() + "\n# %%\n1\n")
+    changes("source_sha256")
+    (small_book / "requirements.lock").write_text("numpy==1")
+    changes("lock_sha256")
+    (small_book / "profiles" / "quick.yml").write_text("passes: {terms: 4}")
+    changes("parameters")
+    monkeypatch.setattr(chapters, "LIB", data)
+    changes("lib_sha256")
+    shutil.move(data, small_book / "elsewhere" / "letters")
+    monkeypatch.setattr(chapters, "LIB", small_book / "elsewhere" / "letters")
+    monkeypatch.setenv("SURVEY_DATA", str(small_book / "elsewhere"))
+    assert chapters.fingerprint(small_book, "passes", "quick") == seen[-1][0]  # the same data at another place
+
+
+def test_chapters_that_need_each_other_are_refused(small_book, add_chapter):
+    add_chapter("one", "1", survey="needs: [two]")
+    add_chapter("two", "1", survey="needs: [one]")
+    with pytest.raises(ValueError, match="the chapters one, two need each other"):
+        chapters.fingerprint(small_book, "one", "quick")
+
+
+def test_the_code_that_builds_pages_is_no_part_of_a_run(tmp_path):
+    for name in ("data.py", "pruning/magnitude.py", "book.py", "checks.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one = 1")
+    before = chapters.lib_sha256(tmp_path)
+    (tmp_path / "book.py").write_text("one = 2")
+    (tmp_path / "checks.py").write_text("one = 2")
+    assert chapters.lib_sha256(tmp_path) == before
+    (tmp_path / "pruning" / "magnitude.py").write_text("one = 2")
+    assert chapters.lib_sha256(tmp_path) != before
+    assert all((chapters.LIB / name).exists() for name in chapters.RUNNER)
+
+
+def test_parameters_are_read_from_their_cell(small_book):
+    found = chapters.defaults(chapters.notebook(small_book, "passes"))
+    assert found == {"data": "none", "terms": 3, "values": [1.0, 2.0]}
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "results.json"
+    chapters.write(path, "before")
+    with pytest.raises(UnicodeEncodeError):
+        chapters.write(path, "x" * 100_000 + "\ud800")
+    assert path.read_text() == "before"
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- the whole book ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The small book, built once, in a repository that has an address."""
+    root = copy_book(tmp_path_factory.mktemp("built") / "book")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SURVEY_REPOSITORY", "git@github.com:someone/some-book.git")
+        patch.setenv("SURVEY_BRANCH", "trunk")
+        assert book.book(root, "quick", 2) == 0
+    return root
+
+
+def test_the_book_is_built_with_its_numbers_figures_and_formulas(built):
+    pages = dict(checks.pages(built))
+    assert "4.5 ± 6.4 points" in pages["index.html"].get_text()
+    chapter = pages["chapters/passes.html"]
+    assert "4.5 ± 6.4 points" in chapter.get_text()
+    assert [image["alt"] for image in chapter.select("figure img")] == ["A line of 3 points rises"]
+    assert chapter.select_one("figure#fig-line")
+    assert chapter.select_one("figure figcaption").get_text().strip().startswith("Fig. 1")
+    assert chapter.select_one("span.math")
+    assert (built / "_build/html/_static/mathjax/tex-chtml.js").exists()
+
+
+def test_links_point_at_the_source_in_the_repository(built):
+    links = {link["href"] for link in dict(checks.pages(built))["chapters/passes.html"].find_all("a", href=True)}
+    assert "https://mybinder.org/v2/gh/someone/some-book/trunk?urlpath=lab/tree/chapters/passes.py" in links
+    assert "https://github.com/someone/some-book/edit/trunk/chapters/passes.py" in links
+    assert any(link.startswith("https://github.com/someone/some-book/issues/new") for link in links)
+
+
+def test_a_second_build_runs_nothing_and_says_where_the_pages_are(built, monkeypatch, capfd):
+    monkeypatch.delenv("SURVEY_REPOSITORY", raising=False)
+    executed = chapters.output(built, "passes", "quick")
+    before = executed.stat().st_mtime_ns
+    results(built).unlink()
+
+    assert main(["--root", str(built), "book"]) == 0
+
+    said = capfd.readouterr().out
+    assert executed.stat().st_mtime_ns == before
+    assert "passes: up to date" in said
+    assert str(built / "_build" / "html" / "index.html") in said
+    assert results(built).exists()  # what a kept run measured is written again
+    text = (built / "_build/html/chapters/passes.html").read_text()
+    assert "mybinder.org" not in text  # no address is known: no buttons
+    assert "/edit/" not in text
+
+
+@pytest.mark.parametrize("part", ["source_sha256", "lib_sha256", "lock_sha256", "parameters", "profile"])
+def test_a_page_whose_run_is_of_another_state_fails_the_build(built, tmp_path, part):
+    root = shutil.copytree(built, tmp_path / "book")
+    path = chapters.output(root, "passes", "quick")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["survey"][part] = "another"
+    nbformat.write(notebook, path)
+    problems = book.pages(root, "quick")
+    assert any("no run matches its source" in problem for problem in problems)
+    assert "has not run" in (root / "_build/html/chapters/passes.html").read_text()
+
+
+def test_a_number_that_nothing_recorded_fails_the_build(built, tmp_path):
+    root = shutil.copytree(built, tmp_path / "book")
+    page = root / "index.md"
+    page.write_text(page.read_text().replace("passes.sum.value:s", "passes.sum.other:s"))
+    assert any("passes.sum.other" in problem for problem in book.pages(root, "quick"))
+
+
+def test_a_page_that_was_built_before_does_not_hide_that_it_is_gone(built, tmp_path):
+    root = shutil.copytree(built, tmp_path / "book")
+    (root / "_build/html/old.html").write_text("<p>old</p>")
+    assert book.pages(root, "quick") == []
+    assert not (root / "_build/html/old.html").exists()
+
+
+def test_a_failing_chapter_stops_nothing_else(small_book, add_chapter, capfd):
+    add_chapter("bad", "raise RuntimeError('no luck today')")
+    add_chapter("reads", "1", survey="needs: [bad]")
+
+    assert book.book(small_book, "quick", 2) == 1
+
+    said = capfd.readouterr()
+    assert chapters.status(small_book, "passes", "quick")["status"] == "ok"
+    assert results(small_book).exists()
+    assert "FAILED  chapter bad: cell [1] raised RuntimeError: no luck today" in said.err
+    assert "FAILED  chapter reads: it waits for bad" in said.err
+    assert "4.5 ± 6.4 points" in (small_book / "_build/html/index.html").read_text()
+    assert "no luck today" in (small_book / "_build/html/chapters/bad.html").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_stopped_build_goes_on_where_it_was(small_book, add_chapter, number):
+    wait = small_book / "wait"
+    wait.touch()
+    add_chapter("slow", f"import pathlib, time\nwhile pathlib.Path({str(wait)!r}).exists(): time.sleep(0.1)")
+    command = [sys.executable, "-m", "lib", "--root", small_book, "book"]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done, under_way = (chapters.output(small_book, name, "quick") for name in ("passes", "slow"))
+    deadline = time.monotonic() + 60
+    while not (done.exists() and under_way.with_suffix(".lock").exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)  # Snakemake notes that the first is done
+    os.killpg(first.pid, number)
+    assert first.wait(30) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    before = done.stat().st_mtime_ns
+    assert not under_way.exists()
+    wait.unlink()
+
+    assert book.execute(small_book, "quick", 2) == []
+
+    assert done.stat().st_mtime_ns == before
+    assert under_way.exists()
+
+
+def test_a_chapter_that_measures_time_runs_alone(small_book, add_chapter):
+    add_chapter("times", "1", survey="alone: true")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--directory", small_book]
+    said = subprocess.run([*command, "-s", small_book / "Snakefile"], capture_output=True, text=True, check=True)
+    jobs = re.split(r"rule chapter:\n", said.stdout + said.stderr)[1:]
+    threads = {name: ["threads: 2" in job for job in jobs if f"{name}.py" in job] for name in ("passes", "times")}
+    assert threads == {"passes": [False], "times": [True]}
+
+
+def test_snakemake_failing_by_itself_is_told(small_book):
+    (small_book / "Snakefile").write_text("rule all:\n    input: 'nothing-makes-this'\n")
+    run(small_book, "passes", "quick")
+    problems = book.execute(small_book, "quick", 2)
+    assert len(problems) == 1
+    assert "nothing-makes-this" in problems[0]
+
+
+# --- showing and comparing ---------------------------------------------------------------------------------------
+
+
+def test_serve_shows_the_pages_on_this_machine_only(built):
+    command = [sys.executable, "-m", "lib", "--root", built, "serve", "--port", "18765"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().split()[4]
+        assert address.startswith("http://127.0.0.1:187")
+        assert b"A small book" in urllib.request.urlopen(address).read()
+    finally:
+        server.send_signal(signal.SIGINT)
+    assert server.wait(10) == 0
+
+
+def test_serve_asks_for_a_build_first(small_book, capsys):
+    assert main(["--root", str(small_book), "serve"]) == 1
+    assert "build the book first" in capsys.readouterr().err
+
+
+def test_compare_names_what_moved_beyond_its_interval(small_book, capsys):
+    def git(*command: str) -> None:
+        identity = ("-c", "user.name=one", "-c", "user.email=one@example.org")
+        subprocess.run(["git", "-C", small_book, *identity, *command], check=True, capture_output=True)
+
+    def write(values: list[float], seconds: float) -> None:
+        records = {
+            "passes.sum.value": {"values": values, "unit": "points", "digits": 1},
+            "passes.sum.latency_ms": {"values": [seconds], "unit": "ms", "digits": 1},
+        }
+        chapters.write(results(small_book), json.dumps({"records": records}))
+
+    compare = ["--root", str(small_book), "compare"]
+    git("init")
+    write([4.0, 5.0], 1.0)
+    git("add", "profiles")
+    git("commit", "-m", "without results")
+    assert main(compare) == 1
+    assert "nothing to compare" in capsys.readouterr().err
+    git("add", "results")
+    git("commit", "-m", "results")
+    write([4.1, 5.1], 9.0)
+    assert main(compare) == 0
+    assert "2 results compared with the committed ones, 0 moved" in capsys.readouterr().out
+    write([44.0, 45.0], 1.0)
+    assert main(compare) == 1
+    assert "passes.sum.value: was 4.5 ± 6.4 points, is 44.5 ± 6.4 points" in capsys.readouterr().out

@@ -1,0 +1,217 @@
+"""Codes against brute force: the best of all codes, the round trip, and every refusal."""
+
+import heapq
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import coding
+
+counts_lists = st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda c: np.count_nonzero(c) >= 2)
+FIBONACCI = [1, 1]
+while len(FIBONACCI) < 45:
+    FIBONACCI.append(FIBONACCI[-1] + FIBONACCI[-2])
+
+
+def cost(counts, lengths) -> int:
+    return int((np.asarray(counts, dtype=np.int64) * np.asarray(lengths, dtype=np.int64)).sum())
+
+
+# -- Huffman -------------------------------------------------------------------------------------------------------------
+
+
+@given(counts_lists)
+def test_huffman_lengths_fill_kraft_inequality_exactly(counts):
+    lengths = coding.code_lengths(counts).astype(float)
+    assert (lengths[lengths > 0] > 0).sum() == np.count_nonzero(counts)
+    assert (2.0 ** -lengths[lengths > 0]).sum() == 1
+    assert all((length == 0) == (count == 0) for length, count in zip(lengths, counts, strict=True))
+
+
+@given(counts_lists)
+def test_mean_length_lies_between_entropy_and_entropy_plus_one(counts):
+    bits, n = cost(counts, coding.code_lengths(counts)), sum(counts)
+    assert coding.entropy_bits(counts) <= bits * (1 + 1e-12)
+    assert bits < coding.entropy_bits(counts) + n
+
+
+@given(counts_lists)
+def test_huffman_cost_is_the_sum_of_the_inner_nodes(counts):
+    heap, total = [c for c in counts if c], 0
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        total += merged
+        heapq.heappush(heap, merged)
+    assert cost(counts, coding.code_lengths(counts)) == total
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
+def test_no_prefix_code_is_shorter(counts):
+    n = len(counts)
+    best = min(
+        cost(sorted(counts, reverse=True), lengths)
+        for lengths in itertools.combinations_with_replacement(range(1, n), n)
+        if sum(2.0**-x for x in lengths) <= 1
+    ) if n > 2 else sum(counts)
+    assert cost(counts, coding.code_lengths(counts)) == best
+
+
+@given(st.lists(st.integers(0, 60), max_size=300))
+def test_huffman_round_trip(symbols):
+    lengths = coding.code_lengths(np.bincount([*symbols, 3, 9]))
+    content = coding.huffman(symbols, lengths)
+    assert len(content) == -(-sum(int(lengths[s]) for s in symbols) // 8)
+    assert coding.unhuffman(content, len(symbols), lengths).tolist() == symbols
+
+
+@given(counts_lists)
+def test_canonical_words_are_prefix_free_and_ordered_by_length_then_symbol(counts):
+    lengths = coding.code_lengths(counts)
+    words = coding.canonical(lengths)
+    used = sorted((int(lengths[s]), s) for s in range(len(counts)) if lengths[s])
+    text = [format(words[s], f"0{length}b") for length, s in used]
+    assert text == sorted(text)
+    assert not any(b.startswith(a) for a, b in itertools.permutations(text, 2))
+
+
+def test_words_longer_than_32_bits_are_avoided_and_still_decode():
+    lengths = coding.code_lengths(FIBONACCI)
+    assert 20 < lengths.max() <= coding.LONGEST
+    assert (2.0 ** -lengths.astype(float)).sum() == 1
+    symbols = np.arange(len(FIBONACCI))
+    assert coding.unhuffman(coding.huffman(symbols, lengths), len(symbols), lengths).tolist() == symbols.tolist()
+
+
+def test_longest_word_of_exactly_32_bits_round_trips():
+    lengths = coding.code_lengths(FIBONACCI[:33])
+    assert lengths.max() == 32
+    symbols = np.tile(np.arange(33), 7)
+    assert coding.unhuffman(coding.huffman(symbols, lengths), len(symbols), lengths).tolist() == symbols.tolist()
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0], [7], [0, 7, 0]])
+def test_one_symbol_or_none_takes_no_bits(counts):
+    assert coding.code_lengths(counts).tolist() == [0] * len(counts)
+    assert coding.huffman([0] * min(7, sum(counts)), coding.code_lengths(counts or [0])) == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "lengths"),
+    [
+        (b"", 3, [0]),  # no code at all
+        (b"", 3, []),
+        (b"\0", 8, [1]),  # sum below 1
+        (b"\0", 1, [1, 1, 1]),  # sum above 1
+        (b"\0", 1, [33, 1]),
+        (b"\0", 9, [1, 1]),  # more words than bits
+        (b"\0\0", 8, [1, 1]),  # a byte is left
+        (b"\xff", 5, [1, 2, 2]),  # ends inside a word
+    ],
+)
+def test_a_stream_that_does_not_fit_its_code_is_refused(content, count, lengths):
+    with pytest.raises(ValueError, match="code|bytes"):
+        coding.unhuffman(content, count, lengths)
+
+
+# -- Fixed-length codes --------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 16), st.data())
+def test_packed_symbols_are_their_binary_digits_in_order(bits, data):
+    symbols = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))
+    content = coding.pack(symbols, bits)
+    digits = "".join(format(s, f"0{bits}b") for s in symbols)
+    assert "".join(format(b, "08b") for b in content) == digits + "0" * (-len(digits) % 8)
+    assert coding.unpack(content, len(symbols), bits).tolist() == symbols
+
+
+@pytest.mark.parametrize(("symbols", "bits"), [([4], 2), ([0, 70000], 16), ([1], 17), ([1], 0)])
+def test_symbols_that_do_not_fit_are_refused(symbols, bits):
+    with pytest.raises(ValueError, match=f"do not fit {bits} bits"):
+        coding.pack(symbols, bits)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc"])
+def test_packed_content_of_another_length_is_refused(content):
+    with pytest.raises(ValueError, match="take 2 bytes"):
+        coding.unpack(content, 4, 3)
+
+
+# -- Gaps ----------------------------------------------------------------------------------------------------------------
+
+
+def fields_by_the_definition(places, bits):
+    """The paper's loop: while a gap is too long, a filler."""
+    fields, kept, at = [], [], -1
+    for place in places:
+        gap = place - at
+        while gap > 2**bits:
+            fields.append(2**bits - 1)
+            kept.append(False)
+            gap -= 2**bits
+        fields.append(gap - 1)
+        kept.append(True)
+        at = place
+    return fields, kept
+
+
+@given(st.sets(st.integers(0, 3000), max_size=60), st.integers(1, 16))
+def test_gaps_are_those_of_the_definition_and_lead_back(places, bits):
+    places = sorted(places)
+    fields, kept = coding.gaps(places, bits)
+    assert (fields.tolist(), kept.tolist()) == fields_by_the_definition(places, bits)
+    assert coding.positions(fields)[kept].tolist() == places
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5, 8, 16])
+def test_number_of_fillers_at_the_edges(bits):
+    widest = 2**bits
+    for gap, fillers in [(1, 0), (widest, 0), (widest + 1, 1), (2 * widest, 1), (2 * widest + 1, 2)]:
+        fields, kept = coding.gaps([0, gap], bits)
+        assert len(fields) - 2 == np.count_nonzero(~kept) == fillers
+        assert coding.positions(fields)[kept].tolist() == [0, gap]
+
+
+def test_leading_zeros_count_as_a_gap_and_a_long_way_is_bridged():
+    fields, kept = coding.gaps([10_000], 4)
+    assert len(fields) == 626 and kept.tolist() == [False] * 625 + [True]
+    assert fields[:-1].tolist() == [15] * 625 and fields[-1] == 0
+    assert coding.positions(fields)[-1] == 10_000
+
+
+@given(st.sets(st.integers(0, 500), max_size=60), st.integers(1, 16))
+def test_entries_with_fillers_never_outnumber_the_places(places, bits):
+    fields, _ = coding.gaps(sorted(places), bits)
+    assert len(fields) <= max(places, default=-1) + 1
+
+
+@pytest.mark.parametrize("places", [[1, 1], [2, 1], [-1, 3]])
+def test_places_out_of_order_are_refused(places):
+    with pytest.raises(ValueError, match="distinct, ascending"):
+        coding.gaps(places, 4)
+
+
+@pytest.mark.parametrize("bits", [0, 17, -1])
+def test_gap_bits_outside_1_to_16_are_refused(bits):
+    with pytest.raises(ValueError, match=f"1..16, not {bits}"):
+        coding.gaps([1], bits)
+
+
+def test_best_gap_bits_are_the_cheapest_of_all_widths():
+    places = np.flatnonzero(np.random.default_rng(0).random(20_000) < 0.02)
+
+    def price(bits):
+        fields, kept = coding.gaps(places, bits)
+        return coding.entropy_bits(np.bincount(fields)) + 5 * (~kept).sum() + 8 * len(set(fields.tolist()))
+
+    assert coding.best_gap_bits(places, filler_bits=5) == min(range(2, 11), key=price)
+
+
+def test_entropy_of_equal_counts_is_the_logarithm():
+    assert coding.entropy_bits([10] * 8) == pytest.approx(240)
+    assert coding.entropy_bits([5, 0, 0]) == coding.entropy_bits([]) == 0

@@ -1,0 +1,195 @@
+"""Recording: the text on the page, the values in the output's metadata, and what is refused."""
+
+import math
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lib import evidence
+
+KEY = "pruning.lenet300.kept_pct"
+FINITE = st.floats(-1e9, 1e9)
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[nbformat.NotebookNode]:
+    """The outputs that a cell would have got."""
+    outputs: list[nbformat.NotebookNode] = []
+
+    def display(data, *, raw, metadata):
+        assert raw
+        outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata))
+
+    monkeypatch.setattr(evidence, "display", display)
+    return outputs
+
+
+def notebook(outputs: list[nbformat.NotebookNode], chapter: str | None = None) -> nbformat.NotebookNode:
+    cells = [nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("code", outputs=outputs)]
+    made = nbformat.v4.new_notebook(cells=cells)
+    if chapter:
+        made.metadata["survey"] = {"chapter": chapter}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "digits", "text"),
+    [
+        (1.618, "%", 2, "1.62 %"),
+        ([1.6, 1.62, 1.65], "%", 2, "1.62 ± 0.06 %"),
+        ([1.6, 1.6, 1.6], "%", 1, "1.6 ± 0.0 %"),
+        (266_610, "", 0, "266,610"),
+        ([1000, 3000], "bytes", 0, "2,000 ± 12,706 bytes"),
+        (41.34, "x", 1, "41.3×"),
+        ([41, 41], "x", 1, "41.0 ± 0.0×"),
+        (-1.5, "%", 1, "−1.5 %"),
+        (-0.001, "", 2, "0.00"),
+        (1234.5, "ms", 1, "1234.5 ms"),
+    ],
+)
+def test_the_text_is_the_mean_and_half_the_interval(displayed, values, unit, digits, text):
+    assert evidence.record(KEY, values, unit=unit, digits=digits) == text
+
+
+@given(st.lists(FINITE, min_size=2, max_size=8))
+def test_the_interval_is_that_of_students_t(values):
+    mean, half = evidence.interval(values)
+    assert mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-6)
+    expected = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    assert half == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@given(FINITE, st.integers(1, 9))
+def test_equal_values_have_no_spread(value, n):
+    assert evidence.interval([value] * n) == (value, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1.5, 2.5], (1.5, 2.5), np.array([1.5, 2.5]), torch.tensor([1.5, 2.5]), [np.float64(1.5), torch.tensor(2.5)]],
+)
+def test_values_come_as_lists_arrays_or_tensors(displayed, values):
+    evidence.record(KEY, values, unit="%", digits=1)
+    assert displayed[0].metadata["survey"]["record"] == {"key": KEY, "values": [1.5, 2.5], "unit": "%", "digits": 1}
+
+
+@pytest.mark.parametrize("values", [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3.0)])
+def test_one_value_may_come_alone(displayed, values):
+    assert evidence.record(KEY, values, unit="ms", digits=0) == "3 ms"
+
+
+def test_the_output_is_what_glue_reads_and_is_not_shown_in_place(displayed):
+    from myst_nb.ext.glue import extract_glue_data_cell
+
+    text = evidence.record(KEY, [8.0, 8.2], unit="%", digits=1)
+    cell = nbformat.v4.new_code_cell("code", outputs=displayed)
+    ((key, output),) = extract_glue_data_cell(cell)
+    assert key == KEY
+    assert output["data"]["text/plain"] == repr(text)
+    assert cell.outputs == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "pruning",
+        "pruning.kept",
+        "Pruning.lenet.kept",
+        "pruning.le net.kept",
+        "pruning..kept",
+        ".a.b.c",
+        "a.b.c.",
+        7,
+    ],
+)
+def test_a_key_of_another_form_is_refused(displayed, key):
+    with pytest.raises(ValueError, match=r"is not of the form chapter\.subject\.metric"):
+        evidence.record(key, 1.0, unit="%", digits=1)
+    assert displayed == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([], "has no values"),
+        (np.array([]), "has no values"),
+        (math.nan, "only finite numbers"),
+        ([1.0, math.inf], "only finite numbers"),
+        (torch.tensor([1.0, math.nan]), "only finite numbers"),
+        ("12", "not a number"),
+        ([1.0, "2"], "not a number"),
+        ([True], "not a number"),
+        ([None], "not a number"),
+        ([[1.0, 2.0]], "not a number"),
+        (1 + 2j, "not a number"),
+    ],
+)
+def test_what_is_not_a_measurement_is_refused(displayed, values, says):
+    with pytest.raises(ValueError, match=says):
+        evidence.record(KEY, values, unit="%", digits=1)
+    assert displayed == []
+
+
+@pytest.mark.parametrize(("unit", "digits"), [(None, 1), ("a\nb", 1), ("%", -1), ("%", 1.5), ("%", True), ("%", 99)])
+def test_a_wrong_unit_or_number_of_digits_is_refused(displayed, unit, digits):
+    with pytest.raises(ValueError, match=r"^(the unit|digits is)"):
+        evidence.record(KEY, 1.0, unit=unit, digits=digits)
+    assert displayed == []
+
+
+class Tiny:
+    name, source = "digits", "scikit-learn's digits"
+    train, validation, test = range(1078), range(269), range(450)
+
+
+def test_the_data_of_a_chapter_are_shown_in_one_line(displayed):
+    evidence.uses(Tiny)
+    text = displayed[0]["data"]["text/markdown"]
+    assert text == ("Data: **digits**, 1,078 training, 269 validation and 450 test samples (scikit-learn's digits).")
+
+
+def test_harvest_returns_the_records_and_the_data(displayed):
+    evidence.record(KEY, [8.0, 8.2], unit="%", digits=1)
+    evidence.record("pruning.lenet300.weights", 266_610, unit="", digits=0)
+    evidence.uses(Tiny)
+    evidence.uses(Tiny)
+    displayed.append(nbformat.v4.new_output("stream", text="printed"))
+    assert evidence.harvest(notebook(displayed, "pruning")) == {
+        "records": {
+            KEY: {"values": [8.0, 8.2], "unit": "%", "digits": 1},
+            "pruning.lenet300.weights": {"values": [266_610.0], "unit": "", "digits": 0},
+        },
+        "data": [{"name": "digits", "source": "scikit-learn's digits", "train": 1078, "validation": 269, "test": 450}],
+    }
+    assert evidence.harvest(notebook(displayed), "pruning") == evidence.harvest(notebook(displayed, "pruning"))
+
+
+def test_harvest_survives_writing_and_reading_the_notebook(displayed):
+    evidence.record(KEY, [8.0, 8.2], unit="%", digits=1)
+    made = notebook(displayed, "pruning")
+    again = nbformat.reads(nbformat.writes(made), as_version=4)
+    assert evidence.harvest(again) == evidence.harvest(made)
+
+
+def test_a_key_recorded_twice_is_refused(displayed):
+    for value in (1.0, 2.0):
+        evidence.record(KEY, value, unit="%", digits=1)
+    with pytest.raises(ValueError, match=rf"the key '{KEY}' is recorded twice"):
+        evidence.harvest(notebook(displayed, "pruning"))
+
+
+def test_a_key_of_another_chapter_is_refused(displayed):
+    evidence.record(KEY, 1.0, unit="%", digits=1)
+    with pytest.raises(ValueError, match=r"the chapter 'quantization' records 'pruning\.lenet300\.kept_pct'"):
+        evidence.harvest(notebook(displayed, "quantization"))
+
+
+def test_a_notebook_of_no_chapter_is_refused(displayed):
+    with pytest.raises(ValueError, match="does not say which chapter it is"):
+        evidence.harvest(notebook(displayed))

@@ -1,0 +1,49 @@
+"""The baselines: published parameter counts, and weights that depend on the seed alone."""
+
+import pytest
+import torch
+
+from lib import models
+
+
+@pytest.mark.parametrize(("build", "count"), [(models.lenet_300_100, 266_610), (models.lenet5, 431_080)])
+def test_parameter_counts_are_the_published_ones(build, count):
+    assert sum(p.numel() for p in build().parameters()) == count
+
+
+def test_weights_per_layer_are_those_of_the_deep_compression_tables():
+    counted = [p.numel() for p in models.lenet5().parameters() if p.dim() > 1]
+    assert counted == [500, 25_000, 400_000, 5_000]
+    assert [p.numel() for p in models.lenet_300_100().parameters() if p.dim() > 1] == [235_200, 30_000, 1_000]
+
+
+@pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
+def test_weights_depend_on_the_seed_alone(build):
+    torch.manual_seed(1)
+    first = build(3)
+    torch.manual_seed(2)
+    second, other = build(3), build(4)
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    changed = [torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True)]
+    assert all(same) and not any(changed)
+
+
+@pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
+def test_building_leaves_the_random_state_of_the_caller(build):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    build(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "classes"),
+    [
+        (models.lenet_300_100(inputs=64, classes=3), (2, 1, 8, 8), 3),
+        (models.lenet5(channels=3, classes=7), (1, 3, 28, 28), 7),
+        (models.lenet5(), (0, 1, 28, 28), 10),
+    ],
+)
+def test_one_row_of_logits_for_each_sample(model, shape, classes):
+    assert model(torch.zeros(shape)).shape == (shape[0], classes)
