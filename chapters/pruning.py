@@ -46,6 +46,7 @@ import copy
 import tempfile
 from math import erf, sqrt
 
+import numpy as np
 import torch
 
 from lib import data as datasets
@@ -169,8 +170,8 @@ def compare(model, density, seed):
     return errors
 
 
-errors = torch.tensor([[compare(model, d, seed) for seed, model in enumerate(dense)] for d in densities])
-unretrained, retrained, iterative = errors.unbind(dim=2)  # each: densities x seeds
+errors = np.array([[compare(model, d, seed) for seed, model in enumerate(dense)] for d in densities])
+unretrained, retrained, iterative = np.moveaxis(errors, 2, 0)  # each: densities x seeds
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
@@ -309,7 +310,12 @@ for name, model in variants.items():
 figures.table(rows, caption="LeNet-300-100, first seed: dense and pruned")
 
 # %% tags=["remove-cell"]
-evidence.record("pruning.lenet300.file_ratio", [measure.dense_bytes(m) / len(storage.dumps(magnitude.prune(copy.deepcopy(m), density=1.0))) for m in sparse], unit="x", digits=1)
+evidence.record(
+    "pruning.lenet300.file_ratio",
+    [measure.dense_bytes(m) / len(storage.dumps(magnitude.prune(copy.deepcopy(m), density=1.0))) for m in sparse],
+    unit="x",
+    digits=1,
+)
 masked = variants["gradual"]
 work = measure.multiply_adds(masked, one.shape[1:]) / measure.multiply_adds(dense[0], one.shape[1:])
 evidence.record("pruning.masked.multiply_adds_ratio", work, unit="x", digits=2)

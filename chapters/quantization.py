@@ -77,6 +77,7 @@ lenet300 = [networks(models.lenet_300_100, 0.1, seed, *plan300) for seed in rang
 for name, pairs in (("lenet300", lenet300), ("lenet5", lenet5)):
     error = [training.error_pct(dense, dataset.test) for dense, _ in pairs]
     evidence.record(f"quantization.{name}.baseline_error_pct", error, unit="%", digits=2)
+level = np.mean([training.error_pct(dense, dataset.test) for dense, _ in lenet300])
 
 # %% [markdown]
 # (sec-optimal-kmeans)=
@@ -183,37 +184,15 @@ assert torch.equal(storage.load(folder / "shared.slim", models.lenet_300_100()).
 # **An experiment.** One to six bits a weight, for the dense networks, without any training afterwards.
 
 # %%
-widths = range(1, 7)
-errors, ratios = {}, {}
-for bits in widths:
+rows = []
+for bits in range(6, 0, -1):
     shared = [scalar_kmeans.share(copy.deepcopy(dense), bits=bits) for dense, _ in lenet300]
-    sizes = [len(storage.dumps(model, entropy_coding=False)) for model in shared]
-    errors[bits] = [training.error_pct(model, dataset.test) for model in shared]
-    ratios[bits] = [measure.dense_bytes(model) / size for model, size in zip(shared, sizes, strict=True)]
-for bits in (2, 3, 4):
-    evidence.record(f"quantization.scalar{bits}.error_pct", errors[bits], unit="%", digits=2)
-    evidence.record(f"quantization.scalar{bits}.file_ratio", ratios[bits], unit="x", digits=1)
-
-# %% tags=["remove-input"]
-figure, ax = figures.axes()
-x = [sum(ratios[bits]) / seeds for bits in widths]
-figures.line(ax, x, [errors[bits] for bits in widths], figures.QUANTIZATION, "k-means, 6 to 1 bits a weight")
-for bits, at in list(zip(widths, x, strict=True))[:4]:
-    place = {"textcoords": "offset points", "xytext": (7, 5), "fontsize": 9}
-    ax.annotate(f"{bits} bit", (at, sum(errors[bits]) / seeds), **place)
-level = sum(training.error_pct(dense, dataset.test) for dense, _ in lenet300) / seeds
-ax.axhline(level, **figures.DENSE | {"marker": ""}, label="dense network")
-ax.set(xlabel="times smaller (file)", ylabel="test error (%)")
-figures.logarithmic(ax, "y")
-ax.legend()
-means = {bits: sum(errors[bits]) / seeds for bits in widths}
-figures.show(
-    figure,
-    name="fig-scalar",
-    caption="Scalar k-means without training, LeNet-300-100: error against size of the file; means with 95 % intervals.",
-    alt=f"Test error against times smaller, one point for each width from six bits to one. Four bits give {means[4]:.2f} %, "
-    f"two bits {means[2]:.2f} %, one bit {means[1]:.1f} %; the dense network has {level:.2f} %.",
-)
+    ratio = [measure.dense_bytes(model) / len(storage.dumps(model, entropy_coding=False)) for model in shared]
+    error = [training.error_pct(model, dataset.test) for model in shared]
+    smaller = evidence.record(f"quantization.scalar{bits}.file_ratio", ratio, unit="x", digits=1)
+    wrong = evidence.record(f"quantization.scalar{bits}.error_pct", error, unit="%", digits=2)
+    rows.append({"bits a weight": bits, "times smaller (file)": smaller, "test error": wrong})
+figures.table(rows, caption="Scalar k-means without training, LeNet-300-100: means over seeds with 95 % intervals")
 
 # %% [markdown]
 # **What to see.** Four bits give a file {glue:text}`quantization.scalar4.file_ratio` smaller at {glue:text}`quantization.scalar4.error_pct` error, two bits {glue:text}`quantization.scalar2.file_ratio` at {glue:text}`quantization.scalar2.error_pct`.
@@ -268,10 +247,15 @@ for how in deep_compression.STARTS:
         before.append(training.error_pct(model, dataset.test))
         training.fit(model, dataset.train, epochs=1, seed=seed, **tuning)
         after.append(training.error_pct(model, dataset.test))
-    starts[how] = [evidence.record(f"quantization.start_{how}.{when}_error_pct", e, unit="%", digits=2) for when, e in (("shared", before), ("trained", after))]
+    starts[how] = [
+        evidence.record(f"quantization.start_{how}.{when}_error_pct", e, unit="%", digits=2)
+        for when, e in (("shared", before), ("trained", after))
+    ]
 
 # %% tags=["remove-input"]
-rows = [{"start": how, "error, shared": texts[0], "error, trained for one epoch": texts[1]} for how, texts in starts.items()]
+rows = [
+    {"start": how, "error, shared": texts[0], "error, trained for one epoch": texts[1]} for how, texts in starts.items()
+]
 figures.table(rows, caption=f"{shorter} bits a weight: three values and zero, LeNet-300-100")
 
 # %% [markdown]
@@ -284,14 +268,16 @@ figures.table(rows, caption=f"{shorter} bits a weight: three values and zero, Le
 figures.show_source(coding.gaps)
 
 # %% [markdown]
-# **An exact check.** Survivors at places 0, 1, 9 and 40, with gaps of three bits.
-# The longest gap needs three fillers.
+# **An exact check.** Survivors at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers.
 
 # %%
 places = np.array([0, 1, 9, 40])
 fields, kept_here = coding.gaps(places, bits=3)
 assert coding.positions(fields)[kept_here].tolist() == places.tolist()
-rows = [{"place": p, "gap field": f, "entry": "weight" if w else "filler"} for p, f, w in zip(coding.positions(fields), fields, kept_here, strict=True)]
+rows = [
+    {"place": p, "gap field": f, "entry": "weight" if w else "filler"}
+    for p, f, w in zip(coding.positions(fields), fields, kept_here, strict=True)
+]
 figures.table(rows, caption="Four survivors as gaps of three bits")
 
 # %% [markdown]
@@ -388,18 +374,11 @@ compressed5 = measured("lenet5", models.lenet5, lenet5, lenet5_share_epochs)
 # %% tags=["remove-input"]
 evidence.record("quantization.lenet300.dense_bytes", measure.dense_bytes(compressed300[0]), unit="bytes", digits=0)
 evidence.record("quantization.lenet5.dense_bytes", measure.dense_bytes(compressed5[0]), unit="bytes", digits=0)
-rows = []
-for network, model in (("LeNet-300-100", compressed300[0]), ("LeNet-5", compressed5[0])):
-    weights = {name: layer.weight for name, layer in magnitude.layers(model)}
-    for name, encoding in storage.streams(model):
-        row = {"network": network, "layer": name, "kept (%)": f"{100 * weights[name].count_nonzero().item() / weights[name].numel():.1f}"}
-        for stream in ("code", "gap"):
-            counts = np.bincount(encoding.symbols[stream].numpy())
-            row[f"{stream}, bits"] = int(len(counts) - 1).bit_length()
-            row[f"{stream}, Huffman"] = f"{coding.huffman_bits(counts) / counts.sum():.2f}"
-            row[f"{stream}, entropy"] = f"{coding.entropy_bits(counts) / counts.sum():.2f}"
-        rows.append(row)
-figures.table(rows, caption="Bits for each entry: codes of one length, Huffman's, and the entropy that no such code goes below")
+rows = [row for model in (compressed300[0], compressed5[0]) for row in measure.by_stream(model)]
+figures.table(
+    rows,
+    caption="LeNet-300-100, then LeNet-5: bits for each entry with codes of one length, with Huffman's, and the entropy",
+)
 
 # %% [markdown]
 # The corresponding table of {cite:t}`han2016deep` has 4.4 and 3.7 bits after Huffman coding for the first layer of LeNet-300-100.
@@ -410,19 +389,12 @@ figures.table(rows, caption="Bits for each entry: codes of one length, Huffman's
 # The literature calls four different numbers a compression ratio, and compares them with each other.
 # Here they are for the same networks: count only what is not zero; count codes and gaps of one length and the codebook; count the lengths of Huffman's words; weigh the file.
 
+
 # %%
-def five_bit_gaps(model):
-    """The same network with the gaps of the paper's tables, which suit codes of one length."""
-    model = copy.deepcopy(model)
-    for _, layer in magnitude.layers(model):
-        layer.parametrizations.weight[0].gap_bits = 5
-    return model
-
-
 kinds = ("nonzeros", "fixed_codes", "code_lengths", "file")
 ratios = {}
 for name, found in (("lenet300", compressed300), ("lenet5", compressed5)):
-    plain = [five_bit_gaps(model) for model in found]
+    plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in found]
     sizes = [measure.accountings(model) for model in found]
     fixed = [measure.accountings(model).fixed_codes for model in plain]
     for kind in kinds:
@@ -436,8 +408,13 @@ for name, found in (("lenet300", compressed300), ("lenet5", compressed5)):
     evidence.record(f"quantization.{name}.uncoded_file_ratio", ratio, unit="x", digits=1)
 
 # %% tags=["remove-input"]
-words = dict(zip(kinds, ("non-zeros only", "with index bits", "computed code lengths", "bytes of the file"), strict=True))
-rows = [{"what is counted": words[kind], "LeNet-300-100": ratios["lenet300", kind], "LeNet-5": ratios["lenet5", kind]} for kind in kinds]
+words = dict(
+    zip(kinds, ("non-zeros only", "with index bits", "computed code lengths", "bytes of the file"), strict=True)
+)
+rows = [
+    {"what is counted": words[kind], "LeNet-300-100": ratios["lenet300", kind], "LeNet-5": ratios["lenet5", kind]}
+    for kind in kinds
+]
 figures.table(rows, caption="The same networks, four compression ratios")
 
 # %% [markdown]
@@ -448,6 +425,7 @@ figures.table(rows, caption="The same networks, four compression ratios")
 # ## All techniques on one baseline
 #
 # Prune alone, share alone, or both; nothing is trained after the last step, and every size is that of a file with Huffman codes.
+
 
 # %%
 def curve(models_of, settings):
@@ -467,7 +445,9 @@ def pruned_only(share, dense, sparse):
 curves = {
     "prune": curve(pruned_only, (1.0, 0.8, 0.6, 0.45, 0.35)),
     "share": curve(lambda bits, dense, sparse: scalar_kmeans.share(copy.deepcopy(dense), bits=bits), range(6, 0, -1)),
-    "both": curve(lambda bits, d, s: deep_compression.share_survivors(copy.deepcopy(s), bits=bits, how="optimal"), range(6, 1, -1)),
+    "both": curve(
+        lambda bits, d, s: deep_compression.share_survivors(copy.deepcopy(s), bits=bits, how="optimal"), range(6, 1, -1)
+    ),
 }
 
 # %% tags=["remove-input"]
@@ -499,7 +479,9 @@ for name, reached in within.items():
 shared = [scalar_kmeans.share(copy.deepcopy(dense), bits=4) for dense, _ in lenet300]
 density = [100 * magnitude.density(model) for model in shared]
 evidence.record("quantization.scalar4.density_pct", density, unit="%", digits=1)
-same = [measure.parameters(model) / measure.parameters(dense) for model, (dense, _) in zip(shared, lenet300, strict=True)]
+same = [
+    measure.parameters(model) / measure.parameters(dense) for model, (dense, _) in zip(shared, lenet300, strict=True)
+]
 evidence.record("quantization.scalar4.parameters_ratio", same, unit="x", digits=2)
 neurons = [len(model.fc1.weight.unique(dim=0)) / len(model.fc1.weight) for model in shared]
 evidence.record("quantization.scalar4.distinct_neurons_ratio", neurons, unit="x", digits=2)
@@ -530,29 +512,23 @@ evidence.record("quantization.dense_stream.overhead_pct", wasted, unit="%", digi
 # **One bit.** Two values a layer are too few without training: {glue:text}`quantization.scalar1.error_pct` error.
 # Binarization, another technique of the survey, trains with such weights from the start.
 
-# %% tags=["remove-cell"]
-evidence.record("quantization.scalar1.error_pct", errors[1], unit="%", digits=1)
-
 # %% [markdown]
 # ## Exercises
 #
-# 1. How many bytes of the file are biases? They are stored as floats.
+# 1. How far is the file from the entropy of its streams, and what makes up the difference?
 
 # %% tags=["hide-cell"]
+encodings = [encoding for _, encoding in storage.streams(compressed300[0])]
+streams = [np.bincount(symbols) for encoding in encodings for symbols in encoding.symbols.values()]
+least = sum(coding.entropy_bits(counts) for counts in streams) / 8
+tables = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
 biases = sum(4 * layer.bias.numel() for _, layer in magnitude.layers(compressed300[0]))
-print(f"{biases:,} bytes, {100 * biases / len(storage.dumps(compressed300[0])):.1f} % of the file")
+print(
+    f"file {len(storage.dumps(compressed300[0])):,} bytes: streams {least:,.0f}, codebooks {tables:,}, biases {biases:,}"
+)
 
 # %% [markdown]
-# 2. How far is the file from the entropy of its streams?
-
-# %% tags=["hide-cell"]
-streams = [symbols for _, encoding in storage.streams(compressed300[0]) for symbols in encoding.symbols.values()]
-least = sum(coding.entropy_bits(np.bincount(symbols.numpy())) for symbols in streams) / 8
-tables = sum(4 * len(encoding.tables["centroid"]) for _, encoding in storage.streams(compressed300[0]))
-print(f"file {len(storage.dumps(compressed300[0])):,} bytes; streams {least:,.0f}, codebooks {tables:,}, biases {biases:,}")
-
-# %% [markdown]
-# 3. Compress a network that nobody here wrote, and load it into a fresh one.
+# 2. Compress a network that nobody here wrote, and load it into a fresh one.
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision

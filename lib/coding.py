@@ -15,7 +15,7 @@ def entropy_bits(counts: np.ndarray) -> float:
     return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
-# -- Gaps between the entries that are kept (relative index, han2016deep, section 3) ------------------------------------
+# -- Gaps between the entries that are kept (relative index, han2016deep, section 3) --------------
 
 
 def gaps(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def best_gap_bits(positions: np.ndarray, *, filler_bits: float, choices: range =
     return min(choices, key=cost)
 
 
-# -- Fixed-length codes -------------------------------------------------------------------------------------------------
+# -- Fixed-length codes ---------------------------------------------------------------------------
 
 
 def pack(symbols: np.ndarray, bits: int) -> bytes:
@@ -76,7 +76,7 @@ def unpack(content: bytes, count: int, bits: int) -> np.ndarray:
     return spread @ (1 << np.arange(bits, dtype=np.int64)[::-1])
 
 
-# -- Huffman codes (huffman1952method), in canonical form ---------------------------------------------------------------
+# -- Huffman codes (huffman1952method), in canonical form -----------------------------------------
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:
@@ -135,16 +135,18 @@ def huffman(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
 
 
 def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
-    """The ``count`` symbols that :func:`huffman` wrote. ValueError where lengths make no code, or bytes are left or lack."""
+    """The ``count`` symbols that :func:`huffman` wrote; ValueError where lengths or bytes do not fit."""
     lengths = np.asarray(lengths, dtype=np.int64)
     used = lengths[lengths > 0]
-    if len(used) == 0 or used.max() > LONGEST or (2.0 ** -used).sum() != 1:
+    if len(used) == 0 or used.max() > LONGEST or (2.0**-used).sum() != 1:
         raise ValueError("the code lengths belong to no Huffman code: their sum of 2^-length must be 1")
     if count > 8 * len(content):
         raise ValueError(f"{len(content)} bytes cannot hold {count} codewords")
     order = np.lexsort((np.arange(len(lengths)), lengths))
     order = order[lengths[order] > 0].astype(np.uint32)
-    symbols, bits = _read(np.frombuffer(bytearray(content), dtype=np.uint8), count, np.bincount(used, minlength=LONGEST + 1), order)
+    symbols, bits = _read(
+        np.frombuffer(bytearray(content), dtype=np.uint8), count, np.bincount(used, minlength=LONGEST + 1), order
+    )
     if bits < 0 or -(-bits // 8) != len(content):
         raise ValueError(f"a stream of {count} codewords does not end where its {len(content)} bytes end")
     return symbols.astype(np.int64)

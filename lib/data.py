@@ -54,8 +54,8 @@ class Dataset:
 def load(name: str, *, size: int | None = None) -> Dataset:
     """The data set called ``name``.
 
-    name: "digits" (scikit-learn's, embedded, resized to 28 x 28), "mnist", or the path of an ImageFolder tree (or a zip
-    of one): ``<root>/<class>/<image>``, or the same below ``train``, ``test`` and, if there is one, ``validation``.
+    name: "digits" (scikit-learn's, embedded, resized to 28 x 28), "mnist", or the path of an ImageFolder tree (or a
+    zip of one): ``<root>/<class>/<image>``, or the same below ``train``, ``test`` and, if there is one, ``validation``.
     size: height and width in pixels to which a tree's images are resized; by default they must all be of one size.
 
     Looks in ``$SURVEY_DATA``, then in ``data/``, then downloads through torchvision. Never a substitute: raises
@@ -104,7 +104,7 @@ def _mnist() -> Dataset:
             torchvision.datasets.MNIST(root, download=True)
         except Exception as error:
             raise FileNotFoundError(
-                f"the data set 'mnist' is not in {', '.join(dict.fromkeys(tried))} and could not be downloaded ({error}):"
+                f"the data set 'mnist' is not in {', '.join(dict.fromkeys(tried))} and no download came ({error}):"
                 " put its four idx files into MNIST/raw below the folder that SURVEY_DATA names"
             ) from error
         raw = root / "MNIST" / "raw"
@@ -194,7 +194,9 @@ def _open(content: bytes, name: str, size: int | None, grey: bool | None = None)
     except Exception as error:
         raise ValueError(f"the image {name} is damaged: {error}") from error
     if image.mode.startswith(("I", "F")):  # Pillow would clip them to 8 bits
-        raise ValueError(f"the image {name} has more than 8 bits a channel (mode {image.mode}): accepted are 8-bit images")
+        raise ValueError(
+            f"the image {name} has more than 8 bits a channel (mode {image.mode}): accepted are 8-bit images"
+        )
     if grey is None:
         grey = image.mode in ("1", "L")
     image = image.convert("L" if grey else "RGB")

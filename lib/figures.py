@@ -76,7 +76,7 @@ def line(ax, x: Sequence[float], runs: Sequence[Sequence[float]], look: dict, la
 
 
 def show(figure: Figure, *, alt: str, name: str, caption: str) -> None:
-    """Put a figure on the page as SVG, numbered, with a caption, and a text that states its finding to who cannot see it."""
+    """Put a figure on the page as SVG, numbered, with a caption, and a text that states its finding in words."""
     for what, text in (("alt", alt), ("caption", caption)):
         if len(text.split()) < 4:
             raise ValueError(f"{what} of figure {name!r} is {text!r}: a sentence that states the finding is needed")
@@ -91,7 +91,12 @@ def table(rows: Sequence[dict[str, object]], *, caption: str) -> None:
     """A table of the rows; a cell is text, or a number that is shown as it is formatted by the caller."""
     frame = pd.DataFrame(rows)
     uuid = hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()  # pandas would draw one: another page each time
-    styler = frame.style.set_uuid(uuid).hide(axis="index").set_caption(caption).set_table_attributes('class="dataframe table-scroll"')
+    styler = (
+        frame.style.set_uuid(uuid)
+        .hide(axis="index")
+        .set_caption(caption)
+        .set_table_attributes('class="dataframe table-scroll"')
+    )
     display(HTML(f'<div class="table-wrap">{styler.to_html()}</div>'))
 
 

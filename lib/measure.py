@@ -140,3 +140,19 @@ def by_layer(model: nn.Module) -> list[dict[str, object]]:
         {"layer": name, "weights": layer.weight.numel(), "kept": int(layer.weight.count_nonzero())}
         for name, layer in layers(model)
     ]
+
+
+def by_stream(model: nn.Module) -> list[dict[str, object]]:
+    """One row for each compressed layer: its density, and the bits an entry of each stream takes, coded three ways."""
+    weights, rows = {name: layer.weight for name, layer in layers(model)}, []
+    for name, encoding in storage.streams(model):
+        weight = weights[name]
+        row: dict[str, object] = {"layer": name, "kept (%)": f"{100 * weight.count_nonzero() / weight.numel():.1f}"}
+        for stream, symbols in encoding.symbols.items():
+            counts = np.bincount(symbols.numpy())
+            n = max(1, counts.sum())
+            row[f"{stream}: bits"] = int(max(0, len(counts) - 1)).bit_length()
+            row[f"{stream}: Huffman"] = f"{coding.huffman_bits(counts) / n:.2f}"
+            row[f"{stream}: entropy"] = f"{coding.entropy_bits(counts) / n:.2f}"
+        rows.append(row)
+    return rows

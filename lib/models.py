@@ -9,7 +9,7 @@ from torch import nn
 
 
 def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.Sequential:
-    """LeNet-300-100: two hidden layers, 266,610 parameters for 28 x 28 inputs (lecun1998gradient; han2016deep, Table 2).
+    """LeNet-300-100: two hidden layers, 266,610 parameters for 28 x 28 inputs (lecun1998gradient; han2016deep).
 
     Input (n, ...) with ``inputs`` values per sample, output (n, classes) logits.
     """

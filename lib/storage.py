@@ -13,8 +13,8 @@ byte and ASCII):
               for each table             name, number of values, float32 values
     checksum                             8 bytes: BLAKE2b of everything before
 
-A file is parsed, never executed: a name in it can only pick one of the known techniques. Every count is held against the
-architecture before anything is allocated.
+A file is parsed, never executed: a name in it can only pick one of the known techniques. Every count is held against
+the architecture before anything is allocated.
 """
 
 import hashlib

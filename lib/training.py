@@ -73,13 +73,15 @@ def fit(
             total += loss.item() * len(batch)
         losses.append(total / len(split))
         if not torch.isfinite(torch.tensor(losses[-1])):
-            raise ValueError(f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate")
+            raise ValueError(
+                f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate"
+            )
     model.to(memory_format=torch.contiguous_format).eval()
     return losses
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own random offset of at most ``pixels`` in both directions; zeros come in at the border."""
+    """Each image moved by its own random offset of at most ``pixels`` both ways; zeros come in at the border."""
     n, _, height, width = images.shape
     padded = nn.functional.pad(images, (pixels,) * 4)
     dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1, 1), generator=generator)
@@ -111,9 +113,9 @@ def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> floa
 def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
     """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
 
-    The key is the code of ``train``'s module and of every module of ``lib`` it imports, the model's own weights, and the
-    arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry
-    is trained again. Two processes that want the same network train it once: the second waits.
+    The key is the code of ``train``'s module and of every module of ``lib`` it imports, the model's own weights, and
+    the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or ``_build/cache``; a damaged
+    entry is trained again. Two processes that want the same network train it once: the second waits.
     """
     folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,9 @@ def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str
     try:
         sources = {m.__name__: inspect.getsource(m) for m in _closure(sys.modules[train.__module__])}
     except (AttributeError, KeyError, OSError, TypeError) as error:
-        raise ValueError(f"{train!r} cannot be cached: accepted is a function of a module that stands in a file") from error
+        raise ValueError(
+            f"{train!r} cannot be cached: accepted is a function of a module that stands in a file"
+        ) from error
     if getattr(train, "__closure__", None):
         raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
     return _digest([sources, type(model).__name__, str(model), model.state_dict(), arguments])[:24]
@@ -188,7 +192,12 @@ def _closure(module: ModuleType) -> list[ModuleType]:
         seen[m.__name__] = m
         for item in vars(m).values():
             name = item.__name__ if isinstance(item, ModuleType) else getattr(item, "__module__", None)
-            if isinstance(name, str) and name.startswith(f"{__package__}.") and name not in seen and name in sys.modules:
+            if (
+                isinstance(name, str)
+                and name.startswith(f"{__package__}.")
+                and name not in seen
+                and name in sys.modules
+            ):
                 visit(sys.modules[name])
 
     visit(module)

@@ -59,13 +59,19 @@ def compress(model: nn.Module, form: Callable[[str, nn.Module], CompressedWeight
     """
     found = [(name, layer, form(name, layer)) for name, layer in layers(model)]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers")
+        raise ValueError(
+            f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
+        )
     owner: dict[int, str] = {}
     for name, layer, compressed in found:  # all checks first: a refusal leaves the model as it was
         if compressed is not None and owner.setdefault(id(_parameter(layer)), name) != name:
-            raise ValueError(f"layers {owner[id(_parameter(layer))]!r} and {name!r} share one weight: give each its own first")
+            raise ValueError(
+                f"layers {owner[id(_parameter(layer))]!r} and {name!r} share one weight: give each its own first"
+            )
         if compressed is not None and not torch.isfinite(layer.weight).all():
-            raise ValueError(f"the weights of layer {name or type(layer).__name__!r} hold NaN or infinity: finite ones are needed")
+            raise ValueError(
+                f"the weights of layer {name or type(layer).__name__!r} hold NaN or infinity: finite ones are needed"
+            )
     for _, layer, compressed in found:
         if compressed is not None:
             decompress(layer)
@@ -93,7 +99,9 @@ def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, .
     chain = layer.parametrizations.weight
     if len(chain) != 1 or not isinstance(chain[0], CompressedWeight):
         raise ValueError(f"{type(layer).__name__} carries a parametrization that is no CompressedWeight: {chain[0]}")
-    stored = (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
+    stored = (
+        (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
+    )
     return chain[0], stored
 
 

@@ -137,3 +137,45 @@ def pyproject() -> dict:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
+
+
+# --- .ci/run, on a project whose commands do nothing but what a line says ------------------------------------------
+
+SUITES = '<testsuites><testsuite tests="5" failures="{failures}" errors="0" skipped="1"/></testsuites>'
+
+
+@pytest.mark.parametrize(
+    ("failures", "broken", "data", "last", "status"),
+    [
+        (0, "", False, "4 passed, 0 failed, 1 skipped", 0),
+        (0, "", True, "4 passed, 0 failed, 1 skipped", 0),
+        (2, "test", False, "2 passed, 2 failed, 1 skipped", 1),
+        (0, "lint", False, "4 passed, 0 failed, 1 skipped", 1),
+        (0, "book", False, "4 passed, 0 failed, 1 skipped", 1),
+        (None, "test", False, "0 passed, 0 failed, 0 skipped", 1),
+    ],
+)
+def test_ci_goes_on_after_a_failure_and_counts(tmp_path, failures, broken, data, last, status):
+    project, tools = tmp_path / "project", tmp_path / "tools"
+    (project / ".ci").mkdir(parents=True)
+    tools.mkdir()
+    (project / ".ci" / "run").write_text((PROJECT / ".ci" / "run").read_text())
+    for name in ("chromium", "git", "make"):
+        (tools / name).write_text("#!/bin/sh\n")
+    report = "" if failures is None else f"echo '{SUITES.format(failures=failures)}' > _build/tests.xml"
+    (tools / "make").write_text(
+        f'#!/bin/sh\necho "made $*"\n[ "$1" != test ] || {report or "true"}\n[ "$1" != "{broken}" ]\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    if data:
+        (project / "data" / "MNIST").mkdir(parents=True)
+
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    said = subprocess.run(["bash", project / ".ci" / "run"], env=environment, capture_output=True, text=True)
+
+    assert said.stdout.splitlines()[-1] == last, said.stderr
+    assert said.returncode == status
+    assert "made lint" in said.stdout
+    assert "made book\n" in said.stdout
+    assert ("made book PROFILE=standard" in said.stdout) == data

@@ -50,7 +50,7 @@ class PrunedWeight(CompressedWeight):
 
 
 def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A weight of zeros but for ``values``, each as far behind the last as its gap field says; ValueError where outside."""
+    """A weight of zeros but for ``values``, each as far behind the last as its gap says; ValueError where outside."""
     places = torch.from_numpy(coding.positions(fields.numpy()))
     weight = torch.zeros(shape.numel())
     if len(places) != len(values) or (len(places) and places[-1] >= len(weight)):
@@ -76,9 +76,9 @@ def masks(
     """Layer name -> bool mask of the weights to keep, by exactly one of
 
     quality: keep magnitudes of at least ``quality`` standard deviations of their layer;
-    density: keep this share of the weights, those of the largest magnitude. ``scope="layer"``: this share of each layer,
-        or of each layer in a mapping of names (layers not named are left alone). ``scope="global"``: this share of all
-        weights, at the one quality parameter, equal for all layers, that gives it.
+    density: keep this share of the weights, those of the largest magnitude. ``scope="layer"``: this share of each
+        layer, or of each layer in a mapping of names (layers not named are left alone). ``scope="global"``: this share
+        of all weights, at the one quality parameter, equal for all layers, that gives it.
     Weights that are zero already stay pruned, so masks of falling densities are nested. Nothing is ever kept of a layer
     beyond its non-zeros; of ties the first is kept. Raises ValueError on a density outside (0, 1] or an unknown layer.
     """
@@ -88,7 +88,9 @@ def masks(
         raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}")
     weights = {name: layer.weight.detach() for name, layer in layers(model)}
     if not weights:
-        raise ValueError(f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers")
+        raise ValueError(
+            f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
+        )
     if quality is not None:
         return {name: (w.abs() >= threshold(w, quality)) & (w != 0) for name, w in weights.items()}
     shares = density if isinstance(density, Mapping) else dict.fromkeys(weights, density)
@@ -124,7 +126,15 @@ def prune(model: nn.Module, **how: object) -> nn.Module:
 
 
 def iterative(
-    model: nn.Module, split: Split, *, density: float, rounds: int, epochs: int, seed: int, scope: str = "layer", **fit: object
+    model: nn.Module,
+    split: Split,
+    *,
+    density: float,
+    rounds: int,
+    epochs: int,
+    seed: int,
+    scope: str = "layer",
+    **fit: object,
 ) -> nn.Module:
     """The loop of the survey's Figure 3: prune a little, retrain, go on until ``density`` is reached.
 

@@ -5,8 +5,8 @@ are trained on: with :math:`W_{ij} = C_{I_{ij}}` the gradient of a centroid is t
 
 .. math:: \frac{\partial L}{\partial C_k} = \sum_{ij} \frac{\partial L}{\partial W_{ij}}\, \mathbb 1(I_{ij} = k) .
 
-Places of survivors are kept as gaps of g bits, with fillers of value zero where a gap is too long; codes and gaps are two
-streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
+Places of survivors are kept as gaps of g bits, with fillers of value zero where a gap is too long; codes and gaps are
+two streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
 """
 
 from collections.abc import Mapping
@@ -110,3 +110,11 @@ def share_survivors(
         return PrunedSharedWeight(lambda values: cluster(values, 2**chosen - 1, how, seed), gap_bits)
 
     return compress(model, form)
+
+
+def set_gap_bits(model: nn.Module, bits: int | None) -> nn.Module:
+    """Store the places of all shared survivors as gaps of so many bits; None takes the cheapest width. In place."""
+    for module in model.modules():
+        if isinstance(module, PrunedSharedWeight):
+            module.gap_bits = bits
+    return model

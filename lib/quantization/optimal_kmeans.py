@@ -10,11 +10,13 @@ after the i-th up to the j-th,
 
 .. math:: D_m(j) = \min_{i < j} D_{m-1}(i) + c(i, j), \qquad c(i, j) = T - S^2 / H
 
-from prefix sums of :math:`h`, :math:`hw` and :math:`hw^2`. The best i never falls as j grows, so divide and conquer needs
-O(k n log n) steps (wu1991optimal; gronlund2017fast). Lloyd's iteration (lloyd1982least) only finds a local optimum.
+from prefix sums of :math:`h`, :math:`hw` and :math:`hw^2`. The best i never falls as j grows, so divide and conquer
+needs O(k n log n) steps, and with a price on each cluster a few passes do (wu1991optimal; gronlund2017fast).
+Lloyd's iteration (lloyd1982least) only finds a local optimum.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -22,7 +24,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Codebook:
-    """centroids: (k,) float64, ascending; codes: (n,) int64, the centroid of each value; squared_error: what is lost."""
+    """centroids: (k,) float64, ascending; codes: (n,) int64, the centroid of each value; squared_error: the loss."""
 
     centroids: np.ndarray
     codes: np.ndarray
@@ -44,14 +46,14 @@ def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Co
     centred = distinct - mean  # differences of prefix sums cancel less near zero
     starts = _intervals(centred, np.ascontiguousarray(mass), k)
     edges = np.append(starts, len(distinct))
-    centroids = [_mean(distinct[a:b], mass[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    centroids = [_mean(distinct[a:b], mass[a:b]) for a, b in pairwise(edges)]
     return _codebook(values, weights, np.array(centroids), np.searchsorted(starts, inverse, side="right") - 1)
 
 
 def lloyd(
     values: np.ndarray, centroids: np.ndarray, weights: np.ndarray | None = None, *, iterations: int = 100
 ) -> Codebook:
-    """Lloyd's iteration from the given start: assign to the nearest centroid, move it to the mean, until nothing changes.
+    """Lloyd's iteration from the given start: assign to the nearest centroid, move it to the mean, until all stays.
 
     A cluster that loses all its values keeps its centroid (han2016deep). Arguments otherwise as in :func:`optimal`.
     """
@@ -83,7 +85,9 @@ def _checked(values: np.ndarray, k: int, weights: np.ndarray | None) -> tuple[np
     return values, weights
 
 
-def _codebook(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, codes: np.ndarray | None = None) -> Codebook:
+def _codebook(
+    values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, codes: np.ndarray | None = None
+) -> Codebook:
     if codes is None:
         codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
     return Codebook(centroids, codes, float((weights * (values - centroids[codes]) ** 2).sum()))
@@ -110,7 +114,7 @@ def _priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: fl
     The least error falls ever more slowly as k grows, so what is cheapest at some price is optimal for its own k.
     Where several k tie at one price, no price singles k out: the clusters are None then.
     """
-    low, high = 0.0, np.inf
+    low, high, price = 0.0, np.inf, max(price, 1e-300)  # a price of 0 could not be raised
     while high > low * (1 + 1e-13):
         starts = _cheapest(mass, moment, price)
         if len(starts) == k:
@@ -139,8 +143,8 @@ def _cost(D, H, S, i, j):
 def _cheapest(H, S, price):
     """First indices of the clusters that minimise error + price * clusters, for prefix sums H of h and S of h w.
 
-    The error of a cluster is written without T, which adds up to the same total for all partitions. A later start i only
-    ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and from which j on.
+    The error of a cluster is written without T, which adds up to the same total for all partitions. A later start i
+    only ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and from where.
     """
     n = len(H) - 1
     D = np.zeros(n + 1)
