@@ -35,10 +35,19 @@ epochs = 25  # to train each LeNet-300-100
 retrain_epochs = 12  # to retrain it, in one go or over all rounds together
 rounds = 3  # of prune and retrain, in the iterative variant
 densities = [0.3, 0.08, 0.03]  # shares of weights kept in the comparison
-kept = {"fc1": 0.06, "fc2": 0.1, "fc3": 0.3}  # shares of weights kept in the networks that are passed on
+kept = {
+    "fc1": 0.06,
+    "fc2": 0.1,
+    "fc3": 0.3,
+}  # shares of weights kept in the networks that are passed on
 final_epochs = 40  # to prune and retrain those, the first half of them pruning
 lenet5_epochs = 8  # to train LeNet-5
-lenet5_kept = {"conv1": 0.66, "conv2": 0.15, "fc1": 0.05, "fc2": 0.2}  # shares of weights kept in LeNet-5
+lenet5_kept = {
+    "conv1": 0.66,
+    "conv2": 0.15,
+    "fc1": 0.05,
+    "fc2": 0.2,
+}  # shares of weights kept in LeNet-5
 lenet5_final_epochs = 10  # to prune and retrain it
 
 # %% tags=["hide-input"]
@@ -94,7 +103,13 @@ rows = []
 for s in (0.5, 1.0, 1.5, 2.0):
     removed = 1 - magnitude.masks(layer, quality=s)[""].float().mean().item()
     assert abs(removed - erf(s / sqrt(2))) < 2e-3
-    rows.append({"quality s": f"{s:.1f}", "removed here": f"{removed:.3%}", "erf(s / √2)": f"{erf(s / sqrt(2)):.3%}"})
+    rows.append(
+        {
+            "quality s": f"{s:.1f}",
+            "removed here": f"{removed:.3%}",
+            "erf(s / √2)": f"{erf(s / sqrt(2)):.3%}",
+        }
+    )
 figures.table(rows, caption="Share of normally distributed weights below the threshold")
 
 # %% [markdown]
@@ -113,7 +128,6 @@ def trained(build, seed, epochs):
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]
 baseline = [training.error_pct(model, dataset.test) for model in dense]
 evidence.record("pruning.lenet300.baseline_error_pct", baseline, unit="%", digits=2)
-
 # %% [markdown]
 # (sec-loop)=
 # ### The loop of the survey's Figure 3
@@ -136,7 +150,12 @@ figure, ax = figures.axes()
 shares, errors = zip(*[(100 * share, error) for share, error in history], strict=True)
 ax.plot(shares, errors, color="#b0b0b0", linewidth=1)
 ax.plot(shares[1::2], errors[1::2], **figures.PRUNING | {"linestyle": "none"}, label="just pruned")
-ax.plot(shares[0::2], errors[0::2], **figures.RETRAINED | {"linestyle": "none"}, label="trained or retrained")
+ax.plot(
+    shares[0::2],
+    errors[0::2],
+    **figures.RETRAINED | {"linestyle": "none"},
+    label="trained or retrained",
+)
 ax.set(xlabel="weights kept (%)", ylabel="validation error (%)")
 figures.logarithmic(ax, "x")
 ax.invert_xaxis()
@@ -164,19 +183,32 @@ def compare(model, density, seed):
     once = magnitude.prune(copy.deepcopy(model), density=density)
     errors = [training.error_pct(once, dataset.test)]
     for parts in (1, rounds):
-        how = {"density": density, "rounds": parts, "epochs": retrain_epochs // parts, "seed": 100 * (seed + 1)}
+        how = {
+            "density": density,
+            "rounds": parts,
+            "epochs": retrain_epochs // parts,
+            "seed": 100 * (seed + 1),
+        }
         one = training.cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **how)
         errors.append(training.error_pct(one, dataset.test))
     return errors
 
 
-errors = np.array([[compare(model, d, seed) for seed, model in enumerate(dense)] for d in densities])
+errors = np.array(
+    [[compare(model, d, seed) for seed, model in enumerate(dense)] for d in densities]
+)
 unretrained, retrained, iterative = np.moveaxis(errors, 2, 0)  # each: densities x seeds
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 shares = [100 * d for d in densities]
-figures.line(ax, [100.0, *shares], [baseline, *unretrained.tolist()], figures.PRUNING, "one step, no retraining")
+figures.line(
+    ax,
+    [100.0, *shares],
+    [baseline, *unretrained.tolist()],
+    figures.PRUNING,
+    "one step, no retraining",
+)
 figures.line(ax, shares, retrained.tolist(), figures.RETRAINED, "one step, retrained")
 figures.line(ax, shares, iterative.tolist(), figures.COMBINED, f"{rounds} rounds, retrained")
 ax.axhline(sum(baseline) / seeds, **figures.DENSE | {"marker": ""}, label="dense network")
@@ -195,14 +227,17 @@ figures.show(
 
 # %% tags=["remove-cell"]
 at = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.08))
-for name, value in (("unretrained", unretrained), ("retrained", retrained), ("iterative", iterative)):
+for name, value in (
+    ("unretrained", unretrained),
+    ("retrained", retrained),
+    ("iterative", iterative),
+):
     evidence.record(f"pruning.lenet300.{name}_error_pct", value[at], unit="%", digits=2)
     evidence.record(f"pruning.lenet300.{name}_extreme_error_pct", value[-1], unit="%", digits=2)
     evidence.record(f"pruning.lenet300.{name}_mild_error_pct", value[0], unit="%", digits=2)
 evidence.record("pruning.lenet300.compared_density_pct", 100 * densities[at], unit="%", digits=0)
 evidence.record("pruning.lenet300.extreme_density_pct", 100 * densities[-1], unit="%", digits=0)
 evidence.record("pruning.lenet300.mild_density_pct", 100 * densities[0], unit="%", digits=0)
-
 # %% [markdown]
 # **What to see.** With {glue:text}`pruning.lenet300.compared_density_pct` of the weights kept, the error is {glue:text}`pruning.lenet300.unretrained_error_pct` without retraining and {glue:text}`pruning.lenet300.retrained_error_pct` with it, where the dense network has {glue:text}`pruning.lenet300.baseline_error_pct`.
 # At {glue:text}`pruning.lenet300.extreme_density_pct` it is {glue:text}`pruning.lenet300.retrained_extreme_error_pct` after one step and {glue:text}`pruning.lenet300.iterative_extreme_error_pct` after several.
@@ -219,30 +254,46 @@ figures.show_source(magnitude.gradual)
 
 # %%
 def pruned(build, model, density, epochs, seed):
-    how = {"density": density, "ramp": epochs // 2, "epochs": epochs, "seed": 1000 + seed, "learning_rate": rate[build]}
+    how = {
+        "density": density,
+        "ramp": epochs // 2,
+        "epochs": epochs,
+        "seed": 1000 + seed,
+        "learning_rate": rate[build],
+    }
     return training.cached(magnitude.gradual, copy.deepcopy(model), split=dataset.train, **how)
 
 
-sparse = [pruned(models.lenet_300_100, model, kept, final_epochs, seed) for seed, model in enumerate(dense)]
+sparse = [
+    pruned(models.lenet_300_100, model, kept, final_epochs, seed)
+    for seed, model in enumerate(dense)
+]
 error = [training.error_pct(model, dataset.test) for model in sparse]
 evidence.record("pruning.lenet300.error_pct", error, unit="%", digits=2)
 removed = [100 * (1 - magnitude.density(model)) for model in sparse]
 evidence.record("pruning.lenet300.removed_pct", removed, unit="%", digits=1)
 fewer = [measure.parameters(model) / measure.nonzero_parameters(model) for model in sparse]
 evidence.record("pruning.lenet300.fewer_parameters_ratio", fewer, unit="x", digits=1)
-
 # %% [markdown]
 # The same on LeNet-5, the small convolutional network with 431,080 parameters {cite:p}`lecun1998gradient`:
 
 # %%
 lenet5 = trained(models.lenet5, 0, lenet5_epochs)
 sparse5 = pruned(models.lenet5, lenet5, lenet5_kept, lenet5_final_epochs, 0)
-evidence.record("pruning.lenet5.baseline_error_pct", training.error_pct(lenet5, dataset.test), unit="%", digits=2)
-evidence.record("pruning.lenet5.error_pct", training.error_pct(sparse5, dataset.test), unit="%", digits=2)
-evidence.record("pruning.lenet5.removed_pct", 100 * (1 - magnitude.density(sparse5)), unit="%", digits=1)
+evidence.record(
+    "pruning.lenet5.baseline_error_pct",
+    training.error_pct(lenet5, dataset.test),
+    unit="%",
+    digits=2,
+)
+evidence.record(
+    "pruning.lenet5.error_pct", training.error_pct(sparse5, dataset.test), unit="%", digits=2
+)
+evidence.record(
+    "pruning.lenet5.removed_pct", 100 * (1 - magnitude.density(sparse5)), unit="%", digits=1
+)
 fewer5 = measure.parameters(sparse5) / measure.nonzero_parameters(sparse5)
 evidence.record("pruning.lenet5.fewer_parameters_ratio", fewer5, unit="x", digits=1)
-
 # %% tags=["remove-input"]
 rows = []
 for network, model in (("LeNet-300-100", sparse[0]), ("LeNet-5", sparse5)):
@@ -263,7 +314,10 @@ figures.table(rows, caption="Where the survivors are")
 alive = sparse[0].fc1.weight.detach().count_nonzero(dim=0).reshape(28, 28)
 ink = dataset.train.images.mean(dim=(0, 1))
 figure, (left, right) = figures.axes(2)
-for ax, image, label in ((left, ink, "mean ink of the images"), (right, alive, "weights kept per picture element")):
+for ax, image, label in (
+    (left, ink, "mean ink of the images"),
+    (right, alive, "weights kept per picture element"),
+):
     shown = ax.imshow(image, cmap="cividis")
     ax.grid(False)
     ax.set(xticks=[], yticks=[], xlabel=label)
@@ -287,10 +341,14 @@ figures.show(
 one = dataset.test.images[:1]
 variants = {
     "dense": dense[0],
-    f"one step to {densities[at]:.0%}": magnitude.prune(copy.deepcopy(dense[0]), density=densities[at]),
+    f"one step to {densities[at]:.0%}": magnitude.prune(
+        copy.deepcopy(dense[0]), density=densities[at]
+    ),
     "gradual": magnitude.prune(copy.deepcopy(sparse[0]), density=1.0),
 }
-latency = measure.latency_ms({name: lambda m=model: m(one) for name, model in variants.items()}, runs=101)
+latency = measure.latency_ms(
+    {name: lambda m=model: m(one) for name, model in variants.items()}, runs=101
+)
 
 # %% tags=["remove-input"]
 rows = []
@@ -312,7 +370,10 @@ figures.table(rows, caption="LeNet-300-100, first seed: dense and pruned")
 # %% tags=["remove-cell"]
 evidence.record(
     "pruning.lenet300.file_ratio",
-    [measure.dense_bytes(m) / len(storage.dumps(magnitude.prune(copy.deepcopy(m), density=1.0))) for m in sparse],
+    [
+        measure.dense_bytes(m) / len(storage.dumps(magnitude.prune(copy.deepcopy(m), density=1.0)))
+        for m in sparse
+    ],
     unit="x",
     digits=1,
 )
@@ -323,7 +384,6 @@ slower = latency["gradual"].median / latency["dense"].median
 evidence.record("pruning.masked.latency_ratio", slower, unit="x", digits=2)
 share = 100 * final_epochs / (epochs + final_epochs)
 evidence.record("pruning.lenet300.retraining_share_pct", share, unit="%", digits=0)
-
 # %% [markdown]
 # **What to see.** Removing {glue:text}`pruning.lenet300.removed_pct` of the weights makes the file {glue:text}`pruning.lenet300.file_ratio` smaller, not as much as the count of weights says: each survivor still takes a float, and a note of its place.
 # Most of the epochs, {glue:text}`pruning.lenet300.retraining_share_pct`, went into pruning and retraining.
@@ -335,8 +395,7 @@ evidence.record("pruning.lenet300.retraining_share_pct", share, unit="%", digits
 #
 # **One step too far.** With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights and no retraining the error is {glue:text}`pruning.lenet300.unretrained_extreme_error_pct`; ten classes guessed at random would give nine wrong of ten.
 #
-# **The same share of every layer.** The last layer is small and each of its weights counts.
-# To take the same share everywhere, instead of the same quality parameter, costs accuracy at low density:
+# **Which layer pays.** The sparse networks are cut once more, without retraining, in two ways: the same share of every layer, or the same quality parameter for all.
 
 # %%
 share = densities[-1]
@@ -346,14 +405,17 @@ for scope in ("layer", "global"):
     evidence.record(f"pruning.scope.{scope}_error_pct", errors, unit="%", digits=1)
 
 # %% [markdown]
-# Cut on from the sparse networks to {glue:text}`pruning.lenet300.extreme_density_pct` without retraining, the error is {glue:text}`pruning.scope.layer_error_pct` with equal shares and {glue:text}`pruning.scope.global_error_pct` with one quality parameter.
+# With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights left the error is {glue:text}`pruning.scope.layer_error_pct` with equal shares and {glue:text}`pruning.scope.global_error_pct` with one quality parameter.
+# The same number of weights, two networks: what is removed counts, not only how much.
 #
 # ## Exercises
 #
 # 1. A neuron all of whose incoming weights are pruned is a constant. How many such neurons does the sparse network have?
 
 # %% tags=["hide-cell"]
-silent = [int((layer.weight.count_nonzero(dim=1) == 0).sum()) for _, layer in magnitude.layers(sparse[0])]
+silent = [
+    int((layer.weight.count_nonzero(dim=1) == 0).sum()) for _, layer in magnitude.layers(sparse[0])
+]
 print("neurons without input, layer by layer:", silent)
 
 # %% [markdown]

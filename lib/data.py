@@ -168,7 +168,7 @@ def _tree_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 def _zip_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a flipped version or method
         raise ValueError(f"{path} is damaged or no zip: accepted are an image folder and a zip of one") from error
 
     def read(name: str) -> bytes:

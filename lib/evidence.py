@@ -37,7 +37,16 @@ def record(key: str, values: float | Iterable[float], *, unit: str, digits: int)
         "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits}},
     }
     display({GLUE + "text/plain": repr(text)}, raw=True, metadata=metadata)
-    return text
+    return Text(text)
+
+
+class Text(str):
+    """A measurement's text. A cell that ends with one shows nothing: the sentence that glues it does."""
+
+    __slots__ = ()
+
+    def _ipython_display_(self) -> None:
+        pass
 
 
 def uses(dataset: Any) -> None:

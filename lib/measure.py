@@ -115,13 +115,13 @@ class Accounting:
     file: int
 
 
-def accountings(model: nn.Module) -> Accounting:
+def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
     """What the literature calls the size of a compressed network, four ways.
 
     nonzeros: 4 bytes for each parameter that is not zero, places free (han2015learning).
     fixed_codes: weight and gap codes of one length per layer and the codebook (han2016deep, "P+Q").
     code_lengths: the same with the lengths of Huffman's codewords, tables and biases free (han2016deep, "P+Q+H").
-    file: the bytes of the file that :mod:`lib.storage` writes, which holds all it takes to load the network.
+    file: the bytes of the file that :mod:`lib.storage` writes with ``coder``, all it takes to load the network.
     """
     fixed = huffman = 0.0
     for _, encoding in storage.streams(model):
@@ -131,7 +131,7 @@ def accountings(model: nn.Module) -> Accounting:
             counts = np.bincount(symbols.numpy())
             fixed += len(symbols) * int(max(0, len(counts) - 1)).bit_length() / 8
             huffman += coding.huffman_bits(counts) / 8
-    return Accounting(4 * nonzero_parameters(model), fixed, huffman, len(storage.dumps(model)))
+    return Accounting(4 * nonzero_parameters(model), fixed, huffman, len(storage.dumps(model, coder=coder)))
 
 
 def by_layer(model: nn.Module) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ byte and ASCII):
     for each tensor of the model, in its order:
         form                             0 for a plain tensor, else its place in the list of forms, from 1
         plain: the tensor's bytes        little endian
-        else, for each stream            name, number of symbols, coder, code table, number of bytes, bytes
+        else, for each stream            name, number of symbols, coder, what it must know, number of bytes, bytes
               for each table             name, number of values, float32 values
     checksum                             8 bytes: BLAKE2b of everything before
 
@@ -20,7 +20,6 @@ the architecture before anything is allocated.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,26 +32,27 @@ from lib import coding
 from lib.weights import CompressedWeight, Encoding, compressed_form, decompress, form_named
 
 MAGIC = b"SLIM\x01"
-FIXED, HUFFMAN, CONSTANT = 0, 1, 2  # how a stream is written
+# How a stream is written: codes of one length (its bits are told); Huffman's code (its code lengths are told, a stream
+# themselves); one symbol over and over (the symbol is all there is); a range code (its table of shares is told).
+FIXED, HUFFMAN, CONSTANT, RANGE = 0, 1, 2, 3
+CODERS = ("best", "huffman", "fixed")
 
 
-def save(model: nn.Module, path: str | Path, *, entropy_coding: bool = True) -> int:
+def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     """Write the model to ``path``; return the file's size in bytes.
 
-    Compressed weights are written in their form, everything else as it is. Each stream takes Huffman's code or codes of
-    one length, whichever is shorter; ``entropy_coding=False`` writes codes of one length only.
-    Raises ValueError for a weight that is compressed in a way this format does not know.
+    Compressed weights are written in their form, everything else as it is. coder: "best" writes each stream with the
+    shortest of a range code, Huffman's code and codes of one length; "huffman" leaves the first out, "fixed" the first
+    two. Raises ValueError for another coder, and for a weight compressed in a way that this format does not know.
     """
-    content = dumps(model, entropy_coding=entropy_coding)
+    content = dumps(model, coder=coder)
     path = Path(path)
-    file = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 (renamed, not deleted, at the end)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with file:
-            file.write(content)
-        os.replace(file.name, path)
-    except BaseException:
-        os.unlink(file.name)
-        raise
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return len(content)
 
 
@@ -74,8 +74,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     return model
 
 
-def dumps(model: nn.Module, *, entropy_coding: bool = True) -> bytes:
-    """The file's content."""
+def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
+    """The file's content; coder as in :func:`save`."""
+    if coder not in CODERS:
+        raise ValueError(f"coder must be one of {', '.join(CODERS)}, not {coder!r}")
     tensors = list(_tensors(model))
     forms = sorted({type(stored[0]).__name__ for _, _, stored in tensors if stored})
     out = bytearray(MAGIC + _fingerprint(tensors) + _integer(len(forms)))
@@ -91,7 +93,7 @@ def dumps(model: nn.Module, *, entropy_coding: bool = True) -> bytes:
             encoding = stored[0].encode(*stored[1])
         out += _integer(forms.index(type(stored[0]).__name__) + 1) + _integer(len(encoding.symbols))
         for key, symbols in encoding.symbols.items():
-            out += _name(key) + _stream(symbols.numpy(), entropy_coding)
+            out += _name(key) + _stream(symbols.numpy(), coder)
         out += _integer(len(encoding.tables))
         for key, table in encoding.tables.items():
             out += _name(key) + _integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
@@ -169,21 +171,21 @@ def _name(text: str) -> bytes:
     return bytes([len(text)]) + text.encode("ascii")
 
 
-def _stream(symbols: np.ndarray, entropy_coding: bool) -> bytes:
-    """Count, coder, what the coder must know, and the coded symbols."""
+def _stream(symbols: np.ndarray, coder: str) -> bytes:
+    """Count, how it is written, what that must know, and the coded symbols."""
     counts = np.bincount(symbols)
     head = _integer(len(symbols))
     if np.count_nonzero(counts) <= 1:
         return head + _integer(CONSTANT) + _integer(max(0, len(counts) - 1))
     bits = int(len(counts) - 1).bit_length()
-    fixed = head + _integer(FIXED) + _integer(bits) + _sized(coding.pack(symbols, bits))
-    if not entropy_coding:
-        return fixed
-    lengths = coding.code_lengths(counts)
-    width = int(lengths.max()).bit_length()
-    table = _integer(len(lengths)) + _integer(width) + coding.pack(lengths, width)
-    huffman = head + _integer(HUFFMAN) + table + _sized(coding.huffman(symbols, lengths))
-    return min(fixed, huffman, key=len)
+    written = [head + _integer(FIXED) + _integer(bits) + _sized(coding.pack(symbols, bits))]
+    if coder != "fixed":  # a table is a stream of its own, of ever smaller numbers
+        lengths = coding.code_lengths(counts)
+        written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coding.huffman(symbols, lengths)))
+    if coder == "best" and len(symbols) > 64:
+        shares = coding.shares(counts)
+        written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coding.range_code(symbols, shares)))
+    return min(written, key=len)
 
 
 def _sized(content: bytes) -> bytes:
@@ -239,13 +241,16 @@ class _Reader:
         count = self.integer(most=self.left() // 4)
         return torch.frombuffer(bytearray(self.take(4 * count)), dtype=torch.float32) if count else torch.zeros(0)
 
-    def symbols(self, most: int) -> Tensor:
-        count, coder = self.integer(most), self.integer(most=CONSTANT)
+    def symbols(self, most: int, depth: int = 0) -> Tensor:
+        if depth > 8:
+            raise ValueError("code tables lie in code tables deeper than any that is written")
+        count, coder = self.integer(most), self.integer(most=RANGE)
         if coder == CONSTANT:
             return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
         if coder == FIXED:
             bits = self.integer(most=16)
             return torch.from_numpy(coding.unpack(self.take(self.integer(self.left())), count, bits))
-        alphabet, width = self.integer(most=2**16), self.integer(most=6)
-        lengths = coding.unpack(self.take(-(-alphabet * width // 8)), alphabet, width)
-        return torch.from_numpy(coding.unhuffman(self.take(self.integer(self.left())), count, lengths))
+        table, decode = self.symbols(most=2**16, depth=depth + 1).numpy(), coding.unhuffman
+        if coder == RANGE:
+            decode = coding.unrange
+        return torch.from_numpy(decode(self.take(self.integer(self.left())), count, table))

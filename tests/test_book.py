@@ -22,6 +22,8 @@ from lib.run import ChapterFailed, run
 
 KEY = "passes.sum.value"
 
+pytestmark = pytest.mark.book
+
 
 def results(root: Path, chapter: str = "passes", profile: str = "quick") -> Path:
     return root / "results" / profile / f"{chapter}.json"

@@ -20,7 +20,7 @@ def cost(counts, lengths) -> int:
     return int((np.asarray(counts, dtype=np.int64) * np.asarray(lengths, dtype=np.int64)).sum())
 
 
-# -- Huffman -------------------------------------------------------------------------------------------------------------
+# -- Huffman -----------------------------------------------------------------------------------------------------------
 
 
 @given(counts_lists)
@@ -53,11 +53,15 @@ def test_huffman_cost_is_the_sum_of_the_inner_nodes(counts):
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
 def test_no_prefix_code_is_shorter(counts):
     n = len(counts)
-    best = min(
-        cost(sorted(counts, reverse=True), lengths)
-        for lengths in itertools.combinations_with_replacement(range(1, n), n)
-        if sum(2.0**-x for x in lengths) <= 1
-    ) if n > 2 else sum(counts)
+    best = (
+        min(
+            cost(sorted(counts, reverse=True), lengths)
+            for lengths in itertools.combinations_with_replacement(range(1, n), n)
+            if sum(2.0**-x for x in lengths) <= 1
+        )
+        if n > 2
+        else sum(counts)
+    )
     assert cost(counts, coding.code_lengths(counts)) == best
 
 
@@ -114,11 +118,11 @@ def test_one_symbol_or_none_takes_no_bits(counts):
     ],
 )
 def test_a_stream_that_does_not_fit_its_code_is_refused(content, count, lengths):
-    with pytest.raises(ValueError, match="code|bytes"):
+    with pytest.raises(ValueError, match=r"code|bytes"):
         coding.unhuffman(content, count, lengths)
 
 
-# -- Fixed-length codes --------------------------------------------------------------------------------------------------
+# -- Fixed-length codes ------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 16), st.data())
@@ -142,7 +146,7 @@ def test_packed_content_of_another_length_is_refused(content):
         coding.unpack(content, 4, 3)
 
 
-# -- Gaps ----------------------------------------------------------------------------------------------------------------
+# -- Gaps --------------------------------------------------------------------------------------------------------------
 
 
 def fields_by_the_definition(places, bits):
@@ -198,7 +202,7 @@ def test_places_out_of_order_are_refused(places):
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
 def test_gap_bits_outside_1_to_16_are_refused(bits):
-    with pytest.raises(ValueError, match=f"1..16, not {bits}"):
+    with pytest.raises(ValueError, match=rf"1..16, not {bits}"):
         coding.gaps([1], bits)
 
 
@@ -207,7 +211,7 @@ def test_best_gap_bits_are_the_cheapest_of_all_widths():
 
     def price(bits):
         fields, kept = coding.gaps(places, bits)
-        return coding.entropy_bits(np.bincount(fields)) + 5 * (~kept).sum() + 8 * len(set(fields.tolist()))
+        return coding.entropy_bits(np.bincount(fields)) + 5 * (~kept).sum() + 10 * len(set(fields.tolist()))
 
     assert coding.best_gap_bits(places, filler_bits=5) == min(range(2, 11), key=price)
 
@@ -215,3 +219,38 @@ def test_best_gap_bits_are_the_cheapest_of_all_widths():
 def test_entropy_of_equal_counts_is_the_logarithm():
     assert coding.entropy_bits([10] * 8) == pytest.approx(240)
     assert coding.entropy_bits([5, 0, 0]) == coding.entropy_bits([]) == 0
+
+
+# -- Range coding ------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=400).filter(lambda s: len(set(s)) > 1))
+def test_range_code_round_trip(symbols):
+    table = coding.shares(np.bincount(symbols))
+    assert coding.unrange(coding.range_code(np.array(symbols), table), len(symbols), table).tolist() == symbols
+
+
+@pytest.mark.parametrize("p", [0.03, 0.3, 0.9, 0.999])
+def test_range_code_comes_near_the_entropy_where_huffman_cannot(p):
+    symbols = np.random.default_rng(0).geometric(p, 100_000) - 1
+    counts = np.bincount(symbols)
+    size = 8 * len(coding.range_code(symbols, coding.shares(counts)))
+    assert coding.entropy_bits(counts) <= size + 64 and size <= 1.005 * coding.entropy_bits(counts) + 64
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=50))
+def test_shares_are_zero_only_for_what_never_occurs_and_keep_the_order(counts):
+    shares = coding.shares(np.array(counts))
+    assert ((shares > 0) == (np.array(counts) > 0)).all()
+    assert (np.diff(shares[np.argsort(counts, kind="stable")]) >= 0).all()
+
+
+@pytest.mark.parametrize("table", [[0, 0], [5], [], [1, 69]])
+def test_shares_of_no_range_code_are_refused(table):
+    with pytest.raises(ValueError, match="shares"):
+        coding.unrange(b"1234", 3, np.array(table, dtype=int))
+
+
+def test_range_code_of_part_of_a_word_is_refused():
+    with pytest.raises(ValueError, match="whole words"):
+        coding.unrange(b"12345", 3, np.array([1, 1]))

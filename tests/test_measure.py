@@ -203,5 +203,5 @@ def test_latency_runs_on_one_thread_and_gives_the_threads_back_after_an_error():
 
 
 def test_too_few_runs_are_refused():
-    with pytest.raises(ValueError, match="at least 20 .* not 3"):
+    with pytest.raises(ValueError, match=r"at least 20 .* not 3"):
         measure.latency_ms({}, runs=3)

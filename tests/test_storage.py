@@ -26,7 +26,9 @@ def bits(model: nn.Module) -> dict[str, bytes]:
     for prefix, module in model.named_modules():
         if "parametrizations" in prefix:
             continue
-        names = [k for k, _ in module.named_parameters(recurse=False)] + [k for k, _ in module.named_buffers(recurse=False)]
+        names = [k for k, _ in module.named_parameters(recurse=False)] + [
+            k for k, _ in module.named_buffers(recurse=False)
+        ]
         names += ["weight"] if compressed_form(module) else []
         for name in names:
             found[f"{prefix}.{name}"] = getattr(module, name).detach().contiguous().numpy().tobytes()
@@ -49,12 +51,12 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("entropy_coding", [True, False])
+@pytest.mark.parametrize("coder", storage.CODERS)
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
-def test_a_model_comes_back_bit_for_bit(build, change, entropy_coding, tmp_path):
+def test_a_model_comes_back_bit_for_bit(build, change, coder, tmp_path):
     model = CHANGES[change](build(0)).eval()
-    size = storage.save(model, tmp_path / "model.slim", entropy_coding=entropy_coding)
+    size = storage.save(model, tmp_path / "model.slim", coder=coder)
     loaded = storage.load(tmp_path / "model.slim", build(1))
     x = torch.rand(3, 1, 28, 28)
     assert size == (tmp_path / "model.slim").stat().st_size
@@ -88,38 +90,33 @@ def test_models_nobody_here_wrote_come_back_bit_for_bit(foreign, tmp_path):
 
 
 class Odd(nn.Module):
-    """Depthwise, grouped, bias-free, tied, nested, normalised, empty, half and integer tensors."""
+    """Depthwise, grouped, bias-free, nested, normalised, empty, half, integer and boolean tensors."""
 
     def __init__(self):
         super().__init__()
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4, bias=False)
         self.inner = nn.ModuleList([nn.Conv2d(4, 6, 1, groups=2), nn.BatchNorm2d(6)])
         self.one = nn.Conv2d(1, 1, 1, bias=False)
-        self.half = nn.Parameter(torch.randn(3).half())
+        self.small = nn.Parameter(torch.randn(3).half())
         self.scalar = nn.Parameter(torch.tensor(-0.0))
         self.register_buffer("table", torch.arange(5).to(torch.int16))
         self.register_buffer("flags", torch.tensor([True, False]))
         self.register_buffer("scratch", torch.zeros(7), persistent=False)
         self.register_buffer("nothing", None)
         self.empty = nn.Parameter(torch.zeros(0, 3))
-        self.tied = nn.Linear(3, 3)
-        self.tied.bias = nn.Parameter(self.depthwise.weight.detach()[:3, 0, 0, 0].clone())
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_odd_tensors_come_back_bit_for_bit(change):
-    model = CHANGES[change](Odd())
+def test_odd_tensors_come_back_bit_for_bit(change, tmp_path):
+    model, other = CHANGES[change](Odd()), Odd()
     model.inner[1].running_var.fill_(3)
     model.inner[1].num_batches_tracked.fill_(7)
-    loaded, expected = Odd(), bits(model)
-    with torch.no_grad():
-        for tensor, value in zip(loaded.state_dict().values(), storage.loads(storage.dumps(model), loaded), strict=False):
-            assert value.dtype in (tensor.dtype, *(t.dtype for t in loaded.state_dict().values()))
-    assert "nothing" not in storage.dumps(model).decode("latin1")
-    path_free = storage.loads(storage.dumps(model), Odd())
-    assert sorted(v.contiguous().numpy().tobytes() for v in path_free) == sorted(
-        value for name, value in expected.items() if name not in (".scratch",)
-    )
+    model.scratch.fill_(1)  # not persistent: stays with its model
+    storage.save(model, tmp_path / "odd.slim")
+    loaded = bits(storage.load(tmp_path / "odd.slim", other))
+    expected = bits(model)
+    assert loaded.pop(".scratch") != expected.pop(".scratch")
+    assert loaded == expected
 
 
 def test_tied_weights_stay_tied(tmp_path):
@@ -162,20 +159,19 @@ def test_the_file_is_the_same_each_time():
     assert storage.dumps(model) == storage.dumps(model)
 
 
-# -- Size ----------------------------------------------------------------------------------------------------------------
+# -- Size --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("density", [0.02, 0.08, 0.3, 1.0])
+@pytest.mark.parametrize("bits", [2, 5])
+@pytest.mark.parametrize("density", [0.02, 0.03, 0.05, 0.08, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
-def test_overhead_over_the_entropy_is_small(build, density):
-    model = deep_compression.share_survivors(magnitude.prune(build(), density=density), bits=5)
-    least = sum(4 * p.numel() for p in model.parameters() if p.dim() == 1 and p.numel() > 31)
+def test_overhead_over_the_entropy_is_small(build, density, bits):
+    model = deep_compression.share_survivors(magnitude.prune(build(), density=density), bits=bits)
     biases = sum(4 * layer.bias.numel() for _, layer in layers(model))
     entropy = 0.0
     for _, encoding in storage.streams(model):
         entropy += sum(4 * t.numel() for t in encoding.tables.values())
         entropy += sum(coding.entropy_bits(np.bincount(s.numpy())) / 8 for s in encoding.symbols.values())
-    assert least <= biases
     assert biases + entropy < len(storage.dumps(model)) <= 1.02 * (biases + entropy) + 300
 
 
@@ -183,7 +179,7 @@ def test_overhead_over_the_entropy_is_small(build, density):
 def test_size_of_shared_weights_is_the_formula_and_a_header(q, lower, upper):
     model = scalar_kmeans.share(models.lenet_300_100(), bits=q)
     formula = sum(-(-layer.weight.numel() * q // 8) + 4 * 2**q + 4 * layer.bias.numel() for _, layer in layers(model))
-    size = len(storage.dumps(model, entropy_coding=False))
+    size = len(storage.dumps(model, coder="fixed"))
     assert 0 <= size - formula <= 150
     assert lower <= measure.dense_bytes(model) / size <= upper
 
@@ -191,7 +187,13 @@ def test_size_of_shared_weights_is_the_formula_and_a_header(q, lower, upper):
 def test_entropy_coding_never_makes_a_file_longer():
     for change in CHANGES.values():
         model = change(models.lenet_300_100())
-        assert len(storage.dumps(model)) <= len(storage.dumps(model, entropy_coding=False))
+        best, huffman, fixed = (len(storage.dumps(model, coder=coder)) for coder in storage.CODERS)
+        assert best <= huffman <= fixed
+
+
+def test_an_unknown_coder_is_refused():
+    with pytest.raises(ValueError, match=r"best, huffman, fixed, not 'zip'"):
+        storage.dumps(models.lenet_300_100(), coder="zip")
 
 
 def test_a_stream_of_one_symbol_takes_a_few_bytes_however_long():
@@ -200,7 +202,7 @@ def test_a_stream_of_one_symbol_takes_a_few_bytes_however_long():
     assert len(storage.dumps(scalar_kmeans.share(layer, bits=4))) < 70
 
 
-# -- Damage --------------------------------------------------------------------------------------------------------------
+# -- Damage ------------------------------------------------------------------------------------------------------------
 
 
 def small(seed: int = 0) -> nn.Module:
@@ -273,6 +275,7 @@ def test_with_the_checksum_made_right_the_parser_refuses_or_gives_the_right_shap
     rng, model = random.Random(1), small(1)
     shapes = [(t.shape, t.dtype) for t in storage.loads(contents[0], model)]
     bodies, outcomes = [content[:-8] for content in contents], {"refused": 0, "read": 0}
+    messages: set[str] = set()
     for _ in range(3000):
         body = mutated(rng, bodies)
         if rng.random() < 0.9:  # let most reach what comes after the fingerprint
@@ -280,12 +283,13 @@ def test_with_the_checksum_made_right_the_parser_refuses_or_gives_the_right_shap
         try:
             values = storage.loads(resealed(body), model)
         except ValueError as error:
-            assert str(error) and "\n" not in str(error)
+            messages.add(str(error))
             outcomes["refused"] += 1
         else:
             assert [(v.shape, v.dtype) for v in values] == shapes
             outcomes["read"] += 1
-    assert min(outcomes.values()) > 100
+    assert min(outcomes.values()) > 100 and len(messages) > 10
+    assert all(message and "\n" not in message for message in messages)
 
 
 def number(value: int) -> bytes:
@@ -314,9 +318,14 @@ BY_HAND = {
     "a code outside the table": b"\x01\x0cSharedWeight\x01\x01\x04code" + number(10**6) + b"\x02\x05\x00",
     "a missing stream": b"\x01\x0cSharedWeight\x01\x00\x00",
     "more floats than bytes": b"\x01\x0cSharedWeight\x01\x00\x01\x01x" + number(2**60),
-    "places outside": b"\x01\x0cPrunedWeight\x01\x01\x03gap\x02\x02" + number(65535) * 1 + b"\x01\x05value\x02" + b"\0" * 8,
-    "many long streams": b"\x01\x0cSharedWeight\x01" + number(255)
-    + b"".join(b"\x02" + b"%02x" % i + number(10**6) + b"\x02\x05" for i in range(255)) + b"\0",
+    "places outside": b"\x01\x0cPrunedWeight\x01\x01\x03gap\x14\x02"
+    + number(65535)
+    + b"\x01\x05value\x14"
+    + b"\0" * 80,
+    "many long streams": b"\x01\x0cSharedWeight\x01"
+    + number(255)
+    + b"".join(b"\x02" + b"%02x" % i + number(10**6) + b"\x02\x05" for i in range(255))
+    + b"\0",
 }
 
 
@@ -334,7 +343,9 @@ def test_a_hostile_file_is_refused_with_little_memory(case):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB: torch's memory is not traced
 
 
-@pytest.mark.parametrize("content", [b"", b"SLIM", b"SLIM\x01", b"SLIM\x02" + b"\0" * 40, b"\x80\x04\x95cos\nsystem\n", b"PK\3\4"])
+@pytest.mark.parametrize(
+    "content", [b"", b"SLIM", b"SLIM\x01", b"SLIM\x02" + b"\0" * 40, b"\x80\x04\x95cos\nsystem\n", b"PK\3\4"]
+)
 def test_foreign_files_are_named_as_such(content, tmp_path):
     (tmp_path / "x.slim").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.slim cannot be loaded: it is (no model file|damaged)"):
@@ -353,7 +364,8 @@ def test_a_failed_load_leaves_the_model_as_it_was(compressed, tmp_path, contents
 
 
 @pytest.mark.parametrize(
-    "other", [models.lenet5(), nn.Linear(784, 300), models.lenet_300_100(classes=9), models.lenet_300_100().half(), nn.ReLU()]
+    "other",
+    [models.lenet5(), nn.Linear(784, 300), models.lenet_300_100(classes=9), models.lenet_300_100().half(), nn.ReLU()],
 )
 def test_another_architecture_is_refused(other):
     with pytest.raises(ValueError, match=f"another architecture than this {type(other).__name__}"):
@@ -370,11 +382,11 @@ def test_a_parametrization_that_the_format_does_not_know_is_refused():
 
 
 def test_compressed_weights_of_another_type_than_float32_are_refused():
-    with pytest.raises(ValueError, match="weight is torch.float64: .* float32"):
+    with pytest.raises(ValueError, match=r"weight is torch.float64: .* float32"):
         storage.dumps(scalar_kmeans.share(nn.Linear(4, 4).double(), bits=2))
 
 
-# -- Atomic --------------------------------------------------------------------------------------------------------------
+# -- Atomic ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["encode", "write", "replace"])

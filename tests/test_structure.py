@@ -103,8 +103,10 @@ def test_chapters_have_one_form():
         assert dict(notebook.metadata["kernelspec"]) == KERNELSPEC, name
         tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert len(tagged) == 1, name
-        for line in tagged[0].source.splitlines():
-            assert "#" in line, f"{name}: the parameter {line!r} has no comment that says what it is"
+        lines = tagged[0].source.splitlines()
+        for part in ast.parse(tagged[0].source).body:
+            said = "".join(lines[part.lineno - 1 : part.end_lineno])
+            assert "#" in said, f"{name}: the parameter {said!r} has no comment that says what it is"
         assert notebook.cells[0].cell_type == "markdown", name
         assert re.search(r"^# ", notebook.cells[0].source, re.M), name
         assert f"file: chapters/{name}\n" in toc, f"{name} stands not in _toc.yml"

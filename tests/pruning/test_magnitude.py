@@ -1,0 +1,248 @@
+"""Masks against their definition, and survivors against everything that training may do."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lib import models, training
+from lib.data import Split
+from lib.pruning import magnitude
+from lib.pruning.magnitude import PrunedWeight, masks, prune
+from lib.weights import layers
+
+
+@pytest.fixture(scope="module")
+def split():
+    generator = torch.Generator().manual_seed(0)
+    return Split(torch.rand(48, 1, 28, 28, generator=generator), torch.randint(0, 10, (48,), generator=generator))
+
+
+class Mixed(nn.Sequential):
+    """Depthwise without bias, normalisation, grouped, one channel."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        parts = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6, bias=False)]
+        super().__init__(*parts, nn.Conv2d(6, 4, 3, groups=2), nn.Flatten(), nn.Linear(4 * 22 * 22, 10))
+
+
+def dense(model):
+    return {name: layer.weight.detach().clone() for name, layer in layers(model)}
+
+
+@pytest.mark.parametrize("s", [0.5, 1.0, 1.5, 1.75, 2.0])
+def test_share_pruned_of_normal_weights_is_the_error_function(s):
+    layer = nn.Linear(600, 600)
+    nn.init.normal_(layer.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    removed = 1 - masks(layer, quality=s)[""].float().mean().item()
+    assert removed == pytest.approx(math.erf(s / math.sqrt(2)), abs=0.005)
+
+
+def test_quality_zero_prunes_nothing():
+    model = Mixed()
+    before = dense(model)
+    prune(model, quality=0)
+    assert all(torch.equal(layer.weight, before[name]) for name, layer in layers(model))
+
+
+@pytest.mark.parametrize("how", [{"quality": 1.2}, {"density": 0.3}, {"density": 0.3, "scope": "global"}])
+def test_masks_do_not_change_when_layers_are_scaled(how):
+    model = Mixed()
+    before = masks(model, **how)
+    for i, (_, layer) in enumerate(layers(model)):
+        layer.weight.data *= 4.0**i  # powers of two: exact
+    after = masks(model, **how)
+    assert all(torch.equal(after[name], mask) for name, mask in before.items())
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_masks_of_falling_density_are_nested_and_a_second_time_the_same(scope):
+    model, last = Mixed(), None
+    for density in (0.9, 0.5, 0.2, 0.05):
+        fresh = masks(Mixed(), density=density, scope="layer")
+        kept = masks(model, density=density, scope=scope)
+        assert all(not (kept[n] & ~last[n]).any() for n in kept) if last else len(kept) == 4
+        prune(model, density=density, scope=scope)
+        again = masks(model, density=density, scope=scope)
+        assert all(torch.equal(again[n], kept[n]) for n in kept)
+        if scope == "layer":
+            assert all(torch.equal(fresh[n], kept[n]) for n in kept)  # in steps or at once
+        last = kept
+
+
+@pytest.mark.parametrize("density", [1e-9, 0.1, 1 / 3, 0.5, 0.999, 1.0])
+def test_density_keeps_exactly_the_largest(density):
+    weight = dense(models.lenet_300_100())["fc2"].abs().flatten()
+    mask = masks(models.lenet_300_100(), density=density)["fc2"].flatten()
+    keep = max(1, round(density * 30_000))
+    assert mask.sum() == keep
+    assert weight[mask].min() >= weight[~mask].max() if keep < 30_000 else mask.all()
+
+
+def test_global_density_is_one_quality_parameter_for_all_layers():
+    model = Mixed()
+    kept = masks(model, density=0.2, scope="global")
+    ratio = {n: w.abs() / w.std(correction=0) for n, w in dense(model).items()}
+    s = min(ratio[n][kept[n]].min() for n in kept)
+    assert all(torch.equal(kept[n], ratio[n] >= s) for n in kept)
+    assert sum(int(m.sum()) for m in kept.values()) == round(0.2 * sum(m.numel() for m in kept.values()))
+
+
+def test_a_mapping_prunes_the_layers_it_names_alone():
+    model = models.lenet_300_100()
+    before = dense(model)
+    prune(model, density={"fc1": 0.08, "fc3": 0.26})
+    assert [int(layer.weight.count_nonzero()) for _, layer in layers(model)] == [18_816, 30_000, 260]
+    assert torch.equal(model.fc2.weight, before["fc2"])
+
+
+def test_ties_keep_the_first_and_constant_layers_stay_under_quality():
+    layer = nn.Linear(10, 1, bias=False)
+    nn.init.constant_(layer.weight, -0.5)
+    assert masks(layer, density=0.3)[""].tolist() == [[True] * 3 + [False] * 7]
+    assert masks(layer, quality=3.0)[""].all()
+
+
+def test_zeros_are_never_kept_even_where_the_density_would_allow():
+    layer = nn.Linear(10, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 1, 0, 2, 0, 0, 0, 0, 0, -0.0]])
+    for how in ({"density": 0.9}, {"quality": 0}, {"density": 0.9, "scope": "global"}):
+        assert masks(layer, **how)[""].sum() == 2
+    layer.weight.data.zero_()
+    assert prune(layer, density=0.5).weight.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"batch_size": 5}])
+def test_pruned_weights_stay_exactly_zero_while_training(arguments, split):
+    model = prune(Mixed(), density=0.3)
+    kept = {name: layer.weight != 0 for name, layer in layers(model)}
+    before = dense(model)
+    training.fit(model, split, epochs=2, seed=0, learning_rate=0.01, **arguments)
+    for name, layer in layers(model):
+        assert (layer.weight[~kept[name]] == 0).all()
+        assert not torch.equal(layer.weight, before[name])  # the survivors do move
+
+
+def test_weights_pruned_while_momentum_carries_them_stay_positive_zero(split):
+    model = models.lenet_300_100()
+
+    def step(epoch):
+        prune(model, density=0.7 ** (epoch + 1))
+
+    training.fit(model, split, epochs=4, seed=0, learning_rate=0.01, batch_size=8, before_epoch=step)
+    latent, weight = model.fc1.parametrizations.weight.original, model.fc1.weight.detach()
+    form = model.fc1.parametrizations.weight[0]
+    assert (latent[form.mask == 0] != 0).any()  # the optimizer did push on them
+    assert (weight[form.mask == 0] == 0).all() and not torch.signbit(weight[form.mask == 0]).any()
+
+
+def test_gradient_of_a_pruned_weight_is_zero_and_of_a_survivor_the_dense_one():
+    mask = torch.tensor([[True, False, True]])
+    form, weight = PrunedWeight(mask), torch.tensor([[1.0, 2, 3]], requires_grad=True)
+    (form(weight) * torch.tensor([[5.0, 6, 7]])).sum().backward()
+    assert weight.grad.tolist() == [[5, 0, 7]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1, 5), (4, 2, 3, 3), (7, 40)])
+@pytest.mark.parametrize("density", [0.0, 0.03, 0.5, 0.97, 0.98, 1.0])
+def test_the_file_alone_gives_the_same_weight(shape, density):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    form = PrunedWeight(torch.rand(shape, generator=generator) < density)
+    stored = form.right_inverse(weight)
+    assert torch.equal(PrunedWeight.decode(form.encode(stored), weight.shape), form(stored))
+
+
+def test_scatter_refuses_places_outside_and_values_that_lack():
+    with pytest.raises(ValueError, match="2 values at 1 places"):
+        magnitude.scatter(torch.tensor([0]), torch.ones(2), torch.Size([4]))
+    with pytest.raises(ValueError, match=r"do not fit a weight of shape \(2, 2\)"):
+        magnitude.scatter(torch.tensor([4]), torch.ones(1), torch.Size([2, 2]))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_loops_end_dense_at_the_density_asked_for(scope, split):
+    for run in (
+        lambda m: magnitude.iterative(
+            m, split, density=0.1, rounds=2, epochs=1, seed=0, learning_rate=0.01, scope=scope
+        ),
+        lambda m: magnitude.gradual(m, split, density=0.1, ramp=2, epochs=3, seed=0, learning_rate=0.01, scope=scope),
+    ):
+        model = run(models.lenet_300_100())
+        assert magnitude.density(model) == pytest.approx(0.1, abs=1e-5)
+        assert model.state_dict().keys() == models.lenet_300_100().state_dict().keys()
+
+
+def test_gradual_takes_a_density_for_each_layer(split):
+    shares = {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}
+    model = magnitude.gradual(
+        models.lenet_300_100(), split, density=shares, ramp=2, epochs=2, seed=0, learning_rate=0.01
+    )
+    assert [int(layer.weight.count_nonzero()) for _, layer in layers(model)] == [18_816, 2_700, 260]
+
+
+def test_biases_and_normalisation_are_left_alone():
+    model = Mixed()
+    expected = copy.deepcopy({n: p for n, p in model.named_parameters() if p.dim() == 1})
+    prune(model, density=0.01)
+    assert len(expected) == 5
+    assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in expected.items())
+
+
+# -- Bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("density", [0, -0.1, 1.01, float("nan"), float("inf")])
+def test_density_outside_0_to_1_is_refused(density, split):
+    model = models.lenet_300_100()
+    for run in (
+        lambda: prune(model, density=density),
+        lambda: prune(model, density=density, scope="global"),
+        lambda: prune(model, density={"fc1": density}),
+        lambda: magnitude.iterative(model, split, density=density, rounds=2, epochs=1, seed=0),
+        lambda: magnitude.gradual(model, split, density=density, ramp=1, epochs=2, seed=0),
+        lambda: magnitude.gradual(model, split, density={"fc1": density}, ramp=1, epochs=2, seed=0),
+    ):
+        with pytest.raises(ValueError, match=r"density must be in \(0, 1\].* not .*"):
+            run()
+    assert magnitude.density(model) == 1
+
+
+@pytest.mark.parametrize("quality", [-1, float("nan")])
+def test_a_negative_quality_is_refused(quality):
+    with pytest.raises(ValueError, match=f"must be 0 or larger, not {quality}"):
+        masks(models.lenet_300_100(), quality=quality)
+
+
+def test_one_way_to_choose_is_needed_and_unknown_names_are_refused():
+    model = models.lenet_300_100()
+    for how in ({}, {"density": 0.5, "quality": 1}):
+        with pytest.raises(ValueError, match="exactly one"):
+            masks(model, **how)
+    with pytest.raises(ValueError, match="no layer 'fc9' to prune: the layers are fc1, fc2, fc3"):
+        masks(model, density={"fc9": 0.5})
+    with pytest.raises(ValueError, match="scope must be 'layer' or 'global', not 'all'"):
+        masks(model, density=0.5, scope="all")
+    with pytest.raises(ValueError, match="one density for the whole network"):
+        masks(model, density={"fc1": 0.5}, scope="global")
+
+
+@pytest.mark.parametrize("how", [{"density": 0.5}, {"density": 0.5, "scope": "global"}, {"quality": 1.0}])
+def test_a_model_without_weights_and_weights_not_finite_are_refused(how):
+    with pytest.raises(ValueError, match="ReLU has no layer with a weight"):
+        prune(nn.ReLU(), **how)
+    layer = nn.Linear(2, 2)
+    layer.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        prune(layer, **how)
+
+
+@pytest.mark.parametrize(("rounds", "ramp"), [(0, 0), (-1, 9)])
+def test_loops_that_would_not_reach_the_density_are_refused(rounds, ramp, split):
+    with pytest.raises(ValueError, match="rounds 1 or more"):
+        magnitude.iterative(models.lenet_300_100(), split, density=0.5, rounds=rounds, epochs=1, seed=0)
+    with pytest.raises(ValueError, match=r"ramp in 1\.\.3"):
+        magnitude.gradual(models.lenet_300_100(), split, density=0.5, ramp=ramp, epochs=3, seed=0)

@@ -1,0 +1,313 @@
+"""The loop against plain torch, evaluation by counting, and a cache that is never wrong."""
+
+import multiprocessing
+import os
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from lib import models, training
+from lib.data import Split
+
+CALLS: list[str] = []
+
+
+@pytest.fixture
+def split():
+    generator = torch.Generator().manual_seed(0)
+    return Split(torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SURVEY_CACHE", str(tmp_path / "cache"))
+    CALLS.clear()
+    return tmp_path / "cache"
+
+
+def linear(seed: int = 0) -> nn.Module:
+    return models.lenet_300_100(seed)
+
+
+def state(model):
+    return [p.detach().clone() for p in model.state_dict().values()]
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_is_plain_nesterov_with_decayed_weights_and_a_cosine(split):
+    model, plain = linear(), linear()
+    losses = training.fit(
+        model, split, epochs=2, seed=3, learning_rate=0.1, momentum=0.9, weight_decay=0.01, batch_size=8
+    )
+    parameters = list(plain.parameters())
+    velocity, generator, step, expected = (
+        [torch.zeros_like(p) for p in parameters],
+        torch.Generator().manual_seed(3),
+        0,
+        [],
+    )
+    for _ in range(2):
+        total = 0.0
+        for batch in torch.randperm(20, generator=generator).split(8):
+            rate = 0.1 * (1 + torch.tensor(torch.pi * step / 6).cos().item()) / 2
+            loss = nn.functional.cross_entropy(plain(split.images[batch]), split.labels[batch])
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for p, v, g in zip(parameters, velocity, gradients, strict=True):
+                    g = g + 0.01 * p if p.dim() > 1 else g
+                    v.mul_(0.9).add_(g)
+                    p.sub_(rate * (g + 0.9 * v))
+            total, step = total + loss.item() * len(batch), step + 1
+        expected.append(total / 20)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for ours, theirs in zip(model.parameters(), parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_the_seed_fixes_the_run_and_the_global_random_state_does_not_matter(split, shift):
+    results = []
+    for outer in (1, 2):
+        torch.manual_seed(outer)
+        model = linear()
+        training.fit(model, split, epochs=2, seed=5, batch_size=7, shift=shift, learning_rate=0.01)
+        results.append(model)
+    other = linear()
+    training.fit(other, split, epochs=2, seed=6, batch_size=7, shift=shift, learning_rate=0.01)
+    assert equal(*results) and not equal(results[0], other)
+
+
+def test_shifted_images_are_the_image_moved_with_zeros_coming_in():
+    images = torch.rand(40, 2, 5, 6)
+    moved = training.shifted(images, 2, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    offsets = set()
+    for image, result in zip(images, moved, strict=True):
+        padded = nn.functional.pad(image, (2, 2, 2, 2))
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[:, y : y + 5, x : x + 6], result)]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert len(offsets) > 10
+
+
+def test_no_epochs_change_nothing(split):
+    model = linear()
+    assert training.fit(model, split, epochs=0, seed=0) == [] and equal(model, linear())
+
+
+def test_what_is_frozen_stays(split):
+    model = linear()
+    model.fc1.requires_grad_(False)
+    training.fit(model, split, epochs=1, seed=0, learning_rate=0.01)
+    assert torch.equal(model.fc1.weight, linear().fc1.weight) and not torch.equal(model.fc3.weight, linear().fc3.weight)
+
+
+def test_before_epoch_is_called_before_each_epoch(split):
+    model, seen = linear(), []
+    training.fit(
+        model, split, epochs=3, seed=0, learning_rate=0.01, before_epoch=lambda e: seen.append((e, state(model)[1]))
+    )
+    assert [e for e, _ in seen] == [0, 1, 2] and torch.equal(seen[0][1], linear().fc1.bias)
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
+def test_a_model_with_normalisation_ends_in_evaluation_mode_and_in_plain_memory(split):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    training.fit(model, split, epochs=1, seed=0, learning_rate=0.01)
+    assert not any(m.training for m in model.modules()) and model[1].num_batches_tracked == 1
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": -1}, "epochs must be 0 or more"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
+    ],
+)
+def test_bad_numbers_are_refused(arguments, message, split):
+    with pytest.raises(ValueError, match=message):
+        training.fit(linear(), split, seed=0, **arguments)
+
+
+def test_empty_splits_are_refused(split):
+    for call in (
+        lambda: training.fit(linear(), split.first(0), epochs=1, seed=0),
+        lambda: training.error_pct(linear(), split.first(0)),
+    ):
+        with pytest.raises(ValueError, match="empty: at least one sample"):
+            call()
+
+
+def test_training_that_diverges_says_so(split):
+    with pytest.raises(ValueError, match=r"training diverged in epoch \d: the loss is (nan|inf)"):
+        training.fit(linear(), split, epochs=3, seed=0, learning_rate=1e20, batch_size=5)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 3, 28, 28), (4, 784, 1, 2)])
+@pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
+def test_an_input_of_the_wrong_shape_is_one_clear_error(build, shape):
+    wrong = Split(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
+    for call in (lambda: training.fit(build(), wrong, epochs=1, seed=0), lambda: training.error_pct(build(), wrong)):
+        with pytest.raises(
+            ValueError, match=rf"Sequential does not take images of shape \({shape[0]}, {shape[1]}, {shape[2]}, "
+        ):
+            call()
+
+
+# -- error_pct ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 1000])
+def test_error_counts_the_wrong_ones(batch_size):
+    images, labels = torch.eye(10)[:, None, None], torch.arange(10)
+    labels[:3] = 9
+    assert training.error_pct(nn.Flatten(), Split(images, labels), batch_size=batch_size) == 30
+    assert training.error_pct(nn.Flatten(), Split(images[:1], torch.tensor([0]))) == 0
+
+
+# -- cached ------------------------------------------------------------------------------------------------------------
+
+
+def small_step(model, *, amount=1.0, extra=None):
+    CALLS.append("small_step")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(amount)
+
+
+def another_step(model, *, amount=1.0, extra=None):
+    CALLS.append("another_step")
+    small_step(model, amount=2 * amount)
+
+
+def slow_step(model, *, log):
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(0.4)
+    small_step(model)
+
+
+def fails(model):
+    small_step(model)
+    raise KeyError("stopped")
+
+
+def stores_otherwise(model):
+    nn.utils.parametrize.register_parametrization(model, "weight", nn.Identity())
+
+
+def test_a_second_call_gives_the_same_network_without_training(cache):
+    first = training.cached(small_step, nn.Linear(3, 3))
+    assert len(CALLS) == 1
+    torch.manual_seed(0)
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    b.load_state_dict(a.state_dict())
+    first, second = training.cached(small_step, a), training.cached(small_step, b)
+    assert len(CALLS) == 2 and second is b and equal(first, second) and not second.training
+
+
+def test_real_training_comes_back_bit_for_bit(cache, split):
+    arguments = {"split": split, "epochs": 1, "seed": 0, "batch_size": 7, "learning_rate": 0.01}
+    first, second = (training.cached(training.fit, models.lenet5(), **arguments) for _ in range(2))
+    direct = models.lenet5()
+    training.fit(direct, **arguments)
+    assert equal(first, second) and equal(first, direct)
+
+
+ARGUMENTS = [
+    {},
+    {"amount": 2.0},
+    {"amount": 2},
+    {"extra": [1, 23]},
+    {"extra": [12, 3]},
+    {"extra": [123]},
+    {"extra": [[1], [23]]},
+    {"extra": "12"},
+    {"extra": {"a": 1}},
+    {"extra": {"b": 1}},
+    {"extra": torch.zeros(2, 3)},
+    {"extra": torch.zeros(3, 2)},
+    {"extra": torch.zeros(6).long()},
+    {"extra": Split(torch.zeros(1, 1, 2, 2), torch.zeros(1))},
+    {"extra": Split(torch.ones(1, 1, 2, 2), torch.zeros(1))},
+    {"extra": True},
+]
+
+
+def test_other_arguments_code_or_weights_are_another_entry(cache):
+    def build(seed):
+        torch.manual_seed(seed)
+        return nn.Linear(2, 2)
+
+    for arguments in ARGUMENTS:
+        training.cached(small_step, build(0), **arguments)
+    assert len(CALLS) == len(ARGUMENTS) == len(list(cache.glob("*.safetensors")))
+    training.cached(small_step, build(1))
+    training.cached(another_step, build(0))
+    training.cached(small_step, nn.Sequential(build(0)))
+    assert len(list(cache.glob("*.safetensors"))) == len(ARGUMENTS) + 3
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: b"", lambda c: c[:-1], lambda c: c[:-1] + bytes([c[-1] ^ 1]), lambda c: b"\xff" * 99]
+)
+def test_a_damaged_entry_is_trained_again_and_mended(cache, damage):
+    expected = training.cached(small_step, models.lenet_300_100())
+    (entry,) = cache.glob("*.safetensors")
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    assert equal(training.cached(small_step, models.lenet_300_100()), expected)
+    assert len(CALLS) == 2 and entry.read_bytes() == whole
+
+
+def test_training_that_fails_leaves_no_entry_and_no_lock_behind(cache):
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            training.cached(fails, nn.Linear(2, 2))
+    assert not list(cache.glob("*.safetensors")) and not list(cache.glob("*.partial"))
+
+
+def test_tied_weights_are_cached(cache):
+    def build():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model[1].weight = model[0].weight
+        return model
+
+    first, second = training.cached(small_step, build()), training.cached(small_step, build())
+    assert equal(first, second) and len(CALLS) == 1 and second[0].weight is second[1].weight
+
+
+def test_a_second_process_waits_for_the_first(cache, tmp_path):
+    log = tmp_path / "trained"
+    fork = multiprocessing.get_context("fork")
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    both = [fork.Process(target=training.cached, args=(slow_step, model), kwargs={"log": str(log)}) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(30)
+    assert [p.exitcode for p in both] == [0, 0] and len(log.read_text().splitlines()) == 1
+
+
+def test_what_cannot_be_a_key_is_refused_before_training(cache):
+    amount = 3.0
+    with pytest.raises(ValueError, match="captures variables"):
+        training.cached(lambda model: small_step(model, amount=amount), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="a function of a module that stands in a file"):
+        training.cached(eval("lambda model: None", {"__name__": "typed_in_a_notebook"}), nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        training.cached(small_step, nn.Linear(2, 2), extra=object())
+    with pytest.raises(ValueError, match="decompress the model to cache it"):
+        training.cached(stores_otherwise, nn.Linear(2, 2))
+    assert not CALLS and not list(cache.glob("*.safetensors"))
