@@ -1,7 +1,7 @@
 """How fast and how good: the exact 1-D k-means against others, and saving and loading LeNet-5.
 
 Times are medians on one thread, taken in turns in one process. Compare the ratios: milliseconds do not travel.
-Run with ``python benchmarks/kmeans.py`` from the project's folder.
+Run with ``make bench``; with ckwrap installed (the extra ``peers``), that is raced too.
 """
 
 import tempfile

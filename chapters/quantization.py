@@ -63,6 +63,19 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 folder = Path(tempfile.mkdtemp())
 
+
+def record(key, values, unit="x", digits=1):
+    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits)
+
+
+def error(model):
+    return training.error_pct(model, dataset.test)
+
+
+def smaller(model, coder="huffman"):
+    return measure.dense_bytes(model) / len(storage.dumps(model, coder=coder))
+
+
 # %% [markdown]
 # Every technique starts from the same trained networks, dense or pruned as the [chapter on pruning](pruning.py) does it.
 
@@ -80,9 +93,8 @@ plan5, plan300 = (lenet5_epochs, lenet5_kept, lenet5_final_epochs), (epochs, kep
 lenet5 = [networks(models.lenet5, 0.05, seed, *plan5) for seed in range(lenet5_seeds)]
 lenet300 = [networks(models.lenet_300_100, 0.1, seed, *plan300) for seed in range(seeds)]
 for name, pairs in (("lenet300", lenet300), ("lenet5", lenet5)):
-    error = [training.error_pct(dense, dataset.test) for dense, _ in pairs]
-    evidence.record(f"quantization.{name}.baseline_error_pct", error, unit="%", digits=2)
-level = np.mean([training.error_pct(dense, dataset.test) for dense, _ in lenet300])
+    record(f"{name}.baseline_error_pct", [error(dense) for dense, _ in pairs], "%", 2)
+level = np.mean([error(dense) for dense, _ in lenet300])
 
 # %% [markdown]
 # (sec-optimal-kmeans)=
@@ -129,11 +141,9 @@ k = 2**weight_bits - 1
 best = [optimal_kmeans.optimal(weights, k).squared_error for weights in survivors]
 rows = []
 for how in ("linear", "density", "random"):
-    lost = [
-        deep_compression.cluster(weights, k, how, seed=0).squared_error for weights in survivors
-    ]
-    excess = [100 * (a / b - 1) for a, b in zip(lost, best, strict=True)]
-    text = evidence.record(f"quantization.start_{how}.excess_pct", excess, unit="%", digits=1)
+    found = [deep_compression.cluster(weights, k, how).squared_error for weights in survivors]
+    excess = [100 * (a / b - 1) for a, b in zip(found, best, strict=True)]
+    text = record(f"start_{how}.excess_pct", excess, "%")
     rows.append({"start of Lloyd's iteration": how, "squared error above the optimum": text})
 figures.table(rows, caption=f"{k} clusters of the survivors of the first layer")
 
@@ -143,19 +153,12 @@ weights = survivors[0]
 ax.hist(weights, bins=120, color="#c9d6df")
 looks = {"linear": figures.QUANTIZATION, "density": figures.COMBINED, "optimal": figures.RETRAINED}
 tall = ax.get_ylim()[1]
-for place, (how, look) in enumerate(looks.items()):
+for row, (how, look) in enumerate(looks.items()):
     found = deep_compression.cluster(weights, 15, how).centroids
-    ax.plot(
-        found,
-        [-tall * (0.06 + 0.07 * place)] * len(found),
-        **look | {"linestyle": "none"},
-        label=how,
-    )
-ax.set(
-    xlabel="weight of the first layer",
-    ylabel="survivors",
-    yticks=[t for t in ax.get_yticks() if 0 <= t < tall],
-)
+    at = np.full(15, -tall * (0.06 + 0.07 * row))
+    ax.plot(found, at, **look | {"linestyle": "none"}, label=how)
+ax.set(xlabel="weight of the first layer", ylabel="survivors")
+ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick < tall])
 ax.legend(title="15 centroids")
 reach = {how: np.abs(deep_compression.cluster(weights, 15, how).centroids).max() for how in looks}
 figures.show(
@@ -194,9 +197,8 @@ weights = [layer.weight.numel() for _, layer in magnitude.layers(shared)]
 formula = sum(4 * n / scalar_kmeans.compression_rate(n, 4) for n in weights)
 biases = 4 * (measure.parameters(shared) - sum(weights))
 assert 0 <= size - formula - biases < 250
-assert torch.equal(
-    storage.load(folder / "shared.slim", models.lenet_300_100()).fc1.weight, shared.fc1.weight
-)
+again = storage.load(folder / "shared.slim", models.lenet_300_100())
+assert torch.equal(again.fc1.weight, shared.fc1.weight)
 
 # %% [markdown]
 # **An experiment.** One to six bits a weight, for the dense networks, without any training afterwards.
@@ -205,17 +207,10 @@ assert torch.equal(
 rows = []
 for bits in range(6, 0, -1):
     shared = [scalar_kmeans.share(copy.deepcopy(dense), bits=bits) for dense, _ in lenet300]
-    ratio = [
-        measure.dense_bytes(model) / len(storage.dumps(model, coder="fixed")) for model in shared
-    ]
-    error = [training.error_pct(model, dataset.test) for model in shared]
-    smaller = evidence.record(f"quantization.scalar{bits}.file_ratio", ratio, unit="x", digits=1)
-    wrong = evidence.record(f"quantization.scalar{bits}.error_pct", error, unit="%", digits=2)
-    rows.append({"bits a weight": bits, "times smaller (file)": smaller, "test error": wrong})
-figures.table(
-    rows,
-    caption="Scalar k-means without training, LeNet-300-100: means over seeds with 95 % intervals",
-)
+    ratio = record(f"scalar{bits}.file_ratio", [smaller(model, "fixed") for model in shared])
+    wrong = record(f"scalar{bits}.error_pct", [error(model) for model in shared], "%", 2)
+    rows.append({"bits a weight": bits, "times smaller (file)": ratio, "test error": wrong})
+figures.table(rows, caption="Scalar k-means without training, LeNet-300-100")
 
 # %% [markdown]
 # **What to see.** Four bits give a file {glue:text}`quantization.scalar4.file_ratio` smaller at {glue:text}`quantization.scalar4.error_pct` error, two bits {glue:text}`quantization.scalar2.file_ratio` at {glue:text}`quantization.scalar2.error_pct`.
@@ -253,9 +248,8 @@ weight = form[0](form.original).detach().requires_grad_()
 hidden = torch.nn.functional.linear(batch.images.flatten(1), weight, model.fc1.bias)
 torch.nn.functional.cross_entropy(model[2:](hidden), batch.labels).backward()
 torch.nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
-by_cluster = torch.zeros(len(form.original)).index_add(
-    0, form[0].codes, weight.grad.flatten()[form[0].places]
-)
+moved = weight.grad.flatten()[form[0].places]
+by_cluster = torch.zeros(len(form.original)).index_add(0, form[0].codes, moved)
 torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 
 # %% [markdown]
@@ -266,20 +260,17 @@ torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 tuning = {"learning_rate": 3e-4, "weight_decay": 0.0}
 rows = []
 for how in deep_compression.STARTS:
-    row, before, after = {"start": how}, [], []
+    shared, trained = [], []
     for seed, (_, pruned) in enumerate(lenet300):
         model = deep_compression.share_survivors(copy.deepcopy(pruned), bits=2, how=how, seed=seed)
-        before.append(training.error_pct(model, dataset.test))
+        shared.append(error(model))
         training.fit(model, dataset.train, epochs=1, seed=seed, **tuning)
-        after.append(training.error_pct(model, dataset.test))
-    for when, error in (("shared", before), ("trained", after)):
-        row[f"error, {when}"] = evidence.record(
-            f"quantization.start_{how}.{when}_error_pct", error, unit="%", digits=2
-        )
-    rows.append(row)
+        trained.append(error(model))
+    before = record(f"start_{how}.shared_error_pct", shared, "%", 2)
+    after = record(f"start_{how}.trained_error_pct", trained, "%", 2)
+    rows.append({"start": how, "error, just shared": before, "error, values trained": after})
 figures.table(
-    rows,
-    caption="Three values and zero: LeNet-300-100 just shared, and after one epoch of training the values",
+    rows, caption="LeNet-300-100 with three values and zero; one epoch of training the values"
 )
 
 # %% [markdown]
@@ -319,15 +310,11 @@ for bits in widths:
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
-ax.plot(
-    widths,
-    [size / 1000 for size in sizes["fixed"]],
-    **figures.QUANTIZATION,
-    label="codes of one length",
-)
-ax.plot(
-    widths, [size / 1000 for size in sizes["huffman"]], **figures.COMBINED, label="Huffman codes"
-)
+for coder, look, label in (
+    ("fixed", figures.QUANTIZATION, "codes of one length"),
+    ("huffman", figures.COMBINED, "Huffman codes"),
+):
+    ax.plot(widths, np.array(sizes[coder]) / 1000, **look, label=label)
 ax.set(xlabel="bits of a gap field", ylabel="file (kB)", ylim=(0, None))
 ax.legend()
 kb = {coder: min(found) / 1000 for coder, found in sizes.items()}
@@ -336,8 +323,8 @@ figures.show(
     figure,
     name="fig-gaps",
     caption="Size of the file of one LeNet-300-100 against the width of the gap fields.",
-    alt=f"Two curves of file size against gap width, each with a minimum: {min(sizes['fixed']) / 1000:.1f} kB at {at['fixed']} bits with codes of "
-    f"one length, {min(sizes['huffman']) / 1000:.1f} kB at {at['huffman']} bits with Huffman codes.",
+    alt=f"Two curves of file size against gap width, each with a minimum: {kb['fixed']:.1f} kB at {at['fixed']} bits with codes of "
+    f"one length, {kb['huffman']:.1f} kB at {at['huffman']} bits with Huffman codes.",
 )
 
 # %% [markdown]
@@ -361,13 +348,7 @@ figures.show_source(coding.code_lengths, coding.canonical)
 # %%
 text = np.array([0] * 16 + [1] * 8 + [2] * 4 + [3] * 2 + [4] * 2)
 lengths = coding.code_lengths(np.bincount(text))
-assert lengths.tolist() == [
-    1,
-    2,
-    3,
-    4,
-    4,
-]  # all shares are powers of a half, so the code meets the entropy
+assert lengths.tolist() == [1, 2, 3, 4, 4]  # the shares are powers of a half
 assert lengths[text].sum() == coding.entropy_bits(np.bincount(text))
 assert coding.unhuffman(coding.huffman(text, lengths), len(text), lengths).tolist() == text.tolist()
 
@@ -387,18 +368,16 @@ def deep_compressed(sparse, epochs, seed):
 def measured(name, build, pairs, epochs):
     """Compress, write, read back, and record; the first compressed network is returned."""
     found = [deep_compressed(sparse, epochs, seed) for seed, (_, sparse) in enumerate(pairs)]
-    sizes = [
-        storage.save(model, folder / f"{name}{seed}.slim", coder="huffman")
-        for seed, model in enumerate(found)
-    ]
-    loaded = [storage.load(folder / f"{name}{seed}.slim", build(99)) for seed in range(len(found))]
+    files = [folder / f"{name}{seed}.slim" for seed in range(len(found))]
+    sizes = [storage.save(*each, coder="huffman") for each in zip(found, files, strict=True)]
+    loaded = [storage.load(file, build(99)) for file in files]
     images = dataset.test.first(500).images
     assert all(torch.equal(a(images), b(images)) for a, b in zip(found, loaded, strict=True))
-    error = [training.error_pct(model, dataset.test) for model in loaded]
-    ratio = [measure.dense_bytes(model) / size for model, size in zip(loaded, sizes, strict=True)]
-    evidence.record(f"quantization.{name}.error_pct", error, unit="%", digits=2)
-    evidence.record(f"quantization.{name}.file_ratio", ratio, unit="x", digits=1)
-    evidence.record(f"quantization.{name}.file_bytes", sizes, unit="bytes", digits=0)
+    record(f"{name}.error_pct", [error(model) for model in loaded], "%", 2)
+    dense = measure.dense_bytes(loaded[0])
+    record(f"{name}.file_ratio", [dense / size for size in sizes])
+    record(f"{name}.file_bytes", sizes, "bytes", 0)
+    record(f"{name}.dense_bytes", dense, "bytes", 0)
     return found
 
 
@@ -413,22 +392,11 @@ compressed5 = measured("lenet5", models.lenet5, lenet5, lenet5_share_epochs)
 # Where the bits go, layer by layer:
 
 # %% tags=["remove-input"]
-evidence.record(
-    "quantization.lenet300.dense_bytes",
-    measure.dense_bytes(compressed300[0]),
-    unit="bytes",
-    digits=0,
-)
-evidence.record(
-    "quantization.lenet5.dense_bytes", measure.dense_bytes(compressed5[0]), unit="bytes", digits=0
-)
 named = {"LeNet-300-100": compressed300[0], "LeNet-5": compressed5[0]}
 rows = [
     {"network": name} | row for name, model in named.items() for row in measure.by_stream(model)
 ]
-figures.table(
-    rows, caption="Bits for each entry: with codes of one length, with Huffman's, and the entropy"
-)
+figures.table(rows, caption="Bits for each entry: codes of one length, Huffman's, and the entropy")
 
 # %% [markdown]
 # The corresponding table of {cite:t}`han2016deep` has 4.4 and 3.7 bits after Huffman coding for the first layer of LeNet-300-100.
@@ -448,31 +416,21 @@ words = {
     "file": "bytes of the file",
 }
 rows = [{"what is counted": text} for text in words.values()]
-for name, label, found in (
-    ("lenet300", "LeNet-300-100", compressed300),
-    ("lenet5", "LeNet-5", compressed5),
-):
-    plain = [
-        deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in found
-    ]  # as in the paper's tables
-    dense = measure.dense_bytes(found[0])
+for name, found in (("lenet300", compressed300), ("lenet5", compressed5)):
+    # Codes of one length want the short gaps of the paper's tables.
+    plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in found]
     for row, kind in zip(rows, words, strict=True):
         counted = plain if kind == "fixed_codes" else found
+        sizes = [getattr(measure.accountings(model, coder="huffman"), kind) for model in counted]
         ratio = [
-            dense / getattr(measure.accountings(model, coder="huffman"), kind) for model in counted
+            measure.dense_bytes(model) / size for model, size in zip(found, sizes, strict=True)
         ]
-        row[label] = evidence.record(
-            f"quantization.{name}.{kind}_accounting_ratio", ratio, unit="x", digits=1
-        )
-    uncoded = [len(storage.dumps(model, coder="fixed")) for model in plain]
-    gain = [
-        size / len(storage.dumps(model, coder="huffman"))
-        for size, model in zip(uncoded, found, strict=True)
-    ]
-    evidence.record(f"quantization.{name}.huffman_gain_ratio", gain, unit="x", digits=2)
-    smaller = [dense / size for size in uncoded]
-    evidence.record(f"quantization.{name}.uncoded_file_ratio", smaller, unit="x", digits=1)
-figures.table(rows, caption="The same networks, four compression ratios")
+        row[name] = record(f"{name}.{kind}_accounting_ratio", ratio)
+    before, after = [smaller(m, "fixed") for m in plain], [smaller(m) for m in found]
+    record(f"{name}.uncoded_file_ratio", before)
+    gain = [b / a for a, b in zip(before, after, strict=True)]
+    record(f"{name}.huffman_gain_ratio", gain, digits=2)
+figures.table(rows, caption="LeNet-300-100 and LeNet-5: the same networks, four compression ratios")
 
 # %% [markdown]
 # **What to see.** Only the last line is one that a device could store.
@@ -485,39 +443,29 @@ figures.table(rows, caption="The same networks, four compression ratios")
 
 
 # %%
-def curve(models_of, settings):
-    """File ratio and error for each setting, for all seeds."""
-    points = []
-    for setting in settings:
-        found = [models_of(setting, dense, sparse) for dense, sparse in lenet300]
-        ratio = [
-            measure.dense_bytes(model) / len(storage.dumps(model, coder="huffman"))
-            for model in found
-        ]
-        points.append(
-            (sum(ratio) / seeds, [training.error_pct(model, dataset.test) for model in found])
-        )
-    return zip(*points, strict=True)
-
-
 def pruned_only(share, dense, sparse):
-    return magnitude.prune(
-        copy.deepcopy(sparse), density=share * magnitude.density(sparse), scope="global"
-    )
+    density = share * magnitude.density(sparse)
+    return magnitude.prune(copy.deepcopy(sparse), density=density, scope="global")
+
+
+def shared_only(bits, dense, sparse):
+    return scalar_kmeans.share(copy.deepcopy(dense), bits=bits)
+
+
+def both(bits, dense, sparse):
+    return deep_compression.share_survivors(copy.deepcopy(sparse), bits=bits, how="optimal")
+
+
+def curve(change, settings):
+    """For each setting the mean times smaller, and the error of each seed's network."""
+    found = [[change(setting, *pair) for pair in lenet300] for setting in settings]
+    return [(np.mean([*map(smaller, models)]), [*map(error, models)]) for models in found]
 
 
 curves = {
     "prune": curve(pruned_only, (1.0, 0.8, 0.6, 0.45, 0.35)),
-    "share": curve(
-        lambda bits, dense, sparse: scalar_kmeans.share(copy.deepcopy(dense), bits=bits),
-        range(6, 0, -1),
-    ),
-    "both": curve(
-        lambda bits, d, s: deep_compression.share_survivors(
-            copy.deepcopy(s), bits=bits, how="optimal"
-        ),
-        range(6, 1, -1),
-    ),
+    "share": curve(shared_only, range(6, 0, -1)),
+    "both": curve(both, range(6, 1, -1)),
 }
 
 # %% tags=["remove-input"]
@@ -526,11 +474,8 @@ looks = {"prune": figures.PRUNING, "share": figures.QUANTIZATION, "both": figure
 labels = {"prune": "prune alone", "share": "share alone", "both": "prune, then share"}
 within = {}
 for name, points in curves.items():
-    x, runs = points
-    figures.line(ax, x, runs, looks[name], labels[name])
-    within[name] = max(
-        [r for r, e in zip(x, runs, strict=True) if sum(e) / seeds <= level + 1] or [1.0]
-    )
+    figures.line(ax, *zip(*points, strict=True), looks[name], labels[name])
+    within[name] = max([times for times, errors in points if np.mean(errors) <= level + 1] or [1.0])
 ax.axhline(level, **figures.DENSE | {"marker": ""}, label="dense network")
 if dataset.name == "mnist":
     ax.plot([40], [1.58], **figures.REPORTED, label="Deep Compression, as reported")
@@ -557,34 +502,31 @@ one = dataset.test.images[:1]
 latency = measure.latency_ms(
     {name: lambda m=model: m(one) for name, model in variants.items()}, runs=51
 )
-rows = []
-for name, model in variants.items():
-    size = len(storage.dumps(model, coder="huffman"))
-    row = {
+rows = [
+    {
         "network": name,
-        "test error (%)": f"{training.error_pct(model, dataset.test):.2f}",
-        "file (bytes)": f"{size:,}",
+        "test error (%)": f"{error(model):.2f}",
+        "file (bytes)": f"{len(storage.dumps(model, coder='huffman')):,}",
+        "times smaller": f"{smaller(model):.1f}",
+        "multiply-adds": f"{measure.multiply_adds(model, one.shape[1:]):,}",
+        "latency (ratio)": f"{latency[name].median / latency['dense'].median:.2f}",
     }
-    row |= {"times smaller": f"{measure.dense_bytes(model) / size:.1f}"}
-    row |= {"multiply-adds": f"{measure.multiply_adds(model, one.shape[1:]):,}"}
-    rows.append(row | {"latency (ratio)": f"{latency[name].median / latency['dense'].median:.2f}"})
-figures.table(
-    rows,
-    caption="LeNet-300-100, first seed; latency of one input on one thread, as a ratio to the dense network",
-)
+    for name, model in variants.items()
+]
+figures.table(rows, caption="LeNet-300-100, first seed; latency of one input on one thread")
 
 # %% tags=["remove-cell"]
 for name, reached in within.items():
-    evidence.record(f"quantization.{name}.within_point_ratio", reached, unit="x", digits=0)
-shared = [scalar_kmeans.share(copy.deepcopy(dense), bits=4) for dense, _ in lenet300]
-density = [100 * magnitude.density(model) for model in shared]
-evidence.record("quantization.scalar4.density_pct", density, unit="%", digits=1)
+    record(f"{name}.within_point_ratio", reached, digits=0)
+shared = [shared_only(4, *pair) for pair in lenet300]
+record("scalar4.density_pct", [100 * magnitude.density(model) for model in shared], "%")
 same = [measure.parameters(model) / measure.parameters(dense) for model in shared]
-evidence.record("quantization.scalar4.parameters_ratio", same, unit="x", digits=2)
+record("scalar4.parameters_ratio", same, digits=2)
 neurons = [len(model.fc1.weight.unique(dim=0)) / len(model.fc1.weight) for model in shared]
-evidence.record("quantization.scalar4.distinct_neurons_ratio", neurons, unit="x", digits=2)
+record("scalar4.distinct_neurons_ratio", neurons, digits=2)
 distinct = max(model.fc1.weight.unique().numel() for model in compressed300)
-evidence.record("quantization.lenet300.distinct_values", distinct, unit="", digits=0)
+record("lenet300.distinct_values", distinct, "", 0)
+
 # %% [markdown]
 # **What to see.** Within one point of the dense error, pruning alone reaches {glue:text}`quantization.prune.within_point_ratio`, sharing alone {glue:text}`quantization.share.within_point_ratio`, and both together {glue:text}`quantization.both.within_point_ratio`.
 # None of this saves time by itself: the weight is rebuilt from its codes at every use, and the multiply-adds stay.
@@ -601,12 +543,10 @@ form = compressed300[0].fc1.parametrizations.weight[0]
 codes[form.places.numpy()] = form.codes.numpy() + 1
 counts = np.bincount(codes)
 wasted = 100 * (coding.huffman_bits(counts) / coding.entropy_bits(counts) - 1)
-evidence.record("quantization.dense_stream.overhead_pct", wasted, unit="%", digits=0)
-sizes = [
-    [len(storage.dumps(model, coder=c)) for c in ("huffman", "best")] for model in compressed300
-]
-gain = [100 * (1 - best / huffman) for huffman, best in sizes]
-evidence.record("quantization.lenet300.range_gain_pct", gain, unit="%", digits=1)
+record("dense_stream.overhead_pct", wasted, "%", 0)
+gain = [100 * (1 - smaller(model) / smaller(model, "best")) for model in compressed300]
+record("lenet300.range_gain_pct", gain, "%")
+
 # %% [markdown]
 # One Huffman code for the first layer, zeros included, takes {glue:text}`quantization.dense_stream.overhead_pct` more than the entropy.
 # The two streams of Deep Compression avoid that by never writing a zero.

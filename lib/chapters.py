@@ -150,6 +150,8 @@ def status(root: Path, chapter: str, profile: str) -> dict[str, Any]:
         return json.loads(path.read_text("utf-8"))
     waiting = [other for other in header(root, chapter)["needs"] if executed(root, other, profile) is None]
     why = f"it waits for {', '.join(waiting)}" if waiting else "it has not run to its end"
+    if not waiting and output(root, chapter, profile).exists():
+        why = "its run is of other sources: the chapter, lib, the data or a parameter has changed since it began"
     return {"status": "not run", "error": why, "seconds": 0.0, "peak_mib": 0}
 
 

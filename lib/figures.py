@@ -25,9 +25,9 @@ COMBINED = {"color": "#cc79a7", "marker": "v", "linestyle": "-."}
 REPORTED = {"color": "black", "marker": "*", "linestyle": "none", "markerfacecolor": "none", "markersize": 12}
 
 STYLE = {
-    "figure.figsize": (7.0, 3.8),
+    "figure.figsize": (6.0, 3.6),
     "figure.facecolor": "white",
-    "font.size": 11,
+    "font.size": 12,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,7 +37,7 @@ STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
     "legend.frameon": False,
-    "legend.fontsize": 10,
+    "legend.fontsize": 11,
     "svg.fonttype": "path",
     "svg.hashsalt": "survey",
     "figure.constrained_layout.use": True,
@@ -54,7 +54,7 @@ def style() -> Iterator[None]:
 def axes(columns: int = 1, **subplots: object):
     """A figure in the book's style and its axes, one or a row of them."""
     with style():
-        figure = Figure(figsize=(7.0, 3.8), layout="constrained")
+        figure = Figure(figsize=(6.0, 3.6), layout="constrained")
         return figure, figure.subplots(1, columns, **subplots)
 
 

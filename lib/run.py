@@ -95,6 +95,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 cwd=root / "chapters",
                 progress_bar=bar,
                 timeout_func=clock,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
             )
             says = _fault(done, chapter)
         except papermill.PapermillExecutionError as error:
