@@ -12,7 +12,7 @@
 #
 # Train a network, remove its small weights, and train what is left.
 # Of LeNet-300-100 this takes away {glue:text}`pruning.lenet300.removed_pct` of the weights: the test error is {glue:text}`pruning.lenet300.baseline_error_pct` before and {glue:text}`pruning.lenet300.error_pct` after.
-# Without the retraining the same cut would leave an error of {glue:text}`pruning.lenet300.unretrained_error_pct`.
+# A cut to {glue:text}`pruning.lenet300.compared_density_pct` of the weights without retraining leaves an error of {glue:text}`pruning.lenet300.unretrained_error_pct`.
 # The survey writes that pruning eliminates 10 to 30 percent of the weights {cite:p}`berthelier2020survey`; what is measured here: {verdict}`C2.3-38`.
 # A masked network is smaller on disk, not faster: it does as many multiply-adds as before.
 #
@@ -64,6 +64,15 @@ from lib.pruning import magnitude
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
+
+
+def record(key, values, unit="x", digits=1):
+    return evidence.record(f"pruning.{key}", values, unit=unit, digits=digits)
+
+
+def error(model, split=dataset.test):
+    return training.error_pct(model, split)
+
 
 # %% [markdown]
 # (sec-magnitude)=
@@ -126,8 +135,9 @@ def trained(build, seed, epochs):
 
 
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]
-baseline = [training.error_pct(model, dataset.test) for model in dense]
-evidence.record("pruning.lenet300.baseline_error_pct", baseline, unit="%", digits=2)
+baseline = [error(model) for model in dense]
+record("lenet300.baseline_error_pct", baseline, "%", 2)
+
 # %% [markdown]
 # (sec-loop)=
 # ### The loop of the survey's Figure 3
@@ -138,16 +148,16 @@ evidence.record("pruning.lenet300.baseline_error_pct", baseline, unit="%", digit
 # %%
 model = copy.deepcopy(dense[0])
 steps, smallest = 2 * rounds, densities[-1]
-history = [(1.0, training.error_pct(model, dataset.validation))]
+history = [(1.0, error(model, dataset.validation))]
 for step in range(1, steps + 1):
     magnitude.prune(model, density=smallest ** (step / steps), scope="global")
-    history.append((magnitude.density(model), training.error_pct(model, dataset.validation)))
+    history.append((magnitude.density(model), error(model, dataset.validation)))
     training.fit(model, dataset.train, epochs=retrain_epochs // rounds, seed=step)
-    history.append((magnitude.density(model), training.error_pct(model, dataset.validation)))
+    history.append((magnitude.density(model), error(model, dataset.validation)))
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
-shares, errors = zip(*[(100 * share, error) for share, error in history], strict=True)
+shares, errors = zip(*[(100 * share, wrong) for share, wrong in history], strict=True)
 ax.plot(shares, errors, color="#b0b0b0", linewidth=1)
 ax.plot(shares[1::2], errors[1::2], **figures.PRUNING | {"linestyle": "none"}, label="just pruned")
 ax.plot(
@@ -159,7 +169,7 @@ ax.plot(
 ax.set(xlabel="weights kept (%)", ylabel="validation error (%)")
 figures.logarithmic(ax, "x")
 ax.invert_xaxis()
-ax.legend()
+figures.legend(ax)
 jump = max(before - after for before, after in zip(errors[1::2], errors[2::2], strict=True))
 figures.show(
     figure,
@@ -181,7 +191,7 @@ figures.show(
 # %%
 def compare(model, density, seed):
     once = magnitude.prune(copy.deepcopy(model), density=density)
-    errors = [training.error_pct(once, dataset.test)]
+    errors = [error(once)]
     for parts in (1, rounds):
         how = {
             "density": density,
@@ -190,7 +200,7 @@ def compare(model, density, seed):
             "seed": 100 * (seed + 1),
         }
         one = training.cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **how)
-        errors.append(training.error_pct(one, dataset.test))
+        errors.append(error(one))
     return errors
 
 
@@ -215,7 +225,7 @@ ax.axhline(sum(baseline) / seeds, **figures.DENSE | {"marker": ""}, label="dense
 ax.set(xlabel="weights kept (%)", ylabel="test error (%)")
 figures.logarithmic(ax, "x", "y")
 ax.invert_xaxis()
-ax.legend()
+figures.legend(ax)
 low = [float(e[-1].mean()) for e in (unretrained, retrained, iterative)]
 figures.show(
     figure,
@@ -232,12 +242,13 @@ for name, value in (
     ("retrained", retrained),
     ("iterative", iterative),
 ):
-    evidence.record(f"pruning.lenet300.{name}_error_pct", value[at], unit="%", digits=2)
-    evidence.record(f"pruning.lenet300.{name}_extreme_error_pct", value[-1], unit="%", digits=2)
-    evidence.record(f"pruning.lenet300.{name}_mild_error_pct", value[0], unit="%", digits=2)
-evidence.record("pruning.lenet300.compared_density_pct", 100 * densities[at], unit="%", digits=0)
-evidence.record("pruning.lenet300.extreme_density_pct", 100 * densities[-1], unit="%", digits=0)
-evidence.record("pruning.lenet300.mild_density_pct", 100 * densities[0], unit="%", digits=0)
+    record(f"lenet300.{name}_error_pct", value[at], "%", 2)
+    record(f"lenet300.{name}_extreme_error_pct", value[-1], "%", 2)
+    record(f"lenet300.{name}_mild_error_pct", value[0], "%", 2)
+record("lenet300.compared_density_pct", 100 * densities[at], "%", 0)
+record("lenet300.extreme_density_pct", 100 * densities[-1], "%", 0)
+record("lenet300.mild_density_pct", 100 * densities[0], "%", 0)
+
 # %% [markdown]
 # **What to see.** With {glue:text}`pruning.lenet300.compared_density_pct` of the weights kept, the error is {glue:text}`pruning.lenet300.unretrained_error_pct` without retraining and {glue:text}`pruning.lenet300.retrained_error_pct` with it, where the dense network has {glue:text}`pruning.lenet300.baseline_error_pct`.
 # At {glue:text}`pruning.lenet300.extreme_density_pct` it is {glue:text}`pruning.lenet300.retrained_extreme_error_pct` after one step and {glue:text}`pruning.lenet300.iterative_extreme_error_pct` after several.
@@ -268,32 +279,24 @@ sparse = [
     pruned(models.lenet_300_100, model, kept, final_epochs, seed)
     for seed, model in enumerate(dense)
 ]
-error = [training.error_pct(model, dataset.test) for model in sparse]
-evidence.record("pruning.lenet300.error_pct", error, unit="%", digits=2)
+record("lenet300.error_pct", [error(model) for model in sparse], "%", 2)
 removed = [100 * (1 - magnitude.density(model)) for model in sparse]
-evidence.record("pruning.lenet300.removed_pct", removed, unit="%", digits=1)
+record("lenet300.removed_pct", removed, "%", 1)
 fewer = [measure.parameters(model) / measure.nonzero_parameters(model) for model in sparse]
-evidence.record("pruning.lenet300.fewer_parameters_ratio", fewer, unit="x", digits=1)
+record("lenet300.fewer_parameters_ratio", fewer)
+
 # %% [markdown]
 # The same on LeNet-5, the small convolutional network with 431,080 parameters {cite:p}`lecun1998gradient`:
 
 # %%
 lenet5 = trained(models.lenet5, 0, lenet5_epochs)
 sparse5 = pruned(models.lenet5, lenet5, lenet5_kept, lenet5_final_epochs, 0)
-evidence.record(
-    "pruning.lenet5.baseline_error_pct",
-    training.error_pct(lenet5, dataset.test),
-    unit="%",
-    digits=2,
-)
-evidence.record(
-    "pruning.lenet5.error_pct", training.error_pct(sparse5, dataset.test), unit="%", digits=2
-)
-evidence.record(
-    "pruning.lenet5.removed_pct", 100 * (1 - magnitude.density(sparse5)), unit="%", digits=1
-)
+record("lenet5.baseline_error_pct", error(lenet5), "%", 2)
+record("lenet5.error_pct", error(sparse5), "%", 2)
+record("lenet5.removed_pct", 100 * (1 - magnitude.density(sparse5)), "%", 1)
 fewer5 = measure.parameters(sparse5) / measure.nonzero_parameters(sparse5)
-evidence.record("pruning.lenet5.fewer_parameters_ratio", fewer5, unit="x", digits=1)
+record("lenet5.fewer_parameters_ratio", fewer5)
+
 # %% tags=["remove-input"]
 rows = []
 for network, model in (("LeNet-300-100", sparse[0]), ("LeNet-5", sparse5)):
@@ -304,7 +307,7 @@ for network, model in (("LeNet-300-100", sparse[0]), ("LeNet-5", sparse5)):
 figures.table(rows, caption="Where the survivors are")
 
 # %% [markdown]
-# **What to see.** LeNet-300-100 keeps one parameter in {glue:text}`pruning.lenet300.fewer_parameters_ratio` and LeNet-5 one in {glue:text}`pruning.lenet5.fewer_parameters_ratio`, counted with the biases.
+# **What to see.** The number of parameters falls by {glue:text}`pruning.lenet300.fewer_parameters_ratio` for LeNet-300-100 and by {glue:text}`pruning.lenet5.fewer_parameters_ratio` for LeNet-5, counted with the biases.
 # The shares follow {cite:t}`han2015learning`, who tuned a threshold for each layer and kept 8, 9 and 26 % of the three layers of LeNet-300-100.
 #
 # The first layer shows what the network looks at.
@@ -315,8 +318,8 @@ alive = sparse[0].fc1.weight.detach().count_nonzero(dim=0).reshape(28, 28)
 ink = dataset.train.images.mean(dim=(0, 1))
 figure, (left, right) = figures.axes(2)
 for ax, image, label in (
-    (left, ink, "mean ink of the images"),
-    (right, alive, "weights kept per picture element"),
+    (left, ink, "mean ink"),
+    (right, alive, "weights kept"),
 ):
     shown = ax.imshow(image, cmap="cividis")
     ax.grid(False)
@@ -357,7 +360,7 @@ for name, model in variants.items():
     rows.append(
         {
             "network": name,
-            "test error (%)": f"{training.error_pct(model, dataset.test):.2f}",
+            "test error (%)": f"{error(model):.2f}",
             "kept (%)": f"{100 * magnitude.density(model):.1f}",
             "file (bytes)": f"{size:,}",
             "smaller (×)": f"{measure.dense_bytes(model) / size:.1f}",
@@ -368,22 +371,16 @@ for name, model in variants.items():
 figures.table(rows, caption="LeNet-300-100, first seed: dense and pruned")
 
 # %% tags=["remove-cell"]
-evidence.record(
-    "pruning.lenet300.file_ratio",
-    [
-        measure.dense_bytes(m) / len(storage.dumps(magnitude.prune(copy.deepcopy(m), density=1.0)))
-        for m in sparse
-    ],
-    unit="x",
-    digits=1,
-)
+stored = [storage.dumps(magnitude.prune(copy.deepcopy(model), density=1.0)) for model in sparse]
+record("lenet300.file_ratio", [measure.dense_bytes(dense[0]) / len(file) for file in stored])
 masked = variants["gradual"]
 work = measure.multiply_adds(masked, one.shape[1:]) / measure.multiply_adds(dense[0], one.shape[1:])
-evidence.record("pruning.masked.multiply_adds_ratio", work, unit="x", digits=2)
+record("masked.multiply_adds_ratio", work, "x", 2)
 slower = latency["gradual"].median / latency["dense"].median
-evidence.record("pruning.masked.latency_ratio", slower, unit="x", digits=2)
+record("masked.latency_ratio", slower, "x", 2)
 share = 100 * final_epochs / (epochs + final_epochs)
-evidence.record("pruning.lenet300.retraining_share_pct", share, unit="%", digits=0)
+record("lenet300.retraining_share_pct", share, "%", 0)
+
 # %% [markdown]
 # **What to see.** Removing {glue:text}`pruning.lenet300.removed_pct` of the weights makes the file {glue:text}`pruning.lenet300.file_ratio` smaller, not as much as the count of weights says: each survivor still takes a float, and a note of its place.
 # Most of the epochs, {glue:text}`pruning.lenet300.retraining_share_pct`, went into pruning and retraining.
@@ -401,8 +398,8 @@ evidence.record("pruning.lenet300.retraining_share_pct", share, unit="%", digits
 share = densities[-1]
 for scope in ("layer", "global"):
     cut = [magnitude.prune(copy.deepcopy(model), density=share, scope=scope) for model in sparse]
-    errors = [training.error_pct(model, dataset.test) for model in cut]
-    evidence.record(f"pruning.scope.{scope}_error_pct", errors, unit="%", digits=1)
+    errors = [error(model) for model in cut]
+    record(f"scope.{scope}_error_pct", errors, "%", 1)
 
 # %% [markdown]
 # With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights left the error is {glue:text}`pruning.scope.layer_error_pct` with equal shares and {glue:text}`pruning.scope.global_error_pct` with one quality parameter.

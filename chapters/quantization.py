@@ -159,7 +159,7 @@ for row, (how, look) in enumerate(looks.items()):
     ax.plot(found, at, **look | {"linestyle": "none"}, label=how)
 ax.set(xlabel="weight of the first layer", ylabel="survivors")
 ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick < tall])
-ax.legend(title="15 centroids")
+figures.legend(ax, columns=3, title="15 centroids, and where they start from")
 reach = {how: np.abs(deep_compression.cluster(weights, 15, how).centroids).max() for how in looks}
 figures.show(
     figure,
@@ -316,7 +316,7 @@ for coder, look, label in (
 ):
     ax.plot(widths, np.array(sizes[coder]) / 1000, **look, label=label)
 ax.set(xlabel="bits of a gap field", ylabel="file (kB)", ylim=(0, None))
-ax.legend()
+figures.legend(ax)
 kb = {coder: min(found) / 1000 for coder, found in sizes.items()}
 at = {coded: widths[int(np.argmin(found))] for coded, found in sizes.items()}
 figures.show(
@@ -416,7 +416,9 @@ words = {
     "file": "bytes of the file",
 }
 rows = [{"what is counted": text} for text in words.values()]
-for name, found in (("lenet300", compressed300), ("lenet5", compressed5)):
+for label, name, found in zip(
+    named, ("lenet300", "lenet5"), (compressed300, compressed5), strict=True
+):
     # Codes of one length want the short gaps of the paper's tables.
     plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in found]
     for row, kind in zip(rows, words, strict=True):
@@ -425,12 +427,12 @@ for name, found in (("lenet300", compressed300), ("lenet5", compressed5)):
         ratio = [
             measure.dense_bytes(model) / size for model, size in zip(found, sizes, strict=True)
         ]
-        row[name] = record(f"{name}.{kind}_accounting_ratio", ratio)
+        row[label] = record(f"{name}.{kind}_accounting_ratio", ratio)
     before, after = [smaller(m, "fixed") for m in plain], [smaller(m) for m in found]
     record(f"{name}.uncoded_file_ratio", before)
     gain = [b / a for a, b in zip(before, after, strict=True)]
     record(f"{name}.huffman_gain_ratio", gain, digits=2)
-figures.table(rows, caption="LeNet-300-100 and LeNet-5: the same networks, four compression ratios")
+figures.table(rows, caption="The same networks, four compression ratios")
 
 # %% [markdown]
 # **What to see.** Only the last line is one that a device could store.
@@ -481,7 +483,7 @@ if dataset.name == "mnist":
     ax.plot([40], [1.58], **figures.REPORTED, label="Deep Compression, as reported")
 ax.set(xlabel="times smaller (file)", ylabel="test error (%)")
 figures.logarithmic(ax, "x", "y")
-ax.legend(loc="upper right")
+figures.legend(ax)
 figures.show(
     figure,
     name="fig-curves",

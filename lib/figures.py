@@ -68,6 +68,11 @@ def logarithmic(ax, *which: str) -> None:
         axis.set_minor_locator(NullLocator())
 
 
+def legend(ax, columns: int = 2, **more: object) -> None:
+    """The legend above the axes, where it hides no measurement."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, **more)
+
+
 def line(ax, x: Sequence[float], runs: Sequence[Sequence[float]], look: dict, label: str) -> None:
     """A line through the means over seeds, with the 95 % interval as bars. runs: for each x, one value per seed."""
     means, halves = zip(*(interval(list(map(float, values))) for values in runs), strict=True)
