@@ -17,7 +17,8 @@ from filelock import FileLock
 from lib import chapters, checks, ledger
 from lib.evidence import formatted, interval
 
-SNAKEMAKE = ("--keep-going", "--rerun-incomplete", "--nolock", "--rerun-triggers", "params", "input")
+# A notebook is written in one step at the end of its run: one that is there is complete, whatever Snakemake was told.
+SNAKEMAKE = ("--keep-going", "--ignore-incomplete", "--nolock", "--rerun-triggers", "params", "input")
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 
@@ -55,8 +56,12 @@ def execute(root: Path, profile: str, cores: int) -> list[str]:
     before = [chapter for chapter in chapters.names(root) if chapters.executed(root, chapter, profile) is not None]
     for chapter in before:
         print(f"{chapter}: up to date", flush=True)
+    # Forced by our own stamps: of a run that was killed at its very end Snakemake has kept no parameters to compare.
+    paths = [chapters.output(root, chapter, profile) for chapter in chapters.names(root) if chapter not in before]
+    stale = [path.relative_to(root).as_posix() for path in paths if path.exists()]
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
     command += ["--cores", str(cores), "--config", f"profile={profile}", *SNAKEMAKE]
+    command += ["--forcerun", *stale] if stale else []
     with log.open("w") as noise:
         ended = _wait(subprocess.Popen(command, stderr=noise))
     problems = []

@@ -349,7 +349,6 @@ def test_a_stopped_build_goes_on_where_it_was(small_book, add_chapter, number):
     deadline = time.monotonic() + 60
     while not (done.exists() and under_way.with_suffix(".lock").exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1)  # Snakemake notes that the first is done
     os.killpg(first.pid, number)
     assert first.wait(30) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     before = done.stat().st_mtime_ns
@@ -360,6 +359,11 @@ def test_a_stopped_build_goes_on_where_it_was(small_book, add_chapter, number):
 
     assert done.stat().st_mtime_ns == before
     assert under_way.exists()
+
+    source = small_book / "chapters" / "passes.py"  # and a change is seen all the same
+    source.write_text(source.read_text() + "\n# %%\n")
+    assert book.execute(small_book, "quick", 2) == []
+    assert done.stat().st_mtime_ns > before
 
 
 def test_a_chapter_that_measures_time_runs_alone(small_book, add_chapter):
