@@ -174,13 +174,13 @@ jump = max(before - after for before, after in zip(errors[1::2], errors[2::2], s
 figures.show(
     figure,
     name="fig-loop",
-    caption="The loop of prune and retrain on one LeNet-300-100: each removal raises the error, each retraining lowers it.",
+    caption="The loop of prune and retrain on one LeNet-300-100: validation error just after each removal, and after the retraining that follows it.",
     alt=f"Saw-tooth line of validation error against weights kept. Pruning from 100 % to {shares[-1]:.1f} % in {steps} steps, "
     f"each retraining takes back up to {jump:.1f} points; the error begins at {errors[0]:.1f} % and ends at {errors[-1]:.1f} %.",
 )
 
 # %% [markdown]
-# **What to see.** The damage of one step is larger the fewer weights are left, and the retraining repairs most of it while it can.
+# **What to see.** Compare the two points at each density: the distance between them is what one removal cost and what the retraining gave back.
 #
 # ### One step or many, with and without retraining
 #

@@ -170,7 +170,7 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** None of the starts reaches the optimum.
+# **What to see.** The table gives what each start loses against the optimum; a start that finds it would show zero.
 # Pruning has cut a hole around zero, so the weights that are left form two humps {cite:p}`han2016deep`.
 #
 # (sec-scalar-kmeans)=
@@ -254,7 +254,7 @@ torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 
 # %% [markdown]
 # **An experiment.** Which start is best, before and after training the shared values?
-# The squared error above spoke against the linear start; the authors prefer it because it keeps the few large weights {cite:p}`han2016deep`.
+# The authors prefer the linear one, whatever its squared error, because it keeps the few large weights {cite:p}`han2016deep`.
 
 # %%
 tuning = {"learning_rate": 3e-4, "weight_decay": 0.0}
@@ -554,7 +554,7 @@ record("lenet300.range_gain_pct", gain, "%")
 # The two streams of Deep Compression avoid that by never writing a zero.
 # A range code can spend less than a bit on a symbol; with it, which is what `save` does unless told otherwise, the file is another {glue:text}`quantization.lenet300.range_gain_pct` smaller.
 #
-# **One bit.** Two values a layer are too few without training: {glue:text}`quantization.scalar1.error_pct` error.
+# **One bit.** Two values a layer, without training, give an error of {glue:text}`quantization.scalar1.error_pct`.
 # Binarization, another technique of the survey, trains with such weights from the start.
 
 # %% [markdown]
