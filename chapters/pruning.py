@@ -17,6 +17,7 @@
 # A masked network is smaller on disk, not faster: it does as many multiply-adds as before.
 #
 # This chapter holds the loop on which most of section 2.3 of the survey is built.
+# Its sub-chapters go on with second derivatives and lottery tickets, with whole filters, with speed, and with factorization.
 #
 # ## What the survey says, and what came out
 #
@@ -388,7 +389,7 @@ record("lenet300.retraining_share_pct", share, "%", 0)
 # ## Where it breaks
 #
 # **A mask saves no time.** The masked network does {glue:text}`pruning.masked.multiply_adds_ratio` the multiply-adds of the dense one, and one input took {glue:text}`pruning.masked.latency_ratio` the time: the zeros are multiplied like any number, and the mask is applied on top.
-# Speed needs sparse kernels or a physically smaller network; both are other techniques.
+# Speed needs sparse kernels or a physically smaller network: {ref}`sec-pruning-speed` measures both.
 #
 # **One step too far.** With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights and no retraining the error is {glue:text}`pruning.lenet300.unretrained_extreme_error_pct`; ten classes guessed at random would give nine wrong of ten.
 #

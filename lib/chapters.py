@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from lib import evidence
 
 LIB = Path(__file__).parent
 RUNNER = ("__main__.py", "book.py", "chapters.py", "checks.py", "ledger.py", "run.py")  # these run in no kernel
+# Data sets whose files bear another name; any other name is that of its file or folder.
+DATA_FILES = {"cifar10": ("cifar-10-batches-py",), "monks-1": ("monks",), "monks-2": ("monks",), "monks-3": ("monks",)}
 LIMITS = {"cell_s": 600, "chapter_s": 1800}
 
 
@@ -99,7 +102,7 @@ def fingerprint(root: Path, chapter: str, profile: str, above: tuple[str, ...] =
         "source_sha256": _sha(_source(root, chapter)),
         "lib_sha256": lib_sha256(LIB),
         "lock_sha256": _sha(lock.read_text("utf-8") if lock.exists() else ""),
-        "data_sha256": data_sha256(root, (defaults(notebook(root, chapter)) | parameters).get("data")),
+        "data_sha256": data_sha256(root, defaults(notebook(root, chapter)) | parameters),
         "needs_sha256": _sha(json.dumps(needs, sort_keys=True)),
     }
 
@@ -114,21 +117,33 @@ def lib_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def data_sha256(root: Path, name: Any) -> str:
-    """One hash of the files that a parameter ``data`` names; "" where there are none (the lock fixes embedded sets)."""
-    if not isinstance(name, str):
-        return ""
+def data_sha256(root: Path, parameters: dict[str, Any]) -> str:
+    """One hash of the files that the parameters name; "" where there are none (the lock fixes embedded sets).
+
+    A parameter ``data`` or ``..._data`` may name a path; any other, and the members of a list, a set of the data root.
+    """
+    digest, hashed = hashlib.sha256(), False
+    for parameter, value in sorted(parameters.items()):
+        for name in value if isinstance(value, list | tuple) else [value]:
+            is_data = parameter == "data" or parameter.endswith("_data")
+            if isinstance(name, str) and (is_data or re.fullmatch(r"[a-z][a-z0-9-]*", name)):
+                for found in _data_files(root, name):
+                    hashed = True
+                    for path in [found] if found.is_file() else sorted(p for p in found.rglob("*") if p.is_file()):
+                        about = path.stat()
+                        digest.update(f"{path.relative_to(found)}\0{_file_sha256(path, about.st_mtime_ns)}\0".encode())
+    return digest.hexdigest() if hashed else ""
+
+
+def _data_files(root: Path, name: str) -> list[Path]:
+    """What a data set's name stands for: the files or folders of the first data root that has any."""
     told = os.environ.get("SURVEY_DATA")
+    stems = {Path(name).stem.lower(), *DATA_FILES.get(name, ())}
     for place in [Path(told), root / "data"] if told else [root / "data"]:
-        entries = [place / name] if (place / name).exists() else place.glob("*")
-        for found in entries:
-            if found.stem.lower() == Path(name).stem.lower():
-                digest = hashlib.sha256()
-                for path in [found] if found.is_file() else sorted(p for p in found.rglob("*") if p.is_file()):
-                    about = path.stat()
-                    digest.update(f"{path.relative_to(found)}\0{_file_sha256(path, about.st_mtime_ns)}\0".encode())
-                return digest.hexdigest()
-    return ""
+        entries = [place / name] if (place / name).exists() else sorted(place.glob("*"))
+        if found := [entry for entry in entries if entry.stem.lower() in stems]:
+            return found
+    return []
 
 
 def executed(root: Path, chapter: str, profile: str) -> nbformat.NotebookNode | None:

@@ -47,15 +47,21 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
     Convolution: :math:`H W C_{out} (C_{in} / g) k_h k_w` of its output (of its input where transposed), linear:
     inputs times outputs; everything else counts nothing, a pruned weight counts like any other.
     """
-    total = 0
+    return sum(multiply_adds_by_layer(model, shape).values())
+
+
+def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """The same for each convolution and linear layer that runs, by its name."""
+    total: dict[str, int] = {}
+    names = {module: name for name, module in model.named_modules()}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
         if isinstance(layer, nn.Linear):
-            total += output.numel() * layer.in_features
+            work = output.numel() * layer.in_features
         else:
             places = inputs[0] if isinstance(layer, transposed) else output
-            total += places.numel() // places.shape[1] * layer.weight.numel()
+            work = places.numel() // places.shape[1] * layer.weight.numel()
+        total[names[layer]] = total.get(names[layer], 0) + work
 
     transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     counted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | transposed

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.Sequential:
@@ -44,6 +44,54 @@ def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequent
                 fc2=nn.Linear(500, classes),
             )
         )
+
+
+def resnet8(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 16) -> nn.Sequential:
+    """ResNet-8: three stages of one residual block, 78,042 parameters for 32 x 32 colour images (he2016deep).
+
+    ``width`` channels in the first stage, doubled in the next two. Where the shape changes, the shortcut is a 1 x 1
+    convolution. Input (n, channels, height, width), output (n, classes) logits.
+    """
+    return _resnet(seed, 1, channels, classes, width)
+
+
+def resnet20(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 16) -> nn.Sequential:
+    """ResNet-20: like :func:`resnet8`, with three blocks a stage, 272,474 parameters (he2016deep, section 4.2)."""
+    return _resnet(seed, 3, channels, classes, width)
+
+
+class ResidualBlock(nn.Module):
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), two 3 x 3 convolutions (he2016deep, equation 1)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+
+def _resnet(seed: int, blocks: int, channels: int, classes: int, width: int) -> nn.Sequential:
+    with _seeded(seed):
+        layers = OrderedDict(
+            conv=nn.Conv2d(channels, width, 3, padding=1, bias=False), bn=nn.BatchNorm2d(width), relu=nn.ReLU()
+        )
+        inputs = width
+        for stage in range(3):
+            for block in range(blocks):
+                outputs = width * 2**stage
+                layers[f"stage{stage + 1}_{block + 1}"] = ResidualBlock(
+                    inputs, outputs, 2 if stage and not block else 1
+                )
+                inputs = outputs
+        layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes))
+        return nn.Sequential(layers)
 
 
 @contextmanager

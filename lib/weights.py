@@ -88,6 +88,9 @@ def decompress(model: nn.Module) -> nn.Module:
     """Turn every compressed weight into a plain dense parameter of the same values. In place; returns the model."""
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
+            kind = type(module)  # torch made it for this module, but a deep copy shares it, and would lose its weight
+            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, own)
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return model
 
@@ -123,3 +126,19 @@ def form_named(name: str) -> type[CompressedWeight]:
     if name not in known:
         raise ValueError(f"no technique stores weights as {name!r}: known are {', '.join(sorted(known))}")
     return known[name]
+
+
+def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Put ``layer`` in the place of the layer called ``name``, under all its names. In place; returns the model.
+
+    The name of the model itself is "": then ``layer`` is returned. Raises ValueError for a name that is not there.
+    """
+    named = dict(model.named_modules(remove_duplicate=False))
+    if name not in named:
+        raise ValueError(f"{type(model).__name__} has no layer {name!r}: it has {', '.join(filter(None, named))}")
+    if named[name] is model:
+        return layer
+    for place in [each for each, module in named.items() if module is named[name]]:
+        parent, _, child = place.rpartition(".")
+        setattr(named[parent], child, layer)
+    return model

@@ -211,6 +211,34 @@ def test_the_fingerprint_follows_all_that_a_run_depends_on(small_book, add_chapt
     assert chapters.fingerprint(small_book, "passes", "quick") == seen[-1][0]  # the same data at another place
 
 
+def test_data_are_found_by_the_names_that_parameters_give_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SURVEY_DATA", str(tmp_path))
+    sets = {"cifar10.zip": "pixels", "MNIST/raw/images": "digits", "monks/monks-1_train.csv": "rows"}
+    for name, content in sets.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+
+    def hashed(**parameters) -> str:
+        return chapters.data_sha256(tmp_path / "none", {"seeds": 3, "kept": [0.1], **parameters})
+
+    named = [
+        {"data": "cifar10"},
+        {"data": "mnist"},
+        {"data": "cifar10", "grey_data": "mnist"},
+        {"data": "digits", "problems": ["monks-1", "monks-2"]},
+    ]
+    before = [hashed(**parameters) for parameters in named]
+    assert len({*before, ""}) == 5
+    assert hashed(data="digits") == hashed(data="monks-1-rule") == hashed(path="/") == ""
+    for changed, name in enumerate(sets):
+        (tmp_path / name).write_text("other")
+        os.utime(tmp_path / name, ns=(changed, changed))
+        now = [hashed(**parameters) for parameters in named]
+        differ = [i for i in range(4) if now[i] != before[i]]
+        assert differ == [[0, 2], [1, 2], [3]][changed]
+        before = now
+
+
 def test_chapters_that_need_each_other_are_refused(small_book, add_chapter):
     add_chapter("one", "1", survey="needs: [two]")
     add_chapter("two", "1", survey="needs: [one]")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib import models
+from lib import measure, models
 
 
 @pytest.mark.parametrize(("build", "count"), [(models.lenet_300_100, 266_610), (models.lenet5, 431_080)])
@@ -47,3 +47,19 @@ def test_building_leaves_the_random_state_of_the_caller(build):
 )
 def test_one_row_of_logits_for_each_sample(model, shape, classes):
     assert model(torch.zeros(shape)).shape == (shape[0], classes)
+
+
+def test_resnets_have_the_published_numbers_and_follow_their_seed():
+    assert measure.parameters(models.resnet8()) == 78_042
+    assert measure.multiply_adds(models.resnet8(), (3, 32, 32)) == 12_501_632
+    assert measure.parameters(models.resnet20()) == 272_474
+    one, two, other = models.resnet8(1), models.resnet8(1), models.resnet8(2)
+    assert torch.equal(one.conv.weight, two.conv.weight) and not torch.equal(one.conv.weight, other.conv.weight)
+    assert models.resnet8(channels=1, classes=4, width=4)(torch.zeros(2, 1, 28, 28)).shape == (2, 4)
+
+
+def test_a_residual_block_adds_its_input():
+    block = models.ResidualBlock(4, 4, 1).eval()
+    torch.nn.init.zeros_(block.bn2.weight)
+    x = torch.rand(2, 4, 6, 6)
+    assert torch.equal(block(x), x)

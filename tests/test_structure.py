@@ -1,177 +1,352 @@
-"""The house keeps its shape: imports go down only, a technique is whole, a chapter has its form."""
+"""Scores to masks to smaller networks: the shrunk network computes what the masked one does, on others' models too."""
 
-import ast
-import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+import copy
 
-import jupytext
 import pytest
-import yaml
+import torch
+from torch import nn
 
-from lib import chapters
+from lib import measure, models, structure
+from lib.vision import torchvision
 
-PROJECT = Path(__file__).parents[1]
-LIB = PROJECT / "lib"
-PACKAGES = {path.name for path in LIB.iterdir() if (path / "__init__.py").exists()}
-GROUND = {path.stem for path in LIB.glob("*.py")} - {"__init__"}
-COMBINATIONS = {  # the methods that are a combination, and the other section that they take from
-    ("quantization/deep_compression.py", "pruning"),
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """In float64, with batch norms that shift and scale: a removed channel that is not quite removed would show."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean):
+                values.data.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return model.double().eval()
+
+
+def scored(found: list[structure.Group], seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(group.channels, generator=generator) for group in found for name in group.producers}
+
+
+def images(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-5 * b.abs().max().clamp_min(1))
+
+
+TORCHVISION = {
+    "resnet18": {},
+    "mobilenet_v2": {},
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "densenet121": {},
+    "squeezenet1_1": {},
+    "efficientnet_b0": {},
 }
-KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def imported(text: str) -> Iterator[str]:
-    """Every module that a source imports, with what it takes from it: ``lib.pruning.magnitude``."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are written from the top: from lib import ..."
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-
-
-def of_lib(text: str) -> set[str]:
-    """The files and packages of lib that a source imports, by their name below lib."""
-    return {name.split(".")[1] for name in imported(text) if name.split(".")[0] == "lib" and "." in name}
-
-
-def misplaced(name: str, text: str) -> set[str]:
-    """What the file ``name`` of lib imports although it stands above it, or beside it."""
-    package = name.split("/")[0] if "/" in name else None
-    allowed = {other for file, other in COMBINATIONS if file == name} | ({package} if package else set())
-    runner = {Path(file).stem for file in chapters.RUNNER}
-    forbidden = (PACKAGES - allowed) | (set() if name in chapters.RUNNER else runner)
-    return of_lib(text) & forbidden
-
-
-FILES = sorted(path.relative_to(LIB).as_posix() for path in LIB.rglob("*.py"))
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_imports_go_down_only(name):
-    assert misplaced(name, (LIB / name).read_text()) == set()
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_shrunk_is_masked_on_torchvisions_models(name):
+    model = randomised(getattr(torchvision.models, name)(num_classes=10, **TORCHVISION[name]))
+    x = images(2, 3, 64, 64)
+    found = structure.groups(model, x)
+    masks = structure.keep(scored(found), fraction=0.4, groups=found)
+    with torch.no_grad():
+        small, masked = structure.shrink(model, masks, x), structure.mask(model, masks, x)
+        assert close(small(x), masked(x))
+        assert not close(masked(x), model(x))
+    work = measure.multiply_adds(small, (3, 64, 64)) / measure.multiply_adds(model, (3, 64, 64))
+    assert 0.3 < work < 0.5
+    assert measure.multiply_adds(masked, (3, 64, 64)) == measure.multiply_adds(model, (3, 64, 64))
+    for layer, removed in masks.removed.items():
+        before, after = model.get_submodule(layer), small.get_submodule(layer)
+        assert len(after.weight) == len(before.weight) - removed
+        assert len(masked.get_submodule(layer).weight) == len(before.weight)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "found"),
+    ("build", "shape"),
     [
-        ("storage.py", "from lib.pruning import magnitude", {"pruning"}),
-        ("storage.py", "import lib.pruning.magnitude", {"pruning"}),
-        ("storage.py", "def f():\n    from lib import quantization", {"quantization"}),
-        ("storage.py", "from lib import book", {"book"}),  # its hash would miss what the kernel imports
-        ("pruning/magnitude.py", "from lib.quantization import optimal_kmeans", {"quantization"}),
-        ("pruning/magnitude.py", "from lib.ledger import judge", {"ledger"}),
-        ("quantization/deep_compression.py", "from lib.pruning.magnitude import scatter", set()),
-        ("book.py", "from lib import checks, ledger", set()),
+        (lambda: models.lenet5(), (1, 28, 28)),
+        (lambda: models.lenet_300_100(), (1, 28, 28)),
+        (lambda: models.resnet8(), (3, 32, 32)),
+        (lambda: models.resnet20(channels=1), (1, 28, 28)),
     ],
 )
-def test_an_import_that_goes_up_is_found(name, text, found):
-    assert misplaced(name, text) == found
+def test_shrunk_is_masked_on_our_own_models(build, shape):
+    model, x = randomised(build()), images(3, *shape)
+    found = structure.groups(model, x)
+    masks = structure.keep(scored(found), fraction=0.5, groups=found)
+    with torch.no_grad():
+        assert close(structure.shrink(model, masks, x)(x), structure.mask(model, masks, x)(x))
 
 
-def test_each_combination_is_one():
-    for name, other in COMBINATIONS:
-        assert other in of_lib((LIB / name).read_text()), f"{name} no longer imports {other}: take it off the list"
+def test_removing_a_filter_is_a_gate_behind_its_batch_norm():
+    """Independent of any graph: the first block's inner map is set to zero where the network computes it."""
+    model, x = randomised(models.resnet8()), images(2, 3, 32, 32)
+    kept = torch.arange(16) % 3 > 0
+    small = structure.shrink(model, {"stage1_1.conv1": kept}, x)
+    block = model.get_submodule("stage1_1")
+    block.bn1.register_forward_hook(lambda layer, inputs, output: output * kept[None, :, None, None])
+    assert small.get_submodule("stage1_1.conv2").in_channels == int(kept.sum())
+    assert close(small(x), model(x))
 
 
-def test_a_chapter_imports_packages_and_lib_only():
-    listed = {
-        re.match(r"[\w.-]+", line)[0].lower()
-        for line in (PROJECT / "requirements.in").read_text().splitlines()
-        if line and line[0] != "#"
-    }
-    installed = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
-    checked = 0
-    for chapter in chapters.names(PROJECT):
-        for name in imported((PROJECT / "chapters" / f"{chapter}.py").read_text()):
-            top = name.split(".")[0]
-            checked += 1
-            assert top == "lib" or top in sys.stdlib_module_names or installed.get(top, top).lower() in listed, name
-            assert f"{name.split('.')[1]}.py" not in chapters.RUNNER if top == "lib" and "." in name else True, name
-    assert checked > 0
-
-
-def test_chapters_have_one_form():
-    toc = (PROJECT / "_toc.yml").read_text()
-    names = chapters.names(PROJECT)
-    assert names
-    for name in names:
-        text = (PROJECT / "chapters" / f"{name}.py").read_text()
-        notebook = jupytext.reads(text, fmt="py:percent")
-        assert dict(notebook.metadata["kernelspec"]) == KERNELSPEC, name
-        tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-        assert len(tagged) == 1, name
-        lines = tagged[0].source.splitlines()
-        for part in ast.parse(tagged[0].source).body:
-            said = "".join(lines[part.lineno - 1 : part.end_lineno])
-            assert "#" in said, f"{name}: the parameter {said!r} has no comment that says what it is"
-        assert notebook.cells[0].cell_type == "markdown", name
-        assert re.search(r"^# ", notebook.cells[0].source, re.M), name
-        assert f"file: chapters/{name}\n" in toc, f"{name} stands not in _toc.yml"
-        assert not re.search(r"^\s*[!%]", "\n".join(c.source for c in notebook.cells if c.cell_type == "code"), re.M), (
-            name
+def test_removing_from_the_residual_stream_is_a_gate_on_all_that_are_added():
+    model, x = randomised(models.resnet8()), images(2, 3, 32, 32)
+    kept = torch.arange(32) % 2 > 0
+    small = structure.shrink(model, {"stage2_1.conv2": kept}, x)  # the shortcut follows
+    for name in ("stage2_1.bn2", "stage2_1.shortcut.1"):
+        model.get_submodule(name).register_forward_hook(
+            lambda layer, inputs, output: output * kept[None, :, None, None]
         )
-    assert set(re.findall(r"file: chapters/(\w+)", toc)) == set(names)
+    assert small.get_submodule("stage2_1.shortcut.0").out_channels == 16
+    assert close(small(x), model(x))
 
 
-def test_every_profile_names_what_is_there():
-    names = sorted(path.stem for path in (PROJECT / "profiles").glob("*.yml"))
-    assert names == ["full", "quick", "standard"]
-    for name in names:
-        chapters.profile_settings(PROJECT, name)
-    assert not set(chapters.profile_settings(PROJECT, "quick")) - {
-        "limits"
-    }  # the parameters cells are the quick profile
+class Branches(nn.Module):
+    """Two branches behind one another in a concatenation, a sigmoid (0 is not 0 there), and a depthwise layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 6, 3, padding=1, bias=False)
+        self.depthwise = nn.Conv2d(10, 10, 3, padding=1, groups=10)
+        self.point = nn.Conv2d(10, 5, 1)
+        self.head = nn.Linear(5 * 16, 3)
+
+    def forward(self, x):
+        both = torch.sigmoid(torch.cat([self.left(x), self.right(x)], 1))
+        return self.head(torch.tanh(self.point(self.depthwise(both))).flatten(1))
 
 
-def faults(row: dict, root: Path = PROJECT) -> list[str]:
-    """What a technique of the catalogue lacks of the five parts that belong together."""
-    found = [f"no {part} at {row[part]}" for part in ("file", "test") if not (root / row[part]).is_file()]
-    source = root / "chapters" / f"{row['chapter']}.py"
-    if not source.is_file() or f"# ({row['anchor']})=" not in source.read_text():
-        found.append(f"no part ({row['anchor']})= in the chapter {row['chapter']}")
-    file = root / "survey" / "claims" / f"{row['chapter']}.yml"
-    held = {claim["id"] for claim in yaml.safe_load(file.read_text())} if file.is_file() else set()
-    if not row["claims"] or not set(row["claims"]) <= held:
-        found.append(f"claims {row['claims']}, and survey/claims/{row['chapter']}.yml holds {sorted(held)}")
-    return found
+def test_concatenation_depthwise_sigmoid_and_flatten_by_hand():
+    torch.manual_seed(0)
+    model, x = Branches().double().eval(), images(3, 2, 4, 4)
+    found = {group.producers[0]: group for group in structure.groups(model, x)}
+    assert list(found) == ["left", "right", "point"]  # the head is the output
+    assert found["right"].carriers["depthwise"].flatten().tolist() == [4, 5, 6, 7, 8, 9]
+    assert found["right"].consumers["point"].flatten().tolist() == [4, 5, 6, 7, 8, 9]
+    assert found["point"].consumers["head"].tolist() == torch.arange(80).reshape(5, 16).tolist()
+    masks = {"right": torch.tensor([1, 0, 1, 1, 0, 1]).bool(), "point": torch.tensor([0, 1, 1, 0, 1]).bool()}
+    small = structure.shrink(model, masks, x)
+    assert small.depthwise.groups == 8
+    assert small.head.in_features == 48
+    by_hand = copy.deepcopy(model)
+    with torch.no_grad():
+        by_hand.point.weight[:, [5, 8]] = 0
+        by_hand.head.weight[:, torch.arange(80).reshape(5, 16)[[0, 3]].flatten()] = 0
+    assert close(small(x), by_hand(x))
+    assert close(structure.mask(model, masks, x)(x), by_hand(x))
 
 
-def catalogue() -> list[dict]:
-    return yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
+def test_maps_are_what_the_consumer_reads():
+    torch.manual_seed(0)
+    model, x = Branches().double().eval(), images(3, 2, 4, 4)
+    group = structure.groups(model, x)[2]
+    maps = torch.randn(3, 5, 4, 4)
+    assert torch.equal(group.maps("head", maps.flatten(1)), maps.flatten(2))
+    right = structure.groups(model, x)[1]
+    every = torch.randn(3, 10, 4, 4)
+    assert torch.equal(right.maps("point", every), every[:, 4:].flatten(2))
 
 
-def test_every_technique_is_whole():
-    assert catalogue()
-    assert {row["id"]: faults(row) for row in catalogue()} == {row["id"]: [] for row in catalogue()}
+def test_additions_tie_layers_and_the_output_is_free():
+    model = models.resnet8()
+    found = structure.groups(model, torch.zeros(1, 3, 32, 32))
+    assert {tuple(sorted(group.producers)) for group in found} == {
+        ("conv", "stage1_1.conv2"),
+        ("stage1_1.conv1",),
+        ("stage2_1.conv1",),
+        ("stage2_1.conv2", "stage2_1.shortcut.0"),
+        ("stage3_1.conv1",),
+        ("stage3_1.conv2", "stage3_1.shortcut.0"),
+    }
 
 
-def test_every_technique_file_is_in_the_catalogue():
-    files = {f"lib/{name}" for name in FILES if "/" in name and not name.endswith("__init__.py")}
-    assert files
-    assert files == {row["file"] for row in catalogue()}
+def test_the_model_and_its_state_stay_as_they_were():
+    model = models.resnet8()
+    model.conv.weight.requires_grad_(False)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    masks = {"stage1_1.conv1": torch.arange(16) < 8}
+    small = structure.shrink(model, masks, x)
+    structure.mask(model, masks, x)
+    assert model.training and model.stage1_1.bn1.training
+    assert not model.conv.weight.requires_grad and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    small(x).sum().backward()  # the small one trains
+    assert small.stage1_1.conv1.weight.grad.shape == (8, 16, 3, 3)
+
+
+def test_nothing_to_remove_changes_nothing():
+    model, x = randomised(models.lenet5()), images(2, 1, 28, 28)
+    masks = structure.keep(scored(structure.groups(model, x)), fraction=0)
+    assert set(masks.removed.values()) == {0}
+    assert torch.equal(structure.shrink(model, masks, x)(x), model(x))
+    assert torch.equal(structure.shrink(model, {}, x)(x), model(x))
+
+
+# --- keep -------------------------------------------------------------------------------------------------------------
+
+
+def test_keep_by_layer_and_globally():
+    scores = {"a": torch.tensor([4.0, 1, 3, 2]), "b": torch.tensor([8.0, 7, 6, 0.5])}
+    masks = structure.keep(scores, fraction=0.5)
+    assert masks["a"].tolist() == [True, False, True, False]
+    assert masks["b"].tolist() == [True, True, False, False]
+    assert masks.removed == {"a": 2, "b": 2}
+    assert repr(masks) == "Masks(removed: a 2 of 4, b 2 of 4)"
+    everywhere = structure.keep(scores, fraction=0.5, scope="global")
+    assert everywhere.removed == {"a": 3, "b": 1}
+    assert structure.keep(scores, fraction=0.7, scope="global", least=1).removed == {"a": 3, "b": 2}
+
+
+def test_masks_of_growing_fractions_are_nested_and_ties_go_to_the_first():
+    score = {"a": torch.rand(50, generator=torch.Generator().manual_seed(0)).round(decimals=1)}
+    before = torch.ones(50, dtype=torch.bool)
+    for fraction in (0.0, 0.1, 0.33, 0.5, 0.9, 0.99):
+        now = structure.keep(score, fraction=fraction)["a"]
+        assert (now <= before).all() and int((~now).sum()) == int(50 * fraction + 1e-9)
+        before = now
+    assert structure.keep({"a": torch.zeros(4)}, fraction=0.5)["a"].tolist() == [True, True, False, False]
+
+
+def test_tied_layers_get_one_mask_by_the_sum_of_their_scaled_scores():
+    group = structure.Group(3, ("a", "b"), {}, {})
+    scores = {"a": torch.tensor([1.0, 2, 3]), "b": torch.tensor([300.0, 100, 0]), "c": torch.tensor([1.0, 2])}
+    masks = structure.keep(scores, fraction=0.34, groups=[group])
+    # a / 2 + b / (400 / 3) = 0.5 + 2.25, 1 + 0.75, 1.5 + 0
+    assert masks["a"].tolist() == masks["b"].tolist() == [True, True, False]
+    assert masks["c"].tolist() == [True, True]
+    nothing = {"a": torch.zeros(3), "b": torch.zeros(3)}
+    assert structure.keep(nothing, fraction=0.34, groups=[group])["b"].tolist() == [True, True, False]
+
+
+def test_counts_are_rounded_to_multiples():
+    kept = {
+        n: int(structure.keep({"a": torch.rand(n)}, fraction=0.3, multiple_of=8)["a"].sum())
+        for n in (1, 7, 8, 16, 20, 64)
+    }
+    assert kept == {1: 1, 7: 7, 8: 8, 16: 8, 20: 16, 64: 48}  # of 1, 5, 6, 12, 14, 45
+
+
+@pytest.mark.parametrize(("share", "multiple_of"), [(0.5, 1), (0.5, 8), (0.2, 1), (1.0, 1)])
+def test_the_fraction_for_a_share_of_the_work_is_the_smallest(share, multiple_of):
+    model, x = models.resnet8(), torch.zeros(1, 3, 32, 32)
+    fraction = structure.fraction_for(model, x, multiply_adds=share, multiple_of=multiple_of)
+    found = structure.groups(model, x)
+
+    def work(at: float) -> float:
+        masks = structure.keep(scored(found), fraction=at, groups=found, multiple_of=multiple_of)
+        return measure.multiply_adds(structure.shrink(model, masks, x), (3, 32, 32)) / 12_501_632
+
+    assert work(fraction) <= share
+    assert share == 1 or work(fraction - 0.002) > share
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "says"),
+    ("how", "says"),
     [
-        ("file", "lib/no.py", "no file at lib/no.py"),
-        ("test", "tests/no.py", "no test at tests/no.py"),
-        ("chapter", "no", "no part (sec-one)= in the chapter no"),
-        ("anchor", "sec-no", "no part (sec-no)= in the chapter one"),
-        ("claims", [], "claims []"),
-        ("claims", ["C2.3-02"], "claims ['C2.3-02'], and survey/claims/one.yml holds ['C2.3-01']"),
+        ({"fraction": 1.0}, r"fraction must be in \[0, 1\), not 1.0"),
+        ({"fraction": -0.1}, r"fraction must be in \[0, 1\), not -0.1"),
+        ({"fraction": float("nan")}, "not nan"),
+        ({"fraction": 0.5, "scope": "model"}, "scope must be 'layer' or 'global', not 'model'"),
+        ({"fraction": 0.5, "multiple_of": 0}, "multiple_of must be 1 or more"),
+        ({"fraction": 0.75, "scope": "global"}, "layer 'a' would lose its last filter"),
     ],
 )
-def test_a_technique_that_is_not_whole_is_found(tmp_path, part, value, says):
-    row = {"file": "one.py", "test": "test_one.py", "chapter": "one", "anchor": "sec-one", "claims": ["C2.3-01"]}
-    (tmp_path / "chapters").mkdir()
-    (tmp_path / "survey" / "claims").mkdir(parents=True)
-    (tmp_path / "one.py").touch()
-    (tmp_path / "test_one.py").touch()
-    (tmp_path / "chapters" / "one.py").write_text("# %% [markdown]\n# (sec-one)=\n# ## One\n")
-    (tmp_path / "survey" / "claims" / "one.yml").write_text("- id: C2.3-01\n")
-    assert faults(row, tmp_path) == []
-    assert any(says in fault for fault in faults(row | {part: value}, tmp_path))
+def test_keep_refuses(how, says):
+    with pytest.raises(ValueError, match=says):
+        structure.keep({"a": torch.tensor([1.0, 2]), "b": torch.tensor([3.0, 4])}, **how)
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ({}, "there are no scores"),
+        ({"a": torch.ones(2, 2)}, r"the scores of layer 'a' are of shape \(2, 2\)"),
+        ({"a": torch.ones(0)}, r"of shape \(0,\)"),
+        ({"a": torch.tensor([1.0, float("nan")])}, "the scores of layer 'a' are not all finite"),
+    ],
+)
+def test_keep_refuses_scores(scores, says):
+    with pytest.raises(ValueError, match=says):
+        structure.keep(scores, fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        ({"conv": torch.zeros(16).bool()}, "layer 'conv' would lose its last filter"),
+        ({"conv": torch.ones(15).bool()}, "the mask of layer 'conv' .* 16 truth values are needed"),
+        ({"conv": torch.ones(16)}, "16 truth values are needed"),
+        ({"fc": torch.ones(10).bool()}, "layer 'fc' has no filters that can go: accepted are conv, "),
+        ({"no": torch.ones(10).bool()}, "layer 'no' has no filters that can go"),
+        (
+            {"conv": torch.arange(16) < 8, "stage1_1.conv2": torch.arange(16) > 8},
+            "layers 'conv' and 'stage1_1.conv2' are tied by an addition and have different masks",
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", [structure.shrink, structure.mask])
+def test_shrink_and_mask_refuse(how, masks, says):
+    with pytest.raises(ValueError, match=says):
+        how(models.resnet8(), masks, torch.zeros(1, 3, 32, 32))
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.grouped = nn.Conv2d(8, 6, 3, groups=2)
+        self.last = nn.Conv2d(6, 2, 3)
+
+    def forward(self, x):
+        return self.last(self.grouped(torch.relu(self.first(x))).relu()).mean((2, 3))
+
+
+def test_grouped_convolutions_are_cut_where_all_groups_keep_as_many():
+    torch.manual_seed(0)
+    model, x = Grouped().double(), images(2, 1, 9, 9)
+    masks = {
+        "first": torch.tensor([1, 0, 1, 0, 0, 0, 1, 1]).bool(),  # two of each four
+        "grouped": torch.tensor([0, 1, 1, 1, 1, 0]).bool(),
+    }
+    small = structure.shrink(model, masks, x)
+    assert small.grouped.weight.shape == (4, 2, 3, 3)
+    assert close(small(x), structure.mask(model, masks, x)(x))
+    with pytest.raises(ValueError, match=r"the 2 groups of convolution 'grouped' cannot be cut equally: .* \[3, 4\]"):
+        structure.shrink(model, {"first": torch.arange(8) > 0}, x)
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        raise RuntimeError("only on Sundays")
+
+
+def test_a_model_that_cannot_be_traced_says_so():
+    with pytest.raises(ValueError, match="the graph of Untraceable cannot be traced: only on Sundays"):
+        structure.groups(Untraceable(), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="the graph of Sequential cannot be traced"):
+        structure.groups(models.lenet5(), torch.zeros(1, 3, 28, 28))
+
+
+def test_compressed_weights_are_refused():
+    from lib.pruning import magnitude
+
+    with pytest.raises(ValueError, match="has compressed weights: decompress it first"):
+        structure.groups(magnitude.prune(models.lenet5(), density=0.5), torch.zeros(1, 1, 28, 28))
+
+
+def test_attention_and_loose_parameters_are_left_alone():
+    model = torchvision.models.vit_b_16(num_classes=4, image_size=32).eval()
+    found = structure.groups(model, torch.zeros(1, 3, 32, 32))
+    assert len(found) == 12  # the hidden layer of each block's perceptron
+    assert all(group.channels == 3072 for group in found)

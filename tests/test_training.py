@@ -163,6 +163,60 @@ def test_an_input_of_the_wrong_shape_is_one_clear_error(build, shape):
             call()
 
 
+def test_adam_is_torchs_with_the_same_order_and_schedule(split):
+    model, plain = linear(), linear()
+    how = {"learning_rate": 1e-3, "batch_size": 8, "momentum": 0.8, "weight_decay": 0.0}
+    training.fit(model, split, epochs=2, seed=3, optimizer="adam", **how)
+    update = torch.optim.Adam(plain.parameters(), lr=1e-3, betas=(0.8, 0.999), fused=True)
+    generator, step = torch.Generator().manual_seed(3), 0
+    for _ in range(2):
+        for batch in torch.randperm(20, generator=generator).split(8):
+            update.param_groups[0]["lr"] = 1e-3 * (1 + torch.cos(torch.tensor(torch.pi * step / 6)).item()) / 2
+            update.zero_grad()
+            nn.functional.cross_entropy(plain(split.images[batch]), split.labels[batch]).backward()
+            update.step()
+            step += 1
+    for a, b in zip(state(model), state(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unknown_optimizer_is_refused(split):
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, adam, not 'adagrad'"):
+        training.fit(linear(), split, epochs=1, seed=0, optimizer="adagrad")
+
+
+# -- minimise ----------------------------------------------------------------------------------------------------------
+
+
+def test_minimise_finds_the_logistic_regression_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    generator = torch.Generator().manual_seed(0)
+    data = Split(torch.randn(60, 5, generator=generator), torch.arange(60) % 3)
+    model = nn.Linear(5, 3, bias=False).double()
+    found = training.minimise(model, data, weight_decay=0.1)
+    peer = LogisticRegression(C=1 / (60 * 0.1), fit_intercept=False, tol=1e-10)
+    peer.fit(data.images.double().numpy(), data.labels.numpy())
+    torch.testing.assert_close(model.weight.detach(), torch.from_numpy(peer.coef_), rtol=1e-3, atol=1e-5)
+    loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
+    assert found == pytest.approx(float(loss + 0.05 * model.weight.square().sum()), rel=1e-12)
+
+
+def test_minimise_leaves_what_is_not_kept_at_zero_and_is_a_minimum_of_the_rest():
+    generator = torch.Generator().manual_seed(0)
+    data = Split(torch.randn(40, 5, generator=generator), torch.arange(40) % 3)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double().train()
+    kept = {"0.weight": torch.rand(4, 5, generator=generator) < 0.5, "2.bias": torch.tensor([True, False, True])}
+    training.minimise(model, data, weight_decay=0.01, kept=kept)
+    assert (model[0].weight[~kept["0.weight"]] == 0).all() and model[2].bias[1] == 0
+    loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
+    loss = loss + 0.005 * sum(p.square().sum() for p in model.parameters())
+    for name, p in model.named_parameters():
+        gradient = torch.autograd.grad(loss, p, retain_graph=True)[0]
+        assert (gradient * kept.get(name, torch.ones_like(p))).abs().max() < 1e-4
+    assert all(p.grad is None for p in model.parameters())
+
+
 # -- error_pct ---------------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,15 @@ def test_decompress_gives_plain_parameters_of_the_same_values():
     assert model.state_dict().keys() == Net().state_dict().keys()
 
 
+def test_decompressing_a_deep_copy_leaves_the_original_compressed():
+    model = compress(Net(), lambda name, layer: Doubled() if name != "empty" else None)
+    expected = {name: layer.weight.detach().clone() for name, layer in layers(model)}
+    decompress(copy.deepcopy(model))
+    assert len(expected) == 3
+    assert all(torch.equal(layer.weight, expected[name]) for name, layer in layers(model))
+    assert all(compressed_form(layer) is not None for _, layer in layers(model))
+
+
 def test_an_optimizer_made_before_goes_on_with_the_same_parameter():
     layer = nn.Linear(3, 3)
     before = layer.weight
@@ -151,3 +160,13 @@ def test_the_base_class_promises_nothing():
         CompressedWeight().encode(torch.zeros(1))
     with pytest.raises(NotImplementedError):
         CompressedWeight.decode(Encoding(), torch.Size([1]))
+
+
+def test_replace_puts_a_layer_in_the_place_of_another_under_all_its_names():
+    model, new = Net(), nn.Identity()
+    model.again = model.stem[0]
+    assert weights.replace(model, "stem.0", new) is model
+    assert model.stem[0] is new and model.again is new and isinstance(model.stem[1], nn.BatchNorm2d)
+    assert weights.replace(model, "", new) is new
+    with pytest.raises(ValueError, match=r"Net has no layer 'stem\.9': it has stem, stem\.0"):
+        weights.replace(model, "stem.9", new)

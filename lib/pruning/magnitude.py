@@ -103,12 +103,13 @@ def masks(
         if isinstance(density, Mapping):
             raise ValueError("scope='global' takes one density for the whole network, not one per layer")
         scaled = torch.cat([(w.abs() / w.std(correction=0).clamp_min(1e-30)).flatten() for w in weights.values()])
-        kept = _largest(scaled, density).split([w.numel() for w in weights.values()])
+        kept = largest(scaled, density).split([w.numel() for w in weights.values()])
         return {name: mask.reshape(w.shape) for (name, w), mask in zip(weights.items(), kept, strict=True)}
-    return {name: _largest(weights[name].abs(), share) for name, share in shares.items()}
+    return {name: largest(weights[name].abs(), share) for name, share in shares.items()}
 
 
-def _largest(magnitude: Tensor, share: float) -> Tensor:
+def largest(magnitude: Tensor, share: float) -> Tensor:
+    """Bool mask of the given share of the entries, the largest (of ties the first); zeros are never in it."""
     keep = max(1, round(share * magnitude.numel()))
     order = magnitude.flatten().argsort(descending=True, stable=True)[:keep]
     mask = torch.zeros(magnitude.numel(), dtype=torch.bool)
@@ -116,12 +117,17 @@ def _largest(magnitude: Tensor, share: float) -> Tensor:
     return mask.reshape(magnitude.shape) & (magnitude > 0)
 
 
-def prune(model: nn.Module, **how: object) -> nn.Module:
+def prune(model: nn.Module, *, kept: Mapping[str, Tensor] | None = None, **how: object) -> nn.Module:
     """Mask the weights that :func:`masks` (same arguments) does not keep. In place; returns the model.
 
-    The biases are left alone. Retraining (:func:`lib.training.fit`) then changes the survivors only.
+    kept: masks that another criterion chose, instead. The biases are left alone. Retraining
+    (:func:`lib.training.fit`) then changes the survivors only. Raises ValueError for masks that do not fit.
     """
-    kept = masks(model, **how)
+    kept = masks(model, **how) if kept is None else kept
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers(model)}
+    for name, mask in kept.items():
+        if shapes.get(name) != tuple(mask.shape):
+            raise ValueError(f"the mask of layer {name!r} has shape {tuple(mask.shape)}: the layers have {shapes}")
     return compress(model, lambda name, layer: PrunedWeight(kept[name]) if name in kept else None)
 
 

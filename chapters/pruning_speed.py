@@ -1,0 +1,615 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+#   survey:
+#     alone: true
+# ---
+
+# %% [markdown]
+# (sec-pruning-speed)=
+# # Pruning and speed
+#
+# A pruned network does fewer multiply-adds.
+# Whether it also takes less time depends on the *shape* of its holes, and on who computes with them.
+# Fully connected layers with the densities of AlexNet and VGG-16 take {glue:text}`pruning_speed.fc.batch1_latency_ratio` the time of the dense ones as sparse products of one input, and {glue:text}`pruning_speed.fc.batched_latency_ratio` when many inputs share one pass over the weights.
+# AlexNet's sparse convolutions do {glue:text}`pruning_speed.conv.multiply_adds_ratio` the multiply-adds in {glue:text}`pruning_speed.conv.sparse_latency_ratio` the time of the dense ones.
+# A ResNet-8 with whole filters gone, {glue:text}`pruning_speed.resnet8.shrunk_multiply_adds_ratio` the multiply-adds, takes {glue:text}`pruning_speed.resnet8.shrunk_latency_ratio` the time.
+# The survey's sentence that pruned models are faster {cite:p}`berthelier2020survey`: {verdict}`C2.3-41`.
+#
+# ## What the survey says, and what came out
+#
+# ```{claims} pruning_speed
+# ```
+#
+# ## What this page needs
+#
+# It measures time, so nothing else runs beside it, on one thread.
+#
+# ```{cost} pruning_speed
+# ```
+
+# %% tags=["parameters"]
+data = "digits"  # data set: digits, mnist, or the path of an image folder
+train_samples = 500  # training images of the small network
+test_samples = 450  # test images
+seeds = 3  # networks trained from different starts
+epochs = 8  # to train each
+retrain_epochs = 2  # to retrain it after pruning
+particles = 12  # masks that the particle filter carries
+iterations = 5  # of resampling and moving them
+filter_samples = 250  # validation images on which it measures a mask
+runs = 20  # timings of each product, of which the median counts
+batch = 16  # inputs in a batch
+scale = 5  # sides of AlexNet's and VGG's weights are divided by this (1: the true shapes)
+largest_batched = 50_000_000  # weights of the largest layer that is timed with a batch
+sweep_side = 768  # rows and columns of the matrix in the sweep of densities
+image_side = 64  # pixels, for ResNet-18
+
+# %% tags=["hide-input"]
+import copy
+from math import ceil, prod
+
+import torch
+from torch import nn
+
+from lib import data as datasets
+from lib import evidence, figures, measure, models, structure, training
+from lib.pruning import granularity, magnitude, particle_filter, sparse_speed
+from lib.vision import torchvision
+from lib.weights import decompress
+
+dataset = datasets.load(data)
+evidence.uses(dataset)
+train = dataset.train.first(train_samples)
+test = dataset.test.first(test_samples)
+one = test.images[:1]
+rated = dataset.validation.first(filter_samples)
+
+
+def record(key, values, unit="x", digits=2):
+    return evidence.record(f"pruning_speed.{key}", values, unit=unit, digits=digits)
+
+
+def error(model):
+    return training.error_pct(model, test)
+
+
+# %% [markdown]
+# (sec-granularity)=
+# ## Holes of four shapes
+#
+# **The idea.** Removing single weights leaves *irregular* connections, and a machine that computes many products side by side gains nothing from a hole here and there.
+# {cite:t}`anwar2017structured` remove weights in shapes that the machine can skip: whole feature maps, whole kernels, and, inside the kernels, every s-th place.
+#
+# **The formula.** A convolution with $C_i$ source maps, $C_o$ filters and $k \times k$ kernels is one matrix product: the *kernel matrix* times the *feature matrix*, which holds a patch of the input in each column.
+# Of the $k^2$ places of the kernels that read source map $i$, those at $o_i, o_i + s, o_i + 2s, \dots$ stay.
+# If all these kernels share the stride $s$ and the offset $o_i$, the same rows vanish for every output, and the product becomes
+#
+# $$ \underbrace{C_o \times \textstyle\sum_i n_i}_{\text{kernel matrix}} \;\cdot\; \underbrace{\textstyle\sum_i n_i \times HW}_{\text{feature matrix}}, \qquad n_i = \left\lceil \frac{k^2 - o_i}{s} \right\rceil \text{ instead of } k^2. $$ (eq-lowered)
+#
+# **The code.** The masks of the strided level, and the product without the rows that nobody needs:
+
+# %% tags=["remove-input"]
+figures.show_source(granularity._strided, granularity.rows, granularity.LoweredConvolution)
+
+# %% [markdown]
+# **An exact check.** The smaller product equals the masked convolution, and the two matrices shrink to the rows that the formula counts.
+# If the filters of one source map chose different offsets, every row would be needed by one of them.
+
+# %%
+torch.manual_seed(0)
+layer, picture = nn.Conv2d(8, 16, 3, padding=1), torch.rand(2, 8, 12, 12)
+mask = granularity.masks(layer, picture, level="stride", stride=2)[""]
+with torch.no_grad():
+    masked = magnitude.prune(copy.deepcopy(layer), kept={"": mask})(picture)
+    small = granularity.LoweredConvolution(layer, mask)
+    difference = ((small(picture) - masked).abs().max() / masked.abs().max()).item()
+assert difference < 1e-5
+offsets = [int(not mask[0, i, 0, 0]) for i in range(8)]
+assert small.kernel.shape == (16, sum(ceil((9 - o) / 2) for o in offsets))
+mixed = mask.clone()
+mixed[0] = ~mask[0]  # the first filter takes the other offset everywhere
+assert granularity.rows(mixed).all()
+
+# %% tags=["remove-cell"]
+rows = {name: granularity.rows(m).float().mean().item() for name, m in (("s", mask), ("m", mixed))}
+record("stride.difference", difference, "", 7)
+record("stride.shared_offset_rows_pct", 100 * rows["s"], "%", 0)
+record("stride.mixed_offset_rows_pct", 100 * rows["m"], "%", 0)
+record("stride.kernel_matrix_ratio", small.kernel.numel() / layer.weight.numel())
+features = small.features(picture).numel() / (picture.numel() * 9)
+record("stride.feature_matrix_ratio", features)
+
+# %% [markdown]
+# With shared offsets {glue:text}`pruning_speed.stride.shared_offset_rows_pct` of the rows stay, with one filter that differs {glue:text}`pruning_speed.stride.mixed_offset_rows_pct`.
+# The survey calls stride and offset "similar"; they have to be identical.
+#
+# **What a shape costs.** A small network of three convolutions is pruned at each level to the same number of multiply-adds, and retrained briefly.
+# What goes is chosen by magnitude, or at random.
+
+
+# %%
+def network(seed):
+    torch.manual_seed(seed)
+    parts = []
+    for inputs, outputs, stride in ((one.shape[1], 8, 2), (8, 16, 2), (16, 32, 1)):
+        parts.append(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False))
+        parts += [nn.BatchNorm2d(outputs), nn.ReLU()]
+    tail = [nn.MaxPool2d(2), nn.Flatten()]
+    places = prod(nn.Sequential(*parts, *tail)(one).shape)
+    return nn.Sequential(*parts, *tail, nn.Linear(places, len(dataset.classes)))
+
+
+how = {"split": train, "epochs": epochs, "learning_rate": 0.05}
+dense = [training.cached(training.fit, network(s), seed=s, **how) for s in range(seeds)]
+baseline = [error(model) for model in dense]
+record("network.baseline_error_pct", baseline, "%", 1)
+
+
+# %%
+def holes(model, level, select, seed):
+    stride = granularity.masks(model, one, level="stride", stride=2, select=select, seed=seed)
+    if level == "stride":
+        return stride
+    share = work(model, stride)
+    if level == "map":
+        share = 1 - structure.fraction_for(model, one, multiply_adds=share)
+    return granularity.masks(model, one, level=level, density=share, select=select, seed=seed)
+
+
+def work(model, found, example=one):
+    found = {n: m for n, m in found.items() if isinstance(model.get_submodule(n), nn.Conv2d)}
+    full = {name: torch.ones_like(mask) for name, mask in found.items()}
+    left, whole = (granularity.multiply_adds(model, m, example) for m in (found, full))
+    return left / whole
+
+
+# %%
+fine = {"split": train, "epochs": retrain_epochs, "learning_rate": 0.02}
+outcome = {}
+for level in granularity.LEVELS:
+    shares, needed = [], []
+    for select in ("magnitude", "random"):
+        before, after = [], []
+        for seed, model in enumerate(dense):
+            found = holes(model, level, select, seed)
+            cut = magnitude.prune(copy.deepcopy(model), kept=found)
+            before.append(error(cut))
+            after.append(error(training.cached(training.fit, cut, seed=seed, **fine)))
+            shares.append(work(model, found))
+            needed += [100 * granularity.rows(found[n]).float().mean().item() for n in ("3", "6")]
+        outcome[level, select] = before, after
+    record(f"{level}.multiply_adds_ratio", shares[:seeds])
+    record(f"{level}.rows_pct", sum(needed) / len(needed), "%", 0)
+
+# %% tags=["remove-input"]
+for (level, select), (before, after) in outcome.items():
+    record(f"{level}.{select}_pruned_error_pct", before, "%", 1)
+    record(f"{level}.{select}_retrained_error_pct", after, "%", 1)
+    back = [
+        100 * (b - a) / max(b - d, 0.1) for b, a, d in zip(before, after, baseline, strict=True)
+    ]
+    record(f"{level}.{select}_recovered_pct", back, "%", 0)
+figure, ax = figures.axes()
+names = {
+    "weight": "single weights",
+    "kernel": "kernels",
+    "stride": "stride 2",
+    "map": "feature maps",
+}
+series = [("magnitude", 0, "just pruned"), ("random", 0, "just pruned")]
+series += [("magnitude", 1, "retrained"), ("random", 1, "retrained")]
+for k, (select, part, step) in enumerate(series):
+    look = (figures.PRUNING, figures.RETRAINED)[part] | {"linestyle": "none"}
+    if select == "random":
+        look["markerfacecolor"] = "none"
+    values = [
+        (v, y + 0.18 * k - 0.27) for y, n in enumerate(names) for v in outcome[n, select][part]
+    ]
+    ax.plot(*zip(*values, strict=True), **look, label=f"{step}, {select}")
+ax.axvline(sum(baseline) / seeds, **figures.DENSE | {"marker": ""}, label="dense network")
+ax.set(yticks=range(len(names)), yticklabels=list(names.values()), xlabel="test error (%)")
+figures.logarithmic(ax, "x")
+ax.invert_yaxis()
+figures.legend(ax)
+mean = {k: [sum(v) / seeds for v in outcome[k, "magnitude"]] for k in names}
+figures.show(
+    figure,
+    name="fig-granularity",
+    caption="Test error with the same share of multiply-adds removed in four shapes, chosen by magnitude (filled) or at random (hollow), before and after brief retraining. One point for each network.",
+    alt="Error by the shape of the holes, chosen by magnitude, before and after retraining: "
+    + "; ".join(f"{names[k]} {m[0]:.1f} % and {m[1]:.1f} %" for k, m in mean.items())
+    + f". The dense network has {sum(baseline) / seeds:.1f} %.",
+)
+
+# %% [markdown]
+# **What to see.** Compare the blue points from top to bottom: the coarser the shape, the less there is to choose from.
+# Then the green ones: that is what retraining leaves of the difference.
+# Of the error that strides chosen by magnitude add, it takes back {glue:text}`pruning_speed.stride.magnitude_recovered_pct`.
+# Of the rows of the feature matrix, single weights leave {glue:text}`pruning_speed.weight.rows_pct` in use, kernels {glue:text}`pruning_speed.kernel.rows_pct`, strides {glue:text}`pruning_speed.stride.rows_pct` and feature maps {glue:text}`pruning_speed.map.rows_pct`: only the last two make the matrices smaller.
+#
+# (sec-particle-filter)=
+# ## Which filters? A particle filter
+#
+# **The idea.** The survey calls Anwar's method similar to pruning by thresholds; the paper does not look at weights at all {cite:p}`anwar2017structured`.
+# It tries many masks at once, measures each on validation data, copies the good ones and changes the copies a little.
+#
+# **The formula.** With the misclassification rate $\mathrm{MCR}_n$ of the network under mask $n$, this mask is copied about $N w_n$ times,
+#
+# $$ w_n = \frac{(1 - \mathrm{MCR}_n)^{1/T}}{\sum_j (1 - \mathrm{MCR}_j)^{1/T}}. $$ (eq-particles)
+#
+# The temperature $T$ spreads accuracies that lie close together.
+# An evolutionary variant also crosses the copies.
+
+# %% tags=["remove-input"]
+figures.show_source(particle_filter.likelihoods, particle_filter.systematic)
+figures.show_source(particle_filter.moved, particle_filter.crossed)
+
+# %% [markdown]
+# **An exact check.** Of six channels keep three: there are only twenty masks, and the filter finds the best of them.
+
+# %%
+value = torch.tensor([0.05, 0.22, 0.08, 0.2, 0.11, 0.3])
+tiny = particle_filter.search(
+    lambda mask: 1 - value[mask].sum().item(), channels=6, keep=3, seed=0, particles=8
+)
+assert tiny.best.tolist() == [False, True, False, True, False, True]
+
+# %% [markdown]
+# **An experiment.** Half of the last convolution's filters go, without retraining.
+# The layers before the masked one are computed once for all masks.
+# The filter, its evolutionary variant and a random search may each measure as many masks.
+
+
+# %%
+def searched(model, seed, **how):
+    with torch.no_grad():
+        maps = model[:9](rated.images)  # of the last convolution, as the next layer reads them
+
+    def evaluate(mask):
+        with torch.no_grad():
+            answers = model[9:](maps * mask[:, None, None]).argmax(1)
+        return (answers != rated.labels).float().mean().item()
+
+    general, channels = particle_filter.evaluator(model, "6", rated)  # for any network and layer
+    half = torch.arange(channels) % 2 == 0
+    assert abs(general(half) - evaluate(half)) < 1e-6
+    how = {"particles": particles, "iterations": iterations} | how
+    return particle_filter.search(evaluate, channels=channels, keep=channels // 2, seed=seed, **how)
+
+
+# %%
+def cut_error(model, mask):
+    return error(structure.mask(model, {"6": mask}, one))
+
+
+filtered = [searched(model, s) for s, model in enumerate(dense)]
+evolved = [searched(model, s, evolutionary=True) for s, model in enumerate(dense)]
+many = {"particles": particles * (iterations + 1), "iterations": 0}
+guessed = [searched(model, 100 + s, **many) for s, model in enumerate(dense)]
+norms = [model[6].weight.detach().abs().sum((1, 2, 3)) for model in dense]
+by_norm = [magnitude.largest(norm, 0.5) for norm in norms]
+
+# %% tags=["remove-input"]
+for name, found in (("filter", filtered), ("evolutionary", evolved), ("random", guessed)):
+    carried = [100 * f.errors[-1].mean().item() for f in found]
+    record(f"{name}.population_error_pct", carried, "%", 1)
+    record(f"{name}.best_error_pct", [100 * f.best_error for f in found], "%", 1)
+    tested = [cut_error(model, f.best) for model, f in zip(dense, found, strict=True)]
+    record(f"{name}.test_error_pct", tested, "%", 1)
+tested = [cut_error(*pair) for pair in zip(dense, by_norm, strict=True)]
+record("norm.test_error_pct", tested, "%", 1)
+found, largest = torch.cat([f.best for f in filtered]), torch.cat(by_norm)
+same = 100 * (found & largest).sum().item() / largest.sum().item()  # all networks together
+record("filter.same_as_norm_pct", same, "%", 0)
+figure, ax = figures.axes()
+curves = 100 * torch.stack([f.errors for f in filtered])  # seeds, iterations, particles
+steps = range(iterations + 1)
+figures.line(ax, steps, curves.mean(2).T.tolist(), figures.PRUNING, "particles, mean")
+figures.line(ax, steps, curves.min(2).values.T.tolist(), figures.RETRAINED, "particles, best")
+average = 100 * sum(f.errors.mean().item() for f in guessed) / seeds
+luck = 100 * sum(f.best_error for f in guessed) / seeds
+ax.axhline(average, color="#6b6b6b", linestyle=":", label="random masks, mean")
+ax.axhline(luck, color="#6b6b6b", linestyle="--", label="random masks, best")
+ax.set(xlabel="iteration", ylabel="validation error (%)", ylim=(0, None))
+figures.legend(ax)
+last = 100 * sum(f.errors[-1].mean().item() for f in filtered) / seeds
+figures.show(
+    figure,
+    name="fig-particles",
+    caption="Validation error of the masks that the particle filter carries, and of as many random masks. Means over seeds with 95 % intervals.",
+    alt=f"The mean error of the carried masks ends at {last:.1f} %, where random masks have {average:.1f} % on average; the best of as many random masks has {luck:.1f} %.",
+)
+
+# %% [markdown]
+# **What to see.** Compare where the curves end with the best of as many random masks.
+# The masks found have {glue:text}`pruning_speed.filter.test_error_pct` test error, with crossing {glue:text}`pruning_speed.evolutionary.test_error_pct`, the best random ones {glue:text}`pruning_speed.random.test_error_pct`, and the filters of largest norm, for which nothing has to be searched, {glue:text}`pruning_speed.norm.test_error_pct`.
+# Of the filters that the search keeps in all networks together, {glue:text}`pruning_speed.filter.same_as_norm_pct` are those that magnitude keeps.
+#
+# (sec-sparse-speed)=
+# ## Figure 4 again: sparse products
+#
+# **The idea.** Store only the non-zeros, row by row, and multiply only these.
+#
+# **The formula.** At the density $\rho$, and with the rates $r$ at which either product does its multiply-adds,
+#
+# $$ \frac{t_{\text{sparse}}}{t_{\text{dense}}} = \rho\, \frac{r_{\text{dense}}}{r_{\text{sparse}}}, $$ (eq-break-even)
+#
+# so below the *break-even density* $\rho^* = r_{\text{sparse}} / r_{\text{dense}}$ sparse is faster.
+# The survey's Figure 4 shows AlexNet and VGG "before and after pruning".
+# Its source measured the fully connected layers alone, one input at a time {cite:p}`han2016deep`.
+
+# %% tags=["remove-input"]
+figures.show_source(sparse_speed.products)
+
+
+# %% [markdown]
+# **An exact check.** All three products give the same outputs, and a density is met.
+
+# %%
+thin = sparse_speed.thinned(nn.Linear(300, 200), density=0.1, seed=0)
+results = [call() for call in sparse_speed.products(thin, torch.rand(5, 300)).values()]
+assert all(torch.allclose(results[0], result, atol=1e-5) for result in results)
+assert abs(thin.weight.count_nonzero() / thin.weight.numel() - 0.1) < 0.01
+
+# %% [markdown]
+# **The experiment.** The layers of AlexNet and VGG-16 with random holes.
+# The shares kept in AlexNet are 84, 38, 35, 37 and 37 % in the convolutions and 9, 9 and 25 % in the fully connected layers {cite:p}`han2015learning`.
+# VGG-16's first two fully connected layers keep 4 % {cite:p}`han2015learning`; its last has the shape of AlexNet's, and here its density.
+# Here all sides are divided by {glue:text}`pruning_speed.shapes.scale`, where one means the true shapes.
+# The faster of two sparse products counts, scipy's and torch's.
+
+# %%
+races, shapes, kernels = {}, sparse_speed.LINEAR, sparse_speed.CONVOLUTIONS
+for name, (outputs, inputs, density) in shapes.items():
+    layer = nn.utils.skip_init(nn.Linear, inputs // scale, outputs // scale, bias=False)
+    sparse_speed.thinned(layer, density=density, seed=0)
+    for n in (1, batch):
+        if n == 1 or layer.weight.numel() <= largest_batched:
+            races[name, n] = sparse_speed.race(layer, torch.rand(n, inputs // scale), runs=runs)
+for name, (outputs, inputs, side, stride, place, density) in kernels.items():
+    inputs = max(3, inputs // scale)
+    layer = nn.Conv2d(inputs, outputs // scale, side, stride, side // 2, bias=False)
+    sparse_speed.thinned(layer, density=density, seed=0)
+    races[name, 1] = sparse_speed.race(layer, torch.rand(1, inputs, place, place), runs=runs)
+ratio = {key: race.ratio for key, race in races.items()}
+record("shapes.scale", scale, "", 0)
+
+# %% tags=["remove-input"]
+figure, ax = figures.axes()
+names = [*shapes, *kernels]
+for n, look in ((1, figures.PRUNING), (batch, figures.QUANTIZATION)):
+    points = [(ratio[name, n], y) for y, name in enumerate(names) if (name, n) in ratio]
+    ax.plot(*zip(*points, strict=True), **look | {"linestyle": "none"}, label=f"{n} at a time")
+work_left = [races[name, 1].sparse_work / races[name, 1].dense_work for name in names]
+bar = {"color": "#6b6b6b", "marker": "|", "markersize": 10, "linestyle": "none"}
+ax.plot(work_left, range(len(names)), **bar, label="multiply-adds left")
+reported = [(1418 / 318, 0), (777 / 774, 4)]
+ax.plot(*zip(*reported, strict=True), **figures.REPORTED, label="reported")
+ax.axvline(1, color="black", linewidth=1)
+ax.set(yticks=range(len(names)), yticklabels=names, xlabel="time, sparse to dense (ratio)")
+figures.logarithmic(ax, "x")
+ax.invert_yaxis()
+figures.legend(ax)
+figures.show(
+    figure,
+    name="fig-sparse-speed",
+    caption="Time of the faster sparse product relative to the dense one; left of the line sparse is faster. Stars: reported for AlexNet's fc6 with a batch and VGG-16's fc8 with one input.",
+    alt="Ratios of time, sparse to dense, for one input: "
+    + ", ".join(f"{name} {ratio[name, 1]:.2f}" for name in names)
+    + f". With {batch} at a time: "
+    + ", ".join(f"{name} {ratio[name, batch]:.2f}" for name in shapes if (name, batch) in ratio)
+    + ".",
+)
+
+
+# %% tags=["remove-cell"]
+def mean_ratio(names, n):
+    values = [ratio[name, n] for name in names if (name, n) in ratio]
+    return prod(values) ** (1 / len(values))
+
+
+def left(names):
+    return sum(races[n, 1].sparse_work for n in names) / sum(races[n, 1].dense_work for n in names)
+
+
+record("fc.batch1_latency_ratio", mean_ratio(shapes, 1))
+record("fc.batched_latency_ratio", mean_ratio(shapes, batch))
+record("fc.multiply_adds_ratio", left(shapes))
+record("fc8.batch1_latency_ratio", ratio["fc8 of both", 1])
+record("fc8.batched_latency_ratio", ratio["fc8 of both", batch])
+record("fc8.multiply_adds_ratio", left(["fc8 of both"]))
+pruned = list(kernels)[1:]
+record("conv.sparse_latency_ratio", mean_ratio(pruned, 1))
+record("conv.multiply_adds_ratio", left(pruned))
+
+# %% [markdown]
+# **What to see.** For one input the fully connected layers take {glue:text}`pruning_speed.fc.batch1_latency_ratio` the time (geometric mean), with a batch {glue:text}`pruning_speed.fc.batched_latency_ratio`, for {glue:text}`pruning_speed.fc.multiply_adds_ratio` the multiply-adds.
+# With one input a dense layer waits for its weights from memory, and a sparse one reads fewer; in a batch each weight is used many times.
+# The source reports three times the speed on average for one input on a CPU, and no advantage in a batch {cite:p}`han2016deep`.
+# AlexNet's convolutions with holes take {glue:text}`pruning_speed.conv.sparse_latency_ratio` the time.
+#
+# **Whole networks.** The convolutions do nearly all multiply-adds; the fully connected layers have {glue:text}`pruning_speed.alexnet.fully_connected_multiply_adds_pct` of AlexNet's and {glue:text}`pruning_speed.vgg16.fully_connected_multiply_adds_pct` of VGG-16's.
+# AlexNet's time is the sum over its layers; of VGG-16 one convolution is measured, and the others are taken to run at its rate.
+
+# %%
+groups = {"alexnet": list(kernels)[:5], "vgg16": ["VGG-16 conv5"]}
+for name, convolutions in groups.items():
+    with torch.device("meta"):  # shapes, no weights
+        work_all = measure.multiply_adds(getattr(torchvision.models, name)(), (3, 224, 224))
+    linear = [races[n, 1] for n in shapes if n.replace("-", "").lower().startswith((name, "fc8"))]
+    conv = [races[n, 1] for n in convolutions]
+    work_linear = scale**2 * sum(race.dense_work for race in linear)
+    record(f"{name}.fully_connected_multiply_adds_pct", 100 * work_linear / work_all, "%", 1)
+    factor = 1.0
+    if name == "vgg16":  # as many times the one measured as there are multiply-adds
+        factor = (work_all - work_linear) / scale**2 / conv[0].dense_work
+    dense_ms, sparse_ms, best_ms = (
+        factor * sum(pick(r.dense_ms, r.sparse_ms) for r in conv)
+        + sum(pick(r.dense_ms, r.sparse_ms) for r in linear)
+        for pick in (lambda d, s: d, lambda d, s: s, min)
+    )
+    record(f"{name}.all_sparse_latency_ratio", sparse_ms / dense_ms)
+    record(f"{name}.best_of_both_latency_ratio", best_ms / dense_ms)
+
+# %% [markdown]
+# All layers sparse takes {glue:text}`pruning_speed.alexnet.all_sparse_latency_ratio` (AlexNet) and {glue:text}`pruning_speed.vgg16.all_sparse_latency_ratio` (VGG-16) the time of the dense network; each layer in its faster form {glue:text}`pruning_speed.alexnet.best_of_both_latency_ratio` and {glue:text}`pruning_speed.vgg16.best_of_both_latency_ratio`.
+#
+# **How sparse is sparse enough?** One square matrix at several densities:
+
+# %%
+densities = [0.01, 0.03, 0.1, 0.3, 1.0]
+sweep = {1: [], batch: []}
+for density in densities:
+    layer = nn.utils.skip_init(nn.Linear, sweep_side, sweep_side, bias=False)
+    sparse_speed.thinned(layer, density=density, seed=0)
+    for n, found in sweep.items():
+        found.append(sparse_speed.race(layer, torch.rand(n, sweep_side), runs=runs).ratio)
+even = {n: sparse_speed.break_even(densities, found) for n, found in sweep.items()}
+record("sweep.batch1_latency_break_even_pct", 100 * even[1], "%", 0)
+record("sweep.batched_latency_break_even_pct", 100 * even[batch], "%", 0)
+record("sweep.densest_to_sparsest_latency_ratio", sweep[batch][-1] / sweep[batch][0], "x", 0)
+
+# %% tags=["remove-input"]
+figure, ax = figures.axes()
+shares = [100 * d for d in densities]
+ax.plot(shares, sweep[1], **figures.PRUNING, label="1 at a time")
+ax.plot(shares, sweep[batch], **figures.QUANTIZATION, label=f"{batch} at a time")
+ax.plot(shares, densities, color="#6b6b6b", linestyle=":", label="multiply-adds")
+ax.axhline(1, color="black", linewidth=1)
+ax.set(xlabel="weights kept (%)", ylabel="time, sparse to dense (ratio)")
+figures.logarithmic(ax, "x", "y")
+figures.legend(ax, columns=3)
+figures.show(
+    figure,
+    name="fig-break-even",
+    caption="Time of a sparse product relative to the dense one, by density.",
+    alt=f"The ratios go from {sweep[1][0]:.2f} to {sweep[1][-1]:.2f} for one input and from {sweep[batch][0]:.2f} to {sweep[batch][-1]:.2f} for {batch}; they reach 1 at {100 * even[1]:.0f} and {100 * even[batch]:.0f} % of the weights.",
+)
+
+# %% [markdown]
+# The lines reach 1 at {glue:text}`pruning_speed.sweep.batch1_latency_break_even_pct` for one input and at {glue:text}`pruning_speed.sweep.batched_latency_break_even_pct` for a batch.
+#
+# (sec-shrunk)=
+# ## Whole filters: a smaller network
+#
+# A network from which filters are physically gone is dense, and every library computes it well.
+# But a library works on blocks of channels.
+# Here is one convolution with as many filters as source maps, for every width:
+
+# %%
+widths = range(17, 65)
+calls = {}
+for c in widths:
+    layer, x = nn.Conv2d(c, c, 3, padding=1), torch.rand(1, c, 28, 28)
+    calls[c] = lambda layer=layer, x=x: layer(x)
+stairs = [t.median for t in measure.latency_ms(calls, runs=runs).values()]
+
+# %% tags=["remove-input"]
+figure, ax = figures.axes()
+eights = [i for i, c in enumerate(widths) if c % 8 == 0]
+ax.plot(widths, stairs, color=figures.PRUNING["color"], marker=".", label="any width")
+look = figures.RETRAINED | {"linestyle": "none"}
+ax.plot([widths[i] for i in eights], [stairs[i] for i in eights], **look, label="multiples of 8")
+ax.set(xlabel="channels in and out", ylabel="time (ms)", ylim=(0, None), xticks=range(16, 65, 8))
+figures.legend(ax)
+figures.show(
+    figure,
+    name="fig-stairs",
+    caption="Time of one 3 × 3 convolution on maps of 28 × 28, by its number of channels.",
+    alt=f"Steps in the time: 33 channels take {stairs[16]:.2f} ms, 40 channels {stairs[23]:.2f} ms, 41 channels {stairs[24]:.2f} ms and 48 channels {stairs[31]:.2f} ms.",
+)
+
+# %% [markdown]
+# Two residual networks lose the filters of least magnitude, once without and once with rounding to multiples of eight.
+# In a third copy of ResNet-8 the filters are zero but still there.
+
+# %%
+cut = 5 / 16  # of the filters of every layer: what is left is just under half of the multiply-adds
+resnets = {"resnet8": models.resnet8(), "resnet18": torchvision.models.resnet18()}
+wide = torch.rand(1, 3, image_side, image_side)
+batches = {"resnet8": torch.rand(batch, 3, 32, 32), "resnet18": wide}
+rows = []
+for name, model in resnets.items():
+    model, tiny, x = model.eval(), torch.zeros(1, 3, 32, 32), batches[name]
+    variants = {"dense": model}
+    for key, multiple in (("odd", 1), ("shrunk", 8)):
+        variants[key] = sparse_speed.shrunk(model, tiny, fraction=cut, multiple_of=multiple)
+    shares = {k: measure.multiply_adds(v, x.shape[1:]) for k, v in variants.items()}
+    shares = {k: v / shares["dense"] for k, v in shares.items()}
+    if name == "resnet8":
+        zeros = granularity.masks(model, tiny, level="map", density=1 - cut)
+        variants["masked"] = decompress(magnitude.prune(copy.deepcopy(model), kept=zeros))
+        shares["masked"] = 1.0
+    found = measure.latency_ms({k: lambda m=m, x=x: m(x) for k, m in variants.items()}, runs=runs)
+    rows += [(name, k, shares[k], t.median / found["dense"].median) for k, t in found.items()]
+
+# %% tags=["remove-input"]
+ways = {"dense": "dense", "odd": "any number of filters", "shrunk": "multiples of 8"}
+ways |= {"masked": "filters zero"}
+places = {"resnet8": f"ResNet-8, {batch} inputs", "resnet18": "ResNet-18, 1 input"}
+columns = "network", "variant", "multiply-adds (ratio)", "latency (ratio)"
+table = []
+for name, key, share, taken in rows:
+    values = places[name], ways[key], f"{share:.2f}", f"{taken:.2f}"
+    table.append(dict(zip(columns, values, strict=True)))
+    if key != "dense":
+        record(f"{name}.{key}_multiply_adds_ratio", share)
+        record(f"{name}.{key}_latency_ratio", taken)
+figures.table(table, caption="Multiply-adds and time, relative to the dense network")
+
+# %% [markdown]
+# **What to see.** Compare the last two columns: a ratio of time near that of the multiply-adds means that the removed work is really saved.
+# Zeroed filters do {glue:text}`pruning_speed.resnet8.masked_multiply_adds_ratio` the work in {glue:text}`pruning_speed.resnet8.masked_latency_ratio` the time.
+# Removed ones take {glue:text}`pruning_speed.resnet8.shrunk_latency_ratio` in ResNet-8 and {glue:text}`pruning_speed.resnet18.shrunk_latency_ratio` in ResNet-18, where the layers keep multiples of eight filters, and {glue:text}`pruning_speed.resnet8.odd_latency_ratio` and {glue:text}`pruning_speed.resnet18.odd_latency_ratio` where they keep any number.
+#
+# ## Where it breaks
+#
+# **Not sparse enough.** The last fully connected layer keeps a quarter of its weights, and takes {glue:text}`pruning_speed.fc8.batch1_latency_ratio` the time of the dense one for one input and {glue:text}`pruning_speed.fc8.batched_latency_ratio` with a batch.
+#
+# **The wrong rival.** Strides make both matrices smaller, but a library's convolution need not write a feature matrix at all.
+# One layer, lowered with and without holes, and the library's own convolution:
+
+# %%
+layer, x = nn.Conv2d(256 // scale, 256 // scale, 3, padding=1), torch.rand(1, 256 // scale, 14, 14)
+holey = granularity.masks(layer, x, level="stride", stride=2)[""]
+forms = {"library": layer, "strided": granularity.LoweredConvolution(layer, holey)}
+forms["lowered"] = granularity.LoweredConvolution(layer, torch.ones_like(holey))
+found = measure.latency_ms({k: lambda f=f: f(x) for k, f in forms.items()}, runs=runs)
+record("lowered.strided_latency_ratio", found["strided"].median / found["lowered"].median)
+record("lowered.library_latency_ratio", found["strided"].median / found["library"].median)
+
+# %% [markdown]
+# With strides it takes {glue:text}`pruning_speed.lowered.strided_latency_ratio` the time of the full lowered product, and {glue:text}`pruning_speed.lowered.library_latency_ratio` that of the library's convolution.
+# A shape that one machine skips well need not suit another.
+#
+# ## Exercises
+#
+# 1. How many places of a kernel of five by five stay with a stride of 3, for each offset? Check the formula against masks.
+
+# %% tags=["hide-cell"]
+for offset in range(3):
+    layer = nn.Conv2d(1, 2, 5)
+    layer.weight.data.zero_().flatten(1)[:, offset::3] = 1
+    mask = granularity.masks(layer, torch.rand(1, 1, 9, 9), level="stride", stride=3)[""]
+    assert granularity.rows(mask).sum() == ceil((25 - offset) / 3)
+    print(f"offset {offset}: {int(granularity.rows(mask).sum())} places")
+
+# %% [markdown]
+# 2. A layer takes a third of a network's time and keeps a tenth of its weights. How much faster can its sparse product make the network, with the larger of the break-even densities above? And if the layer took no time at all?
+
+# %% tags=["hide-cell"]
+part = min(1, 0.1 / max(even.values()))  # of the layer's time, by the formula
+faster = 1 / (2 / 3 + part / 3)
+assert 1 <= faster < 1.5
+print(f"{faster:.2f} times as fast; without the layer 1.5 times")
+
+# %% [markdown]
+# ## Sources of this chapter
+#
+# - {cite:t}`anwar2017structured` has the shapes and the particle filter; {cite:t}`han2016deep` the measurements of the survey's Figure 4.
+# - {cite:t}`han2015learning` has the densities; {cite:t}`krizhevsky2012imagenet`, {cite:t}`simonyan2015very` and {cite:t}`he2016deep` the networks.
+# - {cite:t}`berthelier2020survey` is the survey.

@@ -1,0 +1,160 @@
+r"""Tucker decomposition of the channels: a small convolution between two 1 x 1 ones, with ranks that Bayes chooses.
+
+The kernel is multiplied out of a core and two matrices of orthonormal columns, one for the inputs and one for the
+outputs; the places of the kernel are left as they are (kim2016compression),
+
+.. math:: W_{tsij} \approx \sum_{a=1}^{R_4} \sum_{b=1}^{R_3} U^{(t)}_{ta}\, \mathcal C_{abij}\, U^{(s)}_{sb},
+          \qquad \mathcal C = W \times_t U^{(t)\top} \times_s U^{(s)\top},
+
+a 1 x 1 convolution S -> R_3, one of the kernel's size R_3 -> R_4, and a 1 x 1 one R_4 -> T, with
+S R_3 + d^2 R_3 R_4 + R_4 T weights. The matrices begin as the leading singular vectors of the two unfoldings and are
+then solved for in turn, each as the best one while the other stays. The ranks are those that the variational Bayesian
+model of a matrix and noise finds in each unfolding, in the closed form of Nakajima and others (2013) that the paper
+uses. The whole network is done in one go. Shapes: W (T, S, kernel), one to three dimensions of kernel.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import brentq, minimize_scalar
+from torch import Tensor, nn
+
+from lib import factorization as factors
+from lib import weights
+from lib.factorization import Replaced
+
+KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+    """U_t (T, R_4), the core (R_4, R_3, kernel), U_s (S, R_3), and the relative residual at first and after each sweep.
+
+    ranks: (R_3 of the inputs, R_4 of the outputs). Raises ValueError for a rank above that of its unfolding.
+    """
+    if not isinstance(ranks, Sequence) or len(ranks) != 2:
+        raise ValueError(f"ranks must be a pair, that of the inputs and that of the outputs, not {ranks!r}")
+    w = weight.detach().double().flatten(2)  # (T, S, places)
+    s_rank = factors.checked_rank(ranks[0], min(w.shape[1], w.shape[0] * w.shape[2]))
+    t_rank = factors.checked_rank(ranks[1], min(w.shape[0], w.shape[1] * w.shape[2]))
+    if sweeps < 0:
+        raise ValueError(f"sweeps must be 0 or more, not {sweeps}")
+    u_t, u_s = _leading(w, 0, t_rank), _leading(w, 1, s_rank)
+    residuals = []
+    for sweep in range(sweeps + 1):
+        if sweep:
+            u_t = _leading(torch.einsum("tsk,sb->tbk", w, u_s), 0, t_rank)
+            u_s = _leading(torch.einsum("tsk,ta->ask", w, u_t), 1, s_rank)
+        core = torch.einsum("tsk,ta,sb->abk", w, u_t, u_s)
+        misfit = (w - torch.einsum("abk,ta,sb->tsk", core, u_t, u_s)).norm() / w.norm().clamp_min(1e-300)
+        residuals.append(misfit.item())
+    return u_t, core.reshape(t_rank, s_rank, *weight.shape[2:]), u_s, residuals
+
+
+def _leading(w: Tensor, way: int, rank: int) -> Tensor:
+    """The first ``rank`` left singular vectors of an unfolding; any orthonormal ones where it has no more."""
+    m = unfolding(w, way)
+    return torch.linalg.eigh(m @ m.T).eigenvectors.flip(1)[:, :rank]
+
+
+def unfolding(w: Tensor, way: int) -> Tensor:
+    """The tensor as a matrix with one row for each number of one way."""
+    return w.movedim(way, 0).flatten(1)
+
+
+def bayesian_rank(matrix: Tensor) -> int:
+    r"""The rank of the matrix behind the noise, by the empirical variational Bayesian factorization in closed form.
+
+    For an (L, M) matrix, L <= M, with singular values :math:`\gamma` and :math:`\alpha = L / M`: the noise's variance
+    :math:`\sigma^2` minimises the free energy, and a component counts where
+    :math:`\gamma^2 > M \sigma^2 \bar x`, :math:`\bar x = (1 + \bar\tau)(1 + \alpha / \bar\tau)`. Noise alone: 0.
+    """
+    if matrix.dim() != 2 or not matrix.numel() or not torch.isfinite(matrix).all():
+        raise ValueError(
+            f"a matrix of finite numbers is needed, not {tuple(matrix.shape)} with NaN or infinity or none"
+        )
+    short, long = sorted(matrix.shape)
+    x = torch.linalg.svdvals(matrix.detach().double()).square().numpy() / long
+    if not x.sum() > 0:
+        return 0
+    alpha = short / long
+
+    def energy_slope(tau: float) -> float:  # zero where a component just begins to pay
+        return sum(np.log1p(z) / z - 0.5 for z in (tau, tau / alpha))
+
+    tau_bar = brentq(energy_slope, 1e-6 * alpha, 100.0)
+    x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
+
+    def free_energy(variance: float) -> float:
+        scaled = np.maximum(x / variance, 1e-300)
+        strong = scaled[scaled > x_bar]
+        excess = strong - (1 + alpha)
+        tau = (excess + np.sqrt(excess**2 - 4 * alpha)) / 2
+        return (scaled - np.log(scaled)).sum() + (np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau).sum()
+
+    most = int(np.ceil(short / (1 + alpha))) - 1  # no more components than these are told from noise
+    lowest, highest = max(x[most] / x_bar, x[most:].mean(), 1e-12 * x[0]), x.mean()
+    grid = np.geomspace(lowest, max(highest, lowest * (1 + 1e-9)), 200)  # it has several valleys
+    near = int(np.argmin([free_energy(each) for each in grid]))
+    bounds = grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]
+    variance = minimize_scalar(free_energy, bounds=bounds, method="bounded").x
+    return int((x > variance * x_bar).sum())
+
+
+def ranks_for(layer: nn.Module, energy: float | None = None) -> tuple[int, int]:
+    """(R_3, R_4), each at least 1: the Bayesian ranks of the two unfoldings, or those that hold a share of energy."""
+    w = factors.checked(layer, KINDS).flatten(2)
+    if energy is not None:
+        return tuple(factors.rank_for(torch.linalg.svdvals(unfolding(w, way)), energy) for way in (1, 0))
+    return tuple(max(1, bayesian_rank(unfolding(w, way))) for way in (1, 0))
+
+
+def factorize(layer: nn.Module, ranks: tuple[int, int], *, sweeps: int = 5) -> nn.Sequential:
+    """The three convolutions; one of the 1 x 1 is left out where its rank is full, its rotation goes into the core.
+
+    layer: a convolution of one group. ranks: (R_3 of the inputs, R_4 of the outputs).
+    """
+    weight = factors.checked(layer, KINDS)
+    u_t, core, u_s, _ = decompose(weight, ranks, sweeps=sweeps)
+    ones, parts, bias = [1] * (weight.dim() - 2), [], layer.bias
+    if u_s.shape[0] == u_s.shape[1]:
+        core = torch.einsum("ab...,sb->as...", core, u_s)
+    else:
+        parts.append(factors.convolution(u_s.T.reshape(*u_s.T.shape, *ones)))
+    if u_t.shape[0] == u_t.shape[1]:
+        core = torch.einsum("ab...,ta->tb...", core, u_t)
+        parts.append(factors.convolution(core, bias, **factors.geometry(layer)))
+    else:
+        parts.append(factors.convolution(core, **factors.geometry(layer)))
+        parts.append(factors.convolution(u_t.reshape(*u_t.shape, *ones), bias))
+    return factors.row(layer, *parts)
+
+
+def compress(
+    model: nn.Module,
+    *,
+    ranks: Mapping[str, tuple[int, int]] | None = None,
+    energy: float | None = None,
+    layers: Iterable[str] | None = None,
+    sweeps: int = 5,
+) -> tuple[nn.Module, list[Replaced]]:
+    """A copy of the model with its convolutions in factors, where that is smaller; and what became of each layer.
+
+    ranks: (R_3, R_4) for each layer that is named. Without: by the Bayesian rule, or by a share of energy.
+    layers: names; by default every convolution of one group whose kernel has more than one place.
+    """
+    if ranks is not None and energy is not None:
+        raise ValueError("give ranks or energy, not both")
+    if layers is None:
+        suited = (
+            (name, layer.weight[0, 0]) for name, layer in weights.layers(model) if not factors.refusal(layer, KINDS)
+        )
+        layers = ranks if ranks is not None else [name for name, kernel in suited if kernel.numel() > 1]
+
+    def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
+        if ranks is not None and name not in ranks:
+            raise ValueError(f"ranks holds no pair for layer {name!r}: it names {', '.join(ranks)}")
+        chosen = ranks_for(layer, energy) if ranks is None else ranks[name]
+        return factorize(layer, chosen, sweeps=sweeps), chosen
+
+    return factors.compress(model, form, KINDS, layers)

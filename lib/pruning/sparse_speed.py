@@ -1,0 +1,191 @@
+r"""Does a sparse network run faster? The same layer computed dense, by sparse products, and physically smaller.
+
+A layer with the density :math:`\rho = \mathrm{nnz}(W) / \lvert W \rvert` does the share :math:`\rho` of the multiply-
+adds if its zeros are left out. Its speed-up over the dense product, which runs at its own rate r, is
+
+.. math:: \frac{t_{dense}}{t_{sparse}} = \frac{1}{\rho} \cdot \frac{r_{sparse}}{r_{dense}},
+
+so a sparse product pays below the *break-even density* :math:`\rho^* = r_{sparse} / r_{dense}`. The rates depend on the
+shape and on how many inputs share one pass over the weights (han2016deep, its figure of speed-ups and its table of
+times by batch size). Sparse products keep the rows compressed (CSR): values, their columns, where each row begins.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+from lib import measure, structure
+
+# Name -> outputs, inputs, share of the weights kept (han2015learning; the last layer of VGG-16 with AlexNet's share).
+LINEAR = {
+    "AlexNet fc6": (4096, 9216, 0.09),
+    "AlexNet fc7": (4096, 4096, 0.09),
+    "VGG-16 fc6": (4096, 25088, 0.04),
+    "VGG-16 fc7": (4096, 4096, 0.04),
+    "fc8 of both": (1000, 4096, 0.25),
+}
+# Name -> outputs, inputs, side of the kernel, stride, side of the input, share kept (of VGG-16 chosen).
+CONVOLUTIONS = {
+    "AlexNet conv1": (64, 3, 11, 4, 224, 0.84),
+    "AlexNet conv2": (192, 64, 5, 1, 27, 0.38),
+    "AlexNet conv3": (384, 192, 3, 1, 13, 0.35),
+    "AlexNet conv4": (256, 384, 3, 1, 13, 0.37),
+    "AlexNet conv5": (256, 256, 3, 1, 13, 0.37),
+    "VGG-16 conv5": (512, 512, 3, 1, 14, 0.35),
+}
+
+
+def csr(weight: Tensor) -> scipy.sparse.csr_array:
+    """The non-zeros of a weight of two dimensions or more, as (first dimension, all the others), 32-bit indices."""
+    if weight.dim() < 2 or not weight.numel():
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} has no rows: two dimensions or more are needed")
+    if not torch.isfinite(weight).all():
+        raise ValueError("the weight holds NaN or infinity: finite values are needed")
+    with _quiet():
+        found = weight.detach().flatten(1).to_sparse_csr()  # several times as fast as scipy's own conversion
+    columns, starts = (part.numpy().astype(np.int32) for part in (found.col_indices(), found.crow_indices()))
+    return scipy.sparse.csr_array((found.values().numpy(), columns, starts), shape=tuple(found.shape))
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Torch says once that its compressed rows are in beta."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Three ways to compute ``layer(inputs)``, by name: "dense", "scipy CSR", "torch CSR". Each call returns it.
+
+    layer: linear, inputs (n, features); or a 2-d convolution in one group, inputs (n, channels, height, width). The
+        sparse ways lower a convolution: the patches become columns, and one sparse product gives all outputs.
+    The weight is compressed here, once; the calls hold nothing but the product. Raises ValueError for other layers.
+    """
+    if not len(inputs):
+        raise ValueError("there are no inputs: at least one sample is needed")
+    if isinstance(layer, nn.Linear):
+        columns = inputs.detach().T.contiguous()  # (features, n), the layout in which sparse layers follow each other
+
+        def lower() -> Tensor:
+            return columns
+
+        def raise_(product: Tensor) -> Tensor:
+            return product.T
+    elif isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+        if isinstance(layer.padding, str):
+            raise ValueError(f"padding={layer.padding!r} is not accepted: give the convolution its padding as a number")
+        with torch.no_grad():
+            shape = layer(inputs).shape
+        settings = {"dilation": layer.dilation, "padding": layer.padding, "stride": layer.stride}
+
+        def lower() -> Tensor:
+            patches = nn.functional.unfold(inputs, layer.kernel_size, **settings)  # (n, rows, places)
+            return patches[0] if len(patches) == 1 else patches.transpose(0, 1).flatten(1)
+
+        def raise_(product: Tensor) -> Tensor:
+            return product.reshape(len(product), shape[0], *shape[2:]).transpose(0, 1)
+    else:
+        raise ValueError(f"{layer} has no sparse product here: accepted are Linear, and Conv2d with groups=1 and zeros")
+    matrix = csr(layer.weight)
+    compressed = _torch_csr(matrix)
+    bias = None if layer.bias is None else layer.bias.detach()[:, None]
+
+    def finished(product: Tensor) -> Tensor:
+        return raise_(product if bias is None else product + bias)
+
+    def by_scipy() -> Tensor:
+        x = lower()
+        product = matrix @ (x[:, 0] if x.shape[1] == 1 else x).numpy()
+        return finished(torch.from_numpy(product).reshape(-1, x.shape[1]))
+
+    def by_torch() -> Tensor:
+        x = lower()  # one column has its own, faster routine
+        return finished((compressed @ x[:, 0])[:, None] if x.shape[1] == 1 else compressed @ x)
+
+    return {"dense": lambda: layer(inputs), "scipy CSR": by_scipy, "torch CSR": by_torch}
+
+
+def _torch_csr(matrix: scipy.sparse.csr_array) -> Tensor:
+    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    with _quiet():
+        return torch.sparse_csr_tensor(*parts, size=matrix.shape)
+
+
+@dataclass(frozen=True)
+class Race:
+    """Medians of a layer's dense product and of the faster sparse one, and the multiply-adds for one input of each."""
+
+    dense_ms: float
+    sparse_ms: float
+    dense_work: int
+    sparse_work: int
+
+    @property
+    def ratio(self) -> float:
+        """Time of the sparse product relative to the dense one: below 1 it is faster."""
+        return self.sparse_ms / self.dense_ms
+
+
+def race(layer: nn.Module, inputs: Tensor, *, runs: int = 21) -> Race:
+    """Time the products of a layer, see :func:`products`; they take turns on one thread."""
+    times = {name: t.median for name, t in measure.latency_ms(products(layer, inputs), runs=runs).items()}
+    with torch.no_grad():
+        places = layer(inputs[:1])[0, 0].numel()
+    work = places * layer.weight.numel(), places * int(layer.weight.count_nonzero())
+    return Race(times.pop("dense"), min(times.values()), *work)
+
+
+def thinned(layer: nn.Module, *, density: float, seed: int) -> nn.Module:
+    """Give a layer random weights of which each is there with probability ``density``. In place; returns the layer.
+
+    Time does not depend on which weights are there, so the shapes of networks that nobody has to train can be timed.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be in (0, 1], not {density}")
+    generator, size = np.random.default_rng(seed), layer.weight.numel()
+    expected = int(size * density + 10 * math.sqrt(size) + 10)
+    places = np.cumsum(generator.geometric(density, expected)) - 1  # gaps between the successes of independent draws
+    places = torch.from_numpy(places[places < size])
+    values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
+    with torch.no_grad():
+        layer.weight.zero_().view(-1)[places] = values.to(layer.weight.dtype)
+    return layer
+
+
+def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple_of: int = 8) -> nn.Module:
+    """A copy without the ``fraction`` of each layer's filters that have the least sum of magnitudes, really smaller.
+
+    multiple_of: what is kept of a layer is rounded to a multiple of this many filters, see :func:`lib.structure.keep`.
+    """
+    found = structure.groups(model, example_input)
+    scores = {
+        name: model.get_submodule(name).weight.detach().abs().flatten(1).sum(1)
+        for group in found
+        for name in group.producers
+    }
+    masks = structure.keep(scores, fraction=fraction, groups=found, multiple_of=multiple_of)
+    return structure.shrink(model, masks, example_input)
+
+
+def break_even(densities: Sequence[float], ratios: Sequence[float]) -> float:
+    """The density at which the ratio of times, sparse to dense, first reaches 1; both rise along the sequences.
+
+    Between two measured densities the ratio is a straight line in logarithms. Where all ratios lie on one side of 1,
+    the density at that end: the break-even is there or beyond.
+    """
+    if len(densities) != len(ratios) or not len(densities):
+        raise ValueError(f"{len(densities)} densities and {len(ratios)} ratios: as many of both are needed")
+    if min(densities) <= 0 or min(ratios) <= 0 or any(a >= b for a, b in pairwise(densities)):
+        raise ValueError("densities must be positive and rising, and ratios positive")
+    if ratios[0] >= 1:
+        return float(densities[0])
+    for i in range(1, len(ratios)):
+        if ratios[i] >= 1:
+            part = math.log(1 / ratios[i - 1]) / math.log(ratios[i] / ratios[i - 1])
+            return float(densities[i - 1] * (densities[i] / densities[i - 1]) ** part)
+    return float(densities[-1])

@@ -1,0 +1,359 @@
+"""Scores of filters to masks, and masks to a network that is physically smaller.
+
+Filter j of a layer can go only together with all that depends on its channel: the channel's batch norm and depthwise
+filter, the kernels of the next layers that read it, and channel j of every layer whose output is added to its own.
+Such a set is a :class:`Group`. ``torch-pruning`` traces the groups and does the surgery; all indices are held here.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lib import measure
+
+CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
+PER_CHANNEL = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are removed together.
+
+    channels: how many there are.
+    producers: names of the layers whose filter j computes channel j. More than one where an addition ties them.
+    carriers: layers with something for each channel (batch norm, depthwise convolution) -> (channels, 1) their numbers
+        of the channels, which are others behind a concatenation.
+    consumers: layers that read the channels -> (channels, k) numbers of the inputs that are channel j's. k is 1 for a
+        convolution; a linear layer behind a flatten has one input for each place of the map.
+    """
+
+    channels: int
+    producers: tuple[str, ...]
+    carriers: dict[str, Tensor]
+    consumers: dict[str, Tensor]
+
+    def maps(self, consumer: str, inputs: Tensor) -> Tensor:
+        """The maps of this group in the input of a consumer, (n, ...): (n, channels, places of a map)."""
+        columns = self.consumers[consumer]
+        if inputs.dim() > 2:  # (n, channels, height, width)
+            return inputs[:, columns[:, 0]].flatten(2)
+        return inputs[:, columns.flatten()].reshape(len(inputs), *columns.shape)
+
+
+class Masks(dict[str, Tensor]):
+    """Layer name -> bool mask over its filters, True where the filter stays; ``removed`` counts those that go."""
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """How many filters each layer loses."""
+        return {name: int((~mask).sum()) for name, mask in self.items()}
+
+    def __repr__(self) -> str:
+        lost = (f"{name} {n} of {len(self[name])}" for name, n in self.removed.items())
+        return f"Masks(removed: {', '.join(lost)})"
+
+
+def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
+    """The groups of channels that may be removed, in the order in which the model holds their first layers.
+
+    example_input: one or more inputs, (n, channels, height, width). The model's outputs are never in a group.
+    Raises ValueError for a model that cannot be traced or that has compressed weights.
+    """
+    return [group for group, _ in _traced(model, example_input)[1]]
+
+
+def keep(
+    scores: Mapping[str, Tensor],
+    *,
+    fraction: float,
+    scope: str = "layer",
+    groups: Iterable[Group] = (),
+    multiple_of: int = 1,
+    least: int = 0,
+) -> Masks:
+    """Masks that remove ``fraction`` of the filters, those of the lowest scores.
+
+    scores: layer name -> (filters,) tensor, larger = keep.
+    scope: "layer" removes this share of each layer, "global" this share of all filters together, the lowest of the
+        whole network; what is removed is rounded down.
+    groups: with the groups of the network, layers that an addition ties get one mask, by the sum of their scores,
+        each divided by its layer's mean.
+    multiple_of: the number of filters that a layer keeps is rounded to a multiple of this (never to none): convolution
+        kernels work on blocks of 8 or 16 channels, and an odd number costs as much as the next multiple.
+    least: in the global scope every layer keeps this many. With 0, a layer that would lose its last filter is refused.
+    Of equal scores the filter with the smaller number stays. Raises ValueError for a fraction outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), not {fraction}")
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}")
+    if multiple_of < 1 or least < 0:
+        raise ValueError(f"multiple_of must be 1 or more and least 0 or more, not {multiple_of} and {least}")
+    if not scores:
+        raise ValueError("there are no scores: give those of at least one layer")
+    for name, score in scores.items():
+        if score.dim() != 1 or not len(score) or not torch.isfinite(score).all():
+            raise ValueError(
+                f"the scores of layer {name!r} are {_told(score)}: one finite number for each filter is needed"
+            )
+    sets = _tied(scores, groups)
+    joint = [_joint([scores[name] for name in names]) for names in sets]
+    if scope == "layer":
+        counts = [len(score) - int(fraction * len(score) + 1e-9) for score in joint]
+    else:
+        counts = _globally(joint, fraction, least)
+    masks = [_highest(score, _rounded(n, multiple_of, len(score))) for score, n in zip(joint, counts, strict=True)]
+    found = {name: mask for names, mask in zip(sets, masks, strict=True) for name in names}
+    for name, mask in found.items():
+        if not mask.any():
+            raise ValueError(f"layer {name!r} would lose its last filter: lower the fraction, or set least=1")
+    return Masks({name: found[name] for name in scores})
+
+
+def _told(score: Tensor) -> str:
+    return f"of shape {tuple(score.shape)}" if score.dim() != 1 or not len(score) else "not all finite"
+
+
+def _tied(scores: Mapping[str, Tensor], groups: Iterable[Group]) -> list[list[str]]:
+    sets, seen = [], set()
+    for group in groups:
+        names = [name for name in group.producers if name in scores]
+        if names:
+            sets.append(names)
+            seen.update(names)
+    return sets + [[name] for name in scores if name not in seen]
+
+
+def _joint(scores: Sequence[Tensor]) -> Tensor:
+    if len(scores) == 1:
+        return scores[0]
+    scales = [score.abs().mean() for score in scores]
+    return sum(score / scale for score, scale in zip(scores, scales, strict=True) if scale > 0) + torch.zeros_like(
+        scores[0]
+    )
+
+
+def _highest(score: Tensor, n: int) -> Tensor:
+    mask = torch.zeros(len(score), dtype=torch.bool)
+    mask[score.argsort(descending=True, stable=True)[:n]] = True
+    return mask
+
+
+def _rounded(n: int, multiple: int, most: int) -> int:
+    """n rounded to a multiple, halves down; 0 stays 0, anything else stays between one multiple and ``most``."""
+    return min(most, max(1, -(-(2 * n - multiple) // (2 * multiple))) * multiple) if n else 0
+
+
+def _globally(joint: list[Tensor], fraction: float, least: int) -> list[int]:
+    """How many filters of each set are among the highest of all."""
+    every = torch.cat(joint)
+    safe = torch.cat([_highest(score, min(least, len(score))) for score in joint])
+    n = len(every) - int(fraction * len(every) + 1e-9)
+    highest = _highest(torch.where(safe, torch.inf, every), max(n, int(safe.sum())))
+    return [int(part.sum()) for part in highest.split([len(score) for score in joint])]
+
+
+def mask(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> nn.Module:
+    """A copy of the model in which the removed filters and all that belongs to them are zero, and nothing is smaller.
+
+    The same arguments and errors as :func:`shrink`, whose network computes the same function.
+    """
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for group, removed in _chosen(model, masks, example_input):
+            rows = dict.fromkeys(group.producers, removed)
+            rows |= {name: numbers[removed].flatten() for name, numbers in group.carriers.items()}
+            for name, row in rows.items():
+                layer = model.get_submodule(name)
+                for values in (layer.weight, layer.bias):
+                    if values is not None:
+                        values[row] = 0
+            for name, columns in group.consumers.items():
+                layer = model.get_submodule(name)
+                if getattr(layer, "groups", 1) == 1:  # a grouped one reads zeros already
+                    layer.weight[:, columns[removed].flatten()] = 0
+    return model
+
+
+def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> nn.Module:
+    """A copy of the model from which the filters that the masks do not keep are gone, with all that belongs to them.
+
+    masks: layer name -> (filters,) bool, True where the filter stays, as :func:`keep` makes them. Layers that are not
+        named stay as they are, unless an addition ties them to one that is.
+    example_input: inputs with which the network is traced, (n, channels, height, width).
+    Raises ValueError, by name, for a layer that would lose its last filter, a mask of a wrong length, tied layers with
+    different masks, a layer whose channels are the model's output, grouped convolutions whose groups would be left with
+    different numbers of channels, and a model that cannot be traced.
+    """
+    model = copy.deepcopy(model)
+    chosen = _chosen(model, masks, example_input)
+    graph, found = _traced(model, example_input)
+    roots = {group.producers: root for group, root in found}
+    for group, removed in chosen:
+        root = model.get_submodule(roots[group.producers])
+        cuts = _grouped(model, group, removed)
+        function = graph.get_pruner_of_module(root).prune_out_channels
+        graph.get_pruning_group(root, function, removed.nonzero().flatten().tolist()).prune()
+        for name, weight in cuts.items():  # torch-pruning would remove the same places from all groups
+            model.get_submodule(name).weight = nn.Parameter(weight)
+    for parameter in model.parameters():
+        parameter.grad = None
+    return model
+
+
+def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: float, multiple_of: int = 1) -> float:
+    """The smallest share of filters to remove from every layer that leaves at most this share of the multiply-adds.
+
+    example_input: (n, channels, height, width). multiple_of: as :func:`keep` will be told.
+    Raises ValueError for a share outside (0, 1], or one out of reach.
+    """
+    if not 0 < multiply_adds <= 1:
+        raise ValueError(f"the share of multiply-adds must be in (0, 1], not {multiply_adds}")
+    found = groups(model, example_input)
+    zeros = {name: torch.zeros(group.channels) for group in found for name in group.producers}
+    work = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+
+    def share(fraction: float) -> float:
+        masks = keep(zeros, fraction=fraction, groups=found, multiple_of=multiple_of)
+        written, read = dict.fromkeys(work, 1.0), dict.fromkeys(work, 1.0)  # shares of outputs and of inputs that stay
+        for group in found:
+            gone = int((~masks[group.producers[0]]).sum())
+            for name in group.producers:
+                written[name] = 1 - gone / group.channels
+            for name, numbers in (group.carriers | group.consumers).items():
+                if name in work:
+                    layer = model.get_submodule(name)
+                    inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+                    read[name] -= gone * numbers.shape[1] / inputs
+        return sum(n * written[name] * read[name] for name, n in work.items()) / sum(work.values())
+
+    low, high = 0.0, 1 - 1e-6
+    if share(low) <= multiply_adds:
+        return low
+    if share(high) > multiply_adds:
+        raise ValueError(f"the fewest filters in each layer leave more than {multiply_adds} of the multiply-adds")
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(middle) <= multiply_adds else (middle, high)
+    return high
+
+
+def _chosen(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> list[tuple[Group, Tensor]]:
+    """Each group that loses channels, and which; all checks are here."""
+    found = groups(model, example_input)
+    home = {name: group for group in found for name in group.producers}
+    for name, kept in masks.items():
+        if name not in home:
+            raise ValueError(f"layer {name!r} has no filters that can go: accepted are {', '.join(home) or 'none'}")
+        if kept.dtype != torch.bool or tuple(kept.shape) != (home[name].channels,):
+            raise ValueError(
+                f"the mask of layer {name!r} is {kept.dtype} of shape {tuple(kept.shape)}:"
+                f" {home[name].channels} truth values are needed"
+            )
+        if not kept.any():
+            raise ValueError(f"layer {name!r} would lose its last filter: at least one must stay")
+    chosen = []
+    for group in found:
+        named = [name for name in group.producers if name in masks]
+        for name in named[1:]:
+            if not torch.equal(masks[named[0]], masks[name]):
+                raise ValueError(
+                    f"layers {named[0]!r} and {name!r} are tied by an addition and have different masks:"
+                    " give keep() the groups"
+                )
+        if named and not masks[named[0]].all():
+            chosen.append((group, ~masks[named[0]]))
+            _grouped(model, *chosen[-1])
+    return chosen
+
+
+def _grouped(model: nn.Module, group: Group, removed: Tensor) -> dict[str, Tensor]:
+    """The weights that grouped convolutions keep of their inputs. ValueError where groups cannot be cut equally."""
+    weights = {}
+    for name in (*group.producers, *group.consumers):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, CONVOLUTION) or layer.groups == 1:
+            continue
+        reads = name in group.consumers
+        gone = torch.zeros(layer.in_channels if reads else layer.out_channels, dtype=torch.bool)
+        gone[group.consumers[name][removed].flatten() if reads else removed] = True
+        parts = (~gone).reshape(layer.groups, -1)
+        if len(parts.sum(1).unique()) > 1 or not parts.any():
+            raise ValueError(
+                f"the {layer.groups} groups of convolution {name!r} cannot be cut equally:"
+                f" they would keep {parts.sum(1).tolist()} channels"
+            )
+        if reads:
+            blocks = layer.weight.detach().chunk(layer.groups)
+            weights[name] = torch.cat([block[:, kept] for block, kept in zip(blocks, parts, strict=True)])
+    return weights
+
+
+def _traced(model: nn.Module, example_input: Tensor) -> tuple[torch_pruning.DependencyGraph, list[tuple[Group, str]]]:
+    """The dependency graph, and each group with the name of the layer at its root."""
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has compressed weights: decompress it first")
+    modes = {module: module.training for module in model.modules()}
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    try:
+        for p in frozen:  # the graph is read off the gradient's
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            graph = torch_pruning.DependencyGraph()
+            graph.build_dependency(model.eval(), example_input[:1], verbose=False)
+    except Exception as error:  # tracing raises many kinds
+        raise ValueError(f"the graph of {type(model).__name__} cannot be traced: {error}") from error
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+        for module, mode in modes.items():
+            module.training = mode
+    names = {module: name for name, module in model.named_modules()}
+    found: list[tuple[Group, str]] = []
+    for layer, name in names.items():
+        known = _depthwise(layer) or any(name in group.producers for group, _ in found)
+        if layer in graph.module2node and isinstance(layer, CONVOLUTION | nn.Linear) and not known:
+            function = graph.get_pruner_of_module(layer).prune_out_channels
+            group = _read(graph, graph.get_pruning_group(layer, function, range(len(layer.weight))), names)
+            found += [(group, name)] if group else []
+    return graph, found
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, CONVOLUTION) and 1 < layer.groups == layer.out_channels == layer.in_channels
+
+
+def _read(graph: torch_pruning.DependencyGraph, traced: object, names: dict[nn.Module, str]) -> Group | None:
+    """One group of torch-pruning's in our terms; None where its channels are no filters of ours, or an output."""
+    channels = len(traced[0].idxs)
+    producers, carriers, consumers = [], {}, {}
+    for item in traced.items:
+        node, layer, writes = item.dep.target, item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        if writes and not node.outputs:
+            return None
+        if layer not in names:
+            if isinstance(layer, nn.Parameter):
+                return None  # a parameter outside any layer: what its numbers mean is not known
+            continue  # an operation
+        if not any(True for _ in layer.parameters(recurse=False)):
+            continue
+        numbers: list[list[int]] = [[] for _ in range(channels)]
+        for number, channel in zip(item.idxs, item.root_idxs, strict=True):
+            numbers[channel].append(number)
+        if _depthwise(layer) or isinstance(layer, PER_CHANNEL):
+            carriers[names[layer]] = torch.tensor(numbers)
+        elif not isinstance(layer, CONVOLUTION | nn.Linear):
+            return None  # attention, recurrent and transposed layers, norms over channels
+        elif writes:
+            if sorted(item.idxs) != list(range(channels)) or item.idxs != item.root_idxs:
+                return None  # tied to a part of another layer: only all of it could go
+            producers.append(names[layer])
+        else:
+            consumers[names[layer]] = torch.tensor(numbers)
+    producers = sorted(set(producers), key=list(names.values()).index)
+    return Group(channels, tuple(producers), carriers, consumers) if producers else None

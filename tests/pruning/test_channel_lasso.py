@@ -1,0 +1,209 @@
+"""The path against the conditions of its optimum and a second solver; the fitted weights against numpy."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso
+from torch import nn
+
+from lib import reconstruction, structure
+from lib.data import Split
+from lib.pruning import channel_lasso, thinet
+from lib.vision import torchvision
+
+
+def split(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Split(torch.rand(*shape, generator=generator).double(), torch.zeros(shape[0], dtype=torch.long))
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 4)]
+        for layer in (parts[0], parts[2]):
+            nn.init.uniform_(layer.bias, 0.2, 0.6)  # so that no channel is dead
+        return nn.Sequential(*parts).double().eval()
+
+
+def sample(seed, rows=40, channels=7):
+    z = torch.randn(rows, channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    z[:, 1] += z[:, 0]
+    return z, z.sum(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_step_of_the_path_meets_the_conditions_of_the_optimum(seed):
+    z, y = sample(seed)
+    n = len(z)
+    for penalty, beta in zip(*(lambda p, b: (p, b.T))(*channel_lasso.path(z.T @ z / n)), strict=True):
+        beta = torch.from_numpy(beta)
+        correlation = z.T @ (y - z @ beta) / n
+        assert (correlation.abs() <= penalty + 1e-9).all()
+        active = beta != 0
+        torch.testing.assert_close(correlation[active], penalty * beta[active].sign(), atol=1e-9, rtol=0)
+
+
+def test_the_path_is_that_of_coordinate_descent():
+    z, y = sample(0)
+    penalties, coefficients = channel_lasso.path(z.T @ z / len(z))
+    for penalty in penalties[0] * np.array([0.9, 0.5, 0.2, 0.05]):
+        expected = Lasso(alpha=penalty, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(z.numpy(), y.numpy())
+        found = [np.interp(penalty, penalties[::-1], row[::-1]) for row in coefficients]
+        np.testing.assert_allclose(found, expected.coef_, atol=1e-6)
+
+
+def test_the_ends_of_the_path_are_nothing_and_everything():
+    z, y = sample(0)
+    penalties, coefficients = channel_lasso.path(z.T @ z / len(z))
+    assert penalties[0] == pytest.approx((z.T @ y / len(z)).abs().max().item())
+    assert not coefficients[:, 0].any()
+    assert penalties[-1] == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(coefficients[:, -1], 1, atol=1e-9)  # Y is the sum of all Z
+
+
+def test_orthogonal_contributions_are_thresholded_softly():
+    size = np.array([1.0, 4, 9, 0.5])  # Z^T Z / N, so Z^T Y / N is the same: beta = max(0, 1 - penalty / size)
+    penalties, coefficients = channel_lasso.path(torch.from_numpy(np.diag(size)))
+    for penalty in (8.0, 3.0, 0.7, 0.1):
+        found = [np.interp(penalty, penalties[::-1], row[::-1]) for row in coefficients]
+        np.testing.assert_allclose(found, np.maximum(0, 1 - penalty / size), atol=1e-12)
+
+
+def test_a_score_is_the_penalty_at_which_the_channel_leaves():
+    model, data = network(), split(8, 1, 8, 8)
+    scores, matrices = channel_lasso.scores(model, data), reconstruction.grams(model, data)
+    for name, score in scores.items():
+        gram = matrices[name].numpy()
+        root = np.linalg.cholesky(gram + 1e-14 * np.eye(len(gram))).T * np.sqrt(len(gram))
+        for channel, share in enumerate(score.tolist()):
+            assert 0 < share <= 1
+            for factor, left in ((1.02, False), (0.98, True)) if share > 0.01 else ():
+                penalty = factor * share * gram.sum(1).max()
+                fit = Lasso(alpha=penalty, fit_intercept=False, tol=1e-13, max_iter=100_000).fit(root, root.sum(1))
+                assert bool(abs(fit.coef_[channel]) > 1e-9) == left
+
+
+def test_dead_channels_and_copies_do_not_stop_the_path():
+    z, _ = sample(0)
+    z[:, 3] = 0
+    z[:, 5] = z[:, 2]
+    coefficients = channel_lasso.path(z.T @ z)[1]
+    assert not coefficients[3].any() and np.isfinite(coefficients).all()
+    assert coefficients[[2, 5], -1].sum() == pytest.approx(2)  # one does the work of both
+    np.testing.assert_allclose(coefficients[[0, 1, 4, 6], -1], 1, atol=1e-6)
+    assert not channel_lasso.path(torch.zeros(3, 3, dtype=torch.float64))[1].any()
+
+
+def test_a_factor_moved_from_one_layer_to_the_next_changes_no_score():
+    model, data = network(), split(8, 1, 8, 8)
+    before = channel_lasso.scores(model, data)
+    model[0].weight.data[2] *= 100
+    model[0].bias.data[2] *= 100
+    model[2].weight.data[:, 2] /= 100
+    after = channel_lasso.scores(model, data)
+    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+def test_fitted_weights_are_the_least_squares_of_numpy():
+    generator = torch.Generator().manual_seed(0)
+    x, y, w = (torch.randn(*n, generator=generator).double() for n in ((50, 4, 3), (50, 5), (5, 4, 3)))
+    found = channel_lasso.least_squares(x, y, w, torch.arange(4), ridge=1e-14)
+    expected, *_ = np.linalg.lstsq(x.flatten(1).numpy(), y.numpy())
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected.T, atol=1e-9)
+    few = channel_lasso.least_squares(x[:6], y[:6], w, torch.arange(4), ridge=1e-10)  # fewer samples than weights
+    rest, *_ = np.linalg.lstsq(x[:6].flatten(1).numpy(), (y[:6] - x[:6].flatten(1) @ w.flatten(1).T).numpy())
+    np.testing.assert_allclose((few - w).flatten(1).numpy(), rest.T, atol=1e-4)  # the smallest change that fits
+
+
+def test_the_fitted_layer_answers_as_well_as_any_can():
+    model, data = network(), split(40, 1, 8, 8)
+    masks = {"0": torch.tensor([True, False, True, True, False, True])}
+    fitted = channel_lasso.refit(model, masks, data, places=99, ridge=1e-12)
+    (_, patches, answers) = next(reconstruction.sampled(model, ["2"], data, places=99))
+    x, kernel = patches[:, masks["0"]].flatten(1), fitted[2].weight.detach()
+    best, *_ = np.linalg.lstsq(x.numpy(), answers.numpy())
+    reached = x @ kernel[:, masks["0"]].flatten(1).T
+    torch.testing.assert_close(reached, x @ torch.from_numpy(best), atol=1e-5, rtol=0)
+    assert kernel[:, ~masks["0"]].count_nonzero() == 0
+    assert torch.equal(fitted[2].bias, model[2].bias) and torch.equal(fitted[5].weight, model[5].weight)
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 1e-3, 1.0])
+def test_fitting_never_errs_more_than_factors_or_than_nothing(ridge):
+    model, data = network(), split(8, 1, 8, 8)
+
+    def error(other):
+        (_, read, _), (_, _, wanted) = (next(reconstruction.sampled(m, ["2"], data, places=99)) for m in (other, model))
+        return ((reconstruction.contributions(read, reconstruction.kernels(other[2])).sum(2) - wanted) ** 2).sum()
+
+    masks = {"0": torch.tensor([True, False, True, True, False, True])}
+    plain = error(structure.mask(model, masks, data.images[:1]))
+    fitted = error(channel_lasso.refit(model, masks, data, places=99, ridge=ridge))
+    assert fitted < plain
+    if ridge < 1e-6:
+        assert fitted < error(thinet.rescale(model, masks, data, places=99))
+
+
+def test_the_loss_of_a_copied_filter_is_made_up_for_in_every_layer():
+    model, data = network(), split(60, 1, 8, 8)
+    for layer in (model[0], model[2]):  # filters 4 and 1 say the same in both layers
+        layer.weight.data[4], layer.bias.data[4] = layer.weight.data[1], layer.bias.data[1]
+    masks = {"0": torch.arange(6) != 4, "2": torch.arange(5) != 4}
+    example = data.images[:1]
+    fitted = channel_lasso.refit(model, masks, data, places=99, ridge=1e-10)
+    with torch.no_grad():
+        wanted = model(data.images)
+        assert (structure.mask(model, masks, example)(data.images) - wanted).abs().max() > 1e-2
+        torch.testing.assert_close(fitted(data.images), wanted, atol=1e-5, rtol=0)
+        smaller = structure.shrink(fitted, masks, example)
+        torch.testing.assert_close(smaller(data.images), fitted(data.images))
+    assert smaller[2].weight.shape == (4, 5, 3, 3)
+
+
+def test_errors_of_an_earlier_layer_are_corrected_and_not_passed_on():
+    model, data = network(), split(200, 1, 8, 8)
+    masks = {"0": torch.arange(6) < 3, "2": torch.arange(5) < 4}
+    fitted = channel_lasso.refit(model, masks, data, places=99)
+
+    def one_by_one():
+        copy = structure.mask(model, masks, data.images[:1])
+        for name, layer in (("0", 2), ("2", 5)):
+            alone = channel_lasso.refit(model, {name: masks[name]}, data, places=99)
+            rows = masks["2"] if layer == 2 else slice(None)
+            copy[layer].weight.data[rows] = alone[layer].weight.data[rows]
+        return copy
+
+    with torch.no_grad():
+        wanted = model(data.images)
+        apart, together = (((m(data.images) - wanted) ** 2).mean() for m in (one_by_one(), fitted))
+    assert together < apart
+
+
+@pytest.mark.parametrize("build", ["resnet18", "squeezenet1_1"])
+def test_networks_of_others(build):
+    model = getattr(torchvision.models, build)(num_classes=4).eval()
+    data = Split(split(2, 3, 64, 64).images.float(), torch.zeros(2, dtype=torch.long))
+    found = structure.groups(model, data.images[:1])
+    scores = channel_lasso.scores(model, data, places=2, outputs=4)
+    assert scores.keys() == {name for group in found for name in group.producers}
+    assert all(torch.isfinite(score).all() for score in scores.values())
+    masks = structure.keep(scores, fraction=0.75, groups=found)
+    fitted = channel_lasso.refit(model, masks, data, places=2)
+    with torch.no_grad():
+        smaller = structure.shrink(fitted, masks, data.images[:1])
+        torch.testing.assert_close(smaller(data.images), fitted(data.images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [0, -1, 1e-13, float("nan"), float("inf")])
+def test_a_ridge_that_is_no_penalty_is_refused(ridge):
+    with pytest.raises(ValueError, match=f"ridge must be 1e-12 or more and finite, not {ridge}"):
+        channel_lasso.refit(network(), {}, split(2, 1, 8, 8), ridge=ridge)
+
+
+def test_an_empty_split_is_refused():
+    model, data = network(), split(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="the split is empty"):
+        channel_lasso.scores(model, data.first(0))
+    with pytest.raises(ValueError, match="the split is empty"):
+        channel_lasso.refit(model, {"0": torch.ones(6, dtype=torch.bool)}, data.first(0))

@@ -1,0 +1,260 @@
+"""Each deletion against the constrained minimum, the inverse against inversion, the layers against least squares."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from lib import models, training
+from lib.data import Split
+from lib.pruning import optimal_brain_damage as damage
+from lib.pruning import optimal_brain_surgeon as surgeon
+from lib.weights import layers
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def split(*shape, classes=3):
+    return Split(torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.arange(shape[0]) % classes)
+
+
+def network(seed=0, inputs=4, hidden=3, classes=3):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, classes)).double()
+
+
+@pytest.fixture
+def bowl():
+    a = randn(8, 8)
+    return a @ a.T + 0.1 * torch.eye(8, dtype=torch.float64), randn(8, seed=1)
+
+
+def constrained(h, w, chosen):
+    """The minimum of (v - w)ᵀ H (v - w) / 2 under v = 0 at the chosen, by the normal equations of the rest."""
+    rest = torch.tensor([i for i in range(len(w)) if i not in chosen.tolist()])
+    v = torch.zeros_like(w)
+    v[rest] = torch.linalg.solve(h[rest][:, rest], (h @ w)[rest])
+    return v
+
+
+@pytest.mark.parametrize("chosen", [[0], [5], [1, 4], [7, 2, 3]])
+def test_a_deletion_reaches_the_constrained_minimum_at_the_predicted_cost(bowl, chosen):
+    h, w = bowl
+    chosen = torch.tensor(chosen)
+    moved, inverse, cost = surgeon.remove(w, torch.linalg.inv(h), chosen)
+    torch.testing.assert_close(moved, constrained(h, w, chosen))
+    assert (moved[chosen] == 0).all()
+    assert float((moved - w) @ h @ (moved - w) / 2) == pytest.approx(float(cost), rel=1e-11)
+    rest = torch.tensor([i for i in range(8) if i not in chosen.tolist()])
+    torch.testing.assert_close(inverse[rest][:, rest], torch.linalg.inv(h[rest][:, rest]))  # the downdate
+    assert (inverse[chosen] == 0).all() and (inverse[:, chosen] == 0).all()
+
+
+def test_surgery_never_costs_more_than_damage_and_both_agree_on_a_diagonal(bowl):
+    h, w = bowl
+    for matrix in (h, torch.diag(h.diagonal())):
+        inverse = torch.linalg.inv(matrix)
+        by_surgery, by_damage = w**2 / (2 * inverse.diagonal()), matrix.diagonal() * w**2 / 2
+        assert (by_surgery <= by_damage * (1 + 1e-12)).all()
+        moved, _, cost = surgeon.remove(w, inverse, torch.tensor([3]))
+        assert float(cost) == pytest.approx(float(by_surgery[3]), rel=1e-12)
+    others = torch.arange(8) != 3
+    assert torch.equal(moved[others], w[others])  # on the diagonal nothing else moves
+
+
+def test_two_deletions_in_a_row_are_one_of_both(bowl):
+    h, w = bowl
+    once, inverse_once, cost_once = surgeon.remove(w, torch.linalg.inv(h), torch.tensor([2, 6]))
+    first, inverse, cost = surgeon.remove(w, torch.linalg.inv(h), torch.tensor([6]))
+    second, inverse, more = surgeon.remove(first, inverse, torch.tensor([2]))
+    torch.testing.assert_close(second, once)
+    torch.testing.assert_close(inverse, inverse_once)
+    assert float(cost + more) == pytest.approx(float(cost_once))
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_the_recursion_is_the_inverse(block):
+    rows = randn(20, 8)
+    direct = torch.linalg.inv(rows.T @ rows / 5 + 1e-4 * torch.eye(8, dtype=torch.float64))
+    found = surgeon.inverse_hessian(rows, samples=5, alpha=1e-4, block=block)
+    torch.testing.assert_close(found, direct, rtol=1e-7, atol=1e-7)
+
+
+def test_the_rows_make_the_matrix_whose_diagonal_damage_has():
+    model, data = network(), split(7, 4)
+    rows = surgeon.gauss_newton_rows(model, data)
+    diagonal = rows.square().sum(dim=0) / 7
+    h = damage.curvature(model, data)
+    torch.testing.assert_close(diagonal[:12], h["0"].flatten())
+    torch.testing.assert_close(diagonal[15:24], h["2"].flatten())
+    assert rows.shape == (21, 27)
+
+
+def test_pruning_a_model_linear_in_its_weights_follows_brute_force_step_by_step():
+    """Against the exact matrix, inverted anew after each deletion."""
+    model, data = nn.Linear(4, 3).double(), split(9, 4)
+    nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(0))
+    w = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    rows = surgeon.gauss_newton_rows(model, data)
+    h = rows.T @ rows / 9 + 1e-3 * torch.eye(15, dtype=torch.float64)
+    found = surgeon.prune(model, data, delete=6, alpha=1e-3, refresh=100)
+    alive, deleted, v = list(range(15)), [], w.clone()
+    for _ in range(6):
+        inverse = torch.linalg.inv(h[alive][:, alive])
+        costs = v[alive] ** 2 / (2 * inverse.diagonal())
+        deleted.append(alive.pop(int(costs.argmin())))
+        v = constrained(h, w, torch.tensor(deleted))  # the updates of all steps are that of the set
+    assert found.deleted.tolist() == deleted
+    torch.testing.assert_close(nn.utils.parameters_to_vector(model.parameters()).detach(), v)
+    assert float((v - w) @ h @ (v - w) / 2) == pytest.approx(float(found.costs.sum()), rel=1e-9)
+    flat = torch.cat([mask.flatten() for mask in found.kept.values()])
+    assert sorted(deleted) == (~flat).nonzero().flatten().tolist()
+    assert (v[~flat] == 0).all()
+
+
+@pytest.mark.parametrize("refresh", [1, 3])
+def test_deletions_go_on_from_masks_and_leave_what_is_gone_alone(refresh):
+    model, data = network(), split(7, 4)
+    first = surgeon.prune(model, data, delete=5, alpha=1e-3, refresh=refresh)
+    second = surgeon.prune(model, data, delete=5, alpha=1e-3, refresh=refresh, kept=first.kept)
+    assert not set(first.deleted.tolist()) & set(second.deleted.tolist())
+    assert sum(int(m.sum()) for m in second.kept.values()) == 17
+    for name, p in model.named_parameters():
+        assert (p[~second.kept[name]] == 0).all()
+
+
+def test_the_path_goes_down_one_by_one_to_minima_and_is_nested():
+    model, data = network(hidden=2), split(12, 4)
+    for by in ("surgeon", "damage", "magnitude"):
+        stages = surgeon.path(model, data, weight_decay=1e-2, choose_by=by)
+        assert [s.size for s in stages] == list(range(stages[0].size, 0, -1))
+        for big, small in pairwise(stages):
+            assert all(not (small.kept[n] & ~big.kept[n]).any() for n in big.kept)
+        middle = stages[8]
+        surgeon.put(model, middle)
+        for name, p in model.named_parameters():
+            assert (p[~middle.kept[name]] == 0).all()
+        loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
+        decay = sum(p.square().sum() for p in model.parameters()) * 1e-2 / 2
+        gradients = torch.autograd.grad(loss + decay, list(model.parameters()))
+        for g, (name, _) in zip(gradients, model.named_parameters(), strict=True):
+            assert g[middle.kept[name]].abs().max() < 1e-4 if middle.kept[name].any() else True
+        assert loss.item() == pytest.approx(middle.loss, rel=1e-9)
+
+
+def test_the_shortest_description_asks_neither_test_nor_size_alone():
+    def stage(size, loss, error):
+        return surgeon.Stage({"w": torch.arange(9) < size}, torch.zeros(9), loss, error)
+
+    stages = [stage(9, 0.01, 0.0), stage(5, 0.02, 0.0), stage(4, 0.05, 0.0), stage(2, 0.9, 30.0)]
+    assert surgeon.shortest(stages, 100).size == 4  # 5 describes it in the fewest nats; 4 has no more errors
+    assert surgeon.shortest(stages[:2], 100).size == 5
+    assert surgeon.shortest(stages, 1).size == 4
+
+
+# -- Layer by layer ----------------------------------------------------------------------------------------------------
+
+
+def test_each_row_is_the_least_squares_solution_on_its_support():
+    layer, data = nn.Linear(6, 3).double(), split(40, 6)
+    data = Split(data.images.double(), data.labels)
+    before, x = layer(data.images).detach(), torch.cat([data.images, torch.ones(40, 1)], dim=1).double()
+    mask = surgeon.prune_layers(layer, data, density=0.5, alpha=1e-12)[""]
+    assert mask.sum() == 9 and (layer.weight[~mask] == 0).all()
+    for row in range(3):
+        support = torch.cat([mask[row], torch.tensor([True])])
+        expected = torch.linalg.lstsq(x[:, support], before[:, row, None]).solution.flatten()
+        found = torch.cat([layer.weight[row], layer.bias[row, None]]).detach()[support]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_one_at_a_time_is_the_papers_greedy_order():
+    h = randn(12, 5).T @ randn(12, 5)
+    w = randn(5, seed=3)
+    costs = surgeon._costs(w, torch.linalg.inv(h), 5, 0.0)
+    v, inverse, highest, alive = w.clone(), torch.linalg.inv(h), 0.0, set(range(5))
+    while alive:
+        by_one = {q: float(v[q] ** 2 / (2 * inverse[q, q])) for q in alive}
+        q = min(by_one, key=by_one.get)
+        highest = max(highest, by_one[q])
+        assert float(costs[q]) == pytest.approx(highest, rel=1e-9)
+        v, inverse, _ = surgeon.remove(v, inverse, torch.tensor([q]))
+        alive.remove(q)
+
+
+@pytest.mark.parametrize(("groups", "bias", "stride"), [(1, True, 1), (2, False, 2), (4, True, 1)])
+def test_a_convolution_is_its_unfolded_product(groups, bias, stride):
+    layer = nn.Conv2d(4, 8, 3, stride=stride, padding=1, groups=groups, bias=bias).double()
+    images = randn(3, 4, 6, 6)
+    x = surgeon.columns(layer, images)
+    rows = layer.weight.flatten(1) if not bias else torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1)
+    by_product = torch.einsum("gpi,goi->pgo", x, rows.unflatten(0, (groups, -1))).flatten(1)
+    expected = layer(images).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(by_product, expected)
+
+
+def test_density_one_changes_no_output_and_lower_ones_less_than_zeroing():
+    data = split(30, 1, 28, 28, classes=10)
+    plain = models.lenet5(0)
+    with torch.no_grad():
+        before = plain(data.images)
+        same, pruned, zeroed = models.lenet5(0), models.lenet5(0), models.lenet5(0)
+        surgeon.prune_layers(same, data, density=1.0)
+        assert torch.equal(same(data.images), before)
+        masks = surgeon.prune_layers(pruned, data, density={"conv2": 0.3})
+        zeroed.conv2.weight *= masks["conv2"]
+        assert list(masks) == ["conv2"] and masks["conv2"].sum() == round(0.3 * 25_000)
+        assert (pruned(data.images) - before).square().sum() < 0.5 * (zeroed(data.images) - before).square().sum()
+
+
+def test_inputs_that_are_always_zero_go_first():
+    layer, data = nn.Linear(6, 4), split(40, 6)
+    data.images[:, [1, 3]] = 0.0
+    mask = surgeon.prune_layers(layer, data, density=4 / 6, alpha=1e-12)[""]
+    assert not mask[:, [1, 3]].any() and mask[:, [0, 2, 4, 5]].all()
+
+
+def test_models_of_others_are_pruned_layer_by_layer():
+    from lib.vision import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.25).eval()
+    names = ["features.0.0", "features.1.conv.0.0", "classifier.1"]  # strided, depthwise, linear
+    masks = surgeon.prune_layers(model, split(4, 3, 32, 32), density=dict.fromkeys(names, 0.5))
+    for name, layer in layers(model):
+        if name in names:
+            assert masks[name].sum() == round(0.5 * layer.weight.numel()) and (layer.weight[~masks[name]] == 0).all()
+    assert torch.isfinite(model(torch.rand(1, 3, 32, 32))).all()
+
+
+# -- Bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_and_nothing_changes():
+    model, data = network(), split(7, 4)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    doubles = Split(data.images.double(), data.labels)
+    for call, message in (
+        (lambda: surgeon.gauss_newton_rows(model, data.first(0)), "at least one sample"),
+        (lambda: surgeon.gauss_newton_rows(models.lenet_300_100(), data), "266,610 parameters are too many"),
+        (lambda: surgeon.inverse_hessian(randn(2, 2), samples=1, alpha=0), "alpha must be above 0"),
+        (lambda: surgeon.prune(model, data, delete=28, alpha=1e-3), r"delete must be in 0\.\.27"),
+        (lambda: surgeon.prune(model, data, delete=1, alpha=1e-3, refresh=0), "refresh 1 or more"),
+        (lambda: surgeon.path(model, data, weight_decay=1e-3, choose_by="luck"), "not 'luck'"),
+        (lambda: surgeon.path(model, data, weight_decay=0), "weight_decay must be above 0"),
+        (lambda: surgeon.prune_layers(model, doubles.first(0), density=0.5), "at least one sample"),
+        (lambda: surgeon.prune_layers(model, doubles, density=1.5), r"density must be in \(0, 1\], not 1.5"),
+        (lambda: surgeon.prune_layers(model, doubles, density={"9": 0.5}), "no linear or 2-d convolution layer"),
+        (lambda: surgeon.prune_layers(model, doubles, density=0.5, alpha=0), "alpha must be above 0"),
+        (lambda: surgeon.prune_layers(model, doubles, density=0.5, at_once=1), r"at_once in \[0, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
+    with pytest.raises(ValueError, match="at least one sample"):
+        training.minimise(model, data.first(0), weight_decay=0.1)

@@ -1,0 +1,165 @@
+"""Sparse products against the dense layer, and break-even densities against their formula. No test looks at a clock."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lib import measure, models, structure
+from lib.pruning import magnitude
+from lib.pruning.sparse_speed import Race, break_even, csr, products, race, shrunk, thinned
+from lib.vision import torchvision
+
+
+def thin(layer, density=0.2, seed=0):
+    return thinned(layer, density=density, seed=seed)
+
+
+def same(layer, inputs):
+    calls = products(layer, inputs)
+    expected = layer(inputs)
+    assert list(calls) == ["dense", "scipy CSR", "torch CSR"]
+    for name, call in calls.items():
+        for _ in range(2):  # a call leaves nothing behind
+            result = call()
+            assert result.shape == expected.shape, name
+            assert torch.allclose(result, expected, atol=1e-4), name
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("density", [0.01, 0.5, 1.0])
+def test_linear_products_agree(n, bias, density):
+    same(thin(nn.Linear(40, 30, bias=bias), density), torch.randn(n, 40, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("how", [{"padding": 1}, {"stride": 2, "bias": False}, {"dilation": (2, 1), "padding": (0, 2)}])
+def test_convolution_products_agree(n, how):
+    same(thin(nn.Conv2d(3, 8, 3, **how)), torch.randn(n, 3, 11, 9, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_layer_that_was_pruned_and_one_of_zeros():
+    layer = magnitude.prune(nn.Linear(20, 10), density=0.3)
+    same(layer, torch.randn(4, 20))
+    assert csr(layer.weight).nnz == 60
+    empty = nn.Linear(5, 3)
+    nn.init.zeros_(empty.weight)
+    same(empty, torch.randn(1, 5))
+
+
+def test_layers_of_a_network_that_others_wrote():
+    model = torchvision.models.squeezenet1_1(num_classes=4).eval()
+    magnitude.prune(model, density=0.1)
+    same(model.features[0], torch.rand(1, 3, 32, 32))
+    same(model.features[3].squeeze, torch.rand(2, 64, 8, 8))
+
+
+def test_compressed_rows_hold_exactly_the_non_zeros():
+    weight = torch.randn(6, 2, 3, 3) * (torch.rand(6, 2, 3, 3) < 0.3)
+    matrix = csr(weight)
+    assert matrix.nnz == weight.count_nonzero() and matrix.indices.dtype == np.int32 == matrix.indptr.dtype
+    assert np.array_equal(matrix.toarray(), weight.flatten(1).numpy())
+
+
+@pytest.mark.parametrize("density", [0.04, 0.35, 1.0])
+def test_thinned_layers_have_the_density_of_independent_draws(density):
+    layer = thin(nn.Linear(500, 400), density)
+    found = layer.weight.count_nonzero().item() / layer.weight.numel()
+    assert found == pytest.approx(density, abs=4 * math.sqrt(density * (1 - density) / 200_000) + 1e-9)
+    assert layer.weight[layer.weight != 0].std().item() == pytest.approx(500**-0.5, rel=0.05)
+    columns = (layer.weight != 0).float().mean(0)
+    assert columns.std().item() == pytest.approx(math.sqrt(density * (1 - density) / 400), rel=0.2, abs=1e-9)
+
+
+def test_the_seed_decides_which_weights_are_there():
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    weights = [thin(nn.utils.skip_init(nn.Linear, 50, 40), seed=seed).weight for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.get_rng_state(), state[0]) and np.random.get_state()[1].tolist() == state[1]
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "mobilenet_v2"])
+def test_shrunk_networks_are_smaller_and_keep_the_filters_of_largest_magnitude(name, multiple_of):
+    model = models.resnet8() if name == "resnet8" else getattr(torchvision.models, name)(num_classes=3)
+    model, x = model.eval(), torch.rand(2, 3, 32, 32)
+    before = copy.deepcopy(model.state_dict())
+    small = shrunk(model, x[:1], fraction=5 / 16, multiple_of=multiple_of)
+    assert measure.multiply_adds(small, (3, 32, 32)) < 0.65 * measure.multiply_adds(model, (3, 32, 32))
+    assert small(x).shape == model(x).shape
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    if name == "resnet8":
+        norms = model.stage1_1.conv1.weight.abs().flatten(1).sum(1)
+        kept = small.stage1_1.conv1.out_channels
+        expected = norms.topk(kept).indices.sort().values
+        found = structure.groups(model, x)
+        tied = next(g for g in found if "conv" in g.producers)
+        assert kept == (11 if multiple_of == 1 else 8)
+        assert torch.equal(small.stage1_1.bn1.weight, model.stage1_1.bn1.weight[expected])
+        assert len(tied.producers) > 1  # the stem and the block's sum lose the same channels
+        assert small.conv.out_channels == small.stage1_1.conv2.out_channels
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_race_counts_the_work_of_one_input(n):
+    found = race(thin(nn.Conv2d(2, 4, 3), 0.25), torch.rand(n, 2, 6, 7), runs=20)
+    kept = thin(nn.Conv2d(2, 4, 3), 0.25).weight.count_nonzero().item()
+    assert (found.dense_work, found.sparse_work) == (20 * 72, 20 * kept)
+    assert found.dense_ms > 0 and found.ratio == found.sparse_ms / found.dense_ms
+    assert race(thin(nn.Linear(7, 5), 1.0), torch.rand(n, 7), runs=20).sparse_work == 35
+
+
+def test_the_ratio_of_a_race_is_below_one_where_sparse_is_faster():
+    assert Race(4.0, 1.0, 100, 10).ratio == 0.25
+
+
+def test_break_even_is_where_the_line_in_logarithms_reaches_one():
+    densities = [0.01, 0.03, 0.1, 0.3]
+    ratios = [(d / 0.07) ** 0.8 for d in densities]  # a straight line in logarithms
+    assert break_even(densities, ratios) == pytest.approx(0.07)
+    assert break_even(densities, [0.1, 0.5, 1.0, 2.0]) == pytest.approx(0.1)
+
+
+def test_break_even_beyond_the_sweep_is_its_end():
+    assert break_even([0.01, 0.1], [0.2, 0.9]) == 0.1
+    assert break_even([0.01, 0.1], [1.2, 4.0]) == 0.01
+    assert break_even([0.2], [0.5]) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("densities", "ratios", "says"),
+    [
+        ([0.1, 0.2], [1.0], "2 densities and 1 ratios"),
+        ([], [], "as many of both"),
+        ([0.2, 0.1], [1.0, 2.0], "rising"),
+        ([0.1, 0.2], [0.0, 2.0], "positive"),
+    ],
+)
+def test_sequences_that_are_no_sweep_are_refused(densities, ratios, says):
+    with pytest.raises(ValueError, match=says):
+        break_even(densities, ratios)
+
+
+def test_other_layers_and_inputs_are_refused():
+    for layer, x in (
+        (nn.Conv2d(4, 4, 3, groups=2), torch.rand(1, 4, 5, 5)),
+        (nn.ConvTranspose2d(4, 4, 3), torch.rand(1, 4, 5, 5)),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), torch.rand(1, 1, 5, 5)),
+    ):
+        with pytest.raises(ValueError, match="has no sparse product here: accepted are Linear, and Conv2d"):
+            products(layer, x)
+    with pytest.raises(ValueError, match="padding='same' is not accepted"):
+        products(nn.Conv2d(1, 1, 3, padding="same"), torch.rand(1, 1, 5, 5))
+    with pytest.raises(ValueError, match="at least one sample"):
+        products(nn.Linear(3, 2), torch.rand(0, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        csr(torch.tensor([[math.nan]]))
+    with pytest.raises(ValueError, match="two dimensions"):
+        csr(torch.ones(4))
+    for density in (0, 1.2, math.nan):
+        with pytest.raises(ValueError, match="density must be in"):
+            thin(nn.Linear(3, 2), density)

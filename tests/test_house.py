@@ -1,0 +1,177 @@
+"""The house keeps its shape: imports go down only, a technique is whole, a chapter has its form."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jupytext
+import pytest
+import yaml
+
+from lib import chapters
+
+PROJECT = Path(__file__).parents[1]
+LIB = PROJECT / "lib"
+PACKAGES = {path.name for path in LIB.iterdir() if (path / "__init__.py").exists()}
+GROUND = {path.stem for path in LIB.glob("*.py")} - {"__init__"}
+COMBINATIONS = {  # the methods that are a combination, and the other section that they take from
+    ("quantization/deep_compression.py", "pruning"),
+}
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def imported(text: str) -> Iterator[str]:
+    """Every module that a source imports, with what it takes from it: ``lib.pruning.magnitude``."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written from the top: from lib import ..."
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def of_lib(text: str) -> set[str]:
+    """The files and packages of lib that a source imports, by their name below lib."""
+    return {name.split(".")[1] for name in imported(text) if name.split(".")[0] == "lib" and "." in name}
+
+
+def misplaced(name: str, text: str) -> set[str]:
+    """What the file ``name`` of lib imports although it stands above it, or beside it."""
+    package = name.split("/")[0] if "/" in name else None
+    allowed = {other for file, other in COMBINATIONS if file == name} | ({package} if package else set())
+    runner = {Path(file).stem for file in chapters.RUNNER}
+    forbidden = (PACKAGES - allowed) | (set() if name in chapters.RUNNER else runner)
+    return of_lib(text) & forbidden
+
+
+FILES = sorted(path.relative_to(LIB).as_posix() for path in LIB.rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down_only(name):
+    assert misplaced(name, (LIB / name).read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("storage.py", "from lib.pruning import magnitude", {"pruning"}),
+        ("storage.py", "import lib.pruning.magnitude", {"pruning"}),
+        ("storage.py", "def f():\n    from lib import quantization", {"quantization"}),
+        ("storage.py", "from lib import book", {"book"}),  # its hash would miss what the kernel imports
+        ("pruning/magnitude.py", "from lib.quantization import optimal_kmeans", {"quantization"}),
+        ("pruning/magnitude.py", "from lib.ledger import judge", {"ledger"}),
+        ("quantization/deep_compression.py", "from lib.pruning.magnitude import scatter", set()),
+        ("book.py", "from lib import checks, ledger", set()),
+    ],
+)
+def test_an_import_that_goes_up_is_found(name, text, found):
+    assert misplaced(name, text) == found
+
+
+def test_each_combination_is_one():
+    for name, other in COMBINATIONS:
+        assert other in of_lib((LIB / name).read_text()), f"{name} no longer imports {other}: take it off the list"
+
+
+def test_a_chapter_imports_packages_and_lib_only():
+    listed = {
+        re.match(r"[\w.-]+", line)[0].lower()
+        for line in (PROJECT / "requirements.in").read_text().splitlines()
+        if line and line[0] != "#"
+    }
+    installed = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+    checked = 0
+    for chapter in chapters.names(PROJECT):
+        for name in imported((PROJECT / "chapters" / f"{chapter}.py").read_text()):
+            top = name.split(".")[0]
+            checked += 1
+            assert top == "lib" or top in sys.stdlib_module_names or installed.get(top, top).lower() in listed, name
+            assert f"{name.split('.')[1]}.py" not in chapters.RUNNER if top == "lib" and "." in name else True, name
+    assert checked > 0
+
+
+def test_chapters_have_one_form():
+    toc = (PROJECT / "_toc.yml").read_text()
+    names = chapters.names(PROJECT)
+    assert names
+    for name in names:
+        text = (PROJECT / "chapters" / f"{name}.py").read_text()
+        notebook = jupytext.reads(text, fmt="py:percent")
+        assert dict(notebook.metadata["kernelspec"]) == KERNELSPEC, name
+        tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1, name
+        lines = tagged[0].source.splitlines()
+        for part in ast.parse(tagged[0].source).body:
+            said = "".join(lines[part.lineno - 1 : part.end_lineno])
+            assert "#" in said, f"{name}: the parameter {said!r} has no comment that says what it is"
+        assert notebook.cells[0].cell_type == "markdown", name
+        assert re.search(r"^# ", notebook.cells[0].source, re.M), name
+        assert f"file: chapters/{name}\n" in toc, f"{name} stands not in _toc.yml"
+        assert not re.search(r"^\s*[!%]", "\n".join(c.source for c in notebook.cells if c.cell_type == "code"), re.M), (
+            name
+        )
+    assert set(re.findall(r"file: chapters/(\w+)", toc)) == set(names)
+
+
+def test_every_profile_names_what_is_there():
+    names = sorted(path.stem for path in (PROJECT / "profiles").glob("*.yml"))
+    assert names == ["full", "quick", "standard"]
+    for name in names:
+        chapters.profile_settings(PROJECT, name)
+    assert not set(chapters.profile_settings(PROJECT, "quick")) - {
+        "limits"
+    }  # the parameters cells are the quick profile
+
+
+def faults(row: dict, root: Path = PROJECT) -> list[str]:
+    """What a technique of the catalogue lacks of the five parts that belong together."""
+    found = [f"no {part} at {row[part]}" for part in ("file", "test") if not (root / row[part]).is_file()]
+    source = root / "chapters" / f"{row['chapter']}.py"
+    if not source.is_file() or f"# ({row['anchor']})=" not in source.read_text():
+        found.append(f"no part ({row['anchor']})= in the chapter {row['chapter']}")
+    file = root / "survey" / "claims" / f"{row['chapter']}.yml"
+    held = {claim["id"] for claim in yaml.safe_load(file.read_text())} if file.is_file() else set()
+    if not row["claims"] or not set(row["claims"]) <= held:
+        found.append(f"claims {row['claims']}, and survey/claims/{row['chapter']}.yml holds {sorted(held)}")
+    return found
+
+
+def catalogue() -> list[dict]:
+    return yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
+
+
+def test_every_technique_is_whole():
+    assert catalogue()
+    assert {row["id"]: faults(row) for row in catalogue()} == {row["id"]: [] for row in catalogue()}
+
+
+def test_every_technique_file_is_in_the_catalogue():
+    files = {f"lib/{name}" for name in FILES if "/" in name and not name.endswith("__init__.py")}
+    assert files
+    assert files == {row["file"] for row in catalogue()}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("file", "lib/no.py", "no file at lib/no.py"),
+        ("test", "tests/no.py", "no test at tests/no.py"),
+        ("chapter", "no", "no part (sec-one)= in the chapter no"),
+        ("anchor", "sec-no", "no part (sec-no)= in the chapter one"),
+        ("claims", [], "claims []"),
+        ("claims", ["C2.3-02"], "claims ['C2.3-02'], and survey/claims/one.yml holds ['C2.3-01']"),
+    ],
+)
+def test_a_technique_that_is_not_whole_is_found(tmp_path, part, value, says):
+    row = {"file": "one.py", "test": "test_one.py", "chapter": "one", "anchor": "sec-one", "claims": ["C2.3-01"]}
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "survey" / "claims").mkdir(parents=True)
+    (tmp_path / "one.py").touch()
+    (tmp_path / "test_one.py").touch()
+    (tmp_path / "chapters" / "one.py").write_text("# %% [markdown]\n# (sec-one)=\n# ## One\n")
+    (tmp_path / "survey" / "claims" / "one.yml").write_text("- id: C2.3-01\n")
+    assert faults(row, tmp_path) == []
+    assert any(says in fault for fault in faults(row | {part: value}, tmp_path))
