@@ -67,7 +67,8 @@ def uses(dataset: Any) -> None:
 def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
     """What an executed notebook recorded: ``{"records": {key: {values, unit, digits}}, "data": [...]}``.
 
-    chapter: the name with which every key must begin; by default the one in the notebook's ``survey`` metadata.
+    chapter: the name with which every key must begin, or its leading words (``quantization.`` in the chapter
+        ``quantization_records``); by default the one in the notebook's ``survey`` metadata.
     Raises ValueError for a key recorded twice and for a key of another chapter.
     """
     chapter = chapter or notebook.get("metadata", {}).get("survey", {}).get("chapter")
@@ -79,7 +80,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
     for found in (output.get("metadata", {}).get("survey", {}) for output in outputs):
         if one := found.get("record"):
             key = one["key"]
-            if key.split(".")[0] != chapter:
+            if not f"{chapter}_".startswith(f"{key.split('.')[0]}_"):
                 raise ValueError(f"the chapter {chapter!r} records {key!r}: its keys begin with '{chapter}.'")
             if key in records:
                 raise ValueError(

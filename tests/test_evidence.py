@@ -190,6 +190,16 @@ def test_a_key_of_another_chapter_is_refused(displayed):
         evidence.harvest(notebook(displayed, "quantization"))
 
 
+@pytest.mark.parametrize(("chapter", "accepted"), [("pruning_speed", True), ("pruningspeed", False), ("speed", False)])
+def test_a_key_may_begin_with_the_leading_words_of_the_chapter(displayed, chapter, accepted):
+    evidence.record(KEY, 1.0, unit="%", digits=1)
+    if accepted:
+        assert evidence.harvest(notebook(displayed, chapter))["records"].keys() == {KEY}
+    else:
+        with pytest.raises(ValueError, match="its keys begin with"):
+            evidence.harvest(notebook(displayed, chapter))
+
+
 def test_a_notebook_of_no_chapter_is_refused(displayed):
     with pytest.raises(ValueError, match="does not say which chapter it is"):
         evidence.harvest(notebook(displayed))
