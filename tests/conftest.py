@@ -1,10 +1,17 @@
-"""A small book to try the way from source to page on: one chapter, one page, one claim."""
+"""One thread for each test process, and a small book to try the way from source to page on: a chapter, a page, a claim.
 
+With two threads the order of a sum, and so its last bit, depends on what else the machine does.
+"""
+
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):  # as chapters run
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 PROJECT = Path(__file__).parents[1]
 HEADER = """# ---
