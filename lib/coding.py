@@ -7,6 +7,7 @@ import numba
 import numpy as np
 
 LONGEST = 32  # bits of the longest Huffman codeword that is written
+SHORT = 12  # bits of the longest codeword that is looked up in one step
 
 
 def entropy_bits(counts: np.ndarray) -> float:
@@ -214,10 +215,34 @@ def _write(symbols, words, lengths, total):
 
 @numba.njit("Tuple((uint32[::1], int64))(uint8[::1], int64, int64[::1], uint32[::1])", cache=True)
 def _read(content, count, per_length, order):
-    """Canonical decoding: words of one length are consecutive numbers, so a word is known once it is below the end."""
+    """Canonical decoding: words of one length are consecutive numbers, so a word is known once it is below the end.
+
+    The next SHORT bits are looked up in a table of all the words that are no longer; only longer ones are read by bit.
+    """
+    known = np.zeros(1 << SHORT, dtype=np.uint64)  # length and symbol of the word that these bits begin with
+    index, at = 0, 0
+    for length in range(1, SHORT + 1):
+        for _ in range(per_length[length]):
+            entry = (np.uint64(length) << np.uint64(32)) | np.uint64(order[index])
+            known[at : at + (1 << (SHORT - length))] = entry
+            at += 1 << (SHORT - length)
+            index += 1
     symbols = np.zeros(count, dtype=np.uint32)
     bit, bits = 0, 8 * len(content)
+    padded = np.zeros(len(content) + 4, dtype=np.uint8)
+    padded[: len(content)] = content
     for i in range(count):
+        byte = bit >> 3
+        if byte >= len(content):
+            return symbols, -1
+        ahead = (np.uint32(padded[byte]) << 16) | (np.uint32(padded[byte + 1]) << 8) | np.uint32(padded[byte + 2])
+        entry = known[(ahead >> (24 - SHORT - (bit & 7))) & ((1 << SHORT) - 1)]
+        if entry:
+            bit += np.int64(entry >> np.uint64(32))
+            if bit > bits:
+                return symbols, -1
+            symbols[i] = np.uint32(entry & np.uint64(0xFFFFFFFF))
+            continue
         word, first, index, length = 0, 0, 0, 0
         while True:
             if bit >= bits or length >= 32:
