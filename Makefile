@@ -25,6 +25,7 @@ test: .venv/.complete
 
 bench: .venv/.complete
 	@$(RUN) -m benchmarks.kmeans
+	@$(RUN) -m benchmarks.coding
 	@$(RUN) -m benchmarks.filters
 
 serve: .venv/.complete

@@ -158,30 +158,36 @@ def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Each symbol's share in steps of a quarter octave: 0 for none, else 1 + t for (4 + t mod 4) 2^(t div 4) parts.
+    """Each symbol's share, 0 for none, else 1 + t for (m + t mod m) 2^(t div m) parts: m steps an octave, 4 or 32.
 
     Whole numbers, so that every machine decodes with the very shares that were encoded with.
     """
     counts = np.asarray(counts, dtype=np.int64)
-    scale = 4 * max(1.0, counts.max(initial=1) / 2**16)  # 16 octaves are told apart; what is rarer counts as rarest
-    steps = np.arange(4 * 17)
-    parts = (4 + steps % 4) << (steps // 4)
-    nearest = np.searchsorted((parts[1:] + parts[:-1]) / 2, counts * 16 / scale)
+    octave = _octave(int(counts.sum()))
+    scale = octave * max(1.0, counts.max(initial=1) / 2**16)  # what is rarer than 16 octaves counts as rarest
+    steps = np.arange(octave * 17)
+    parts = (octave + steps % octave) << (steps // octave)
+    nearest = np.searchsorted((parts[1:] + parts[:-1]) / 2, counts * octave**2 / scale)
     return np.where(counts > 0, 1 + nearest, 0)
 
 
-def _model(table: np.ndarray) -> constriction.stream.model.Categorical:
-    steps = np.asarray(table, dtype=np.int64) - 1
-    if steps.max(initial=-1) < 0 or steps.max() >= 4 * 17 or len(steps) < 2:
+def _octave(count: int) -> int:
+    """Steps an octave for ``count`` symbols: fine shares cost more in the table, and gain most where much is coded."""
+    return 4 if count < 2**16 else 32
+
+
+def _model(table: np.ndarray, count: int) -> constriction.stream.model.Categorical:
+    steps, octave = np.asarray(table, dtype=np.int64) - 1, _octave(count)
+    if steps.max(initial=-1) < 0 or steps.max() >= octave * 17 or len(steps) < 2:
         raise ValueError("the shares belong to no range code")
-    parts = np.where(steps >= 0, (4 + steps % 4) << np.maximum(steps // 4, 0), 0)
+    parts = np.where(steps >= 0, (octave + steps % octave) << np.maximum(steps // octave, 0), 0)
     return constriction.stream.model.Categorical((parts / parts.sum()).astype(np.float32), perfect=False)
 
 
 def range_code(symbols: np.ndarray, table: np.ndarray) -> bytes:
     """``symbols`` written with a range code of the :func:`shares` in ``table``."""
     encoder = constriction.stream.queue.RangeEncoder()
-    encoder.encode(np.asarray(symbols, dtype=np.int32), _model(table))
+    encoder.encode(np.asarray(symbols, dtype=np.int32), _model(table, len(symbols)))
     return encoder.get_compressed().astype("<u4").tobytes()
 
 
@@ -191,7 +197,7 @@ def unrange(content: bytes, count: int, table: np.ndarray) -> np.ndarray:
         raise ValueError(f"a range code is whole words of 4 bytes, not {len(content)} bytes")
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, dtype="<u4").astype(np.uint32))
     try:
-        return decoder.decode(_model(table), count).astype(np.int64)
+        return decoder.decode(_model(table, count), count).astype(np.int64)
     except AssertionError as error:  # constriction's word for words that no encoder wrote
         raise ValueError(f"no range code of {count} symbols: {error}") from error
 
