@@ -8,6 +8,7 @@ Such a set is a :class:`Group`. ``torch-pruning`` traces the groups and does the
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_pruning
@@ -45,6 +46,9 @@ class Group:
         return inputs[:, columns.flatten()].reshape(len(inputs), *columns.shape)
 
 
+_known: WeakKeyDictionary[nn.Module, tuple[tuple, list[Group]]] = WeakKeyDictionary()  # network -> shapes, groups
+
+
 class Masks(dict[str, Tensor]):
     """Layer name -> bool mask over its filters, True where the filter stays; ``removed`` counts those that go."""
 
@@ -64,7 +68,10 @@ def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     example_input: one or more inputs, (n, channels, height, width). The model's outputs are never in a group.
     Raises ValueError for a model that cannot be traced or that has compressed weights.
     """
-    return [group for group, _ in _traced(model, example_input)[1]]
+    key = (str(model), [(name, p.shape) for name, p in model.named_parameters()], example_input.shape[1:])
+    if _known.get(model, (None,))[0] != key:  # criteria ask again and again for those of one network
+        _known[model] = (key, [group for group, _ in _traced(model, example_input)[1]])
+    return list(_known[model][1])
 
 
 def keep(
@@ -165,7 +172,7 @@ def mask(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -
     """
     model = copy.deepcopy(model)
     with torch.no_grad():
-        for group, removed in _chosen(model, masks, example_input):
+        for group, removed in _chosen(model, masks, groups(model, example_input)):
             rows = dict.fromkeys(group.producers, removed)
             rows |= {name: numbers[removed].flatten() for name, numbers in group.carriers.items()}
             for name, row in rows.items():
@@ -191,8 +198,8 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor)
     different numbers of channels, and a model that cannot be traced.
     """
     model = copy.deepcopy(model)
-    chosen = _chosen(model, masks, example_input)
     graph, found = _traced(model, example_input)
+    chosen = _chosen(model, masks, [group for group, _ in found])
     roots = {group.producers: root for group, root in found}
     for group, removed in chosen:
         root = model.get_submodule(roots[group.producers])
@@ -243,9 +250,8 @@ def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: floa
     return high
 
 
-def _chosen(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> list[tuple[Group, Tensor]]:
+def _chosen(model: nn.Module, masks: Mapping[str, Tensor], found: list[Group]) -> list[tuple[Group, Tensor]]:
     """Each group that loses channels, and which; all checks are here."""
-    found = groups(model, example_input)
     home = {name: group for group in found for name in group.producers}
     for name, kept in masks.items():
         if name not in home:

@@ -350,3 +350,17 @@ def test_attention_and_loose_parameters_are_left_alone():
     found = structure.groups(model, torch.zeros(1, 3, 32, 32))
     assert len(found) == 12  # the hidden layer of each block's perceptron
     assert all(group.channels == 3072 for group in found)
+
+
+def test_a_network_that_changed_gets_its_groups_anew_and_the_list_is_the_callers():
+    model, x = models.lenet5(), torch.zeros(1, 1, 28, 28)
+    first = structure.groups(model, x)
+    again = structure.groups(model, x)
+    assert [a is b for a, b in zip(first, again, strict=True)] == [True] * 3
+    first.clear()
+    assert len(structure.groups(model, x)) == 3
+    model.conv1, model.conv2 = nn.Conv2d(1, 7, 5), nn.Conv2d(7, 50, 5)
+    assert [group.channels for group in structure.groups(model, x)] == [7, 50, 500]
+    model.relu1 = model.fc1 = nn.Identity()
+    model.fc2 = nn.Linear(800, 10)
+    assert [group.channels for group in structure.groups(model, x)] == [7, 50]
