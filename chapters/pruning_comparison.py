@@ -28,7 +28,7 @@
 
 # %% tags=["parameters"]
 data = "street-digits"  # colour images for ResNet-8: street-digits, cifar10, or the path of an image folder
-first = [800, 100, 150]  # training, validation and test images of them that are used
+first = [500, 100, 150]  # training, validation and test images of them that are used
 width = 8  # channels in the first stage of ResNet-8 (16 in the literature)
 multiple_of = 4  # the number of filters that a layer keeps is a multiple of this
 epochs = 6  # to train ResNet-8
@@ -40,7 +40,7 @@ grey_data = "digits"  # grey images for LeNet-5: digits, mnist
 grey_first = [300, 60, 150]  # training, validation and test images for fine-tuning and measuring
 grey_epochs = 3  # to train LeNet-5 on the whole training split
 seeds = 2  # draws of calibration images, random filters and order of fine-tuning
-calibration = 60  # images by which the criteria judge
+calibration = 40  # images by which the criteria judge
 tuning = 96  # images of the fine-tuning that all have in common
 rounds = 1  # portions in which the discrimination-aware criterion chooses
 steps = 1  # of gradient descent behind each portion
