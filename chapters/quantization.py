@@ -36,19 +36,13 @@ weight_bits = 5  # of each shared weight's code
 share_epochs = 5  # to train the shared values
 lenet5_seeds = 1  # LeNet-5 networks
 lenet5_epochs = 8  # to train each of them
-lenet5_kept = {
-    "conv1": 0.66,
-    "conv2": 0.15,
-    "fc1": 0.05,
-    "fc2": 0.2,
-}  # shares of their weights that pruning keeps
+lenet5_kept = {"conv1": 0.66, "conv2": 0.15, "fc1": 0.05, "fc2": 0.2}  # shares that pruning keeps
 lenet5_final_epochs = 10  # to prune and retrain
 lenet5_share_epochs = 2  # to train the shared values
 
 # %% tags=["hide-input"]
 import copy
 import tempfile
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +51,7 @@ import torch
 from lib import coding, evidence, figures, measure, models, storage, training
 from lib import data as datasets
 from lib.pruning import magnitude
-from lib.quantization import deep_compression, optimal_kmeans, scalar_kmeans
+from lib.quantization import deep_compression, scalar_kmeans
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -78,6 +72,7 @@ def smaller(model, coder="huffman"):
 
 # %% [markdown]
 # Every technique starts from the same trained networks, dense or pruned as the [chapter on pruning](pruning.py) does it.
+# How values are shared, by k-means and by three methods older than this one, is the subject of [another chapter](quantization_sharing.py).
 
 
 # %%
@@ -97,134 +92,13 @@ for name, pairs in (("lenet300", lenet300), ("lenet5", lenet5)):
 level = np.mean([error(dense) for dense, _ in lenet300])
 
 # %% [markdown]
-# (sec-optimal-kmeans)=
-# ## The best k values on a line
-#
-# **The idea.** To share k values among n weights, choose the k that lose the least.
-# That is k-means, and for weights, which are single numbers, it can be solved exactly.
-# Almost everyone uses Lloyd's iteration all the same {cite:p}`lloyd1982least`, which stops at the first arrangement that no single move improves.
-#
-# **The formula.** The best clusters are intervals of the sorted weights.
-# With $c(i, j)$ the squared error of one cluster that holds the weights after the $i$-th up to the $j$-th,
-#
-# $$ D_m(j) = \min_{i < j} D_{m-1}(i) + c(i, j) $$ (eq-intervals)
-#
-# is the least error of the first $j$ weights in $m$ clusters.
-# A price on each cluster turns the layers $m$ into one pass over the weights; the right price is found by bisection.
-#
-# **The code.**
-
-# %% tags=["remove-input"]
-figures.show_source(optimal_kmeans.optimal, optimal_kmeans._priced)
-
-# %% [markdown]
-# **An exact check.** Ten numbers can be cut into three intervals in few enough ways to try them all.
-
-# %%
-values = np.sort(np.random.default_rng(0).normal(size=10))
-
-
-def lost(cuts):
-    return sum(((part - part.mean()) ** 2).sum() for part in np.split(values, cuts))
-
-
-brute = min(lost(cuts) for cuts in combinations(range(1, 10), 2))
-assert abs(optimal_kmeans.optimal(values, 3).squared_error - brute) < 1e-12
-
-# %% [markdown]
-# **An experiment.** The survivors of the first layer of the pruned network, with Lloyd's iteration from the three starts of {cite:t}`han2016deep`: values evenly spaced, evenly spaced in rank, or drawn at random.
-
-# %%
-survivors = [pruned.fc1.weight.detach().double().flatten().numpy() for _, pruned in lenet300]
-survivors = [weights[weights != 0] for weights in survivors]
-k = 2**weight_bits - 1
-best = [optimal_kmeans.optimal(weights, k).squared_error for weights in survivors]
-rows = []
-for how in ("linear", "density", "random"):
-    found = [deep_compression.cluster(weights, k, how).squared_error for weights in survivors]
-    excess = [100 * (a / b - 1) for a, b in zip(found, best, strict=True)]
-    text = record(f"start_{how}.excess_pct", excess, "%")
-    rows.append({"start of Lloyd's iteration": how, "squared error above the optimum": text})
-figures.table(rows, caption=f"{k} clusters of the survivors of the first layer")
-
-# %% tags=["remove-input"]
-figure, ax = figures.axes()
-weights = survivors[0]
-ax.hist(weights, bins=120, color="#c9d6df")
-looks = {"linear": figures.QUANTIZATION, "density": figures.COMBINED, "optimal": figures.RETRAINED}
-tall = ax.get_ylim()[1]
-for row, (how, look) in enumerate(looks.items()):
-    found = deep_compression.cluster(weights, 15, how).centroids
-    at = np.full(15, -tall * (0.06 + 0.07 * row))
-    ax.plot(found, at, **look | {"linestyle": "none"}, label=how)
-ax.set(xlabel="weight of the first layer", ylabel="survivors")
-ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick < tall])
-figures.legend(ax, columns=3, title="15 centroids, and where they start from")
-reach = {how: np.abs(deep_compression.cluster(weights, 15, how).centroids).max() for how in looks}
-figures.show(
-    figure,
-    name="fig-centroids",
-    caption="The weights that pruning left in the first layer, and fifteen centroids for them after Lloyd's iteration from two starts, and the optimal ones.",
-    alt="Histogram with two humps and a gap around zero where weights were pruned; below it three rows of fifteen centroids. "
-    f"The outermost centroid lies at {reach['linear']:.2f} from a linear start, at {reach['density']:.2f} from a density start, at {reach['optimal']:.2f} at the optimum.",
-)
-
-# %% [markdown]
-# **What to see.** The table gives what each start loses against the optimum; a start that finds it would show zero.
-# Pruning has cut a hole around zero, so the weights that are left form two humps {cite:p}`han2016deep`.
-#
-# (sec-scalar-kmeans)=
-# ## Scalar k-means: share without training
-#
-# **The idea.** Cluster the weights of each layer once, store each weight as the number of its centroid, and stop there {cite:p}`gong2014vq`.
-#
-# **The formula.** With $q$ bits for each of $n$ weights and $k = 2^q$ floats for the centroids, the compression rate is
-#
-# $$ r = \frac{32\, n}{q\, n + 32\, k} \approx \frac{32}{q}. $$ (eq-rate)
-#
-# **The code.** The layer computes with `centroids[codes]`; nothing else changes.
-
-# %% tags=["remove-input"]
-figures.show_source(scalar_kmeans.SharedWeight)
-
-# %% [markdown]
-# **An exact check.** The file with codes of one length should be as large as the formula says, but for biases and header.
-
-# %%
-shared = scalar_kmeans.share(copy.deepcopy(lenet300[0][0]), bits=4)
-size = storage.save(shared, folder / "shared.slim", coder="fixed")
-weights = [layer.weight.numel() for _, layer in magnitude.layers(shared)]
-formula = sum(4 * n / scalar_kmeans.compression_rate(n, 4) for n in weights)
-biases = 4 * (measure.parameters(shared) - sum(weights))
-assert 0 <= size - formula - biases < 250
-again = storage.load(folder / "shared.slim", models.lenet_300_100())
-assert torch.equal(again.fc1.weight, shared.fc1.weight)
-
-# %% [markdown]
-# **An experiment.** One to six bits a weight, for the dense networks, without any training afterwards.
-
-# %%
-rows = []
-for bits in range(6, 0, -1):
-    shared = [scalar_kmeans.share(copy.deepcopy(dense), bits=bits) for dense, _ in lenet300]
-    ratio = record(f"scalar{bits}.file_ratio", [smaller(model, "fixed") for model in shared])
-    wrong = record(f"scalar{bits}.error_pct", [error(model) for model in shared], "%", 2)
-    rows.append({"bits a weight": bits, "times smaller (file)": ratio, "test error": wrong})
-figures.table(rows, caption="Scalar k-means without training, LeNet-300-100")
-
-# %% [markdown]
-# **What to see.** Four bits give a file {glue:text}`quantization.scalar4.file_ratio` smaller at {glue:text}`quantization.scalar4.error_pct` error, two bits {glue:text}`quantization.scalar2.file_ratio` at {glue:text}`quantization.scalar2.error_pct`.
-# The survey's sentence, 8 to 16 times without a huge loss {cite:p}`gong2014vq`, gets this verdict: {verdict}`C2.4-06`.
-#
 # (sec-deep-compression)=
 # ## Deep Compression: prune, share and train, code
 #
 # **The idea.** Three stages that help each other {cite:p}`han2016deep`.
 # Prune, so that few weights are left; let those share values, and train the values; code the numbers of the values, and the places of the survivors, with fewer bits for what is frequent.
 #
-# ### Stage one: prune
-#
-# The networks of the chapter on pruning are used as they are.
+# Stage one is the pruning of the chapter on it; its networks are used as they are.
 #
 # ### Stage two: shared values that learn
 #
@@ -289,11 +163,6 @@ figures.show_source(coding.gaps)
 places = np.array([0, 1, 9, 40])
 fields, kept_here = coding.gaps(places, bits=3)
 assert coding.positions(fields)[kept_here].tolist() == places.tolist()
-rows = [
-    {"place": p, "gap field": f, "entry": "weight" if w else "filler"}
-    for p, f, w in zip(coding.positions(fields), fields, kept_here, strict=True)
-]
-figures.table(rows, caption="Four survivors as gaps of three bits")
 
 # %% [markdown]
 # **An experiment.** Short gap fields need many fillers, long ones waste bits, so there is a best width.
@@ -388,8 +257,6 @@ compressed5 = measured("lenet5", models.lenet5, lenet5, lenet5_share_epochs)
 # **What to see.** LeNet-300-100 takes {glue:text}`quantization.lenet300.file_bytes`, {glue:text}`quantization.lenet300.file_ratio` less than its {glue:text}`quantization.lenet300.dense_bytes` of floats.
 # LeNet-5 takes {glue:text}`quantization.lenet5.file_bytes` where it had {glue:text}`quantization.lenet5.dense_bytes`.
 # {cite:t}`han2016deep` report 40 times at 1.58 % error for the first and 39 times at 0.74 % for the second.
-#
-# Where the bits go, layer by layer:
 
 # %% tags=["remove-input"]
 named = {"LeNet-300-100": compressed300[0], "LeNet-5": compressed5[0]}
@@ -520,19 +387,12 @@ figures.table(rows, caption="LeNet-300-100, first seed; latency of one input on 
 # %% tags=["remove-cell"]
 for name, reached in within.items():
     record(f"{name}.within_point_ratio", reached, digits=0)
-shared = [shared_only(4, *pair) for pair in lenet300]
-record("scalar4.density_pct", [100 * magnitude.density(model) for model in shared], "%")
-same = [measure.parameters(model) / measure.parameters(dense) for model in shared]
-record("scalar4.parameters_ratio", same, digits=2)
-neurons = [len(model.fc1.weight.unique(dim=0)) / len(model.fc1.weight) for model in shared]
-record("scalar4.distinct_neurons_ratio", neurons, digits=2)
 distinct = max(model.fc1.weight.unique().numel() for model in compressed300)
 record("lenet300.distinct_values", distinct, "", 0)
 
 # %% [markdown]
 # **What to see.** Within one point of the dense error, pruning alone reaches {glue:text}`quantization.prune.within_point_ratio`, sharing alone {glue:text}`quantization.share.within_point_ratio`, and both together {glue:text}`quantization.both.within_point_ratio`.
 # None of this saves time by itself: the weight is rebuilt from its codes at every use, and the multiply-adds stay.
-# Sharing leaves {glue:text}`quantization.scalar4.density_pct` of the weights non-zero: quantization does not make a network sparse, whatever the survey's section 4 says ({verdict}`C4-03`).
 #
 # ## Where it breaks
 #
@@ -554,10 +414,6 @@ record("lenet300.range_gain_pct", gain, "%")
 # The two streams of Deep Compression avoid that by never writing a zero.
 # A range code can spend less than a bit on a symbol; with it, which is what `save` does unless told otherwise, the file is another {glue:text}`quantization.lenet300.range_gain_pct` smaller.
 #
-# **One bit.** Two values a layer, without training, give an error of {glue:text}`quantization.scalar1.error_pct`.
-# Binarization, another technique of the survey, trains with such weights from the start.
-
-# %% [markdown]
 # ## Exercises
 #
 # 1. How far is the file from the entropy of its streams, and what makes up the difference?

@@ -7,8 +7,9 @@ byte and ASCII):
     fingerprint of the architecture      8 bytes: BLAKE2b of the tensors' names, shapes and types
     forms                                count, names of the techniques that stored the weights
     for each tensor of the model, in its order:
-        form                             0 for a plain tensor, else its place in the list of forms, from 1
+        form                             0: plain tensor, 1: on a grid, else its place in the list of forms, from 2
         plain: the tensor's bytes        little endian
+        on a grid: exponent e, stream    for float32 values k 2^e
         else, for each stream            name, number of symbols, coder, what it must know, number of bytes, bytes
               for each table             name, number of values, float32 values
     checksum                             8 bytes: BLAKE2b of everything before
@@ -28,14 +29,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import coding
+from lib import coding, context_coding
 from lib.weights import CompressedWeight, Encoding, compressed_form, decompress, form_named
 
-MAGIC = b"SLIM\x01"
+MAGIC = b"SLIM\x02"
 # How a stream is written: codes of one length (its bits are told); Huffman's code (its code lengths are told, a stream
-# themselves); one symbol over and over (the symbol is all there is); a range code (its table of shares is told).
-FIXED, HUFFMAN, CONSTANT, RANGE = 0, 1, 2, 3
-CODERS = ("best", "huffman", "fixed")
+# themselves); one symbol over and over (the symbol is all there is); a range code (its table of shares is told); a code
+# that learns from the symbols around (the width of a line is told).
+FIXED, HUFFMAN, CONSTANT, RANGE, CONTEXT = 0, 1, 2, 3, 4
+CODERS = ("context", "best", "huffman", "fixed")
 
 
 def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
@@ -43,7 +45,9 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
 
     Compressed weights are written in their form, everything else as it is. coder: "best" writes each stream with the
     shortest of a range code, Huffman's code and codes of one length; "huffman" leaves the first out, "fixed" the first
-    two. Raises ValueError for another coder, and for a weight compressed in a way that this format does not know.
+    two. "context" adds a code that learns from the symbols around, and writes plain float32 tensors as whole numbers
+    where all are multiples of one power of two; it takes seconds for each million weights.
+    Raises ValueError for another coder, and for a weight compressed in a way that this format does not know.
     """
     content = dumps(model, coder=coder)
     path = Path(path)
@@ -85,15 +89,16 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
         out += _name(name)
     for name, tensor, stored in tensors:
         if stored is None:
-            out += _integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            plain = _integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            out += min([plain, *_on_a_grid(tensor.detach(), coder)], key=len)
             continue
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}: compressed weights are stored for float32 models only")
         with torch.no_grad():
             encoding = stored[0].encode(*stored[1])
-        out += _integer(forms.index(type(stored[0]).__name__) + 1) + _integer(len(encoding.symbols))
+        out += _integer(forms.index(type(stored[0]).__name__) + 2) + _integer(len(encoding.symbols))
         for key, symbols in encoding.symbols.items():
-            out += _name(key) + _stream(symbols.numpy(), coder)
+            out += _name(key) + _stream(symbols.numpy(), coder, tensor.shape)
         out += _integer(len(encoding.tables))
         for key, table in encoding.tables.items():
             out += _name(key) + _integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
@@ -103,7 +108,7 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
 def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     """The tensors in a file's content, for the architecture of ``model``, which is not changed."""
     if content[: len(MAGIC)] != MAGIC:
-        raise ValueError("it is no model file of this version: it does not begin with SLIM 1")
+        raise ValueError("it is no model file of this version: it does not begin with SLIM 2")
     if len(content) < len(MAGIC) + 17 or _digest(content[:-8]) != content[-8:]:
         raise ValueError("it is damaged or cut short: its checksum does not fit")
     tensors = list(_tensors(model))
@@ -171,8 +176,23 @@ def _name(text: str) -> bytes:
     return bytes([len(text)]) + text.encode("ascii")
 
 
-def _stream(symbols: np.ndarray, coder: str) -> bytes:
-    """Count, how it is written, what that must know, and the coded symbols."""
+def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
+    """The tensor as whole numbers of one power of two, where it can be written so bit for bit; else nothing."""
+    if coder != "context" or tensor.dtype != torch.float32 or not tensor.numel() or not torch.isfinite(tensor).all():
+        return
+    values = tensor.flatten().double().numpy()
+    parts, exponents = np.frexp(values)
+    whole = (parts * 2**24).astype(np.int64)
+    lowest = np.frexp((whole & -whole).astype(float))[1] - 1 + exponents - 24  # the place of the last bit of each
+    exponent = int(lowest[whole != 0].min(initial=0 if not whole.any() else 128))
+    levels = np.rint(values * 2.0**-exponent)
+    if np.abs(levels).max() <= context_coding.LARGEST and not np.signbit(values[values == 0]).any():
+        symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).astype(np.int64)
+        yield _integer(1) + _integer(exponent + 150) + _stream(symbols, coder, tensor.shape)
+
+
+def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) -> bytes:
+    """Count, how it is written, what that must know, and the coded symbols; ``shape``: of the tensor they may fill."""
     counts = np.bincount(symbols)
     head = _integer(len(symbols))
     if np.count_nonzero(counts) <= 1:
@@ -182,10 +202,20 @@ def _stream(symbols: np.ndarray, coder: str) -> bytes:
     if coder != "fixed":  # a table is a stream of its own, of ever smaller numbers
         lengths = coding.code_lengths(counts)
         written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coding.huffman(symbols, lengths)))
-    if coder == "best" and len(symbols) > 64:
+    if coder in ("best", "context") and len(symbols) > 64:
         shares = coding.shares(counts)
         written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coding.range_code(symbols, shares)))
+    if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context_coding.LARGEST + 1:
+        rows = _rows(shape)
+        for width in (w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0):  # images, kernels, or neither
+            coded = context_coding.context_code(symbols, rows, width)
+            written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
     return min(written, key=len)
+
+
+def _rows(shape: torch.Size) -> int:
+    """What one unit or filter reads is a row; a tensor of one dimension is one row."""
+    return shape[0] if len(shape) > 1 else 1
 
 
 def _sized(content: bytes) -> bytes:
@@ -193,13 +223,21 @@ def _sized(content: bytes) -> bytes:
 
 
 def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
-    form = reader.integer(most=len(forms))
+    form = reader.integer(most=len(forms) + 1)
     if form == 0:
         raw = reader.take(like.numel() * like.element_size())
         return torch.frombuffer(bytearray(raw), dtype=like.dtype).reshape(like.shape) if raw else torch.empty_like(like)
-    symbols = {reader.name(): reader.symbols(most=like.numel()) for _ in range(reader.integer(most=255))}
+    if form == 1:
+        exponent, symbols = reader.integer(most=277) - 150, reader.symbols(most=like.numel(), shape=like.shape)
+        if like.dtype != torch.float32 or len(symbols) != like.numel():
+            raise ValueError(f"{len(symbols)} steps stand where {like.numel()} values of {like.dtype} belong")
+        levels = torch.where(symbols % 2 == 1, (symbols + 1) // 2, -((symbols + 1) // 2))
+        return (levels.double() * 2.0**exponent).float().reshape(like.shape)
+    symbols = {
+        reader.name(): reader.symbols(most=like.numel(), shape=like.shape) for _ in range(reader.integer(most=255))
+    }
     tables = {reader.name(): reader.floats() for _ in range(reader.integer(most=255))}
-    value = forms[form - 1].decode(Encoding(symbols, tables), like.shape)
+    value = forms[form - 2].decode(Encoding(symbols, tables), like.shape)
     if value.shape != like.shape or value.dtype != like.dtype:
         raise ValueError(f"a weight of shape {tuple(value.shape)} stands where {tuple(like.shape)} belongs")
     return value
@@ -241,15 +279,20 @@ class _Reader:
         count = self.integer(most=self.left() // 4)
         return torch.frombuffer(bytearray(self.take(4 * count)), dtype=torch.float32) if count else torch.zeros(0)
 
-    def symbols(self, most: int, depth: int = 0) -> Tensor:
+    def symbols(self, most: int, depth: int = 0, shape: torch.Size | None = None) -> Tensor:
         if depth > 8:
             raise ValueError("code tables lie in code tables deeper than any that is written")
-        count, coder = self.integer(most), self.integer(most=RANGE)
+        count, coder = self.integer(most), self.integer(most=CONTEXT)
         if coder == CONSTANT:
             return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
         if coder == FIXED:
             bits = self.integer(most=16)
             return torch.from_numpy(coding.unpack(self.take(self.integer(self.left())), count, bits))
+        if coder == CONTEXT:
+            if shape is None or not count:
+                raise ValueError("a code by context stands where no tensor is filled")
+            width, content = self.integer(most=64), self.take(self.integer(self.left()))
+            return torch.from_numpy(context_coding.uncontext(content, count, _rows(shape), width))
         table, decode = self.symbols(most=2**16, depth=depth + 1).numpy(), coding.unhuffman
         if coder == RANGE:
             decode = coding.unrange

@@ -187,8 +187,8 @@ def test_size_of_shared_weights_is_the_formula_and_a_header(q, lower, upper):
 def test_entropy_coding_never_makes_a_file_longer():
     for change in CHANGES.values():
         model = change(models.lenet_300_100())
-        best, huffman, fixed = (len(storage.dumps(model, coder=coder)) for coder in storage.CODERS)
-        assert best <= huffman <= fixed
+        context, best, huffman, fixed = (len(storage.dumps(model, coder=coder)) for coder in storage.CODERS)
+        assert context <= best <= huffman <= fixed
 
 
 def test_an_unknown_coder_is_refused():
@@ -202,6 +202,44 @@ def test_a_stream_of_one_symbol_takes_a_few_bytes_however_long():
     assert len(storage.dumps(scalar_kmeans.share(layer, bits=4))) < 70
 
 
+@pytest.mark.parametrize(
+    ("values", "bytes_more"),
+    [
+        ([0.0] * 500, 12),
+        ([1.0, -3.0, 0.5, 127.5] * 100, 150),
+        ([2.0**-149, -(2.0**-148)], 20),
+        ([2.0**127, -(2.0**126)], 20),
+        ([0.125], 20),
+    ],
+)
+def test_plain_tensors_on_a_grid_are_whole_numbers_in_the_file(values, bytes_more):
+    def build(numbers):
+        layer = nn.BatchNorm1d(len(numbers), affine=False, track_running_stats=False)
+        layer.register_buffer("table", torch.tensor(numbers))
+        return layer
+
+    empty = len(storage.dumps(build([]), coder="context"))
+    content = storage.dumps(build(values), coder="context")
+    assert bits(build(values))[".table"] == storage.loads(content, build(values))[0].numpy().tobytes()
+    assert len(content) <= empty + min(bytes_more, 4 * len(values) + 2)
+
+
+@pytest.mark.parametrize("value", [-0.0, float("nan"), float("inf"), 1 / 3, 2.0**-149 + 2.0**-100, 300.0])
+def test_what_lies_on_no_grid_stays_as_it_is(value):
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight.data = torch.tensor([[value, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    assert bits(layer)[".weight"] == storage.loads(storage.dumps(layer, coder="context"), layer)[0].numpy().tobytes()
+
+
+def test_the_code_by_context_takes_lines_of_the_width_that_suits_them():
+    layer, levels = nn.Linear(784, 40, bias=False), torch.zeros(40, 28, 28)
+    levels[:, 8:14, 10:15] = 1.0
+    layer.weight.data = levels.reshape(40, 784)
+    lines = len(storage.dumps(layer, coder="context"))
+    layer.weight.data = levels.reshape(40, 784)[:, torch.randperm(784, generator=torch.Generator().manual_seed(0))]
+    assert lines < len(storage.dumps(layer, coder="context")) - 10
+
+
 # -- Damage ------------------------------------------------------------------------------------------------------------
 
 
@@ -210,13 +248,22 @@ def small(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 30), nn.Linear(30, 10))
 
 
+def on_a_grid(model: nn.Module) -> nn.Module:
+    """Biases, and what batch norm holds, are whole eighths."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.dim() == 1:
+            tensor.data = torch.round(8 * tensor.detach()) / 8 + 0.0
+    return model
+
+
 @pytest.fixture(scope="module")
 def contents() -> list[bytes]:
     """Files of one small model in every form, and one of another model."""
     made = [magnitude.prune(small(), density=0.2), scalar_kmeans.share(small(), bits=3), small()]
     made += [deep_compression.share_survivors(magnitude.prune(small(), density=d), bits=3) for d in (0.05, 0.5)]
     made.append(scalar_kmeans.share(magnitude.prune(small(), density=0.1), bits={"3": 2}))
-    return [storage.dumps(model) for model in made]
+    by_context = [storage.dumps(scalar_kmeans.share(on_a_grid(small()), bits=3), coder="context")]
+    return [storage.dumps(model) for model in made] + by_context
 
 
 def mutated(rng: random.Random, contents: list[bytes]) -> bytes:

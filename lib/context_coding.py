@@ -1,0 +1,191 @@
+"""A code that learns what is likely next from what stands around it: for weights that are mostly zero.
+
+Each symbol of a matrix is a few yes-or-no questions: is it zero, is it odd (its sign), is it larger than 1, 2, ...?
+For each question several contexts give a probability, such as "how often was a weight with such neighbours not zero?".
+The probabilities are mixed in the logistic domain by weights that learn from every answer, and an arithmetic coder
+turns the answer into -log2 p bits. The reader asks the same questions and learns the same, so no table is stored
+(mahoney2000fast). Everything is whole numbers, which are the same on every machine.
+"""
+
+import numba
+import numpy as np
+
+# The logistic function and its inverse in fixed point: 8 bits after the point, probabilities in 12 and in 16 bits.
+_P = (np.arange(4096) + 0.5) / 4096
+STRETCH = np.rint(256 * np.log(_P / (1 - _P))).astype(np.int64)
+SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-np.arange(-3072, 3073) / 256))), 16, 65520).astype(np.int64)
+TABLE = 1024  # contexts of one kind, at most
+LARGEST = 255  # steps from zero
+
+
+def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
+    """``symbols`` (n,), whole numbers from 0 to 510, taken as ``rows`` rows of n / rows, each as lines of ``width``.
+
+    A row is what one unit reads: an image of lines of ``width`` pixels, or anything, with width 1. Zero should be the
+    most frequent symbol; of the others 1, 3, 5, ... are positive and 2, 4, 6, ... negative. Raises ValueError for
+    symbols and shapes that are none of these.
+    """
+    symbols = np.ascontiguousarray(symbols, dtype=np.int64)
+    _check(len(symbols), rows, width)
+    if len(symbols) and not 0 <= symbols.min() <= symbols.max() <= 2 * LARGEST:
+        raise ValueError(f"symbols must be in 0..{2 * LARGEST}, not {symbols.min()}..{symbols.max()}")
+    answers = len(symbols) + rows + int((symbols // 2 + 2)[symbols > 0].sum())  # none takes more than 12 bits
+    buffer = np.zeros(64 + 2 * answers, dtype=np.uint8)
+    used = _run(symbols.copy(), rows, width, buffer, 0, 0)
+    return buffer[:used].tobytes()
+
+
+def uncontext(content: bytes, count: int, rows: int, width: int) -> np.ndarray:
+    """The ``count`` symbols that :func:`context_code` wrote; ValueError where the content is of another length."""
+    _check(count, rows, width)
+    symbols = np.zeros(count, dtype=np.int64)
+    buffer = np.frombuffer(bytearray(content), dtype=np.uint8) if content else np.zeros(1, dtype=np.uint8)
+    read = _run(symbols, rows, width, buffer, len(content), 1)
+    if read < 0 or context_code(symbols, rows, width) != content:
+        raise ValueError(f"{len(content)} bytes are no context code of {count} symbols in {rows} rows")
+    return symbols
+
+
+def _check(count: int, rows: int, width: int) -> None:
+    if rows < 1 or width < 1 or count % (rows * width):
+        raise ValueError(f"{count} symbols do not make {rows} rows of lines of {width}")
+
+
+@numba.njit(cache=True)
+def _bit(bit, decode, contexts, used, mixer, chances, seen, weights, inputs, buffer, coder):
+    """One answer: mix the contexts' probabilities, code or decode it, learn from it. coder: low, high, code, place."""
+    dot = 0
+    for i in range(used):
+        inputs[i] = STRETCH[chances[contexts[i]] >> 10]
+        dot += weights[mixer, i] * inputs[i]
+    p = SQUASH[min(max(dot >> 16, -3072), 3072) + 3072]
+    low, high = coder[0], coder[1]
+    middle = low + (((high - low) * p) >> 16)
+    if decode:
+        bit = 1 if coder[2] <= middle else 0
+    if bit:
+        high = middle
+    else:
+        low = middle + 1
+    while (low ^ high) & 0xFF000000 == 0:  # the first byte is settled
+        if decode:
+            coming = np.int64(buffer[coder[3]]) if coder[3] < coder[4] else 0
+            coder[2] = ((coder[2] << 8) & 0xFFFFFFFF) | coming
+        else:
+            buffer[coder[3]] = high >> 24
+        coder[3] += 1
+        low, high = (low << 8) & 0xFFFFFFFF, ((high << 8) & 0xFFFFFFFF) | 255
+    coder[0], coder[1] = low, high
+    error = (bit << 16) - p
+    for i in range(used):
+        weights[mixer, i] += (inputs[i] * error * 4 + (1 << 17)) >> 18
+        at = contexts[i]
+        goal = (1 << 22) - 1 if bit else 0
+        chances[at] += (goal - chances[at]) * 2 // (2 * seen[at] + 3)  # the share of ones so far, and later a mean
+        seen[at] = min(seen[at] + 1, 500)
+    return bit
+
+
+@numba.njit(cache=True)
+def _octaves(x, most):
+    """0 for 0, else 1 + the whole part of log2 x, at most ``most``."""
+    found = 0
+    while x > 0 and found < most:
+        x >>= 1
+        found += 1
+    return found
+
+
+@numba.njit(cache=True)
+def _sign(x):
+    return 1 if x > 0 else (2 if x < 0 else 0)
+
+
+@numba.njit(cache=True)
+def _run(symbols, rows, width, buffer, length, decode):
+    """Code ``symbols`` into the buffer, or decode them from its ``length`` bytes; return the bytes written or read."""
+    columns = len(symbols) // rows
+    chances, seen = np.full(16 * TABLE, 1 << 21), np.zeros(16 * TABLE, dtype=np.int64)
+    weights, inputs = np.full((32, 5), 14000), np.zeros(5, dtype=np.int64)
+    weights[31, 0] = 65536
+    contexts, coder = np.zeros(5, dtype=np.int64), np.zeros(5, dtype=np.int64)
+    coder[1], coder[4] = 0xFFFFFFFF, length
+    if decode:
+        for i in range(4):
+            coder[2] = (coder[2] << 8) | (np.int64(buffer[i]) if i < length else 0)
+        coder[3] = 4
+    edge = 2 * width + 2
+    above = np.zeros(columns + 2 * edge, dtype=np.int64)  # of each column: weights of earlier rows that are not zero
+    row = np.zeros(columns + 2 * edge, dtype=np.int64)  # the levels of this row, with a margin of zeros
+    before = 0
+    for r in range(rows):
+        alive, first = 0, r * columns
+        for c in range(columns):
+            alive |= int(symbols[first + c] != 0)
+        contexts[0] = 15 * TABLE + before
+        before = _bit(alive, decode, contexts, 1, 31, chances, seen, weights, inputs, buffer, coder)
+        if not before:
+            symbols[first : first + columns] = 0
+            continue
+        row[:] = 0
+        kept = 0
+        for c in range(columns):
+            j, x = c + edge, c % width
+            left = row[j - 1] if x > 0 else 0
+            left2 = row[j - 2] if x > 1 else 0
+            up = up2 = upleft = upright = 0
+            around = 2 * above[j] + above[j - 1] + above[j + 1]
+            if width > 1:
+                up, up2 = row[j - width], row[j - 2 * width]
+                upleft = row[j - width - 1] if x > 0 else 0
+                upright = row[j - width + 1] if x < width - 1 else 0
+                around += above[j - width] + above[j + width] + above[j - 2] + above[j + 2]
+                around += above[j - width - 1] + above[j - width + 1] + above[j + width - 1] + above[j + width + 1]
+                around += above[j - 2 * width] + above[j + 2 * width]
+            near = 2 * ((left != 0) + (up != 0)) + (upleft != 0) + (upright != 0)
+            dense = _octaves(around * 32 // (r + 1), 11)  # how full the columns around were so far
+            full = _octaves(kept * 256 // (c + 1), 8)  # how full this row was so far
+            here = _octaves(above[j] * 64 // (r + 1), 7)
+            pattern = (left != 0) + 2 * (up != 0) + 4 * (upleft != 0) + 8 * (upright != 0)
+            contexts[0] = pattern + 16 * (left2 != 0) + 32 * (up2 != 0)
+            contexts[1] = TABLE + dense * 16 + full
+            contexts[2] = 2 * TABLE + dense * 16 + here
+            contexts[3] = 3 * TABLE + full * 16 + near
+            contexts[4] = 4 * TABLE + c * 64 // columns
+            symbol = symbols[first + c]
+            mixer = min(near, 3)
+            if not _bit(int(symbol != 0), decode, contexts, 5, mixer, chances, seen, weights, inputs, buffer, coder):
+                symbols[first + c] = 0
+                continue
+            two = _sign(left) * 3 + _sign(up)
+            contexts[0] = 5 * TABLE + two
+            contexts[1] = 6 * TABLE + (two * 3 + _sign(upleft)) * 3 + _sign(upright)
+            contexts[2] = 7 * TABLE + _sign(left2) * 3 + _sign(up2)
+            positive = _bit(symbol & 1, decode, contexts, 3, 8, chances, seen, weights, inputs, buffer, coder)
+            level = 1
+            largest = max(max(abs(left), abs(up)), max(abs(upleft), abs(upright)))
+            while True:
+                at = min(level, 15)
+                contexts[0] = 8 * TABLE + at
+                contexts[1] = 9 * TABLE + at * 16 + min(largest, 15)
+                more = int((symbol + 1) >> 1 > level)
+                if not _bit(more, decode, contexts, 2, 9 + at, chances, seen, weights, inputs, buffer, coder):
+                    break
+                level += 1
+                if level > LARGEST:
+                    return -1
+            symbols[first + c] = 2 * level - positive
+            row[j] = level if positive else -level
+            above[j] += 1
+            kept += 1
+    if decode:
+        return coder[3]
+    for count in range(5):  # the fewest bytes that any reader takes for a number between low and high
+        unit = 1 << (8 * (4 - count))
+        value = (coder[0] + unit - 1) // unit * unit
+        if value <= coder[1]:
+            for i in range(count):
+                buffer[coder[3]] = (value >> (24 - 8 * i)) & 255
+                coder[3] += 1
+            break
+    return coder[3]

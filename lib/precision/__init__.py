@@ -1,0 +1,1 @@
+"""Numbers of fewer bits (section 2.5): one file for each technique."""

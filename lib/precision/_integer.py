@@ -1,0 +1,181 @@
+"""The integer arithmetic of a small processor: codes of 16 bits, sums of 32, shifts, and a table.
+
+A code c stands for c / 2^f; f, the bits of its fraction, belongs to a whole layer. Arrays are (n, channels, height,
+width). Rounding adds half a unit and shifts, so halves go up; what does not fit is saturated.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+TANH_FRACTION = 12  # of the codes a tanh reads: 16 bits reach from -8 to 8, and tanh 8 is 1 to 6 digits
+GUARD = 8  # more bits of fraction in the table than in the result
+LOW, HIGH = -(2**31), 2**31 - 1
+BLOCK = 2048  # sums that are held at a time
+
+
+def fraction(peak: float, bits: int) -> int:
+    """The most bits of fraction with which numbers up to ``peak`` fit a code of ``bits`` bits; 30 at most."""
+    highest, found = 2 ** (bits - 1) - 1, 30
+    while found > -30 and round(peak * 2.0**found) > highest:
+        found -= 1
+    return found
+
+
+def encode(values: np.ndarray, fraction: int, bits: int) -> np.ndarray:
+    """The codes (int16) of real values, rounded to the nearest and saturated."""
+    codes = np.floor(np.asarray(values, np.float64) * 2.0**fraction + 0.5)
+    return np.clip(codes, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int16)
+
+
+def convolve(
+    codes: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    shift: int = 0,
+    bits: int = 32,
+) -> np.ndarray:
+    """Sums of int16 x int16 in int32, shifted right and saturated to ``bits`` bits (32: int32, else int16).
+
+    kernel: (outputs, inputs / groups, height, width); bias: (outputs,) int32, in the unit of the sums. The caller sees
+    to it that no sum overflows. A negative shift is one to the left. Raises ValueError for shapes that do not fit.
+    """
+    if any(padding):
+        codes = np.pad(codes, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    n, channels, height, width = codes.shape
+    outputs, inputs, kh, kw = kernel.shape
+    if channels != inputs * groups or outputs % groups or len(bias) != outputs:
+        raise ValueError(
+            f"{channels} maps meet a kernel of {outputs} x {inputs} in {groups} groups with {len(bias)} biases:"
+            f" {inputs * groups} maps are needed"
+        )
+    (sy, sx), (dy, dx) = stride, dilation
+    shape = n, outputs, (height - dy * (kh - 1) - 1) // sy + 1, (width - dx * (kw - 1) - 1) // sx + 1
+    if min(shape[2:]) < 1:
+        raise ValueError(f"maps of {height} x {width} are too small for a kernel of {kh} x {kw}")
+    out = np.empty(shape, np.int16 if bits <= 16 else np.int32)
+    low, high = (LOW, HIGH) if bits == 32 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    kernel = np.ascontiguousarray(kernel, np.int16)
+    _convolve(np.ascontiguousarray(codes), kernel, bias, out, (sy, sx, dy, dx, groups), (shift, low, high))
+    return out
+
+
+@numba.njit(cache=True)
+def _convolve(codes, kernel, bias, out, steps, end):
+    """One product of a weight with a whole map after the other, in blocks that stay in the nearest memory.
+
+    The map is dealt into sy x sx maps first, so that each weight of a strided convolution reads neighbours too. The end
+    of a row runs into the next one: what is summed there is a sum like any other, and is left out of the result.
+    """
+    sy, sx, dy, dx, groups = steps
+    shift, low, high = np.int32(end[0]), np.int32(end[1]), np.int32(end[2])
+    n, channels, height, width = codes.shape
+    outputs, inputs, kh, kw = kernel.shape
+    rows, columns, wide = out.shape[2], out.shape[3], -(-width // sx)
+    dealt = np.zeros((sy * sx, channels, -(-height // sy), wide), np.int16)
+    maps, last = dealt.reshape(sy * sx, channels, -1), (rows - 1) * wide + columns
+    sums = np.empty(min(BLOCK, last), np.int32)
+    half = np.int32(1 << (shift - 1)) if shift > 0 else np.int32(0)
+    for image in range(n):
+        for phase in range(sy * sx):
+            part = codes[image, :, phase // sx :: sy, phase % sx :: sx]
+            dealt[phase, :, : part.shape[1], : part.shape[2]] = part
+        for o in range(outputs):
+            first = o // (outputs // groups) * inputs
+            for start in range(0, last, BLOCK):
+                size = min(BLOCK, last - start)
+                sums[:] = bias[o]
+                for c in range(inputs):
+                    for ky in range(kh):
+                        for kx in range(kw):
+                            weight = np.int32(kernel[o, c, ky, kx])
+                            if weight != 0:
+                                phase = ky * dy % sy * sx + kx * dx % sx
+                                at = start + ky * dy // sy * wide + kx * dx // sx
+                                values = maps[phase, first + c, at : at + size]
+                                for i in range(size):
+                                    sums[i] += weight * values[i]
+                for y in range(start // wide, (start + size - 1) // wide + 1):
+                    for x in range(max(0, start - y * wide), min(columns, start + size - y * wide)):
+                        value = sums[y * wide + x - start]
+                        if shift > 0:
+                            value = np.int32(value + half) >> shift
+                        elif shift < 0:
+                            if value > high >> -shift:
+                                value = high
+                            elif value < low >> -shift:
+                                value = low
+                            else:
+                                value = value << -shift
+                        out[image, o, y, x] = min(max(value, low), high)
+
+
+@numba.njit(cache=True)
+def mean_pool(codes):
+    """The mean of each window of 2 x 2, (n, channels, height, width) -> half of both, int16."""
+    n, channels, height, width = codes.shape
+    out = np.empty((n, channels, height // 2, width // 2), np.int16)
+    for image in range(n):
+        for c in range(channels):
+            for y in range(height // 2):
+                upper, lower, row = codes[image, c, 2 * y], codes[image, c, 2 * y + 1], out[image, c, y]
+                for x in range(width // 2):
+                    four = np.int32(upper[2 * x]) + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]
+                    row[x] = (four + 2) >> 2
+    return out
+
+
+def max_pool(codes: np.ndarray, *, size: int, stride: int, padding: int = 0) -> np.ndarray:
+    """The largest code of each window of ``size`` x ``size``."""
+    if padding:
+        edges = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+        codes = np.pad(codes, edges, constant_values=np.iinfo(codes.dtype).min)
+    windows = np.lib.stride_tricks.sliding_window_view(codes, (size, size), axis=(2, 3))
+    return windows[:, :, ::stride, ::stride].max(axis=(4, 5))
+
+
+def tanh_table(bits: int, entries: int = 10) -> np.ndarray:
+    r"""(2^entries + 1,) int32: :math:`\tanh` at equal distances in [0, 8], the fraction ``bits`` - 1 + ``GUARD``."""
+    if not 1 <= entries <= 15 or not 2 <= bits <= 16:
+        raise ValueError(f"bits must be in 2..16 and entries in 1..15, not {bits} and {entries}")
+    places = np.arange(2**entries + 1) * 2.0 ** (3 - entries)
+    return np.floor(np.tanh(places) * 2.0 ** (bits - 1 + GUARD) + 0.5).astype(np.int32)
+
+
+def tanh_error(bits: int, entries: int) -> float:
+    r"""What :func:`tanh` may be wrong by: :math:`\tfrac{h^2}{8} \max|\tanh''|` between entries of distance h, half a
+    unit, and the little that the guard bits leave; where the result saturates below 1, one unit."""
+    unit, h = 2.0 ** (1 - bits), 2.0 ** (3 - entries) if entries < 15 else 0.0
+    return max(unit, h * h / 8 * 4 / (3 * math.sqrt(3)) + unit / 2 + 2 * unit / 2**GUARD)
+
+
+@numba.njit(cache=True)
+def tanh(codes, table, shift, highest):
+    """Codes of ``TANH_FRACTION`` plus ``shift`` bits of fraction to codes of tanh, by a straight line between entries.
+
+    highest: the largest code of the result. tanh is odd, so the table has one half of it.
+    """
+    out = np.empty(codes.shape, np.int16)
+    flat, result = codes.reshape(-1), out.reshape(-1)
+    drop, entry = 0, len(table) - 1  # 2^15 codes share the entries
+    while entry < 1 << 15:
+        drop, entry = drop + 1, entry << 1
+    for i in range(len(flat)):
+        z = np.int32(flat[i])
+        if shift > 0:
+            z = (z + (1 << (shift - 1))) >> shift
+        elif shift < 0:
+            end = (1 << 15) - 1
+            z = z << -shift if abs(z) <= end >> -shift else (end if z > 0 else -end)
+        size = min(abs(z), (1 << 15) - 1)
+        low, rest = table[size >> drop], size & ((1 << drop) - 1)
+        value = low + (((table[(size >> drop) + 1] - low) * rest) >> drop)
+        value = min((value + (1 << (GUARD - 1))) >> GUARD, highest)
+        result[i] = -value if z < 0 else value
+    return out

@@ -1,0 +1,100 @@
+r"""Residual quantization: whole rows share codewords, and what is left is quantized again.
+
+With the rows of an m × n weight as :math:`R_0 = W`, stage t clusters what the stages before have missed,
+
+.. math:: R_t = R_{t-1} - \hat R_{t-1}, \qquad \hat w_z = \sum_{t=1}^{T} c^t_{a_t(z)} ,
+
+where :math:`\hat R_{t-1}` replaces each row of :math:`R_{t-1}` by the nearest of the k codewords of stage t, found by
+k-means. T stages with codes of q bits, :math:`k = 2^q`, take T (32 k n + q m) bits: codewords are as long as a row, so
+that the codebooks soon outweigh the codes (gong2014vq, section 3.4). Matrices and ``vectors`` are those of
+:mod:`lib.quantization.product_quantization`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.quantization.product_quantization import VECTORS, check_vectors, kmeans, matrix, sizes
+from lib.quantization.scalar_kmeans import bits_of, check_names
+from lib.weights import CompressedWeight, Encoding, compress
+
+
+class ResidualWeight(CompressedWeight):
+    """The sum of one codeword from each stage. Stored, and trained if the network is: (stages, k, columns) codewords.
+
+    bits: of a code, k = 2^bits. stages: codebooks, one after the other. vectors: whether a row holds an output's
+    weights or an input's.
+    """
+
+    def __init__(self, bits: int, *, stages: int, vectors: str = "outputs", seed: int = 0) -> None:
+        super().__init__()
+        check_vectors(vectors)
+        if not 1 <= stages <= 255:
+            raise ValueError(f"stages must be in 1..255, not {stages}")
+        self.bits, self.stages, self.vectors, self.seed = bits, stages, vectors, seed
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        left = matrix(weight.detach(), self.vectors).double().numpy()
+        codewords, codes = [], []
+        for stage in range(self.stages):
+            book = kmeans(left, 2**self.bits, seed=self.seed + stage)
+            codewords.append(book.codewords)
+            codes.append(book.codes)
+            left = left - book.codewords[book.codes]  # R_t = R_{t-1} - its quantized rows
+        self.register_buffer("codes", torch.from_numpy(np.stack(codes)))  # (stages, rows)
+        self.shape = weight.shape
+        return torch.from_numpy(np.stack(codewords)).to(weight.dtype)
+
+    def forward(self, codewords: Tensor) -> Tensor:
+        return _summed(codewords, self.codes, self.shape, self.vectors)
+
+    def encode(self, codewords: Tensor) -> Encoding:
+        symbols = {f"code{stage}": codes for stage, codes in enumerate(self.codes)}
+        layout = torch.tensor([float(VECTORS.index(self.vectors))])
+        return Encoding(symbols=symbols, tables={"codeword": codewords.flatten(), "layout": layout})
+
+    @staticmethod
+    def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
+        vectors = VECTORS[encoding.tables["layout"].long().item()]
+        _, columns = sizes(shape, vectors)
+        codes = torch.stack(list(encoding.symbols.values()))
+        codewords = encoding.tables["codeword"].reshape(len(codes), -1, columns)
+        return _summed(codewords, codes, shape, vectors)
+
+
+def _summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) -> Tensor:
+    """w_z = sum over stages t of codeword a_t(z); the order of the sum is the order of the stages."""
+    rows = codewords[0].index_select(0, codes[0])
+    for book, chosen in zip(codewords[1:], codes[1:], strict=True):
+        rows = rows + book.index_select(0, chosen)
+    return (rows.T if vectors == "inputs" else rows).reshape(shape)
+
+
+def quantize(
+    model: nn.Module,
+    *,
+    bits: int | Mapping[str, int],
+    stages: int,
+    vectors: str = "outputs",
+    seed: int = 0,
+) -> nn.Module:
+    """Write each row of a layer as a sum of ``stages`` codewords, one of 2^bits from each stage. In place.
+
+    bits: of each code, 1 to 16, for all layers or by layer name (layers not named are left alone). A layer with fewer
+    rows than codewords gets one codeword a row. Returns the model.
+    Raises ValueError on bits outside 1..16, an unknown layer, unknown ``vectors``, and stages outside 1..255.
+    """
+    check_names(model, bits)
+
+    def form(name: str, _: nn.Module) -> ResidualWeight | None:
+        chosen = bits_of(bits, name)
+        return None if chosen is None else ResidualWeight(chosen, stages=stages, vectors=vectors, seed=seed)
+
+    return compress(model, form)
+
+
+def compression_rate(rows: int, columns: int, *, bits: int, stages: int) -> float:
+    """32 m n / (T (32 k n + q m)) for T stages of k = 2^q codewords (gong2014vq)."""
+    return 32 * rows * columns / (stages * (32 * 2**bits * columns + bits * rows))
