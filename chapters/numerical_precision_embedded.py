@@ -26,7 +26,7 @@
 #
 # ## What this page needs
 #
-# There are no images of faces here: handwritten digits stand in for them.
+# No images of faces are at hand: handwritten digits stand in for them.
 # The page measures time, so nothing else runs beside it, on one thread.
 #
 # ```{cost} numerical_precision_embedded
@@ -34,22 +34,23 @@
 
 # %% tags=["parameters"]
 data = "digits"  # data set: digits, mnist, or the path of an image folder
-seeds = 2  # networks of each kind, trained from different starts
-learning_images = 1000  # of the training split, for the network with one hidden layer
+seeds = 3  # networks of each kind, trained from different starts
+learning_images = 600  # of the training split, for the network with one hidden layer
 learning_epochs = 8  # over them
 learning_rate = 2.0  # of back-propagation, chosen on validation images
-batch_size = 8  # images a step, of back-propagation
+batch_size = 10  # images a step, of back-propagation
 hidden = 32  # units in its hidden layer
 learning_bits = [8, 12, 16]  # of a word in fixed point, when learning
-inference_bits = [4, 5, 6, 7, 8, 10, 12, 14, 16]  # of a word, when answering only
+inference_bits = [4, 5, 6, 8, 10, 12, 16]  # of a word, when answering only
 finder_images = 2000  # of the training split, for the convolution network
-finder_epochs = 8  # over them
-network_bits = [2, 3, 4, 5, 6, 8, 10, 12, 16]  # of a code, in the integer network
+finder_epochs = 6  # over them
+network_bits = [16, 12, 8, 6, 5, 4, 3, 2]  # of a code, in the integer network
 range_images = 200  # training images on which the ranges of its layers are observed
 runs = 20  # timings of each call, of which the median counts
 
 # %% tags=["hide-input"]
 import copy
+import re
 
 import numpy as np
 import torch
@@ -75,8 +76,7 @@ def error(model):
 # (sec-limited-precision)=
 # ## Learning in few bits
 #
-# **The idea.** A processor computes with words of so many bits, and memory holds words of so many bits.
-# Around 1990 three answers to the question "how many?" were tried.
+# **The idea.** How many bits does a word need?
 # {cite:t}`iwata1989artificial` built an accelerator from signal processors with floats of 24 bits.
 # {cite:t}`hammerstrom1990vlsi` designed a chip for learning in fixed point of 8 and 16 bits.
 # {cite:t}`holt1993finite` analysed what the errors of rounding do in a network.
@@ -95,47 +95,30 @@ def error(model):
 figures.show_source(limited_precision._round)
 
 # %% [markdown]
-# **An exact check.** The formats that torch has come out bit for bit: half precision, bfloat16, an 8-bit float.
-# With all bits of float32 nothing changes.
+# **An exact check.** The formats that torch has come out bit for bit: half precision, bfloat16, and an 8-bit float.
 
 # %%
-x = torch.cat([torch.randn(10_000) * scale for scale in (1e-7, 1e-3, 1.0, 1e4)])
-known = {
-    (5, 10): torch.float16,
-    (8, 7): torch.bfloat16,
-    (5, 2): torch.float8_e5m2,
-    (8, 23): torch.float32,
-}
-for (e, m), dtype in known.items():
-    short = limited_precision.float_format(x, exponent=e, significand=m)
-    assert torch.equal(short, x.to(dtype).float())
-
-# %% [markdown]
-# What a number loses, by its size:
-
-# %%
-size = torch.logspace(-24, 18, 6000, base=2.0)
-short, convert = limited_precision.float_format, fixed_point.convert
-rounded = {
-    "half, 16 bits": short(size, exponent=5, significand=10),
-    "bfloat16": short(size, exponent=8, significand=7),
-    "24-bit float": short(size, exponent=7, significand=16),
-    "fixed point, 16 bits": convert(size, fixed_point.Format(4, 12)),
-}
+short, size = limited_precision.float_format, torch.logspace(-24, 18, 6300, base=2.0)
+types = {(5, 10): torch.half, (8, 7): torch.bfloat16, (5, 2): torch.float8_e5m2}
+for (e, m), dtype in types.items():
+    assert torch.equal(short(size, exponent=e, significand=m), size.to(dtype).float())
+formats = {"half, 16 bits": (5, 10), "bfloat16": (8, 7), "24-bit float": (7, 16)}
+rounded = {name: short(size, exponent=e, significand=m) for name, (e, m) in formats.items()}
+rounded["fixed point, 16 bits"] = fixed_point.convert(size, fixed_point.Format(4, 12))
 lost = {name: (values - size).abs() / size for name, values in rounded.items()}
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 looks = [figures.RETRAINED, figures.COMBINED, figures.PRUNING, figures.QUANTIZATION]
 for (name, value), look in zip(lost.items(), looks, strict=True):
-    worst = value.clamp(max=1).reshape(-1, 60).max(1).values * 100  # of sixty neighbours
-    place = size.log2().reshape(-1, 60).mean(1)
+    worst = 100 * value.clamp(max=1).reshape(-1, 150).max(1).values  # between powers of two
+    place = size.log2().reshape(-1, 150).mean(1)
     ax.plot(place, worst, color=look["color"], linestyle=look["linestyle"], label=name)
 ax.set(xlabel="size of the number (power of 2)", ylabel="largest error (% of the number)")
 ax.set(yscale="log", ylim=(3e-4, 200), xticks=range(-24, 19, 6))
+ax.set_yticks([0.001, 0.01, 0.1, 1, 10, 100], ["0.001", "0.01", "0.1", "1", "10", "100"])
 figures.legend(ax)
-inside = size.log2().abs() < 2  # numbers near one
-near = {name: 100 * float(value[inside].max()) for name, value in lost.items()}
+near = {name: 100 * float(value[size.log2().abs() < 2].max()) for name, value in lost.items()}
 figures.show(
     figure,
     name="fig-number-formats",
@@ -176,8 +159,8 @@ def learned(words, seed):
     return model, limited_precision.learn(model, train, seed=seed, **how)
 
 
-fixed = limited_precision.fixed
-words = {"float32": limited_precision.single(), "float24": limited_precision.floating()}
+fixed, words = limited_precision.fixed, {"float32": limited_precision.single()}
+words |= {"float24": limited_precision.floating()}
 words |= {f"learning{bits}": fixed(bits) for bits in learning_bits}
 networks = {name: [learned(w, seed) for seed in range(seeds)] for name, w in words.items()}
 
@@ -194,44 +177,32 @@ for name, found in networks.items():
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 baseline = float(np.mean(errors["float32"]))
-for kind, widths, look, text in (
-    ("learning", learning_bits, figures.QUANTIZATION, "learning and answering"),
-    ("inference", inference_bits, figures.PRUNING, "answering only"),
-):
+for kind, widths in (("learning", learning_bits), ("inference", inference_bits)):
+    look = figures.QUANTIZATION if kind == "learning" else figures.PRUNING
+    text = "learning and answering" if kind == "learning" else "answering only"
     figures.line(ax, widths, [errors[f"{kind}{bits}"] for bits in widths], look, text)
 ax.axhline(baseline, color="#b0b0b0", linewidth=1, label="floats of 32 bits")
 ax.set(xlabel="bits of a word in fixed point", ylabel="test error (%)", ylim=(0, 100))
-ax.set_xticks(sorted({*learning_bits, *inference_bits} - {5, 7}))
+ax.set_xticks(sorted({*learning_bits, *inference_bits}))
 figures.legend(ax)
-mean = {name: float(np.mean(values)) for name, values in errors.items()}
+told = {re.sub(r"(?<=[a-z])(?=[0-9])", " with ", name): np.mean(e) for name, e in errors.items()}
 figures.show(
     figure,
     name="fig-learning-bits",
     caption="Test error of a network with one hidden layer, whose words have so many bits in learning, or in answering only. Means over seeds with 95 % intervals.",
-    alt="Test error against bits. Learning: "
-    + ", ".join(f"{mean[f'learning{b}']:.1f} % with {b}" for b in learning_bits)
-    + "; answering only: "
-    + ", ".join(f"{mean[f'inference{b}']:.1f} % with {b}" for b in (inference_bits[0], 6, 8, 16))
-    + f"; floats: {baseline:.1f} %.",
+    alt="Test error by the bits of a word. "
+    + ", ".join(f"{name} bits: {value:.1f} %" for name, value in told.items()),
 )
-
-# %% tags=["remove-input"]
-rows = [{"words": name} for name in networks]
-for row, (name, found) in zip(rows, networks.items(), strict=True):
-    row["test error (%)"] = evidence.formatted(errors[name], unit="", digits=2)
-    row["updates swallowed (%)"] = evidence.formatted(
-        [100 * s for _, s in found], unit="", digits=1
-    )
-figures.table(rows, caption="Learning in few bits: test error, and updates that rounding undid")
 
 # %% [markdown]
 # **What to see.** First the two floats: {glue:text}`numerical_precision_embedded.float32.error_pct` and {glue:text}`numerical_precision_embedded.float24.error_pct`.
 # The verdict on the sentence that back-propagation ran on 24-bit floats: {verdict}`C2.5-05`.
 # Then follow the two curves to the left, and see where each of them leaves the line.
-# The last column of the table tells why they part: an update smaller than half a step changes nothing.
-# In floats of 32 bits rounding swallows {glue:text}`numerical_precision_embedded.float32.swallowed_pct` of the updates, with 16 bits {glue:text}`numerical_precision_embedded.learning16.swallowed_pct`, with 8 bits {glue:text}`numerical_precision_embedded.learning8.swallowed_pct`.
+# What parts them: an update smaller than half a step changes nothing.
+# In floats of 24 bits {glue:text}`numerical_precision_embedded.float24.swallowed_pct` of the last epoch's updates are swallowed.
+# With 16 bits {glue:text}`numerical_precision_embedded.learning16.swallowed_pct` of the updates are swallowed, with 8 bits {glue:text}`numerical_precision_embedded.learning8.swallowed_pct`.
 # Answering has no updates to lose.
-# The [chapter on training in fixed point](numerical_precision.py) shows the cure, rounding by chance.
+# The [chapter on training in fixed point](numerical_precision.py) tries another rounding, by chance.
 #
 # (sec-embedded-cnn)=
 # ## A network of integers
@@ -245,11 +216,7 @@ figures.table(rows, caption="Learning in few bits: test error, and updates that 
 #
 # $$ A = B + \sum_i W_i X_i, \qquad Y = \big(A + 2^{s-1}\big) \gg s, \qquad s = f_x + f_w - f_y . $$ (eq-integer-sum)
 #
-# With codes of $b$ bits no sum leaves 32 bits, whatever the image, if for every output
-#
-# $$ 2^{b-1} \sum_i \lvert W_i \rvert + \lvert B \rvert + 2^{s-1} < 2^{31} . $$ (eq-no-overflow)
-#
-# Where this fails, $f_w$ gives up bits until it holds.
+# No sum of codes of $b$ bits leaves 32 bits, whatever the image, if $2^{b-1} \sum_i \lvert W_i \rvert + \lvert B \rvert + 2^{s-1} < 2^{31}$; where this fails, $f_w$ gives up bits until it holds.
 #
 # **The code.** What chooses the formats, and the loop that does the work:
 
@@ -257,41 +224,35 @@ figures.table(rows, caption="Learning in few bits: test error, and updates that 
 figures.show_source(embedded_cnn.IntegerSum.__init__, _integer._convolve)
 
 # %% [markdown]
-# **An exact check.** A pixel of a convolution in Python's integers, which know no overflow.
-
-# %%
-draw = np.random.default_rng(0)
-codes = draw.integers(-(2**15), 2**15, (1, 3, 8, 8)).astype(np.int16)
-kernel, bias = draw.integers(-500, 500, (2, 3, 3, 3)), np.array([7, -7], np.int32)
-pixel = _integer.convolve(codes, kernel, bias, shift=10, bits=16)[0, 1, 4, 2]
-window = codes[0, :, 4:7, 2:5].flatten().tolist()
-total = int(bias[1]) + sum(w * x for w, x in zip(kernel[1].flatten().tolist(), window, strict=True))
-assert pixel == min(max((total + 2**9) >> 10, -(2**15)), 2**15 - 1)
-
-# %% [markdown]
 # ### Convolution and pooling in one
 #
-# The mean of four neighbouring sums is one sum over a larger window.
-# With the kernel $k$ and the stride 2,
+# The mean of four neighbouring sums is one sum over a larger window, with the stride 2 and the kernel
 #
-# $$ \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big), $$ (eq-fused-kernel)
+# $$ \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big) : $$ (eq-fused-kernel)
 #
-# so four times 25 products become 36.
+# four times 25 products become 36.
 # The factor of the map goes into the kernel too.
 
 # %% tags=["remove-input"]
 figures.show_source(embedded_cnn.fused_kernel)
 
 # %% [markdown]
-# **An exact check.** In integers, before the shift, the fused sums *are* the sums of four; in floats they agree to rounding.
+# **Two exact checks.** One pixel in Python's integers, which know no overflow; and the fused sums, which before the shift *are* the sums of four.
 
 # %%
-none = np.zeros(2, np.int32)
+draw, none = np.random.default_rng(0), np.zeros(2, np.int32)
+codes = draw.integers(-(2**15), 2**15, (1, 3, 8, 8)).astype(np.int16)
+kernel = draw.integers(-500, 500, (2, 3, 3, 3))
+window, weights = codes[0, :, 4:7, 2:5].flatten().tolist(), kernel[1].flatten().tolist()
+total = sum(w * x for w, x in zip(weights, window, strict=True))
+pixel = _integer.convolve(codes, kernel, none, shift=10, bits=16)[0, 1, 4, 2]
+assert pixel == min(max((total + 2**9) >> 10, -(2**15)), 2**15 - 1)
 wide = embedded_cnn.fused_kernel(torch.from_numpy(kernel)).numpy()
 apart = _integer.convolve(codes, kernel, none).reshape(1, 2, 3, 2, 3, 2).sum((3, 5))
 assert (_integer.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
 
 
+# %%
 def finder(seed):
     model = embedded_cnn.face_finder(seed, channels=train.images.shape[1], classes=classes)
     how = {"epochs": finder_epochs, "learning_rate": 0.05, "batch_size": 32, "seed": seed}
@@ -306,8 +267,7 @@ assert torch.allclose(finders[0](images), fused[0](images), atol=1e-4)
 # %% [markdown]
 # ### tanh from a table
 #
-# The table holds tanh at equal distances $h$ between 0 and 8, and a straight line runs between two entries.
-# That errs by at most $\tfrac{h^2}{8} \max \lvert \tanh'' \rvert$ and half a unit for rounding; where tanh reaches the largest code, by one unit.
+# A table holds tanh at equal distances $h$, and a straight line runs between two entries: that errs by at most $\tfrac{h^2}{8} \max \lvert \tanh'' \rvert$ and half a unit for rounding; where tanh reaches the largest code, by one unit.
 
 # %%
 every, rows = np.arange(-(2**15), 2**15).astype(np.int16), []
@@ -317,16 +277,14 @@ for bits, entries in ((16, 6), (16, 8), (16, 10), (8, 4), (8, 6)):
     worst = np.abs(_integer.tanh(every, table, 0, 2 ** (bits - 1) - 1) * unit - exact).max()
     bound = _integer.tanh_error(bits, entries)
     assert worst <= bound
-    row = {"bits of the result": bits, "entries": len(table), "bytes": table.nbytes}
-    row |= {"largest error (units)": f"{worst / unit:.2f}", "bound (units)": f"{bound / unit:.2f}"}
-    rows.append(row)
+    row = {"bits": bits, "entries": len(table), "largest error (units)": f"{worst / unit:.2f}"}
+    rows.append(row | {"bound (units)": f"{bound / unit:.2f}", "table (bytes)": table.nbytes})
 figures.table(rows, caption="A table of tanh, tried with all 65,536 codes; a unit is the last bit")
 
 # %% [markdown]
 # ### Sixteen bits, eight, and fewer
 #
-# The trained network, with convolution and pooling fused, in integers of different widths.
-# Each width chooses its formats anew, from the ranges on training images.
+# The trained network, with convolution and pooling fused, in integers of different widths, each with its own formats.
 
 
 # %%
@@ -337,171 +295,117 @@ def integers(models, bits):
 
 twins = [error(model) for model in finders]
 in_bits = {bits: integers(fused, bits) for bits in network_bits}
-integer_errors = {bits: [error(model) for model in found] for bits, found in in_bits.items()}
 record("face_finder.error_pct", twins, "%", 2)
-for bits, values in integer_errors.items():
-    record(f"int{bits}.error_pct", values, "%", 2)
-
-# %% tags=["remove-input"]
-figure, ax = figures.axes()
-change = {b: [e - t for e, t in zip(v, twins, strict=True)] for b, v in integer_errors.items()}
-shown = [bits for bits in network_bits if bits > 2]
-figures.line(ax, shown, [change[b] for b in shown], figures.QUANTIZATION, "integers less floats")
-ax.axhline(0, color="#b0b0b0", linewidth=1)
-ax.set(xlabel="bits of a code", ylabel="change of test error (points)", xticks=shown)
-figures.legend(ax)
-change_text = ", ".join(f"{np.mean(change[b]):+.2f} points with {b} bits" for b in network_bits)
-figures.show(
-    figure,
-    name="fig-integer-bits",
-    caption="What the test error of the network changes by when it computes in integers. Means over seeds with 95 % intervals; two bits lie outside.",
-    alt=f"Change of test error against the bits of a code: {change_text}.",
-)
-
-# %% tags=["remove-input"]
-rows = [{"layer": name} for name in ("c1, s1", "c2, s2", "n1", "n2")]
-sums = [step for step in in_bits[16][0].steps if hasattr(step, "kernel")]
-for row, step in zip(rows, sums, strict=True):
-    row |= {"products in a sum": step.kernel[0].numel()}
-    row |= dict(zip(("input", "weights", "output"), step.formats.tolist()[:3], strict=True))
-    largest = np.abs(step.kernel.numpy().astype(np.int64)).sum((1, 2, 3)).max() * 2**15
-    row["largest sum, of the 32-bit range (%)"] = f"{100 * largest / 2**31:.0f}"
-figures.table(rows, caption="Bits of fraction of each layer of the 16-bit network, first seed")
+rows = [{"bits of a code": bits} for bits in network_bits]
+for row, (bits, found) in zip(rows, in_bits.items(), strict=True):
+    values = [error(model) for model in found]
+    change = np.subtract(values, twins).tolist()
+    row["test error (%)"] = record(f"int{bits}.error_pct", values, "%", 2).removesuffix(" %")
+    row["change (points)"] = evidence.formatted(change, unit="", digits=2)
+figures.table(rows, caption="One network in integers of different width")
 
 # %% [markdown]
 # **What to see.** In floats the network errs on {glue:text}`numerical_precision_embedded.face_finder.error_pct`, in 16 bits on {glue:text}`numerical_precision_embedded.int16.error_pct`, in 8 on {glue:text}`numerical_precision_embedded.int8.error_pct`.
 # The verdict on networks for embedded processors: {verdict}`C2.5-22`.
-# The last column of the table says how near the worst image could bring a sum to the end of 32 bits.
 #
 # ## What is saved
 #
-# Four ways to run the same network, on one image of 176 × 144, over which it slides: floats, *simulated* fixed point (floats that are rounded after each layer), integers, integers with fused pooling.
+# All formats on the same trained networks: short floats and fixed point are *simulated*, weights are rounded and floats compute with them.
+# The integer networks are what a processor without floats would run, with pooling on its own or fused.
+# Time is that of one image of 176 × 144, over which the network slides.
 
 # %%
+stored = {"float32": finders, "float32, fused": fused}
+forms = {"float24": (7, 16), "float16": (5, 10), "bfloat16": (8, 7), "float8": (5, 2)}
+for name, (e, m) in forms.items():
+    copies = copy.deepcopy(finders)
+    stored[name] = [limited_precision.store(f, exponent=e, significand=m) for f in copies]
 word = fixed_point.Format(4, 12)
-simulated = fixed_point.quantize(copy.deepcopy(finders[0]), word)
-apart = integers(finders[:1], 16)[0]
-frame = torch.rand(1, images.shape[1], 144, 176, generator=torch.Generator().manual_seed(0))
-networks = {"float32": finders[0], "fused_float32": fused[0], "apart16": apart}
-networks |= {"int16": in_bits[16][0], "int8": in_bits[8][0]}
-with fixed_point.computing(simulated, fixed_point.FixedPoint(word)):
-    calls = {"simulated16": lambda: simulated(frame)}
-    calls |= {name: lambda net=net: net(frame) for name, net in networks.items()}
-    times = measure.latency_ms(calls, runs=runs)
-stage, codes = apart.steps, apart.trace(frame)[0][0]
-calls = {"apart": lambda: stage[2](stage[1](stage[0](codes)))}
-calls |= {"fused": lambda: in_bits[16][0].steps[0](codes)}
-stages = measure.latency_ms(calls, runs=runs)
-
-# %% tags=["remove-input"]
-shape = images.shape[1:]
-before, after = (measure.multiply_adds(model, shape) for model in (finders[0], fused[0]))
-record("fused.multiply_adds_ratio", before / after)
-layers = measure.multiply_adds_by_layer(finders[0], shape)
-first = next(iter(measure.multiply_adds_by_layer(fused[0], shape).values()))
-record("fused.stage_multiply_adds_ratio", (layers["c1"] + layers["s1"]) / first)
-record("fused.stage_latency_ratio", stages["apart"].median / stages["fused"].median)
-record("fused.network_latency_ratio", times["apart16"].median / times["int16"].median)
-record("simulated16.latency_ratio", times["simulated16"].median / times["float32"].median)
-
-
-texts = {
-    "float32": "float32",
-    "simulated16": "16 bits, simulated in floats",
-    "fused_float32": "float32, fused",
-    "apart16": "int16, one after the other",
-    "int16": "int16, fused",
-    "int8": "int8, fused",
-}
-rows = [{"network": text} for text in texts.values()]
-for row, name in zip(rows, texts, strict=True):
-    parameters, maps = embedded_cnn.memory_bytes(networks.get(name, simulated), frame)
-    record(f"{name}.parameters_bytes", parameters, "bytes", 0)
-    record(f"{name}.maps_bytes", maps, "bytes", 0)
-    row |= {"parameters (bytes)": f"{parameters:,}", "two maps (bytes)": f"{maps:,}"}
-    row["multiply-adds, 28 × 28"] = (
-        f"{after if name in ('fused_float32', 'int16', 'int8') else before:,}"
-    )
-    row["time / float32"] = f"{times[name].median / times['float32'].median:.2f}"
-figures.table(rows, caption="Memory, work and time of one network in six forms, first seed")
-
-# %% [markdown]
-# **What to see.** Simulated fixed point holds {glue:text}`numerical_precision_embedded.simulated16.parameters_bytes` of parameters where floats hold {glue:text}`numerical_precision_embedded.float32.parameters_bytes`, for it keeps the float and the rounded copy, and it takes {glue:text}`numerical_precision_embedded.simulated16.latency_ratio` the time.
-# It tells what an integer machine would answer; it is none.
-# The integers hold {glue:text}`numerical_precision_embedded.int16.parameters_bytes` with 16 bits and {glue:text}`numerical_precision_embedded.int8.parameters_bytes` with 8.
-# Maps are kept in 16 bits in both, as this is what a tanh reads.
-# Fusing saves {glue:text}`numerical_precision_embedded.fused.stage_multiply_adds_ratio` of the multiply-adds of the first stage, and the stage becomes {glue:text}`numerical_precision_embedded.fused.stage_latency_ratio` faster on this machine; the whole network {glue:text}`numerical_precision_embedded.fused.network_latency_ratio`.
-# Times are those of our own loops against a tuned library for floats: only the rows of integers compare an algorithm with another.
-#
-# ## All formats, one network
-#
-# The same trained networks, written to files in six formats: weights as short floats (biases stay as they are), or the integer network as a whole.
+stored["fixed16"] = [fixed_point.quantize(f, word) for f in copy.deepcopy(finders)]
+stored["int16, apart"] = integers(finders, 16)
+stored |= {"int16, fused": in_bits[16], "int8, fused": in_bits[8]}
+ends = {name: [error(model) for model in found] for name, found in stored.items()}
+files = {name: [len(storage.dumps(model)) for model in found] for name, found in stored.items()}
 
 # %%
-floats = {"float24": (7, 16), "float16": (5, 10), "bfloat16": (8, 7), "float8": (5, 2)}
-stored = {"float32": finders}
-for name, (e, m) in floats.items():
-    make = limited_precision.store
-    stored[name] = [make(copy.deepcopy(f), exponent=e, significand=m) for f in finders]
-stored |= {"int16": in_bits[16], "int8": in_bits[8]}
-ends = {name: [error(model) for model in found] for name, found in stored.items()}
-bytes_of = {name: [len(storage.dumps(model)) for model in found] for name, found in stored.items()}
+frame = torch.rand(1, images.shape[1], 144, 176, generator=torch.Generator().manual_seed(0))
+first = {name: found[0] for name, found in stored.items()}
+calls = {name: lambda network=network: network(frame) for name, network in first.items()}
+times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
+apart, one = first["int16, apart"].steps, first["int16, fused"].steps[0]
+codes = first["int16, apart"].trace(frame)[0][0]
+calls = {"apart": lambda: apart[2](_integer.mean_pool(apart[0](codes)))}
+stage = measure.latency_ms(calls | {"fused": lambda: one(codes)}, runs=runs)
+layers = [measure.multiply_adds_by_layer(net[0], images.shape[1:]) for net in (finders, fused)]
+work = [sum(each.values()) for each in layers]
 
 # %% tags=["remove-input"]
-for name, values in bytes_of.items():
-    record(f"{name}.file_bytes", values, "bytes", 0)
-for name in floats:
-    record(f"finder_{name}.error_pct", ends[name], "%", 2)
+record("fused.multiply_adds_ratio", work[0] / work[1])
+stages = layers[0]["c1"] + layers[0]["s1"], next(iter(layers[1].values()))
+record("fused.stage_multiply_adds_ratio", stages[0] / stages[1])
+record("fused.stage_latency_ratio", stage["apart"].median / stage["fused"].median)
+record("fused.network_latency_ratio", times["int16, apart"] / times["int16, fused"])
+memory = {name: embedded_cnn.memory_bytes(model, frame) for name, model in first.items()}
+for name in stored:
+    key = name.replace(", ", "_")
+    record(f"{key}.file_bytes", files[name], "bytes", 0)
+    record(f"{key}.parameters_bytes", memory[name][0], "bytes", 0)
+    record(f"{key}.maps_bytes", memory[name][1], "bytes", 0)
+    record(f"{key}.latency_ratio", times[name] / times["float32"])
+    record(f"finder_{key}.error_pct", ends[name], "%", 2)
 figure, ax = figures.axes()
-looks = [figures.DENSE, figures.PRUNING, figures.RETRAINED, figures.COMBINED, figures.RETRAINED]
-looks += [figures.QUANTIZATION, figures.QUANTIZATION]
-for (name, values), look in zip(ends.items(), looks, strict=True):
-    hollow = {"markerfacecolor": "none"} if name in ("float8", "int8") else {}
-    found = [e - t for e, t in zip(values, twins, strict=True)]
-    place = [float(np.mean(bytes_of[name])) / 1000]
-    figures.line(ax, place, [found], look | {"linestyle": "none"} | hollow, name)
+marks = [figures.DENSE, figures.PRUNING, figures.RETRAINED, figures.COMBINED, figures.RETRAINED]
+marks += [figures.PRUNING, figures.QUANTIZATION, figures.QUANTIZATION]
+shown = [name for name in stored if name not in ("float32, fused", "int16, apart")]
+for name, look in zip(shown, marks, strict=True):
+    hollow = {"markerfacecolor": "none"} if name in ("float8", "fixed16", "int8, fused") else {}
+    change, place = np.subtract(ends[name], twins), [np.mean(files[name]) / 1000]
+    figures.line(ax, place, [change], look | {"linestyle": "none"} | hollow, name)
 ax.axhline(0, color="#b0b0b0", linewidth=1)
 ax.set(xlabel="file (kB)", ylabel="change of test error (points)", xlim=(0, None))
 figures.legend(ax, 4, handletextpad=0.2, columnspacing=1)
-told = ", ".join(
-    f"{n} {np.mean(bytes_of[n]):,.0f} bytes and {np.mean(ends[n]):.2f} %" for n in ends
-)
+told = "; ".join(f"{n}: {np.mean(files[n]):,.0f} bytes, {np.mean(ends[n]):.2f} %" for n in shown)
 figures.show(
     figure,
     name="fig-formats-compared",
-    caption="Change of the test error against the size of the file, for one network in seven formats. Means over seeds with 95 % intervals.",
-    alt=f"File size and test error by format: {told}.",
+    caption="Change of the test error against the size of the file, for one network in eight formats. Means over seeds with 95 % intervals.",
+    alt=f"File size and test error by format. {told}.",
 )
-rows = [{"format": name} for name in ends]
+rows = [{"format": name} for name in stored]
 for row, (name, values) in zip(rows, ends.items(), strict=True):
-    row["file (bytes)"] = evidence.formatted(bytes_of[name], unit="", digits=0)
     row["test error (%)"] = evidence.formatted(values, unit="", digits=2)
-    row["computes in"] = "integers" if name.startswith("int") else "float32"
-figures.table(rows, caption="One network in seven formats")
+    row["file (bytes)"] = f"{np.mean(files[name]):,.0f}"
+    row["parameters (bytes)"], row["two maps (bytes)"] = (f"{size:,}" for size in memory[name])
+    row["multiply-adds, 28 × 28"] = f"{work['fused' in name]:,}"
+    row["time / float32"] = f"{times[name] / times['float32']:.2f}"
+figures.table(rows, caption="One network in ten forms; memory and time for the larger image")
 
 # %% [markdown]
-# **What to see.** The file of a short float is smaller than its bits promise, as the exponents of weights are few and are entropy-coded: 24-bit floats take {glue:text}`numerical_precision_embedded.float24.file_bytes` where 32 bits take {glue:text}`numerical_precision_embedded.float32.file_bytes`.
-# The integer networks take {glue:text}`numerical_precision_embedded.int16.file_bytes` and {glue:text}`numerical_precision_embedded.int8.file_bytes`; their codes are written as they are.
-# Then compare the two formats of 8 bits in the height.
+# **What to see.** Compare the memory and the time of simulated words with those of floats: {glue:text}`numerical_precision_embedded.fixed16.parameters_bytes` of parameters are held where floats hold {glue:text}`numerical_precision_embedded.float32.parameters_bytes`, the dense weight and its rounded copy, in {glue:text}`numerical_precision_embedded.fixed16.latency_ratio` the time.
+# What they save is the file: 24-bit floats take {glue:text}`numerical_precision_embedded.float24.file_bytes` where 32 bits take {glue:text}`numerical_precision_embedded.float32.file_bytes`, exponents entropy-coded.
+# The integers hold {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes` in 16 bits and {glue:text}`numerical_precision_embedded.int8_fused.parameters_bytes` in 8; the maps are held in 16 bits in both, as that is what a tanh reads.
+# Fusing makes kernels larger, {glue:text}`numerical_precision_embedded.int16_apart.parameters_bytes` become {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes`, and saves {glue:text}`numerical_precision_embedded.fused.stage_multiply_adds_ratio` of the multiply-adds of the first stage.
+# The stage becomes {glue:text}`numerical_precision_embedded.fused.stage_latency_ratio` as fast on this machine, the whole network {glue:text}`numerical_precision_embedded.fused.network_latency_ratio`.
+# Times of integers are those of our own loops, times of floats those of a tuned library: compare rows of one kind.
 #
 # ## Where it breaks
 #
-# **Learning in 8 bits.** The figure above: {glue:text}`numerical_precision_embedded.learning8.error_pct`, as nearly all updates are swallowed.
+# **Learning in 8 bits.** The figure above: {glue:text}`numerical_precision_embedded.learning8.error_pct`.
 #
 # **Sums that overflow.** Choose formats by the range of the weights alone, and a sum of many products no longer fits.
-# The same sum, of more and more inputs, all of them bright:
+# Here more and more bright inputs are summed, exactly, in such formats, and in those of the network:
 
 # %%
-rows, weight = [], round(0.9 * 2**15)
+rows, how = [], {"bits": 16, "fraction": 15, "wanted": 0, "output_bits": 32}
 for n in (16, 64, 256, 784):
     light, layer = np.full((1, n), 2**15 - 1, np.int16), nn.Linear(n, 1, bias=False)
     nn.init.constant_(layer.weight, 0.9)
-    greedy = np.full((1, n, 1, 1), weight, np.int16)
+    greedy = np.full((1, n, 1, 1), round(0.9 * 2**15), np.int16)
     wrapped = _integer.convolve(light[:, :, None, None], greedy, none[:1]).item() / 2.0**30
-    how = {"bits": 16, "fraction": 15, "wanted": 0, "output_bits": 32}
     careful = embedded_cnn.IntegerSum(layer, **how)
-    row = {"inputs": n, "exact": f"{0.9 * n:.1f}", "formats by range only": f"{wrapped:.2f}"}
-    row["with the guarantee"] = f"{careful(light).item() / 2.0**careful.fraction:.2f}"
+    found = wrapped, careful(light).item() / 2.0**careful.fraction
+    row = {"inputs": n, "exact": f"{0.9 * n:.1f}", "formats by range only": f"{found[0]:.2f}"}
+    row |= {"with the guarantee": f"{found[1]:.2f}"}
     rows.append(row | {"fraction of a weight (bits)": int(careful.formats[1])})
 figures.table(rows, caption="A sum of products of 16-bit codes in 32 bits, weights 0.9, inputs 1")
 
@@ -509,7 +413,7 @@ figures.table(rows, caption="A sum of products of 16-bit codes in 32 bits, weigh
 # A sum that has wrapped around is not wrong by a little.
 # The guarantee costs one bit of the weights for each doubling of the inputs: in a wide layer, 16-bit weights are no 16-bit weights.
 #
-# **Few bits.** With 4 bits the network errs on {glue:text}`numerical_precision_embedded.int4.error_pct`, with 3 on {glue:text}`numerical_precision_embedded.int3.error_pct`, with 2 on {glue:text}`numerical_precision_embedded.int2.error_pct`: formats chosen after training are at their end there.
+# **Few bits.** With 4 bits the network errs on {glue:text}`numerical_precision_embedded.int4.error_pct`, with 3 on {glue:text}`numerical_precision_embedded.int3.error_pct`, with 2 on {glue:text}`numerical_precision_embedded.int2.error_pct`; nothing was trained after the formats were chosen.
 #
 # ## Exercises
 #
@@ -530,14 +434,12 @@ from lib.data import Split
 from lib.vision import torchvision
 
 alexnet = torchvision.models.alexnet().features.eval()
-pictures = Split(torch.rand(2, 3, 64, 64), torch.zeros(2, dtype=torch.long))
-network = embedded_cnn.integer(alexnet, pictures)
-with torch.no_grad():
-    exact = alexnet(pictures.images)
-far = (network(pictures.images) - exact).abs().max() / exact.abs().max()
-print(f"largest difference: {100 * far:.1f} % of the largest output")
+picture = Split(torch.rand(1, 3, 64, 64), torch.zeros(1, dtype=torch.long))
+network, exact = embedded_cnn.integer(alexnet, picture), alexnet(picture.images).detach()
+far = (network(picture.images) - exact).abs().max() / exact.abs().max()
+fractions = [int(step.formats[1]) for step in network.steps if hasattr(step, "formats")]
 print(
-    "fraction of the weights:", [int(s.formats[1]) for s in network.steps if hasattr(s, "kernel")]
+    f"off by {100 * far:.1f} % of the largest output; bits of fraction of the weights: {fractions}"
 )
 
 # %% [markdown]

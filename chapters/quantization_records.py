@@ -53,18 +53,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib import (
-    coding,
-    context_coding,
-    evidence,
-    figures,
-    measure,
-    models,
-    storage,
-    structure,
-    training,
-)
+from lib import context_coding, evidence, figures, measure, models, storage, structure, training
 from lib import data as datasets
+from lib.coding import entropy_bits
 from lib.pruning import filter_l1, magnitude
 from lib.quantization import _records as records
 from lib.quantization import deep_compression, scalar_kmeans
@@ -96,20 +87,19 @@ def error(model, split=dataset.validation):
 # %%
 dense = {name: [] for name in TITLES}
 for seed in range(seeds):
-    run = {"split": dataset.train, "learning_rate": 0.1, "epochs": epochs, "seed": seed}
-    dense["lenet300"].append(training.cached(training.fit, models.lenet_300_100(seed), **run))
+    how = {"split": dataset.train, "learning_rate": 0.1, "epochs": epochs, "seed": seed}
+    dense["lenet300"].append(training.cached(training.fit, models.lenet_300_100(seed), **how))
 for seed in range(lenet5_seeds):
-    run = {"split": dataset.train, "learning_rate": 0.05, "epochs": lenet5_epochs, "seed": seed}
-    dense["lenet5"].append(training.cached(training.fit, models.lenet5(seed), **run))
+    how = {"split": dataset.train, "learning_rate": 0.05, "epochs": lenet5_epochs, "seed": seed}
+    dense["lenet5"].append(training.cached(training.fit, models.lenet5(seed), **how))
 
 # %% [markdown]
 # (sec-whole-steps)=
 # ## Whole steps that learn
-#
 # **The idea.** {cite:t}`choi2017towards` show that under an entropy code even spacing of the values is hard to beat.
 # So each weight becomes a whole number of steps, and most of them are zero steps.
 # The file then needs one float for a layer, and integers.
-# The network goes on learning while its weights are rounded, and the shift of training images by a pixel makes it learn more.
+# The network goes on learning while its weights are rounded; training images are shifted by up to a pixel.
 #
 # **The formula.** With the step $\Delta$ of a layer, the mask $m$ of its survivors, and a real weight $w$ behind each,
 #
@@ -117,11 +107,9 @@ for seed in range(lenet5_seeds):
 #
 # The number of survivors falls from $N$ to $n$ on a cubic, $n_t = n + (N - n)(1 - t)^3$.
 # Then $\Delta$ is set to the mean magnitude of the survivors, and last the biases become multiples of an eighth and rest.
-#
-# **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(records.GridWeight, records.train)
+figures.show_source(records.GridWeight, records.train, records.busiest_first)
 
 # %% [markdown]
 # **An exact check.** A row of four weights with a step of a half: one was pruned, one is rounded to zero and may come back, for the gradient still reaches it.
@@ -139,7 +127,6 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # %% [markdown]
 # (sec-context-code)=
 # ## A code that looks around
-#
 # **The idea.** Huffman's code gives a symbol the same word wherever it stands.
 # But survivors stand together: a unit that reads a stroke reads its neighbours too, with the same sign, and the border of the image is read by none.
 # A context code estimates each answer, zero or not, sign, size, from what it has already coded around it, by counting how often such surroundings had which answer {cite:p}`mahoney2000fast`.
@@ -149,9 +136,8 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 #
 # $$ p = \sigma\Big( \sum_i v_i \ln \frac{p_i}{1 - p_i} \Big), \qquad \text{bits} = -\log_2 p, \qquad v_i \leftarrow v_i + \eta\, (b - p) \ln \frac{p_i}{1 - p_i}, $$ (eq-context-mixing)
 #
-# where $b$ is the answer, 0 or 1.
-#
-# **The code.** One function writes and reads, all in whole numbers, so that every machine reads what another wrote.
+# where $b$ is the answer, 0 or 1, and $\eta$ a small rate.
+# One function writes and reads, all in whole numbers, so that every machine reads what another wrote.
 
 # %% tags=["remove-input"]
 figures.show_source(context_coding._bit.py_func)
@@ -166,30 +152,25 @@ for image in levels:
     y, x = random.integers(4, 20, 2)
     image[y : y + 5, x : x + 4] = random.choice([-1, 1]) * random.integers(1, 3, (5, 4))
 symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).ravel()
-entropy = coding.entropy_bits(np.bincount(symbols)) / 8
+entropy = entropy_bits(np.bincount(symbols)) / 8
 coded = context_coding.context_code(symbols, rows=60, width=28)
 assert (context_coding.uncontext(coded, len(symbols), 60, 28) == symbols).all()
 assert len(coded) < 0.6 * entropy
 
 # %% [markdown]
 # ### Order is free
-#
 # The units of a layer may stand in any order, if the next layer reads them in the same.
 # With the busiest first, zeros gather at the end of rows and columns, where the contexts expect them.
 
-# %% tags=["remove-input"]
-figures.show_source(records.busiest_first)
-
 # %%
 before = copy.deepcopy(dense["lenet300"][0]).double()
-after = records.busiest_first(copy.deepcopy(before), CHAINS["lenet300"])
+after = records.busiest_first(copy.deepcopy(before), ["fc1", "fc2", "fc3"])
 images = dataset.validation.first(50).images.double()
 assert torch.allclose(before(images), after(images))
 
 # %% [markdown]
 # (sec-records-sweep)=
 # ## From large to small
-#
 # Each network is trained to several numbers of survivors.
 # LeNet-5 first loses most of its filters and units, those of the smallest norm ([chapter on filters](pruning_filters.py)).
 # The narrow network is quick to train, and is put back into the wide one, whose other units are zero.
@@ -208,7 +189,7 @@ def trained(name, seed, n, **how):
     if name == "lenet300":
         how |= {"epochs": final_epochs, "learning_rate": 0.1}
         return training.cached(records.train, model, split=dataset.train, shift=1, **how)
-    how |= {"epochs": lenet5_final_epochs, "learning_rate": 0.05, "balance": 0.0}
+    how |= {"epochs": lenet5_final_epochs, "learning_rate": 0.05, "batch_size": 64, "balance": 0}
     small = training.cached(records.train, narrow(model), split=dataset.train, shift=1, **how)
     return records.embed(small, models.lenet5())
 
@@ -244,9 +225,6 @@ for name, limit in limits.items():
     more = [run(name, seed, chosen[name]) for seed in range(1, len(dense[name]))]
     best[name] = [sweep[name][chosen[name]], *more]
 
-# %% tags=["remove-cell"]
-record("records.caution_pct", 100 * caution, "%", 0)
-
 # %% [markdown]
 # The files are written, read back into fresh networks, compared bit for bit, and tested.
 
@@ -268,6 +246,7 @@ for name in TITLES:
         found["test"] = error(from_file(name, found), dataset.test)
 
 # %% tags=["remove-cell"]
+record("records.caution_pct", 100 * caution, "%", 0)
 for name, found in best.items():
     record(f"{name}.best_file_ratio", [one["ratio"] for one in found], digits=0)
     record(f"{name}.best_file_bytes", [one["bytes"] for one in found], "bytes", 0)
@@ -280,31 +259,25 @@ for name, found in best.items():
 
 # %% tags=["remove-input"]
 PUBLISHED = {
-    "lenet300": [("Deep Compression", 40, 1.58), ("soft", 64, 1.94), ("entropy", 124, 1.9)],
-    "lenet5": [("DC", 39, 0.74), ("soft", 162, 0.97), ("Bayes", 419, 1.0), ("entropy", 606, 1.0)],
+    "lenet300": [(40, 64, 124), (1.58, 1.94, 1.9)],
+    "lenet5": [(39, 162, 419, 606), (0.74, 0.97, 1.0, 1.0)],
 }
 figure, panels = figures.axes(2)
 for ax, name in zip(panels, TITLES, strict=True):
     points = sorted((one["ratio"], one["test"]) for one in sweep[name].values())
     ax.plot(*zip(*points, strict=True), **figures.COMBINED, label="first network")
-    figures.line(
-        ax,
-        [np.mean([one["ratio"] for one in best[name]])],
-        [[one["test"] for one in best[name]]],
-        figures.RETRAINED | {"linestyle": "none"},
-        "record",
-    )
-    _, x, y = zip(*PUBLISHED[name], strict=True)
-    ax.plot(x, y, **figures.REPORTED, label="published")
+    x, y = ([one[key] for one in best[name]] for key in ("ratio", "test"))
+    look = figures.RETRAINED | {"linestyle": "none"}
+    figures.line(ax, [np.mean(x)], [y], look, "record")
+    ax.plot(*PUBLISHED[name], **figures.REPORTED, label="published")
     level = np.mean([error(model, dataset.test) for model in dense[name]])
     ax.axhline(level, color="#b0b0b0", linewidth=1, label="dense")
     figures.logarithmic(ax, "x")
-    ax.set(ylim=(0, 1.15 * max(*y, *(p[1] for p in points))), xlabel="times smaller (file)")
-    ax.set_xlim(25, 2000)
+    ax.set(xlim=(25, 2000), ylim=(0, None), xlabel="times smaller (file)")
     ax.set_xticks([50, 200, 1000])
-    ax.text(0.04, 0.04, TITLES[name], transform=ax.transAxes)
+    ax.set_title(TITLES[name], fontsize=12)
 panels[0].set_ylabel("test error (%)")
-figures.legend(panels[0], 4, columnspacing=1, handletextpad=0.4)
+figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4)
 told = {name: [np.mean([one[k] for one in best[name]]) for k in ("ratio", "test")] for name in best}
 figures.show(
     figure,
@@ -315,19 +288,13 @@ figures.show(
 )
 
 # %% tags=["remove-input"]
-rows = [
-    {
-        "network": TITLES[name],
-        "survivors asked": f"{n:,}",
-        "file (bytes)": f"{found['bytes']:,}",
-        "times smaller": f"{found['ratio']:.0f}",
-        "validation error": f"{found['validation']:.2f} %",
-        "test error": f"{found['test']:.2f} %",
-        "chosen": "yes" if chosen[name] == n else "",
-    }
-    for name in TITLES
-    for n, found in sweep[name].items()
-]
+rows = []
+for name, n in [(each, n) for each in TITLES for n in plans[each]]:
+    found, mark = sweep[name][n], " (record)" if chosen[name] == n else ""
+    row = {"network": TITLES[name] + mark, "survivors asked": f"{n:,}"}
+    row |= {"file (bytes)": f"{found['bytes']:,}", "times smaller": f"{found['ratio']:.0f}"}
+    row |= {f"{key} error": f"{found[key]:.2f} %" for key in ("validation", "test")}
+    rows.append(row)
 figures.table(rows, caption="The first network of each kind, trained to several sizes")
 
 # %% [markdown]
@@ -338,7 +305,6 @@ figures.table(rows, caption="The first network of each kind, trained to several 
 #
 # (sec-records-ladder)=
 # ## Which step gains what
-#
 # One LeNet-300-100, from Deep Compression as in the [chapter on quantization](quantization.py) to the record.
 # Every rung is a whole file, and its error is that of the validation images.
 
@@ -359,7 +325,7 @@ pruned = magnitude.prune(copy.deepcopy(floats), density=1.0)
 shared = deep_compression.share_survivors(copy.deepcopy(floats), bits=2)
 ladder = {
     "Deep Compression": (old, "huffman"),
-    "fewer survivors, shifted images": (pruned, "best"),
+    "fewer survivors, in floats": (pruned, "best"),
     "three shared values": (shared, "huffman"),
     "whole steps instead": (records.to_steps(copy.deepcopy(floats), step=1.0), "best"),
     "trained on": (stepped, "best"),
@@ -370,20 +336,19 @@ rungs = {text: (size(model, coder), error(model)) for text, (model, coder) in la
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
-heights = np.arange(len(rungs))[::-1]
-ax.barh(heights, [b / 1000 for b, _ in rungs.values()], color="#cc79a7", height=0.6)
-for y, (b, e) in zip(heights, rungs.values(), strict=True):
-    ax.text(b / 1000, y, f"  {b / 1000:.1f} kB, {e:.1f} %", va="center", fontsize=10)
+heights, kb = np.arange(len(rungs))[::-1], [b / 1000 for b, _ in rungs.values()]
+ax.barh(heights, kb, color="#cc79a7", height=0.6)
+for y, b, (_, e) in zip(heights, kb, rungs.values(), strict=True):
+    ax.text(b, y, f"  {b:.1f} kB, {e:.1f} %", va="center", fontsize=10)
 ax.set_yticks(heights, [text.replace(", ", ",\n") for text in rungs], fontsize=10)
-ax.set(xlabel="file (kB)", xlim=(0, 1.4 * max(b for b, _ in rungs.values()) / 1000))
+ax.set(xlabel="file (kB), and validation error", xlim=(0, 1.4 * max(kb)))
 ax.grid(False, axis="y")
+told = "; ".join(f"{t}, {b / 1000:.1f} kB at {e:.1f} %" for t, (b, e) in rungs.items())
 figures.show(
     figure,
     name="fig-ladder",
     caption="Bytes of the file, and validation error, after each step from Deep Compression to the record.",
-    alt="Bars of file size, one for each step: "
-    + "; ".join(f"{t}, {b / 1000:.1f} kB at {e:.1f} %" for t, (b, e) in rungs.items())
-    + ".",
+    alt=f"Bars of file size, one for each step: {told}.",
 )
 
 # %% tags=["remove-cell"]
@@ -402,23 +367,19 @@ record("records.order_gain_ratio", steps[-2] / steps[-1], digits=2)
 
 
 # %%
-def alone(layer, name):
-    """Bytes of one tensor: those of a file without all others, less those of an empty file."""
-    holder = torch.nn.Linear(1, 1, bias=False)
-    holder.weight = torch.nn.Parameter(getattr(layer, name).detach().clone())
-    form = len("GridWeight") + 1 if name == "weight" else 0
-    records.to_steps(holder) if form else None
-    return size(holder) - len(storage.dumps(torch.nn.Identity())) - form
+def without_bias(layer):
+    layer = copy.deepcopy(layer)
+    layer.bias = None
+    return layer
 
 
-spent = {}
+empty, spent = size(torch.nn.Identity()) + len("GridWeight") + 1, {}
 for name, title in TITLES.items():
-    model = best[name][0]["model"]
-    for layer in CHAINS[name]:
-        for part in ("weight", "bias"):
-            spent[title, f"{layer}, {part}"] = alone(model.get_submodule(layer), part)
-    rest = size(model) - sum(b for (network, _), b in spent.items() if network == title)
-    spent[title, "names, checksum, architecture"] = rest
+    for layer in map(best[name][0]["model"].get_submodule, CHAINS[name]):
+        weight = size(without_bias(layer))
+        spent[title, f"weights {tuple(layer.weight.shape)}"] = weight - empty
+        spent[title, f"biases ({len(layer.bias)})"] = size(layer) - weight
+    spent[title, "names, checksum, architecture"] = empty
 rows = [{"network": a, "part": b, "bytes": f"{c:,}"} for (a, b), c in spent.items()]
 figures.table(rows, caption="Where the bytes of the records are, first network")
 
@@ -436,7 +397,6 @@ for key in ("nonzeros", "code_lengths", "file"):
 # By other ways of counting the same network is {glue:text}`quantization.records.nonzeros_accounting_ratio` smaller (non-zeros as floats, places free) or {glue:text}`quantization.records.code_lengths_accounting_ratio` (Huffman's words for whole steps, biases free); the file is {glue:text}`quantization.records.file_accounting_ratio` smaller.
 #
 # ## Where it breaks
-#
 # **No neighbours, less gain.** Shuffle the pixels that the first layer reads.
 # The network is as good, for whoever shuffles images alike, but the contexts find nothing around a weight.
 # And what can they find in a dense network, whose weights share sixteen values by k-means without any pruning?
@@ -469,30 +429,15 @@ for step in (0.25, 0.5, 1.0, 2.0, 3.0):
 figures.table(rows, caption="The network with float survivors, rounded and not trained on")
 
 # %% [markdown]
-# **One task.** A file this small holds what these digits need.
-# Nothing here says that the same network could learn another task as well.
-#
 # ## Exercises
-#
-# 1. The units of LeNet-300-100 can be ordered in 300! times 100! ways. How many bytes could a code save by not telling which, at most, and how many did the order save here?
+# 1. The units of LeNet-300-100 can be ordered in 300! times 100! ways, and less where units are alike, as the dead ones are. How many bytes could a code save by not telling which, at most, and how many did the order save here?
 
 # %% tags=["hide-cell"]
 most = (math.lgamma(301) + math.lgamma(101)) / math.log(2) / 8
 print(f"at most {most:.0f} bytes; here {steps[-2] - steps[-1]} bytes")
-print("The order of units without weights tells nothing, so less than the bound can be saved.")
 
 # %% [markdown]
-# 2. What would the file of the record be if only its first layer were coded by context?
-
-# %% tags=["hide-cell"]
-whole = size(last)
-for name in ("fc2", "fc3"):
-    layer = last.get_submodule(name)
-    whole += size(layer, "best") - size(layer)
-print(f"about {whole:,} bytes instead of {size(last):,}")
-
-# %% [markdown]
-# 3. Is a symbol that the code expects nearly free? Code a million zeros, and a million zeros of which the last is a one.
+# 2. Is a symbol that the code expects nearly free? Code a million zeros, and a million zeros of which the last is a one.
 
 # %% tags=["hide-cell"]
 zeros = np.zeros(1_000_000, dtype=int)
@@ -501,6 +446,5 @@ print([len(context_coding.context_code(each, 1000, 1)) for each in (zeros, one)]
 
 # %% [markdown]
 # ## Sources of this chapter
-#
 # - {cite:t}`han2016deep` and {cite:t}`choi2017towards` are the methods joined here, {cite:t}`mahoney2000fast` is the idea of the code.
 # - {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable` hold the published results, {cite:t}`berthelier2020survey` is the survey.

@@ -359,7 +359,7 @@ for line, look in zip(dict.fromkeys(p["line"] for p in runs), looks, strict=True
     figures.line(ax, [np.mean(p["times"]) for p in found], [p["errors"] for p in found], look, line)
 level = np.mean([*map(error, dense)])
 ax.axhline(level, **figures.DENSE | {"marker": ""}, label="dense network")
-ax.set(xlabel="times smaller (file)", ylabel="test error (%)")
+ax.set(xlabel="times smaller (file)", ylabel="test error (%)", ylim=(level / 2, 105))
 figures.logarithmic(ax, "x", "y")
 figures.legend(ax, columns=3)
 said = [*picked.values(), runs[-1]]

@@ -2,7 +2,7 @@
 
 ``survey/claims/<chapter>.yml`` is a list of claims::
 
-    - id: C2.4-12                        # C<section>-NN, once in the whole book
+    - id: C2.4-12                        # C<section>-NN, or T1-NN of Table 1 (section 4), once in the whole book
       section: "2.4"
       says: our paraphrase of the survey's sentence
       reported: {value: 40, unit: x, where: Table 1, source: han2016deep}       # optional; only `value` is needed
@@ -236,10 +236,10 @@ def _claim(raw: Any, chapter: str, known: set[str]) -> Claim:
     section = raw.get("section")
     if section not in SECTIONS:
         raise ValueError(f"claim {id}: its section is {section!r}, accepted are (in quotes) {', '.join(SECTIONS)}")
-    if not isinstance(id, str) or not re.fullmatch(rf"C{re.escape(section)}-\d\d", id):
-        raise ValueError(
-            f"claim {id!r}: an id of section {section} has the form C{section}-NN, for instance C{section}-07"
-        )
+    kinds = [f"C{section}", *(["T1"] if section == "4" else [])]  # T1: of Table 1
+    if not isinstance(id, str) or not re.fullmatch(rf"({'|'.join(map(re.escape, kinds))})-\d\d", id):
+        form = " or ".join(f"{kind}-NN" for kind in kinds)
+        raise ValueError(f"claim {id!r}: an id of section {section} has the form {form}, for instance C{section}-07")
     if unknown := set(raw) - FIELDS:
         raise ValueError(f"claim {id}: the field {min(unknown)!r} is unknown, accepted are {', '.join(sorted(FIELDS))}")
     for name in ("says", "verdict", *({"erratum", "because"} & set(raw))):

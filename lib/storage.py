@@ -121,7 +121,7 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     try:
         forms = [form_named(reader.name()) for _ in range(reader.integer(most=255))]
         values = [_tensor(reader, forms, tensor) for _, tensor, _ in tensors]
-    except (IndexError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+    except (IndexError, KeyError, OverflowError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"its content makes no sense: {error}") from error
     if reader.left():
         raise ValueError(f"{reader.left()} bytes are left over behind the last tensor")
@@ -207,9 +207,11 @@ def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) ->
         written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coding.range_code(symbols, shares)))
     if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context_coding.LARGEST + 1:
         rows = _rows(shape)
-        for width in (w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0):  # images, kernels, or neither
-            coded = context_coding.context_code(symbols, rows, width)
-            written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
+        sample = symbols[: min(rows, 32) * (len(symbols) // rows)]
+        widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]  # images, kernels, or neither
+        width = min(widths, key=lambda w: len(context_coding.context_code(sample, min(rows, 32), w)))
+        coded = context_coding.context_code(symbols, rows, width)
+        written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
     return min(written, key=len)
 
 

@@ -300,6 +300,8 @@ def rules(*found: dict) -> dict:
         ({"id": "C2.3-1"}, r"has the form C2\.3-NN"),
         ({"id": "C2.4-01"}, r"has the form C2\.3-NN"),
         ({"id": "c2.3-01"}, r"has the form C2\.3-NN"),
+        ({"id": "T1-03"}, r"has the form C2\.3-NN"),
+        ({"id": "T1-3", "section": "4"}, r"has the form C4-NN or T1-NN"),
         ({"section": "7"}, "its section is '7'"),
         ({"section": 2.3}, r"its section is 2\.3"),
         ({"says": " "}, "its 'says' is ' '"),

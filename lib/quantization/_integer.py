@@ -367,7 +367,7 @@ class KernelLayer(nn.Module):
             else:
                 place = (layer.stride, layer.padding, layer.dilation, layer.groups)
                 self.packed = torch.ops.quantized.conv2d_prepack(packed, bias, *place)
-                self.run = torch.ops.quantized.conv2d.default
+                self.run = torch.ops.quantized.conv2d.new  # the overload without stride and padding
 
     def forward(self, q: Tensor) -> Tensor:
         return self.run(q, self.packed, self.scale, self.zero)

@@ -89,7 +89,6 @@ def train(
     seed: int,
     step: float | None = 1.0,
     balance: float = 1.0,
-    refit: bool = False,
     pruned: float = 0.5,
     rounded: float = 0.7,
     fixed: float = 0.85,
@@ -123,11 +122,6 @@ def train(
         if epoch == first_rounded and step is not None:
             for chain in chains:
                 chain[0].step = torch.tensor(step * _mean(chain.original * chain[0].mask)).item()
-        elif refit and epoch > first_rounded and step is not None:
-            for chain in chains:
-                k, w = chain[0].levels(chain.original), chain.original.detach() * chain[0].mask
-                if k.any():
-                    chain[0].step = ((w * k).sum() / k.square().sum()).item()
         if epoch == first_fixed and step is not None:
             for bias in biases:
                 bias.data = BIAS_STEP * torch.round(bias.data / BIAS_STEP) + 0.0

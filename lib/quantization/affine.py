@@ -57,8 +57,9 @@ class Grid:
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, r: Tensor, grid: Grid) -> Tensor:
-        lower, upper = grid.bounds()
-        ctx.save_for_backward((r >= lower) & (r <= upper))
+        if ctx.needs_input_grad[0]:
+            lower, upper = grid.bounds()
+            ctx.save_for_backward((r >= lower) & (r <= upper))
         return grid.dequantize(grid._codes(r)).to(r.dtype)
 
     @staticmethod

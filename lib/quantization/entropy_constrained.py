@@ -31,8 +31,8 @@ def fit(
 
     values, weights: as in ``optimal_kmeans.optimal``. penalty: the price λ of a bit, in squared units of the values
     times those of the weights. start: centroids to begin with; by default those of uniform cells, at most 256, of the
-    width that this price is worth, or a third of it, whichever ends better. Raises ValueError on a penalty that is
-    negative or not finite, and on values or weights that are no good.
+    width that this price is worth, or, where weights differ, of a third of it, whichever ends better. Raises ValueError
+    on a penalty that is negative or not finite, and on values or weights that are no good.
     """
     if not 0 <= penalty < np.inf:
         raise ValueError(f"penalty must be 0 or more and finite, not {penalty}")
@@ -41,7 +41,8 @@ def fit(
         return _iterated(values, weights, np.sort(np.asarray(start, dtype=float)), penalty, iterations)
     # Small cells have the error Δ²/12 and the rate η - log2 Δ, so that J is least at λ = ln 2 · Δ²/6.
     width = np.sqrt(6 * penalty / np.log(2) / max(weights.mean(), np.finfo(float).tiny))
-    steps = {max(width * part, np.ptp(values) / 255) or 1.0 for part in (1, 1 / 3)}
+    parts = (1, 1 / 3) if np.ptp(weights) > 0 else (1,)
+    steps = {max(width * part, np.ptp(values) / 255) or 1.0 for part in parts}
     starts = [uniform_quantization.fit(values, step, weights).centroids for step in sorted(steps)]
     found = [_iterated(values, weights, centroids, penalty, iterations) for centroids in starts]
     return min(found, key=lambda book: objective(book, penalty))
@@ -86,16 +87,16 @@ def _updated(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, cod
 
 @numba.njit("void(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1])", cache=True)
 def _assign(values, weights, centroids, prices, codes):
-    """Cheapest centroid of each value: tried from the nearest outwards, until distance alone costs too much."""
-    cheapest = prices.min()
+    """Cheapest centroid of each value: the commonest, or from the nearest outwards till distance costs too much."""
+    common = prices.argmin()
     for i in range(len(values)):
         above = np.searchsorted(centroids, values[i])
-        least, at = np.inf, 0
+        least, at = weights[i] * (values[i] - centroids[common]) ** 2 + prices[common], common
         for direction in (-1, 1):
             j = above - 1 if direction < 0 else above
             while 0 <= j < len(centroids):
                 error = weights[i] * (values[i] - centroids[j]) ** 2
-                if error + cheapest > least:
+                if error + prices[common] > least:
                     break
                 if error + prices[j] < least or (error + prices[j] == least and j < at):
                     least, at = error + prices[j], j

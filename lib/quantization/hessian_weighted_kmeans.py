@@ -55,14 +55,19 @@ class JointlySharedWeight(PrunedSharedWeight):
         self.shape = weight.shape
         return (self.begin.to(weight.dtype),)
 
+    def forward(self, centroids: Tensor) -> Tensor:
+        whole = len(self.places) == self.shape.numel()  # nothing is pruned
+        return SharedWeight.forward(self, centroids) if whole else super().forward(centroids)
+
     def encode(self, centroids: Tensor) -> Encoding:
-        used, codes = self.codes.unique(return_inverse=True)
-        if len(codes) == self.shape.numel():  # nothing is pruned: no places, and no code for the zero of fillers
-            return Encoding(symbols={"code": codes}, tables={"centroid": centroids[used]})
+        used = torch.bincount(self.codes, minlength=len(centroids)) > 0
+        number = used.cumsum(dim=0)  # from 1, among those that this layer uses
+        table = {"centroid": centroids[used]}
+        if len(self.places) == self.shape.numel():  # no places, and no code for the zero of fillers
+            return Encoding(symbols={"code": number[self.codes] - 1}, tables=table)
         symbols = super().encode(centroids).symbols
-        codes = torch.searchsorted(used, symbols["code"] - 1) + 1
-        symbols["code"] = torch.where(symbols["code"] > 0, codes, 0)
-        return Encoding(symbols=symbols, tables={"centroid": centroids[used]})
+        symbols["code"] = torch.cat([number.new_zeros(1), number])[symbols["code"]]
+        return Encoding(symbols=symbols, tables=table)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
