@@ -4,8 +4,6 @@
 #     display_name: Python 3
 #     language: python
 #     name: python3
-#   survey:
-#     alone: true
 # ---
 
 # %% [markdown]
@@ -27,7 +25,7 @@
 # ## What this page needs
 #
 # No images of faces are at hand: handwritten digits stand in for them.
-# The page measures time, so nothing else runs beside it, on one thread.
+# Times are compared within one process, call by call in turns, on one thread.
 #
 # ```{cost} numerical_precision_embedded
 # ```
@@ -180,10 +178,11 @@ baseline = float(np.mean(errors["float32"]))
 for kind, widths in (("learning", learning_bits), ("inference", inference_bits)):
     look = figures.QUANTIZATION if kind == "learning" else figures.PRUNING
     text = "learning and answering" if kind == "learning" else "answering only"
-    figures.line(ax, widths, [errors[f"{kind}{bits}"] for bits in widths], look, text)
+    places = [bits + (0.1 if kind == "learning" else -0.1) for bits in widths]
+    figures.line(ax, places, [errors[f"{kind}{bits}"] for bits in widths], look, text)
 ax.axhline(baseline, color="#b0b0b0", linewidth=1, label="floats of 32 bits")
 ax.set(xlabel="bits of a word in fixed point", ylabel="test error (%)", ylim=(0, 100))
-ax.set_xticks(sorted({*learning_bits, *inference_bits}))
+ax.set_xticks(inference_bits)
 figures.legend(ax)
 told = {re.sub(r"(?<=[a-z])(?=[0-9])", " with ", name): np.mean(e) for name, e in errors.items()}
 figures.show(
@@ -198,10 +197,9 @@ figures.show(
 # **What to see.** First the two floats: {glue:text}`numerical_precision_embedded.float32.error_pct` and {glue:text}`numerical_precision_embedded.float24.error_pct`.
 # The verdict on the sentence that back-propagation ran on 24-bit floats: {verdict}`C2.5-05`.
 # Then follow the two curves to the left, and see where each of them leaves the line.
-# What parts them: an update smaller than half a step changes nothing.
+# What parts them: an update smaller than half a step changes nothing, and answering has no updates to lose.
 # In floats of 24 bits {glue:text}`numerical_precision_embedded.float24.swallowed_pct` of the last epoch's updates are swallowed.
-# With 16 bits {glue:text}`numerical_precision_embedded.learning16.swallowed_pct` of the updates are swallowed, with 8 bits {glue:text}`numerical_precision_embedded.learning8.swallowed_pct`.
-# Answering has no updates to lose.
+# In fixed point of 16 bits it is {glue:text}`numerical_precision_embedded.learning16.swallowed_pct`, of 8 bits {glue:text}`numerical_precision_embedded.learning8.swallowed_pct`.
 # The [chapter on training in fixed point](numerical_precision.py) tries another rounding, by chance.
 #
 # (sec-embedded-cnn)=
@@ -312,7 +310,7 @@ figures.table(rows, caption="One network in integers of different width")
 #
 # All formats on the same trained networks: short floats and fixed point are *simulated*, weights are rounded and floats compute with them.
 # The integer networks are what a processor without floats would run, with pooling on its own or fused.
-# Time is that of one image of 176 × 144, over which the network slides.
+# Time is that of one image of 176 by 144 pixels, over which the network slides.
 
 # %%
 stored = {"float32": finders, "float32, fused": fused}
@@ -382,7 +380,7 @@ figures.table(rows, caption="One network in ten forms; memory and time for the l
 
 # %% [markdown]
 # **What to see.** Compare the memory and the time of simulated words with those of floats: {glue:text}`numerical_precision_embedded.fixed16.parameters_bytes` of parameters are held where floats hold {glue:text}`numerical_precision_embedded.float32.parameters_bytes`, the dense weight and its rounded copy, in {glue:text}`numerical_precision_embedded.fixed16.latency_ratio` the time.
-# What they save is the file: 24-bit floats take {glue:text}`numerical_precision_embedded.float24.file_bytes` where 32 bits take {glue:text}`numerical_precision_embedded.float32.file_bytes`, exponents entropy-coded.
+# What they save is the file; exponents are entropy-coded there: 24-bit floats take {glue:text}`numerical_precision_embedded.float24.file_bytes` where 32 bits take {glue:text}`numerical_precision_embedded.float32.file_bytes`.
 # The integers hold {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes` in 16 bits and {glue:text}`numerical_precision_embedded.int8_fused.parameters_bytes` in 8; the maps are held in 16 bits in both, as that is what a tanh reads.
 # Fusing makes kernels larger, {glue:text}`numerical_precision_embedded.int16_apart.parameters_bytes` become {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes`, and saves {glue:text}`numerical_precision_embedded.fused.stage_multiply_adds_ratio` of the multiply-adds of the first stage.
 # The stage becomes {glue:text}`numerical_precision_embedded.fused.stage_latency_ratio` as fast on this machine, the whole network {glue:text}`numerical_precision_embedded.fused.network_latency_ratio`.
@@ -390,7 +388,7 @@ figures.table(rows, caption="One network in ten forms; memory and time for the l
 #
 # ## Where it breaks
 #
-# **Learning in 8 bits.** The figure above: {glue:text}`numerical_precision_embedded.learning8.error_pct`.
+# **Learning in 8 bits.** Its error is {glue:text}`numerical_precision_embedded.learning8.error_pct`.
 #
 # **Sums that overflow.** Choose formats by the range of the weights alone, and a sum of many products no longer fits.
 # Here more and more bright inputs are summed, exactly, in such formats, and in those of the network:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lib import measure, models, storage
 from lib.data import Split
-from lib.precision import _integer, embedded_cnn
+from lib.precision import _integer, embedded_cnn, fixed_point
 from lib.vision import torchvision
 
 
@@ -268,6 +268,19 @@ def test_the_network_slides_over_a_larger_image():
     torch.testing.assert_close(maps[:, 1, 1], model(large[:, :, 4:32, 4:32])[0], rtol=0, atol=1e-5)
     network = embedded_cnn.integer(embedded_cnn.fuse(model), images())
     assert torch.equal(network(large).reshape(10, 3, 2)[:, 2, 0], network(large[:, :, 8:36, 0:28])[0])
+
+
+def test_memory_is_that_of_the_tensors_that_are_held():
+    model, data = (
+        nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)),
+        images(1, 1, 4),
+    )
+    assert embedded_cnn.memory_bytes(model, data.images) == (4 * (18 + 24 + 3), 4 * (16 + 8))
+    network = embedded_cnn.integer(model, data)
+    held = 2 * (18 + 24) + 4 * (2 + 3) + 2 * 2 * 4 + 2  # kernels, biases, two times four formats, the input's
+    assert embedded_cnn.memory_bytes(network, data.images) == (held, 2 * (16 + 8))
+    doubled = fixed_point.quantize(copy.deepcopy(model), fixed_point.Format(4, 12))
+    assert embedded_cnn.memory_bytes(doubled, data.images)[0] == 4 * (2 * (18 + 24) + 3)
 
 
 def test_odd_models_and_images():
