@@ -27,7 +27,7 @@ def read(text: str) -> nbformat.NotebookNode:
         why = chapters.status(root, chapter, profile)["error"]
         log.warning("chapter %s: no run matches its source in the %s profile: %s", chapter, profile, why, type="survey")
         return unexecuted(copy.deepcopy(chapters.notebook(root, chapter)), why)
-    return with_figures(found, chapter)
+    return with_figures(found)
 
 
 def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
@@ -39,17 +39,34 @@ def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNo
     return notebook
 
 
-def with_figures(notebook: nbformat.NotebookNode, chapter: str) -> nbformat.NotebookNode:
-    """Move each figure's alternative text, caption and name to where MyST-NB looks for them: the cell's metadata."""
+def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Move each figure's alternative text, caption and name to where MyST-NB looks for them: the cell's metadata.
+
+    There they hold for all that the cell shows, so whatever comes before or after a figure gets a cell of its own.
+    """
+    cells = []
     for cell in notebook.cells:
-        marks = [output.get("metadata", {}).get("survey", {}).get("figure") for output in cell.get("outputs", [])]
-        figures = [mark for mark in marks if mark]
-        if len(figures) > 1:
-            log.warning("chapter %s: a cell shows %d figures, and only one has a caption", chapter, len(figures))
-        for figure in figures[:1]:
-            words = {name: figure[name] for name in ("caption", "name") if figure.get(name)}
-            cell.metadata["mystnb"] = {"image": {"alt": figure["alt"]}} | ({"figure": words} if words else {})
+        cells += [cell]
+        shown = cell.get("outputs", [])
+        if not any(map(_figure, shown)):
+            continue
+        cell.outputs, before = [], None
+        for output in shown:
+            figure = _figure(output)
+            if cells[-1].outputs and (figure or before):
+                tags = sorted({*cell.metadata.get("tags", []), "remove-input"})
+                cells += [nbformat.v4.new_code_cell(metadata={"tags": tags})]
+            if figure:
+                words = {name: figure[name] for name in ("caption", "name") if figure.get(name)}
+                cells[-1].metadata["mystnb"] = {"image": {"alt": figure["alt"]}} | ({"figure": words} if words else {})
+            cells[-1].outputs.append(output)
+            before = figure
+    notebook.cells = cells
     return notebook
+
+
+def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:
+    return output.get("metadata", {}).get("survey", {}).get("figure")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
