@@ -258,3 +258,12 @@ def test_shares_of_no_range_code_are_refused(table):
 def test_range_code_of_part_of_a_word_is_refused():
     with pytest.raises(ValueError, match="whole words"):
         coding.unrange(b"12345", 3, np.array([1, 1]))
+
+
+def test_code_lengths_cost_what_dahuffmans_do():
+    dahuffman = pytest.importorskip("dahuffman")
+    for seed in range(20):
+        counts = np.random.default_rng(seed).geometric(0.02, 30)
+        table = dahuffman.HuffmanCodec.from_frequencies(dict(enumerate(counts.tolist())), eof=0).get_code_table()
+        theirs = sum(counts[symbol] * length for symbol, (length, _) in table.items())
+        assert coding.huffman_bits(counts) == theirs

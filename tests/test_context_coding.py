@@ -1,5 +1,6 @@
 """A code by context: the symbols come back, in few bytes more than the entropy, and any bytes are safe to read."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -116,3 +117,12 @@ def test_other_bytes_are_refused_or_another_message_and_soon():
         else:
             assert context_code(found, 20, 1) == bytes(other)
     assert refused > 0 and time.monotonic() - begin < 10
+
+
+def test_the_tables_are_those_of_every_other_machine():
+    """They come from a logarithm and an exponential, whose last bits may differ: a file would not be read elsewhere."""
+    tables = STRETCH.astype("<i8").tobytes() + SQUASH.astype("<i8").tobytes()
+    assert hashlib.blake2b(tables, digest_size=8).hexdigest() == "09b92c5fc21010e8"
+    p = (np.arange(4096) + 0.5) / 4096
+    near = 256 * np.log(p / (1 - p)), 65536 / (1 + np.exp(-np.arange(-3072, 3073) / 256))
+    assert all(np.abs(exact % 1 - 0.5).min() > 1e-9 for exact in near)  # none so near a tie that rounding could differ

@@ -39,8 +39,10 @@ def multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice") -> Tensor:
-    """M q, rounded to an integer, int64. "twice": M_0 q to the nearest, then / 2^n to the nearest, away from zero
-    ; "once": both in one step, ties up, as a build of TensorFlow Lite can do too."""
+    """M q, rounded to an integer, int64.
+
+    "twice": M_0 q to the nearest, then / 2^n to the nearest, away from zero. "once": both in one step, ties up, as a
+    build of TensorFlow Lite can do too."""
     if rounding == "once":
         shift = 31 - exponent
         return (q.long() * m0 + (1 << (shift - 1))) >> shift

@@ -195,3 +195,10 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_weights_that_are_no_importances_are_refused(weights):
     with pytest.raises(ValueError, match="one finite weight that is not negative"):
         optimal(np.array([1.0, 2]), 1, np.array(weights))
+
+
+def test_the_optimum_is_that_of_ckwrap():
+    ckwrap = pytest.importorskip("ckwrap")
+    for seed, k in ((0, 2), (1, 7), (2, 32)):
+        values = np.random.default_rng(seed).standard_t(3, 2000)
+        assert optimal(values, k).squared_error == pytest.approx(np.sum(ckwrap.ckmeans(values, k).withinss), rel=1e-9)
