@@ -10,7 +10,7 @@
 # (sec-quantization-entropy)=
 # # What an entropy code wants
 #
-# The k-means of the [chapter on weight sharing](quantization.py) makes the squared error of the weights small for a given number of values.
+# The k-means of the [chapter on weight sharing](quantization_sharing.py) makes the squared error of the weights small for a given number of values.
 # Neither is what counts: the network should lose little, and the file should be short.
 # Two changes follow: weigh each error by what it does to the loss, and count bits after the entropy code instead of values.
 # With eight values shared by *all* layers of LeNet-300-100 the test error is {glue:text}`quantization_entropy.dense_plain8.error_pct` by plain k-means and {glue:text}`quantization_entropy.dense_hessian8.error_pct` by Hessian-weighted k-means; the dense network has {glue:text}`quantization_entropy.dense.baseline_error_pct`.

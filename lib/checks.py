@@ -67,9 +67,8 @@ def unresolved_roles(root: Path) -> tuple[int, list[str]]:
 def traces_of_the_machine(root: Path) -> tuple[int, list[str]]:
     """No page shows an object's address in memory, nor a folder of the machine that built it."""
     places = {str(root), f"{Path.home()}/", sys.prefix, f"{tempfile.gettempdir()}/"} - {"//"}
-    trace = re.compile(
-        "|".join([r"\bat 0x[0-9a-f]{6,}", r"(?<![\w.])/(?:home|Users)/\w+", *map(re.escape, sorted(places))])
-    )
+    folders = sorted(map(re.escape, places), key=len, reverse=True)  # the longest names the place best
+    trace = re.compile("|".join([r"\bat 0x[0-9a-f]{6,}", r"(?<![\w.])/(?:home|Users)/\w+", *folders]))
     count, wrong = 0, []
     for name, page in pages(root):
         count += 1
