@@ -526,6 +526,7 @@ figures.show(
 # %% [markdown]
 # Two residual networks lose the filters of least magnitude, once without and once with rounding to multiples of eight.
 # In a third copy of ResNet-8 the filters are zero but still there.
+# All have their channels last in memory, as in training.
 
 # %%
 cut = 5 / 16  # of the filters of every layer: what is left is just under half of the multiply-adds
@@ -544,6 +545,8 @@ for name, model in resnets.items():
         zeros = granularity.masks(model, tiny, level="map", density=1 - cut)
         variants["masked"] = decompress(magnitude.prune(copy.deepcopy(model), kept=zeros))
         shares["masked"] = 1.0
+    x = x.to(memory_format=torch.channels_last)
+    variants = {k: v.to(memory_format=torch.channels_last) for k, v in variants.items()}
     found = measure.latency_ms({k: lambda m=m, x=x: m(x) for k, m in variants.items()}, runs=runs)
     rows += [(name, k, shares[k], t.median / found["dense"].median) for k, t in found.items()]
 
