@@ -54,7 +54,7 @@ import torch
 
 from lib import data as datasets
 from lib import evidence, figures, measure, models, storage, training
-from lib.quantization import _graph, _integer, affine
+from lib.quantization import _graph, _integer, _kernels, affine
 from lib.quantization import quantization_aware_training as qat
 from lib.vision import torchvision
 from lib.weights import decompress, layers
@@ -223,8 +223,8 @@ assert found == min(layer.high, max(layer.low, exact))
 # And as a library's own kernels, which compute the same with uint8 and int8?
 
 # %%
-kernels = _integer.kernels_available()
-backend = _integer.convert_to_kernels if kernels else _integer.convert
+kernels = _kernels.kernels_available()
+backend = _kernels.convert_to_kernels if kernels else _integer.convert
 
 
 def agreement(pair):  # percent of the images that get the same answer from both
@@ -337,7 +337,7 @@ figures.table(rows, caption="Files of integers without entropy coding, and test 
 # The float network and the integers take turns, on one thread.
 
 # %%
-figures.table([_integer.processor()], caption="What computes with the integers here")
+figures.table([_kernels.processor()], caption="What computes with the integers here")
 last = {"memory_format": torch.channels_last}
 mobilenet = _graph.traced(torchvision.models.mobilenet_v2()).to(**last)
 shapes = zip((1, many), mobilenet_sides, strict=True) if kernels else [(1, 32), (2, 32)]

@@ -149,9 +149,26 @@ def test_every_technique_is_whole():
 
 
 def test_every_technique_file_is_in_the_catalogue():
-    files = {f"lib/{name}" for name in FILES if "/" in name and not Path(name).name.startswith("_")}  # _: of a package
+    files = {f"lib/{name}" for name in FILES if "/" in name and not Path(name).name.startswith("_")}
     assert files
     assert files == {row["file"] for row in catalogue()}
+
+
+def untested(inner: list[str], tests: dict[str, list[str]]) -> list[str]:
+    """Inner files of a package, ``quantization/_integer.py``, that no test of the package imports."""
+    module = {name: f"lib.{name.removesuffix('.py').replace('/', '.')}" for name in inner}
+    return [
+        name for name in inner if not any(module[name] in imported(text) for text in tests.get(name.split("/")[0], []))
+    ]
+
+
+def test_every_inner_file_of_a_package_is_tested_with_it():
+    inner = [name for name in FILES if re.search(r"/_(?!_init__)", name)]
+    folders = {name.split("/")[0] for name in inner}
+    tests = {each: [path.read_text() for path in (PROJECT / "tests" / each).glob("test_*.py")] for each in folders}
+    assert inner
+    assert untested(inner, tests) == []
+    assert untested(["quantization/_no.py"], tests) == ["quantization/_no.py"]
 
 
 @pytest.mark.parametrize(

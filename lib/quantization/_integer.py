@@ -10,11 +10,8 @@ those of TensorFlow Lite's reference kernels. Between the layers flow int32 tens
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
@@ -200,7 +197,7 @@ def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphMo
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
     parts = {name: partial(part, rounding=rounding) for name, part in (("layer", Layer), ("sum", Sum), ("mean", Mean))}
-    return _lowered(simulated, parts | {"quantize": Quantize, "clamp": Clamp, "dequantize": Dequantize})
+    return lowered(simulated, parts | {"quantize": Quantize, "clamp": Clamp, "dequantize": Dequantize})
 
 
 def round_biases(simulated: fx.GraphModule) -> fx.GraphModule:
@@ -216,7 +213,7 @@ def round_biases(simulated: fx.GraphModule) -> fx.GraphModule:
     return simulated
 
 
-def _lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module]]) -> fx.GraphModule:
+def lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module]]) -> fx.GraphModule:
     """The graph with each module replaced by the part that does it on integers."""
     if not isinstance(simulated, fx.GraphModule) or not any(isinstance(m, Activation) for m in simulated.modules()):
         raise ValueError(f"{type(simulated).__name__} has no grids: accepted is what simulate returns, calibrated")
@@ -263,140 +260,3 @@ def _lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module
     network.delete_all_unused_submodules()
     network.recompile()
     return network.eval()
-
-
-# --- the same on torch's integer kernels, which use what the processor has for it --------------------------------
-
-
-def kernels_available() -> bool:
-    """Whether this torch computes with 8-bit integers on this processor."""
-    try:
-        with _quiet():
-            packed = torch.ops.quantized.linear_prepack(_packed_weight(torch.ones(1, 1), torch.ones(1)), None)
-            one = torch.quantize_per_tensor(torch.ones(1, 1), 1.0, 0, torch.quint8)
-            return torch.ops.quantized.linear(one, packed, 1.0, 0).int_repr().item() == 1
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
-
-
-def processor() -> dict[str, str]:
-    """Which instructions this processor has for 8-bit products, as far as it tells, and what uses them here."""
-    told = Path("/proc/cpuinfo")
-    flags = set(told.read_text("utf-8", "replace").split()) if told.exists() else set()
-    dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
-    engine = torch.backends.quantized.engine if kernels_available() else "none: int32 without kernels"
-    vectors = torch.backends.cpu.get_cpu_capability()
-    return {"vector instructions": vectors, "8-bit dot products": dots, "kernels for 8 bits": engine}
-
-
-def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
-    """The network on torch's quantized kernels: uint8 activations, int8 weights; images and logits are float.
-
-    They multiply by M in float, so that a value in many may differ by one step. Raises ValueError where torch has no
-    such kernels, for other layers than linear and 2-d convolution with a border of zeros, and for other than 8 bits.
-    """
-    if not kernels_available():
-        raise ValueError("this torch has no quantized kernels for this processor: use convert")
-    parts = {"quantize": KernelQuantize, "layer": KernelLayer, "clamp": _own, "sum": KernelSum, "mean": KernelMean}
-    return _lowered(simulated, parts | {"dequantize": KernelDequantize})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the one warning that tensors of quantized types will go, some day."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*", category=UserWarning)
-        yield
-
-
-def _packed_weight(codes: Tensor, scale: Tensor) -> Tensor:
-    zeros = torch.zeros(len(codes), dtype=torch.int64)
-    return torch.quantize_per_channel(
-        codes * scale.reshape(-1, *[1] * (codes.dim() - 1)), scale.double(), zeros, 0, torch.qint8
-    )
-
-
-def _uint8(grid: Grid) -> tuple[float, int]:
-    if grid.high - grid.low != 255:
-        raise ValueError(f"the kernels take activations of 8 bits, not of {(grid.high - grid.low).bit_length()}")
-    return grid.scale.item(), grid.zero.item() - grid.low
-
-
-class KernelQuantize(nn.Module):
-    """Float to uint8."""
-
-    def __init__(self, grid: Grid):
-        super().__init__()
-        self.scale, self.zero = _uint8(grid)
-
-    def forward(self, r: Tensor) -> Tensor:
-        return torch.quantize_per_tensor(r, self.scale, self.zero, torch.quint8)
-
-
-class KernelDequantize(nn.Module):
-    """uint8 to float."""
-
-    def __init__(self, grid: Grid):
-        super().__init__()
-
-    def forward(self, q: Tensor) -> Tensor:
-        return q.dequantize()
-
-
-class KernelLayer(nn.Module):
-    """A linear layer or a 2-d convolution."""
-
-    def __init__(self, name: str, layer: nn.Module, before: Grid, after: Grid):
-        super().__init__()
-        form, (weight,) = compressed_form(layer)
-        grid = form.grid(weight)
-        plain = isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        )
-        if not plain or form.bits > 8 or not form.symmetric:
-            raise ValueError(
-                f"layer {name!r}: the kernels take linear layers and 2-d convolutions with a border of zeros,"
-                " and symmetric weights of at most 8 bits"
-            )
-        _uint8(before)
-        self.scale, self.zero = _uint8(after)
-        with _quiet():
-            packed = _packed_weight(grid.quantize(weight).float(), grid.scale.flatten().expand(len(weight)))
-            bias = None if layer.bias is None else layer.bias.detach()
-            if isinstance(layer, nn.Linear):
-                self.packed = torch.ops.quantized.linear_prepack(packed, bias)
-                self.run = torch.ops.quantized.linear.default
-            else:
-                place = (layer.stride, layer.padding, layer.dilation, layer.groups)
-                self.packed = torch.ops.quantized.conv2d_prepack(packed, bias, *place)
-                self.run = torch.ops.quantized.conv2d.new  # the overload without stride and padding
-
-    def forward(self, q: Tensor) -> Tensor:
-        return self.run(q, self.packed, self.scale, self.zero)
-
-
-class KernelSum(nn.Module):
-    """a + b."""
-
-    def __init__(self, a: Grid, b: Grid, after: Grid):
-        super().__init__()
-        self.scale, self.zero = _uint8(after)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.ops.quantized.add(a, b, self.scale, self.zero)
-
-
-class KernelMean(nn.Module):
-    """Average pooling; the kernel keeps the grid of its input, so the mean is written anew on its own."""
-
-    def __init__(self, layer: nn.Module, before: Grid, after: Grid):
-        super().__init__()
-        self.layer, (self.scale, self.zero) = layer, _uint8(after)
-
-    def forward(self, q: Tensor) -> Tensor:
-        return torch.quantize_per_tensor(self.layer(q.dequantize()), self.scale, self.zero, torch.quint8)
-
-
-def _own(layer: nn.Module, grid: Grid, fused: bool) -> nn.Module | None:
-    """torch's ReLU and ReLU6 take quantized tensors; right behind a layer, the range of its uint8 does their work."""
-    return None if fused and grid.zero == grid.low else layer

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lib import models, storage
 from lib.activations import captured
 from lib.data import Split
-from lib.quantization import _graph, _integer
+from lib.quantization import _graph, _integer, _kernels
 from lib.quantization.affine import (
     Activation,
     AffineWeight,
@@ -522,8 +522,8 @@ def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
     simulated = calibrate(simulate(model), images)
     step = activations(simulated)[-1].grid().scale
     networks = [_integer.convert(simulated)]
-    if _integer.kernels_available():
-        networks.append(_integer.convert_to_kernels(simulated))
+    if _kernels.kernels_available():
+        networks.append(_kernels.convert_to_kernels(simulated))
     with torch.no_grad():
         expected = simulated(images)
         for network in networks:
@@ -534,14 +534,14 @@ def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
 
 
 def test_the_processor_is_named_and_missing_kernels_are_said(monkeypatch):
-    assert all(_integer.processor().values())
-    monkeypatch.setattr(_integer, "kernels_available", lambda: False)
-    assert _integer.processor()["kernels for 8 bits"] == "none: int32 without kernels"
+    assert all(_kernels.processor().values())
+    monkeypatch.setattr(_kernels, "kernels_available", lambda: False)
+    assert _kernels.processor()["kernels for 8 bits"] == "none: int32 without kernels"
     with pytest.raises(ValueError, match="no quantized kernels for this processor: use convert"):
-        _integer.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
+        _kernels.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
 
 
-@pytest.mark.skipif(not _integer.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_a_layer_of_torch_ao_is_the_same():
     from torch.ao.nn import quantized
 
@@ -552,7 +552,7 @@ def test_a_layer_of_torch_ao_is_the_same():
     peer = quantized.Linear(20, 6)
     form, weight = simulated.get_submodule("0").parametrizations.weight[0], layer.weight.detach()
     scale = form.grid(weight).scale.flatten().double()
-    with _integer._quiet():
+    with _kernels._quiet():
         packed = torch.quantize_per_channel(weight, scale, torch.zeros(6).long(), 0, torch.qint8)
     peer.set_weight_bias(packed, layer.bias.detach())
     peer.scale, peer.zero_point = last.scale.item(), last.zero.item() + 128
@@ -561,7 +561,7 @@ def test_a_layer_of_torch_ao_is_the_same():
     assert (peer(q).int_repr().long() - 128 - ours).abs().max() <= 1
 
 
-@pytest.mark.skipif(not _integer.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_residual_and_depthwise_networks_of_torchvision_follow_the_simulated_one():
     torch.manual_seed(0)
     x = torch.rand(2, 3, 32, 32)
@@ -570,11 +570,11 @@ def test_residual_and_depthwise_networks_of_torchvision_follow_the_simulated_one
         step = activations(simulated)[-1].grid().scale
         with torch.no_grad():
             expected = simulated(x)
-            for convert in (_integer.convert, _integer.convert_to_kernels):
+            for convert in (_integer.convert, _kernels.convert_to_kernels):
                 assert (convert(simulated)(x) - expected).abs().max() < 20 * step  # of 255, through dozens of layers
 
 
-@pytest.mark.skipif(not _integer.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_what_the_kernels_do_not_compute_is_refused():
     x = torch.rand(1, 2, 8, 8)
     for layer, more, says in (
@@ -583,4 +583,4 @@ def test_what_the_kernels_do_not_compute_is_refused():
         (nn.Conv2d(2, 2, 3), {"edge_bits": 4}, "activations of 8 bits, not of 4"),
     ):
         with pytest.raises(ValueError, match=says):
-            _integer.convert_to_kernels(calibrate(simulate(layer, **more), x))
+            _kernels.convert_to_kernels(calibrate(simulate(layer, **more), x))
