@@ -55,7 +55,7 @@ def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             figure = _figure(output)
             if cells[-1].outputs and (figure or before):
                 tags = sorted({*cell.metadata.get("tags", []), "remove-input"})
-                cells += [nbformat.v4.new_code_cell(metadata={"tags": tags})]
+                cells += [nbformat.v4.new_code_cell("# what it shows next", metadata={"tags": tags})]  # empty: skipped
             if figure:
                 words = {name: figure[name] for name in ("caption", "name") if figure.get(name)}
                 cells[-1].metadata["mystnb"] = {"image": {"alt": figure["alt"]}} | ({"figure": words} if words else {})

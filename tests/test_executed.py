@@ -32,7 +32,8 @@ def test_every_figure_has_a_cell_of_its_own_and_its_words_are_the_cells():
     words = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in made.cells[1:]]
     assert words == [None, "fig-a", "fig-b", None]
     assert made.cells[2].metadata["mystnb"]["image"] == {"alt": "alt of fig-a"}
-    assert made.cells[1].source and not any(cell.source for cell in made.cells[2:])
+    assert all(cell.source.strip() for cell in made.cells), "MyST-NB leaves a cell without source out, outputs and all"
+    assert all("remove-input" in cell.metadata["tags"] for cell in made.cells[1:])
 
 
 def test_a_cell_of_one_figure_and_one_of_none_stay_as_they_are():
