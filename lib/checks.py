@@ -104,6 +104,17 @@ def page_count(root: Path) -> tuple[int, list[str]]:
     return len(built), wrong + [f"{name} was built and does not stand in _toc.yml" for name in sorted(built - expected)]
 
 
+def figures_shown(root: Path) -> tuple[int, list[str]]:
+    """Every figure that a chapter's code names stands on a page of the book."""
+    marks = {tag.get("id") for _, page in pages(root) for tag in page.find_all(id=True)}
+    count, wrong = 0, []
+    for path in sorted((root / "chapters").glob("*.py")):
+        named = sorted(set(re.findall(r"""["'](fig-[\w-]+)["']""", path.read_text("utf-8"))))
+        count += len(named)
+        wrong += [f"{path.name} names the figure {name!r}, which no page shows" for name in named if name not in marks]
+    return count, wrong
+
+
 def typed_numbers(root: Path) -> tuple[int, list[str]]:
     """No measured number is typed: in prose a decimal, a percentage, a factor, a size or a time comes from a record.
 
@@ -123,6 +134,7 @@ def typed_numbers(root: Path) -> tuple[int, list[str]]:
 GATES: dict[str, Gate] = {
     "outside requests": outside_requests,
     "alternative texts": alternative_texts,
+    "figures": figures_shown,
     "unresolved roles": unresolved_roles,
     "traces of the machine": traces_of_the_machine,
     "internal links": internal_links,

@@ -11,7 +11,7 @@ from lib import book, checks, ledger
 GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
 <script src="_static/book.js"></script></head><body><h1 id="top">One</h1><a href="#top">top</a>
 <a href="two.html#there">two</a> <a href="https://example.org">elsewhere</a>
-<img src="a.svg" alt="The file shrinks fortyfold"> <code>{glue:text}`key`</code></body></html>"""
+<img id="fig-a" src="a.svg" alt="The file shrinks fortyfold"> <code>{glue:text}`key`</code></body></html>"""
 TWO = '<html><body><h1 id="there">Two</h1><a href="index.html">one</a></body></html>'
 
 
@@ -26,6 +26,8 @@ def site(tmp_path: Path) -> Path:
     (pages / "_static" / "book.css").write_text("body { background: url(paper.png) }")
     (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n  - file: two\n")
     (tmp_path / "index.md").write_text("# One\n\nA sentence.\n")
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "chapters" / "one.py").write_text('figures.show(figure, name="fig-a")\n')
     return tmp_path
 
 
@@ -76,6 +78,12 @@ def test_a_fault_on_a_page_is_found(site, name, old, new, says):
     assert len(wrong) == 1
     assert wrong[0].startswith("index.html")
     assert says in wrong[0]
+
+
+def test_a_figure_that_is_on_no_page_is_found(site):
+    page = checks.site(site) / "index.html"
+    page.write_text(page.read_text().replace('id="fig-a"', ""))
+    assert checks.GATES["figures"](site) == (1, ["one.py names the figure 'fig-a', which no page shows"])
 
 
 def test_a_style_sheet_that_loads_from_the_network_is_found(site):
@@ -153,7 +161,6 @@ def test_what_is_no_measured_number_is_let_be(site, line):
 
 
 def test_a_typed_number_in_a_chapter_is_found_on_its_line(site):
-    (site / "chapters").mkdir()
     (site / "chapters" / "one.py").write_text(
         "# %% [markdown]\n# # One\n\n# %%\nx = 0.5  # 97.5 %\n\n# %% [markdown]\n# Fine.\n# It falls to 1.62.\n"
     )
