@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,42 @@ def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequent
                 fc2=nn.Linear(500, classes),
             )
         )
+
+
+def mlp(
+    seed: int = 0, *, inputs: int = 784, hidden: tuple[int, ...] = (512, 512, 512), classes: int = 10
+) -> nn.Sequential:
+    """Layers of ``hidden`` ReLU units with batch norm, and batch norm behind the output (courbariaux2015binaryconnect).
+
+    Input (n, ...) with ``inputs`` values per sample, output (n, classes).
+    """
+    with _seeded(seed):
+        layers = OrderedDict(flatten=nn.Flatten())
+        for i, (n, m) in enumerate(pairwise((inputs, *hidden)), 1):
+            layers |= {f"fc{i}": nn.Linear(n, m, bias=False), f"bn{i}": nn.BatchNorm1d(m), f"relu{i}": nn.ReLU()}
+        last = len(hidden) + 1
+        layers |= {
+            f"fc{last}": nn.Linear((inputs, *hidden)[-1], classes, bias=False),
+            f"bn{last}": nn.BatchNorm1d(classes),
+        }
+        return nn.Sequential(layers)
+
+
+def vgg_small(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 128) -> nn.Sequential:
+    """Six 3 x 3 convolutions, two each of ``width``, 2 and 4 times that, a pool behind each pair, and a linear layer.
+
+    With width 128 the network on which binary methods report CIFAR-10 (VGG-small). Batch norm and ReLU follow each
+    convolution, behind the pool where there is one. Input (n, channels, 32, 32), output (n, classes) logits.
+    """
+    with _seeded(seed):
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, outputs in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width), 1):
+            layers |= {f"conv{i}": nn.Conv2d(channels, outputs, 3, padding=1, bias=False)}
+            layers |= {f"pool{i // 2}": nn.MaxPool2d(2)} if i % 2 == 0 else {}
+            layers |= {f"bn{i}": nn.BatchNorm2d(outputs), f"relu{i}": nn.ReLU()}
+            channels = outputs
+        layers |= {"flatten": nn.Flatten(), "fc": nn.Linear(64 * width, classes)}
+        return nn.Sequential(layers)
 
 
 def resnet8(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 16) -> nn.Sequential:

@@ -22,6 +22,15 @@ from lib.data import Split
 OPTIMIZERS = ("sgd", "adam")
 
 
+def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over samples of the sum over classes of max(0, 1 - t y)^2, t = +1 for the label's class and -1 else."""
+    targets = 2 * nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype) - 1
+    return (1 - targets * outputs).clamp(min=0).square().sum(1).mean()
+
+
+LOSSES = {"cross_entropy": nn.functional.cross_entropy, "squared_hinge": squared_hinge}
+
+
 def fit(
     model: nn.Module,
     split: Split,
@@ -33,28 +42,36 @@ def fit(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     shift: int = 0,
-    optimizer: str = "sgd",
+    optimizer: str | Callable[[list[dict]], torch.optim.Optimizer] = "sgd",
+    loss: str = "cross_entropy",
     before_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Minimise the cross-entropy by stochastic gradient descent with Nesterov momentum; return each epoch's mean loss.
+    """Minimise the loss by stochastic gradient descent with Nesterov momentum; return each epoch's mean loss.
 
     The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. ``weight_decay`` acts on
     weights of two dimensions or more, never on biases. ``shift`` moves each training image by up to that many pixels in
     both directions, zeros coming in. ``before_epoch(i)`` is called before epoch i, for instance to prune a little more.
-    ``optimizer="adam"`` takes Adam instead, whose first decay rate is ``momentum``, with the same schedule.
+    ``after_step()`` is called after each update, for instance to bring weights back between limits.
+    ``optimizer="adam"`` takes Adam instead, whose first decay rate is ``momentum``, with the same schedule; a function
+    makes any other from the groups of parameters. ``loss``: "cross_entropy" or "squared_hinge".
     Sample order and shifts depend on ``seed`` alone. Raises ValueError on an empty split or a loss that is not finite.
     """
     if len(split) == 0:
         raise ValueError("the training split is empty: at least one sample is needed")
     if epochs < 0 or batch_size < 1:
         raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
-    if optimizer not in OPTIMIZERS:
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+    if not callable(optimizer) and optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
     generator = torch.Generator().manual_seed(seed)
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     other = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}]
-    if optimizer == "adam":
+    if callable(optimizer):
+        update = optimizer(groups)
+    elif optimizer == "adam":
         update = torch.optim.Adam(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
     else:
         update = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
@@ -71,12 +88,14 @@ def fit(
             images = split.images[batch]
             if shift:
                 images = shifted(images, shift, generator)
-            loss = nn.functional.cross_entropy(logits(model, images), split.labels[batch])
+            cost = LOSSES[loss](logits(model, images), split.labels[batch])
             update.zero_grad()
-            loss.backward()
+            cost.backward()
             update.step()
             schedule.step()
-            total += loss.item() * len(batch)
+            if after_step is not None:
+                after_step()
+            total += cost.item() * len(batch)
         losses.append(total / len(split))
         if not torch.isfinite(torch.tensor(losses[-1])):
             raise ValueError(

@@ -1,0 +1,171 @@
+"""Vector instructions for numba: what its Python cannot say, written in LLVM's language, 512 bits at a time.
+
+LLVM turns each into what the processor has: one instruction with AVX-512, two or more with narrower vectors. Every
+function takes addresses and counts as whole numbers, and works inside code that numba compiles.
+"""
+
+from collections.abc import Callable
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+ROWS, LANES = 4, 16  # a tile: so many rows of one operand meet so many of the other
+INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+WORDS = ir.VectorType(LONG, 8)
+
+
+def _constant(value: int) -> ir.Constant:
+    return ir.Constant(LONG, value)
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    """The scalar in every lane of a vector."""
+    kind = ir.VectorType(scalar.type, lanes)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(INT, 0))
+    return builder.shuffle_vector(
+        one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(INT, lanes), [0] * lanes)
+    )
+
+
+def _at(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, kind: ir.Type, size: int) -> ir.Value:
+    """A pointer to a value of ``kind`` that stands ``index`` items of ``size`` bytes behind an address."""
+    return builder.inttoptr(builder.add(address, builder.mul(index, _constant(size))), kind.as_pointer())
+
+
+def _load(builder: ir.IRBuilder, pointer: ir.Value, align: int) -> ir.Value:
+    value = builder.load(pointer)
+    value.align = align
+    return value
+
+
+def _popcount(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(WORDS, [WORDS])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.ctpop.v8i64"), [value])
+
+
+def _accumulators(builder: ir.IRBuilder, kind: ir.VectorType, count: int) -> list[ir.Value]:
+    zero = 0 if isinstance(kind.element, ir.IntType) else 0.0
+    return [cgutils.alloca_once_value(builder, ir.Constant(kind, [zero] * kind.count)) for _ in range(count)]
+
+
+def tile(rows: int, real: bool) -> Callable:
+    """``tile(a, words, b, out, step, length)``: products of ``rows`` rows of signs with LANES others.
+
+    a: address of rows of ``words`` words each. b: of ``words`` times LANES words, word by word (a panel). Writes
+    length - 2 popcount(a xor b) as int32, or float32 if ``real``, to rows of ``step`` values at ``out``.
+    """
+
+    @intrinsic
+    def function(typing, a, words, b, out, step, length):
+        def generate(context, builder, signature, arguments):
+            a, words, b, out, step, length = arguments
+            vectors = LANES // 8
+            counts = _accumulators(builder, WORDS, rows * vectors)
+            with cgutils.for_range(builder, words) as loop:
+                place = builder.mul(loop.index, _constant(LANES))
+                right = [
+                    _load(builder, _at(builder, b, builder.add(place, _constant(8 * v)), WORDS, 8), 8)
+                    for v in range(vectors)
+                ]
+                for r in range(rows):
+                    index = builder.add(builder.mul(words, _constant(r)), loop.index)
+                    left = _splat(builder, _load(builder, _at(builder, a, index, LONG, 8), 8), 8)
+                    for v in range(vectors):
+                        count = counts[r * vectors + v]
+                        more = _popcount(builder, builder.xor(left, right[v]))
+                        builder.store(builder.add(builder.load(count), more), count)
+            kind = ir.VectorType(FLOAT if real else INT, 8)
+            whole = _splat(builder, length, 8)
+            for r in range(rows):
+                for v in range(vectors):
+                    count = builder.load(counts[r * vectors + v])
+                    value = builder.trunc(builder.sub(whole, builder.add(count, count)), ir.VectorType(INT, 8))
+                    value = builder.sitofp(value, kind) if real else value
+                    index = builder.add(builder.mul(step, _constant(r)), _constant(8 * v))
+                    builder.store(value, _at(builder, out, index, kind, 4)).align = 4
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 6), generate
+
+    return function
+
+
+@intrinsic
+def signs(typing, values, thresholds, count):
+    """``signs(values, thresholds, count)`` -> three words of bits for up to 64 float32: x >= t, x <= t, x is NaN."""
+
+    def generate(context, builder, signature, arguments):
+        values, thresholds, count = arguments
+        kind, mask_kind = ir.VectorType(FLOAT, 64), ir.VectorType(ir.IntType(1), 64)
+        lanes = ir.Constant(ir.VectorType(INT, 64), list(range(64)))
+        mask = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, INT), 64))
+        load = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(kind, [kind.as_pointer(), INT, mask_kind, kind]),
+            "llvm.masked.load.v64f32.p0",
+        )
+        zero = ir.Constant(kind, [0.0] * 64)
+        x, t = (
+            builder.call(load, [builder.inttoptr(address, kind.as_pointer()), ir.Constant(INT, 4), mask, zero])
+            for address in (values, thresholds)
+        )
+        found = []
+        for compared in (
+            builder.fcmp_ordered(">=", x, t),
+            builder.fcmp_ordered("<=", x, t),
+            builder.fcmp_unordered("uno", x, x),
+        ):
+            found.append(builder.bitcast(builder.and_(compared, mask), LONG))
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(types.intp, 3)(*[types.intp] * 3), generate
+
+
+CHAINS = 12  # independent sums: enough to keep every pipe of the processor busy
+
+
+@intrinsic
+def popcounts(typing, turns, seed):
+    """Xor, count and add in registers, ``turns`` · CHAINS vectors of 8 words; the sum, so that none is left out."""
+
+    def generate(context, builder, signature, arguments):
+        turns, seed = arguments
+        counts = _accumulators(builder, WORDS, CHAINS)
+        start = _splat(builder, seed, 8)
+        others = [
+            builder.mul(start, ir.Constant(WORDS, [2 * (8 * i + j) + 3 for j in range(8)])) for i in range(CHAINS)
+        ]
+        with cgutils.for_range(builder, turns) as loop:
+            moving = _splat(builder, loop.index, 8)
+            for count, other in zip(counts, others, strict=True):
+                more = _popcount(builder, builder.xor(moving, other))
+                builder.store(builder.add(builder.load(count), more), count)
+        total = builder.load(counts[0])
+        for count in counts[1:]:
+            total = builder.xor(total, builder.load(count))
+        return builder.extract_element(total, ir.Constant(INT, 0))
+
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def multiply_adds(typing, turns, seed):
+    """Fused multiply-adds in registers, ``turns`` · CHAINS vectors of 16 float32; the sum, so that none is left out."""
+
+    def generate(context, builder, signature, arguments):
+        turns, seed = arguments
+        kind = ir.VectorType(FLOAT, 16)
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fma.v16f32")
+        sums = _accumulators(builder, kind, CHAINS)
+        factor = _splat(builder, builder.sitofp(seed, FLOAT), 16)
+        with cgutils.for_range(builder, turns):
+            for total in sums:  # x <- x · f + f: each waits for the one before it in its own chain alone
+                builder.store(builder.call(fma, [builder.load(total), factor, factor]), total)
+        total = builder.load(sums[0])
+        for other in sums[1:]:
+            total = builder.fadd(total, builder.load(other))
+        return builder.fpext(builder.extract_element(total, ir.Constant(INT, 0)), ir.DoubleType())
+
+    return types.float64(types.intp, types.intp), generate
