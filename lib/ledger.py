@@ -74,7 +74,7 @@ SECTIONS = {
 FIELDS = {"id", "section", "says", "reported", "erratum", "kind", "decided_by", "verdict", "because"}
 WORDS = {"at_least", "at_most", "between", "within", "exceeds"}
 PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `above`
-TIMING = re.compile(r"latency|seconds|_m?s$")
+TIMING = re.compile(r"latency|seconds|_m?s$|^kernel\.")  # in a key behind its chapter
 
 Records = dict[str, dict[str, Any]]  # key -> {"values": [...], "unit": ..., "digits": ...}
 
@@ -96,7 +96,7 @@ class Rule:
 
     @property
     def timing(self) -> bool:
-        return bool(TIMING.search(self.key.split(".")[-1]))
+        return bool(TIMING.search(self.key.split(".", 1)[-1]))
 
 
 @dataclass(frozen=True)

@@ -63,3 +63,44 @@ def test_a_residual_block_adds_its_input():
     torch.nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 4, 6, 6)
     assert torch.equal(block(x), x)
+
+
+def test_vgg_small_has_the_parameters_that_are_counted_by_hand():
+    convolutions = 9 * (3 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+    norms = 2 * (128 + 128 + 256 + 256 + 512 + 512)
+    last = 512 * 4 * 4 * 10 + 10
+    assert measure.parameters(models.vgg_small()) == convolutions + norms + last == 4_660_106
+    assert measure.parameters(models.vgg_small(channels=1, classes=7, width=4)) == (
+        9 * (4 + 16 + 32 + 64 + 128 + 256) + 2 * (4 + 4 + 8 + 8 + 16 + 16) + 16 * 16 * 7 + 7
+    )
+
+
+def test_vgg_small_pools_behind_each_pair_and_before_batch_norm():
+    names = [name for name, _ in models.vgg_small(width=2).named_children()]
+    pairs = (f"conv{i} bn{i} relu{i} conv{i + 1} pool{i // 2 + 1} bn{i + 1} relu{i + 1}" for i in (1, 3, 5))
+    assert names == [*" ".join(pairs).split(), "flatten", "fc"]
+    model = models.vgg_small(channels=1, classes=7, width=4)
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7) and model.eval()(torch.zeros(0, 1, 32, 32)).shape == (0, 7)
+
+
+def test_mlp_has_batch_norm_behind_every_layer_and_no_bias_before_it():
+    model = models.mlp()
+    assert measure.parameters(model) == 784 * 512 + 2 * 512 * 512 + 512 * 10 + 2 * (3 * 512 + 10)
+    names = ["flatten", *(f"{kind}{i}" for i in (1, 2, 3) for kind in ("fc", "bn", "relu")), "fc4", "bn4"]
+    assert [name for name, _ in model.named_children()] == names
+    shallow = models.mlp(inputs=6, hidden=(), classes=3)
+    assert [name for name, _ in shallow.named_children()] == ["flatten", "fc1", "bn1"]
+    assert measure.parameters(shallow) == 6 * 3 + 2 * 3
+    assert models.mlp(inputs=12, hidden=(5,), classes=3)(torch.zeros(2, 3, 2, 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("build", [models.mlp, models.vgg_small])
+def test_networks_with_batch_norm_depend_on_the_seed_alone_and_leave_the_callers_state(build):
+    small = {"hidden": (8, 8)} if build is models.mlp else {"width": 2}
+    torch.manual_seed(1)
+    first, after = build(3, **small), torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), after)
+    second, other = build(3, **small), build(4, **small)
+    for (name, a), (_, b), (_, c) in zip(*(net.named_parameters() for net in (first, second, other)), strict=True):
+        assert torch.equal(a, b) and ("bn" in name or not torch.equal(a, c))

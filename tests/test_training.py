@@ -185,6 +185,61 @@ def test_an_unknown_optimizer_is_refused(split):
         training.fit(linear(), split, epochs=1, seed=0, optimizer="adagrad")
 
 
+def test_squared_hinge_is_the_sum_over_classes_of_the_squared_distance_to_the_margin(split):
+    outputs = torch.tensor([[2.0, -0.5, 0.25], [-3.0, 1.5, 0.0]])
+    # class 0: max(0, 1 - 2)², others max(0, 1 - 0.5)² and max(0, 1 + 0.25)²; class 2: 0, (1 + 1.5)² and 1²
+    expected = ((0 + 0.25 + 1.5625) + (0 + 6.25 + 1)) / 2
+    assert training.squared_hinge(outputs, torch.tensor([0, 2])).item() == expected
+    model, labels = linear(), split.labels.tolist()
+    losses = training.fit(model, split, epochs=1, seed=0, batch_size=20, loss="squared_hinge", learning_rate=0.0)
+    whole = 0.0
+    for row, label in zip(linear()(split.images).tolist(), labels, strict=True):
+        whole += sum(max(0.0, 1 - (1 if c == label else -1) * value) ** 2 for c, value in enumerate(row))
+    assert losses == pytest.approx([whole / 20], rel=1e-5) and equal(model, linear())
+
+
+def test_squared_hinge_agrees_with_torchs_margin_loss_of_two_classes():
+    generator = torch.Generator().manual_seed(0)
+    outputs, labels = torch.randn(9, 2, generator=generator), torch.arange(9) % 2
+    away = nn.functional.relu(1 - outputs * torch.tensor([[1, -1], [-1, 1]])[labels])
+    torch.testing.assert_close(training.squared_hinge(outputs, labels), away.square().sum() / 9)
+
+
+def test_an_unknown_loss_is_refused_before_a_step(split):
+    model = linear()
+    with pytest.raises(ValueError, match="loss must be one of cross_entropy, squared_hinge, not 'hinge'"):
+        training.fit(model, split, epochs=1, seed=0, loss="hinge")
+    assert equal(model, linear()) and model.training
+
+
+def test_an_optimizer_may_be_a_function_of_the_groups_of_parameters(split):
+    ours, plain, seen = linear(), linear(), []
+
+    def make(groups):
+        seen.append([(len(group["params"]), group["weight_decay"]) for group in groups])
+        return torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True, fused=True)
+
+    how = {"epochs": 2, "seed": 3, "batch_size": 8, "weight_decay": 0.01}
+    losses = training.fit(ours, split, optimizer=make, learning_rate=99.0, **how)  # its own rate, on the same cosine
+    assert losses == training.fit(plain, split, learning_rate=0.05, **how) and equal(ours, plain)
+    assert seen == [[(3, 0.01), (3, 0.0)]]
+
+
+def test_after_step_is_called_once_behind_each_update(split):
+    model, seen = linear(), []
+
+    def record():
+        seen.append(model.fc3.bias.detach().clone())
+        with torch.no_grad():
+            model.fc1.weight.clamp_(-0.01, 0.01)
+
+    training.fit(model, split, epochs=2, seed=0, batch_size=8, learning_rate=0.01, after_step=record)
+    assert len(seen) == 6 and not any(torch.equal(a, b) for a, b in zip([linear().fc3.bias, *seen], seen, strict=False))
+    assert torch.equal(seen[-1], model.fc3.bias) and model.fc1.weight.abs().max() <= 0.01
+    training.fit(model, split, epochs=0, seed=0, after_step=record)
+    assert len(seen) == 6
+
+
 # -- minimise ----------------------------------------------------------------------------------------------------------
 
 

@@ -26,13 +26,16 @@ def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[
     """Turn a network into one of signs, and return it; the given one is used up.
 
     Every weight becomes a sign; every linear and 2-d layer but the first, or each of ``names``, reads signs; ReLU
-    modules go, since a sign behind them would always be +1. A network without batch norm gets one before each sign,
-    and one behind its output where ``classes`` gives the width of that.
+    modules go, since a sign behind them would always be +1 (behind a relu that is called as a function it will be: give
+    it a module first). A network without batch norm gets one before each sign; ``classes``, the width of the output,
+    asks for one behind that.
     Raises ValueError for a network of fewer than two such layers, and for an unknown name.
     """
     found = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
     if names is None and len(found) < 2:
         raise ValueError(f"{type(model).__name__} has {len(found)} linear and 2-d layers: at least two are needed")
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes, the width of the output, must be 1 or more, not {classes}")
     names = chosen(model, found[1:] if names is None else names)
     own = any(isinstance(module, NORMS) for module in model.modules())
     compress(model, lambda name, layer: BinaryConnectWeight())
@@ -42,7 +45,7 @@ def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[
     model = read_signs(
         model, names, lambda layer: Binarized(layer, SignActivation(), None if own else norm_before(layer))
     )
-    return model if classes is None or own else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
+    return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
 
 
 @torch.no_grad()
@@ -51,9 +54,13 @@ def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[T
 
     Found by halving the floats between the least and the greatest: rounding never turns batch norm's line around, so
     there is one such t, and the comparison answers as the float network does for every x. A channel whose norm is
-    constant gets a t below, or above, all floats. norm: batch norm in evaluation mode, or Identity.
-    Returns t (channels,), float32, and below (channels,), bool.
+    constant gets a t below, or above, all floats. norm: batch norm in evaluation mode, or Identity. (Of x in plain or
+    channels-last memory: for other views of a tensor torch rounds batch norm otherwise.)
+    Returns t (channels,), float32, and below (channels,), bool. Raises ValueError for another norm.
     """
+    fixed = isinstance(norm, NORMS) and not norm.training and norm.running_var is not None
+    if not fixed and not isinstance(norm, nn.Identity):
+        raise ValueError(f"only batch norm with fixed statistics, in evaluation mode, has a threshold, not {norm}")
 
     def reached(x: Tensor) -> Tensor:
         return norm(x.reshape(1, -1, *[1, 1] * isinstance(norm, nn.BatchNorm2d))).flatten() >= target

@@ -7,10 +7,9 @@ and 7 pixels, stand side by side and are added to the input (bulat2017binarized)
 .. math:: a = f_1(x), \quad b = f_2(a), \quad c = f_3(b), \qquad y = [a, b, c] + x, \qquad
    f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)
 
-with C / 2, C / 4 and C / 4 channels. Where the widths differ, f with a 1 x 1 filter takes the place of x. Gradients pass
-one, two or three signs, or none. The network's first and last layers stay real.
-
-The task here, in place of the paper's joints and landmarks: the four ends of a digit's stroke, as heat maps.
+with C / 2, C / 4 and C / 4 channels. Where the widths differ, f with a 1 x 1 filter takes the place of x. A gradient
+passes three signs, two, one, or none. The first and the last layer of a network stay real. The task here, in place of
+the paper's joints and landmarks, is to find the four ends of a digit's stroke.
 """
 
 import math
@@ -48,8 +47,7 @@ class BinaryBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a = self.unit1(x)
         b = self.unit2(a)
-        c = self.unit3(b)
-        return torch.cat([a, b, c], 1) + self.skip(x)
+        return torch.cat([a, b, self.unit3(b)], 1) + self.skip(x)
 
 
 class Bottleneck(nn.Module):
@@ -57,19 +55,16 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, width: int, *, binary: bool = True):
         super().__init__()
-        if channels < 1 or width < 1:
-            raise ValueError(f"a bottleneck needs at least 1 channel and a width of 1, not {channels} and {width}")
-        self.unit1 = unit(channels, width, 1, binary=binary)
-        self.unit2 = unit(width, width, 3, binary=binary)
-        self.unit3 = unit(width, channels, 1, binary=binary)
+        sizes = [(channels, width, 1), (width, width, 3), (width, channels, 1)]
+        self.units = nn.Sequential(*[unit(*each, binary=binary) for each in sizes])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.unit3(self.unit2(self.unit1(x))) + x
+        return self.units(x) + x
 
 
 def equal_width(channels: int) -> int:
-    """The width at which a bottleneck has nearest to the block's 99 / 16 · channels² weights: 186 for 256 channels."""
-    return round((math.sqrt(channels**2 + 9 * 99 / 16 * channels**2) - channels) / 9)  # 9 w² + 2 C w = 99 / 16 C²
+    """The width w that gives a bottleneck nearly as many weights as the block: 186 for 256 channels."""
+    return round(channels * (math.sqrt(1 + 9 * 99 / 16) - 1) / 9)  # 2 C w + 9 w² = 99 / 16 C²
 
 
 def keypoints(images: Tensor, *, sigma: float = 1.0, threshold: float = 0.5) -> Tensor:
@@ -81,17 +76,12 @@ def keypoints(images: Tensor, *, sigma: float = 1.0, threshold: float = 0.5) -> 
     if images.dim() != 4 or images.shape[1] != 1 or not sigma > 0:
         raise ValueError(f"keypoints needs images (n, 1, h, w) and sigma > 0, not {tuple(images.shape)} and {sigma}")
     height, width = images.shape[2:]
-    y, x = (
-        torch.arange(height).repeat_interleave(width),
-        torch.arange(width).repeat(height),
-    )  # of pixels as they are read
-    order = torch.arange(height * width) / (height * width)
-    rank = torch.stack([-y, y, -x, x]) - order  # largest: the outermost, and of those the first
+    y, x = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
     stroke = images.flatten(1) > threshold
-    found = rank.masked_fill(~stroke[:, None], -torch.inf).argmax(2)
-    distance = (y - y[found][..., None]).square() + (x - x[found][..., None]).square()
-    maps = torch.exp(-distance / (2 * sigma**2)) * stroke.any(1)[:, None, None]
-    return maps.reshape(-1, 4, height, width)
+    outward = torch.stack([-y, y, -x, x]).float().masked_fill(~stroke[:, None], -torch.inf)
+    place = outward.argmax(2, keepdim=True)  # the first of the largest
+    squared = (y - y[place]).square() + (x - x[place]).square()
+    return (torch.exp(-squared / (2 * sigma**2)) * stroke.any(1)[:, None, None]).unflatten(2, (height, width))
 
 
 def positions(heatmaps: Tensor) -> Tensor:
@@ -101,37 +91,28 @@ def positions(heatmaps: Tensor) -> Tensor:
 
 
 def heatmap_error(predicted: Tensor, targets: Tensor) -> float:
-    """Mean distance, in pixels, between the largest values of predicted and target maps; target maps of 0 are left out.
-
-    Raises ValueError for maps of different shapes, and where all targets are 0.
-    """
-    there = targets.flatten(2).amax(2) > 0 if targets.numel() else torch.zeros(0)
+    """Mean distance, in pixels, of the largest values of predicted and target maps, where a target is not 0."""
+    there = targets.flatten(2).any(2)
     if predicted.shape != targets.shape or not there.any():
-        raise ValueError(f"two equal shapes with a target are needed, not {predicted.shape} and {targets.shape}")
+        shapes = f"{tuple(predicted.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"two tensors of maps of one shape are needed, the targets not all 0: these are {shapes}")
     return (positions(predicted) - positions(targets)).norm(dim=2)[there].mean().item()
 
 
 def fit_heatmaps(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    epochs: int,
-    seed: int,
-    learning_rate: float = 3e-3,
-    batch_size: int = 64,
+    model: nn.Module, images: Tensor, targets: Tensor, *, epochs: int, seed: int, learning_rate: float, batch_size: int
 ) -> list[float]:
     """Minimise the mean squared error of the maps by Adam, along half a cosine; return each epoch's mean loss.
 
-    In place, in evaluation mode after it. Raises ValueError without images, and where the loss is not finite.
+    In place, and in evaluation mode after it. Raises ValueError without images, and where the loss is not finite.
     """
     if not 0 < len(images) == len(targets):
         raise ValueError(f"one target for each of at least one image is needed, not {len(targets)} for {len(images)}")
     generator = torch.Generator().manual_seed(seed)
     update = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, max(1, epochs * -(-len(images) // batch_size)))
-    losses = []
     model.to(memory_format=layout(model)).train()
+    losses = []
     for _ in range(epochs):
         total = 0.0
         for batch in torch.randperm(len(images), generator=generator).split(batch_size):
@@ -142,7 +123,7 @@ def fit_heatmaps(
             schedule.step()
             total += loss.item() * len(batch)
         losses.append(total / len(images))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"training diverged: the loss is {losses[-1]}; try a lower learning rate")
+        if not math.isfinite(total):
+            raise ValueError(f"training diverged: the loss is {total}; try a lower learning rate")
     model.to(memory_format=torch.contiguous_format).eval()
     return losses

@@ -65,10 +65,18 @@ def scale(weight: Tensor) -> Tensor:
     return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
 
 
+def one_bit(name: str, layer: nn.Module, *, centred: bool) -> BinaryWeight:
+    """The form for a layer. Raises ValueError where centring would leave nothing: with a single input channel."""
+    if centred and layer.weight.shape[1] == 1:
+        raise ValueError(f"layer {name!r} has one input channel: centred, all its weights would be 0")
+    return BinaryWeight(centred=centred)
+
+
 def binarize(model: nn.Module, *, names: Collection[str] | None = None, centred: bool = False) -> nn.Module:
     """Give the named layers, or all but the first and the last, one bit for each weight. In place; returns the model.
 
-    Raises ValueError for a layer that is not there, where none is left, and for weights that are not finite.
+    Raises ValueError for a layer that is not there, where none is left, for weights that are not finite, and for
+    ``centred`` ones of a single input channel.
     """
     names = chosen(model, names)
-    return compress(model, lambda name, layer: BinaryWeight(centred=centred) if name in names else None)
+    return compress(model, lambda name, layer: one_bit(name, layer, centred=centred) if name in names else None)

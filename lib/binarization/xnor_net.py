@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.binarization._signs import EPSILON, Binarized, SignActivation, chosen, norm_before, read_signs
-from lib.binarization.bwn import BinaryWeight
+from lib.binarization.bwn import one_bit
 from lib.weights import compress
 
 
@@ -55,6 +55,17 @@ class MapNorm(nn.BatchNorm1d):
         return super().forward(x.unflatten(1, (self.num_features, -1))).flatten(1)
 
 
+def speedup(channels: int, area: int, *, bits: float = 64, floats: float = 1) -> float:
+    r"""How much faster a convolution gets by count of operations, one real product for each output left over:
+
+    .. math:: S = \frac{q}{p} \cdot \frac{c N_W}{c N_W + q}
+
+    for c channels and filters of N_W places, with q products of signs (``bits``) and p of floats at a time. With 64 and
+    1 it is the paper's, :math:`64 c N_W / (c N_W + 64)` (section 4.1).
+    """
+    return bits / floats * channels * area / (channels * area + bits)
+
+
 def binarize(
     model: nn.Module,
     *,
@@ -69,11 +80,16 @@ def binarize(
     input_scale: multiply with K. norm: batch norm before each sign, without which the network must bring its own.
     maps: of how many maps the flattened input of a linear layer is made, by its name: its norm is then by map.
     centred: as in :class:`lib.binarization.bwn.BinaryWeight`. Whatever stands between the layers stays where it is.
-    Returns the model. Raises ValueError for an unknown layer, and where no layer is left.
+    Returns the model. Raises ValueError as :func:`lib.binarization.bwn.binarize` does, and for a layer
+    of which K is not known.
     """
     names = chosen(model, names)
+    for name, count in (maps or {}).items():
+        inputs = getattr(model.get_submodule(name), "in_features", 0) if name in names else 0
+        if not inputs or count < 1 or inputs % count:
+            raise ValueError(f"maps: {name!r} is no layer to binarize whose flattened input is {count} maps")
     scales = {name: InputScale(model.get_submodule(name)) if input_scale else None for name in names}
-    compress(model, lambda name, layer: BinaryWeight(centred=centred) if name in names else None)
+    compress(model, lambda name, layer: one_bit(name, layer, centred=centred) if name in names else None)
     for name in names:
         model = read_signs(
             model,
