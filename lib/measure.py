@@ -45,7 +45,8 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
     r"""Multiply-adds of one forward pass for one input of ``shape`` (channels, height, width).
 
     Convolution: :math:`H W C_{out} (C_{in} / g) k_h k_w` of its output (of its input where transposed), linear:
-    inputs times outputs; everything else counts nothing, a pruned weight counts like any other.
+    inputs times outputs; everything else counts nothing, a pruned weight counts like any other. A module that does
+    the work of a layer without calling it names that layer ``computes``.
     """
     return sum(multiply_adds_by_layer(model, shape).values())
 
@@ -55,17 +56,22 @@ def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str
     total: dict[str, int] = {}
     names = {module: name for name, module in model.named_modules()}
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layer = getattr(module, "computes", module)
         if isinstance(layer, nn.Linear):
             work = output.numel() * layer.in_features
         else:
             places = inputs[0] if isinstance(layer, transposed) else output
             work = places.numel() // places.shape[1] * layer.weight.numel()
-        total[names[layer]] = total.get(names[layer], 0) + work
+        total[names[module]] = total.get(names[module], 0) + work
 
     transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     counted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | transposed
-    hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, counted)]
+    hooks = [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if isinstance(getattr(module, "computes", module), counted)
+    ]
     modes = {module: module.training for module in model.modules()}
     first = next(model.parameters(), torch.zeros(0))
     try:

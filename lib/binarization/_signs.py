@@ -9,6 +9,7 @@ from torch.nn import functional
 from lib.weights import CompressedWeight, compressed_form, layers, replace
 
 LAYERS = nn.Linear | nn.Conv2d
+NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
 
 
@@ -75,6 +76,11 @@ class Binarized(nn.Module):
             raise ValueError(f"a {type(layer).__name__} cannot read signs: accepted are Linear and Conv2d layers")
         self.norm = nn.Identity() if norm is None else norm
         self.activation, self.layer, self.input_scale = activation, layer, input_scale
+
+    @property
+    def computes(self) -> nn.Module:
+        """The layer whose multiply-adds this module does."""
+        return self.layer
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
@@ -145,6 +151,25 @@ def read_signs(model: nn.Module, names: Collection[str], make: Callable[[nn.Modu
     for name in names:
         model = replace(model, name, make(model.get_submodule(name)))
     return model
+
+
+def read_activations(model: nn.Module, names: Collection[str], activation: Callable[[], nn.Module]) -> nn.Module:
+    """Let the named layers read what ``activation()`` makes of their input. In place; returns the model.
+
+    The ReLU modules that stand before them go: behind one, a sign would always be +1. A network without batch norm of
+    its own gets one before each activation.
+    """
+    ours = {module.norm for module in model.modules() if isinstance(module, Binarized)}  # of a call before
+    own = any(isinstance(module, NORMS) for module in model.modules() if module not in ours)
+    rectifiers, waiting = [], []
+    for name, module in model.named_modules():  # in the order in which they are listed
+        if isinstance(module, nn.ReLU):
+            waiting.append(name)
+        elif isinstance(module, LAYERS):
+            rectifiers, waiting = rectifiers + waiting * (name in names), []
+    for name in rectifiers:
+        model = replace(model, name, nn.Identity())
+    return read_signs(model, names, lambda layer: Binarized(layer, activation(), None if own else norm_before(layer)))
 
 
 def clip(model: nn.Module) -> None:

@@ -213,7 +213,6 @@ def binarize(
     that is not there, where none is left, and for weights that are not finite; the model is then as it was.
     """
     _check(1 if activation_bases is None else activation_bases)
-    AbcWeight(bases, kind=kind, scope=scope)  # refuses before anything changes
     names = chosen(model, names)
     compress(model, lambda name, layer: AbcWeight(bases, kind=kind, scope=scope) if name in names else None)
     if activation_bases is None:

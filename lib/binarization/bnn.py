@@ -15,11 +15,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.binarization._signs import EPSILON, LAYERS, Binarized, SignActivation, chosen, norm_before, read_signs
+from lib.binarization._signs import EPSILON, LAYERS, NORMS, SignActivation, chosen, read_activations
 from lib.binarization.binaryconnect import BinaryConnectWeight
-from lib.weights import compress, layers, replace
-
-NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+from lib.weights import compress, layers
 
 
 def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[str] | None = None) -> nn.Module:
@@ -37,14 +35,8 @@ def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[
     if classes is not None and classes < 1:
         raise ValueError(f"classes, the width of the output, must be 1 or more, not {classes}")
     names = chosen(model, found[1:] if names is None else names)
-    own = any(isinstance(module, NORMS) for module in model.modules())
     compress(model, lambda name, layer: BinaryConnectWeight())
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.ReLU):
-            model = replace(model, name, nn.Identity())
-    model = read_signs(
-        model, names, lambda layer: Binarized(layer, SignActivation(), None if own else norm_before(layer))
-    )
+    model = read_activations(model, names, SignActivation)
     return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
 
 

@@ -31,11 +31,10 @@ from torch.nn import functional
 
 from lib import training
 from lib.binarization import kernels
-from lib.binarization._signs import EPSILON, LAYERS, Binarized, BinaryForm, apply, chosen, norm_before, read_signs
+from lib.binarization._signs import EPSILON, LAYERS, Binarized, BinaryForm, apply, chosen, read_activations
 from lib.data import Split
-from lib.weights import Encoding, compress, compressed_form, layers, replace
+from lib.weights import Encoding, compress, compressed_form, layers
 
-NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 DERIVATIVES = ("rectangular", "triangular")
 INCREMENTS = ("adam", "sgd", "sign")
 PROBABILITIES = ("tanh", "linear")
@@ -277,7 +276,7 @@ def ternarize(
 
     names: of the layers, all linear and 2-d convolution layers by default. Each of them but the model's first such
     layer, which reads the image as it is, gets a :class:`TernaryActivation`; the ReLU modules before it go. A model
-    without batch norm gets one before each activation, and one behind its output where ``classes`` gives the width.
+    without batch norm gets one before each activation; ``classes``, the width of the output, asks for one behind that.
     space: N of :class:`TernaryStates`. Raises ValueError for an unknown setting or layer, where no layer is left, and
     for weights that are shared or not finite; the model is then as it was.
     """
@@ -285,23 +284,9 @@ def ternarize(
     found = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
     names = chosen(model, found if names is None else names)
     readers = [name for name in names if name != found[0]]
-    ours = {module.norm for module in model.modules() if isinstance(module, Binarized)}  # of a call before
-    own = any(isinstance(module, NORMS) for module in model.modules() if module not in ours)
-    rectifiers, waiting = [], []
-    for name, module in model.named_modules():  # in the order in which they are listed
-        if isinstance(module, nn.ReLU):
-            waiting.append(name)
-        elif isinstance(module, LAYERS):
-            rectifiers, waiting = rectifiers + waiting * (name in readers), []
     compress(model, lambda name, layer: TernaryStates(space) if name in names else None)
-    for name in rectifiers:
-        model = replace(model, name, nn.Identity())
-    model = read_signs(
-        model,
-        readers,
-        lambda layer: Binarized(layer, TernaryActivation(r, a, derivative), None if own else norm_before(layer)),
-    )
-    return model if classes is None or own else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
+    model = read_activations(model, readers, lambda: TernaryActivation(r, a, derivative))
+    return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
 
 
 def fit(

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.binarization import kernels
-from lib.binarization._signs import LAYERS, Binarized, BinaryForm, rescaled
-from lib.binarization.bnn import NORMS, threshold
+from lib.binarization._signs import LAYERS, NORMS, Binarized, BinaryForm, rescaled
+from lib.binarization.bnn import threshold
 from lib.weights import compressed_form, layers, replace
 
 
