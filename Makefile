@@ -6,12 +6,13 @@ CORES ?= 2
 TESTS ?=
 RUN := .venv/bin/python
 
-.PHONY: help book test bench serve check compare lint lock clean
+.PHONY: help book test bench bench-kernels serve check compare lint lock clean
 
 help:
 	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
 	@echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
 	@echo "make bench                                          our algorithms against other libraries': time and result"
+	@echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
 	@echo "make serve                                          show the pages on 127.0.0.1"
 	@echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
 	@echo "make compare [PROFILE=...]                          which results moved against the committed ones"
@@ -27,6 +28,9 @@ bench: .venv/.complete
 	@$(RUN) -m benchmarks.kmeans
 	@$(RUN) -m benchmarks.coding
 	@$(RUN) -m benchmarks.filters
+
+bench-kernels: .venv/.complete
+	@$(RUN) -m benchmarks.kernels
 
 serve: .venv/.complete
 	@$(RUN) -m lib serve

@@ -51,8 +51,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lib import coding, evidence, figures, measure, models, storage, training
 from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bipolar_regularizer, bwn
 from lib.binarization._signs import Sign, inner
 from lib.vision import torchvision
@@ -111,12 +111,16 @@ figures.show_source(Sign, binaryconnect.BinaryConnectWeight)
 
 # %%
 w = torch.linspace(-1, 1, 9).repeat(10_000, 1).requires_grad_()
+zeros = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0])
+record("sign.wrong", (Sign.apply(zeros) != torch.tensor([1, 1, 1, -1, 1, -1])).sum(), "signs", 0)
 taken, drawn = (binaryconnect.BinaryConnectWeight(limit=1.0, stochastic=s) for s in (False, True))
 assert taken(w)[0].tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1]
 (gradient,) = torch.autograd.grad((taken(w) * w.detach()).sum(), w)
 assert torch.equal(gradient, w)
 noise = ((1 - w[0].square()) / len(w)).sqrt()
-assert ((drawn(w).mean(0) - w[0]).abs() <= 4 * noise + 1e-6).all()
+away = (drawn(w).mean(0) - w[0]).abs() / noise.clamp(min=1e-6)
+record("draw.standard_errors", away.max().item(), "standard errors", 1)
+assert away.max() <= 4
 x = torch.randint(-9, 10, (1, 9))
 added = x[:, taken(w)[0] > 0].sum() - x[:, taken(w)[0] < 0].sum()
 assert added == (x @ taken(w)[0].long()).item()
@@ -156,6 +160,11 @@ learned = {
 }
 for name, wrong in found.items():
     record(f"mlp.{name}_error_pct", wrong)
+form, latent, _ = bipolar_regularizer.forms(taken[0])[0]
+record("connect.values_in_passes", len(form(latent).unique()), "values", 0)
+record("connect.values_stored", len(latent.unique()), "values", 0)
+bits = 8 * len(coding.pack((latent >= 0).flatten().numpy(), 1)) / latent.numel()
+record("connect.bits_in_file", bits, "bits", 1)
 for name, wrong in learned.items():
     record(f"mlp.{name}_training_error_pct", wrong)
 record("mlp.binaryconnect_file_ratio", [smaller(net) for net in taken], "x", 1)
@@ -418,7 +427,7 @@ for count in (1, 3, 5):
 # %%
 normal = torch.randn(400_000, 1, generator=draw).T
 rows = []
-for count in (1, 2, 3, 5):
+for count in (1, 3, 5):
     row = {"matrices of signs": count}
     for kind in ("abc", "greedy"):
         signs, scales = abc_net.approximate(normal, count, kind)
@@ -483,20 +492,27 @@ figures.table(
 # **Without limits.** Real weights that may grow without end turn their signs ever more rarely.
 # Without the clipping {glue:text}`binarization.unclipped.outside_pct` of them end outside the limits; the error is {glue:text}`binarization.unclipped.error_pct`.
 #
+# **Rounded updates.** If the weights are rounded to signs after each update, a small step never gets anywhere.
+# Then {glue:text}`binarization.rounded.turned_pct` of the signs turn in the whole training, and the error is {glue:text}`binarization.rounded.error_pct`, where real weights give {glue:text}`binarization.none_fast.error_pct`: what is learned is batch norm.
+#
 # **Drawn signs in a short training.** See the figure above: the noise that regularises is also noise.
 
+
 # %% tags=["hide-input"]
-nets = [binaryconnect.binarize(models.mlp(seed, hidden=tuple(hidden))) for seed in range(seeds)]
-how = {
-    "epochs": push_epochs,
-    "learning_rate": learning_rate,
-    "batch_size": batch_size,
-    "weight_decay": 0.0,
-}
+def fresh():
+    return [binaryconnect.binarize(models.mlp(s, hidden=tuple(hidden))) for s in range(seeds)]
+
+
+def round_weights(net):
+    with torch.no_grad():
+        for form, latent, limit in bipolar_regularizer.forms(net):
+            latent.copy_(limit * form(latent))
+
+
+nets, how = fresh(), {"epochs": push_epochs, "batch_size": batch_size, "weight_decay": 0.0}
+how |= {"learning_rate": learning_rate, "optimizer": "adam", "loss": "squared_hinge"}
 for seed, net in enumerate(nets):
-    training.fit(
-        net, train.first(push_images), seed=seed, optimizer="adam", loss="squared_hinge", **how
-    )
+    training.fit(net, train.first(push_images), seed=seed, **how)
 outside = [
     torch.cat([(w.abs() > form.limit).flatten() for form, w, _ in bipolar_regularizer.forms(net)])
     .float()
@@ -505,6 +521,15 @@ outside = [
 ]
 record("unclipped.outside_pct", [100 * each.item() for each in outside], digits=1)
 record("unclipped.error_pct", errors(nets))
+turned, nets = [], fresh()
+for seed, net in enumerate(nets):
+    before = bipolar_regularizer.signs(net)
+    round_weights(net)
+    how["after_step"] = lambda net=net: round_weights(net)
+    training.fit(net, train.first(push_images), seed=seed, **how)
+    turned.append(100 * bipolar_regularizer.flips(before, bipolar_regularizer.signs(net)))
+record("rounded.turned_pct", turned)
+record("rounded.error_pct", errors(nets))
 
 # %% [markdown]
 # ## Exercises

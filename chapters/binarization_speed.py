@@ -47,7 +47,6 @@ runs = 20  # timings, of which the median counts
 least_ms = 2.0  # milliseconds that one timing lasts at least; short calls are repeated
 
 # %% tags=["hide-input"]
-import inspect
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ from torch import nn
 
 from lib import data as datasets
 from lib import evidence, figures, measure, models, storage, training
-from lib.binarization import _speed, abc_net, binaryconnect, inference, kernels, xnor_net
+from lib.binarization import _speed, _vector, abc_net, binaryconnect, inference, kernels, xnor_net
 from lib.pruning import sparse_speed
 
 torch.set_grad_enabled(False)
@@ -67,16 +66,8 @@ def record(key, values, unit="x", digits=1):
     return evidence.record(f"binarization{key}", values, unit=unit, digits=digits)
 
 
-def timed(
-    calls,
-):  # milliseconds of one call: medians, the calls taking turns, each repeated until it lasts
-    once = measure.latency_ms(calls, runs=runs)
-    times = {name: max(1, round(least_ms / once[name].median)) for name in calls}
-    again = {name: lambda f=f, n=times[name]: [f() for _ in range(n)] for name, f in calls.items()}
-    return {
-        name: time.median / times[name]
-        for name, time in measure.latency_ms(again, runs=runs).items()
-    }
+def timed(calls):  # milliseconds: medians, the calls taking turns
+    return _speed.timed(calls, runs=runs, least_ms=least_ms)
 
 
 # %% [markdown]
@@ -92,15 +83,10 @@ def timed(
 #
 # A last word that is not full holds zeros in both rows, which do not differ.
 #
-# **The code.** Python has no word for a vector of 512 bits, so this loop is written in the language of the compiler below numba; what it does for each word is to load, to differ, to count and to add.
+# **The code.** Python has no word for a vector of 512 bits, so the inner loop is written in the language of the compiler below numba: for each word it loads, differs, counts and adds.
 
 # %% tags=["remove-input"]
-figures.show_source(kernels.product)
-source = inspect.getsource(__import__("lib.binarization._vector", fromlist=["tile"])).split(
-    "def tile"
-)[1]
-start, end = source.index("            with cgutils.for_range"), source.index("            kind = ")
-print("".join(line[12:] + "\n" for line in source[start:end].splitlines()))
+figures.show_source(_vector.count_differences, kernels.product)
 
 # %% [markdown]
 # **An exact check.** Rows of any length, one row, no row at all: each product is the one that floats give.
@@ -249,8 +235,7 @@ figures.show_source(xnor_net.speedup)
 # %%
 record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2)
 record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2)
-cycle = xnor_net.speedup(channels, 9, bits=64 * roof.bits / roof.floats, floats=64)
-record(".kernel.counted_here_ratio", cycle)
+record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
 weight = np.ascontiguousarray(_speed._random(channels, 3, 3, channels).numpy())
 image = np.zeros((side + 2, side + 2, channels), np.float32)
 image[1:-1, 1:-1] = _speed._random(side, side, channels).numpy()
@@ -355,7 +340,7 @@ figures.show(
 
 # %% [markdown]
 # **What to see.** The count gives {glue:text}`binarization.xnor.counted_ratio` for 256 channels and {glue:text}`binarization.xnor.counted_few_ratio` for a colour image with filters of one pixel; the authors measured 58, on a CPU, for one convolution.
-# With what this core does at a time in place of 64 and 1 the same count gives {glue:text}`binarization.kernel.counted_here_ratio`.
+# With the distance of the roofs in place of 64 the same count gives {glue:text}`binarization.kernel.counted_here_ratio`.
 # Floats one at a time are the rival that nobody would use; against them the kernel is {glue:text}`binarization.kernel.scalar_conv_ratio` as fast.
 # In the converted LeNet-5 {glue:text}`binarization_speed.lenet5.different_answers` of all its answers for the test set differ from the float graph's.
 # Whole networks keep real first and last layers, pooling and batch norm: with one image VGG gains {glue:text}`binarization_speed.vgg.one_speedup_latency_ratio`, with many {glue:text}`binarization_speed.vgg.many_speedup_latency_ratio`, LeNet-5 {glue:text}`binarization_speed.lenet5.one_speedup_latency_ratio` and {glue:text}`binarization_speed.lenet5.many_speedup_latency_ratio`.

@@ -343,6 +343,7 @@ def rules(*found: dict) -> dict:
         (rules({"key": LATENCY, "at_most": 1}), "only timing decides it"),
         (rules({"key": "pruning.net.latency_ratio", "at_least": 1}), "only timing decides it"),
         (rules({"key": "pruning.net.training_s", "at_most": 1}), "only timing decides it"),
+        (rules({"key": "pruning.kernel.product_ratio", "at_least": 1}), "only timing decides it"),
     ],
 )
 def test_a_wrong_claim_is_one_clear_error(tmp_path, changes, says):

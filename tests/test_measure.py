@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lib import measure, models
+from lib.binarization import bnn, xnor_net
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 from lib.vision import torchvision
@@ -110,6 +111,13 @@ def test_counts_of_mobilenet_from_its_table(kind, side, parameters, multiply_add
 )
 def test_multiply_adds_of_one_layer_by_hand(layer, shape, expected):
     assert measure.multiply_adds(layer, shape) == expected
+
+
+@pytest.mark.parametrize("build", [models.lenet5, models.lenet_300_100])
+@pytest.mark.parametrize("binarize", [xnor_net.binarize, bnn.binarize])
+def test_layers_that_read_signs_count_like_any_other(build, binarize):
+    expected = measure.multiply_adds_by_layer(build(), (1, 28, 28))
+    assert measure.multiply_adds_by_layer(binarize(build()), (1, 28, 28)) == expected
 
 
 def test_counting_leaves_the_model_as_it_was():

@@ -58,6 +58,14 @@ def _multiply_adds(turns: int, seed: int) -> float:
     return _vector.multiply_adds(turns, seed)
 
 
+def timed(calls: Calls, *, runs: int = 20, least_ms: float = 2.0) -> dict[str, float]:
+    """Median milliseconds of one call each, taken in turns; a short call is repeated until that lasts ``least_ms``."""
+    once = measure.latency_ms(calls, runs=runs)
+    repeats = {name: max(1, round(least_ms / once[name].median)) for name in calls}
+    again = {name: lambda f=f, n=repeats[name]: [f() for _ in range(n)] for name, f in calls.items()}
+    return {name: time.median / repeats[name] for name, time in measure.latency_ms(again, runs=runs).items()}
+
+
 def matrices(rows: int, columns: int, inner: int) -> Calls:
     """(rows, inner) times (inner, columns): "float", by torch; "packed", bits; "bits", floats packed on the way."""
     a, b = _random(rows, inner), _random(columns, inner)

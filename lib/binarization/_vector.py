@@ -50,6 +50,23 @@ def _accumulators(builder: ir.IRBuilder, kind: ir.VectorType, count: int) -> lis
     return [cgutils.alloca_once_value(builder, ir.Constant(kind, [zero] * kind.count)) for _ in range(count)]
 
 
+def count_differences(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, words: ir.Value, rows: int) -> list[ir.Value]:
+    """Where popcount(a xor b) stands at last, eight in a vector, for each of ``rows`` rows of a and the LANES of b."""
+    counts = _accumulators(builder, WORDS, rows * LANES // 8)
+    with cgutils.for_range(builder, words) as loop:
+        place = builder.mul(loop.index, _constant(LANES))
+        right = [
+            _load(builder, _at(builder, b, builder.add(place, _constant(v)), WORDS, 8), 8) for v in range(0, LANES, 8)
+        ]
+        for r in range(rows):
+            index = builder.add(builder.mul(words, _constant(r)), loop.index)
+            left = _splat(builder, _load(builder, _at(builder, a, index, LONG, 8), 8), 8)
+            for count, other in zip(counts[r * len(right) :], right, strict=False):
+                more = _popcount(builder, builder.xor(left, other))
+                builder.store(builder.add(builder.load(count), more), count)
+    return counts
+
+
 def tile(rows: int, real: bool) -> Callable:
     """``tile(a, words, b, out, step, length)``: products of ``rows`` rows of signs with LANES others.
 
@@ -61,21 +78,7 @@ def tile(rows: int, real: bool) -> Callable:
     def function(typing, a, words, b, out, step, length):
         def generate(context, builder, signature, arguments):
             a, words, b, out, step, length = arguments
-            vectors = LANES // 8
-            counts = _accumulators(builder, WORDS, rows * vectors)
-            with cgutils.for_range(builder, words) as loop:
-                place = builder.mul(loop.index, _constant(LANES))
-                right = [
-                    _load(builder, _at(builder, b, builder.add(place, _constant(8 * v)), WORDS, 8), 8)
-                    for v in range(vectors)
-                ]
-                for r in range(rows):
-                    index = builder.add(builder.mul(words, _constant(r)), loop.index)
-                    left = _splat(builder, _load(builder, _at(builder, a, index, LONG, 8), 8), 8)
-                    for v in range(vectors):
-                        count = counts[r * vectors + v]
-                        more = _popcount(builder, builder.xor(left, right[v]))
-                        builder.store(builder.add(builder.load(count), more), count)
+            counts, vectors = count_differences(builder, a, b, words, rows), LANES // 8
             kind = ir.VectorType(FLOAT if real else INT, 8)
             whole = _splat(builder, length, 8)
             for r in range(rows):

@@ -3,8 +3,9 @@ r"""A trained network whose layers read signs, on the kernels that count bits: o
 :func:`convert` puts a :class:`BitLayer` in the place of each :class:`lib.binarization._signs.Binarized`. Batch norm and
 sign become one threshold for each channel, weights become words, and all else stays as it is. Where weights and inputs
 have one base each, or are ternary, the answers are those of the float network bit for bit: sums of signs are whole
-numbers in both, and what follows is the same arithmetic in the same order. With M bases of the weights and N of what
-flows a layer is
+numbers in both, and what follows is the same arithmetic in the same order. (Images come out channels last. A real
+layer or a mean behind adds them as it does in a float network that is given its images channels last; one that is not
+may round otherwise.) With M bases of the weights and N of what flows a layer is
 
 .. math:: y = \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n \, (A_n \circledast B_m) + b
 
@@ -27,8 +28,8 @@ from lib.weights import compressed_form, layers, replace
 class BitLayer(nn.Module):
     """What a Binarized layer computes in evaluation mode, on bits. Input and output are floats of the same shapes.
 
-    Raises ValueError for a layer whose weight is not binary, an activation without bases, and a border that is not of
-    zeros; ``name`` is what the sentence calls it.
+    Raises ValueError for a layer whose weight is not binary or not float32, an activation without bases, and a border
+    that is not of zeros; ``name`` is what the sentence calls it.
     """
 
     def __init__(self, binarized: Binarized, name: str = ""):
@@ -43,12 +44,15 @@ class BitLayer(nn.Module):
         if self.image:
             border = tuple(layer._reversed_padding_repeated_twice)
             self.place = {"stride": layer.stride, "border": border, "dilation": layer.dilation}
+        if layer.weight.dtype != torch.float32:
+            raise ValueError(f"layer {name!r} has weights of {layer.weight.dtype}: accepted is torch.float32")
         signs, scales = bases(layer, name)
         self.bias, self.groups, self.input_scale = layer.bias, getattr(layer, "groups", 1), binarized.input_scale
         norm = copy.deepcopy(binarized.norm).eval()
         folds = isinstance(norm, nn.Identity) or (isinstance(norm, NORMS) and norm.running_var is not None)
         folds &= self.input_scale is None  # which wants the values
         self.norm = nn.Identity() if folds else norm
+        self.rows_only = folds and isinstance(norm, nn.BatchNorm1d)  # of steps it would norm another axis
         channels = layer.in_channels if self.image else layer.in_features
         self.bounds = [threshold(norm if folds else nn.Identity(), channels, target=bound) for bound, _ in bounds()]
         self.betas = [beta for _, beta in bounds()]
@@ -57,12 +61,18 @@ class BitLayer(nn.Module):
         self.alphas = scales.unflatten(1, (self.groups, -1)).unbind(1)  # for each group (M, its filters)
         parts = signs.unflatten(1, (self.groups, -1)).unbind(1)
         self.filters = [kernels.arrange(part.flatten(0, 1)) for part in parts]
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.image and x.dim() == 3:  # one image without its batch
+            return self(x[None])[0]
+        if self.rows_only and x.dim() != 2:
+            raise ValueError(f"behind its batch norm the layer reads rows (n, features), not {tuple(x.shape)}")
         x = self.norm(x)
         axis = 1 if self.image else -1
         groups = x.chunk(self.groups, axis) if self.groups > 1 else [x]
-        sums = torch.cat([self._sums(part, g, axis) for g, part in enumerate(groups)], axis)
+        sums = [self._sums(part, g, axis) for g, part in enumerate(groups)]
+        sums = torch.cat(sums, axis) if self.groups > 1 else sums[0]
         return rescaled(sums, self.size, None if self.input_scale is None else self.input_scale(x), self.bias, axis)
 
     def _sums(self, x: Tensor, group: int, axis: int) -> Tensor:
@@ -90,7 +100,8 @@ def bases(layer: nn.Module, name: str = "") -> tuple[Tensor, Tensor]:
     form = compressed_form(layer)
     if form is not None and isinstance(form[0], BinaryForm):
         signs, scales = form[0].bases(*form[1])
-        if ((scales[:, :, None] * signs.flatten(2)).sum(0) - layer.weight.flatten(1)).abs().max() > 1e-5:
+        lost = ((scales[:, :, None] * signs.flatten(2)).sum(0) - layer.weight.flatten(1)).abs().max()
+        if not lost <= 1e-5 * layer.weight.abs().max():  # NaN is no sum either
             raise ValueError(f"layer {name!r} is not binary as it is now: its weights are no sum of signs")
         return signs, scales
     weight = layer.weight.detach()
@@ -111,13 +122,12 @@ def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Mod
     """
     model = copy.deepcopy(model).eval()
     found = {name: module for name, module in model.named_modules() if isinstance(module, Binarized)}
-    inside = {f"{name}.layer" for name in found}
+    if not found:
+        others = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
+        raise ValueError(f"no layer of {type(model).__name__} reads signs: {', '.join(others) or 'it has none'}")
     for name in names or ():
         if name not in found:
             raise ValueError(f"layer {name!r} is not binary, it reads no signs: those that do are {', '.join(found)}")
-    if not found:
-        others = [name for name, layer in layers(model) if isinstance(layer, LAYERS) and name not in inside]
-        raise ValueError(f"no layer of {type(model).__name__} reads signs: {', '.join(others) or 'it has none'}")
     for name, layer in {name: BitLayer(found[name], name) for name in (found if names is None else names)}.items():
         model = replace(model, name, layer)
     return model

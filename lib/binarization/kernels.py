@@ -79,10 +79,11 @@ def pack(values: Tensor, thresholds: Tensor | None = None, below: Tensor | None 
     if thresholds is None and not (values.abs() == 1).all():
         odd = values[values.abs() != 1][0].item()
         raise ValueError(f"{odd:g} is no sign: binarize the values first, or say at which threshold")
-    for name, given in (("thresholds", thresholds), ("below", below)):
-        if given is not None and given.shape != values.shape[1:]:
+    for name, given, dtype in (("thresholds", thresholds, torch.float32), ("below", below, torch.bool)):
+        if given is not None and (given.shape != values.shape[1:] or given.dtype != dtype):
             raise ValueError(
-                f"{name} has the shape {tuple(given.shape)}: one for each of {values.shape[1]} columns is needed"
+                f"{name} has the shape {tuple(given.shape)} and the type {given.dtype}: one of {dtype} for each of"
+                f" {values.shape[1]} columns is needed"
             )
     if thresholds is None:
         thresholds = torch.zeros(values.shape[1])
@@ -135,9 +136,10 @@ def panelled(bits: Bits, shape: tuple[int, ...]) -> Filters:
     """Filters whose bits are given as rows; ``shape`` is that of the weight."""
     rows, words = bits.words.shape
     lanes = _vector.LANES if available() else 1
-    padded = np.zeros((-(-rows // lanes) * lanes, words), dtype=np.uint64)
+    panels = -(-rows // lanes)
+    padded = np.zeros((panels * lanes, words), dtype=np.uint64)
     padded[:rows] = bits.words
-    return Filters(shape, bits, np.ascontiguousarray(padded.reshape(-1, lanes, words).transpose(0, 2, 1)))
+    return Filters(shape, bits, np.ascontiguousarray(padded.reshape(panels, lanes, words).transpose(0, 2, 1)))
 
 
 def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -167,8 +169,8 @@ def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int3
 
 def linear(x: Tensor, filters: Filters, thresholds: Tensor | None = None, below: Tensor | None = None) -> Tensor:
     """Sums (..., filters), float32, of the signs of x (..., inputs) with the filters; thresholds as in :func:`pack`."""
-    rows = pack(x.reshape(-1, x.shape[-1]), thresholds, below)
-    return product(rows, filters, dtype=torch.float32).reshape(*x.shape[:-1], -1)
+    rows = pack(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), thresholds, below)
+    return product(rows, filters, dtype=torch.float32).reshape(*x.shape[:-1], filters.shape[0])
 
 
 def convolution(
@@ -186,30 +188,34 @@ def convolution(
     border: zeros left, right, above and below. thresholds and below: for each channel, as in :func:`pack`.
     Raises ValueError as :func:`pack` does, for another number of channels, and for an image smaller than the filter.
     """
+    if x.dim() != 4 or len(filters.shape) != 4 or x.shape[1] != filters.shape[1]:
+        raise ValueError(
+            f"images of shape {tuple(x.shape)} meet filters of shape {filters.shape}: both need four dimensions, and"
+            " as many channels"
+        )
     count, channels, height, width = x.shape
-    if len(filters.shape) != 4 or channels != filters.shape[1]:
-        raise ValueError(f"{channels} channels meet filters of shape {filters.shape}: they must be as many")
     size, (left, right, top, bottom) = filters.shape[2:], border
     out_height = (height + top + bottom - dilation[0] * (size[0] - 1) - 1) // stride[0] + 1
     out_width = (width + left + right - dilation[1] * (size[1] - 1) - 1) // stride[1] + 1
     if out_height < 1 or out_width < 1:
         raise ValueError(f"an image of {height} x {width} with border {border} is smaller than the filter {size}")
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    pixels = x.permute(0, 2, 3, 1).reshape(count * height * width, channels)
     bits = pack(pixels, thresholds, below)
     place = (*stride, left, top, *dilation)
     if available():
         rows = np.empty((count * out_height * out_width, filters.bits.words.shape[1]), dtype=np.uint64)
-        _patches(bits.words.reshape(count, height, width, -1), channels, *size, *place, out_height, out_width, rows)
+        image = bits.words.reshape(count, height, width, bits.words.shape[1])
+        _patches(image, channels, *size, *place, out_height, out_width, rows)
         sums = product(Bits(rows, filters.bits.length), filters, dtype=torch.float32)
-        sums = sums.reshape(count, out_height, out_width, -1)
+        sums = sums.reshape(count, out_height, out_width, filters.shape[0])
         if any(border):
             _add_border(
-                sums.reshape(count, -1, filters.shape[0]).numpy(),
+                sums.reshape(count, out_height * out_width, filters.shape[0]).numpy(),
                 *_border(filters, (height, width), border, stride, dilation),
             )
         return sums.permute(0, 3, 1, 2)
     signs = unpack(bits).reshape(count, height, width, channels).permute(0, 3, 1, 2)
-    weight = unpack(filters.bits).reshape(-1, *size, channels).permute(0, 3, 1, 2)
+    weight = unpack(filters.bits).reshape(filters.shape[0], *size, channels).permute(0, 3, 1, 2)
     return functional.conv2d(functional.pad(signs, border), weight, None, stride, 0, dilation)
 
 
