@@ -181,12 +181,11 @@ names = (
 figure, ax = figures.axes()
 looks = [figures.DENSE, figures.PRUNING, *[figures.QUANTIZATION] * 3]
 for i, (wrong, look) in enumerate(zip(found.values(), looks, strict=True)):
-    figures.line(ax, [i], [wrong], {"color": look["color"], "marker": look["marker"]}, "")
-reported = {"label": "reported, at full length", **figures.REPORTED}
-ax.plot([1, 2], [1.29, 1.18], **reported)
+    figures.line(ax, [i], [wrong], {"color": look["color"], "marker": look["marker"]}, "_")
+ax.plot([1, 2], [1.29, 1.18], label="reported, MNIST, full length", **figures.REPORTED)
 ax.set(xticks=range(5), xticklabels=names, ylabel="test error (%)", ylim=(0, None))
 ax.tick_params(axis="x", labelsize=10)
-ax.legend(*[[each] for each in (ax.lines[-1], "reported by the source, MNIST, 3 × 1,024 units")])
+figures.legend(ax)
 figures.show(
     figure,
     name="fig-binaryconnect",

@@ -34,16 +34,16 @@ hidden = [128, 128, 128]  # units of the three hidden layers
 epochs = 12  # to train them
 learning_rate = 0.003  # of Adam, for them
 batch_size = 50  # for them and for LeNet-5
-ternary_epochs = 16  # to train networks of three values
+ternary_epochs = 12  # to train networks of three values
 ternary_batch = 100  # images in a batch, for them
 ternary_rates = {"adam": 0.1, "sgd": 100.0}  # learning rates of their weights
 real_rate = 0.01  # learning rate of batch norm, beside "sgd"
-lenet5_images = 800  # training images of LeNet-5
+lenet5_images = 400  # training images of LeNet-5
 lenet5_epochs = 4  # to train it
 lenet5_rates = {"float": 0.003, "signs": 0.01}  # learning rates of Adam
 lenet5_seeds = 2  # LeNet-5 networks of each kind
 bases = [1, 3]  # matrices of signs for each weight, and signs for each signal
-block_images = 400  # training images of the networks that find key points
+block_images = 300  # training images of the networks that find key points
 block_epochs = 4  # to train them
 block_batch = 8  # images in a batch, for them
 block_rate = 0.01  # learning rate of Adam, for them
@@ -59,16 +59,8 @@ from lib import data as datasets
 from lib import evidence, figures, models, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, inference, xnor_net
 from lib.binarization import bulat_binary_block as bulat
-from lib.binarization._signs import (
-    EPSILON,
-    LAYERS,
-    Binarized,
-    Sign,
-    SignActivation,
-    inner,
-    norm_before,
-)
-from lib.weights import layers, replace
+from lib.binarization._signs import EPSILON, LAYERS, Binarized, Sign, SignActivation
+from lib.weights import layers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -84,9 +76,9 @@ def errors(nets, split=test):
     return [training.error_pct(net, split) for net in nets]
 
 
-def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, **how):
+def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, units=hidden, **how):
     how = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size} | how
-    nets = [change(models.mlp(seed, hidden=tuple(hidden))) for seed in range(count)]
+    nets = [change(models.mlp(seed, hidden=tuple(units))) for seed in range(count)]
     return [
         training.cached(fit, net, split=train, seed=seed, **how) for seed, net in enumerate(nets)
     ]
@@ -131,7 +123,8 @@ assert torch.equal(compared, norm(sums) >= 0)
 
 # %% [markdown]
 # **An experiment.** The network of the chapter before, with floats and with signs everywhere; then the same trained network on words of bits, for the whole test set.
-# What its layers read, behind the first, are signs; in a network of signs for weights alone they are not.
+# A network without hidden layers stands beside them: one that is no better has not learned to use its own.
+# Of what its layers read, behind the first, {glue:text}`binarization_activations.bnn.signs_read_pct` are signs, and {glue:text}`binarization_activations.binaryconnect.signs_read_pct` where the weights alone are.
 
 
 # %%
@@ -149,7 +142,7 @@ for key, change in (("bnn", bnn.binarize), ("binaryconnect", binaryconnect.binar
     record(f"{key}.signs_read_pct", signs_pct(change(models.mlp(hidden=tuple(hidden)))), digits=0)
 
 # %%
-found = {"float": mlps(), "bnn": mlps(bnn.binarize)}
+found = {"linear": mlps(units=()), "float": mlps(), "bnn": mlps(bnn.binarize)}
 different = 0
 for net in found["bnn"]:
     counting = inference.convert(net)
@@ -163,7 +156,7 @@ for name, wrong in mlp.items():
     record(f"mlp.{name}_error_pct", wrong)
 
 # %% [markdown]
-# **What to see.** Signs everywhere err on {glue:text}`binarization_activations.mlp.bnn_error_pct`, floats on {glue:text}`binarization_activations.mlp.float_error_pct`.
+# **What to see.** Signs everywhere err on {glue:text}`binarization_activations.mlp.bnn_error_pct`, floats on {glue:text}`binarization_activations.mlp.float_error_pct`, and no hidden layers on {glue:text}`binarization_activations.mlp.linear_error_pct`.
 # Counting bits is no approximation of the trained network: it *is* the network, and {glue:text}`binarization_activations.bnn.different_answers` answers differ.
 #
 # (sec-xnor-net)=
@@ -185,6 +178,7 @@ figures.show_source(xnor_net.InputScale, Binarized.forward)
 
 # %% [markdown]
 # **An exact check.** $K$ is the mean of $|I|$ over what each output sees, place by place, with a border of zeros and a stride; and of all patterns of signs for eight products none, with its own best size, is nearer than the signs themselves with $\gamma^*$.
+# The largest deviation of $K$ is {glue:text}`binarization_activations.xnor.input_scale_deviation`.
 
 # %%
 conv = nn.Conv2d(6, 2, (3, 5), stride=2, padding=(1, 2))
@@ -200,7 +194,7 @@ gamma = (X.abs() * W.abs()).mean()
 assert torch.allclose(((X * W) - gamma * X.sign() * W.sign()).square().sum(), missed.min())
 
 # %% [markdown]
-# **An experiment.** LeNet-5 with floats, and batch norm before the same layers; as an XNOR-Net without $K$, as in the authors' released code, and with it; and with the order that used to be common, in which the sign comes before the pooling.
+# **An experiment.** LeNet-5 with floats, and batch norm before the same layers; as an XNOR-Net without $K$, as in the authors' released code, and with it; and in the order that used to be common, convolution, batch norm, sign and then pooling (C-B-A-P), where XNOR-Net has batch norm, sign, convolution and pooling.
 
 
 # %%
@@ -214,11 +208,9 @@ def lenets(change, kind="signs"):
 
 
 def with_norm(net):  # floats, with the batch norm that the layers of signs get
-    for name in inner(net):
-        replace(
-            net, name, nn.Sequential(norm_before(net.get_submodule(name)), net.get_submodule(name))
-        )
-    return net
+    norms = nn.BatchNorm2d(20, eps=EPSILON), xnor_net.MapNorm(50, eps=EPSILON)
+    parts = [net.conv1, net.pool1, norms[0], net.conv2, net.pool2, net.flatten, norms[1]]
+    return nn.Sequential(*parts, net.fc1, net.relu1, net.fc2)
 
 
 def signs_before_pooling(net):  # C-B-A-P: convolution, batch norm, sign, pooling
@@ -262,7 +254,7 @@ record("xnor.weights_binary_pct", 100 * parts[0] / parts[1], digits=1)
 # (sec-abc-net)=
 # ## ABC-Net: several signs for one signal
 #
-# **The idea.** Several signs with different thresholds and sizes add up to a finer staircase, for signals as [for weights](#sec-abc-weights) {cite:p}`lin2017abcnet`.
+# **The idea.** Several signs with different thresholds and sizes add up to a finer staircase, for signals as for weights ({ref}`sec-abc-weights`) {cite:p}`lin2017abcnet`.
 #
 # **The formula.** With trained $v_n$ and $\beta_n$ a signal $R$ and a layer become
 #
@@ -300,7 +292,7 @@ for name, wrong in lenet.items():
     record(f"lenet5.{name}_error_pct", wrong)
 
 # %% [markdown]
-# **What to see.** One base errs on {glue:text}`binarization_activations.lenet5.abc1_error_pct`, three on {glue:text}`binarization_activations.lenet5.abc3_error_pct`, and in place of {glue:text}`binarization_activations.abc1.products` there are {glue:text}`binarization_activations.abc3.products` for each layer, while three bits tell four values apart.
+# **What to see.** One base errs on {glue:text}`binarization_activations.lenet5.abc1_error_pct`, three on {glue:text}`binarization_activations.lenet5.abc3_error_pct`, and in place of {glue:text}`binarization_activations.abc1.products` there are {glue:text}`binarization_activations.abc3.products` for each layer, while its three bits tell but four values apart.
 #
 # (sec-gxnor)=
 # ## GXNOR: three values, and no real weights behind them
@@ -392,13 +384,11 @@ def transitions(increment):
     return lambda net: gxnor_dst.DiscreteStateTransition(net, increment=increment)
 
 
-rows = [
-    {"network": "BNN, Adam"}
-    | audit("bnn", bnn.binarize, lambda net: torch.optim.Adam(net.parameters()))
-]
+held = audit("bnn", bnn.binarize, lambda net: torch.optim.Adam(net.parameters()))
+rows = [{"network": "BNN, Adam"} | held]
 for text, increment in (("GXNOR, Adam", "adam"), ("GXNOR, plain gradient", "sgd")):
-    found_bytes = audit(f"gxnor_{increment}", gxnor_dst.ternarize, transitions(increment))
-    rows.append({"network": text} | found_bytes)
+    held = audit(f"gxnor_{increment}", gxnor_dst.ternarize, transitions(increment))
+    rows.append({"network": text} | held)
 figures.table(
     rows,
     caption="Bytes kept between two steps of training; batch norm: all without a weight's shape",
@@ -440,10 +430,11 @@ record("gxnor.resting_pct", resting, digits=1)
 
 # %% tags=["remove-input"]
 figure, panels = figures.axes(2)
-NAMES = {"float": "floats", "bnn": "BNN", "adam": "GXNOR, Adam", "sgd": "GXNOR, plain"}
-NAMES |= {"xnor": "XNOR", "xnor_k": "XNOR, K", "signs_first": "C-B-A-P"}
+NAMES = {"linear": "no hidden", "float": "floats", "bnn": "BNN", "adam": "GXNOR, Adam"}
+NAMES |= {"sgd": "GXNOR, plain", "xnor": "XNOR", "xnor_k": "XNOR, K", "signs_first": "C-B-A-P"}
 NAMES |= {f"abc{n}": f"ABC {n}×{n}" for n in bases}
-looks = {"float": figures.DENSE, "adam": figures.RETRAINED, "sgd": figures.RETRAINED}
+looks = dict.fromkeys(("float", "linear"), figures.DENSE)
+looks |= dict.fromkeys(("adam", "sgd"), figures.RETRAINED)
 for ax, wrong, title in zip(panels, (mlp, lenet), ("three hidden layers", "LeNet-5"), strict=True):
     for i, (name, values) in enumerate(wrong.items()):
         look = looks.get(name, figures.QUANTIZATION) | {"linestyle": "none"}
@@ -455,23 +446,26 @@ figures.show(
     figure,
     name="fig-signs-out",
     caption="Test errors of the networks of this chapter; means over seeds with 95 % intervals.",
-    alt="Test errors: "
-    + "; ".join(f"{NAMES[n]} {np.mean(e):.2f} %" for part in (mlp, lenet) for n, e in part.items()),
+    alt="Test errors. Three hidden layers: "
+    + "; LeNet-5: ".join(
+        ", ".join(f"{NAMES[n]} {np.mean(e):.2f} %" for n, e in part.items())
+        for part in (mlp, lenet)
+    ),
 )
 
 # %% [markdown]
-# **What to see.** Three values err on {glue:text}`binarization_activations.mlp.gxnor_error_pct` with Adam's increments and on {glue:text}`binarization_activations.mlp.gxnor_sgd_error_pct` with those of the plain gradient, which leave nothing real of a weight's shape between two steps.
-# The [table](#sec-gxnor) shows what the survey's sentence leaves out: Adam keeps {glue:text}`binarization_activations.gxnor_adam.moments_bytes` of moments where {glue:text}`binarization_activations.bnn.real_weights_bytes` of real weights went, and batch norm is real in any case.
+# **What to see.** Three values err on {glue:text}`binarization_activations.mlp.gxnor_error_pct` with Adam's increments and on {glue:text}`binarization_activations.mlp.gxnor_sgd_error_pct` with those of the plain gradient, which leave nothing real of a weight's shape between two steps, and cost more errors.
+# The table above shows what the survey's sentence leaves out: Adam keeps {glue:text}`binarization_activations.gxnor_adam.moments_bytes` of moments where {glue:text}`binarization_activations.bnn.real_weights_bytes` of real weights went, and batch norm is real in any case.
 # Within a step, layers still multiply with floats and gradients have a weight's shape; here a state takes a byte, and in a file two bits or fewer.
 # Of the weights {glue:text}`binarization_activations.gxnor.zero_weights_pct` are zero, and of the operations {glue:text}`binarization_activations.gxnor.resting_pct` rest; with values drawn evenly it would be five in nine.
 #
 # (sec-bulat)=
 # ## A block made for signs
 #
-# **The idea.** Networks that find joints or landmarks, such as the stacked hourglass {cite:p}`newell2016stacked`, are built of bottlenecks: their 1 × 1 filters squeeze all features through few channels, and in signs they have little to say.
+# **The idea.** Networks that find joints or landmarks, such as the stacked hourglass {cite:p}`newell2016stacked`, are built of bottlenecks: their $1 \times 1$ filters squeeze all features through few channels, and in signs they have little to say.
 # A block without them, whose three convolutions follow one another and are all heard at the end, suits signs better {cite:p}`bulat2017binarized`.
 #
-# **The formula.** With $f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)$ of 3 × 3 pixels, and $C/2$, $C/4$ and $C/4$ channels,
+# **The formula.** With $f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)$ of $3 \times 3$ pixels, and $C/2$, $C/4$ and $C/4$ channels,
 #
 # $$ a = f_1(x), \quad b = f_2(a), \quad c = f_3(b), \qquad y = [a, b, c] + x . $$ (eq-bulat)
 #
@@ -493,7 +487,7 @@ for _, layer in layers(small):
 assert torch.equal(small.eval()(image), image)
 
 # %% [markdown]
-# **An experiment.** Four key points of a digit of 14 × 14 pixels: the topmost, bottommost, leftmost and rightmost of its stroke.
+# **An experiment.** Four key points of a digit of $14 \times 14$ pixels: the topmost, bottommost, leftmost and rightmost of its stroke.
 # Two blocks, or two bottlenecks with as many weights, stand between a real first and a real last layer; each in signs, and one in floats.
 # A control has six narrow bottlenecks, again with as many weights.
 
@@ -526,24 +520,14 @@ def reach(kind):  # how many rows of pixels one value of a map depends on
 halved = [functional.max_pool2d(s.images, 2) for s in (train.first(block_images), test)]
 targets = [bulat.keypoints(images) for images in halved]
 how = {"epochs": block_epochs, "learning_rate": block_rate, "batch_size": block_batch}
+how |= {"images": halved[0], "targets": targets[0]}
 NAMES = {"block": "two blocks", "bottleneck": "two bottlenecks", "narrow": "six narrow bottlenecks"}
-finders, rows = {}, []
-for kind, of in (
-    ("block", "signs"),
-    ("bottleneck", "signs"),
-    ("narrow", "signs"),
-    ("block", "floats"),
-    ("bottleneck", "floats"),
-):
-    nets = [
-        finder(kind, seed, of == "signs")
-        for seed in range(block_seeds if kind != "narrow" and of == "signs" else 1)
-    ]
-    finders[kind, of], far = nets, []
+rows, cases = [], [(kind, "signs") for kind in WIDTHS]
+for kind, of in [*cases, ("block", "floats"), ("bottleneck", "floats")]:
+    count = 1 if kind == "narrow" or of == "floats" else block_seeds
+    far, nets = [], [finder(kind, seed, of == "signs") for seed in range(count)]
     for seed, net in enumerate(nets):
-        training.cached(
-            bulat.fit_heatmaps, net, images=halved[0], targets=targets[0], seed=seed, **how
-        )
+        training.cached(bulat.fit_heatmaps, net, seed=seed, **how)
         far.append(bulat.heatmap_error(torch.no_grad()(net)(halved[1]), targets[1]))
     row = {"network": NAMES[kind], "numbers are": of, "rows of pixels seen": reach(kind)}
     row["weights"] = f"{sum(m.weight.numel() for _, m in layers(nets[0])):,}"
@@ -552,8 +536,8 @@ figures.table(rows, caption="Mean distance of the key points found from the true
 
 # %% [markdown]
 # **What to see.** In signs the blocks are off by {glue:text}`binarization_activations.block.signs_distance`, the bottlenecks by {glue:text}`binarization_activations.bottleneck.signs_distance`; in floats by {glue:text}`binarization_activations.block.floats_distance` and {glue:text}`binarization_activations.bottleneck.floats_distance`.
-# Not all of this is due to the 1 × 1 filters: two blocks have more 3 × 3 filters in a row than two bottlenecks, and see further.
-# The control sees as far as the blocks, and is off by {glue:text}`binarization_activations.narrow.signs_distance`.
+# Not all of this is due to the $1 \times 1$ filters: two blocks have more $3 \times 3$ filters in a row than two bottlenecks, and see further.
+# The control sees as far as the blocks, and is off by {glue:text}`binarization_activations.narrow.signs_distance`: what it gains on the two bottlenecks comes with the wider view, not with the block.
 #
 # ## Where it breaks
 #

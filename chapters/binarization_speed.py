@@ -137,7 +137,7 @@ calls = {
 }
 times = {name: timed(each) for name, each in calls.items()}
 
-# %%
+# %% tags=["hide-input"]
 ratio = {
     name: {way: found["float"] / t for way, t in found.items()} for name, found in times.items()
 }
@@ -158,22 +158,10 @@ record(".kernel.float_peak_pct", 100 * floats["product"] / roof.floats, "%", 0)
 record(".kernel.float_peak_ratio", reached["convolution"] / roof.floats)
 rows = []
 for name, found in times.items():
-    row = {
-        "operation": name,
-        "float (ms)": f"{found['float']:.3g}",
-        "bits (ms)": f"{found['bits']:.3g}",
-    }
-    row |= {
-        "float (billion/s)": f"{floats[name]:,.0f}",
-        "bits (billion/s)": f"{reached[name]:,.0f}",
-    }
-    rows.append(
-        row
-        | {
-            "ratio": f"{ratio[name]['bits']:.1f}×",
-            "share of its peak": f"{reached[name] / roof.bits:.0%}",
-        }
-    )
+    row = {"operation": name, "float (ms)": f"{found['float']:.3g}"}
+    row |= {"bits (ms)": f"{found['bits']:.3g}", "ratio": f"{ratio[name]['bits']:.1f}×"}
+    row["bits, billion/s"] = f"{reached[name]:,.0f}"
+    rows.append(row | {"of peak": f"{reached[name] / roof.bits:.0%}"})
 figures.table(
     rows, caption="One thread, medians; rate of bits without packing where that was timed apart"
 )
@@ -187,24 +175,19 @@ for peak, look, text in (
 ):
     line = {"color": look["color"], "linewidth": 1.8}
     ax.plot(intensity, np.minimum(peak, roof.memory * intensity), **line, label=f"roof of {text}")
-short = {
-    "product": "product",
-    "small product": "small product",
-    "linear, one input": "linear",
-    "convolution": "convolution",
+marks = {
+    "product": ("product", (8, -4)),
+    "small product": ("small product", (-6, 8)),
+    "linear, one input": ("linear", (8, -4)),
+    "convolution": ("convolution", (-14, -17)),
 }
 for name, (operations, inputs, outputs) in work.items():
+    text, place = marks[name]
     for rate, size, look in ((floats, 4, figures.DENSE), (reached, 1 / 8, figures.PRUNING)):
         at = operations / (size * inputs + 4 * outputs)
-        ax.plot(
-            at,
-            rate[name],
-            color=look["color"],
-            marker=look["marker"],
-            markersize=8,
-            linestyle="none",
-        )
-        ax.annotate(short[name], (at, rate[name]), (4, -13), textcoords="offset points", fontsize=9)
+        dot = {"color": look["color"], "marker": look["marker"]}
+        ax.plot(at, rate[name], markersize=7, linestyle="none", **dot)
+        ax.annotate(text, (at, rate[name]), place, textcoords="offset points", fontsize=9)
 figures.logarithmic(ax, "x", "y")
 ax.set_xticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
 ax.set_yticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
@@ -223,7 +206,7 @@ figures.show(
 # **What to see.** The two flats lie {glue:text}`binarization.kernel.roof_ratio` apart, and no layer that is limited by arithmetic can gain more, if both sides reach their roof.
 # The bits reach {glue:text}`binarization.kernel.peak_pct` of theirs in the square product; torch's floats reach {glue:text}`binarization.kernel.float_peak_pct` of theirs.
 # A ratio above the distance of the roofs is thus in part a statement about the rival.
-# With one input a linear layer reads each weight once: it is limited by memory, its bits are 32 times fewer bytes, and they fit into a cache where the floats do not.
+# With one input a linear layer reads each weight once: it is limited by memory, its bits are a thirty-second of the bytes, and they fit into a cache where the floats do not.
 #
 # ## Which rival?
 #
@@ -232,7 +215,7 @@ figures.show(
 # %% tags=["remove-input"]
 figures.show_source(xnor_net.speedup)
 
-# %%
+# %% tags=["hide-input"]
 record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2)
 record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2)
 record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
@@ -269,7 +252,7 @@ size = len(storage.dumps(net))
 record("_speed.lenet5.file_bytes", size, "bytes", 0)
 record("_speed.lenet5.file_ratio", measure.dense_bytes(models.lenet5()) / size)
 
-# %%
+# %% tags=["hide-input"]
 vgg, sign_vgg = (
     models.vgg_small(width=width).to(memory_format=torch.channels_last).eval() for _ in range(2)
 )
@@ -327,9 +310,7 @@ ax.set(
     ylim=(len(bars) - 0.4, -1.6),
 )
 ax.set(xlabel="times as fast on bits")
-ax.set_xticks(
-    [1, 2, 5, 10, 20, 50, 100, 200, 500], ["1", "2", "5", "10", "20", "50", "100", "200", "500"]
-)
+ax.set_xticks([1, 2, 5, 10, 20, 50, 100, 500], ["1", "2", "5", "10", "20", "50", "100", "500"])
 figures.legend(ax, 1)
 figures.show(
     figure,
@@ -349,7 +330,7 @@ figures.show(
 #
 # The convolution of one image, step by step.
 
-# %%
+# %% tags=["hide-input"]
 x = _speed._random(1, channels, side, side).contiguous(memory_format=torch.channels_last)
 filters, zeros = (
     kernels.arrange(_speed._signs(_speed._random(channels, channels, 3, 3))),
@@ -434,7 +415,7 @@ record("_speed.sparse.bytes_ratio", 8 * kept / (linear_side**2 / 8), digits=2)
 # %% [markdown]
 # ## Exercises
 #
-# 1. From how many channels on does the count of the source reach half of its limit, for filters of 3 × 3?
+# 1. From how many channels on does the count of the source reach half of its limit, for filters of nine places?
 
 # %% tags=["hide-cell"]
 fewest = next(c for c in range(1, 100) if xnor_net.speedup(c, 9) >= 32)

@@ -1,6 +1,10 @@
 """Counting bits against whole-number arithmetic: every shape, every threshold, with numba and without."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -441,3 +445,22 @@ def test_sixty_four_comparisons_are_three_words_and_read_no_further_than_the_cou
     read, t = values[:count], thresholds[:count]
     for word, expected in zip(found, (read >= t, read <= t, np.isnan(read)), strict=True):
         assert word == sum(1 << int(place) for place in np.flatnonzero(expected))
+
+
+def test_a_processor_without_wide_vectors_gives_the_same_products(tmp_path):
+    code = """
+import torch
+from lib.binarization import kernels
+draw = torch.Generator().manual_seed(0)
+a, b = torch.randn(9, 130, generator=draw).sign(), torch.randn(21, 130, generator=draw).sign()
+assert torch.equal(kernels.product(kernels.pack(a), kernels.pack(b)), (a @ b.T).int())
+x, w = torch.randn(2, 70, 5, 6, generator=draw), torch.randn(17, 70, 3, 3, generator=draw).sign()
+found = kernels.convolution(x, kernels.arrange(w), torch.zeros(70), border=(1, 1, 1, 1))
+assert torch.equal(found, torch.nn.functional.conv2d(x.sign(), w, padding=1))
+"""
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | plain, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
