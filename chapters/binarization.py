@@ -97,7 +97,7 @@ def mlps(change=lambda net, seed: net, **how):
 #
 # **The formula.** The sign of a weight $w \in [-1, 1]$ is taken, or drawn with the hard sigmoid as probability,
 #
-# $$ w_b = \operatorname{sign}(w) \quad\text{or}\quad P(w_b = 1) = \mathrm{clip}\big(\tfrac{w + 1}{2}, 0, 1\big), \qquad w \leftarrow \mathrm{clip}\Big(w - \eta \frac{\partial C}{\partial w_b}, -1, 1\Big) . $$ (eq-binaryconnect)
+# $$ \begin{aligned} w_b &= \operatorname{sign}(w) \quad\text{or}\quad P(w_b = 1) = \mathrm{clip}\big(\tfrac{w + 1}{2}, 0, 1\big), \\ w &\leftarrow \mathrm{clip}\Big(w - \eta \frac{\partial C}{\partial w_b}, -1, 1\Big) . \end{aligned} $$ (eq-binaryconnect)
 #
 # The sign of zero is +1.
 #
@@ -265,7 +265,7 @@ record("draw.numbers_for_an_epoch", sum(work) * -(-len(train) // batch_size), "r
 #
 # **The formula.**
 #
-# $$ W \approx \alpha B, \qquad B = \operatorname{sign}(W), \qquad \alpha = \tfrac1n \lVert W \rVert_1, \qquad \lVert W - \alpha B \rVert^2 = \lVert W \rVert^2 - n \alpha^2 . $$ (eq-bwn)
+# $$ \begin{aligned} W &\approx \alpha B, \qquad B = \operatorname{sign}(W), \qquad \alpha = \tfrac1n \lVert W \rVert_1, \\ \lVert W - \alpha B \rVert^2 &= \lVert W \rVert^2 - n \alpha^2 . \end{aligned} $$ (eq-bwn)
 #
 # **The code.**
 
@@ -402,7 +402,7 @@ figures.table(rows, caption="Weight decay (below zero) and the bipolar regulariz
 #
 # **The formula.**
 #
-# $$ W \approx \sum_{m=1}^{M} \alpha_m B_m, \qquad B_m = \operatorname{sign}\big(W - \overline W + u_m \operatorname{std}(W)\big), \qquad u_m = -1 + \tfrac{2 (m - 1)}{M - 1} . $$ (eq-abc)
+# $$ \begin{aligned} W &\approx \sum_{m=1}^{M} \alpha_m B_m, \qquad u_m = -1 + \tfrac{2 (m - 1)}{M - 1}, \\ B_m &= \operatorname{sign}\big(W - \overline W + u_m \operatorname{std}(W)\big) . \end{aligned} $$ (eq-abc)
 #
 # **The code.**
 

@@ -93,11 +93,11 @@ def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, units=hidde
 #
 # **The formula.** With the signs $W^b_k$ of the weights
 #
-# $$ a_k = \operatorname{sign}(z_k), \qquad z_k = \mathrm{BatchNorm}(W^b_k\, a_{k-1}), \qquad \frac{\partial C}{\partial z_k} = \frac{\partial C}{\partial a_k}\, \mathbb 1_{|z_k| \le 1} . $$ (eq-bnn)
+# $$ \begin{aligned} z_k &= \mathrm{BatchNorm}(W^b_k\, a_{k-1}), \quad a_k = \operatorname{sign}(z_k), \\ \frac{\partial C}{\partial z_k} &= \frac{\partial C}{\partial a_k} \ \text{ where } |z_k| \le 1, \text{ and } 0 \text{ elsewhere} . \end{aligned} $$ (eq-bnn)
 #
 # Batch norm with the factor $\gamma$ and the shift $\beta$ and a sign behind it ask one question, whether a sum reaches a threshold:
 #
-# $$ \gamma \frac{x - \mu}{\sigma} + \beta \ge 0 \iff x \ge t \ \text{ for } \gamma > 0, \quad x \le t \ \text{ for } \gamma < 0, \qquad t = \mu - \frac{\beta \sigma}{\gamma} . $$ (eq-bnn-threshold)
+# $$ \gamma \frac{x - \mu}{\sigma} + \beta \ge 0 \iff \begin{cases} x \ge t & \text{for } \gamma > 0 \\ x \le t & \text{for } \gamma < 0 \end{cases}, \qquad t = \mu - \frac{\beta \sigma}{\gamma} . $$ (eq-bnn-threshold)
 #
 # **The code.** The threshold is found among the floats themselves, so that rounding is part of the answer.
 
@@ -167,7 +167,7 @@ for name, wrong in mlp.items():
 #
 # **The formula.** With $A$, the mean of $|I|$ over the $c$ channels, and a filter of $w \times h$ pixels
 #
-# $$ I * W \approx \big(\operatorname{sign}(I) \circledast \operatorname{sign}(W)\big) \odot K \alpha, \qquad K = A * k, \quad A = \frac1c \sum_{i=1}^{c} |I_i|, \quad k_{ij} = \frac{1}{w h} . $$ (eq-xnor)
+# $$ \begin{aligned} I * W &\approx \big(\operatorname{sign}(I) \circledast \operatorname{sign}(W)\big) \odot K \alpha, \\ K &= A * k, \quad A = \frac1c \sum_{i=1}^{c} |I_i|, \quad k_{ij} = \frac{1}{w h} . \end{aligned} $$ (eq-xnor)
 #
 # For a single product of vectors the best size of all is $\gamma^* = \tfrac1n \sum_i |X_i| |W_i|$, and $K \alpha$ is that only where the sizes of inputs and weights have nothing to do with each other.
 #
@@ -258,7 +258,7 @@ record("xnor.weights_binary_pct", 100 * parts[0] / parts[1], digits=1)
 #
 # **The formula.** With trained $v_n$ and $\beta_n$ a signal $R$ and a layer become
 #
-# $$ R \approx \sum_{n=1}^{N} \beta_n A_n, \quad A_n = \operatorname{sign}\big(\mathrm{clip}(R + v_n, 0, 1) - \tfrac12\big), \qquad W * R \approx \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n\, (B_m \circledast A_n) . $$ (eq-abc-activations)
+# $$ \begin{aligned} R &\approx \sum_{n=1}^{N} \beta_n A_n, \quad A_n = \operatorname{sign}\big(\mathrm{clip}(R + v_n, 0, 1) - \tfrac12\big), \\ W * R &\approx \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n\, (B_m \circledast A_n) . \end{aligned} $$ (eq-abc-activations)
 #
 # **The code.**
 
@@ -303,7 +303,7 @@ for name, wrong in lenet.items():
 # **The formula.** Signals are $\varphi_r(x) = 1$ for $x > r$, $-1$ for $x < -r$, and 0 between.
 # An increment $\Delta W$ is cut to $\rho$, so that $W + \rho$ stays in $[-1, 1]$, and taken apart into whole steps and a rest, $\rho = \kappa\, \Delta z + \nu$:
 #
-# $$ W \leftarrow W + \kappa\, \Delta z + \operatorname{sgn}(\rho)\, \Delta z\, b, \qquad b \sim \mathrm{Bernoulli}\big(\tanh(m |\nu| / \Delta z)\big), \quad m = 3 . $$ (eq-gxnor)
+# $$ \begin{aligned} W &\leftarrow W + \kappa\, \Delta z + \operatorname{sgn}(\rho)\, \Delta z\, b, \\ b &\sim \mathrm{Bernoulli}\big(\tanh(m |\nu| / \Delta z)\big), \quad m = 3 . \end{aligned} $$ (eq-gxnor)
 #
 # **The code.**
 
