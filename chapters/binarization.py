@@ -32,10 +32,11 @@ seeds = 3  # networks of each kind, trained from different starts
 hidden = [128, 128, 128]  # units of the three hidden layers
 epochs = 12  # to train them
 learning_rate = 0.003  # of Adam, for them
-batch_size = 50  # for all networks
+batch_size = 50  # for them, and for the others
 draws = 5  # networks drawn from a stochastic one, whose answers are averaged
 lenet5_images = 1_000  # training images of LeNet-5
 lenet5_epochs = 5  # to train it
+lenet5_batch_size = 50  # for it
 lenet5_rates = {"float": 0.003, "bwn": 0.01}  # learning rates of Adam
 few_images = 150  # in the experiment on generalisation
 few_epochs = 40  # of it
@@ -296,7 +297,7 @@ record(
 # %%
 def lenets(change, rate):
     how = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "learning_rate": rate}
-    how |= {"batch_size": batch_size, "loss": "cross_entropy"}
+    how |= {"batch_size": lenet5_batch_size, "loss": "cross_entropy"}
     nets = [change(models.lenet5(seed)) for seed in range(seeds)]
     return [
         training.cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)
