@@ -54,7 +54,8 @@ class BitLayer(nn.Module):
         self.norm = nn.Identity() if folds else norm
         self.rows_only = folds and isinstance(norm, nn.BatchNorm1d)  # of steps it would norm another axis
         channels = layer.in_channels if self.image else layer.in_features
-        self.bounds = [threshold(norm if folds else nn.Identity(), channels, target=bound) for bound, _ in bounds()]
+        norm_folded = norm if folds else nn.Identity()
+        self.bounds = [self._by_group(*threshold(norm_folded, channels, target=bound)) for bound, _ in bounds()]
         self.betas = [beta for _, beta in bounds()]
         self.single = len(signs) == 1 and self.betas == [1]
         self.size = scales[0] if self.single else torch.ones_like(scales[0])
@@ -75,11 +76,16 @@ class BitLayer(nn.Module):
         sums = torch.cat(sums, axis) if self.groups > 1 else sums[0]
         return rescaled(sums, self.size, None if self.input_scale is None else self.input_scale(x), self.bias, axis)
 
+    def _by_group(self, bound: Tensor, below: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Thresholds of each group's channels, and which of them are reached from above; None where none is."""
+        pairs = zip(bound.chunk(self.groups), below.chunk(self.groups), strict=True)
+        return [(t, turned if turned.any() else None) for t, turned in pairs]
+
     def _sums(self, x: Tensor, group: int, axis: int) -> Tensor:
         """The sums of one group of channels: whole numbers, or their combination over the bases."""
         total: Tensor | int = 0
-        for (bound, below), beta in zip(self.bounds, self.betas, strict=True):
-            ends = (each.chunk(self.groups)[group] for each in (bound, below))
+        for bounds, beta in zip(self.bounds, self.betas, strict=True):
+            ends = bounds[group]
             if self.image:
                 sums = kernels.convolution(x, self.filters[group], *ends, **self.place)
             else:
