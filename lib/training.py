@@ -28,7 +28,11 @@ def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
     return (1 - targets * outputs).clamp(min=0).square().sum(1).mean()
 
 
-LOSSES = {"cross_entropy": nn.functional.cross_entropy, "squared_hinge": squared_hinge}
+LOSSES = {
+    "cross_entropy": nn.functional.cross_entropy,
+    "squared_hinge": squared_hinge,
+    "squared_error": nn.functional.mse_loss,  # the split's labels are what the outputs should be
+}
 
 
 def fit(
@@ -54,7 +58,7 @@ def fit(
     both directions, zeros coming in. ``before_epoch(i)`` is called before epoch i, for instance to prune a little more.
     ``after_step()`` is called after each update, for instance to bring weights back between limits.
     ``optimizer="adam"`` takes Adam instead, whose first decay rate is ``momentum``, with the same schedule; a function
-    makes any other from the groups of parameters. ``loss``: "cross_entropy" or "squared_hinge".
+    makes any other from the groups of parameters. ``loss``: "cross_entropy", "squared_hinge" or "squared_error".
     Sample order and shifts depend on ``seed`` alone. Raises ValueError on an empty split or a loss that is not finite.
     """
     if len(split) == 0:

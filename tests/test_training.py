@@ -1,5 +1,6 @@
 """The loop against plain torch, evaluation by counting, and a cache that is never wrong."""
 
+import copy
 import multiprocessing
 import os
 import time
@@ -207,7 +208,9 @@ def test_squared_hinge_agrees_with_torchs_margin_loss_of_two_classes():
 
 def test_an_unknown_loss_is_refused_before_a_step(split):
     model = linear()
-    with pytest.raises(ValueError, match="loss must be one of cross_entropy, squared_hinge, not 'hinge'"):
+    with pytest.raises(
+        ValueError, match="loss must be one of cross_entropy, squared_hinge, squared_error, not 'hinge'"
+    ):
         training.fit(model, split, epochs=1, seed=0, loss="hinge")
     assert equal(model, linear()) and model.training
 
@@ -420,3 +423,11 @@ def test_what_cannot_be_a_key_is_refused_before_training(cache):
     with pytest.raises(ValueError, match="decompress the model to cache it"):
         training.cached(stores_otherwise, nn.Linear(2, 2))
     assert not CALLS and not list(cache.glob("*.safetensors"))
+
+
+def test_the_squared_error_is_taken_from_labels_that_are_what_the_outputs_should_be():
+    images, targets = torch.rand(20, 6), torch.rand(20, 2)
+    model = nn.Linear(6, 2)
+    start = copy.deepcopy(model)
+    (loss,) = training.fit(model, Split(images, targets), epochs=1, seed=0, batch_size=20, loss="squared_error")
+    assert loss == pytest.approx((start(images) - targets).square().mean().item(), rel=1e-6)

@@ -16,11 +16,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lib import training
 from lib.binarization._signs import Binarized, SignActivation, norm_before
 from lib.binarization.bwn import BinaryWeight
-from lib.training import layout, logits
+from lib.data import Split
 from lib.weights import compress
 
 
@@ -102,28 +102,11 @@ def heatmap_error(predicted: Tensor, targets: Tensor) -> float:
 def fit_heatmaps(
     model: nn.Module, images: Tensor, targets: Tensor, *, epochs: int, seed: int, learning_rate: float, batch_size: int
 ) -> list[float]:
-    """Minimise the mean squared error of the maps by Adam, along half a cosine; return each epoch's mean loss.
+    """Minimise the mean squared error of the maps (n, maps, h, w) by Adam; return each epoch's mean loss.
 
-    In place, and in evaluation mode after it. Raises ValueError without images, and where the loss is not finite.
+    In place. Raises ValueError where there is not one target for each image, and as :func:`lib.training.fit` does.
     """
-    if not 0 < len(images) == len(targets):
-        raise ValueError(f"one target for each of at least one image is needed, not {len(targets)} for {len(images)}")
-    generator = torch.Generator().manual_seed(seed)
-    update = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, max(1, epochs * -(-len(images) // batch_size)))
-    model.to(memory_format=layout(model)).train()
-    losses = []
-    for _ in range(epochs):
-        total = 0.0
-        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
-            loss = functional.mse_loss(logits(model, images[batch]), targets[batch])
-            update.zero_grad()
-            loss.backward()
-            update.step()
-            schedule.step()
-            total += loss.item() * len(batch)
-        losses.append(total / len(images))
-        if not math.isfinite(total):
-            raise ValueError(f"training diverged: the loss is {total}; try a lower learning rate")
-    model.to(memory_format=torch.contiguous_format).eval()
-    return losses
+    if len(images) != len(targets):
+        raise ValueError(f"one target for each image is needed, not {len(targets)} for {len(images)}")
+    how = {"learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": 0.0, "optimizer": "adam"}
+    return training.fit(model, Split(images, targets), epochs=epochs, seed=seed, loss="squared_error", **how)

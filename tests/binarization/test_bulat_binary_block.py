@@ -305,5 +305,5 @@ def test_bad_input_is_refused():
         heatmap_error(maps, torch.zeros_like(maps))
     with pytest.raises(ValueError, match="not 2 for 0"):
         fit_heatmaps(tiny(), maps[:0, :1], maps, **how)
-    with pytest.raises(ValueError, match="training diverged: the loss is nan"):
+    with pytest.raises(ValueError, match="training diverged in epoch 1: the loss is nan"):
         fit_heatmaps(tiny(), maps[:, :1], maps * math.nan, **how)
