@@ -152,7 +152,7 @@ for layer in (layer for net in signed for layer in net.modules()):
     if isinstance(layer, binaryconnect.BinaryConnectWeight):
         layer.inference = "sign"
 
-# %%
+# %% tags=["hide-input"]
 found = {"float": errors(dense), "binaryconnect": errors(taken), "stochastic": errors(drawn)}
 found |= {"stochastic_sign": errors(signed), "stochastic_mean": [averaged(net) for net in drawn]}
 learned = {
@@ -208,7 +208,7 @@ figures.show(
 # The file needs a bit for each weight; training needs the real weights *and* their signs.
 
 
-# %%
+# %% tags=["hide-input"]
 def step(net):
     images, labels = train.images[:batch_size], train.labels[:batch_size]
 

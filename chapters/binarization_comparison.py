@@ -161,7 +161,7 @@ for network, method in tried:
 # Time is that of many images at once on one thread, relative to the float network; a network with real inputs and signs for weights computes with floats.
 
 
-# %%
+# %% tags=["hide-input"]
 def work(network, method):
     count = {"floats": 0, "float × sign": 0, "sign × sign": 0}
     shape = sets[network].test.images.shape[1:]
@@ -188,7 +188,7 @@ def reads_signs(net):
     return any(isinstance(module, Binarized) for module in net.modules())
 
 
-# %%
+# %% tags=["hide-input"]
 def ready(net):  # on bits where the layers read signs, dense where only the weights are signs
     return inference.convert(net) if reads_signs(net) else decompress(copy.deepcopy(net))
 
@@ -213,14 +213,14 @@ for network, title in TITLES.items():
     rows = []
     for (name, method), (counts, size, relative) in table.items():
         if name == network:
-            row = {"method": METHODS[method][0]}
-            row["test error"] = evidence.formatted(errors[network, method], unit="%", digits=2)
-            row |= {"bytes": f"{size:,}", "times smaller": ratios[network, method]}
-            row |= {f"{kind} (million)": f"{n / 1e6:.2f}" for kind, n in counts.items()}
+            wrong = evidence.formatted(errors[network, method], unit="%", digits=2)
+            row = {"method": METHODS[method][0], "test error": wrong.replace(" ", "\u00a0")}
+            row |= {"bytes": f"{size:,}", "smaller": ratios[network, method]}
+            row["million multiply-adds"] = " / ".join(f"{n / 1e6:.2f}" for n in counts.values())
             rows.append(row | {"time": f"{relative:.2f}"})
     figures.table(
         rows,
-        caption=f"{title}: error, file, multiply-adds of one image, and time of {many} images over that of floats",
+        caption=f"{title}. Multiply-adds of one image: floats / float × sign / sign × sign. Time of {many} images, floats: 1",
     )
 
 # %% tags=["remove-input"]
