@@ -99,6 +99,7 @@ def look(browser: Browser, address: str, name: str, mode: str, shots: str | None
         "() => !document.querySelector('.math') || (window.MathJax && MathJax.startup && MathJax.startup.promise)"
     )
     page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => null) : null")
+    page.add_style_tag(content="*, *::before, *::after {transition: none !important; animation: none !important}")
     if shots:
         page.screenshot(path=Path(shots, f"{name.replace('/', '-').removesuffix('.html')}-{mode}.png"), full_page=True)
     wrong += faults(page, mode)

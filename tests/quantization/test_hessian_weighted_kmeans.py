@@ -267,8 +267,9 @@ def test_gauss_newton_depends_on_the_seed_alone_and_does_not_change_the_network(
     assert all(torch.equal(each, torch.zeros(5, 6, dtype=torch.float64)) for each in certain)
 
 
-def test_predicted_and_measured_loss_rise_together():
-    model, data = small(), split(300, 6, seed=2, dtype=torch.float64)
+def rank_correlation(seed):
+    """How well the predicted rise of the loss orders the measured one, for a network on one draw of data."""
+    model, data = small(), split(300, 6, seed=seed, dtype=torch.float64)
     training.minimise(model, data, weight_decay=1e-3)
     h = weighted.exact_diagonal(model, data)
     ks, predicted, measured = range(2, 14), [], []
@@ -279,7 +280,12 @@ def test_predicted_and_measured_loss_rise_together():
             moved = {n: (layer.weight - model.get_submodule(n).weight).square() for n, layer in layers(shared)}
             predicted.append(sum((h[n] * moved[n]).sum() / 2 for n in h).item())
             measured.append((nn.functional.cross_entropy(shared(data.images), data.labels) - start).item())
-    assert np.corrcoef(np.argsort(np.argsort(predicted)), np.argsort(np.argsort(measured)))[0, 1] > 0.8
+    return np.corrcoef(np.argsort(np.argsort(predicted)), np.argsort(np.argsort(measured)))[0, 1]
+
+
+def test_predicted_and_measured_loss_rise_together():
+    # Where a minimum lies depends on the processor's rounding, and one draw may be unlucky; the mean of six is not.
+    assert np.mean([rank_correlation(seed) for seed in range(6)]) > 0.8
 
 
 # -- What optimizers know ----------------------------------------------------------------------------------------------
