@@ -28,15 +28,15 @@
 
 # %% tags=["parameters"]
 data = "digits"  # grey data set, for the first two networks: digits, mnist, or the path of an image folder
-first = [1000, 250, 400]  # of it: training, validation and test images
+first = [400, 100, 300]  # of it: training, validation and test images
 color_data = (
     "street-digits"  # colour data set of 32 x 32 pixels, for the third: street-digits or cifar10
 )
-color_first = [500, 100, 300]  # of it: training, validation and test images
+color_first = [200, 50, 200]  # of it: training, validation and test images
 seeds = 2  # networks of each kind, trained from different starts
 hidden = [64, 64, 64]  # units of the first network
 width = 8  # filters in the first layers of the third
-epochs = {"mlp": 8, "lenet5": 3, "vgg": 3}  # to train each
+epochs = {"mlp": 8, "lenet5": 3, "vgg": 2}  # to train each
 rates = {
     "mlp": 0.003,
     "lenet5": 0.003,
@@ -51,7 +51,7 @@ state_rates = {"mlp": 0.1, "lenet5": 0.1, "vgg": 0.1}  # the same, for discrete 
 batch_size = 50  # images in a step
 bases = [1, 3, 5]  # of ABC-Net, for weights and for inputs
 runs = 20  # timings, of which the median counts
-many = 64  # images at once, when time is measured
+many = 16  # images at once, when time is measured
 
 # %% tags=["hide-input"]
 import copy
