@@ -215,9 +215,13 @@ for network, title in TITLES.items():
         if name == network:
             wrong = evidence.formatted(errors[network, method], unit="%", digits=2)
             row = {"method": METHODS[method][0], "test error": wrong.replace(" ", "\u00a0")}
-            row |= {"bytes": f"{size:,}", "smaller": ratios[network, method]}
+            row |= {
+                "smaller": ratios[network, method],
+                "time": f"{relative:.2f}",
+                "bytes": f"{size:,}",
+            }
             row["million multiply-adds"] = " / ".join(f"{n / 1e6:.2f}" for n in counts.values())
-            rows.append(row | {"time": f"{relative:.2f}"})
+            rows.append(row)
     figures.table(
         rows,
         caption=f"{title}. Multiply-adds of one image: floats / float × sign / sign × sign. Time of {many} images, floats: 1",

@@ -175,19 +175,21 @@ for peak, look, text in (
 ):
     line = {"color": look["color"], "linewidth": 1.8}
     ax.plot(intensity, np.minimum(peak, roof.memory * intensity), **line, label=f"roof of {text}")
-marks = {
-    "product": ("product", (8, -4)),
-    "small product": ("small product", (-6, 8)),
-    "linear, one input": ("linear", (8, -4)),
-    "convolution": ("convolution", (-14, -17)),
+words = {"linear, one input": "linear"}
+places = {  # of the words: beside the floats, beside the bits
+    "product": ((8, -4), (-52, -6)),
+    "small product": ((-50, -16), (-20, 8)),
+    "linear, one input": ((8, -4), (8, -4)),
+    "convolution": ((-60, 6), (8, -10)),
 }
 for name, (operations, inputs, outputs) in work.items():
-    text, place = marks[name]
-    for rate, size, look in ((floats, 4, figures.DENSE), (reached, 1 / 8, figures.PRUNING)):
+    sides = ((floats, 4, figures.DENSE), (reached, 1 / 8, figures.PRUNING))
+    for place, (rate, size, look) in zip(places[name], sides, strict=True):
         at = operations / (size * inputs + 4 * outputs)
         dot = {"color": look["color"], "marker": look["marker"]}
         ax.plot(at, rate[name], markersize=7, linestyle="none", **dot)
-        ax.annotate(text, (at, rate[name]), place, textcoords="offset points", fontsize=9)
+        how = {"textcoords": "offset points", "fontsize": 9}
+        ax.annotate(words.get(name, name), (at, rate[name]), place, **how)
 figures.logarithmic(ax, "x", "y")
 ax.set_xticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
 ax.set_yticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
