@@ -323,7 +323,7 @@ def test_weights_that_are_not_finite_and_models_without_weights_are_refused(spli
     assert not hasattr(model.fc1, "parametrizations")
     with pytest.raises(ValueError, match="ReLU has no layer with a weight"):
         binarize(nn.ReLU())
-    with pytest.raises(ValueError, match="loss must be one of .*, not 'hinge'"):
+    with pytest.raises(ValueError, match=r"loss must be one of .*, not 'hinge'"):
         fit(binarize(small()), split, epochs=1, seed=0, loss="hinge")
     with pytest.raises(ValueError, match="the training split is empty"):
         fit(binarize(small()), split.first(0), epochs=1, seed=0)
