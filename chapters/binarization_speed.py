@@ -356,7 +356,8 @@ figures.table(
 record("_speed.count.latency_pct", 100 * found["count"] / total, "%", 0)
 real = 100 / (9 * channels)  # one real product for each output, beside 9 · channels of signs
 record(".xnor.real_products_pct", real, "%", 3)
-record(".xnor.real_products_with_k_pct", 3 * real, "%", 3)
+shared = 9 / channels  # for K: nine products for each place, which all filters share
+record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3)
 
 # %% [markdown]
 # **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time, although real numbers are only {glue:text}`binarization.xnor.real_products_pct` of the products, and {glue:text}`binarization.xnor.real_products_with_k_pct` with K, which makes the convolution {glue:text}`binarization.kernel.conv_with_k_ratio` as fast as torch's in place of {glue:text}`binarization.kernel.conv_ratio`.
