@@ -13,8 +13,8 @@ import torch_pruning
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from lib import data, evidence, measure, models, structure, training
-from lib.data import Split
+from lib import datasets, evidence, measure, models, structure, training
+from lib.datasets import Split
 from lib.pruning import filter_l1, molchanov, optimal_threshold
 
 SEEDS, FRACTION, RUNS = 3, 0.5, 20
@@ -53,7 +53,7 @@ def cut_and_tuned(model: nn.Module, scores: dict[str, Tensor], split: Split, see
     return optimal_threshold.recalibrated(small, split.first(1000))  # a short training leaves old means in batch norm
 
 
-def race(name: str, networks: list[nn.Module], dataset: data.Dataset) -> None:
+def race(name: str, networks: list[nn.Module], dataset: datasets.Dataset) -> None:
     """Print the ratio of times and the errors of both sides for each criterion."""
     sample = dataset.train.first(500)
     for criterion, sides in WAYS.items():
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        digits = data.load("digits")
+        digits = datasets.load("digits")
         for name, build, rate in (("LeNet-5", models.lenet5, 0.03), ("ResNet-8", models.resnet8, 0.1)):
             networks = []
             for seed in range(SEEDS):

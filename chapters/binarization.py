@@ -52,8 +52,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib import coding, evidence, figures, measure, models, storage, training
-from lib import data as datasets
+from lib import coding, datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bipolar_regularizer, bwn
 from lib.binarization._signs import Sign, inner
 from lib.vision import torchvision

@@ -55,8 +55,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib import data as datasets
-from lib import evidence, figures, models, training
+from lib import datasets, evidence, figures, models, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, inference, xnor_net
 from lib.binarization import bulat_binary_block as bulat
 from lib.binarization._signs import EPSILON, LAYERS, Binarized, Sign, SignActivation

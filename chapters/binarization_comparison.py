@@ -59,8 +59,7 @@ from itertools import product
 
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, inference, xnor_net
 from lib.binarization._signs import NORMS, Binarized, BinaryForm, inner, norm_before
 from lib.weights import compressed_form, decompress, replace

@@ -52,8 +52,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import _speed, _vector, abc_net, binaryconnect, inference, kernels, xnor_net
 from lib.pruning import sparse_speed
 

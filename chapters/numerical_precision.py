@@ -54,9 +54,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
-from lib.data import Split
+from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.datasets import Split
 from lib.precision import dynamic_fixed_point, fixed_point
 from lib.precision.dynamic_fixed_point import DynamicFixedPoint, HalfFloat, find_ranges
 from lib.precision.fixed_point import Arithmetic, FixedPoint, Format, convert

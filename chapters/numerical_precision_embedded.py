@@ -54,8 +54,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, storage, training
+from lib import datasets, evidence, figures, measure, storage, training
 from lib.precision import _integer, embedded_cnn, fixed_point, limited_precision
 
 dataset = datasets.load(data)
@@ -428,7 +427,7 @@ for k in (1, 3, 5, 7):
 # 2. Run the convolutions of a network that nobody here wrote, torchvision's AlexNet, in integers.
 
 # %% tags=["hide-cell"]
-from lib.data import Split
+from lib.datasets import Split
 from lib.vision import torchvision
 
 alexnet = torchvision.models.alexnet().features.eval()

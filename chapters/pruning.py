@@ -59,8 +59,7 @@ from math import erf, sqrt
 import numpy as np
 import torch
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.pruning import magnitude
 
 dataset = datasets.load(data)

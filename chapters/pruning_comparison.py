@@ -54,9 +54,8 @@ import copy
 import numpy as np
 import torch
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, structure, training
-from lib.data import Split
+from lib import datasets, evidence, figures, measure, models, storage, structure, training
+from lib.datasets import Split
 from lib.pruning import (
     adversarial,
     channel_lasso,

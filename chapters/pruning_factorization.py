@@ -46,8 +46,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.factorization import cp, low_rank, spatial, tucker
 from lib.vision import torchvision
 

@@ -55,9 +55,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, structure, training
-from lib.data import Split
+from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.datasets import Split
 from lib.pruning import filter_l1, geometric_median, molchanov, optimal_threshold
 
 dataset = datasets.load(data)

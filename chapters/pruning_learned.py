@@ -56,9 +56,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, structure, training
-from lib.data import Split
+from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.datasets import Split
 from lib.pruning import adversarial, discrimination_aware, runtime
 
 dataset = datasets.load(data)

@@ -47,9 +47,8 @@ import copy
 import numpy as np
 import torch
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, reconstruction, structure, training
-from lib.data import Split
+from lib import datasets, evidence, figures, measure, models, reconstruction, structure, training
+from lib.datasets import Split
 from lib.pruning import channel_lasso, filter_l1, nisp, thinet
 
 dataset = datasets.load(data)

@@ -52,8 +52,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, training
+from lib import datasets, evidence, figures, measure, models, training
 from lib.pruning import lottery_ticket, magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.pruning import optimal_brain_surgeon as surgeon

@@ -55,8 +55,7 @@ from math import ceil, prod
 import torch
 from torch import nn
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, structure, training
+from lib import datasets, evidence, figures, measure, models, structure, training
 from lib.pruning import granularity, magnitude, particle_filter, sparse_speed
 from lib.vision import torchvision
 from lib.weights import decompress

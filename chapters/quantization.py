@@ -48,8 +48,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib import coding, evidence, figures, measure, models, storage, training
-from lib import data as datasets
+from lib import coding, datasets, evidence, figures, measure, models, storage, training
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 

@@ -51,9 +51,8 @@ import torch
 from scipy.stats import norm, spearmanr
 from torch.nn.functional import cross_entropy
 
-from lib import coding, evidence, figures, measure, models, storage, training
-from lib import data as datasets
-from lib.data import Split
+from lib import coding, datasets, evidence, figures, measure, models, storage, training
+from lib.datasets import Split
 from lib.pruning import magnitude, optimal_brain_damage
 from lib.quantization import deep_compression, entropy_constrained, optimal_kmeans, scalar_kmeans
 from lib.quantization import hessian_weighted_kmeans as hessian_weighted

@@ -52,8 +52,7 @@ from math import floor
 import numpy as np
 import torch
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.quantization import _graph, _integer, _kernels, affine
 from lib.quantization import quantization_aware_training as qat
 from lib.vision import torchvision

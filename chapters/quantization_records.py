@@ -53,8 +53,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib import context_coding, evidence, figures, measure, models, storage, structure, training
-from lib import data as datasets
+from lib import (
+    context_coding,
+    datasets,
+    evidence,
+    figures,
+    measure,
+    models,
+    storage,
+    structure,
+    training,
+)
 from lib.coding import entropy_bits
 from lib.pruning import filter_l1, magnitude
 from lib.quantization import _records as records

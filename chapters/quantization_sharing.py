@@ -46,8 +46,7 @@ import copy
 import numpy as np
 import torch
 
-from lib import data as datasets
-from lib import evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, optimal_kmeans, scalar_kmeans, sign_quantization
 from lib.quantization import product_quantization as pq

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lib import structure, training
 from lib.activations import captured
-from lib.data import Split
+from lib.datasets import Split
 
 Solve = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

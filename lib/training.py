@@ -17,7 +17,7 @@ from filelock import FileLock
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from lib.data import Split
+from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lib import models, reconstruction, structure
 from lib.activations import captured
-from lib.data import Split
+from lib.datasets import Split
 from lib.reconstruction import contributions, grams, kernels, reconstruct, sampled
 from lib.vision import torchvision
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib import models, training
-from lib.data import Split
+from lib.datasets import Split
 
 CALLS: list[str] = []
 

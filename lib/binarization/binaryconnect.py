@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lib import training
 from lib.binarization._signs import BinaryForm, Sign, clip
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import Encoding, compress
 
 INFERENCE = ("real", "sign")

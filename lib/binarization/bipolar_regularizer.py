@@ -24,7 +24,7 @@ from lib import training
 from lib.binarization._signs import BinaryForm, Sign
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import compressed_form
 
 

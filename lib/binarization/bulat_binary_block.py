@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib import training
 from lib.binarization._signs import Binarized, SignActivation, norm_before
 from lib.binarization.bwn import BinaryWeight
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import compress
 
 

@@ -32,7 +32,7 @@ from torch.nn import functional
 from lib import training
 from lib.binarization import kernels
 from lib.binarization._signs import EPSILON, LAYERS, Binarized, BinaryForm, apply, chosen, read_activations
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import Encoding, compress, compressed_form, layers
 
 DERIVATIVES = ("rectangular", "triangular")

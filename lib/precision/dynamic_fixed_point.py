@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision.fixed_point import Arithmetic, Format, plain, train
 
 LIMITS = -60, 60  # of a range

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision import _integer
 
 

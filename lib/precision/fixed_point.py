@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import CompressedWeight, Encoding, compress, layers
 
 ROUNDINGS = ("nearest", "stochastic")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision.fixed_point import Format, convert
 from lib.weights import CompressedWeight, Encoding, compress
 

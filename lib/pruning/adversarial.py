@@ -30,7 +30,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from lib import structure, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.discrimination_aware import owner
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")

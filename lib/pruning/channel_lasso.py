@@ -26,7 +26,7 @@ from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
 from lib import reconstruction
-from lib.data import Split
+from lib.datasets import Split
 
 
 def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:

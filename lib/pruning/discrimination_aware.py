@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lib import structure
-from lib.data import Split
+from lib.datasets import Split
 
 Weights = dict[str, Tensor]  # name of a layer that reads the channels -> its weight
 Loss = Callable[[Weights], Tensor]

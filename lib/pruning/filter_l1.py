@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lib import structure, training
 from lib.activations import captured, evaluating
-from lib.data import Split
+from lib.datasets import Split
 from lib.structure import PER_CHANNEL, Group, Masks
 
 

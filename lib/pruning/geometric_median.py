@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import structure, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.filter_l1 import traced
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.weights import decompress, layers
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import coding, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
 
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from lib import measure, structure, training
 from lib.activations import captured, evaluating
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.filter_l1 import traced
 from lib.structure import Group
 

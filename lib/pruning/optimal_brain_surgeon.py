@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import activations, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.optimal_brain_damage import factor
 from lib.weights import layers

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lib import training
 from lib.activations import evaluating
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.filter_l1 import traced
 from lib.structure import PER_CHANNEL, Masks
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import structure, training
-from lib.data import Split
+from lib.datasets import Split
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import activations, measure, training
-from lib.data import Split
+from lib.datasets import Split
 
 
 class Grouped(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import reconstruction
-from lib.data import Split
+from lib.datasets import Split
 
 
 def removal_order(gram: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
 
 BIAS_STEP = 0.125  # a power of two, so that a file can tell it by an exponent

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, start
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
 from lib.quantization.scalar_kmeans import SharedWeight, check_names

@@ -15,7 +15,7 @@ import math
 from torch import fx
 
 from lib import training
-from lib.data import Split
+from lib.datasets import Split
 from lib.quantization.affine import activations
 
 

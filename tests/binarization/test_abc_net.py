@@ -26,7 +26,7 @@ from lib.binarization.abc_net import (
 )
 from lib.binarization.bipolar_regularizer import residual_signs
 from lib.binarization.bwn import BinaryWeight
-from lib.data import Split
+from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import Encoding, compress, compressed_form, layers
 

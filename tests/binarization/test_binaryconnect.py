@@ -10,7 +10,7 @@ from torch.nn import functional
 from lib import models, storage, training
 from lib.binarization import binaryconnect
 from lib.binarization.binaryconnect import BinaryConnectWeight, binarize, fit, glorot, hard_sigmoid
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import compress, compressed_form
 
 SHAPES = [(4, 6), (3, 1, 5), (6, 1, 3, 3), (1, 1), (2, 3, 1, 1, 2)]

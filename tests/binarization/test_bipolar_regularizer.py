@@ -14,7 +14,7 @@ from torch import nn
 from lib import models, training
 from lib.binarization import binaryconnect, bipolar_regularizer, bwn
 from lib.binarization.bipolar_regularizer import flips, forms, mean_size, penalty, push, residual_signs, signs
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import compress
 
 RATE = 0.01

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from lib import data, models, training
+from lib import datasets, models, training
 from lib.binarization import binaryconnect, bnn, kernels
 from lib.binarization._signs import EPSILON, Binarized, SignActivation
 from lib.binarization.binaryconnect import BinaryConnectWeight
-from lib.data import Split
+from lib.datasets import Split
 from lib.weights import compress, compressed_form, layers
 
 LARGEST = torch.finfo(torch.float32).max / 4
@@ -23,7 +23,7 @@ LARGEST = torch.finfo(torch.float32).max / 4
 @pytest.fixture(scope="module")
 def digits():
     """Real digits as 8-bit images, whole numbers 0 ... 255, for training and for test."""
-    whole = data.load("digits")
+    whole = datasets.load("digits")
     return tuple(Split((255 * s.images).round(), s.labels) for s in (whole.train.first(300), whole.test))
 
 

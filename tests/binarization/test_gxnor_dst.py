@@ -24,7 +24,7 @@ from lib.binarization.gxnor_dst import (
     ternary_dot,
     transition,
 )
-from lib.data import Split
+from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import compress, compressed_form, layers
 

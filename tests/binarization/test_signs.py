@@ -22,7 +22,7 @@ from lib.binarization._signs import (
 )
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
-from lib.data import Split
+from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import compress, compressed_form, decompress, layers
 

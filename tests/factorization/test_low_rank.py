@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lib import factorization, measure, models, storage, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.factorization import low_rank
 from lib.pruning import magnitude
 from lib.vision import torchvision

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib import models, storage
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision import fixed_point
 from lib.precision.dynamic_fixed_point import (
     LIMITS,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib import measure, models, storage
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision import _integer, embedded_cnn, fixed_point
 from lib.vision import torchvision
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib import measure, models, storage, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision.fixed_point import (
     Arithmetic,
     FixedPoint,

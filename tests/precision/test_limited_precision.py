@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, storage, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.precision import limited_precision as lp
 from lib.vision import torchvision
 from lib.weights import layers

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import measure, models, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import adversarial
 from lib.pruning.adversarial import Fista, Learned, discriminator, learn, scores, summands, weights, without
 from lib.vision import torchvision

@@ -7,7 +7,7 @@ from sklearn.linear_model import Lasso
 from torch import nn
 
 from lib import reconstruction, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import channel_lasso, thinet
 from lib.vision import torchvision
 

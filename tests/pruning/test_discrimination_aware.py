@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib import models, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.discrimination_aware import greedy, owner, scores
 from lib.vision import torchvision
 

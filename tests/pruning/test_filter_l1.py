@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib import models, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import filter_l1
 from lib.vision import torchvision
 

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 from lib import models, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import geometric_median
 from lib.vision import torchvision
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, structure, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import granularity, magnitude
 from lib.pruning.granularity import LoweredConvolution, lower, masks, multiply_adds, rows
 from lib.vision import torchvision

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib import models, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import lottery_ticket as lottery
 from lib.pruning import magnitude
 from lib.weights import layers

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.magnitude import PrunedWeight, masks, prune
 from lib.weights import layers

@@ -9,7 +9,7 @@ from sklearn.metrics import mutual_info_score
 from torch import nn
 
 from lib import measure, models, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import filter_l1, molchanov
 from lib.vision import torchvision
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lib import models, structure
 from lib.activations import captured
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import nisp
 from lib.vision import torchvision
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.weights import layers

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib import models, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import optimal_brain_damage as damage
 from lib.pruning import optimal_brain_surgeon as surgeon
 from lib.weights import layers

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lib import models, structure, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import optimal_threshold
 from lib.pruning.optimal_threshold import threshold
 from lib.vision import torchvision

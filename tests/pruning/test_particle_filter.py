@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib import models, structure, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.particle_filter import crossed, evaluator, likelihoods, moved, search, systematic
 from lib.vision import torchvision
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import measure, models
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.runtime import RuntimeNetwork, learn, nest, targets
 from lib.vision import torchvision
 

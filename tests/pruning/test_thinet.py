@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, reconstruction, structure
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import thinet
 from lib.vision import torchvision
 

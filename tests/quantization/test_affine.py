@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lib import models, storage
 from lib.activations import captured
-from lib.data import Split
+from lib.datasets import Split
 from lib.quantization import _graph, _integer, _kernels
 from lib.quantization.affine import (
     Activation,

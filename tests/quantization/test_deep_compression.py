@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import coding, models, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning.magnitude import prune
 from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, cluster, share_survivors, start
 from lib.quantization.optimal_kmeans import optimal

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib import models, storage, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import optimal_brain_damage
 from lib.pruning.magnitude import prune
 from lib.quantization import hessian_weighted_kmeans as weighted

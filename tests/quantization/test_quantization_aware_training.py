@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib import data, models, storage
-from lib.data import Split
+from lib import datasets, models, storage
+from lib.datasets import Split
 from lib.quantization import _integer
 from lib.quantization.affine import AffineWeight, activations, calibrate, grid, simulate
 from lib.quantization.quantization_aware_training import fit
@@ -16,7 +16,7 @@ from lib.vision import torchvision
 
 
 def split(n=40):
-    return data.load("digits").train.first(n)
+    return datasets.load("digits").train.first(n)
 
 
 def network(bits=4, build=models.lenet_300_100):
@@ -100,7 +100,7 @@ def test_it_can_be_cached(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_the_exported_network_answers_as_the_trained_one(bits):
-    dataset = data.load("digits")
+    dataset = datasets.load("digits")
     simulated = calibrate(simulate(models.lenet_300_100(), bits=bits), dataset.train.images[:100])
     fit(simulated, dataset.train.first(400), epochs=3, seed=0, learning_rate=0.05)
     rounding = "twice"

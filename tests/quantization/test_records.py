@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, storage
-from lib.data import Split
+from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.quantization import _records as records
 from lib.quantization._records import GridWeight

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib import models, storage, training
-from lib.data import Split
+from lib.datasets import Split
 from lib.quantization.sign_quantization import SCALES, SignWeight, quantize
 from lib.vision import torchvision
 from lib.weights import layers

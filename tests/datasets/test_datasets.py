@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lib import data
+from lib import datasets
 from lib.vision import torchvision
 
 ROOT = Path(os.environ.get("SURVEY_DATA", "nowhere"))
 HELD = ROOT / "MNIST" / "raw"
 needs_cifar10 = pytest.mark.skipif(not (ROOT / "cifar10.zip").is_file(), reason="SURVEY_DATA holds no CIFAR-10")
 needs_monks = pytest.mark.skipif(not (ROOT / "monks").is_dir(), reason="SURVEY_DATA holds no MONK's problems")
-needs_mnist = pytest.mark.skipif(not all((HELD / f).is_file() for f in data.MNIST), reason="SURVEY_DATA holds no MNIST")
+needs_mnist = pytest.mark.skipif(
+    not all((HELD / f).is_file() for f in datasets.MNIST), reason="SURVEY_DATA holds no MNIST"
+)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.datasets, "MNIST", fails)
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", fails)
-    monkeypatch.setattr(data, "_roots", lambda: [tmp_path])
+    monkeypatch.setattr(datasets, "_roots", lambda: [tmp_path])
     return tmp_path
 
 
@@ -64,7 +66,7 @@ def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_STORED
 TWENTY = {f"{'ant' if i % 2 else 'bee'}/{i:02}.png": picture(i) for i in range(20)}
 
 
-def same(a: data.Dataset, b: data.Dataset) -> bool:
+def same(a: datasets.Dataset, b: datasets.Dataset) -> bool:
     parts = [(getattr(a, s), getattr(b, s)) for s in ("train", "validation", "test")]
     equal = all(torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) for x, y in parts)
     return equal and a.classes == b.classes
@@ -74,7 +76,7 @@ def same(a: data.Dataset, b: data.Dataset) -> bool:
 
 
 def test_digits_are_all_of_scikit_learns_resized():
-    found, bunch = data.load("digits"), load_digits()
+    found, bunch = datasets.load("digits"), load_digits()
     parts = [found.train, found.validation, found.test]
     assert [len(p) for p in parts] == [1078, 270, 449] and found.classes == tuple("0123456789")
     assert np.array_equal(torch.cat([p.labels for p in parts]).bincount(), np.bincount(bunch.target))
@@ -86,7 +88,7 @@ def test_digits_are_all_of_scikit_learns_resized():
 
 
 def test_splits_share_no_sample_and_are_the_same_each_time(tmp_path):
-    again, found = data.load("digits"), data.load("digits")
+    again, found = datasets.load("digits"), datasets.load("digits")
     assert same(found, again)
     images = [{t.numpy().tobytes() for t in getattr(found, s).images} for s in ("train", "validation", "test")]
     assert not images[0] & images[1] and not images[0] & images[2] and not images[1] & images[2]
@@ -95,21 +97,21 @@ def test_splits_share_no_sample_and_are_the_same_each_time(tmp_path):
 def test_splits_do_not_depend_on_the_seeds_of_the_run():
     torch.manual_seed(1)
     np.random.seed(1)
-    first = data.load("digits")
+    first = datasets.load("digits")
     torch.manual_seed(2)
     np.random.seed(2)
-    assert same(first, data.load("digits"))
+    assert same(first, datasets.load("digits"))
 
 
 def test_first_takes_what_there_is():
-    split = data.load("digits").test
+    split = datasets.load("digits").test
     assert len(split.first(5)) == 5 and len(split.first(10**6)) == len(split) and len(split.first(0)) == 0
     assert torch.equal(split.first(5).images, split.images[:5])
 
 
 @needs_mnist
 def test_mnist_is_the_published_set():
-    mnist = data.load("mnist")
+    mnist = datasets.load("mnist")
     assert [len(mnist.train), len(mnist.validation), len(mnist.test)] == [55_000, 5_000, 10_000]
     assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert mnist.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
@@ -122,7 +124,7 @@ def test_mnist_is_the_published_set():
 def test_a_damaged_mnist_file_is_named(tmp_path, monkeypatch):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in data.MNIST:
+    for file in datasets.MNIST:
         (raw / file).symlink_to(HELD / file)
     (raw / "t10k-labels-idx1-ubyte").unlink()
     content = bytearray((HELD / "t10k-labels-idx1-ubyte").read_bytes())
@@ -130,18 +132,18 @@ def test_a_damaged_mnist_file_is_named(tmp_path, monkeypatch):
     (raw / "t10k-labels-idx1-ubyte").write_bytes(content)
     monkeypatch.setenv("SURVEY_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte is damaged: its SHA-256 is"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_files_that_only_bear_mnists_names_are_damaged(nowhere):
-    tree(nowhere, {f"MNIST/raw/{file}": b"\0\0\x08\x01\0\0\0\0" for file in data.MNIST})
+    tree(nowhere, {f"MNIST/raw/{file}": b"\0\0\x08\x01\0\0\0\0" for file in datasets.MNIST})
     with pytest.raises(ValueError, match="train-images-idx3-ubyte is damaged"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_mnist_without_files_and_without_network_says_where_to_put_them(nowhere):
     with pytest.raises(FileNotFoundError, match=r"'mnist' is not in .*MNIST/raw and .*\(no network\)"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 @pytest.mark.parametrize("name", ["cifar", "", "MNIST ", "digits.zip", "../digits"])
@@ -150,30 +152,30 @@ def test_an_unknown_name_lists_the_accepted_ones(name, nowhere):
         FileNotFoundError,
         match=f"no data set is called '{name}': accepted are digits, street-digits, mnist, .* and the path",
     ):
-        data.load(name)
+        datasets.load(name)
 
 
 # -- A part of a set ---------------------------------------------------------------------------------------------------
 
 
-def lengths(found: data.Dataset) -> list[int]:
+def lengths(found: datasets.Dataset) -> list[int]:
     return [len(found.train), len(found.validation), len(found.test)]
 
 
 @pytest.mark.parametrize("name", ["digits", "street-digits"])
 def test_a_part_is_the_first_of_each_split_and_says_so(name):
-    whole, part = data.load(name), data.load(name, first=[100, 20, 10**6])
+    whole, part = datasets.load(name), datasets.load(name, first=[100, 20, 10**6])
     assert lengths(part) == [100, 20, len(whole.test)]
     for split, n in (("train", 100), ("validation", 20), ("test", 10**6)):
         assert torch.equal(getattr(part, split).images, getattr(whole, split).images[:n])
         assert torch.equal(getattr(part, split).labels, getattr(whole, split).labels[:n])
     assert part.source == f"{whole.source}; a fixed part of its 1,078 training, 270 validation and 449 test images"
-    assert data._cut(whole, (1078, 270, 10**6)).source == whole.source
+    assert datasets._cut(whole, (1078, 270, 10**6)).source == whole.source
 
 
 @needs_mnist
 def test_a_part_of_mnist():
-    part = data.load("mnist", first=(50, 10, 20))
+    part = datasets.load("mnist", first=(50, 10, 20))
     assert lengths(part) == [50, 10, 20] and part.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert part.source.endswith("a fixed part of its 55,000 training, 5,000 validation and 10,000 test images")
 
@@ -181,8 +183,8 @@ def test_a_part_of_mnist():
 @pytest.mark.parametrize("named", [False, True])
 def test_a_part_of_a_folder_is_drawn_from_its_splits_and_opens_no_other_file(named, tmp_path):
     files = {f"{s}/{name}" if named else name: c for s in ("train", "test") for name, c in TWENTY.items()}
-    whole = data.load(str(zipped(tmp_path / "whole.zip", files)))
-    parts = [data.load(str(tmp_path / "whole.zip"), first=(n, 1, n)) for n in (2, 3)]
+    whole = datasets.load(str(zipped(tmp_path / "whole.zip", files)))
+    parts = [datasets.load(str(tmp_path / "whole.zip"), first=(n, 1, n)) for n in (2, 3)]
     assert [lengths(part) for part in parts] == ([[2, 1, 2], [3, 1, 3]] if named else [[2, 1, 2], [3, 1, 2]])
     for split in ("train", "validation", "test"):
         smaller, larger, all_of_them = (
@@ -199,20 +201,20 @@ def test_a_part_of_a_folder_is_drawn_from_its_splits_and_opens_no_other_file(nam
         and (np.asarray(Image.open(BytesIO(c)), dtype=np.float32).transpose(2, 0, 1) / 255).tobytes() not in used
     }
     damaged = zipped(tmp_path / "damaged.zip", files | dict.fromkeys(unused, b"no image"))
-    assert len(unused) > 8 and same(parts[0], data.load(str(damaged), first=(2, 1, 2)))
+    assert len(unused) > 8 and same(parts[0], datasets.load(str(damaged), first=(2, 1, 2)))
 
 
 @pytest.mark.parametrize("first", [(), (1, 2), (1, 2, 3, 4), (0, 1, 1), (-1, 1, 1), (1.5, 1, 1), (True, 1, 1), "123"])
 def test_a_part_of_another_form_is_refused(first):
     with pytest.raises(ValueError, match=r"first is \(.*\): accepted are three whole numbers from 1 up"):
-        data.load("digits", first=first)
+        datasets.load("digits", first=first)
 
 
 # -- Street digits -----------------------------------------------------------------------------------------------------
 
 
 def test_street_digits_are_the_digits_in_colour():
-    found, plain = data.load("street-digits"), data.load("digits")
+    found, plain = datasets.load("street-digits"), datasets.load("digits")
     assert lengths(found) == lengths(plain) and found.classes == plain.classes
     for split in ("train", "validation", "test"):
         assert torch.equal(getattr(found, split).labels, getattr(plain, split).labels)
@@ -228,19 +230,19 @@ def test_street_digits_are_the_digits_in_colour():
 
 def test_street_digits_are_the_same_each_time_and_leave_global_seeds_alone():
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    found = data.load("street-digits")
+    found = datasets.load("street-digits")
     assert torch.equal(states[0], torch.get_rng_state()) and np.array_equal(states[1], np.random.get_state()[1])
     assert states[2] == random.getstate()
     torch.manual_seed(2)
     np.random.seed(2)
-    assert same(found, data.load("street-digits"))
+    assert same(found, datasets.load("street-digits"))
 
 
 def test_a_composed_digit_stands_on_the_darkened_photograph_and_is_brighter_than_it():
     digits, coloured = torch.zeros(40, 8, 8), np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     digits[:, 2:6, 2:6] = 1
-    blank, _ = data._composed(torch.zeros(40, 8, 8), [coloured], np.random.RandomState(5))
-    images, masks = data._composed(digits, [coloured], np.random.RandomState(5))
+    blank, _ = datasets._composed(torch.zeros(40, 8, 8), [coloured], np.random.RandomState(5))
+    images, masks = datasets._composed(digits, [coloured], np.random.RandomState(5))
     windows = np.lib.stride_tricks.sliding_window_view(0.4 / 255 * coloured, (32, 32), axis=(0, 1))
     windows = windows.reshape(-1, 3, 32, 32).astype(np.float32)
     for crop, image, mask in zip(blank, images, masks, strict=True):
@@ -257,11 +259,11 @@ def test_a_composed_digit_stands_on_the_darkened_photograph_and_is_brighter_than
 def test_the_splits_of_street_digits_share_no_column_of_a_photograph(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        data,
+        datasets,
         "_composed",
         lambda digits, views, random: (seen.append(views), (torch.zeros(len(digits), 3, 32, 32), 0))[1],
     )
-    data.load("street-digits")
+    datasets.load("street-digits")
     for photograph in range(2):
         ends = [views[photograph].__array_interface__["data"][0] for views in seen]
         widths = [views[photograph].shape[1] for views in seen]
@@ -282,7 +284,7 @@ def jpeg(seed: int, quality: int = 75, size: int = 32) -> bytes:
 CIFAR_FILES = {
     f"cifar10/{split}/{label}/{i:04}.jpg": jpeg(1000 * k + 100 * i + (split == "test"))
     for split, n in (("train", 10), ("test", 3))
-    for k, label in enumerate(data.CIFAR10)
+    for k, label in enumerate(datasets.CIFAR10)
     for i in range(n)
 }
 
@@ -290,14 +292,14 @@ CIFAR_FILES = {
 @pytest.fixture
 def small(nowhere, monkeypatch):
     """CIFAR-10 may have 10 and 3 images of each class."""
-    monkeypatch.setattr(data, "CIFAR10_PER_CLASS", {"train": 10, "test": 3})
+    monkeypatch.setattr(datasets, "CIFAR10_PER_CLASS", {"train": 10, "test": 3})
     return nowhere
 
 
 def test_cifar10_as_a_zip_or_a_tree_holds_every_file_once(small):
     zipped(small / "cifar10.zip", CIFAR_FILES)
-    found = data.load("cifar10")
-    assert found.name == "cifar10" and found.classes == data.CIFAR10
+    found = datasets.load("cifar10")
+    assert found.name == "cifar10" and found.classes == datasets.CIFAR10
     assert found.source == "CIFAR-10, JPEG at quality 75"
     by_pixels = {}
     for name, content in CIFAR_FILES.items():
@@ -310,20 +312,22 @@ def test_cifar10_as_a_zip_or_a_tree_holds_every_file_once(small):
         assert (part.labels.view(-1, 10).sort(dim=1).values == torch.arange(10)).all()  # round by round
         for image, label in zip(part.images, part.labels, strict=True):
             of, name = by_pixels.pop(image.numpy().tobytes())
-            assert (of == "test") == (split == "test") and data.CIFAR10[label] == name
+            assert (of == "test") == (split == "test") and datasets.CIFAR10[label] == name
     assert not by_pixels
     (small / "cifar10.zip").unlink()
     tree(small, CIFAR_FILES)
-    assert same(found, data.load("cifar10"))
+    assert same(found, datasets.load("cifar10"))
 
 
 def test_a_part_of_cifar10_is_the_first_of_the_whole_and_decodes_nothing_else(small, monkeypatch):
     zipped(small / "cifar10.zip", CIFAR_FILES)
-    whole, opened = data.load("cifar10"), []
+    whole, opened = datasets.load("cifar10"), []
     monkeypatch.setattr(
-        data, "_open", lambda content, *rest, original=data._open: (opened.append(1), original(content, *rest))[1]
+        datasets,
+        "_open",
+        lambda content, *rest, original=datasets._open: (opened.append(1), original(content, *rest))[1],
     )
-    part = data.load("cifar10", first=(20, 5, 7))
+    part = datasets.load("cifar10", first=(20, 5, 7))
     assert len(opened) == 20 + 5 + 7 + 1  # one more to see how the files are made
     for split, n in (("train", 20), ("validation", 5), ("test", 7)):
         assert torch.equal(getattr(part, split).images, getattr(whole, split).images[:n])
@@ -332,9 +336,9 @@ def test_a_part_of_cifar10_is_the_first_of_the_whole_and_decodes_nothing_else(sm
 
 def test_other_qualities_and_formats_are_not_called_quality_75(small):
     zipped(small / "cifar10.zip", {name: jpeg(i, 90) for i, name in enumerate(CIFAR_FILES)})
-    assert data.load("cifar10").source == "CIFAR-10, the images of cifar10.zip"
+    assert datasets.load("cifar10").source == "CIFAR-10, the images of cifar10.zip"
     zipped(small / "cifar10.zip", {name: picture(i, size=(32, 32)) for i, name in enumerate(CIFAR_FILES)})
-    assert data.load("cifar10").source == "CIFAR-10, the images of cifar10.zip"
+    assert datasets.load("cifar10").source == "CIFAR-10, the images of cifar10.zip"
 
 
 ONE = "cifar10/train/cat/0003.jpg"
@@ -366,7 +370,7 @@ ONE = "cifar10/train/cat/0003.jpg"
 def test_what_is_not_the_whole_of_cifar10_is_refused(files, message, small):
     zipped(small / "cifar10.zip", files)
     with pytest.raises(ValueError, match=message):
-        data.load("cifar10")
+        datasets.load("cifar10")
 
 
 def test_a_flipped_byte_and_a_cut_of_cifar10s_zip_are_errors(small):
@@ -376,10 +380,10 @@ def test_a_flipped_byte_and_a_cut_of_cifar10s_zip_are_errors(small):
     with pytest.raises(
         ValueError, match=r"cat/0003\.jpg in .*cifar10\.zip is damaged or locked: its checksum is another"
     ):
-        data.load("cifar10")
+        datasets.load("cifar10")
     (small / "cifar10.zip").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cifar10\.zip is damaged or no zip"):
-        data.load("cifar10")
+        datasets.load("cifar10")
 
 
 def published(root: Path, monkeypatch) -> np.ndarray:
@@ -388,7 +392,7 @@ def published(root: Path, monkeypatch) -> np.ndarray:
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 32, 32), dtype=np.uint8)
     batches = {"train": pixels[:100], "test": pixels[100:]}
-    contents = {"meta": {"label_names": list(data.CIFAR10)}} | {
+    contents = {"meta": {"label_names": list(datasets.CIFAR10)}} | {
         name: {"data": part.reshape(len(part), -1), "labels": [i % 10 for i in range(len(part))]}
         for name, part in batches.items()
     }
@@ -405,7 +409,7 @@ def published(root: Path, monkeypatch) -> np.ndarray:
 
 def test_the_published_files_of_cifar10_are_read(nowhere, monkeypatch):
     pixels = published(nowhere, monkeypatch)
-    found = data.load("cifar10")
+    found = datasets.load("cifar10")
     assert lengths(found) == [90, 10, 20] and found.source == "CIFAR-10, the published files"
     places = {(image / np.float32(255)).tobytes(): i for i, image in enumerate(pixels.astype(np.float32))}
     for split in ("train", "validation", "test"):
@@ -413,10 +417,10 @@ def test_the_published_files_of_cifar10_are_read(nowhere, monkeypatch):
             place = places.pop(image.numpy().tobytes())
             assert place % 10 == label and (place >= 100) == (split == "test")
     assert not places
-    assert torch.equal(data.load("cifar10", first=(8, 9, 7)).test.images, found.test.images[:7])
+    assert torch.equal(datasets.load("cifar10", first=(8, 9, 7)).test.images, found.test.images[:7])
     zipped(nowhere / "cifar10.zip", {"readme.txt": b"x"})  # an image folder goes before them, good or bad
     with pytest.raises(ValueError, match="holds no images"):
-        data.load("cifar10")
+        datasets.load("cifar10")
 
 
 def test_a_damaged_published_file_is_not_read(nowhere, monkeypatch):
@@ -425,17 +429,17 @@ def test_a_damaged_published_file_is_not_read(nowhere, monkeypatch):
     content[500] ^= 1
     (nowhere / "cifar-10-batches-py" / "test").write_bytes(content)
     with pytest.raises(ValueError, match="cifar-10-batches-py is damaged or not whole"):
-        data.load("cifar10")
+        datasets.load("cifar10")
 
 
 def test_cifar10_without_files_and_without_network_says_where_to_put_them(nowhere):
     with pytest.raises(FileNotFoundError, match=r"'cifar10' is not at .*cifar10\.zip, .*-py and .*\(no network\)"):
-        data.load("cifar10")
+        datasets.load("cifar10")
 
 
 @needs_cifar10
 def test_cifar10_has_its_usual_means(monkeypatch):
-    found = data.load("cifar10", first=(2000, 10, 500))
+    found = datasets.load("cifar10", first=(2000, 10, 500))
     assert found.source.startswith("CIFAR-10, JPEG at quality 75; a fixed part of its 45,000 training, 5,000 valid")
     assert found.train.labels.bincount().tolist() == [200] * 10 and found.test.labels.bincount().tolist() == [50] * 10
     mean, spread = found.train.images.mean(dim=(0, 2, 3)), found.train.images.std(dim=(0, 2, 3))
@@ -462,20 +466,22 @@ def attributes(row: torch.Tensor) -> list[int]:
     return [0, *(int(part.argmax()) + 1 for part in parts)]
 
 
-def wrong(name: str, split: data.Split) -> int:
+def wrong(name: str, split: datasets.Split) -> int:
     return sum(rule(name, attributes(row)) != label for row, label in zip(split.images, split.labels, strict=True))
 
 
-def rows(found: data.Split) -> set[tuple[int, ...]]:
+def rows(found: datasets.Split) -> set[tuple[int, ...]]:
     return {tuple(attributes(row)) for row in found.images}
 
 
 SIZES = {"monks-1": (124, 0), "monks-2": (169, 0), "monks-3": (122, 6)}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needs_monks) for name in data.MONKS] + [*data.MONKS_BY_RULE])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_monks) for name in datasets.MONKS] + [*datasets.MONKS_BY_RULE]
+)
 def test_monks_problems_follow_their_rules(name):
-    found, (n, noise) = data.load(name), SIZES[name[:7]]
+    found, (n, noise) = datasets.load(name), SIZES[name[:7]]
     assert [found.train.images.shape, found.validation.images.shape, found.test.images.shape] == [
         (n, 17),
         (0, 17),
@@ -486,13 +492,13 @@ def test_monks_problems_follow_their_rules(name):
     assert len(rows(found.train)) == n and len(rows(found.test)) == 432  # no row twice; the test is the full grid
     assert wrong(name, found.test) == 0 and wrong(name, found.train) == noise
     assert ("not the published sample" in found.source) == name.endswith("-rule")
-    assert same(found, data.load(name))
+    assert same(found, datasets.load(name))
 
 
 @needs_monks
 @pytest.mark.parametrize(("name", "positive"), [("monks-1", (62, 216)), ("monks-2", (64, 142)), ("monks-3", (60, 228))])
 def test_monks_problems_are_the_published_samples(name, positive):
-    found = data.load(name)
+    found = datasets.load(name)
     assert (int(found.train.labels.sum()), int(found.test.labels.sum())) == positive
     lines = (ROOT / "monks" / f"{name}_train.csv").read_text().split()[1:]
     expected = [[int(value) for value in line.split(",")] for line in lines]
@@ -504,7 +510,7 @@ def test_monks_problems_are_the_published_samples(name, positive):
 
 def monks_files(root: Path, name: str) -> dict[str, list[str]]:
     """The set by rule, written in the form of the published files; returns the lines of both."""
-    found, written = data.load(f"{name}-rule"), {}
+    found, written = datasets.load(f"{name}-rule"), {}
     (root / "monks").mkdir(exist_ok=True)
     for split in ("train", "test"):
         part, lines = getattr(found, split), ["class,a1,a2,a3,a4,a5,a6,id"]
@@ -519,11 +525,11 @@ def monks_files(root: Path, name: str) -> dict[str, list[str]]:
     return written
 
 
-@pytest.mark.parametrize("name", data.MONKS)
+@pytest.mark.parametrize("name", datasets.MONKS)
 def test_monks_files_are_read_in_their_order(name, nowhere):
     monks_files(nowhere, name)
-    found = data.load(name)
-    assert same(found, data.load(f"{name}-rule")) and found.name == name and "published" in found.source
+    found = datasets.load(name)
+    assert same(found, datasets.load(f"{name}-rule")) and found.name == name and "published" in found.source
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -547,7 +553,7 @@ def test_a_damaged_monks_file_is_named(split, change, message, nowhere):
     lines = monks_files(nowhere, "monks-1")[split]
     (nowhere / "monks" / f"monks-1_{split}.csv").write_text("\n".join(change(lines)))
     with pytest.raises(ValueError, match=rf"monks-1_{split}\.csv is damaged: .*{message}"):
-        data.load("monks-1")
+        datasets.load("monks-1")
 
 
 def test_another_digit_anywhere_in_a_monks_file_is_an_error(nowhere):
@@ -558,20 +564,20 @@ def test_another_digit_anywhere_in_a_monks_file_is_an_error(nowhere):
         if content[at].isdigit():
             file.write_text(content[:at] + str((int(content[at]) + 1) % 10) + content[at + 1 :])
             with pytest.raises(ValueError, match=r"monks-2_train\.csv is damaged"):
-                data.load("monks-2")
+                datasets.load("monks-2")
 
 
 def test_monks_problems_that_are_not_there_are_not_replaced(nowhere):
     with pytest.raises(
         FileNotFoundError, match=r"'monks-3' is not in .*monks: put monks-3_train\.csv and monks-3_test"
     ):
-        data.load("monks-3")
+        datasets.load("monks-3")
 
 
 @pytest.mark.parametrize("name", ["monks-1", "monks-3-rule"])
 def test_monks_problems_are_not_cut(name):
     with pytest.raises(ValueError, match=f"first is \\(9, 9, 9\\), but {name} is used whole"):
-        data.load(name, first=(9, 9, 9))
+        datasets.load(name, first=(9, 9, 9))
 
 
 # -- Image folders -----------------------------------------------------------------------------------------------------
@@ -580,14 +586,14 @@ def test_monks_problems_are_not_cut(name):
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("wrap", ["", "things/", "a/b/"])
 def test_a_folder_and_a_zip_of_it_give_the_same_tensors(wrap, method, tmp_path):
-    plain = data.load(str(tree(tmp_path / "tree", TWENTY)))
+    plain = datasets.load(str(tree(tmp_path / "tree", TWENTY)))
     archive = zipped(tmp_path / "tree.zip", {"a/": b"", **{wrap + name: c for name, c in TWENTY.items()}}, method)
-    assert same(plain, data.load(str(archive)))
+    assert same(plain, datasets.load(str(archive)))
     assert plain.classes == ("ant", "bee") and [len(plain.train), len(plain.validation), len(plain.test)] == [16, 2, 2]
 
 
 def test_pixels_and_labels_are_those_of_the_files(tmp_path):
-    found = data.load(str(tree(tmp_path / "tree", TWENTY)))
+    found = datasets.load(str(tree(tmp_path / "tree", TWENTY)))
     by_pixels = {}
     for name, content in TWENTY.items():
         pixels = np.asarray(Image.open(BytesIO(content)), dtype=np.float32).transpose(2, 0, 1) / 255
@@ -602,46 +608,46 @@ def test_pixels_and_labels_are_those_of_the_files(tmp_path):
 @pytest.mark.parametrize("validation", ["validation", "val", "valid"])
 def test_named_splits_are_kept(validation, tmp_path):
     files = {f"{s}/{name}": c for s in ("train", "test", validation) for name, c in list(TWENTY.items())[: len(s)]}
-    found = data.load(str(tree(tmp_path / "tree", files)))
+    found = datasets.load(str(tree(tmp_path / "tree", files)))
     assert [len(found.train), len(found.test), len(found.validation)] == [5, 4, len(validation)]
 
 
 def test_a_missing_validation_split_is_cut_from_the_training_split(tmp_path):
     files = {f"{s}/{name}": c for s in ("train", "test") for name, c in TWENTY.items()}
-    found = data.load(str(tree(tmp_path / "tree", files)))
+    found = datasets.load(str(tree(tmp_path / "tree", files)))
     assert [len(found.train), len(found.validation), len(found.test)] == [18, 2, 20]
 
 
 def test_a_class_that_only_the_test_has_is_a_class(tmp_path):
     files = {"train/a/1.png": picture(1), "train/b/1.png": picture(2), "test/c/1.png": picture(3)}
-    found = data.load(str(tree(tmp_path / "t", {**files, "valid/a/9.png": picture(4)})))
+    found = datasets.load(str(tree(tmp_path / "t", {**files, "valid/a/9.png": picture(4)})))
     assert found.classes == ("a", "b", "c") and found.test.labels.tolist() == [2]
 
 
 def test_grey_images_have_one_channel_and_sizes_can_be_brought_to_one(tmp_path):
     files = {f"a/{i}.png": picture(i, "L", (4 + i, 9)) for i in range(10)}
-    found = data.load(str(tree(tmp_path / "tree", files)), size=8)
+    found = datasets.load(str(tree(tmp_path / "tree", files)), size=8)
     assert found.train.images.shape == (8, 1, 8, 8)
     with pytest.raises(ValueError, match="differ in size: give size="):
-        data.load(str(tmp_path / "tree"))
+        datasets.load(str(tmp_path / "tree"))
 
 
 def test_what_file_managers_leave_is_no_image(tmp_path):
-    plain = data.load(str(zipped(tmp_path / "a.zip", TWENTY)))
+    plain = datasets.load(str(zipped(tmp_path / "a.zip", TWENTY)))
     junk = {"__MACOSX/ant/._00.png": b"x", "ant/._01.png": b"x", ".DS_Store": b"x", "ant/notes.txt": b"x"}
-    assert same(plain, data.load(str(zipped(tmp_path / "b.zip", {**TWENTY, **junk}))))
+    assert same(plain, datasets.load(str(zipped(tmp_path / "b.zip", {**TWENTY, **junk}))))
 
 
 def test_a_name_is_looked_for_below_the_data_root(nowhere):
     zipped(nowhere / "insects.zip", TWENTY)
-    found = data.load("insects.zip")
+    found = datasets.load("insects.zip")
     assert found.name == "insects" and len(found.train) == 16
 
 
 # -- Damage ------------------------------------------------------------------------------------------------------------
 
 
-def pixels(found: data.Dataset) -> set[bytes]:
+def pixels(found: datasets.Dataset) -> set[bytes]:
     return {
         image.contiguous().numpy().tobytes() for s in (found.train, found.validation, found.test) for image in s.images
     }
@@ -654,13 +660,13 @@ def test_a_damaged_image_is_named(content, tmp_path):
         zipped(tmp_path / "z.zip", {**TWENTY, "ant/01.png": content}),
     ):
         with pytest.raises(ValueError, match=r"ant/01\.png is damaged"):
-            data.load(str(path))
+            datasets.load(str(path))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_flipped_byte_of_a_zip_is_an_error_or_leaves_the_pixels_as_they_were(method, tmp_path):
     files = dict(list(TWENTY.items())[:4])
-    whole = data.load(str(zipped(tmp_path / "whole.zip", files, method)))
+    whole = datasets.load(str(zipped(tmp_path / "whole.zip", files, method)))
     content = (tmp_path / "whole.zip").read_bytes()
     refused = 0
     for at in range(0, len(content), 3):
@@ -668,7 +674,7 @@ def test_a_flipped_byte_of_a_zip_is_an_error_or_leaves_the_pixels_as_they_were(m
         broken[at] ^= 0x55
         (tmp_path / "whole.zip").write_bytes(broken)
         try:
-            found = data.load(str(tmp_path / "whole.zip"))
+            found = datasets.load(str(tmp_path / "whole.zip"))
         except ValueError:
             refused += 1
         else:  # names may have changed, pixels never
@@ -680,7 +686,7 @@ def test_a_flipped_byte_of_a_zip_is_an_error_or_leaves_the_pixels_as_they_were(m
 def test_a_file_that_is_no_zip_is_refused(content, tmp_path):
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.zip is damaged or no zip"):
-        data.load(str(tmp_path / "x.zip"))
+        datasets.load(str(tmp_path / "x.zip"))
 
 
 @pytest.mark.parametrize(
@@ -697,11 +703,11 @@ def test_a_file_that_is_no_zip_is_refused(content, tmp_path):
 def test_a_tree_of_another_form_is_refused(files, message, tmp_path):
     (tmp_path / "tree").mkdir()
     with pytest.raises(ValueError, match=message):
-        data.load(str(tree(tmp_path / "tree", files)))
+        datasets.load(str(tree(tmp_path / "tree", files)))
 
 
 def test_images_of_more_than_8_bits_are_refused_not_clipped(tmp_path):
     out = BytesIO()
     Image.fromarray(np.arange(30, dtype=np.uint16).reshape(5, 6) * 2000).save(out, format="png")
     with pytest.raises(ValueError, match=r"a/1\.png has more than 8 bits a channel"):
-        data.load(str(tree(tmp_path / "tree", {"a/1.png": out.getvalue()})))
+        datasets.load(str(tree(tmp_path / "tree", {"a/1.png": out.getvalue()})))

@@ -111,7 +111,7 @@ def load(name: str, *, size: int | None = None, first: Sequence[int] | None = No
 
 def _roots() -> list[Path]:
     named = os.environ.get("SURVEY_DATA")
-    return [*([Path(named)] if named else []), Path("data"), Path(__file__).parents[1] / "data"]
+    return [*([Path(named)] if named else []), Path("data"), Path(__file__).parents[2] / "data"]
 
 
 def _digits() -> Dataset:
@@ -177,7 +177,7 @@ def _mnist() -> Dataset:
         if all((raw / file).is_file() for file in MNIST):
             break
     else:
-        root = Path(__file__).parents[1] / "data"
+        root = Path(__file__).parents[2] / "data"
         try:
             torchvision.datasets.MNIST(root, download=True)
         except Exception as error:
@@ -209,7 +209,7 @@ def _cifar10(first: tuple[int, ...] | None) -> Dataset:
                 return _cifar10_published(root, first) if "batches" in path.name else _cifar10_images(path, first)
     from lib.vision import torchvision
 
-    root = Path(__file__).parents[1] / "data"
+    root = Path(__file__).parents[2] / "data"
     try:
         torchvision.datasets.CIFAR10(root, download=True)
     except Exception as error:
