@@ -68,7 +68,7 @@ def record(key, values, unit="x", digits=2):
 
 
 def errors(nets):
-    nets = [net.to(memory_format=training.layout(net)) for net in nets]
+    nets = [net.to(memory_format=training.layout(net, test.images)) for net in nets]
     return [training.error_pct(net, test, batch_size=200) for net in nets]
 
 

@@ -121,7 +121,7 @@ def learn(
     target = _logits(model, images, batch_size)
     unit = target.square().sum(1).mean().clamp_min(1e-12)
     student = copy.deepcopy(model).requires_grad_(True).eval()  # batch norm would divide common factors out again
-    student.to(memory_format=training.layout(student))
+    student.to(memory_format=training.layout(student, images))
     judge, generator = discriminator(target.shape[1], seed), torch.Generator().manual_seed(seed)
     points = [
         torch.ones(size, requires_grad=True) for size in [*[group.channels for group in found], *[()] * len(names)]
