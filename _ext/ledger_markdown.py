@@ -49,6 +49,9 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
         facts.append(("Here", [f"The {profile} profile does not measure it.{known}"]))
     elif here and here[0].verdict != claim.verdict:
         facts.append(("Held", [f"{claim.verdict}, in the ledger; this run does not decide it."]))
+    if claim.elsewhere:
+        verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
+        facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
     facts += [("Erratum", [claim.erratum])] if claim.erratum else []
     facts += [("Because", [claim.because])] if claim.because else []
     return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
@@ -83,6 +86,7 @@ def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
         ("Peak memory", [f"{stamp['peak_mib']:,.0f} MiB"]),
         ("Seeds", [f"{seeds} for each measurement"]),
         ("Record", [f"`results/{profile}/{result['chapter']}.json`, {len(result['records'])} measurements"]),
+        ("Processor", [stamp["processor"]]),
         ("Versions", [versions]),
     ]
     return "\n\n".join(fact(term, lines) for term, lines in facts) + "\n"

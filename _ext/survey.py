@@ -36,8 +36,12 @@ HEADLINES = (("LeNet-300-100", "lenet300"), ("LeNet-5", "lenet5"))
 
 @lru_cache(maxsize=1)
 def load(root: Path, changed: tuple[int, ...]) -> tuple[list[ledger.Claim], dict[str, ledger.Records]]:
-    """The claims, and the results of this profile and of the published one. ``changed`` is when their files did."""
-    results = {name: ledger.load_results(name, root) for name in {PROFILE, ledger.PUBLISHED}}
+    """The claims, the results of this build, and the records of the published profile where this build is of another.
+
+    ``changed`` is when their files did.
+    """
+    results = {ledger.PUBLISHED: ledger.load_results(ledger.PUBLISHED, root)}
+    results[PROFILE] = ledger.load_results(PROFILE, root, built=True)
     return ledger.load_claims(root), results
 
 
@@ -166,7 +170,7 @@ class State(Page):
         ]
 
     def data_names(self) -> str:
-        path = self.root / "results" / PROFILE / "quantization.json"
+        path = chapters.built_results(self.root, PROFILE) / "quantization.json"
         data = ledger.load_result(path)["data"] if path.exists() else []
         return " and ".join(dict.fromkeys(one["name"] for one in data)) or "unnamed data"
 
@@ -179,7 +183,7 @@ class Cost(Page):
     def render(self) -> list[nodes.Node]:
         chapter = self.arguments[0]
         done = chapters.executed(self.root, chapter, PROFILE)
-        path = self.root / "results" / PROFILE / f"{chapter}.json"
+        path = chapters.built_results(self.root, PROFILE) / f"{chapter}.json"
         if done is None or not path.exists():
             raise ValueError(f"the chapter {chapter!r} has no finished run of the {PROFILE} profile: run it first")
         text = markdown.cost(PROFILE, ledger.load_result(path), done.metadata["survey"])
@@ -247,8 +251,9 @@ def by_id(claim: ledger.Claim) -> tuple[str, ...]:
 def watched(env: Any) -> tuple[int, ...]:
     """Note every file behind these pages as a dependency of the page being read; return when each last changed."""
     root = Path(env.srcdir)
-    patterns = ("survey/claims/*.yml", "survey/techniques.yml", "survey/references.bib", "results/*/*.json")
+    patterns = ("survey/claims/*.yml", "survey/techniques.yml", "survey/references.bib")
     files = [path for pattern in patterns for path in sorted(root.glob(pattern))]
+    files += ledger.result_files(PROFILE, root, built=True) + ledger.result_files(ledger.PUBLISHED, root)
     for path in files:
         env.note_dependency(str(path))
     return tuple(path.stat().st_mtime_ns for path in files)

@@ -2,20 +2,20 @@
 
 import functools
 import http.server
-import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from lib import chapters, checks, ledger
-from lib.evidence import formatted, interval
+from lib import chapters, checks, ledger, records, run, warm
 
 # A notebook is written in one step at the end of its run: one that is there is complete, whatever Snakemake was told.
 SNAKEMAKE = ("--keep-going", "--ignore-incomplete", "--nolock", "--rerun-triggers", "params", "input")
@@ -32,9 +32,7 @@ def book(root: Path, profile: str, cores: int) -> int:
         raise ValueError(f"{root / 'chapters'} holds no chapter: accepted are notebooks in percent format, <name>.py")
     start = time.monotonic()
     problems = execute(root, profile, cores)
-    with FileLock(root / "_build" / "html.lock"):
-        problems += pages(root, profile)
-        problems += gates(root, profile)
+    problems += _pages_and_gates(root, profile)
     print(f"\nChapters of the {profile} profile")
     for chapter in chapters.names(root):
         said = chapters.status(root, chapter, profile)
@@ -44,36 +42,81 @@ def book(root: Path, profile: str, cores: int) -> int:
     return conclusion(problems)
 
 
+def assemble(root: Path, profile: str) -> int:
+    """Build the pages of runs that are there already, wherever they were made, and hold the gates against them."""
+    chapters.profile_settings(root, profile)
+    problems = []
+    for chapter in chapters.names(root):
+        if (done := chapters.executed(root, chapter, profile)) is None:
+            problems.append(f"chapter {chapter}: {chapters.status(root, chapter, profile)['error']}")
+        else:
+            chapters.write_results(root, done, chapters.built_results(root, profile))
+    problems += _pages_and_gates(root, profile)
+    print(f"The book is at {root / '_build' / 'html' / 'index.html'}  (make serve shows it)")
+    return conclusion(problems)
+
+
+def _pages_and_gates(root: Path, profile: str) -> list[str]:
+    with FileLock(root / "_build" / "html.lock"):  # of two builds at once the second waits for the first
+        return pages(root, profile) + gates(root, profile)
+
+
 def check(root: Path, profile: str) -> int:
     """The gates alone, on the pages that were built last."""
     return conclusion(gates(root, profile))
 
 
-def execute(root: Path, profile: str, cores: int) -> list[str]:
-    """Run, through Snakemake, every chapter whose fingerprint changed. Returns a sentence for each that has no run."""
+def execute(
+    root: Path, profile: str, cores: int, only: Collection[str] | None = None, seconds: float | None = None
+) -> list[str]:
+    """Run, through Snakemake, every chapter whose fingerprint changed. Returns a sentence for each that has no run.
+
+    only: the chapters to run, with those that they need; by default all.
+    seconds: what is still running after that time is stopped; what is finished stays.
+    """
+    chosen = with_needs(root, chapters.names(root) if only is None else only)
     log = root / "_build" / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = [chapter for chapter in chapters.names(root) if chapters.executed(root, chapter, profile) is not None]
+    before = [chapter for chapter in chosen if chapters.executed(root, chapter, profile) is not None]
     for chapter in before:
         print(f"{chapter}: up to date", flush=True)
-    # Forced by our own stamps: of a run that was killed at its very end Snakemake has kept no parameters to compare.
-    paths = [chapters.output(root, chapter, profile) for chapter in chapters.names(root) if chapter not in before]
-    stale = [path.relative_to(root).as_posix() for path in paths if path.exists()]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
-    command += ["--cores", str(cores), "--config", f"profile={profile}", *SNAKEMAKE]
-    command += ["--forcerun", *stale] if stale else []
-    with log.open("w") as noise:
-        ended = _wait(subprocess.Popen(command, stderr=noise))
+    ended = 0
+    if waiting := [chapter for chapter in chosen if chapter not in before]:
+        # Forced by our own stamps: of a run that was killed at its very end Snakemake has no parameters to compare.
+        paths = [chapters.output(root, chapter, profile) for chapter in waiting]
+        stale = [path.relative_to(root).as_posix() for path in paths if path.exists()]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
+        command += ["--cores", str(cores), "--config", f"profile={profile}", *SNAKEMAKE]
+        command += ["--forcerun", *stale] if stale else []
+        command += ["--", *(path.relative_to(root).as_posix() for path in paths)]
+        with log.open("w") as noise, ExitStack() as held:
+            environment = os.environ | {"PYTHONPATH": run.environment(root)["PYTHONPATH"]}
+            if len(waiting) > 1:
+                environment[warm.PLACE] = held.enter_context(warm.server(root, run.environment(root)))
+            ended = _wait(subprocess.Popen(command, stderr=noise, env=environment), seconds)
     problems = []
-    for chapter in chapters.names(root):
-        said = chapters.status(root, chapter, profile)
-        if said["status"] == "ok":
-            chapters.write_results(root, chapters.executed(root, chapter, profile))
+    for chapter in chosen:
+        done, results = chapters.executed(root, chapter, profile), chapters.built_results(root, profile)
+        if done is not None:
+            chapters.write_results(root, done, results)
         else:
-            problems.append(f"chapter {chapter}: {said['error']}")
+            (results / f"{chapter}.json").unlink(missing_ok=True)
+            problems.append(f"chapter {chapter}: {chapters.status(root, chapter, profile)['error']}")
     if ended and not problems:
         problems.append(f"snakemake failed: {_last_lines(log)}")
     return problems
+
+
+def with_needs(root: Path, chosen: Iterable[str]) -> list[str]:
+    """The chapters and all that they need, in the order of their names."""
+    found: set[str] = set()
+    waiting = list(chosen)
+    while waiting:
+        chapter = waiting.pop()
+        if chapter not in found:
+            found.add(chapter)
+            waiting += chapters.header(root, chapter)["needs"]
+    return sorted(found)
 
 
 def pages(root: Path, profile: str) -> list[str]:
@@ -96,7 +139,7 @@ def pages(root: Path, profile: str) -> list[str]:
 def gates(root: Path, profile: str) -> list[str]:
     """Hold every gate against the sources and the pages. Prints how much each looked at; returns what fails."""
     problems = []
-    for name, gate in checks.GATES.items():
+    for name, gate in {**checks.GATES, "records": records.gate}.items():
         count, found = gate(root)
         print(f"  {name}: {count} checked, {len(found)} wrong")
         problems += [f"{name}: {problem}" for problem in found] or ([] if count else [f"{name}: nothing to check"])
@@ -134,42 +177,6 @@ def serve(root: Path, port: int) -> int:
     raise ValueError(f"no port from {port} to {port + 19} is free on 127.0.0.1: name another with --port")
 
 
-def compare(root: Path, profile: str) -> int:
-    """Print which results lie beyond the interval of the committed ones; return 1 where any does.
-
-    Timing is left out: it belongs to a machine.
-    """
-    moved = compared = 0
-    for path in sorted((root / "results" / profile).glob("*.json")):
-        name = path.relative_to(root).as_posix()
-        shown = subprocess.run(["git", "-C", root, "show", f"HEAD:{name}"], capture_output=True, text=True)
-        if shown.returncode:
-            print(f"{name}: not committed yet")
-            continue
-        new, old = json.loads(path.read_text("utf-8"))["records"], json.loads(shown.stdout)["records"]
-        for key in sorted(new.keys() | old.keys()):
-            compared += 1
-            if says := _moved(key, old.get(key), new.get(key)):
-                print(f"{key}: {says}")
-                moved += 1
-    print(f"{compared} results compared with the committed ones, {moved} moved")
-    if not compared:
-        raise ValueError(f"nothing to compare: results/{profile} holds no results that are committed at HEAD")
-    return 1 if moved else 0
-
-
-def _moved(key: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> str:
-    if old is None or new is None:
-        return "new" if old is None else "gone"
-    if "latency" in key or "seconds" in key:
-        return ""
-    (was, half), (now, other_half) = interval(old["values"]), interval(new["values"])
-    if abs(now - was) <= half + other_half + 1e-9 * abs(was):
-        return ""
-    form = {"unit": new["unit"], "digits": new["digits"]}
-    return f"was {formatted(old['values'], **form)}, is {formatted(new['values'], **form)}"
-
-
 def _warnings(root: Path, said: str) -> list[str]:
     """The build's warnings, once each, at most five of one file: a chapter without a run would give dozens."""
     said = re.sub(r"\x1b\[[\d;]*m", "", said).replace(f"{root}{os.sep}", "")
@@ -183,14 +190,35 @@ def _warnings(root: Path, said: str) -> list[str]:
     return [line for lines in shown.values() for line in lines[:5]] + more
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """The process's exit status. Ctrl-C reaches it too; it gets the time to stop its own."""
+def _wait(process: subprocess.Popen, seconds: float | None = None) -> int:
+    """The process's exit status. Ctrl-C reaches it too; it gets the time to stop its own.
+
+    seconds: after that time it is stopped with all that it started, and its status is 0.
+    """
     try:
-        return process.wait()
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        stop(process)
+        return 0
     except KeyboardInterrupt:
         process.wait()
         print("Stopped. The same command goes on from here: finished chapters are kept.", file=sys.stderr)
         sys.exit(130)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a process and all that it started: first those that start others, then what is left of them."""
+    family, waiting = [], [process.pid]
+    while waiting:
+        parent = waiting.pop()
+        family.append(parent)
+        for children in Path("/proc", str(parent), "task").glob("*/children"):
+            with suppress(OSError):
+                waiting += map(int, children.read_text().split())
+    for one in family:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    process.wait()
 
 
 def _last_lines(log: Path) -> str:

@@ -6,6 +6,7 @@ A profile is ``profiles/<name>.yml``: ``{chapter: {parameter: value}}``, and ``l
 """
 
 import ast
+import copy
 import hashlib
 import json
 import os
@@ -18,12 +19,22 @@ import jupytext
 import nbformat
 import yaml
 
-from lib import evidence
+from lib import evidence, imports
+from lib.datasets import places
 
 LIB = Path(__file__).parent
-RUNNER = ("__main__.py", "book.py", "chapters.py", "checks.py", "ledger.py", "run.py")  # these run in no kernel
-# Data sets whose files bear another name; any other name is that of its file or folder.
-DATA_FILES = {"cifar10": ("cifar-10-batches-py",), "monks-1": ("monks",), "monks-2": ("monks",), "monks-3": ("monks",)}
+RUNNER = (  # these run in no kernel
+    "__main__.py",
+    "book.py",
+    "chapters.py",
+    "checks.py",
+    "doctor.py",
+    "ledger.py",
+    "records.py",
+    "reproduce.py",
+    "run.py",
+    "warm.py",
+)
 LIMITS = {"cell_s": 600, "chapter_s": 1800}
 
 
@@ -89,32 +100,81 @@ def header(root: Path, chapter: str) -> dict[str, Any]:
 
 
 def fingerprint(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """All that a run of the chapter depends on. Of two runs with one fingerprint, one is enough."""
+    """All that a run of the chapter depends on. Of two runs with one fingerprint, one is enough.
+
+    ``code_sha256`` is of the chapter's code cells: what it says in Markdown is put on its page without another run.
+    ``lib_sha256`` is of the files of ``lib`` that the chapter imports, directly or not.
+    """
     if chapter in above:
         raise ValueError(f"the chapters {', '.join(above)} need each other: one of them must run without the others")
     parameters = profile_settings(root, profile).get(chapter, {})
     needs = [fingerprint(root, other, profile, (*above, chapter)) for other in header(root, chapter)["needs"]]
-    lock = root / "requirements.lock"
     return {
         "chapter": chapter,
         "profile": profile,
         "parameters": parameters,
-        "source_sha256": _sha(_source(root, chapter)),
-        "lib_sha256": lib_sha256(LIB),
-        "lock_sha256": _sha(lock.read_text("utf-8") if lock.exists() else ""),
+        "code_sha256": _sha(json.dumps(_code(notebook(root, chapter)))),
+        "lib_sha256": lib_sha256(library(root), closure(root, chapter)),
+        "lock_sha256": lock_sha256(root),
         "data_sha256": data_sha256(root, defaults(notebook(root, chapter)) | parameters),
         "needs_sha256": _sha(json.dumps(needs, sort_keys=True)),
     }
 
 
-def lib_sha256(folder: Path) -> str:
-    """One hash of all code of ``lib`` that a chapter's kernel imports."""
+def sources(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ()) -> dict[str, str]:
+    """What a committed record depends on, by name: each file's code without its words, the lock and the parameters.
+
+    Neither the data nor a file's comments and docstrings are among them: a record stays while its code stays.
+    """
+    if chapter in above:
+        raise ValueError(f"the chapters {', '.join(above)} need each other: one of them must run without the others")
+    folder = library(root)
+    text = "\n".join(_code(notebook(root, chapter)))
+    found = {f"chapters/{chapter}.py": imports.code(text), "requirements.lock": lock_sha256(root)}
+    found[f"profiles/{profile}.yml: {chapter}"] = _sha(
+        json.dumps(profile_settings(root, profile).get(chapter, {}), sort_keys=True)
+    )
+    for path in closure(root, chapter):
+        found[f"lib/{path.relative_to(folder).as_posix()}"] = imports.code_of_file(path)
+    for other in header(root, chapter)["needs"]:
+        found |= sources(root, other, profile, (*above, chapter))
+    return {name: digest[:12] for name, digest in found.items()}
+
+
+def summary(root: Path, chapter: str, profile: str) -> dict[str, Any]:
+    """What another program needs to know to run the chapter: its fingerprint, what it needs, and the data it names."""
+    settings = defaults(notebook(root, chapter)) | profile_settings(root, profile).get(chapter, {})
+    about = header(root, chapter)
+    stamp = json.dumps(fingerprint(root, chapter, profile), sort_keys=True)
+    return {"chapter": chapter, "fingerprint": _sha(stamp)[:24], **about, "data": data_names(settings)}
+
+
+def library(root: Path) -> Path:
+    """The ``lib`` that the chapters of the book at ``root`` import: its own, or this one where it has none."""
+    return root / "lib" if (root / "lib" / "__init__.py").is_file() else LIB
+
+
+def closure(root: Path, chapter: str) -> list[Path]:
+    """The files of ``lib`` that the chapter imports, directly or not."""
+    try:
+        return imports.closure(library(root), _code(notebook(root, chapter)))
+    except ValueError as error:
+        raise ValueError(f"the chapter {chapter!r}: {error}") from error
+
+
+def lib_sha256(folder: Path, files: list[Path]) -> str:
+    """One hash of the names and contents of ``files`` below ``folder``."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in files:
         name = path.relative_to(folder).as_posix()
-        if name not in RUNNER:
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(f"{name}\0{_file_sha256(path, path.stat().st_mtime_ns)}\0".encode())
     return digest.hexdigest()
+
+
+def lock_sha256(root: Path) -> str:
+    """The hash of the locked versions."""
+    lock = root / "requirements.lock"
+    return _sha(lock.read_text("utf-8") if lock.exists() else "")
 
 
 def data_sha256(root: Path, parameters: dict[str, Any]) -> str:
@@ -123,37 +183,80 @@ def data_sha256(root: Path, parameters: dict[str, Any]) -> str:
     A parameter ``data`` or ``..._data`` may name a path; any other, and the members of a list, a set of the data root.
     """
     digest, hashed = hashlib.sha256(), False
+    for name in data_names(parameters):
+        for found in _place_files(root, name):
+            hashed = True
+            for path in _files_below(found):
+                about = path.stat()
+                relative = path.relative_to(found).as_posix()
+                digest.update(f"{relative}\0{_file_sha256(path, about.st_mtime_ns)}\0".encode())
+    return digest.hexdigest() if hashed else ""
+
+
+def _place_files(root: Path, name: str) -> list[Path]:  # TEMPORARY, until places.files is there
+    if hasattr(places, "files"):
+        return places.files(name, root)
+    told = os.environ.get("SURVEY_DATA")
+    known = {"cifar10": ("cifar-10-batches-py",), "monks-1": ("monks",), "monks-2": ("monks",), "monks-3": ("monks",)}
+    stems = {Path(name).stem.lower(), *known.get(name, ())}
+    for place in [Path(told), root / "data"] if told else [root / "data"]:
+        if place.is_dir():
+            found = sorted(p for p in place.iterdir() if p.stem.lower() in stems)
+            if found:
+                return found
+    return []
+
+
+def data_names(parameters: dict[str, Any]) -> list[str]:
+    """The values of the parameters that may name data: :func:`data_sha256` says which."""
+    named = []
     for parameter, value in sorted(parameters.items()):
         for name in value if isinstance(value, list | tuple) else [value]:
             is_data = parameter == "data" or parameter.endswith("_data")
             if isinstance(name, str) and (is_data or re.fullmatch(r"[a-z][a-z0-9-]*", name)):
-                for found in _data_files(root, name):
-                    hashed = True
-                    for path in [found] if found.is_file() else sorted(p for p in found.rglob("*") if p.is_file()):
-                        about = path.stat()
-                        digest.update(f"{path.relative_to(found)}\0{_file_sha256(path, about.st_mtime_ns)}\0".encode())
-    return digest.hexdigest() if hashed else ""
+                named.append(name)
+    return named
 
 
-def _data_files(root: Path, name: str) -> list[Path]:
-    """What a data set's name stands for: the files or folders of the first data root that has any."""
-    told = os.environ.get("SURVEY_DATA")
-    stems = {Path(name).stem.lower(), *DATA_FILES.get(name, ())}
-    for place in [Path(told), root / "data"] if told else [root / "data"]:
-        entries = [place / name] if (place / name).exists() else sorted(place.glob("*"))
-        if found := [entry for entry in entries if entry.stem.lower() in stems]:
-            return found
-    return []
+def _files_below(place: Path) -> list[Path]:
+    """The file, or all files below the folder, through links too, each folder once."""
+    if place.is_file():
+        return [place]
+    found, seen = [], set()
+    for folder, inner, files in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        found += [Path(folder, name) for name in files]
+    return sorted(path for path in found if path.is_file())
 
 
 def executed(root: Path, chapter: str, profile: str) -> nbformat.NotebookNode | None:
-    """The notebook of the chapter's last good run, or None where none of the present fingerprint is there."""
+    """The notebook of the chapter's last good run, with its present text; None where none of its fingerprint is there.
+
+    Text cells and their tags are those of the source now, code cells and what they showed those of the run.
+    """
     path = output(root, chapter, profile)
     if not path.exists():
         return None
     found = nbformat.read(path, as_version=4)
     stamp, now = found.metadata.get("survey", {}), fingerprint(root, chapter, profile)
-    return found if {name: stamp.get(name) for name in now} == now else None
+    if {name: stamp.get(name) for name in now} != now:
+        return None
+    ran = [cell for cell in found.cells if cell.cell_type == "code"]
+    cells = []
+    for cell in copy.deepcopy(notebook(root, chapter).cells):
+        if cell.cell_type != "code":
+            cells.append(cell)
+            continue
+        cells.append(ran.pop(0))
+        cells[-1].metadata.update(cell.metadata)
+        if ran and "injected-parameters" in ran[0].metadata.get("tags", []):
+            cells.append(ran.pop(0))
+    found.cells = cells
+    return found
 
 
 def status(root: Path, chapter: str, profile: str) -> dict[str, Any]:
@@ -166,7 +269,7 @@ def status(root: Path, chapter: str, profile: str) -> dict[str, Any]:
     waiting = [other for other in header(root, chapter)["needs"] if executed(root, other, profile) is None]
     why = f"it waits for {', '.join(waiting)}" if waiting else "it has not run to its end"
     if not waiting and output(root, chapter, profile).exists():
-        why = "its run is of other sources: the chapter, lib, the data or a parameter has changed since it began"
+        why = "its last run is out of date: the chapter, lib, the lock, data or a parameter changed since"
     return {"status": "not run", "error": why, "seconds": 0.0, "peak_mib": 0}
 
 
@@ -175,16 +278,30 @@ def output(root: Path, chapter: str, profile: str, suffix: str = ".ipynb") -> Pa
     return root / "_build" / "executed" / profile / f"{chapter}{suffix}"
 
 
-def write_results(root: Path, done: nbformat.NotebookNode) -> None:
-    """Write what a stamped notebook recorded to ``results/<profile>/<chapter>.json``, unless just that stands there."""
-    chapter, profile = done.metadata["survey"]["chapter"], done.metadata["survey"]["profile"]
+def built_results(root: Path, profile: str) -> Path:
+    """Where the runs of a profile leave what they measured, one file a chapter."""
+    return root / "_build" / "results" / profile
+
+
+def committed_results(root: Path, profile: str) -> Path:
+    """Where the records of a profile are kept: written by ``make record`` alone."""
+    return root / "results" / profile
+
+
+def write_results(root: Path, done: nbformat.NotebookNode, folder: Path) -> None:
+    """Write what a stamped notebook recorded to ``folder``, unless just that stands there."""
+    survey = done.metadata["survey"]
+    chapter, profile = survey["chapter"], survey["profile"]
     found = evidence.harvest(done, chapter)
     for entry in found["records"].values():
         entry["values"] = [float(f"{value:.12g}") for value in entry["values"]]
-    text = json.dumps({"chapter": chapter, "profile": profile, **found}, indent=1, sort_keys=True, ensure_ascii=False)
-    path = root / "results" / profile / f"{chapter}.json"
-    if not path.exists() or path.read_text("utf-8") != text + "\n":
-        write(path, text + "\n")
+    run = {name: survey[name] for name in ("seconds", "peak_mib", "processor", "versions")}
+    run |= {"sources": sources(root, chapter, profile), "data_sha256": survey["data_sha256"]}
+    content = {"chapter": chapter, "profile": profile, **found, "run": run}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    path = folder / f"{chapter}.json"
+    if not path.exists() or path.read_text("utf-8") != text:
+        write(path, text)
 
 
 def write(path: Path, text: str) -> None:
@@ -211,6 +328,11 @@ def _file_sha256(path: Path, changed: int) -> str:
 
 def _source(root: Path, chapter: str) -> str:
     return (root / "chapters" / f"{chapter}.py").read_text("utf-8").replace("\r\n", "\n")
+
+
+def _code(source: nbformat.NotebookNode) -> list[str]:
+    """The notebook's code, cell by cell."""
+    return [cell.source for cell in source.cells if cell.cell_type == "code"]
 
 
 def _sha(text: str) -> str:

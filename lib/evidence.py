@@ -14,7 +14,7 @@ KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
 
 
-def record(key: str, values: float | Iterable[float], *, unit: str, digits: int) -> str:
+def record(key: str, values: float | Iterable[float], *, unit: str, digits: int, exact: bool = False) -> str:
     """Store a measurement under ``key`` and return its text, ``mean ± half-width of the 95 % interval unit``.
 
     key: ``chapter.subject.metric``, lower case, letters, digits and ``_``. A page then shows the text with
@@ -22,6 +22,7 @@ def record(key: str, values: float | Iterable[float], *, unit: str, digits: int)
     values: one number for each seed, or one number; a tensor or array of one dimension will do.
     unit: ``"%"``, ``"bytes"``, ``"ms"``, ``"x"`` (printed ``×``), or ``""``.
     digits: digits after the point; 0 prints a count, with separators for thousands.
+    exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities.
 
     Raises ValueError for a key of another form, for no values, and for values that are not finite numbers.
     """
@@ -34,7 +35,7 @@ def record(key: str, values: float | Iterable[float], *, unit: str, digits: int)
     text = formatted(found, unit=unit, digits=digits)
     metadata = {
         "scrapbook": {"name": key, "mime_prefix": GLUE},
-        "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits}},
+        "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits, "exact": bool(exact)}},
     }
     display({GLUE + "text/plain": repr(text)}, raw=True, metadata=metadata)
     return Text(text)
@@ -65,7 +66,7 @@ def uses(dataset: Any) -> None:
 
 
 def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
-    """What an executed notebook recorded: ``{"records": {key: {values, unit, digits}}, "data": [...]}``.
+    """What an executed notebook recorded: ``{"records": {key: {values, unit, digits[, exact]}}, "data": [...]}``.
 
     chapter: the name with which every key must begin, or its leading words (``quantization.`` in the chapter
         ``quantization_records``); by default the one in the notebook's ``survey`` metadata.
@@ -87,6 +88,8 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
                     f"the key {key!r} is recorded twice in the chapter {chapter!r}: each key belongs to one measurement"
                 )
             records[key] = {"values": list(one["values"]), "unit": one["unit"], "digits": one["digits"]}
+            if one.get("exact"):
+                records[key]["exact"] = True
         if (used := found.get("data")) and dict(used) not in data:
             data.append(dict(used))
     return {"records": records, "data": data}

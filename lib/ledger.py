@@ -14,6 +14,7 @@
           - {key: quantization.lenet300.file_ratio, at_least: 40}
           - {key: quantization.lenet300.error_pct, at_most: 0.1, above: quantization.lenet300.baseline_error_pct}
       verdict: supported                 # what we hold today; the build fails if a measurement says otherwise
+      elsewhere: [supported in part]     # optional: what other processors give, where a time decides
 
 A claim that nothing here can decide has ``verdict: not testable here`` and ``because:`` instead of ``decided_by``.
 Text fields are Markdown and may cite: ``{cite:t}`han2016deep` ``.
@@ -29,7 +30,8 @@ A rule holds a measured quantity against bounds::
 is subtracted as a constant. With several values the whole 95 % t-interval must lie on one side of the bounds, else the
 rule straddles; a single value decides as it is. A bound that is touched exactly holds.
 All rules hold: supported. All fail: contradicted. Some hold and some fail: supported in part. Otherwise: undecided.
-A claim decided by timing alone is refused: bytes and multiply-adds decide.
+A claim decided by timing alone is refused: bytes and multiply-adds decide. Where a rule about time makes the verdict
+depend on the processor, ``elsewhere`` names the other verdicts that were seen, and the page says that it depends on it.
 """
 
 import json
@@ -43,6 +45,7 @@ from typing import Any
 
 import yaml
 
+from lib import chapters
 from lib.evidence import KEY, formatted, interval
 
 PROFILES = ("quick", "standard", "full")
@@ -71,7 +74,7 @@ SECTIONS = {
     "3.2.4": "Supergraphs",
     "4": "Discussion and conclusion",
 }
-FIELDS = {"id", "section", "says", "reported", "erratum", "kind", "decided_by", "verdict", "because"}
+FIELDS = {"id", "section", "says", "reported", "erratum", "kind", "decided_by", "verdict", "elsewhere", "because"}
 WORDS = {"at_least", "at_most", "between", "within", "exceeds"}
 PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `above`
 TIMING = re.compile(r"latency|seconds|_m?s$|^kernel\.")  # in a key behind its chapter
@@ -113,6 +116,7 @@ class Claim:
     erratum: str | None = None
     because: str | None = None
     kind: str | None = None
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,17 +159,26 @@ def load_claims(root: Path) -> list[Claim]:
     return claims
 
 
-def load_results(profile: str, root: Path) -> Records:
-    """Every record of ``results/<profile>/*.json`` under ``root``, by key. Empty where that profile was never run."""
+def load_results(profile: str, root: Path, *, built: bool = False) -> Records:
+    """Every record of a profile under ``root``, by key: the committed ones, or those of the last build.
+
+    Empty where that profile was never run.
+    """
     if profile not in PROFILES:
         raise ValueError(f"the profile {profile!r} is unknown: accepted are {', '.join(PROFILES)}")
     records: Records = {}
-    for path in sorted((root / "results" / profile).glob("*.json")):
+    for path in result_files(profile, root, built=built):
         for key, record in load_result(path)["records"].items():
             if key in records:
-                raise ValueError(f"the key {key!r} is recorded twice in results/{profile}: each key has one chapter")
+                raise ValueError(f"the key {key!r} is recorded twice in the {profile} profile: each has one chapter")
             records[key] = record
     return records
+
+
+def result_files(profile: str, root: Path, *, built: bool = False) -> list[Path]:
+    """The results of a profile, one file a chapter: the committed ones, or those of the last build."""
+    folder = chapters.built_results(root, profile) if built else chapters.committed_results(root, profile)
+    return sorted(folder.glob("*.json"))
 
 
 def load_result(path: Path) -> dict[str, Any]:
@@ -267,7 +280,23 @@ def _claim(raw: Any, chapter: str, known: set[str]) -> Claim:
     elif "kind" in raw:
         raise ValueError(f"claim {id}: a historical claim is 'not testable here'; its verdict is {raw['verdict']!r}")
     texts = {name: raw.get(name) for name in ("says", "verdict", "reported", "erratum", "because", "kind")}
-    return Claim(id=id, section=section, chapter=chapter, rules=_rules(id, raw.get("decided_by", {})), **texts)
+    rules = _rules(id, raw.get("decided_by", {}))
+    return Claim(id, section, chapter, rules=rules, elsewhere=_elsewhere(id, raw, rules), **texts)
+
+
+def _elsewhere(id: str, raw: dict[str, Any], rules: dict[str, tuple[Rule, ...]]) -> tuple[str, ...]:
+    """The verdicts that other processors give. Only times differ between them: a claim without any has one verdict."""
+    if "elsewhere" not in raw:
+        return ()
+    others = set(VERDICTS) - {raw["verdict"], NOT_TESTABLE}
+    found = raw["elsewhere"]
+    if not isinstance(found, list) or not found or not set(map(str, found)) <= others:
+        raise ValueError(f"claim {id}: 'elsewhere' is {found!r}, accepted is a list of {', '.join(sorted(others))}")
+    if not any(rule.timing for rules_of_profile in rules.values() for rule in rules_of_profile):
+        raise ValueError(
+            f"claim {id}: no time decides it, so its verdict is the same on every processor: leave 'elsewhere' out"
+        )
+    return tuple(found)
 
 
 REPORTED = {"value", "unit", "where", "source"}
@@ -359,24 +388,26 @@ def outcome(values: Iterable[float], low: float, high: float) -> str:
 
 
 def gate(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
-    """Hold every verdict against the built profile's results and against the committed ones of the standard profile.
+    """Hold every verdict against the results of this build and against the committed ones of the standard profile.
 
     Returns how many verdicts were judged in each, and one sentence for each failure; none judged is a failure too.
     """
     try:
         claims = load_claims(root)
     except ValueError as error:
-        return {profile: 0}, [str(error)]
+        return {f"{profile} build": 0}, [str(error)]
     judged, failures = {}, []
-    for name in dict.fromkeys((profile, PUBLISHED)):
-        judged[name] = 0
+    for name, built in ((profile, True), (PUBLISHED, False)):
+        place = f"{name} build" if built else f"{name} records"
+        judged[place] = 0
         try:
-            records = load_results(name, root)
+            records = load_results(name, root, built=built)
         except ValueError as error:
             failures.append(str(error))
             continue
         if not records:
-            failures.append(f"results/{name} holds no record: run `make book PROFILE={name}`")
+            do = f"make book PROFILE={name}" if built else f"make record PROFILE={name}"
+            failures.append(f"the {place} hold no record: run `{do}`")
             continue
         for claim in claims:
             try:
@@ -385,16 +416,16 @@ def gate(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
                 failures.append(str(error))
                 continue
             if judgement is not None:
-                judged[name] += 1
-                failures += [sentence] if (sentence := contradiction(claim, judgement)) else []
+                judged[place] += 1
+                failures += [f"{place}: {sentence}"] if (sentence := contradiction(claim, judgement)) else []
     if not sum(judged.values()):
         failures.append(f"no verdict was judged in {' or '.join(judged)}: the ledger needs rules for one of them")
     return judged, failures
 
 
 def contradiction(claim: Claim, judgement: Judgement) -> str | None:
-    """The sentence to fail with where a measurement gives another verdict than the one we hold."""
-    if judgement.verdict in (claim.verdict, UNDECIDED) or claim.verdict == UNDECIDED:
+    """The sentence to fail with where a measurement gives another verdict than those that we hold."""
+    if judgement.verdict in (claim.verdict, UNDECIDED, *claim.elsewhere) or claim.verdict == UNDECIDED:
         return None
     values = "; ".join(f"{quantity(f.rule)} is {measured(f)}, {f.outcome}" for f in judgement.findings)
     return (

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import resource
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from typing import Any
 import nbformat
 from filelock import FileLock, Timeout
 
-from lib import chapters, evidence
+from lib import chapters, evidence, imports
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
 ONE_THREAD = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
@@ -66,9 +68,9 @@ def _run(root: Path, chapter: str, profile: str, target: Path, bar: bool) -> dic
         record = {"status": "failed", "error": says, "seconds": _since(start), "peak_mib": _peak_mib()}
         chapters.write(note, json.dumps(record, indent=1) + "\n")
         raise ChapterFailed(says) from error
-    measured = {"seconds": _since(start), "peak_mib": _peak_mib(), "versions": _versions()}
+    measured = {"seconds": _since(start), "peak_mib": _peak_mib(), "processor": processor(), "versions": _versions()}
     done.metadata["survey"] = stamp | measured | {"data": evidence.harvest(done, chapter)["data"]}
-    chapters.write_results(root, done)
+    chapters.write_results(root, done, chapters.built_results(root, profile))
     chapters.write(target, nbformat.writes(done))
     return {"status": "ok", "error": None, "seconds": measured["seconds"], "peak_mib": measured["peak_mib"]}
 
@@ -83,8 +85,9 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
         raise ChapterFailed("its header has no kernelspec with name, display_name and language")
     limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
     clock = _Clock(chapter, sum(cell.cell_type == "code" for cell in source.cells), limits)
+    source.cells.append(nbformat.v4.new_code_cell(LOADED))
     with tempfile.TemporaryDirectory() as folder:
-        _prepare_environment(root, folder)
+        os.environ.update(environment(root) | {"IPYTHONDIR": folder})
         given, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
         nbformat.write(source, given)
         try:
@@ -97,7 +100,8 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 timeout_func=clock,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
             )
-            says = _fault(done, chapter)
+            loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
+            says = _fault(done, chapter) or _foreign(root, chapter, loaded)
         except papermill.PapermillExecutionError as error:
             says = f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
         except CellTimeoutError:
@@ -135,13 +139,37 @@ class _Clock:
         return f"cell [{self.cell}] exceeded the limit of {self.limits['cell_s']:g} s for one cell"
 
 
-def _prepare_environment(root: Path, folder: str) -> None:
-    """What the kernel inherits: one thread, absolute folders (it works in chapters/), no settings of this user."""
-    os.environ.update({f"{name}_NUM_THREADS": "1" for name in ONE_THREAD})
-    os.environ.update({"PYTHONHASHSEED": "0", "IPYTHONDIR": folder, "JUPYTER_PREFER_ENV_PATH": "1"})
-    os.environ["SURVEY_CACHE"] = str(Path(os.environ.get("SURVEY_CACHE") or root / "_build" / "cache").resolve())
+def environment(root: Path) -> dict[str, str]:
+    """What a kernel inherits: one thread, absolute folders (it works in chapters/), its own ``lib``, no settings.
+
+    Matplotlib keeps its list of fonts below ``_build``: a home folder may be missing, or closed to writing.
+    """
+    cache = Path(os.environ.get("SURVEY_CACHE") or root / "_build" / "cache").resolve()
+    found = {f"{name}_NUM_THREADS": "1" for name in ONE_THREAD}
+    found |= {"PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1", "SURVEY_CACHE": str(cache)}
+    found |= {"MPLCONFIGDIR": str(root.resolve() / "_build" / "matplotlib")}
     if told := os.environ.get("SURVEY_DATA"):
-        os.environ["SURVEY_DATA"] = str(Path(told).resolve())
+        found["SURVEY_DATA"] = str(Path(told).resolve())
+    own = str(chapters.library(root).parent.resolve())
+    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != own]
+    return found | {"PYTHONPATH": os.pathsep.join([own, *others])}
+
+
+LOADED = """import json as _json, sys as _sys
+print(_json.dumps({name: _sys.modules[name].__file__ for name in sorted(_sys.modules) if name.split(".")[0] == "lib"}))
+"""
+
+
+def _foreign(root: Path, chapter: str, loaded: dict[str, str]) -> str:
+    """What is wrong with the files of ``lib`` that a kernel had loaded at its end: the fingerprint misses one."""
+    folder = chapters.library(root).resolve()
+    known = imports.modules(folder, (path.resolve() for path in chapters.closure(root, chapter)))
+    for name, file in loaded.items():
+        if not Path(file).resolve().is_relative_to(folder):
+            return f"its kernel imported {name} from another place than the book's own lib: {file}"
+        if name not in known:
+            return f"it used {name} without importing it: a run is only repeated when what its source imports changes"
+    return ""
 
 
 def _fault(done: nbformat.NotebookNode, chapter: str) -> str:
@@ -159,6 +187,23 @@ def _fault(done: nbformat.NotebookNode, chapter: str) -> str:
 
 def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS}
+
+
+def processor() -> str:
+    """The processor's name, what it is and can, and how many of its cores there are."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        text = ""
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
+    able = [
+        name
+        for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+        if name in fields.get("flags", "").split()
+    ]
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    kind = f"family {fields['cpu family']} model {fields['model']}" if {"cpu family", "model"} <= set(fields) else ""
+    return ", ".join(filter(None, [name, kind, " ".join(able), f"{os.cpu_count()} cores"]))
 
 
 def _peak_mib() -> int:

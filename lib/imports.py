@@ -1,0 +1,137 @@
+"""What code is made of: the files of ``lib`` that it imports, directly or not, and its code without its words.
+
+Imports are read, not run: a module that is only found by name at run time is not among them, and the runner refuses a
+chapter in which that happens. Comments and docstrings change no result, so :func:`code` leaves them out.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "lib"
+
+
+def closure(folder: Path, sources: Iterable[str]) -> list[Path]:
+    """The files of the package in ``folder`` that ``sources`` (Python code) import, directly or not, sorted.
+
+    A module's packages count with it, since Python runs their ``__init__.py`` first. Imports inside functions count,
+    those below ``if TYPE_CHECKING:`` do not. Raises ValueError for code that is not Python, and for an import of a
+    module that the package does not have.
+    """
+    found: set[Path] = set()
+    waiting = [name for text in sources for name in _names(text)]
+    seen = set(waiting)
+    while waiting:
+        for path in _files(folder, waiting.pop()):
+            if path in found:
+                continue
+            found.add(path)
+            new = set(_names_in_file(path, path.stat().st_mtime_ns, _module(folder, path))) - seen
+            seen |= new
+            waiting += new
+    return sorted(found)
+
+
+def modules(folder: Path, files: Iterable[Path]) -> set[str]:
+    """The names under which Python knows ``files`` of the package in ``folder``: ``lib.pruning.magnitude``."""
+    return {_module(folder, path) for path in files}
+
+
+def code(text: str) -> str:
+    """A digest of what Python code does: its syntax tree without comments, docstrings and layout.
+
+    Equal on every Python that parses it. Text that is not Python counts as it stands.
+    """
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return _sha(text)
+    return _sha("\0".join(_tree(tree)))
+
+
+def code_of_file(path: Path) -> str:
+    """:func:`code` of a file, read once for each time that it changes."""
+    return _code_of_file(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _code_of_file(path: Path, changed: int) -> str:
+    return code(path.read_text("utf-8"))
+
+
+def _tree(node: object) -> Iterator[str]:
+    """The tree in one line of words; empty fields are left out, since newer Pythons have more of them."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                value = value[1:] if ast.get_docstring(node, clean=False) is not None else value
+            if value is not None and value != []:
+                yield name
+                yield from _tree(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for part in node:
+            yield from _tree(part)
+        yield "]"
+    else:
+        yield f"{type(node).__name__} {node!r}"
+
+
+@cache
+def _names_in_file(path: Path, changed: int, module: str) -> tuple[str, ...]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return tuple(_names(path.read_text("utf-8"), package))
+
+
+def _names(text: str, package: str = "") -> Iterator[str]:
+    """Every name of the package that the code imports, a module or something in one."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise ValueError(f"code that is not Python has no imports to read: {error}") from error
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{start}.{name.name}" for name in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == PACKAGE)
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files that ``import name`` runs: the packages on the way, and the module."""
+    place, files = folder, [folder / "__init__.py"]
+    parts = name.split(".")[1:]
+    for i, part in enumerate(parts):
+        place = place / part
+        if (place / "__init__.py").is_file():
+            files.append(place / "__init__.py")
+        elif place.with_suffix(".py").is_file():
+            return [*files, place.with_suffix(".py")]
+        elif i == len(parts) - 1 and i > 0:  # something in the package before it
+            break
+        else:
+            raise ValueError(f"{name} is imported, and {PACKAGE} has no {'.'.join(parts[: i + 1])}")
+    return files
+
+
+def _module(folder: Path, path: Path) -> str:
+    parts = [PACKAGE, *path.relative_to(folder).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
