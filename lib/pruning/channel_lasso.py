@@ -15,14 +15,12 @@ The weights W in Z are those of the trained network, not brought to norm 1, so t
 the next, which does not change the function, does not change the scores either.
 """
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram
+from scipy.linalg import cho_solve, solve_triangular
 from torch import Tensor, nn
 
 from lib import reconstruction
@@ -34,20 +32,89 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     gram: (channels, channels). The penalty is in units of G: nothing is left at :math:`\\max_c |G 1|_c`. Channels that
     contribute nothing stay at 0, and so does, of channels that are multiples of each other, all but one.
+
+    On each piece the coefficients of the active channels A, of signs s, are :math:`\\beta = G_{AA}^{-1} (b_A - \\lambda
+    s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004). Where several channels tie, least squares without
+    negative coefficients says which of them enter; a channel that depends on active ones stays out while they are
+    active. (``lars_path_gram`` of scikit-learn drops it for good, and can end elsewhere, depending on the rounding.)
+
+    Raises ValueError where the path has more than 20 steps for each channel.
     """
-    live = gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)
-    coefficients = np.zeros((len(gram), 1))
-    if not live.any():
-        return np.zeros(1), coefficients
-    part = gram[live][:, live].numpy()
-    with warnings.catch_warnings():  # it drops multiples of other channels, and says so
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        penalties, _, active = lars_path_gram(
-            Xy=part.sum(1), Gram=part, n_samples=1, method="lasso", max_iter=20 * len(part)
-        )
-    coefficients = np.zeros((len(gram), len(penalties)))
-    coefficients[live.numpy()] = active
-    return penalties, coefficients
+    live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).numpy()
+    part = gram.numpy()[live][:, live]
+    target = part.sum(1)
+    penalty = abs(target).max(initial=0.0)
+    rounding = 1e-12 * (part.diagonal().max(initial=0.0) + penalty)
+    active, root, beta = np.zeros(0, int), np.zeros((0, 0)), np.zeros(len(part))  # part[active, active] = root root^T
+    penalties, steps = [penalty], [beta]
+    while penalty > rounding:
+        if len(steps) > 20 * len(part) + 20:
+            raise ValueError(f"the path of {len(part)} channels has more than {len(steps)} steps: use fewer channels")
+        correlation = target - part @ beta
+        signs = np.sign(correlation)
+        tied = np.flatnonzero(abs(correlation) >= penalty - rounding)
+        tied = tied[~np.isin(tied, active)]
+        for channel in _entering(part, active, root, signs, tied):
+            active, root = np.append(active, channel), _extended(root, part[active, channel], part[channel, channel])
+        # beta = start - penalty slope on this piece, and the correlation is rest + penalty turn
+        start, slope = np.zeros((2, len(part)))
+        solved = cho_solve((root, True), np.stack([target[active], signs[active]], 1), check_finite=False)
+        start[active], slope[active] = solved.T
+        rest, turn = target - part @ start, part @ slope
+        inside, waiting = np.zeros((2, len(part)), bool)
+        inside[active], waiting[tied] = True, True
+        events = [0.0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for sign in (1, -1):  # a channel that stays out of a tie falls faster than the penalty on its own side
+                joins = ~inside & ~(waiting & (signs == sign))
+                events += list(sign * rest[joins] / (1 - sign * turn[joins]))
+            events += list((start / slope)[beta != 0])
+        penalty = max(event for event in events if 0 <= event < penalty)
+        beta = start - penalty * slope
+        beta[beta * signs <= 1e-12] = 0
+        if not beta[active].all():
+            active = active[beta[active] != 0]
+            root = np.linalg.cholesky(part[np.ix_(active, active)])
+        penalties.append(penalty)
+        steps.append(beta)
+    coefficients = np.zeros((len(gram), len(steps)))
+    coefficients[live] = np.transpose(steps)
+    return np.array(penalties), coefficients
+
+
+def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.ndarray, tied: np.ndarray) -> list[int]:
+    """Which of the tied channels become active: non-negative least squares (Lawson and Hanson) given the active ones.
+
+    With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes
+    u^T S u / 2 - r^T u over u >= 0. A channel that is left nothing, to rounding, depends on others and does not enter.
+    """
+    reduced = solve_triangular(root, gram[np.ix_(active, tied)] * signs[tied], lower=True, check_finite=False)
+    left = gram[np.ix_(tied, tied)] * np.outer(signs[tied], signs[tied]) - reduced.T @ reduced
+    pull = 1 - reduced.T @ solve_triangular(root, signs[active], lower=True, check_finite=False)
+    u, chosen = np.zeros(len(tied)), []
+    while True:
+        known = np.linalg.solve(left[np.ix_(chosen, chosen)], left[chosen])
+        pivots = left.diagonal() - (left[chosen] * known).sum(0)
+        gain = np.where(pivots > 1e-12 * gram[tied, tied], pull - left @ u, 0)
+        gain[chosen] = 0
+        if not (gain > 1e-9).any():
+            return [int(tied[place]) for place in chosen]
+        chosen.append(int(gain.argmax()))
+        while (best := np.linalg.solve(left[np.ix_(chosen, chosen)], pull[chosen])).min(initial=1.0) <= 0:
+            now = u[chosen]
+            falls = best <= 0
+            share = (now[falls] / (now[falls] - best[falls])).min()
+            u[chosen] = now + share * (best - now)
+            chosen = [place for place in chosen if u[place] > 1e-14]
+            u[[place for place in range(len(u)) if place not in chosen]] = 0
+        u[chosen] = best
+
+
+def _extended(root: np.ndarray, column: np.ndarray, corner: float) -> np.ndarray:
+    """The Cholesky factor of a matrix with one more row and column."""
+    row = solve_triangular(root, column, lower=True, check_finite=False)
+    last = np.sqrt(corner - row @ row)
+    return np.block([[root, np.zeros((len(row), 1))], [row[None], np.array([[last]])]])
 
 
 def scores(

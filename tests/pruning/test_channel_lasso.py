@@ -1,8 +1,13 @@
 """The path against the conditions of its optimum and a second solver; the fitted weights against numpy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 from torch import nn
 
@@ -93,6 +98,88 @@ def test_dead_channels_and_copies_do_not_stop_the_path():
     assert coefficients[[2, 5], -1].sum() == pytest.approx(2)  # one does the work of both
     np.testing.assert_allclose(coefficients[[0, 1, 4, 6], -1], 1, atol=1e-6)
     assert not channel_lasso.path(torch.zeros(3, 3, dtype=torch.float64))[1].any()
+
+
+DEPENDENCES = {
+    "none": lambda z, i, j, draw: None,
+    "a copy": lambda z, i, j, draw: z[:, j],
+    "a negated copy": lambda z, i, j, draw: -z[:, j],
+    "a multiple": lambda z, i, j, draw: z[:, j] * draw.choice([-3, 0.5, 2, 1000]),
+    "a near copy": lambda z, i, j, draw: z[:, j] + 1e-4 * draw.standard_normal(len(z)),
+    "copies of few": lambda z, i, j, draw: z[:, draw.integers(0, 2, z.shape[1])] * draw.choice([-1, 1], z.shape[1]),
+    "a sum of others": lambda z, i, j, draw: np.delete(z, i, 1) @ draw.integers(-1, 2, z.shape[1] - 1),
+    "nothing": lambda z, i, j, draw: np.zeros(len(z)),
+    "small whole numbers": lambda z, i, j, draw: draw.integers(-1, 2, z.shape),
+    "orthogonal and alike": lambda z, i, j, draw: np.linalg.qr(draw.standard_normal(z.shape))[0],
+    "of all sizes": lambda z, i, j, draw: z * 10.0 ** draw.uniform(-2, 2, z.shape[1]),
+    "more channels than samples": lambda z, i, j, draw: np.where(np.arange(len(z))[:, None] < 2, z, 0),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(DEPENDENCES)), st.integers(2, 9), st.integers(0, 2**32 - 1), st.floats(-6, 6))
+def test_the_path_is_optimal_whatever_channels_depend_on_each_other(name, channels, seed, scale):
+    draw = np.random.default_rng(seed)
+    z = draw.standard_normal((channels + 4, channels)) + draw.uniform(-1, 1)
+    i, j = draw.choice(channels, 2, replace=False)
+    changed = DEPENDENCES[name](z, i, j, draw)
+    if changed is not None and changed.ndim == 2:
+        z = changed.astype(float)
+    elif changed is not None:
+        z[:, i] = changed
+    gram = z.T @ z * 10.0**scale
+    penalties, coefficients = channel_lasso.path(torch.from_numpy(gram))
+    target = gram.sum(1)
+    if penalties[0] < 1e-9 * gram.diagonal().max():  # the channels add up to nothing
+        return
+    assert penalties[-1] < 1e-9 * penalties[0] and (np.diff(penalties) < 0).all()
+    for step in np.arange(0, len(penalties) - 1, 0.5):  # at the steps, and between them
+        ends = [int(np.floor(step)), int(np.ceil(step))]
+        penalty, beta = penalties[ends].mean(), coefficients[:, ends].mean(1)
+        correlation = target - gram @ beta
+        active = beta != 0
+        slack = 1e-8 * penalties[0]
+        assert (abs(correlation) <= penalty + slack).all()
+        assert (abs(correlation - penalty * np.sign(beta))[active] <= slack).all()
+        # A second solver may choose other channels among those that depend on each other, but at the same objective.
+        root = z * 10.0 ** (scale / 2)
+        fit = Lasso(alpha=penalty / len(z), fit_intercept=False, tol=1e-10, max_iter=5000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            other = fit.fit(root, root.sum(1)).coef_
+
+        def objective(b, root=root, penalty=penalty):
+            return ((root @ (b - 1)) ** 2).sum() / 2 + penalty * abs(b).sum()
+
+        assert objective(beta) <= objective(other) * (1 + 1e-9) + 1e-12 * target.sum()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("seed", range(6))
+def test_of_a_channel_and_its_copies_one_does_the_work(seed, sign):
+    z, _ = sample(seed)
+    z[:, 4] = z[:, 5] = sign * z[:, 2]
+    coefficients = channel_lasso.path(z.T @ z)[1]
+    work = (coefficients[[2, 4, 5]].T * [1, sign, sign])[-1]
+    assert np.count_nonzero(work) == 1 and work.sum() == pytest.approx(1 + 2 * sign)
+    np.testing.assert_allclose(coefficients[[0, 1, 3, 6], -1], 1, atol=1e-9)
+
+
+def test_a_channel_that_depended_on_one_that_left_may_enter_again():
+    """Channel 0 is the sum of the others: first it enters alone, in the end any of several answers is exact."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        z = generator.standard_normal((9, 5))
+        z[:, 0] = z[:, 1:] @ [1, 1, -1, 1]
+        penalties, coefficients = channel_lasso.path(torch.from_numpy(z.T @ z))
+        assert penalties[-1] <= 1e-12 * penalties[0]
+        np.testing.assert_allclose(z @ coefficients[:, -1], z.sum(1), atol=1e-9)
+
+
+def test_channels_that_add_up_to_nothing_have_an_empty_path():
+    z = torch.tensor([[1.0, -1, 0], [2, -2, 0]]).double()
+    penalties, coefficients = channel_lasso.path(z.T @ z)
+    assert penalties.tolist() == [0] and not coefficients.any()
 
 
 def test_a_factor_moved_from_one_layer_to_the_next_changes_no_score():
