@@ -1,66 +1,154 @@
-# The commands that people type. Each makes .venv first, where it is missing or older than requirements.lock.
+# The commands that people type. Each makes the environment in .venv first, where it is missing, broken, or made of
+# another lock, Python or folder. Folders and values reach the shell as variables: one may hold quotes, spaces or "$".
 
-PYTHON ?= python3.11
+PYTHON ?=
 PROFILE ?= quick
 CORES ?= 2
+CHAPTER ?=
+CLAIM ?=
+MINUTES ?=
 TESTS ?=
-RUN := .venv/bin/python
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 
-.PHONY: help book test bench bench-kernels serve check compare lint lock clean
+.ONESHELL:
+.SHELLFLAGS := -ec
+.PHONY: help book chapter pages record reproduce compare check serve doctor chapters matrix data
+.PHONY: test bench bench-kernels lint lock environment clean FORCE
 
 help:
 	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
-	@echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
-	@echo "make bench                                          our algorithms against other libraries': time and result"
-	@echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
-	@echo "make serve                                          show the pages on 127.0.0.1"
-	@echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
-	@echo "make compare [PROFILE=...]                          which results moved against the committed ones"
-	@echo "make lint | lock | clean                            read the code | remake the lock | drop what was built"
+	echo "make serve                                          show the pages on 127.0.0.1"
+	echo "make reproduce [PROFILE=...] [CLAIM=C2.3-06] [CHAPTER=pruning] [MINUTES=15]"
+	echo "                                                    held verdicts beside those of this machine"
+	echo "make compare [PROFILE=...]                          what differs from the committed results"
+	echo "make doctor                                         are this machine's kernels right?"
+	echo "make chapter CHAPTER=pruning [PROFILE=...]          run one chapter, or several: CHAPTER='pruning quantization'"
+	echo "make pages [PROFILE=...]                            build the pages of the runs that are there"
+	echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
+	echo "make record [PROFILE=...] [CHAPTER=pruning]         write results/: the committed record"
+	echo "make data [PROFILE=...]                             download the data sets that the chapters use"
+	echo "make chapters | matrix [PROFILE=...]                the chapters and their fingerprints | a job for each"
+	echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
+	echo "make bench                                          our algorithms against other libraries': time and result"
+	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
+	echo "make lint | lock | environment | clean              read the code | remake the lock | .venv | drop what was built"
 
-book: .venv/.complete
-	@$(RUN) -m lib book --profile $(PROFILE) --cores $(CORES)
+book: environment
+	@$(RUN) -m lib book --profile "$$PROFILE" --cores "$$CORES"
 
-test: .venv/.complete
-	@$(RUN) -m pytest $(TESTS)
+chapter: environment
+	@test -n "$$CHAPTER" || { echo "which chapter? Name one: make chapter CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
+	for chapter in $$CHAPTER; do $(RUN) -m lib run "$$chapter" --profile "$$PROFILE"; done
 
-bench: .venv/.complete
-	@$(RUN) -m benchmarks.kmeans
-	@$(RUN) -m benchmarks.coding
-	@$(RUN) -m benchmarks.filters
+pages: environment
+	@$(RUN) -m lib pages --profile "$$PROFILE"
 
-bench-kernels: .venv/.complete
-	@$(RUN) -m benchmarks.kernels
+record: environment
+	@$(RUN) -m lib record --profile "$$PROFILE" --cores "$$CORES" $(if $(CHAPTER),--chapter "$$CHAPTER")
 
-serve: .venv/.complete
+reproduce: environment
+	@$(RUN) -m lib reproduce --profile "$$PROFILE" --cores "$$CORES" $(if $(CLAIM),--claim "$$CLAIM") \
+	    $(if $(CHAPTER),--chapter "$$CHAPTER") $(if $(MINUTES),--minutes "$$MINUTES")
+
+compare: environment
+	@$(RUN) -m lib compare --profile "$$PROFILE"
+
+check: environment
+	@$(RUN) -m lib check --profile "$$PROFILE"
+
+serve: environment
 	@$(RUN) -m lib serve
 
-check: .venv/.complete
-	@$(RUN) -m lib check --profile $(PROFILE)
+doctor: environment
+	@$(RUN) -m lib doctor
 
-compare: .venv/.complete
-	@$(RUN) -m lib compare --profile $(PROFILE)
+chapters: environment
+	@$(RUN) -m lib chapters --json --profile "$$PROFILE"
 
-lint: .venv/.complete
+matrix: environment
+	@$(RUN) .github/matrix.py "$$PROFILE"
+
+data: environment
+	@$(RUN) .github/matrix.py "$$PROFILE" --load
+
+test: environment
+	@$(RUN) -m pytest $(TESTS)
+
+bench: environment
+	@$(RUN) -m benchmarks.kmeans
+	$(RUN) -m benchmarks.coding
+	$(RUN) -m benchmarks.filters
+
+bench-kernels: environment
+	@$(RUN) -m benchmarks.kernels
+
+lint: environment
 	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check .
+	$(RUN) -m ruff format --check .
 
 # The lock names no CPU-only build ("+cpu"): the public index does not have it.
-lock: .venv/.complete
-	$(RUN) -m piptools compile --quiet --strip-extras --no-header --no-annotate \
+lock: environment
+	@$(RUN) -m piptools compile --quiet --strip-extras --no-header --no-annotate \
 	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements.lock requirements.in
 	sed -i 's/+cpu$$//' requirements.lock
 
 clean:
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
-# The stamp is written last: an interrupted installation is made anew.
-.venv/.complete: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	    echo "Python 3.11 is needed, and '$(PYTHON)' is not that: install it, or name it with make PYTHON=..." >&2; exit 1; }
-	@echo "Making .venv from requirements.lock: once, and for some minutes"
-	@test -e $@ || $(PYTHON) -m venv --clear .venv
-	@rm -f $@
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "survey.pth").write_text("$(CURDIR)\n")'
-	@touch $@
+environment: $(VENV)/.complete
+
+# The last line of .venv/.complete says what .venv is made of. It is written last: an interrupted installation is made
+# again. Of the Pythons on the path the oldest that fits is taken: the committed results were measured with it, and an
+# environment does not change because a newer one was installed. A link to another checkout's .venv is used as long as
+# it fits, and never changed.
+$(VENV)/.complete: FORCE
+	@version() { "$$1" -c 'import ensurepip, sys, venv; v = sys.version_info; print("%d.%d" % v[:2]) if (3, 11) <= v < (3, 14) else None' 2>/dev/null || true; }
+	contents() { echo "$$1, requirements.lock $$(cksum < requirements.lock), $$(cd $(VENV) && pwd -P)"; }
+	! command -v flock >/dev/null || { exec 9< requirements.lock; flock 9; }
+	has="$$(version $(RUN))"
+	wanted="$$has"
+	if [ -n "$$PYTHON" ]; then
+	    wanted="$$(version "$$PYTHON")"
+	    if [ -z "$$wanted" ]; then
+	        echo "Python 3.11, 3.12 or 3.13 with venv is needed, and '$$PYTHON' is not that: install one (README.md says how) or name another with make PYTHON=..." >&2
+	        exit 1
+	    fi
+	fi
+	if [ -n "$$has" ] && [ "$$has" = "$$wanted" ] && [ -e $@ ]; then
+	    [ "$$(cat $@)" != "$$(contents "$$has")" ] || exit 0
+	    python="$${PYTHON:-$(RUN)}" renew=--without-pip
+	else
+	    python="$$PYTHON" renew=--clear
+	    for name in python3.11 python3.12 python3.13 python3; do
+	        if [ -z "$$python" ] && [ -n "$$(version $$name)" ]; then python=$$name; fi
+	    done
+	    if [ -z "$$python" ]; then
+	        echo "Python 3.11, 3.12 or 3.13 with venv is needed, and none is on the path: install one (README.md says how) or name it with make PYTHON=..." >&2
+	        exit 1
+	    fi
+	fi
+	echo "Making $(VENV) from requirements.lock: once, and for some minutes" >&2
+	if [ -L $(VENV) ]; then rm $(VENV); renew=--clear; python="$${PYTHON:-$$(readlink -f "$$(command -v "$$python")")}"; fi
+	rm -f $@
+	"$$python" -m venv $$renew $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(RUN) -c "$$RELOCATABLE"
+	contents "$$(version "$$python")" > $(VENV)/.complete.new
+	mv $(VENV)/.complete.new $@
+
+# So that a folder that was copied or moved runs its own code and its own Python: the path to lib and those of the
+# scripts' interpreter are relative.
+define RELOCATABLE
+import os, pathlib, re, sys, sysconfig
+site = sysconfig.get_path("purelib")
+pathlib.Path(site, "survey.pth").write_text(os.path.relpath(os.getcwd(), site) + "\n")
+for script in pathlib.Path(sys.prefix, "bin").iterdir():
+    text = b"" if script.is_symlink() or not script.is_file() else script.read_bytes()
+    own = re.match(rb"#!/bin/sh\n'''exec' \"/.*\n' '''\n|#!/.*/python[0-9.]*\n", text)
+    if own:
+        with script.open("wb") as file:
+            file.write(b"#!/bin/sh\n'''exec' \"$$(dirname \"$$0\")/python\" \"$$0\" \"$$@\"\n' '''\n" + text[own.end():])
+endef
+export RELOCATABLE
