@@ -102,6 +102,8 @@ def apply(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """The layer's linear map with another weight and without bias."""
     if isinstance(layer, nn.Linear):
         return functional.linear(x, weight)
+    if layer.in_channels == 1:  # on some processors torch's kernels for one channel are wrong in channels last
+        x, weight = (each.to(memory_format=torch.contiguous_format) for each in (x, weight))
     return layer._conv_forward(x, weight, None)
 
 

@@ -183,7 +183,9 @@ def convolution(
     border: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Sums (n, filters, height', width'), float32, channels last, of the signs of x (n, channels, height, width).
+    """Sums (n, filters, height', width'), float32, of the signs of x (n, channels, height, width).
+
+    They come out channels last, or in plain memory where there is one filter.
 
     border: zeros left, right, above and below. thresholds and below: for each channel, as in :func:`pack`.
     Raises ValueError as :func:`pack` does, for another number of channels, and for an image smaller than the filter.
@@ -213,10 +215,14 @@ def convolution(
                 sums.reshape(count, out_height * out_width, filters.shape[0]).numpy(),
                 *_border(filters, (height, width), border, stride, dilation),
             )
-        return sums.permute(0, 3, 1, 2)
-    signs = unpack(bits).reshape(count, height, width, channels).permute(0, 3, 1, 2)
-    weight = unpack(filters.bits).reshape(filters.shape[0], *size, channels).permute(0, 3, 1, 2)
-    return functional.conv2d(functional.pad(signs, border), weight, None, stride, 0, dilation)
+        sums = sums.permute(0, 3, 1, 2)
+    else:
+        signs = unpack(bits).reshape(count, height, width, channels).permute(0, 3, 1, 2)
+        weight = unpack(filters.bits).reshape(filters.shape[0], *size, channels).permute(0, 3, 1, 2)
+        signs, weight = (each.to(memory_format=torch.contiguous_format) for each in (signs, weight))
+        sums = functional.conv2d(functional.pad(signs, border), weight, None, stride, 0, dilation)
+    # On some processors torch's convolution of one channel is wrong for channels last: what reads it gets plain memory.
+    return sums.to(memory_format=torch.contiguous_format if filters.shape[0] == 1 else torch.channels_last)
 
 
 def _what(given: object) -> str:
@@ -230,9 +236,9 @@ def _border(
     key = (size, border, stride, dilation)
     if key not in filters.borders:
         weight = unpack(filters.bits).reshape(filters.shape[0], *filters.shape[2:], filters.shape[1]).sum(-1)
-        outside = functional.pad(torch.zeros(1, 1, *size), border, value=1.0)
-        sums = functional.conv2d(outside, weight[:, None], None, stride, 0, dilation)
-        sums = sums[0].flatten(1).T.contiguous()
+        outside = functional.pad(torch.zeros(1, 1, *size), border, value=1.0).double()  # exact on every processor
+        sums = functional.conv2d(outside, weight[:, None].double(), None, stride, 0, dilation)
+        sums = sums[0].flatten(1).T.float().contiguous()
         places = sums.any(1).nonzero().flatten()
         filters.borders[key] = places.numpy(), sums[places].numpy()
     return filters.borders[key]

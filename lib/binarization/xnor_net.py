@@ -11,6 +11,7 @@ layer stay real.
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +43,8 @@ class InputScale(nn.Module):
             return x.mean(-1, keepdim=True)
         border, stride, dilation, size = self.place
         k = x.new_full((1, 1, *size), 1 / (size[0] * size[1]))
-        return functional.conv2d(functional.pad(x.mean(-3, keepdim=True), border), k, None, stride, 0, dilation)
+        mean = functional.pad(x.mean(-3, keepdim=True), border).to(memory_format=torch.contiguous_format)
+        return functional.conv2d(mean, k, None, stride, 0, dilation)
 
 
 class MapNorm(nn.BatchNorm1d):

@@ -437,10 +437,10 @@ def test_a_layer_is_the_sum_of_m_n_products_of_signs(place, kind, scope):
         if isinstance(layer, nn.Linear):
             total = total + alpha * beta * functional.linear(a, b)
         else:
-            product = functional.conv2d(a, b, None, layer.stride, layer.padding, 1, layer.groups)
+            product = functional.conv2d(a.double(), b.double(), None, layer.stride, layer.padding, 1, layer.groups)
             total = total + alpha.reshape(-1, 1, 1) * beta * product
     bias = 0 if layer.bias is None else layer.bias.reshape(-1, *[1] * (len(shape) - 2))
-    torch.testing.assert_close(reader(x), total + bias, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reader(x), (total + bias).float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(reader(x), layer(reader.activation(normal)), rtol=1e-4, atol=1e-4)
 
 

@@ -55,13 +55,14 @@ def unit_by_hand(unit, x, binary):
     norm, layer = (unit.norm, unit.layer) if binary else (unit[0], unit[2])
     x = (x - norm.running_mean[:, None, None]) / (norm.running_var[:, None, None] + norm.eps).sqrt()
     x = norm.weight[:, None, None] * x + norm.bias[:, None, None]
+    border = layer.kernel_size[0] // 2
     if not binary:
-        return functional.conv2d(x.clamp(min=0), layer.weight, padding=layer.kernel_size[0] // 2)
+        return functional.conv2d(x.clamp(min=0).double(), layer.weight.double(), padding=border).float()
     latent = layer.parametrizations.weight.original
     alpha = torch.stack([each.abs().mean() for each in latent])
     signs = torch.where(latent < 0, -1.0, 1.0)
-    sums = functional.conv2d(torch.where(x < 0, -1.0, 1.0), signs, padding=layer.kernel_size[0] // 2)
-    return alpha[:, None, None] * sums
+    sums = functional.conv2d(torch.where(x < 0, -1.0, 1.0).double(), signs.double(), padding=border)
+    return alpha[:, None, None] * sums.float()
 
 
 @pytest.mark.parametrize("binary", [True, False])

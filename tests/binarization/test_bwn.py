@@ -81,7 +81,7 @@ def test_a_convolution_is_that_with_the_signs_times_alpha(settings):
     layer = nn.Conv2d(4, 6, 3, bias=False, **settings)
     b, alpha = signs(layer.weight.detach()), scale(layer.weight.detach())
     places = {"stride": 1, "padding": 0, "groups": 1} | settings
-    expected = alpha.reshape(-1, 1, 1) * functional.conv2d(x, b, **places)
+    expected = alpha.reshape(-1, 1, 1) * functional.conv2d(x.double(), b.double(), **places).float()
     torch.testing.assert_close(compress(layer, lambda *_: BinaryWeight())(x), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -239,6 +239,20 @@ def test_sums_are_whole_numbers_whatever_the_order_of_adding(kind, form):
     assert found.shape == expected.shape and torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("filters", [1, 8, 34])
+@pytest.mark.parametrize(("image", "size", "stride"), [((2, 3), (1, 3), (1, 2)), ((5, 3), (3, 2), (1, 3))])
+def test_a_layer_of_one_channel_is_right_in_either_memory_on_any_processor(image, size, stride, filters):
+    """torch's convolutions in channels last are wrong here on some processors."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(1, filters, size, stride=stride, bias=False)
+    layer.weight.data = torch.randn(layer.weight.shape, generator=generator).sign()
+    x = torch.randn(3, 1, *image, generator=generator).sign()
+    expected = whole(layer, x.long(), layer.weight.detach().long()).float()
+    for memory in (torch.contiguous_format, torch.channels_last):
+        found = Binarized(layer.to(memory_format=memory), SignActivation())(x.to(memory_format=memory))
+        assert torch.equal(found, expected)
+
+
 def whole(layer, signs, weight):
     """The layer's sums of signs in whole numbers, (n, filters, ...) int64."""
     if isinstance(layer, nn.Linear):

@@ -54,9 +54,10 @@ def test_a_convolution_on_bits_is_that_of_signs_times_alpha_and_k(monkeypatch, c
         layer, again = layers
         x = _speed._random(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
         b, alpha = scaled_signs(layer.weight)
-        expected = functional.conv2d(signs(x), b, None, 1, size // 2) * alpha.reshape(-1, 1, 1)
+        expected = functional.conv2d(signs(x).double(), b.double(), None, 1, size // 2) * alpha.reshape(-1, 1, 1)
+        expected, real = expected.float(), functional.conv2d(x.double(), layer.weight.double(), None, 1, size // 2)
         assert list(calls) == ["float", "bits", "bits and K"] and layer is again
-        torch.testing.assert_close(calls["float"](), layer(x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(calls["float"](), real.float(), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(calls["bits"](), expected, rtol=1e-6, atol=1e-6)
         k = xnor_net.InputScale(layer)(x)
         torch.testing.assert_close(calls["bits and K"](), expected * k, rtol=1e-5, atol=1e-6)
@@ -79,8 +80,10 @@ def test_one_operation_after_the_other_gives_the_convolution_of_torch():
     x, weight = torch.randn(6, 5, 7, generator=generator), torch.randn(4, 3, 3, 7, generator=generator)
     out = np.full((4, 3, 4), np.nan, dtype=np.float32)
     _speed.scalar_convolution(x.numpy(), weight.numpy(), out)
-    expected = functional.conv2d(x.permute(2, 0, 1)[None], weight.permute(0, 3, 1, 2))[0].permute(1, 2, 0)
-    torch.testing.assert_close(torch.from_numpy(out), expected, rtol=1e-4, atol=1e-4)
+    expected = functional.conv2d(x.permute(2, 0, 1)[None].double(), weight.permute(0, 3, 1, 2).double())[0].permute(
+        1, 2, 0
+    )
+    torch.testing.assert_close(torch.from_numpy(out).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_peaks_are_work_by_time(monkeypatch):

@@ -25,6 +25,7 @@ CONVOLUTIONS = {
     "one pixel": (nn.Conv2d(6, 2, 1), (2, 6, 3, 3)),
     "dilation": (nn.Conv2d(2, 2, 3, dilation=2, padding=2), (1, 2, 7, 7)),
     "same": (nn.Conv2d(2, 2, (3, 4), padding="same"), (1, 2, 5, 6)),
+    "one channel and column": (nn.Conv2d(1, 2, (3, 2), stride=(1, 2)), (3, 1, 5, 3)),
     "one image without its batch": (nn.Conv2d(3, 2, 3), (3, 5, 5)),
 }
 
@@ -34,7 +35,7 @@ CONVOLUTIONS = {
 def test_k_is_the_mean_size_of_what_lies_under_each_place_of_the_filter(kind):
     layer, shape = CONVOLUTIONS[kind]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    k = InputScale(layer)(x)
+    k = InputScale(layer)(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
     batched = x.reshape(-1, *shape[-3:])
     left, right, top, bottom = layer._reversed_padding_repeated_twice
     padded = functional.pad(batched, (left, right, top, bottom)).double()
@@ -64,7 +65,7 @@ def test_a_layer_is_the_convolution_of_signs_times_k_and_alpha_and_k_is_a_consta
     latent = compressed_form(layer)[1][0].detach()
     b, alpha, k = torch.where(latent >= 0, 1.0, -1.0), scale(latent), InputScale(layer)(x)
     signs = torch.where(x.detach() >= 0, 1.0, -1.0).requires_grad_()
-    sums = functional.conv2d(signs, b, None, layer.stride, layer.padding)
+    sums = functional.conv2d(signs.double(), b.double(), None, layer.stride, layer.padding).float()
     expected = sums * alpha.reshape(-1, 1, 1) * k + layer.bias.reshape(-1, 1, 1)
     found = Binarized(layer, SignActivation(), None, InputScale(layer))(x)
     assert torch.equal(found, expected) and not k.requires_grad
