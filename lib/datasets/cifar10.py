@@ -1,5 +1,7 @@
 """CIFAR-10, from an ImageFolder zip or tree, or from the published files."""
 
+import tarfile
+import tempfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -8,31 +10,21 @@ import numpy as np
 import torch
 
 from lib.datasets import Dataset, Split, image_folder, places
-from lib.datasets.splits import describe
+from lib.datasets.splits import describe, rounds
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_CLASS = {"train": 5_000, "test": 1_000}  # another number is a copy that is not whole
 
 
-def cifar10(first: tuple[int, ...] | None) -> Dataset:
-    """The first files found: an ImageFolder zip or tree, then torchvision's. Each split goes round the ten classes."""
-    tried = []
-    for root in places.roots():
-        for path in (root / "cifar10.zip", root / "cifar10", root / "cifar-10-batches-py"):
-            tried.append(str(path))
-            if path.exists():
-                return published(root, first) if "batches" in path.name else from_images(path, first)
-    from lib.vision import torchvision
+def load(first: tuple[int, ...] | None) -> Dataset:
+    """An ImageFolder zip or tree, or the published files. Each split goes round the ten classes.
 
-    root = Path(__file__).parents[2] / "data"
-    try:
-        torchvision.datasets.CIFAR10(root, download=True)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"the data set 'cifar10' is not at {', '.join(dict.fromkeys(tried))} and no download came ({error}):"
-            " put one of these into the folder that SURVEY_DATA names"
-        ) from error
-    return published(root, first)
+    first: at most so many images of each split; no others are decoded.
+
+    Raises FileNotFoundError where the set is not to be had, ValueError where it is damaged or not whole.
+    """
+    (path,) = places.obtain("cifar10", download)
+    return published(path, first) if path.name == "cifar-10-batches-py" else from_images(path, first)
 
 
 def from_images(path: Path, first: tuple[int, ...] | None) -> Dataset:
@@ -48,23 +40,38 @@ def from_images(path: Path, first: tuple[int, ...] | None) -> Dataset:
             )
 
     def pixels(split: str, chosen: np.ndarray) -> np.ndarray:
-        found = image_folder.pixels(path, files.read, [files.members[split][0][i] for i in chosen], None, False)
+        found = image_folder.pixels(path, files.archive.read, [files.members[split][0][i] for i in chosen], None, False)
         if found.shape[2:] != (32, 32):
             raise ValueError(f"{path} is not CIFAR-10: its images are {found.shape[2]} x {found.shape[3]}, not 32 x 32")
         return found
 
     one = files.members["train"][0][0]
-    made = "JPEG at quality 75" if quality_75(files.read(one), one) else f"the images of {path.name}"
+    made = "JPEG at quality 75" if quality_75(files.archive.read(one), one) else f"the images of {path.name}"
     return divided({s: np.array(labels) for s, (_, labels) in files.members.items()}, pixels, made, first)
 
 
-def published(root: Path, first: tuple[int, ...] | None) -> Dataset:
+def download(home: Path) -> None:
+    """The published files, from the address that torchvision knows."""
+    from lib.vision import torchvision
+
+    published = torchvision.datasets.CIFAR10
+    packed = places.fetch(published.url, home / published.filename, f"md5:{published.tgz_md5}")
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        with tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+        (Path(folder) / published.base_folder).rename(home / published.base_folder)
+    packed.unlink()
+
+
+def published(path: Path, first: tuple[int, ...] | None) -> Dataset:
     from lib.vision import torchvision
 
     try:
-        parts = {s: torchvision.datasets.CIFAR10(root, train=s == "train") for s in ("train", "test")}  # compares MD5
+        parts = {
+            s: torchvision.datasets.CIFAR10(path.parent, train=s == "train") for s in ("train", "test")
+        }  # compares MD5
     except Exception as error:
-        raise ValueError(f"{root / 'cifar-10-batches-py'} is damaged or not whole: {error}") from error
+        raise ValueError(f"{path} is damaged or not whole: {error}") from error
 
     def pixels(split: str, chosen: np.ndarray) -> np.ndarray:
         return parts[split].data[chosen].transpose(0, 3, 1, 2)
@@ -88,13 +95,6 @@ def divided(
         splits.append(Split(images, torch.from_numpy(labels[split][order[:n]]).long()))
     source = describe(f"CIFAR-10, {made}", [len(order) for _, order in orders], [len(split) for split in splits])
     return Dataset("cifar10", source, *splits, CLASSES)
-
-
-def rounds(labels: np.ndarray) -> np.ndarray:
-    """A fixed order in rounds of one sample of each class: its first n are as balanced as n samples can be."""
-    random = np.random.RandomState(0)
-    rounds = np.stack([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)], axis=1)
-    return np.take_along_axis(rounds, random.random_sample(rounds.shape).argsort(axis=1), axis=1).ravel()
 
 
 def quality_75(content: bytes, name: str) -> bool:

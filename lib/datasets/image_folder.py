@@ -1,10 +1,5 @@
-"""Image folders: one folder for each class, as a tree or a zip."""
+"""Image folders: one folder for each class, as a tree or a zip, with or without a folder for each split."""
 
-import os
-import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,69 +8,131 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.datasets import Dataset, Split
+from lib.datasets import Dataset, Split, archives
 from lib.datasets.splits import describe, permuted
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = {  # the usual names of a split's folder, in any case
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "validate", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+GREY = ("1", "L", "LA", "La")  # Pillow's modes without color
 
 
 @dataclass(frozen=True)
 class Files:
-    """What an image folder holds, before a file of it is opened."""
+    """What an image folder holds, before a file of it is decoded."""
 
     classes: tuple[str, ...]
     members: dict[str, tuple[list[str], list[int]]]  # split, or "all" -> file names and class numbers
-    read: Callable[[str], bytes]
+    extra: tuple[str, ...]  # folders beside those of the splits, whose images are left out
+    archive: archives.Archive
 
 
 def load(path: Path, size: int | None, first: tuple[int, ...] | None) -> Dataset:
-    """An ImageFolder tree or a zip of one; nothing is unpacked to disk, and no file opened that is not asked for."""
+    """An image folder, or a zip of one: ``<class>/<image>``, or the same below a folder for each split.
+
+    Without folders for splits, a tenth of the images becomes the validation split and a tenth the test split. Where
+    only one of these two has a folder, the other is a tenth of the training images; ``source`` says so.
+
+    path: the folder or zip.
+    size: height and width in pixels to which the images are resized; None: they must all be of one size.
+    first: at most so many images of each split; no others are decoded.
+
+    Images have one channel where all of them are grey and three otherwise, whichever are asked for.
+
+    Raises ValueError, which names the file or folder, for other forms and for damaged images.
+    """
     files = listed(path)
+    notes = [f"left out: {', '.join(files.extra)}"] if files.extra else []
     if "all" in files.members:
         orders = [("all", order) for order in permuted(len(files.members["all"][0]), shares=(0.8, 0.1))]
     else:
-        orders = [(split, np.arange(len(names))) for split, (names, _) in files.members.items()]
-        orders.sort(key=lambda one: ("train", "test").index(one[0]) * 2 if one[0] in ("train", "test") else 1)
-        if len(orders) == 2:
-            train, validation, _ = permuted(len(orders[0][1]), shares=(0.9, 0.1))
-            orders[:1] = [("train", train), ("train", validation)]
+        parts = {split: (split, np.arange(len(names))) for split, (names, _) in files.members.items()}
+        for missing in SPLITS.keys() - parts.keys():
+            kept, cut, _ = permuted(len(parts["train"][1]), shares=(0.9, 0.1))
+            parts |= {"train": ("train", kept), missing: ("train", cut)}
+            notes.append(f"its {missing} split is cut from the training images")
+        orders = [parts[split] for split in SPLITS]
     whole = [len(order) for _, order in orders]
     for i, n in enumerate(first or ()):
         if n < whole[i]:
             split, order = orders[i]
             orders[i] = split, order[np.random.RandomState(0).permutation(whole[i])[:n]]
-    names, labels = next(iter(files.members.values()))
-    grey = opened(files.read(names[0]), names[0], size).mode == "L"
+    grey = [mode in GREY for names, _ in files.members.values() for mode in modes(files.archive, names)]
+    if any(grey) and not all(grey):
+        notes.append(f"{sum(grey):,} of its {len(grey):,} images are grey, read as color")
     splits = []
     for split, order in orders:
         names, labels = files.members[split]
-        images = pixels(path, files.read, [names[i] for i in order], size, grey)
+        images = pixels(path, files.archive.read, [names[i] for i in order], size, all(grey))
         splits.append(Split(torch.from_numpy(images).float().div_(255), torch.tensor(labels)[order]))
-    source = describe(f"image folder {path.name}", whole, [len(split) for split in splits])
+    source = describe("; ".join([f"image folder {path.name}", *notes]), whole, [len(split) for split in splits])
     return Dataset(path.stem, source, *splits, files.classes)
 
 
 def listed(path: Path) -> Files:
-    names, read = zip_files(path) if path.is_file() else tree_files(path)
-    names = sorted(name for name in names if name.lower().endswith(IMAGES) and not hidden(name))
+    """The classes and splits of an image folder, by its files' names alone; ValueError where they are not clear."""
+    archive = archives.opened(path)
+    names = [name for name in archive.names if name.lower().endswith(IMAGES)]
     if not names:
         raise ValueError(f"{path} holds no images: accepted are folders <class>/<image> with {', '.join(IMAGES)}")
-    parts = [tuple(name.split("/")) for name in names]
-    while len({p[0] for p in parts}) == 1 and min(map(len, parts)) > 2:  # a zip often wraps all in one folder
-        parts = [p[1:] for p in parts]
-    splits = {p[0] for p in parts}
-    named = {"train", "test"} <= splits <= {"train", "test", "validation", "val", "valid"}
-    if min(map(len, parts)) < (3 if named else 2):
+    parts = {name: tuple(name.split("/")) for name in names}
+    while len({p[0] for p in parts.values()}) == 1 and min(map(len, parts.values())) > 2:  # a zip often wraps all
+        parts = {name: p[1:] for name, p in parts.items()}
+    folders = sorted({p[0] for p in parts.values()})
+    of_folder = {f: split for f in folders for split, spellings in SPLITS.items() if f.lower() in spellings}
+    named = "train" in of_folder.values() and len(set(of_folder.values())) > 1
+    for split in SPLITS:
+        if named and len(alike := [f for f, other in of_folder.items() if other == split]) > 1:
+            raise ValueError(f"{path} holds several {split} folders, {' and '.join(alike)}: accepted is one")
+    extra = tuple(f for f in folders if named and f not in of_folder)
+    kept = {name: p for name, p in parts.items() if p[0] not in extra or len(p) == 1}
+    if min(map(len, kept.values())) < (3 if named else 2):
         raise ValueError(f"{path} holds images outside class folders: accepted is <class>/<image>")
-    if named and len(splits) > 3:
-        raise ValueError(f"{path} holds several validation folders: accepted is one beside train and test")
-    classes = {name: i for i, name in enumerate(sorted({p[1] if named else p[0] for p in parts}))}
+    if not named:
+        _refuse_splits(path, folders, list(kept.values()))
+    classes = sorted({p[1 if named else 0] for p in kept.values()})
+    for one, other in zip(ordered := sorted(classes, key=str.lower), ordered[1:], strict=False):
+        if one.lower() == other.lower():
+            raise ValueError(f"{path} holds the classes {one} and {other}: accepted is one spelling of a class")
     members: dict[str, tuple[list[str], list[int]]] = {}
-    for name, part in zip(names, parts, strict=True):
-        of_split = members.setdefault(part[0] if named else "all", ([], []))
+    for name, p in kept.items():
+        of_split = members.setdefault(of_folder[p[0]] if named else "all", ([], []))
         of_split[0].append(name)
-        of_split[1].append(classes[part[1] if named else part[0]])
-    return Files(tuple(classes), members, read)
+        of_split[1].append(classes.index(p[1 if named else 0]))
+    return Files(tuple(classes), members, extra, archive)
+
+
+def _refuse_splits(path: Path, folders: list[str], parts: list[tuple[str, ...]]) -> None:
+    """A network that learns to tell a training folder from a test folder is of no use."""
+    inner = {f: {p[1] for p in parts if p[0] == f and len(p) > 2} for f in folders}
+    common = set.intersection(*inner.values())
+    bears_name = [f for f in folders if len(inner[f]) > 1 and any(f.lower() in names for names in SPLITS.values())]
+    if len(folders) > 1 and min(map(len, parts)) > 2 and (len(common) > 1 or bears_name):
+        accepted = "; ".join(f"{split}: {', '.join(names)}" for split, names in SPLITS.items())
+        raise ValueError(
+            f"the folders {', '.join(folders[:12])} of {path} look like splits, since they hold the folders"
+            f" {', '.join(sorted(common or inner[bears_name[0]])[:12])}: accepted is a training folder beside a"
+            f" validation or a test folder ({accepted})"
+        )
+
+
+def modes(archive: archives.Archive, names: list[str]) -> list[str]:
+    """Pillow's mode of each image, from its header; "" of a file that has none, which fails where it is decoded."""
+    from PIL import Image
+
+    found = []
+    for name in names:
+        try:
+            with archive.open(name) as file, Image.open(file) as image:
+                found.append(image.mode)
+        except PermissionError:
+            raise
+        except Exception:  # Pillow and zipfile raise many kinds
+            found.append("")
+    return found
 
 
 def pixels(
@@ -100,40 +157,6 @@ def pixels(
         pasted = np.asarray(page).reshape(len(part), height, width, channels)
         out[start : start + sheet] = pasted.transpose(0, 3, 1, 2)
     return np.empty((0, channels, 1, 1), np.uint8) if out is None else out
-
-
-def tree_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    return names, lambda name: (path / name).read_bytes()
-
-
-def zip_files(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a flipped version or method
-        raise ValueError(f"{path} is damaged or no zip: accepted are an image folder and a zip of one") from error
-
-    def read(name: str) -> bytes:
-        entry = archive.getinfo(name)
-        try:
-            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:  # bit 0: locked
-                return archive.read(name)
-            # The bytes as they stand, after a header of 30 bytes, a name and more: five times as fast.
-            archive.fp.seek(entry.header_offset + 26)
-            archive.fp.seek(sum(struct.unpack("<HH", archive.fp.read(4))), os.SEEK_CUR)
-            content = archive.fp.read(entry.file_size)
-            if zlib.crc32(content) != entry.CRC:
-                raise ValueError("its checksum is another")
-            return content
-        except Exception as error:  # zipfile and zlib raise many kinds
-            raise ValueError(f"{name} in {path} is damaged or locked: {error}") from error
-
-    return archive.namelist(), read
-
-
-def hidden(name: str) -> bool:
-    """What file managers leave beside the images: ``__MACOSX/``, ``.DS_Store``, ``._image.png``."""
-    return re.search(r"(?:^|/)(?:\.|__MACOSX(?:/|$))", name) is not None
 
 
 def opened(content: bytes, name: str, size: int | None, grey: bool | None = None, known: dict | None = None):

@@ -1,11 +1,13 @@
 """MONK's problems: the published samples, and samples drawn from their rules."""
 
+import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lib.datasets import Dataset, Split, places
+from lib.datasets import Dataset, Split, openml, places
 from lib.datasets.splits import numbers
 
 VALUES = (3, 3, 2, 3, 4, 2)  # attribute a1 has the values 1, 2, 3; ...
@@ -13,36 +15,71 @@ ROWS = {"monks-1": 124, "monks-2": 169, "monks-3": 122}  # rows, of which ...
 NOISE = {"monks-1": 0, "monks-2": 0, "monks-3": 6}  # ... so many bear the wrong label
 
 
+OPENML = {"monks-1": 333, "monks-2": 334, "monks-3": 335}  # training and test rows of a problem in one table
+HEADER = "class,a1,a2,a3,a4,a5,a6,id"
+# SHA-256 of the published training rows, sorted: a download is these, not another sample that obeys the rule.
+TRAIN_SHA256 = {
+    "monks-1": "af2c08ee39cec876351217df04bc177204eeb97b7a3b4d075b019357d65e54af",
+    "monks-2": "07f9275accee7316e16a518c0f8a93ce90cea118eb8b8c45992b0054211abf7f",
+    "monks-3": "4d3416ab0a6fc21d5ddaa41b2955da0da0a75cbc765a869cf97156be7c544527",
+}
+
+
 def published(name: str) -> Dataset:
-    """``monks/<name>_train.csv`` and ``_test.csv``, columns class, a1 to a6, id (the row's place in the full grid)."""
-    tried = [root / "monks" for root in places.roots()]
-    for folder in tried:
-        files = {split: folder / f"{name}_{split}.csv" for split in ("train", "test")}
-        if all(file.is_file() for file in files.values()):
-            break
-    else:
-        raise FileNotFoundError(
-            f"the data set {name!r} is not in {', '.join(dict.fromkeys(map(str, tried)))}: put {name}_train.csv and"
-            f" {name}_test.csv (columns class,a1,a2,a3,a4,a5,a6,id) into monks below the folder that SURVEY_DATA names"
-        )
+    """``monks/<name>_train.csv`` and ``_test.csv``, columns class, a1 to a6, id (the row's place in the full grid).
+
+    Raises FileNotFoundError where the set is not to be had, ValueError where a file is damaged.
+    """
     splits = []
-    for split, rows, wrong in (("train", ROWS[name], NOISE[name]), ("test", 432, 0)):
-        rows_in_grid, labels = read(files[split])
+    for file, rows, wrong in zip(
+        places.obtain(name, partial(download, name)), (ROWS[name], 432), (NOISE[name], 0), strict=True
+    ):
+        rows_in_grid, labels = read(file)
         different, against = len(set(rows_in_grid.tolist())), int((labels != rule(name)[rows_in_grid]).sum())
         if (len(rows_in_grid), different, against) != (rows, rows, wrong):
             raise ValueError(
-                f"{files[split]} is damaged: it holds {len(rows_in_grid)} rows, {different} of them different"
+                f"{file} is damaged: it holds {len(rows_in_grid)} rows, {different} of them different"
                 f" and {against} against the rule; accepted are {rows} different rows, {wrong} against it"
             )
         splits.append(coded(rows_in_grid, labels))
     return named(name, f"MONK's problem {name[6]}, the published samples", *splits)
 
 
+def download(name: str, home: Path) -> None:
+    """Both files from OpenML's table of the problem; rows in the order of their ids, as published."""
+    rows = openml.table(OPENML[name], ["class", *(f"attr{i}" for i in range(1, 7))])
+    try:
+        values = np.array(rows, dtype=int)
+        rows_in_grid = np.ravel_multi_index(tuple(values[:, 1:].T - 1), VALUES)
+    except ValueError as error:
+        raise ValueError(f"OpenML's table of {name} holds other values than MONK's problems: {error}") from error
+    # The test set is the part that is the full grid; whether it comes first or last is not said.
+    for test in (slice(-432, None), slice(432)):
+        train = np.setdiff1d(np.arange(len(rows)), np.arange(len(rows))[test])
+        lines = {"train": lines_of(rows_in_grid[train], values[train, 0])}
+        lines["test"] = lines_of(rows_in_grid[test], values[test, 0])
+        right = lines_of(np.arange(432), rule(name)), TRAIN_SHA256[name]
+        if (lines["test"], hashlib.sha256("\n".join(lines["train"]).encode()).hexdigest()) == right:
+            break
+    else:
+        raise ValueError(f"OpenML's table of {name} does not hold the published training rows and the full grid")
+    for split, found in lines.items():
+        with places.whole(home / "monks" / f"{name}_{split}.csv") as file:
+            file.write_text("\n".join([HEADER, *found]) + "\n")
+
+
+def lines_of(rows_in_grid: np.ndarray, labels: np.ndarray) -> list[str]:
+    """The lines of a file, in the order of the rows' places in the grid."""
+    order = np.argsort(rows_in_grid, kind="stable")
+    values = np.stack(np.unravel_index(rows_in_grid, VALUES), axis=1) + 1
+    return [",".join(map(str, [labels[i], *values[i], rows_in_grid[i] + 1])) for i in order]
+
+
 def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """The rows' places in the grid (from 0) and their labels; each row must agree with its own ``id``."""
     header, *lines = file.read_text("utf-8", errors="replace").split() or [""]
-    if header != "class,a1,a2,a3,a4,a5,a6,id":
-        raise ValueError(f"{file} is damaged: its first line is {header!r}, accepted is 'class,a1,a2,a3,a4,a5,a6,id'")
+    if header != HEADER:
+        raise ValueError(f"{file} is damaged: its first line is {header!r}, accepted is {HEADER!r}")
     grid = np.indices(VALUES).reshape(6, -1).T + 1
     rows = {",".join(map(str, [*row, i + 1])): i for i, row in enumerate(grid.tolist())}
     for number, line in enumerate(lines, start=2):

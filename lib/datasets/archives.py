@@ -1,0 +1,111 @@
+"""The files of a folder or of a zip, by name: nothing is unpacked to disk."""
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lib.datasets import places
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A folder or a zip.
+
+    names: of its files, sorted, with "/" between folders; without what file managers leave (``.DS_Store``,
+        ``__MACOSX/``).
+    read: name -> the file's bytes; ValueError, which names the file, where it is damaged.
+    open: name -> the file, open for reading: for those who need only its beginning.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+    open: Callable[[str], BinaryIO]
+
+
+def opened(path: Path) -> Archive:
+    """The files of a folder (links are followed) or of a zip.
+
+    Raises ValueError for a damaged zip, a broken link or one to a folder that holds it, and for names in a zip that
+    lead out of it, are links or occur twice.
+    """
+    return _zip(path) if path.is_file() else _folder(path)
+
+
+def digest(names: Iterable[str], read: Callable[[str], bytes]) -> str:
+    """SHA-256 of files' names and contents: one zip of them may differ from another byte for byte."""
+    total = hashlib.sha256()
+    for name in sorted(names):
+        total.update(f"{name}\0{hashlib.sha256(read(name)).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def write(path: Path, files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> None:
+    """A zip of the files, all of it or nothing; the same files give the same bytes."""
+    with places.whole(path) as temporary, zipfile.ZipFile(temporary, "w", method) as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+
+
+def _folder(path: Path) -> Archive:
+    found = {unicodedata.normalize("NFC", name): file for name, file in places.contents(path).items()}
+    return Archive(_visible(found), lambda name: found[name].read_bytes(), lambda name: found[name].open("rb"))
+
+
+def _zip(path: Path) -> Archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a flipped version or method
+        raise ValueError(f"{path} is damaged or no zip: accepted are an image folder and a zip of one") from error
+    found: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = _name(entry)
+        if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
+            raise ValueError(f"{path} holds {entry.filename!r}: accepted are names that stay inside the zip")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise ValueError(f"{path} holds the link {name}: accepted is a zip of the files themselves")
+        if name.endswith("/"):
+            continue
+        if name in found:
+            raise ValueError(f"{path} holds {name} twice")
+        found[name] = entry
+
+    def read(name: str) -> bytes:
+        entry = found[name]
+        try:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:  # bit 0: locked
+                return archive.read(entry)
+            # The bytes as they stand, after a header of 30 bytes, a name and more: five times as fast.
+            archive.fp.seek(entry.header_offset + 26)
+            archive.fp.seek(sum(struct.unpack("<HH", archive.fp.read(4))), os.SEEK_CUR)
+            content = archive.fp.read(entry.file_size)
+            if zlib.crc32(content) != entry.CRC:
+                raise ValueError("its checksum is another")
+            return content
+        except Exception as error:  # zipfile and zlib raise many kinds
+            raise ValueError(f"{name} in {path} is damaged or locked: {error}") from error
+
+    return Archive(_visible(found), read, lambda name: archive.open(found[name]))
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    """The entry's name as its author meant it: some tools write backslashes, or UTF-8 without saying so."""
+    name = entry.filename
+    if not entry.flag_bits & 0x800:  # bit 11: the name is UTF-8; otherwise zipfile has read it as code page 437
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return re.sub(r"(^|/)(\./)+", r"\1", unicodedata.normalize("NFC", name.replace("\\", "/")))
+
+
+def _visible(found: Mapping[str, object]) -> tuple[str, ...]:
+    """Without what file managers leave beside the files: ``__MACOSX/``, ``.DS_Store``, ``._image.png``."""
+    return tuple(sorted(name for name in found if not re.search(r"(?:^|/)(?:\.|__MACOSX(?:/|$))", name)))
