@@ -31,7 +31,7 @@
 data = "digits"  # data set: digits, mnist, or the path of an image folder
 seeds = 3  # networks of each kind, trained from different starts
 hidden = [128, 128, 128]  # units of the three hidden layers
-epochs = 12  # to train them
+epochs = 8  # to train them
 learning_rate = 0.003  # of Adam, for them
 batch_size = 50  # for them and for LeNet-5
 ternary_epochs = 12  # to train networks of three values
@@ -41,13 +41,13 @@ real_rate = 0.01  # learning rate of batch norm, beside "sgd"
 lenet5_images = 400  # training images of LeNet-5
 lenet5_epochs = 4  # to train it
 lenet5_rates = {"float": 0.003, "signs": 0.01}  # learning rates of Adam
-lenet5_seeds = 2  # LeNet-5 networks of each kind
+lenet5_seeds = 1  # LeNet-5 networks of each kind
 bases = [1, 3]  # matrices of signs for each weight, and signs for each signal
-block_images = 300  # training images of the networks that find key points
+block_images = 200  # training images of the networks that find key points
 block_epochs = 4  # to train them
 block_batch = 8  # images in a batch, for them
 block_rate = 0.01  # learning rate of Adam, for them
-block_seeds = 2  # networks of each kind
+block_seeds = 1  # networks of each kind
 
 # %% tags=["hide-input"]
 import numpy as np

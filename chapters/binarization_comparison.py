@@ -33,7 +33,7 @@ color_data = (
     "street-digits"  # colour data set of 32 x 32 pixels, for the third: street-digits or cifar10
 )
 color_first = [200, 50, 200]  # of it: training, validation and test images
-seeds = 2  # networks of each kind, trained from different starts
+seeds = 1  # networks of each kind, trained from different starts
 hidden = [64, 64, 64]  # units of the first network
 width = 8  # filters in the first layers of the third
 epochs = {"mlp": 8, "lenet5": 3, "vgg": 2}  # to train each

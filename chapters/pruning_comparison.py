@@ -78,8 +78,13 @@ def record(key, values, unit="%", digits=1):
     return evidence.record(f"pruning_comparison.{key}", values, unit=unit, digits=digits)
 
 
-def accuracy(model, split):
-    return 100 - training.error_pct(model, split)
+def accuracy(model, split):  # in small batches: of 1,000 images at once the maps alone take 300 MB
+    return 100 - training.error_pct(model, split, batch_size=200)
+
+
+def drawn(split, n, seed):
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
+    return Split(split.images[order], split.labels[order])
 
 
 # %% [markdown]
@@ -125,9 +130,19 @@ refits = {
 # A criterion whose evidence a network lacks says so, and is left out: LeNet-5 has no batch norm, hence no scales.
 
 # %% tags=["hide-input"]
-grey_model = models.lenet5(0)
+# LeNet-5 is trained first: later on only a few grey images are needed, and the others leave the memory here.
+how = {"epochs": grey_epochs, "seed": 0, "learning_rate": 0.05}
+lenet5 = training.cached(training.fit, models.lenet5(0), split=grey.train, **how)
+grey = datasets.Dataset(
+    grey.name,
+    grey.source,
+    drawn(grey.train, grey_first[0], 1),
+    grey.validation.first(grey_first[1]),
+    grey.test.first(grey_first[2]),
+    grey.classes,
+)
 try:
-    optimal_threshold.scores(grey_model, grey.train.first(1))
+    optimal_threshold.scores(lenet5, grey.train.first(1))
     raise AssertionError("LeNet-5 has no scales, and got scores")
 except ValueError as error:
     print(error)
@@ -142,11 +157,6 @@ except ValueError as error:
 
 
 # %%
-def drawn(split, n, seed):
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:n]
-    return Split(split.images[order], split.labels[order])
-
-
 def tuned(model, split, seed, epochs=1, rate=0.01):
     how = {"epochs": epochs, "seed": seed, "learning_rate": rate, "batch_size": 64}
     return training.cached(training.fit, copy.deepcopy(model), split=split, **how)
@@ -324,24 +334,14 @@ print("chosen on the validation split:", chosen)
 # LeNet-5 is small enough to go further: several cuts, each with every criterion.
 
 # %%
-how = {"epochs": grey_epochs, "seed": 0, "learning_rate": 0.05}
-lenet5 = training.cached(training.fit, models.lenet5(0), split=grey.train, **how)
-few = datasets.Dataset(
-    grey.name,
-    grey.source,
-    drawn(grey.train, grey_first[0], 1),
-    grey.validation.first(grey_first[1]),
-    grey.test.first(grey_first[2]),
-    grey.classes,
-)
-grey_scores = [ranked(lenet5, few.train, seed, ["batch norm scale"]) for seed in range(seeds)]
+grey_scores = [ranked(lenet5, grey.train, seed, ["batch norm scale"]) for seed in range(seeds)]
 middle = len(grey_works) // 2
 races = [
-    race(lenet5, few, share, grey_scores, tune=i == middle) for i, share in enumerate(grey_works)
+    race(lenet5, grey, share, grey_scores, tune=i == middle) for i, share in enumerate(grey_works)
 ]
 
 # %% tags=["remove-input"]
-grey_dense = accuracy(lenet5, few.test)
+grey_dense = accuracy(lenet5, grey.test)
 work_of = [
     100
     * measure.multiply_adds(kept["random"], (1, 28, 28))
@@ -436,12 +436,13 @@ for i, when in enumerate(("before", "after")):
 # %%
 def in_steps(model, share, steps, seed):
     for step in range(1, steps + 1):
-        split, now = drawn(few.train, tuning // steps, 400 + 10 * seed + step), share ** (1 / steps)
+        split = drawn(grey.train, tuning // steps, 400 + 10 * seed + step)
         example = split.images[:1]
+        now = share ** (1 / steps)
         fraction = structure.fraction_for(model, example, multiply_adds=now)
         masks = structure.keep(filter_l1.scores(model, split), fraction=fraction)
         model = tuned(structure.shrink(model, masks, example), split, seed)
-    return accuracy(model, few.test)
+    return accuracy(model, grey.test)
 
 
 for steps, name in ((1, "one_cut"), (3, "three_cuts")):
@@ -457,12 +458,12 @@ for steps, name in ((1, "one_cut"), (3, "three_cuts")):
 
 # %%
 def drop(model, seed):
-    split = drawn(few.train, tuning, 500 + seed)
+    split = drawn(grey.train, tuning, 500 + seed)
     example = split.images[:1]
     fraction = structure.fraction_for(model, example, multiply_adds=grey_works[middle])
     masks = structure.keep(filter_l1.scores(model, split), fraction=fraction)
     smaller = tuned(structure.shrink(model, masks, example), split, seed)
-    return smaller, accuracy(model, few.test) - accuracy(smaller, few.test)
+    return smaller, accuracy(model, grey.test) - accuracy(smaller, grey.test)
 
 
 once = [drop(lenet5, seed) for seed in range(seeds)]

@@ -227,8 +227,9 @@ backend = _kernels.convert_to_kernels if kernels else _integer.convert
 
 
 def agreement(pair):  # percent of the images that get the same answer from both
+    few = test.images[:2000].split(200)
     with torch.no_grad():
-        one, other = (net(test.images[:2000]).argmax(1) for net in pair)
+        one, other = (torch.cat([net(part).argmax(1) for part in few]) for net in pair)
     return 100 * (one == other).float().mean().item()
 
 

@@ -166,17 +166,21 @@ assert torch.equal(storage.loads(content, models.lenet_300_100())[1], shared.fc1
 # %% [markdown]
 # **An experiment.** One to six bits a weight, for the dense networks, without any training afterwards.
 
+
 # %%
-rows = []
-for bits in range(6, 0, -1):
-    shared = [coded(scalar_kmeans.share, net, bits=bits) for net in dense]
+def each(method, **how):  # of the dense networks, coded
+    return [coded(method, net, **how) for net in dense]
+
+
+scalar, rows = {bits: each(scalar_kmeans.share, bits=bits) for bits in range(6, 0, -1)}, []
+for bits, shared in scalar.items():
     ratio = record(f"quantization.scalar{bits}.file_ratio", [*map(smaller, shared)])
     wrong = record(f"quantization.scalar{bits}.error_pct", [*map(error, shared)], "%", 2)
     rows.append({"bits a weight": bits, "times smaller (file)": ratio, "test error": wrong})
 figures.table(rows, caption="Scalar k-means without training, LeNet-300-100")
 
 # %% tags=["remove-cell"]
-four, of = [coded(scalar_kmeans.share, net, bits=4) for net in dense], "quantization.scalar4"
+four, of = scalar[4], "quantization.scalar4"
 record(f"{of}.density_pct", [100 * magnitude.density(net) for net in four], "%")
 same = [measure.parameters(net) / measure.parameters(dense[0]) for net in four]
 record(f"{of}.parameters_ratio", same, digits=2)
@@ -296,8 +300,7 @@ m, n = pq.sizes(dense[0].fc1.weight.shape, "inputs")
 runs, by_input = [], {"vectors": "inputs"}
 
 
-def run(kind, line, rate, method, **how):
-    nets = [coded(method, net, **how) for net in dense]
+def run(kind, line, rate, nets):
     found = {"kind": kind, "line": line, "bits": 32 / rate}  # of a weight of fc1, by the formula
     found["missing"] = [missing(a.fc1, b.fc1) for a, b in zip(dense, nets, strict=True)]
     found["judged"] = np.mean([error(net, dataset.validation) for net in nets])
@@ -305,19 +308,19 @@ def run(kind, line, rate, method, **how):
 
 
 # %%
-for bits in range(6, 0, -1):
+for bits, nets in scalar.items():
     rate = scalar_kmeans.compression_rate(m * n, bits)
-    run("scalar", "single weights", rate, scalar_kmeans.share, bits=bits)
+    run("scalar", "single weights", rate, nets)
 for length in lengths:
     for bits in sorted(product_bits, reverse=True):
         how = {"bits": bits, "length": length}
         rate = pq.compression_rate(m, n, **how)
-        run("product", f"pieces of {length}", rate, pq.quantize, **how, **by_input)
+        run("product", f"pieces of {length}", rate, each(pq.quantize, **how, **by_input))
 for count in sorted(stages, reverse=True):
     how = {"bits": residual_bits, "stages": count}
     rate = rq.compression_rate(m, n, **how)
-    run("residual", "rows in stages", rate, rq.quantize, **how, **by_input)
-run("signs", "signs", 32, sign_quantization.quantize)
+    run("residual", "rows in stages", rate, each(rq.quantize, **how, **by_input))
+run("signs", "signs", 32, each(sign_quantization.quantize))
 
 # %% [markdown]
 # **Squared error at equal bits.** Within the bits that two, four or eight shared values take for the first layer, codebooks included, what is the least that each method leaves missing of its weights?
