@@ -146,10 +146,10 @@ tried = [(n, m) for n, m in product(NETWORKS, METHODS) if m != "float_norm" or n
 nets, errors = {}, {}
 for network, method in tried:
     found = [trained(network, method, seed) for seed in range(seeds)]
-    wrong = [training.error_pct(net, sets[network].test) for net in found]
+    wrong = [training.error_pct(net, sets[network].test, batch_size=200) for net in found]
     errors[network, method], nets[network, method] = wrong, found[0]
     record(f"{network}.{method}_error_pct", wrong)
-    rated = [training.error_pct(net, sets[network].validation) for net in found]
+    rated = [training.error_pct(net, sets[network].validation, batch_size=200) for net in found]
     record(f"{network}.{method}_validation_error_pct", rated)
 
 
