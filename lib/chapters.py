@@ -23,18 +23,6 @@ from lib import evidence, imports
 from lib.datasets import places
 
 LIB = Path(__file__).parent
-RUNNER = (  # these run in no kernel
-    "__main__.py",
-    "book.py",
-    "chapters.py",
-    "checks.py",
-    "doctor.py",
-    "ledger.py",
-    "records.py",
-    "reproduce.py",
-    "run.py",
-    "warm.py",
-)
 LIMITS = {"cell_s": 600, "chapter_s": 1800}
 
 
@@ -184,27 +172,11 @@ def data_sha256(root: Path, parameters: dict[str, Any]) -> str:
     """
     digest, hashed = hashlib.sha256(), False
     for name in data_names(parameters):
-        for found in _place_files(root, name):
+        for found in places.files(name, root):
             hashed = True
-            for path in _files_below(found):
-                about = path.stat()
-                relative = path.relative_to(found).as_posix()
-                digest.update(f"{relative}\0{_file_sha256(path, about.st_mtime_ns)}\0".encode())
+            for inner, path in places.contents(found).items():
+                digest.update(f"{inner}\0{_file_sha256(path, path.stat().st_mtime_ns)}\0".encode())
     return digest.hexdigest() if hashed else ""
-
-
-def _place_files(root: Path, name: str) -> list[Path]:  # TEMPORARY, until places.files is there
-    if hasattr(places, "files"):
-        return places.files(name, root)
-    told = os.environ.get("SURVEY_DATA")
-    known = {"cifar10": ("cifar-10-batches-py",), "monks-1": ("monks",), "monks-2": ("monks",), "monks-3": ("monks",)}
-    stems = {Path(name).stem.lower(), *known.get(name, ())}
-    for place in [Path(told), root / "data"] if told else [root / "data"]:
-        if place.is_dir():
-            found = sorted(p for p in place.iterdir() if p.stem.lower() in stems)
-            if found:
-                return found
-    return []
 
 
 def data_names(parameters: dict[str, Any]) -> list[str]:
@@ -216,21 +188,6 @@ def data_names(parameters: dict[str, Any]) -> list[str]:
             if isinstance(name, str) and (is_data or re.fullmatch(r"[a-z][a-z0-9-]*", name)):
                 named.append(name)
     return named
-
-
-def _files_below(place: Path) -> list[Path]:
-    """The file, or all files below the folder, through links too, each folder once."""
-    if place.is_file():
-        return [place]
-    found, seen = [], set()
-    for folder, inner, files in os.walk(place, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        found += [Path(folder, name) for name in files]
-    return sorted(path for path in found if path.is_file())
 
 
 def executed(root: Path, chapter: str, profile: str) -> nbformat.NotebookNode | None:

@@ -74,10 +74,10 @@ def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: i
     for name in names:
         path = chapters.committed_results(root, profile) / f"{name}.json"
         known = json.loads(path.read_text("utf-8")).get("run", {}) if path.exists() else {}
-        spent += SLOWER * known.get("seconds", 0.0) / (1 if chapters.header(root, name)["alone"] else cores)
-        if chosen and spent > seconds:
-            continue  # a shorter one may still fit
-        chosen.append(name)
+        cost = SLOWER * known.get("seconds", 0.0) / (1 if chapters.header(root, name)["alone"] else cores)
+        if not chosen or spent + cost <= seconds:  # a shorter one may still fit
+            chosen.append(name)
+            spent += cost
     return chosen
 
 

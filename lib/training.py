@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import safetensors
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib import imports
 from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
@@ -299,9 +299,10 @@ def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> floa
 def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
     """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
 
-    The key is the code of ``train``'s module and of every module of ``lib`` it imports, the model's own weights, and
-    the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or ``_build/cache``; a damaged
-    entry is trained again. Two processes that want the same network train it once: the second waits.
+    The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
+    model's own weights, and the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or
+    ``_build/cache``; a damaged entry is trained again. Two processes that want the same network train it once: the
+    second waits.
     """
     folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
     folder.mkdir(parents=True, exist_ok=True)
@@ -359,32 +360,25 @@ def _digest(value: object) -> str:
 
 
 def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str:
+    if getattr(train, "__closure__", None):
+        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
     try:
-        sources = {m.__name__: inspect.getsource(m) for m in _closure(sys.modules[train.__module__])}
+        files = {Path(inspect.getfile(sys.modules[train.__module__]))}
     except (AttributeError, KeyError, OSError, TypeError) as error:
         raise ValueError(
             f"{train!r} cannot be cached: accepted is a function of a module that stands in a file"
         ) from error
-    if getattr(train, "__closure__", None):
-        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
-    return _digest([sources, type(model).__name__, str(model), model.state_dict(), arguments])[:24]
-
-
-def _closure(module: ModuleType) -> list[ModuleType]:
-    """The module and every module of this package that it imports, directly or not."""
-    seen: dict[str, ModuleType] = {}
-
-    def visit(m: ModuleType) -> None:
-        seen[m.__name__] = m
-        for item in vars(m).values():
-            name = item.__name__ if isinstance(item, ModuleType) else getattr(item, "__module__", None)
-            if (
-                isinstance(name, str)
-                and name.startswith(f"{__package__}.")
-                and name not in seen
-                and name in sys.modules
-            ):
-                visit(sys.modules[name])
-
-    visit(module)
-    return [seen[name] for name in sorted(seen)]
+    own: dict[str, str] = {}
+    for kind in sorted({type(module) for module in model.modules()}, key=str):
+        top = kind.__module__.split(".")[0]
+        if top == imports.PACKAGE:
+            files.add(Path(inspect.getfile(kind)))
+        elif top not in ("torch", "torchvision"):
+            try:
+                own[str(kind)] = inspect.getsource(kind.forward)
+            except (OSError, TypeError) as error:
+                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass stands in no file") from error
+    texts = [path.read_text("utf-8") for path in sorted(files)]
+    codes = [imports.code(text) for text in texts]
+    codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]
+    return _digest([sorted(codes), own, train.__qualname__, str(model), model.state_dict(), arguments])[:24]

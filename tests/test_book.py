@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import copy_book
+from conftest import PROJECT, copy_book
 from filelock import FileLock
 
 from lib import book, chapters, checks
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.book
 
 
 def results(root: Path, chapter: str = "passes", profile: str = "quick") -> Path:
-    return root / "results" / profile / f"{chapter}.json"
+    return root / "_build" / "results" / profile / f"{chapter}.json"
 
 
 # --- one chapter -------------------------------------------------------------------------------------------------
@@ -43,12 +43,16 @@ def test_a_run_leaves_a_stamped_notebook_and_its_results(small_book):
     assert stamp["peak_mib"] > 20
     assert stamp["versions"]["python"].startswith("3.")
     written = json.loads(results(small_book).read_text())
+    about = written.pop("run")
     assert written == {
         "chapter": "passes",
         "profile": "quick",
         "data": [],
         "records": {KEY: {"values": [4.0, 5.0], "unit": "points", "digits": 1}},
     }
+    assert about["processor"] and about["versions"]["torch"] and about["seconds"] > 0 and about["peak_mib"] > 20
+    assert about["sources"] == chapters.sources(small_book, "passes", "quick")
+    assert {"chapters/passes.py", "lib/evidence.py", "requirements.lock"} < set(about["sources"])
     assert results(small_book).read_text().endswith("}\n")
     assert str(small_book) not in chapters.output(small_book, "passes", "quick").read_text()
 
@@ -185,30 +189,134 @@ def test_the_fingerprint_follows_all_that_a_run_depends_on(small_book, add_chapt
     data = small_book / "data" / "Letters"
     data.mkdir(parents=True)
     (data / "a.txt").write_text("a")
+    shutil.copytree(chapters.LIB, small_book / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     source = small_book / "chapters" / "passes.py"
     source.write_text(source.read_text().replace('data = "none"', 'data = "letters"'))
     seen = [(chapters.fingerprint(small_book, "passes", "quick"), chapters.fingerprint(small_book, "reads", "quick"))]
 
-    def changes(part: str) -> None:
+    def changes(*parts: str) -> None:
         now = chapters.fingerprint(small_book, "passes", "quick"), chapters.fingerprint(small_book, "reads", "quick")
-        assert [name for name in now[0] if now[0][name] != seen[-1][0][name]] == [part]
-        assert now[1]["needs_sha256"] != seen[-1][1]["needs_sha256"]
+        assert [name for name in now[0] if now[0][name] != seen[-1][0][name]] == list(parts)
+        assert (now[1]["needs_sha256"] != seen[-1][1]["needs_sha256"]) == bool(parts)
         seen.append(now)
 
     (data / "a.txt").write_text("b")
     changes("data_sha256")
     source.write_text(source.read_text() + "\n# %%\n1\n")
-    changes("source_sha256")
+    changes("code_sha256")
+    source.write_text(source.read_text().replace("The answer is", "We get"))
+    changes()  # words are put on the page without another run
     (small_book / "requirements.lock").write_text("numpy==1")
     changes("lock_sha256")
     (small_book / "profiles" / "quick.yml").write_text("passes: {terms: 4}")
     changes("parameters")
-    monkeypatch.setattr(chapters, "LIB", data)
+    with (small_book / "lib" / "evidence.py").open("a") as file:
+        file.write("# more\n")
     changes("lib_sha256")
+    with (small_book / "lib" / "pruning" / "thinet.py").open("a") as file:
+        file.write("more = 1\n")
+    changes()  # the chapter imports none of it
     shutil.move(data, small_book / "elsewhere" / "letters")
-    monkeypatch.setattr(chapters, "LIB", small_book / "elsewhere" / "letters")
     monkeypatch.setenv("SURVEY_DATA", str(small_book / "elsewhere"))
-    assert chapters.fingerprint(small_book, "passes", "quick") == seen[-1][0]  # the same data at another place
+    changes()  # the same data at another place
+
+
+def copy_sources(root: Path) -> Path:
+    """The real book's chapters, profiles, lock and lib."""
+    for name in ("chapters", "profiles", "lib"):
+        shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "requirements.lock", root)
+    return root
+
+
+def test_an_edit_reruns_the_chapters_that_import_the_file_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.delenv("SURVEY_DATA", raising=False)
+    root = copy_sources(tmp_path / "book")
+    names = chapters.names(root)
+
+    def fingerprints() -> dict[str, dict]:
+        return {name: chapters.fingerprint(root, name, "standard") for name in names}
+
+    def reruns(path: Path, text: str) -> set[str]:
+        before, old = fingerprints(), path.read_text() if path.exists() else None
+        path.parent.mkdir(exist_ok=True)
+        path.write_text((old or "") + text)
+        now = fingerprints()
+        if old is None:
+            path.unlink()
+        else:
+            path.write_text(old)
+        assert fingerprints() == before
+        return {name for name in names if now[name] != before[name]}
+
+    def importing(module: str) -> set[str]:  # by another way than the code's: what a fresh Python loads
+        code = "import ast, sys; sys.path.insert(0, sys.argv[1])\n" + (
+            "for node in ast.walk(ast.parse(open(sys.argv[2]).read())):\n"
+            "    if isinstance(node, ast.Import | ast.ImportFrom) and 'lib' in ast.unparse(node):\n"
+            "        exec(ast.unparse(node))\n"
+            "print(*[name for name in sys.modules if name.startswith('lib')])"
+        )
+        found = set()
+        for name in ("pruning", "pruning_comparison", "pruning_reconstruction", "quantization", "binarization"):
+            command = [sys.executable, "-c", code, root, root / "chapters" / f"{name}.py"]
+            loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            found |= {name} if module in loaded else set()
+        return found
+
+    tried = {"pruning", "pruning_comparison", "pruning_reconstruction", "quantization", "binarization"}
+    edited = reruns(root / "lib" / "pruning" / "thinet.py", "more = 1\n")
+    assert edited & tried == importing("lib.pruning.thinet") == {"pruning_comparison", "pruning_reconstruction"}
+    assert len(edited) < len(names) / 2
+    assert reruns(root / "lib" / "distillation" / "soft_targets.py", "more = 1\n") == set()  # nobody's yet
+    assert reruns(root / "chapters" / "pruning.py", "\n# %%\n1\n") == {"pruning"}
+    assert reruns(root / "lib" / "training.py", "more = 1\n") == set(names)
+    assert reruns(root / "lib" / "book.py", "more = 1\n") == set()
+
+
+def test_a_record_depends_on_code_and_not_on_words(small_book):
+    shutil.copytree(chapters.LIB, small_book / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    source, module = small_book / "chapters" / "passes.py", small_book / "lib" / "evidence.py"
+    before = chapters.sources(small_book, "passes", "quick")
+    source.write_text(source.read_text().replace("The answer is", "We get").replace("# numbers to add", "# how many"))
+    module.write_text('"""Other words."""\n' + module.read_text().split('"""', 2)[2] + "# and more\n")
+    assert chapters.sources(small_book, "passes", "quick") == before
+    module.write_text(module.read_text() + "more = 1\n")
+    now = chapters.sources(small_book, "passes", "quick")
+    assert {name for name in now if now[name] != before[name]} == {"lib/evidence.py"}
+
+
+def test_a_chapter_that_uses_what_it_does_not_import_fails(small_book, add_chapter):
+    add_chapter("hidden", "import importlib\nimportlib.import_module('lib.pruning.thinet')")
+    with pytest.raises(ChapterFailed, match=r"it used lib\.\S+ without importing it"):
+        run(small_book, "hidden", "quick")
+    assert chapters.executed(small_book, "hidden", "quick") is None
+
+
+def test_a_copied_checkout_runs_its_own_code(tmp_path):
+    """With the environment of another checkout, as a worktree or a copied folder has it."""
+    root = copy_book(tmp_path / "copy")
+    shutil.copytree(chapters.LIB, root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    with (root / "lib" / "evidence.py").open("a") as file:
+        file.write("raise SystemExit('the copy was imported')\n")
+    told = {"cwd": root, "capture_output": True, "text": True}
+    assert "the copy was imported" in subprocess.run([sys.executable, "-m", "lib", "run", "passes"], **told).stderr
+    source = root / "lib" / "evidence.py"
+    source.write_text(source.read_text().replace("raise SystemExit", "len") + "OWN = 41\n")
+    chapter = root / "chapters" / "passes.py"
+    chapter.write_text(chapter.read_text().replace("sum(range(terms)) + v", "evidence.OWN + v"))
+    for command in (["run", "passes"], ["--root", root, "book"]):
+        place = root if command[0] == "run" else tmp_path
+        done = subprocess.run([sys.executable, "-m", "lib", *command], **told | {"cwd": place})
+        assert json.loads(results(root).read_text())["records"][KEY]["values"] == [42.0, 43.0], done.stderr
+        shutil.rmtree(root / "_build")
+
+
+def test_a_kernel_with_another_lib_is_refused(small_book):
+    source = small_book / "chapters" / "passes.py"
+    lines = "import sys, types\nother = types.ModuleType('lib.other'); other.__file__ = '/nowhere/other.py'\n"
+    source.write_text(source.read_text() + f"\n# %%\n{lines}sys.modules['lib.other'] = other\n")
+    with pytest.raises(ChapterFailed, match=r"imported lib\.other from another place than the book's own lib"):
+        run(small_book, "passes", "quick")
 
 
 def test_data_are_found_by_the_names_that_parameters_give_them(tmp_path, monkeypatch):
@@ -244,19 +352,6 @@ def test_chapters_that_need_each_other_are_refused(small_book, add_chapter):
     add_chapter("two", "1", survey="needs: [one]")
     with pytest.raises(ValueError, match="the chapters one, two need each other"):
         chapters.fingerprint(small_book, "one", "quick")
-
-
-def test_the_code_that_builds_pages_is_no_part_of_a_run(tmp_path):
-    for name in ("data.py", "pruning/magnitude.py", "book.py", "checks.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("one = 1")
-    before = chapters.lib_sha256(tmp_path)
-    (tmp_path / "book.py").write_text("one = 2")
-    (tmp_path / "checks.py").write_text("one = 2")
-    assert chapters.lib_sha256(tmp_path) == before
-    (tmp_path / "pruning" / "magnitude.py").write_text("one = 2")
-    assert chapters.lib_sha256(tmp_path) != before
-    assert all((chapters.LIB / name).exists() for name in chapters.RUNNER)
 
 
 def test_parameters_are_read_from_their_cell(small_book):
@@ -324,7 +419,7 @@ def test_a_second_build_runs_nothing_and_says_where_the_pages_are(built, monkeyp
     assert "/edit/" not in text
 
 
-@pytest.mark.parametrize("part", ["source_sha256", "lib_sha256", "lock_sha256", "parameters", "profile"])
+@pytest.mark.parametrize("part", ["code_sha256", "lib_sha256", "lock_sha256", "parameters", "profile"])
 def test_a_page_whose_run_is_of_another_state_fails_the_build(built, tmp_path, part):
     root = shutil.copytree(built, tmp_path / "book")
     path = chapters.output(root, "passes", "quick")
@@ -341,6 +436,28 @@ def test_a_number_that_nothing_recorded_fails_the_build(built, tmp_path):
     page = root / "index.md"
     page.write_text(page.read_text().replace("passes.sum.value:s", "passes.sum.other:s"))
     assert any("passes.sum.other" in problem for problem in book.pages(root, "quick"))
+
+
+def test_new_words_reach_the_page_without_a_run(built, tmp_path):
+    root = shutil.copytree(built, tmp_path / "book")
+    source = root / "chapters" / "passes.py"
+    source.write_text(source.read_text().replace("The answer is", "After counting we get"))
+    before = chapters.output(root, "passes", "quick").stat().st_mtime_ns
+    assert book.execute(root, "quick", 2) == [] and book.pages(root, "quick") == []
+    assert chapters.output(root, "passes", "quick").stat().st_mtime_ns == before
+    text = dict(checks.pages(root))["chapters/passes.html"].get_text()
+    assert "After counting we get 4.5 ± 6.4 points" in text and "The answer is" not in text
+
+
+def test_a_profile_s_own_parameters_stay_on_the_page_with_new_words(small_book):
+    run(small_book, "passes", "standard")
+    source = small_book / "chapters" / "passes.py"
+    source.write_text(source.read_text().replace("The answer is", "We get"))
+    cells = chapters.executed(small_book, "passes", "standard").cells
+    assert "We get" in cells[0].source
+    tags = [cell.metadata.get("tags", []) for cell in cells]
+    assert tags[1] == ["parameters"] and "injected-parameters" in tags[2] and "terms = 5" in cells[2].source
+    assert [cell.cell_type for cell in cells[3:]] == ["code", "markdown", "code"]
 
 
 def test_a_page_that_was_built_before_does_not_hide_that_it_is_gone(built, tmp_path):
@@ -411,7 +528,7 @@ def test_snakemake_failing_by_itself_is_told(small_book):
     assert "nothing-makes-this" in problems[0]
 
 
-# --- showing and comparing ---------------------------------------------------------------------------------------
+# --- showing ---------------------------------------------------------------------------------------
 
 
 def test_serve_shows_the_pages_on_this_machine_only(built):
@@ -429,32 +546,3 @@ def test_serve_shows_the_pages_on_this_machine_only(built):
 def test_serve_asks_for_a_build_first(small_book, capsys):
     assert main(["--root", str(small_book), "serve"]) == 1
     assert "build the book first" in capsys.readouterr().err
-
-
-def test_compare_names_what_moved_beyond_its_interval(small_book, capsys):
-    def git(*command: str) -> None:
-        identity = ("-c", "user.name=one", "-c", "user.email=one@example.org")
-        subprocess.run(["git", "-C", small_book, *identity, *command], check=True, capture_output=True)
-
-    def write(values: list[float], seconds: float) -> None:
-        records = {
-            "passes.sum.value": {"values": values, "unit": "points", "digits": 1},
-            "passes.sum.latency_ms": {"values": [seconds], "unit": "ms", "digits": 1},
-        }
-        chapters.write(results(small_book), json.dumps({"records": records}))
-
-    compare = ["--root", str(small_book), "compare"]
-    git("init")
-    write([4.0, 5.0], 1.0)
-    git("add", "profiles")
-    git("commit", "-m", "without results")
-    assert main(compare) == 1
-    assert "nothing to compare" in capsys.readouterr().err
-    git("add", "results")
-    git("commit", "-m", "results")
-    write([4.1, 5.1], 9.0)
-    assert main(compare) == 0
-    assert "2 results compared with the committed ones, 0 moved" in capsys.readouterr().out
-    write([44.0, 45.0], 1.0)
-    assert main(compare) == 1
-    assert "passes.sum.value: was 4.5 ± 6.4 points, is 44.5 ± 6.4 points" in capsys.readouterr().out

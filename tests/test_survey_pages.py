@@ -117,7 +117,8 @@ def tiny_book(root: Path) -> Path:
         page = HEADER + PAGE.format(title=chapter.capitalize(), name=chapter, parts=parts)
         (root / "chapters" / f"{chapter}.py").write_text(page)
         for profile, better in (("quick", 0.0), ("standard", 30.0)):
-            path = root / "results" / profile / f"{chapter}.json"
+            folder = chapters.built_results if profile == "quick" else chapters.committed_results
+            path = folder(root, profile) / f"{chapter}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(results(chapter, profile, better=better))
     for chapter in PARTS:
@@ -128,7 +129,8 @@ def tiny_book(root: Path) -> Path:
 def stamp_run(root: Path, chapter: str) -> None:
     """Leave what a good run of the chapter leaves."""
     done = copy.deepcopy(chapters.notebook(root, chapter))
-    measured = {"seconds": 12.3, "peak_mib": 410, "data": [], "versions": {"python": "3.11", "torch": "2.13.0"}}
+    measured = {"seconds": 12.3, "peak_mib": 410, "data": [], "processor": "a processor"}
+    measured["versions"] = {"python": "3.11", "torch": "2.13.0"}
     done.metadata["survey"] = chapters.fingerprint(root, chapter, "quick") | measured
     path = chapters.output(root, chapter, "quick")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +246,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     ("file", "text", "says"),
     [
         ("survey/claims/pruning.yml", "- id: C2.3-01\n", "claim C2.3-01: its section is None"),
-        ("results/quick/pruning.json", "{}", "pruning.json of the quick profile is damaged"),
+        ("_build/results/quick/pruning.json", "{}", "pruning.json of the quick profile is damaged"),
     ],
 )
 def test_wrong_data_fail_the_build(tmp_path, file, text, says):

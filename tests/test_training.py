@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -540,6 +541,39 @@ def test_other_arguments_code_or_weights_are_another_entry(cache):
     training.cached(another_step, build(0))
     training.cached(small_step, nn.Sequential(build(0)))
     assert len(list(cache.glob("*.safetensors"))) == len(ARGUMENTS) + 3
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_the_code_of_the_model_and_of_what_it_imports_is_part_of_the_key(cache, monkeypatch):
+    torch.manual_seed(0)
+    model = Doubled(2, 2)
+    before = training._key(small_step, model, {})
+    assert training._key(small_step, model, {}) == before != training._key(another_step, model, {})
+    monkeypatch.setattr(Doubled, "forward", nn.Linear.forward)
+    assert training._key(small_step, model, {}) != before
+    monkeypatch.undo()
+    network = models.resnet8()
+    was, folder = training._key(training.fit, network, {}), Path(training.__file__).parent
+    code, code_of_file = training.imports.code, training.imports.code_of_file
+    for edited, changes in (("models.py", True), ("datasets/__init__.py", True), ("storage.py", False)):
+        text = (folder / edited).read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr(training.imports, "code", lambda t, text=text: "edited" if t == text else code(t))
+            patch.setattr(
+                training.imports, "code_of_file", lambda p, e=folder / edited: "edited" if p == e else code_of_file(p)
+            )
+            assert (training._key(training.fit, network, {}) != was) == changes, edited
+
+
+def test_a_network_whose_code_stands_in_no_file_is_not_cached(cache):
+    space: dict = {"nn": nn, "__name__": "typed"}
+    exec("class Typed(nn.Linear):\n    def forward(self, x):\n        return x", space)
+    with pytest.raises(ValueError, match="Typed cannot be cached: its forward pass stands in no file"):
+        training.cached(small_step, space["Typed"](2, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""The import closure against what Python really loads; a digest of code that ignores words and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib import imports
+
+LIB = Path(imports.__file__).parent
+
+
+def package(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "lib" / name).write_text(text)
+    return root / "lib"
+
+
+FILES = {
+    "__init__.py": "",
+    "one.py": "from lib import two",
+    "two.py": "def f():\n    from lib.three import four",
+    "three/__init__.py": "import lib.five",
+    "three/four.py": "from . import six\nfrom .seven import thing\nfrom .. import eight",
+    "three/six.py": "",
+    "three/seven.py": "thing = 1",
+    "three/unused.py": "",
+    "five.py": "import typing\nif typing.TYPE_CHECKING:\n    from lib import nine\nelse:\n    import lib.ten",
+    "eight.py": "import os.path, json",
+    "nine.py": "",
+    "ten.py": "from lib import one",
+    "book.py": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import numpy", set()),
+        ("import lib", {"__init__"}),
+        ("import lib.eight as e", {"__init__", "eight"}),
+        ("from lib.three import seven", {"__init__", "five", "ten", "one", "two", "three/__init__", "three/four"}),
+        ("def f():\n    from lib import eight", {"__init__", "eight"}),
+        ("if TYPE_CHECKING:\n    from lib import one\nelse:\n    from lib import eight", {"__init__", "eight"}),
+        ("from lib.three.seven import thing", {"three/seven"}),
+        ("import libx.one, mylib", set()),
+    ],
+)
+def test_a_closure_is_what_the_imports_lead_to(tmp_path, text, expected):
+    folder = package(tmp_path, FILES)
+    found = {path.relative_to(folder).with_suffix("").as_posix() for path in imports.closure(folder, [text])}
+    if "three" in text:
+        ring = {"__init__", "five", "ten", "one", "two", "eight", *(f"three/{n}" for n in ("__init__", "four", "six"))}
+        assert found == {*ring, "three/seven"} >= expected
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("from lib import nothing", "lib.nothing is imported, and lib has no nothing"),
+        ("import lib.three.no.more", "lib has no three.no"),
+        ("def (", "code that is not Python"),
+    ],
+)
+def test_an_import_that_leads_nowhere_is_refused(tmp_path, text, says):
+    with pytest.raises(ValueError, match=says):
+        imports.closure(package(tmp_path, FILES), [text])
+
+
+@pytest.mark.parametrize("name", ["storage", "training", "quantization.deep_compression", "pruning.thinet", "figures"])
+def test_a_closure_holds_all_that_python_loads(name):
+    code = f"import sys, lib.{name}\nprint(*[n for n in sys.modules if n.split('.')[0] == 'lib'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=LIB.parent)
+    static = imports.modules(LIB, imports.closure(LIB, [f"import lib.{name}"]))
+    assert set(done.stdout.split()) <= static
+    assert not static & {"lib.book", "lib.run", "lib.chapters"}
+
+
+SOURCE = '''"""A module."""
+
+import os
+
+
+def f(x, *, y=1):
+    """What it does."""
+    # and why
+    return [x, y, f"{x:>{y}}"]
+
+
+class A:
+    """Words."""
+
+    b: int = 3
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ('"""A module."""', "", True),
+        ('"""What it does."""', '"""Other words."""', True),
+        ("    # and why\n", "", True),
+        ("[x, y, f", "[\n        x,\n        y, f", True),
+        ('    """Words."""\n\n', "", True),
+        ("y=1", "y=2", False),
+        ("y=1", "y=1.0", False),
+        ("y=1", "y=True", False),
+        ("*, y", "y", False),
+        (":>{y}", ":<{y}", False),
+        ("b: int = 3", "b = 3", False),
+        ("import os", "import os as os2", False),
+        ("return", "yield", False),
+        ('"""A module."""', 'x = """A module."""', False),
+    ],
+)
+def test_a_digest_of_code_ignores_words_alone(old, new, same):
+    assert old in SOURCE
+    assert (imports.code(SOURCE.replace(old, new)) == imports.code(SOURCE)) == same
+
+
+def test_text_that_is_no_code_counts_as_it_stands():
+    assert imports.code("%matplotlib inline") != imports.code("%matplotlib  inline")
