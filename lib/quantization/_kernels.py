@@ -4,9 +4,11 @@ They use what the processor has for such products, which is what makes it fast. 
 alone, by TensorFlow Lite's rules, stands in :mod:`lib.quantization._integer`.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,14 +20,62 @@ from lib.weights import compressed_form
 
 
 def kernels_available() -> bool:
-    """Whether this torch computes with 8-bit integers on this processor."""
+    """Whether this torch multiplies 8-bit integers exactly on this processor."""
+    return exact_engine(torch.backends.quantized.engine) is not None
+
+
+@cache
+def exact_engine(preferred: str) -> str | None:
+    """The first of torch's engines for 8-bit kernels whose sums are exact here, the preferred one first; or None.
+
+    Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where those of large values are cut off:
+    the answers would be wrong, and nothing would say so.
+    """
+    supported = torch.backends.quantized.supported_engines
+    engines = [preferred, *(name for name in ("fbgemm", "onednn", "x86", "qnnpack") if name in supported)]
+    return next((name for name in engines if name != "none" and adds_exactly(name)), None)
+
+
+# (outputs, inputs) of a linear layer, and weight's shape and groups of convolutions: each has kernels of its own.
+PROBES = [((6, 64), 1), ((24, 16, 3, 3), 1), ((24, 3, 3, 3), 1), ((24, 64, 1, 1), 1), ((24, 1, 3, 3), 24)]
+
+
+def adds_exactly(engine: str) -> bool:
+    """Whether that engine's sums of the largest values, 255 times 127 or -127, are those of whole numbers."""
     try:
-        with _quiet():
-            packed = torch.ops.quantized.linear_prepack(_packed_weight(torch.ones(1, 1), torch.ones(1)), None)
-            one = torch.quantize_per_tensor(torch.ones(1, 1), 1.0, 0, torch.quint8)
-            return torch.ops.quantized.linear(one, packed, 1.0, 0).int_repr().item() == 1
+        with _engine(engine), _quiet():
+            return all(_exact(shape, groups) for shape, groups in PROBES)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
+
+
+def _exact(shape: tuple[int, ...], groups: int) -> bool:
+    """One layer of which a third of the outputs have all weights 127, a third -127, and a third both in turn."""
+    size = math.prod(shape[1:])
+    signs = torch.stack([torch.ones(size), -torch.ones(size), 1 - 2.0 * (torch.arange(size) % 2)])
+    codes = 127 * signs.repeat(shape[0] // 3, 1)
+    # With sums in units of 255 size, the outputs are 128 + 127, 128 - 127 and about 128.
+    expected = 128 + (codes.sum(1) / size).round()
+    weight, scale, zero = _packed_weight(codes.reshape(shape), torch.ones(shape[0])), 255.0 * size, 128
+    x = torch.full((4, shape[1] * groups, *shape[2:]), 255.0)
+    x = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
+    if len(shape) == 2:
+        found = torch.ops.quantized.linear(x, torch.ops.quantized.linear_prepack(weight, None), scale, zero)
+    else:
+        packed = torch.ops.quantized.conv2d_prepack(weight, None, [1, 1], [0, 0], [1, 1], groups)
+        found = torch.ops.quantized.conv2d.new(x, packed, scale, zero)
+    return bool((found.int_repr().reshape(4, -1) == expected).all())
+
+
+@contextmanager
+def _engine(name: str) -> Iterator[None]:
+    """What is packed inside is for that engine's kernels, and stays so."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
 
 
 def processor() -> dict[str, str]:
@@ -33,7 +83,7 @@ def processor() -> dict[str, str]:
     told = Path("/proc/cpuinfo")
     flags = set(told.read_text("utf-8", "replace").split()) if told.exists() else set()
     dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
-    engine = torch.backends.quantized.engine if kernels_available() else "none: int32 without kernels"
+    engine = exact_engine(torch.backends.quantized.engine) or "none that is exact: int32 without kernels"
     vectors = torch.backends.cpu.get_cpu_capability()
     return {"vector instructions": vectors, "8-bit dot products": dots, "kernels for 8 bits": engine}
 
@@ -41,13 +91,16 @@ def processor() -> dict[str, str]:
 def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
     """The network on torch's quantized kernels: uint8 activations, int8 weights; images and logits are float.
 
-    They multiply by M in float, so that a value in many may differ by one step. Raises ValueError where torch has no
-    such kernels, for other layers than linear and 2-d convolution with a border of zeros, and for other than 8 bits.
+    They are those of an engine of torch whose sums are exact here, see :func:`exact_engine`. They multiply by M in
+    float, so that a value in many may differ by one step. Raises ValueError where no engine is exact, for other layers
+    than linear and 2-d convolution with a border of zeros, and for other than 8 bits.
     """
-    if not kernels_available():
-        raise ValueError("this torch has no quantized kernels for this processor: use convert")
+    engine = exact_engine(torch.backends.quantized.engine)
+    if engine is None:
+        raise ValueError("this torch has no quantized kernels that add exactly on this processor: use convert")
     parts = {"quantize": KernelQuantize, "layer": KernelLayer, "clamp": _own, "sum": KernelSum, "mean": KernelMean}
-    return _integer.lowered(simulated, parts | {"dequantize": KernelDequantize})
+    with _engine(engine):
+        return _integer.lowered(simulated, parts | {"dequantize": KernelDequantize})
 
 
 @contextmanager

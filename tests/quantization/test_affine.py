@@ -535,10 +535,51 @@ def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
 
 def test_the_processor_is_named_and_missing_kernels_are_said(monkeypatch):
     assert all(_kernels.processor().values())
-    monkeypatch.setattr(_kernels, "kernels_available", lambda: False)
-    assert _kernels.processor()["kernels for 8 bits"] == "none: int32 without kernels"
-    with pytest.raises(ValueError, match="no quantized kernels for this processor: use convert"):
+    monkeypatch.setattr(_kernels, "exact_engine", lambda preferred: None)
+    assert _kernels.processor()["kernels for 8 bits"] == "none that is exact: int32 without kernels"
+    assert not _kernels.kernels_available()
+    with pytest.raises(ValueError, match="no quantized kernels that add exactly on this processor: use convert"):
         _kernels.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
+
+
+@pytest.mark.parametrize("wrong", [["x86"], ["x86", "fbgemm"], ["x86", "fbgemm", "onednn"]])
+def test_engines_that_cut_sums_off_are_not_used(monkeypatch, wrong):
+    exact = [name for name in ("fbgemm", "onednn", "qnnpack") if name not in wrong and _kernels.adds_exactly(name)]
+    right, before = _kernels.adds_exactly, torch.backends.quantized.engine
+    monkeypatch.setattr(_kernels, "adds_exactly", lambda name: name not in wrong and right(name))
+    _kernels.exact_engine.cache_clear()
+    assert _kernels.exact_engine("x86") == next(iter(exact), None)
+    _kernels.exact_engine.cache_clear()
+    assert torch.backends.quantized.engine == before
+
+
+KINDS = {
+    "linear": (nn.Linear(60, 5), (60,)),
+    "convolution": (nn.Conv2d(16, 12, 3, padding=1), (16, 5, 5)),
+    "few channels": (nn.Conv2d(3, 8, 3), (3, 6, 6)),
+    "one pixel": (nn.Conv2d(64, 8, 1), (64, 3, 3)),
+    "depthwise": (nn.Conv2d(16, 16, 3, groups=16), (16, 5, 5)),
+    "two groups": (nn.Conv2d(16, 8, 3, groups=2), (16, 5, 5)),
+}
+
+
+@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no exact kernels here")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("signs", ["ones", "random", "mostly ones"])
+def test_the_largest_values_are_added_exactly_by_the_kernels(kind, signs):
+    """uint8 near 255 and int8 of 127 or -127: two products do not fit into 16 bits."""
+    layer, shape = copy.deepcopy(KINDS[kind][0]), KINDS[kind][1]
+    generator = torch.Generator().manual_seed(0)
+    threshold = {"ones": -1.0, "random": 0.5, "mostly ones": 0.1}[signs]
+    drawn = torch.rand(layer.weight.shape, generator=generator)
+    layer.weight.data = torch.where(drawn < threshold, -0.1, 0.1)
+    x = 0.8 + 0.2 * torch.rand(6, *shape, generator=generator)
+    simulated = calibrate(simulate(layer), x)
+    step = activations(simulated)[-1].grid().scale
+    with torch.no_grad():
+        expected = simulated(x)
+        for convert in (_integer.convert, _kernels.convert_to_kernels):
+            assert ((convert(simulated)(x) - expected) / step).abs().max() < 1.01
 
 
 @pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
@@ -549,12 +590,13 @@ def test_a_layer_of_torch_ao_is_the_same():
     x = torch.rand(50, 20)
     simulated = calibrate(simulate(layer), x)
     first, last = (each.grid() for each in activations(simulated))
-    peer = quantized.Linear(20, 6)
     form, weight = simulated.get_submodule("0").parametrizations.weight[0], layer.weight.detach()
     scale = form.grid(weight).scale.flatten().double()
     with _kernels._quiet():
         packed = torch.quantize_per_channel(weight, scale, torch.zeros(6).long(), 0, torch.qint8)
-    peer.set_weight_bias(packed, layer.bias.detach())
+    with _kernels._engine(_kernels.exact_engine(torch.backends.quantized.engine)):  # others may cut sums off
+        peer = quantized.Linear(20, 6)
+        peer.set_weight_bias(packed, layer.bias.detach())
     peer.scale, peer.zero_point = last.scale.item(), last.zero.item() + 128
     q = torch.quantize_per_tensor(x, first.scale.item(), first.zero.item() + 128, torch.quint8)
     ours = last.quantize(_integer.convert(simulated)(x))
