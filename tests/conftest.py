@@ -30,6 +30,11 @@ HEADER = """# ---
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run chapters come first: begun last, one of them would keep one process busy while the other waits."""
+    items.sort(key=lambda item: item.get_closest_marker("book") is None)  # stable: otherwise the order stays
+
+
 @pytest.fixture
 def small_book(tmp_path: Path) -> Path:
     """The root of a fresh copy of the small book."""
