@@ -1,5 +1,6 @@
 """Run one chapter: papermill between two time limits, a stamped notebook and results at the end, or one clear error."""
 
+import copy
 import json
 import os
 import platform
@@ -80,7 +81,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    source = chapters.notebook(root, chapter)
+    source = copy.deepcopy(chapters.notebook(root, chapter))
     if not {"name", "display_name", "language"} <= set(source.metadata.get("kernelspec", {})):
         raise ChapterFailed("its header has no kernelspec with name, display_name and language")
     limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
