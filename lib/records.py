@@ -48,7 +48,7 @@ def stale(root: Path, path: Path) -> str:
     """Why the record at ``path`` is not of the present sources; "" where it is."""
     if not path.exists():
         return "is missing"
-    then = ledger.load_result(path)["run"].get("sources", {})
+    then = ledger.load_result(path).get("run", {}).get("sources", {})
     now = chapters.sources(root, path.stem, path.parent.name)
     if then == now:
         return ""
