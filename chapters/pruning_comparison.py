@@ -87,6 +87,10 @@ def drawn(split, n, seed):
     return Split(split.images[order], split.labels[order])
 
 
+def copied(split, n):  # a part of a split keeps all of its images in memory, a copy does not
+    return Split(split.images[:n].clone(), split.labels[:n].clone())
+
+
 # %% [markdown]
 # ## The criteria
 #
@@ -137,8 +141,7 @@ grey = datasets.Dataset(
     grey.name,
     grey.source,
     drawn(grey.train, grey_first[0], 1),
-    grey.validation.first(grey_first[1]),
-    grey.test.first(grey_first[2]),
+    *map(copied, (grey.validation, grey.test), grey_first[1:]),
     grey.classes,
 )
 try:
