@@ -64,8 +64,8 @@ train, test = dataset.train, dataset.test
 draw = torch.Generator().manual_seed(0)
 
 
-def record(key, values, unit="%", digits=2):
-    return evidence.record(f"binarization.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="%", digits=2, exact=False):
+    return evidence.record(f"binarization.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def errors(nets, split=test):
@@ -112,7 +112,13 @@ figures.show_source(Sign, binaryconnect.BinaryConnectWeight)
 # %%
 w = torch.linspace(-1, 1, 9).repeat(10_000, 1).requires_grad_()
 zeros = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0])
-record("sign.wrong", (Sign.apply(zeros) != torch.tensor([1, 1, 1, -1, 1, -1])).sum(), "signs", 0)
+record(
+    "sign.wrong",
+    (Sign.apply(zeros) != torch.tensor([1, 1, 1, -1, 1, -1])).sum(),
+    "signs",
+    0,
+    exact=True,
+)
 taken, drawn = (binaryconnect.BinaryConnectWeight(limit=1.0, stochastic=s) for s in (False, True))
 assert taken(w)[0].tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1]
 (gradient,) = torch.autograd.grad((taken(w) * w.detach()).sum(), w)
@@ -161,10 +167,10 @@ learned = {
 for name, wrong in found.items():
     record(f"mlp.{name}_error_pct", wrong)
 form, latent, _ = bipolar_regularizer.forms(taken[0])[0]
-record("connect.values_in_passes", len(form(latent).unique()), "values", 0)
+record("connect.values_in_passes", len(form(latent).unique()), "values", 0, exact=True)
 record("connect.values_stored", len(latent.unique()), "values", 0)
 bits = 8 * len(coding.pack((latent >= 0).flatten().numpy(), 1)) / latent.numel()
-record("connect.bits_in_file", bits, "bits", 1)
+record("connect.bits_in_file", bits, "bits", 1, exact=True)
 for name, wrong in learned.items():
     record(f"mlp.{name}_training_error_pct", wrong)
 record("mlp.binaryconnect_file_ratio", [smaller(net) for net in taken], "x", 1)
@@ -311,7 +317,7 @@ for name, nets in lenet.items():
     record(f"lenet5.{name}_error_pct", errors(nets))
 record("lenet5.bwn_file_ratio", [smaller(net) for net in lenet["bwn"]], "x", 1)
 filters = lenet["bwn"][0].fc1.weight
-record("bwn.filter_ratio", 32 * filters[0].numel() / (filters[0].numel() + 32), "x", 1)
+record("bwn.filter_ratio", 32 * filters[0].numel() / (filters[0].numel() + 32), "x", 1, exact=True)
 
 # %% [markdown]
 # **AlexNet in seven megabytes?** The survey's figure is one bit for each weight.
@@ -328,10 +334,10 @@ rest += sum(4 * shapes[name][0] for name in binary) + sum(
     4 * shape[0] for shape in shapes.values()
 )  # alpha, biases
 whole = measure.dense_bytes(alexnet)
-record("alexnet.float_mb", whole / 1e6, "MB", 0)
-record("alexnet.binary_part_mb", in_bits / 1e6, "MB", 1)
-record("alexnet.whole_mb", (in_bits + rest) / 1e6, "MB", 1)
-record("alexnet.file_ratio", whole / (in_bits + rest), "x", 1)
+record("alexnet.float_mb", whole / 1e6, "MB", 0, exact=True)
+record("alexnet.binary_part_mb", in_bits / 1e6, "MB", 1, exact=True)
+record("alexnet.whole_mb", (in_bits + rest) / 1e6, "MB", 1, exact=True)
+record("alexnet.file_ratio", whole / (in_bits + rest), "x", 1, exact=True)
 
 # %% [markdown]
 # **What to see.** LeNet-5 errs on {glue:text}`binarization.lenet5.bwn_error_pct` with signs and scales, on {glue:text}`binarization.lenet5.float_error_pct` with floats.
@@ -527,7 +533,7 @@ for seed, net in enumerate(nets):
     how["after_step"] = lambda net=net: round_weights(net)
     training.fit(net, train.first(push_images), seed=seed, **how)
     turned.append(100 * bipolar_regularizer.flips(before, bipolar_regularizer.signs(net)))
-record("rounded.turned_pct", turned)
+record("rounded.turned_pct", turned, exact=True)
 record("rounded.error_pct", errors(nets))
 
 # %% [markdown]

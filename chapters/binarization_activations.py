@@ -67,8 +67,10 @@ train, test = dataset.train, dataset.test
 draw = torch.Generator().manual_seed(0)
 
 
-def record(key, values, unit="%", digits=2):
-    return evidence.record(f"binarization_activations.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="%", digits=2, exact=False):
+    return evidence.record(
+        f"binarization_activations.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 def errors(nets, split=test):
@@ -149,7 +151,7 @@ for net in found["bnn"]:
         pairs = [(net(part), counting(part)) for part in test.images.split(1000)]
     different += sum((a.argmax(1) != b.argmax(1)).sum().item() for a, b in pairs)
     assert all(torch.equal(a, b) for a, b in pairs)  # not only the class: the ten numbers
-record("bnn.different_answers", different, "", 0)
+record("bnn.different_answers", different, "", 0, exact=True)
 mlp = {name: errors(nets) for name, nets in found.items()}
 for name, wrong in mlp.items():
     record(f"mlp.{name}_error_pct", wrong)
@@ -239,10 +241,10 @@ record("pooled.trained_positive_pct", [100 * (m == 1).float().mean() for m in ma
 # %%
 kinds = [m for _, m in layers(found["xnor"][0]) if isinstance(m, LAYERS)]
 reading = [m.layer for m in found["xnor"][0].modules() if isinstance(m, Binarized)]
-record("xnor.inner_layers_binary_pct", 100 * len(reading) / len(kinds[1:-1]), digits=0)
-record("xnor.all_layers_binary_pct", 100 * len(reading) / len(kinds), digits=0)
+record("xnor.inner_layers_binary_pct", 100 * len(reading) / len(kinds[1:-1]), digits=0, exact=True)
+record("xnor.all_layers_binary_pct", 100 * len(reading) / len(kinds), digits=0, exact=True)
 parts = [sum(m.weight.numel() for m in some) for some in (reading, kinds)]
-record("xnor.weights_binary_pct", 100 * parts[0] / parts[1], digits=1)
+record("xnor.weights_binary_pct", 100 * parts[0] / parts[1], digits=1, exact=True)
 
 # %% [markdown]
 # **What to see.** Without $K$ the error is {glue:text}`binarization_activations.lenet5.xnor_error_pct`, with it {glue:text}`binarization_activations.lenet5.xnor_k_error_pct`; floats have {glue:text}`binarization_activations.lenet5.float_error_pct`.
@@ -286,7 +288,7 @@ with torch.no_grad():
 for n in bases:
     nets = lenets(lambda net, n=n: abc_net.binarize(net, bases=n, activation_bases=n))
     lenet[f"abc{n}"] = errors(nets)
-    record(f"abc{n}.products", n * n, "products of signs", 0)
+    record(f"abc{n}.products", n * n, "products of signs", 0, exact=True)
 for name, wrong in lenet.items():
     record(f"lenet5.{name}_error_pct", wrong)
 
@@ -375,7 +377,11 @@ def audit(key, change, make):
         for kind, n in held.items()
     }
     each = (held["real_weights"] + held["moments"]) / sum(m.weight.numel() for _, m in layers(net))
-    return row | {"real, for each weight": record(f"{key}.bytes_for_each_weight", each, "bytes", 0)}
+    return row | {
+        "real, for each weight": record(
+            f"{key}.bytes_for_each_weight", each, "bytes", 0, exact=True
+        )
+    }
 
 
 # %%

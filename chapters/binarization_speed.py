@@ -61,8 +61,8 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 
 
-def record(key, values, unit="x", digits=1):
-    return evidence.record(f"binarization{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(f"binarization{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def timed(calls):  # milliseconds: medians, the calls taking turns
@@ -217,8 +217,8 @@ figures.show(
 figures.show_source(xnor_net.speedup)
 
 # %% tags=["hide-input"]
-record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2)
-record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2)
+record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2, exact=True)
+record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2, exact=True)
 record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
 weight = np.ascontiguousarray(_speed._random(channels, 3, 3, channels).numpy())
 image = np.zeros((side + 2, side + 2, channels), np.float32)
@@ -247,7 +247,7 @@ with torch.enable_grad():
 bits = inference.convert(net)
 images = dataset.test.images.split(250)
 different = sum((net(part) != bits(part)).sum().item() for part in images)
-record("_speed.lenet5.different_answers", different, "", 0)
+record("_speed.lenet5.different_answers", different, "", 0, exact=True)
 record("_speed.lenet5.error_pct", training.error_pct(bits, dataset.test), "%", 2)
 size = len(storage.dumps(net))
 record("_speed.lenet5.file_bytes", size, "bytes", 0)
@@ -274,7 +274,12 @@ part = sum(
     for k, v in measure.multiply_adds_by_layer(vgg, (3, 32, 32)).items()
     if k not in ("conv1", "fc")
 )
-record("_speed.vgg.binary_work_pct", 100 * part / measure.multiply_adds(vgg, (3, 32, 32)), "%")
+record(
+    "_speed.vgg.binary_work_pct",
+    100 * part / measure.multiply_adds(vgg, (3, 32, 32)),
+    "%",
+    exact=True,
+)
 
 # %% tags=["remove-input"]
 bars = [
@@ -354,9 +359,9 @@ figures.table(
 )
 record("_speed.count.latency_pct", 100 * found["count"] / total, "%", 0)
 real = 100 / (9 * channels)  # one real product for each output, beside 9 · channels of signs
-record(".xnor.real_products_pct", real, "%", 3)
+record(".xnor.real_products_pct", real, "%", 3, exact=True)
 shared = 9 / channels  # for K: nine products for each place, which all filters share
-record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3)
+record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True)
 
 # %% [markdown]
 # **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time, although real numbers are only {glue:text}`binarization.xnor.real_products_pct` of the products, and {glue:text}`binarization.xnor.real_products_with_k_pct` with K, which makes the convolution {glue:text}`binarization.kernel.conv_with_k_ratio` as fast as torch's in place of {glue:text}`binarization.kernel.conv_ratio`.
@@ -385,7 +390,7 @@ record(".signs.latency_ratio", found["signs"] / found["float"], digits=2)
 whole = a.mul(100).round().long()  # the same sums without any product, of whole numbers
 added = [whole[:, row > 0].sum(1) - whole[:, row < 0].sum(1) for row in signs[:20]]
 wrong = (torch.stack(added, 1) != whole @ signs[:20].long().T).sum().item()
-record(".signs.different_sums", wrong, "", 0)
+record(".signs.different_sums", wrong, "", 0, exact=True)
 for count in bases:
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     conv.weight.copy_(_speed._random(*conv.weight.shape))
@@ -397,7 +402,7 @@ for count in bases:
     record(f".abc{count}.speedup_latency_ratio", found["float"] / found["bases"])
 record(".abc5.roof_ratio", roof.bits / roof.floats / 25, digits=2)
 few = 8
-record("_speed.few.channels", few, "", 0)
+record("_speed.few.channels", few, "", 0, exact=True)
 found = timed(_speed.convolution(few, 2 * side))
 record(".few.speedup_latency_ratio", found["float"] / found["bits"], digits=2)
 
@@ -410,9 +415,9 @@ weight[torch.randperm(linear_side**2, generator=draw)[:kept]] = 1.0
 sparse = sparse_speed.csr(weight.reshape(linear_side, linear_side))
 one = _speed._random(linear_side).numpy()
 found = timed({"bits": calls["linear, one input"]["bits"], "sparse": lambda: sparse @ one})
-record("_speed.sparse.kept_pct", 100 * kept / linear_side**2, "%", 2)
+record("_speed.sparse.kept_pct", 100 * kept / linear_side**2, "%", 2, exact=True)
 record(".sparse.latency_ratio", found["sparse"] / found["bits"], digits=1)
-record("_speed.sparse.bytes_ratio", 8 * kept / (linear_side**2 / 8), digits=2)
+record("_speed.sparse.bytes_ratio", 8 * kept / (linear_side**2 / 8), digits=2, exact=True)
 
 # %% [markdown]
 # ## Exercises

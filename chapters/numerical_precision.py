@@ -77,8 +77,10 @@ def network(seed):
     return models.lenet_300_100(seed, inputs=side**2)
 
 
-def record(key, values, unit="%", digits=2):
-    return evidence.record(f"numerical_precision.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="%", digits=2, exact=False):
+    return evidence.record(
+        f"numerical_precision.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 # %% [markdown]
@@ -147,7 +149,7 @@ assert moved["nearest"] == 0
 assert abs(moved["stochastic"] - 0.4 * updates) < 4 * np.sqrt(updates * 0.4 * 0.6)
 for rounding, steps in moved.items():
     record(f"{rounding}.moved_steps", steps, "steps", 0)
-record("setting.updates", updates, "updates", 0)
+record("setting.updates", updates, "updates", 0, exact=True)
 
 # %% [markdown]
 # After {glue:text}`numerical_precision.setting.updates` the weight has moved {glue:text}`numerical_precision.nearest.moved_steps` to nearest, and by chance {glue:text}`numerical_precision.stochastic.moved_steps`.
@@ -171,7 +173,7 @@ class Watched(FixedPoint):
 watched = Watched(format, rounding="stochastic")
 one_epoch = how | {"epochs": 1, "seed": 0}
 fixed_point.train(network(0), train.first(256), arithmetic=watched, **one_epoch)
-record("kinds.off_grid", watched.off_grid, "numbers", 0)
+record("kinds.off_grid", watched.off_grid, "numbers", 0, exact=True)
 record("kinds.watched", len(watched.kinds), "kinds", 0)
 
 # %% [markdown]
@@ -203,7 +205,7 @@ def fixed(word, **kind):
 
 
 words = {fl: Format(16 - fl, fl, word=16) for fl in fractions}
-record("formats.word_bits", [words[fl].word for fl in (8, 10, 14)], "bits", 0)
+record("formats.word_bits", [words[fl].word for fl in (8, 10, 14)], "bits", 0, exact=True)
 learn("float", lambda seed: Arithmetic())
 for fl, word in words.items():
     for rounding in fixed_point.ROUNDINGS:
@@ -332,7 +334,7 @@ for bits in widths:
     learn(f"dynamic{bits}", dynamic(bits))
 
 # %% tags=["remove-input"]
-record("setting.move_every", move_every, "steps", 0)
+record("setting.move_every", move_every, "steps", 0, exact=True)
 ranges, layers = [arithmetic.ranges for _, arithmetic in nets["dynamic10"]], ["fc1", "fc2", "fc3"]
 record("dynamic10.ranges", len(ranges[0]), "ranges", 0)
 distinct = [len({found.integer_bits for found in each.values()}) for each in ranges]
@@ -430,7 +432,7 @@ figures.table(
 # The learning rate above was chosen on validation images for floats; at {glue:text}`numerical_precision.setting.slow_rate` instead, 8 fractional bits reach {glue:text}`numerical_precision.slow_nearest8.error_pct` to nearest and {glue:text}`numerical_precision.slow_stochastic8.error_pct` by chance.
 
 # %%
-record("setting.slow_rate", slow_rate, "", 1)
+record("setting.slow_rate", slow_rate, "", 1, exact=True)
 for rounding in fixed_point.ROUNDINGS:
     learn(f"slow_{rounding}8", fixed(words[8], rounding=rounding), learning_rate=slow_rate)
 
@@ -459,7 +461,7 @@ def travelled(model, names):
 
 
 # %% tags=["remove-cell"]
-record("setting.coarse_bits", coarse_bits, "bits", 0)
+record("setting.coarse_bits", coarse_bits, "bits", 0, exact=True)
 for name, chosen in (("first_rounded", ["fc1"]), ("all_rounded", layers)):
     found = [travelled(model, chosen) for model, _ in nets["float"]]
     for layer in layers:
@@ -477,8 +479,14 @@ for name, chosen in (("first_rounded", ["fc1"]), ("all_rounded", layers)):
 # %%
 shared, dense = scalar_kmeans.share(network(0), bits=4), network(0)
 ratio = measure.multiply_adds(shared, train.images.shape[1:]) / work
-record("shared.multiply_adds_ratio", ratio, "x", 0)
-record("shared.parameters_ratio", measure.parameters(shared) / measure.parameters(dense), "x", 0)
+record("shared.multiply_adds_ratio", ratio, "x", 0, exact=True)
+record(
+    "shared.parameters_ratio",
+    measure.parameters(shared) / measure.parameters(dense),
+    "x",
+    0,
+    exact=True,
+)
 
 # %% [markdown]
 # ## Exercises

@@ -61,8 +61,10 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 
 
-def record(key, values, unit="x", digits=2):
-    return evidence.record(f"numerical_precision_embedded.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=2, exact=False):
+    return evidence.record(
+        f"numerical_precision_embedded.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 def error(model):
@@ -337,17 +339,17 @@ layers = [measure.multiply_adds_by_layer(net[0], images.shape[1:]) for net in (f
 work = [sum(each.values()) for each in layers]
 
 # %% tags=["remove-input"]
-record("fused.multiply_adds_ratio", work[0] / work[1])
+record("fused.multiply_adds_ratio", work[0] / work[1], exact=True)
 stages = layers[0]["c1"] + layers[0]["s1"], next(iter(layers[1].values()))
-record("fused.stage_multiply_adds_ratio", stages[0] / stages[1])
+record("fused.stage_multiply_adds_ratio", stages[0] / stages[1], exact=True)
 record("fused.stage_latency_ratio", stage["apart"].median / stage["fused"].median)
 record("fused.network_latency_ratio", times["int16, apart"] / times["int16, fused"])
 memory = {name: embedded_cnn.memory_bytes(model, frame) for name, model in first.items()}
 for name in stored:
     key = name.replace(", ", "_")
     record(f"{key}.file_bytes", files[name], "bytes", 0)
-    record(f"{key}.parameters_bytes", memory[name][0], "bytes", 0)
-    record(f"{key}.maps_bytes", memory[name][1], "bytes", 0)
+    record(f"{key}.parameters_bytes", memory[name][0], "bytes", 0, exact=True)
+    record(f"{key}.maps_bytes", memory[name][1], "bytes", 0, exact=True)
     record(f"{key}.latency_ratio", times[name] / times["float32"])
     record(f"finder_{key}.error_pct", ends[name], "%", 2)
 figure, ax = figures.axes()

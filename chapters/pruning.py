@@ -66,8 +66,8 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 
 
-def record(key, values, unit="x", digits=1):
-    return evidence.record(f"pruning.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(f"pruning.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def error(model, split=dataset.test):
@@ -281,7 +281,7 @@ record("lenet300.error_pct", [error(model) for model in sparse], "%", 2)
 removed = [100 * (1 - magnitude.density(model)) for model in sparse]
 record("lenet300.removed_pct", removed, "%", 1)
 fewer = [measure.parameters(model) / measure.nonzero_parameters(model) for model in sparse]
-record("lenet300.fewer_parameters_ratio", fewer)
+record("lenet300.fewer_parameters_ratio", fewer, exact=True)
 
 # %% [markdown]
 # The same on LeNet-5, the small convolutional network with 431,080 parameters {cite:p}`lecun1998gradient`:
@@ -293,7 +293,7 @@ record("lenet5.baseline_error_pct", error(lenet5), "%", 2)
 record("lenet5.error_pct", error(sparse5), "%", 2)
 record("lenet5.removed_pct", 100 * (1 - magnitude.density(sparse5)), "%", 1)
 fewer5 = measure.parameters(sparse5) / measure.nonzero_parameters(sparse5)
-record("lenet5.fewer_parameters_ratio", fewer5)
+record("lenet5.fewer_parameters_ratio", fewer5, exact=True)
 
 # %% tags=["remove-input"]
 rows = []
@@ -373,7 +373,7 @@ stored = [storage.dumps(magnitude.prune(copy.deepcopy(model), density=1.0)) for 
 record("lenet300.file_ratio", [measure.dense_bytes(dense[0]) / len(file) for file in stored])
 masked = variants["gradual"]
 work = measure.multiply_adds(masked, one.shape[1:]) / measure.multiply_adds(dense[0], one.shape[1:])
-record("masked.multiply_adds_ratio", work, "x", 2)
+record("masked.multiply_adds_ratio", work, "x", 2, exact=True)
 slower = latency["gradual"].median / latency["dense"].median
 record("masked.latency_ratio", slower, "x", 2)
 share = 100 * final_epochs / (epochs + final_epochs)

@@ -57,8 +57,10 @@ train = dataset.train.first(training_images)
 example = train.images[:1]
 
 
-def record(key, values, unit="x", digits=1):
-    return evidence.record(f"pruning_reconstruction.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(
+        f"pruning_reconstruction.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 def error(model, mask=None):
@@ -311,7 +313,7 @@ figures.show(
 
 # %% tags=["remove-cell"]
 for key, share in (("removed_pct", fraction), ("most_removed_pct", fractions[-1])):
-    record(f"setting.{key}", 100 * share, "%", 0)
+    record(f"setting.{key}", 100 * share, "%", 0, exact=True)
 for name, values in unrepaired.items():
     record(f"{name}.error_pct", values[fractions.index(fraction)], "%", 1)
     record(f"{name}.most_error_pct", values[-1], "%", 1)
@@ -377,13 +379,15 @@ figures.show(
 
 # %% tags=["remove-cell"]
 shrunk = structure.shrink(dense[0], choice("lasso", fraction, 0), example)
-record("setting.images", images, "images", 0)
+record("setting.images", images, "images", 0, exact=True)
 for name, values in repairs.items():
     for what, value in zip(("unrepaired", "rescaled", "refit", "tuned"), values, strict=True):
         record(f"{name}.{what}_error_pct", value, "%", 1)
 before, after = (measure.multiply_adds(net, example.shape[1:]) for net in (dense[0], shrunk))
-record("shrunk.multiply_adds_ratio", before / after)
-record("shrunk.bytes_ratio", measure.dense_bytes(dense[0]) / measure.dense_bytes(shrunk))
+record("shrunk.multiply_adds_ratio", before / after, exact=True)
+record(
+    "shrunk.bytes_ratio", measure.dense_bytes(dense[0]) / measure.dense_bytes(shrunk), exact=True
+)
 
 # %% [markdown]
 # **What to see.** Read a row from right to left: what each repair takes away.

@@ -61,8 +61,8 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 
 
-def record(key, values, unit="%", digits=1):
-    return evidence.record(f"pruning_saliency.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="%", digits=1, exact=False):
+    return evidence.record(f"pruning_saliency.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def accuracy(model, split=dataset.test):
@@ -354,12 +354,14 @@ for name, work in works.items():
         work()
     counts[name] = counter.get_total_flops()
 for name in ("damage", "surgeon"):
-    record(f"cost.{name}_operations_ratio", counts[name] / counts["gradient"], "x", 0)
+    record(f"cost.{name}_operations_ratio", counts[name] / counts["gradient"], "x", 0, exact=True)
 large = models.lenet_300_100()
 n, weights = measure.parameters(large), [layer.weight for _, layer in magnitude.layers(large)]
 sizes = {"surgeon": n**2, "layerwise": sum((w.shape[1] + 1) ** 2 for w in weights), "damage": n}
 for name, numbers in sizes.items():
-    record(f"cost.{name}_memory_ratio", 8 * numbers / measure.dense_bytes(large), "x", 1)
+    record(
+        f"cost.{name}_memory_ratio", 8 * numbers / measure.dense_bytes(large), "x", 1, exact=True
+    )
 
 # %% [markdown]
 # For the small network the diagonal takes {glue:text}`pruning_saliency.cost.damage_operations_ratio` the multiply-adds of one gradient, and the whole inverse {glue:text}`pruning_saliency.cost.surgeon_operations_ratio`.

@@ -68,8 +68,8 @@ one = test.images[:1]
 rated = dataset.validation.first(filter_samples)
 
 
-def record(key, values, unit="x", digits=2):
-    return evidence.record(f"pruning_speed.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=2, exact=False):
+    return evidence.record(f"pruning_speed.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def error(model):
@@ -116,11 +116,11 @@ assert granularity.rows(mixed).all()
 # %% tags=["remove-cell"]
 rows = {name: granularity.rows(m).float().mean().item() for name, m in (("s", mask), ("m", mixed))}
 record("stride.difference", difference, "", 7)
-record("stride.shared_offset_rows_pct", 100 * rows["s"], "%", 0)
-record("stride.mixed_offset_rows_pct", 100 * rows["m"], "%", 0)
-record("stride.kernel_matrix_ratio", small.kernel.numel() / layer.weight.numel())
+record("stride.shared_offset_rows_pct", 100 * rows["s"], "%", 0, exact=True)
+record("stride.mixed_offset_rows_pct", 100 * rows["m"], "%", 0, exact=True)
+record("stride.kernel_matrix_ratio", small.kernel.numel() / layer.weight.numel(), exact=True)
 features = small.features(picture).numel() / (picture.numel() * 9)
-record("stride.feature_matrix_ratio", features)
+record("stride.feature_matrix_ratio", features, exact=True)
 
 # %% [markdown]
 # With shared offsets {glue:text}`pruning_speed.stride.shared_offset_rows_pct` of the rows stay, with one filter that differs {glue:text}`pruning_speed.stride.mixed_offset_rows_pct`.
@@ -417,10 +417,10 @@ def left(names):
 
 record("fc.batch1_latency_ratio", mean_ratio(shapes, 1))
 record("fc.batched_latency_ratio", mean_ratio(shapes, batch))
-record("fc.multiply_adds_ratio", left(shapes))
+record("fc.multiply_adds_ratio", left(shapes), exact=True)
 record("fc8.batch1_latency_ratio", ratio["fc8 of both", 1])
 record("fc8.batched_latency_ratio", ratio["fc8 of both", batch])
-record("fc8.multiply_adds_ratio", left(["fc8 of both"]))
+record("fc8.multiply_adds_ratio", left(["fc8 of both"]), exact=True)
 pruned = list(kernels)[1:]
 record("conv.sparse_latency_ratio", mean_ratio(pruned, 1))
 record("conv.multiply_adds_ratio", left(pruned))
@@ -442,7 +442,13 @@ for name, convolutions in groups.items():
     linear = [races[n, 1] for n in shapes if n.replace("-", "").lower().startswith((name, "fc8"))]
     conv = [races[n, 1] for n in convolutions]
     work_linear = scale**2 * sum(race.dense_work for race in linear)
-    record(f"{name}.fully_connected_multiply_adds_pct", 100 * work_linear / work_all, "%", 1)
+    record(
+        f"{name}.fully_connected_multiply_adds_pct",
+        100 * work_linear / work_all,
+        "%",
+        1,
+        exact=True,
+    )
     factor = 1.0
     if name == "vgg16":  # as many times the one measured as there are multiply-adds
         factor = (work_all - work_linear) / scale**2 / conv[0].dense_work

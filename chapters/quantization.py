@@ -57,8 +57,8 @@ evidence.uses(dataset)
 folder = Path(tempfile.mkdtemp())
 
 
-def record(key, values, unit="x", digits=1):
-    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def error(model):
@@ -245,7 +245,7 @@ def measured(name, build, pairs, epochs):
     dense = measure.dense_bytes(loaded[0])
     record(f"{name}.file_ratio", [dense / size for size in sizes])
     record(f"{name}.file_bytes", sizes, "bytes", 0)
-    record(f"{name}.dense_bytes", dense, "bytes", 0)
+    record(f"{name}.dense_bytes", dense, "bytes", 0, exact=True)
     return found
 
 

@@ -63,8 +63,10 @@ dataset = datasets.load(data)
 evidence.uses(dataset)
 
 
-def record(key, values, unit="%", digits=2):
-    return evidence.record(f"quantization_entropy.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="%", digits=2, exact=False):
+    return evidence.record(
+        f"quantization_entropy.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 # %% [markdown]
@@ -142,7 +144,7 @@ def alike(importance, net, seed):  # rank correlation with the diagonal
 
 record("samples.spearman", alike(more, "dense", 0), "", 3)
 for name, count in (("few", samples), ("more", more_samples)):
-    record(f"samples.{name}", count, "images", 0)
+    record(f"samples.{name}", count, "images", 0, exact=True)
 dead = [100 * np.mean(flat(each, "dense", s) == 0) for s, each in enumerate(curvature["dense"])]
 record("dead.share_pct", dead, digits=1)
 
@@ -359,7 +361,7 @@ found = np.array([[gaps(step, draws) for draws in gaussians] for step in (1, 0.5
 assert np.abs(found[..., 0]).max() < 0.02  # bits, from the theory
 record("gaussian.rate_gap_bits", np.abs(found[..., 0]).max(axis=0), "bits", 4)
 record("gaussian.bound_gap_bits", found[..., 1].max(axis=0), "bits", 3)
-record("gaussian.theory_gap_bits", 0.5 * np.log2(np.pi * np.e / 6), "bits", 3)
+record("gaussian.theory_gap_bits", 0.5 * np.log2(np.pi * np.e / 6), "bits", 3, exact=True)
 
 # %% [markdown]
 # **What to see.** The bytes are off the theory by {glue:text}`quantization_entropy.gaussian.rate_gap_bits` at the worst of the three steps.

@@ -77,8 +77,8 @@ BUILDS = {"lenet300": models.lenet_300_100, "lenet5": models.lenet5}
 CHAINS = {"lenet300": ["fc1", "fc2", "fc3"], "lenet5": ["conv1", "conv2", "fc1", "fc2"]}
 
 
-def record(key, values, unit="x", digits=1):
-    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits)
+def record(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits, exact=exact)
 
 
 def size(model, coder="context"):
@@ -395,7 +395,7 @@ figures.table(rows, caption="Where the bytes of the records are, first network")
 # %% tags=["remove-cell"]
 biases = sum(b for (a, part), b in spent.items() if a == "LeNet-300-100" and "bias" in part)
 record("records.bias_bytes", biases, "bytes", 0)
-record("records.float_bias_bytes", 4 * 410, "bytes", 0)
+record("records.float_bias_bytes", 4 * 410, "bytes", 0, exact=True)
 counted = measure.accountings(last, coder="context")
 for key in ("nonzeros", "code_lengths", "file"):
     ratio = measure.dense_bytes(last) / getattr(counted, key)
