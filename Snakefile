@@ -9,6 +9,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 from lib import chapters
 
+LIBRARY = str(chapters.LIB.parent)  # a copied checkout runs its own code, whatever its environment was made for
 PROFILE = config.get("profile", "quick")
 EXECUTED = "_build/executed/{profile}/{chapter}.ipynb"
 
@@ -30,7 +31,7 @@ rule chapter:
     output:
         EXECUTED,
     params:
-        # Source, lib, lock, parameters and data by content: a chapter runs again when one of these changes.
+        # By content: its code, the files of lib that it imports, the lock, its parameters, its data, what it needs.
         fingerprint=lambda w: chapters.fingerprint(ROOT, w.chapter, w.profile),
     benchmark:
         "_build/benchmark/{profile}/{chapter}.tsv"
@@ -40,4 +41,4 @@ rule chapter:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{sys.executable:q} -m lib --root {ROOT:q} run {input.source:q} --profile {wildcards.profile:q}"
+        "PYTHONPATH={LIBRARY:q} {sys.executable:q} -m lib --root {ROOT:q} run {input.source:q} --profile {wildcards.profile:q}"

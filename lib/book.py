@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib import chapters, checks, ledger, records, run, warm
+from lib import chapters, checks, doctor, ledger, records, run, warm
 
 # A notebook is written in one step at the end of its run: one that is there is complete, whatever Snakemake was told.
 SNAKEMAKE = ("--keep-going", "--ignore-incomplete", "--nolock", "--rerun-triggers", "params", "input")
@@ -32,6 +32,8 @@ def book(root: Path, profile: str, cores: int) -> int:
         raise ValueError(f"{root / 'chapters'} holds no chapter: accepted are notebooks in percent format, <name>.py")
     start = time.monotonic()
     problems = execute(root, profile, cores)
+    if doctor.main(chapters.library(root).parent):  # kept for this processor and these versions: seconds once
+        problems.append("doctor: a kernel that the book uses is wrong on this machine, as said above")
     problems += _pages_and_gates(root, profile)
     print(f"\nChapters of the {profile} profile")
     for chapter in chapters.names(root):
