@@ -60,7 +60,7 @@ def load(path: Path, size: int | None, first: tuple[int, ...] | None) -> Dataset
         if n < whole[i]:
             split, order = orders[i]
             orders[i] = split, order[np.random.RandomState(0).permutation(whole[i])[:n]]
-    grey = [mode in GREY for names, _ in files.members.values() for mode in modes(files.archive, names)]
+    grey = [mode in GREY for names, _ in files.members.values() for mode in modes(files.archive, names) if mode]
     if any(grey) and not all(grey):
         notes.append(f"{sum(grey):,} of its {len(grey):,} images are grey, read as color")
     splits = []

@@ -49,7 +49,7 @@ def download(name: str, home: Path) -> None:
     """Both files from OpenML's table of the problem; rows in the order of their ids, as published."""
     rows = openml.table(OPENML[name], ["class", *(f"attr{i}" for i in range(1, 7))])
     try:
-        values = np.array(rows, dtype=int)
+        values = np.array(rows, dtype=float).reshape(-1, 7).astype(int)
         rows_in_grid = np.ravel_multi_index(tuple(values[:, 1:].T - 1), VALUES)
     except ValueError as error:
         raise ValueError(f"OpenML's table of {name} holds other values than MONK's problems: {error}") from error

@@ -55,3 +55,9 @@ def test_a_part_is_the_first_of_each_split_and_says_so(name):
 def test_a_part_of_another_form_is_refused(first):
     with pytest.raises(ValueError, match=r"first is \(.*\): accepted are three whole numbers from 1 up"):
         datasets.load("digits", first=first)
+
+
+@pytest.mark.parametrize("name", ["digits", "monks-1-rule", "mnist", "vowel"])
+def test_a_size_is_only_for_image_folders(name):
+    with pytest.raises(ValueError, match=f"size is 32, but {name} has a size of its own: leave size away"):
+        datasets.load(name, size=32)

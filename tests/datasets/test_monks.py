@@ -1,8 +1,11 @@
 """MONK's problems: the published samples and those drawn from the rules."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas
 import pytest
+import sklearn.datasets
 import torch
 from small_sets import ROOT, same
 
@@ -141,3 +144,57 @@ def test_monks_problems_that_are_not_there_are_not_replaced(nowhere):
 def test_monks_problems_are_not_cut(name):
     with pytest.raises(ValueError, match=f"first is \\(9, 9, 9\\), but {name} is used whole"):
         datasets.load(name, first=(9, 9, 9))
+
+
+# -- OpenML ------------------------------------------------------------------------------------------------------------
+
+
+def table(name: str, test_first: bool = False) -> pandas.DataFrame:
+    """OpenML's table of a problem: training and test rows, one after the other, as text."""
+    parts = [pandas.read_csv(ROOT / "monks" / f"{name}_{split}.csv", dtype=str) for split in ("train", "test")]
+    rows = pandas.concat(parts[::-1] if test_first else parts)
+    return rows[[f"a{i}" for i in range(1, 7)] + ["class"]].set_axis(
+        [*(f"attr{i}" for i in range(1, 7)), "class"], axis=1
+    )
+
+
+@needs_monks
+@pytest.mark.parametrize("name", MONKS)
+@pytest.mark.parametrize("test_first", [False, True])
+def test_openmls_tables_are_the_published_files(name, test_first, nowhere, monkeypatch):
+    asked = []
+
+    def fetch(**options):
+        asked.append(options["data_id"])
+        return SimpleNamespace(frame=table(name, test_first))
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    found = datasets.load(name)
+    assert same(found, datasets.load(name)) and asked == [332 + int(name[6])]
+    for split in ("train", "test"):
+        ours = (nowhere / "data" / "monks" / f"{name}_{split}.csv").read_text()
+        assert ours == (ROOT / "monks" / f"{name}_{split}.csv").read_text()
+
+
+@needs_monks
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.iloc[1:],
+        lambda t: t.iloc[:-1],
+        lambda t: pandas.concat([t, t.iloc[:1]]),
+        lambda t: t.sample(frac=1, random_state=0),
+        lambda t: t.assign(**{"class": [str(1 - int(t["class"].iloc[0])), *t["class"].iloc[1:]]}),
+        lambda t: t.assign(attr5=["4" if t["attr5"].iloc[0] != "4" else "3", *t["attr5"].iloc[1:]]),
+        lambda t: t.assign(attr1="4"),
+        lambda t: t.assign(attr1="round"),
+        lambda t: t.drop(columns="attr6"),
+        lambda t: t.iloc[:0],
+    ],
+)
+def test_another_table_is_refused_and_nothing_is_written(change, nowhere, monkeypatch):
+    frame = change(table("monks-1"))
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda **_: SimpleNamespace(frame=frame))
+    with pytest.raises(FileNotFoundError, match=r"'monks-1' is in none of .* could not be downloaded"):
+        datasets.load("monks-1")
+    assert not list(nowhere.rglob("*.csv"))
