@@ -117,13 +117,13 @@ def test_a_wrong_kernel_is_found_and_the_status_says_so(here, monkeypatch, tmp_p
     assert len(printed) == 1 + len(here)
 
 
-def test_a_kernel_that_raises_an_error_is_wrong(here, monkeypatch):
+def test_a_kernel_that_raises_an_error_is_wrong(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("illegal instruction")
 
     monkeypatch.setattr(kernels, "pack", broken)
     monkeypatch.setattr(_kernels, "adds_exactly", broken)
-    assert wrong(here) == {"bit kernels", "sums of torch's 8-bit kernels"}
+    assert {"bit kernels", "sums of torch's 8-bit kernels"} <= {check.name for check in found().values() if check.wrong}
     assert found()["bit kernels"].wrong == "RuntimeError: illegal instruction"
 
 

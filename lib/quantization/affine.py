@@ -59,7 +59,8 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx, r: Tensor, grid: Grid) -> Tensor:
         if ctx.needs_input_grad[0]:
             lower, upper = grid.bounds()
-            ctx.save_for_backward((r >= lower) & (r <= upper))
+            slack = 2**-20 * (upper - lower)  # S is rounded, and the value that set the range must not fall out of it
+            ctx.save_for_backward((r >= lower - slack) & (r <= upper + slack))
         return grid.dequantize(grid._codes(r)).to(r.dtype)
 
     @staticmethod
