@@ -130,7 +130,10 @@ $(VENV)/.complete: FORCE
 	    fi
 	fi
 	echo "Making $(VENV) from requirements.lock: once, and for some minutes" >&2
-	if [ -L $(VENV) ]; then rm $(VENV); renew=--clear; python="$${PYTHON:-$$(readlink -f "$$(command -v "$$python")")}"; fi
+	if [ -L $(VENV) ]; then
+	    python="$$(readlink -f "$$(command -v "$$python")")" renew=--clear
+	    rm $(VENV)
+	fi
 	rm -f $@
 	"$$python" -m venv $$renew $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock

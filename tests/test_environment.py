@@ -1,7 +1,10 @@
 """The lists of packages agree with each other, and the files that other machines read are what those expect."""
 
+import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -88,12 +91,102 @@ def test_readers_get_lower_bounds_that_the_lock_satisfies():
     assert pyproject()["dependencies"] == []  # `-e .` must not let pip replace conda's torch
 
 
+WORKFLOW = PROJECT / ".github" / "workflows" / "book.yml"
+
+
+def workflow() -> dict:
+    return yaml.safe_load(WORKFLOW.read_text())["jobs"]
+
+
 def test_the_workflow_is_one():
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    path = PROJECT / ".github" / "workflows" / "book.yml"
-    said = subprocess.run([*command, path], capture_output=True, text=True)
+    said = subprocess.run([*command, WORKFLOW], capture_output=True, text=True)
     assert said.returncode == 0, said.stdout
-    assert ".ci/run" in path.read_text()
+
+
+def test_every_step_of_the_workflow_is_a_target_of_make_or_the_checks_of_any_machine():
+    runs = [step["run"] for job in workflow().values() for step in job["steps"] if "run" in step]
+    targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    assert ".ci/run" in runs
+    for line in runs:
+        match = re.fullmatch(
+            r"\.ci/run|make (?:--silent )?([a-z-]+)(?: PROFILE=standard)?(?: >> \"\$GITHUB_OUTPUT\")?", line
+        )
+        assert match and (match[1] is None or match[1] in targets), line
+
+
+def test_jobs_need_jobs_and_outputs_that_there_are():
+    jobs = workflow()
+    for job in jobs.values():
+        needs = job.get("needs", [])
+        assert {needs} <= set(jobs) if isinstance(needs, str) else set(needs) <= set(jobs)
+        for other, output in re.findall(r"needs\.(\w+)\.outputs\.(\w+)", str(job)):
+            assert other in needs and output in jobs[other]["outputs"]
+        used = set(re.findall(r"steps\.(\w+)\.", str(job)))
+        assert used <= {step.get("id") for step in job["steps"]}
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout"):
+                assert step["with"]["fetch-depth"] == 0  # reproduce and compare read earlier commits
+    data = {s["with"]["key"] for job in jobs.values() for s in job["steps"] if s.get("with", {}).get("path") == "data"}
+    assert len(data) == 1  # a job that looks for the data under another key would not find them
+
+
+def test_the_matrix_has_what_the_workflow_reads_from_it():
+    said = subprocess.run(
+        [sys.executable, PROJECT / ".github" / "matrix.py", "quick"], cwd=PROJECT, capture_output=True, text=True
+    )
+    name, _, value = said.stdout.strip().partition("=")
+    assert name == "matrix" and "\n" not in value, said.stderr
+    rows = json.loads(value)["include"]
+    read = set(re.findall(r"matrix\.(\w+)", str(workflow()["chapter"])))
+    assert read == {"name", "chapters", "fingerprint"}
+    assert all(set(row) == read for row in rows)
+    chapters = sorted(path.stem for path in (PROJECT / "chapters").glob("*.py"))
+    assert sorted(name for row in rows for name in row["chapters"].split()) == chapters
+
+
+def matrix():
+    spec = importlib.util.spec_from_file_location("matrix", PROJECT / ".github" / "matrix.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(**needs: str) -> list[dict]:
+    return [
+        {"chapter": name, "fingerprint": f"of {name}", "needs": on.split(), "data": []} for name, on in needs.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("needs", "jobs"),
+    [
+        ({"a": "", "b": ""}, ["a", "b"]),
+        ({"a": "b", "b": "", "c": ""}, ["b a", "c"]),
+        ({"a": "c", "b": "c", "c": "", "d": "e", "e": ""}, ["c a b", "e d"]),
+        ({"a": "b c", "b": "d", "c": "e", "d": "", "e": "", "f": ""}, ["d b e c a", "f"]),
+        ({"a": "", "b": "", "c": "a b"}, ["a b c"]),
+        ({}, []),
+    ],
+)
+def test_chapters_that_need_each_other_share_a_job_in_the_order_of_their_runs(needs, jobs):
+    found = matrix().jobs(rows(**needs))
+    assert sorted(job["chapters"] for job in found) == sorted(jobs)
+    assert all(job["name"] == job["chapters"].split()[0] for job in found)
+
+
+def test_a_job_has_a_new_fingerprint_where_one_of_its_chapters_has():
+    old = {job["name"]: job["fingerprint"] for job in matrix().jobs(rows(a="b", b="", c=""))}
+    changed = rows(a="b", b="", c="")
+    changed[0]["fingerprint"] = "another"
+    new = {job["name"]: job["fingerprint"] for job in matrix().jobs(changed)}
+    assert new["c"] == old["c"] and new["b"] != old["b"]
+
+
+@pytest.mark.parametrize("needs", [{"a": "nobody"}, {"a": "a"}, {"a": "b", "b": "a"}])
+def test_a_need_that_cannot_be_met_is_named(needs):
+    with pytest.raises(ValueError, match="a needs"):
+        matrix().jobs(rows(**needs))
 
 
 def test_a_wrong_workflow_is_found(tmp_path):
@@ -122,15 +215,6 @@ def test_binder_finds_the_files_at_the_top(folder):
     assert not (PROJECT / folder).exists()  # such a folder would hide environment.yml and postBuild
 
 
-def test_make_names_the_python_it_needs(tmp_path):
-    for name in ("Makefile", "requirements.lock"):
-        (tmp_path / name).write_text((PROJECT / name).read_text())
-    said = subprocess.run(["make", "-C", tmp_path, "book", "PYTHON=nopython"], capture_output=True, text=True)
-    assert said.returncode != 0
-    assert "Python 3.11 is needed, and 'nopython' is not that" in said.stderr
-    assert not (tmp_path / ".venv").exists()
-
-
 def pyproject() -> dict:
     return tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
@@ -139,43 +223,331 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 
 
-# --- .ci/run, on a project whose commands do nothing but what a line says ------------------------------------------
+# --- make, in a project whose lock names nothing: the environments are real, and empty -----------------------------
 
-SUITES = '<testsuites><testsuite tests="5" failures="{failures}" errors="0" skipped="1"/></testsuites>'
+FOLDER = 'anna\'s "böök" $HOME `x` & co'
+PROGRAM = "import sys\nprint('runs', __file__, sys.argv[1:])\n"
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run make as a person would: without what the make that runs the tests has put into the environment."""
+    ours = re.findall(r"^(\w+) \?=", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    kept = {
+        name: value for name, value in os.environ.items() if name not in {*ours, "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
+    }
+    return subprocess.run(["make", *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True)
+
+
+def new_project(folder: Path) -> Path:
+    (folder / "lib").mkdir(parents=True)
+    shutil.copy(PROJECT / "Makefile", folder)
+    (folder / "requirements.lock").write_text("")
+    (folder / "lib" / "__init__.py").write_text("")
+    (folder / "lib" / "__main__.py").write_text(PROGRAM)
+    return folder
+
+
+def runs_its_own(folder: Path) -> bool:
+    """Whether the environment, from anywhere, has this folder's lib, and its scripts this environment's Python."""
+    where = "import lib, sys; print(lib.__file__); print(sys.prefix)"
+    said = subprocess.run([folder / ".venv/bin/python", "-c", where], cwd="/", capture_output=True, text=True)
+    pip = subprocess.run([folder / ".venv/bin/pip", "--version"], cwd="/", capture_output=True, text=True)
+    assert pip.returncode == 0, pip.stderr
+    return (
+        said.stdout.splitlines() == [f"{folder}/lib/__init__.py", f"{folder}/.venv"]
+        and f"{folder}/.venv/" in pip.stdout
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A project with its environment, in a folder whose name a shell or Python would misread. Do not change it."""
+    folder = new_project(tmp_path_factory.mktemp("projects") / FOLDER)
+    said = make(folder, "book", "PROFILE=full", f"PYTHON={sys.executable}")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout == f"runs {folder}/lib/__main__.py ['book', '--profile', 'full', '--cores', '2']\n"
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> Path:
+    return shutil.copytree(made, tmp_path / "a copy", symlinks=True)
+
+
+def test_the_environment_is_made_once(made):
+    assert runs_its_own(made)
+    said = make(made, "book")
+    assert said.returncode == 0 and "Making" not in said.stderr
+
+
+def test_a_copy_runs_its_own_code_and_leaves_the_first_alone(made, copied):
+    stamp = (made / ".venv" / ".complete").read_text()
+    assert runs_its_own(copied)  # before make has seen it, too
+    (copied / "lib" / "__main__.py").write_text("print('another')")
+    said = make(copied, "book")
+    assert said.stdout == "another\n", said.stderr
+    assert f"VIRTUAL_ENV={copied}/.venv" in re.sub("['\"]", "", (copied / ".venv/bin/activate").read_text())
+    assert runs_its_own(copied) and runs_its_own(made)
+    assert (made / ".venv" / ".complete").read_text() == stamp
+    assert "Making" not in make(copied, "book").stderr
+
+
+def test_a_folder_that_moved_is_mended(copied, tmp_path):
+    moved = copied.rename(tmp_path / "moved")
+    said = make(moved, "book")
+    assert said.stdout.startswith(f"runs {moved}/lib"), said.stderr
+    assert runs_its_own(moved)
+    assert "Making" not in make(moved, "book").stderr
+
+
+def test_a_shared_environment_runs_the_code_of_who_shares_it(made, tmp_path):
+    worktree = new_project(tmp_path / "worktree")
+    (worktree / ".venv").symlink_to(made / ".venv")
+    said = make(worktree, "book")
+    assert said.stdout.startswith(f"runs {worktree}/lib") and "Making" not in said.stderr
+    assert runs_its_own(worktree) and runs_its_own(made)
+
+
+def test_a_shared_environment_that_does_not_fit_is_left_to_its_owner(made, tmp_path):
+    worktree = new_project(tmp_path / "worktree")
+    (worktree / ".venv").symlink_to(made / ".venv")
+    (worktree / "requirements.lock").write_text("# another\n")
+    stamp = (made / ".venv" / ".complete").read_text()
+    said = make(worktree, "book")
+    assert said.returncode == 0 and "Making" in said.stderr
+    assert not (worktree / ".venv").is_symlink() and runs_its_own(worktree)
+    assert (made / ".venv" / ".complete").read_text() == stamp and runs_its_own(made)
+
+
+def _lock(folder):
+    (folder / "requirements.lock").write_text("# another\n")
+
+
+def _python_is_gone(folder):
+    for link in (folder / ".venv" / "bin").glob("python*"):
+        link.unlink()
+        link.symlink_to("/nowhere/python")
+
+
+def _python_is_another(folder):
+    stamp = folder / ".venv" / ".complete"
+    stamp.write_text(stamp.read_text().replace(stamp.read_text().split(",")[0], "3.10"))
+
+
+def _interrupted(folder):
+    (folder / ".venv" / ".complete").unlink()
+    shutil.rmtree(next((folder / ".venv" / "lib").glob("python*/site-packages/pip")))
+
+
+def _scripts_of_elsewhere(folder):
+    (folder / ".venv" / ".complete").unlink()
+    (folder / ".venv" / "bin" / "pip").write_text("#!/nowhere/python\n")
+
+
+@pytest.mark.parametrize("harm", [_lock, _python_is_gone, _python_is_another, _interrupted, _scripts_of_elsewhere])
+def test_an_environment_that_does_not_fit_is_made_again(copied, harm):
+    assert make(copied, "book").returncode == 0
+    harm(copied)
+    said = make(copied, "book", f"PATH={Path(sys.executable).resolve().parent}:{os.environ['PATH']}")
+    assert said.returncode == 0, said.stderr
+    assert "Making" in said.stderr
+    assert runs_its_own(copied)
+    assert "Making" not in make(copied, "book").stderr
+
+
+def test_an_installation_that_failed_is_not_taken_for_a_whole_one(tmp_path):
+    project = new_project(tmp_path / "project")
+    (project / "requirements.lock").write_text("./nowhere.whl\n")
+    said = make(project, "book", f"PYTHON={sys.executable}")
+    assert said.returncode != 0 and "Making" in said.stderr and "runs" not in said.stdout
+    assert not (project / ".venv" / ".complete").exists()
+
+
+def stub(folder: Path, name: str, version: str) -> None:
+    """A Python of this version that only says what it is asked to do; without one, pyenv's place holder."""
+    folder.mkdir(exist_ok=True)
+    does = (
+        f'case "$1" in -c) {version and f"echo {version}"};; *) echo "$0" "$@" >&2; exit 3;; esac'
+        if version
+        else "exit 127"
+    )
+    (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+    (folder / name).chmod(0o755)
 
 
 @pytest.mark.parametrize(
-    ("failures", "broken", "data", "last", "status"),
+    ("there", "taken"),
     [
-        (0, "", False, "4 passed, 0 failed, 1 skipped", 0),
-        (0, "", True, "4 passed, 0 failed, 1 skipped", 0),
-        (2, "test", False, "2 passed, 2 failed, 1 skipped", 1),
-        (0, "lint", False, "4 passed, 0 failed, 1 skipped", 1),
-        (0, "book", False, "4 passed, 0 failed, 1 skipped", 1),
-        (None, "test", False, "0 passed, 0 failed, 0 skipped", 1),
+        ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "3.13"}, "python3.11"),
+        ({"python3.12": "3.12", "python3.13": "3.13"}, "python3.12"),
+        ({"python3.13": "3.13"}, "python3.13"),
+        ({"python3": "3.12"}, "python3"),
     ],
 )
-def test_ci_goes_on_after_a_failure_and_counts(tmp_path, failures, broken, data, last, status):
+def test_the_oldest_python_that_fits_is_taken(tmp_path, there, taken):
+    project = new_project(tmp_path / "project")
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        stub(tmp_path / "tools", name, there.get(name, ""))
+    said = make(project, "book", PATH=f"{tmp_path / 'tools'}:{os.environ['PATH']}")
+    assert f"{tmp_path}/tools/{taken} -m venv --clear .venv" in said.stderr
+
+
+@pytest.mark.parametrize("named", ["nopython", "./it's mine", ""])
+def test_make_names_the_python_it_needs(tmp_path, named):
+    project = new_project(tmp_path / "project")
+    for name in ("python3.11", "python3.12", "python3.13", "python3"):
+        stub(tmp_path / "tools", name, "")
+    said = make(project, "book", f"PYTHON={named}", PATH=f"{tmp_path / 'tools'}:{os.environ['PATH']}")
+    assert said.returncode != 0
+    wrong = f"'{named}' is not that" if named else "none is on the path"
+    assert f"Python 3.11, 3.12 or 3.13 with venv is needed, and {wrong}: install one" in said.stderr
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_another_python_of_this_machine_makes_the_environment_again(copied, version):
+    python = interpreter(version)
+    if python is None or version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        pytest.skip(f"no other Python {version} is here")
+    said = make(copied, "book", f"PYTHON={python}")
+    assert said.returncode == 0, said.stderr
+    assert "Making" in said.stderr and (copied / ".venv/lib" / f"python{version}").is_dir()
+    assert (copied / ".venv/.complete").read_text().startswith(version)
+    assert runs_its_own(copied)
+    again = make(copied, "book")  # no Python is named: the one that is there stays
+    assert again.returncode == 0 and "Making" not in again.stderr
+
+
+def interpreter(version: str) -> str | None:
+    pyenv = sorted(
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/python3")
+    )
+    for path in (shutil.which(f"python{version}"), *pyenv):
+        if path and not subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True).returncode:
+            return str(path)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs"),
+    [
+        (["reproduce"], ["reproduce", "--profile", "quick", "--cores", "2"]),
+        (
+            ["reproduce", "PROFILE=standard", "MINUTES=15", "CLAIM=it's", "CHAPTER=a b"],
+            "reproduce --profile standard --cores 2 --claim|it's|--chapter|a b|--minutes|15",
+        ),
+        (["pages", "PROFILE=standard"], ["pages", "--profile", "standard"]),
+        (["record", "CORES=1"], ["record", "--profile", "quick", "--cores", "1"]),
+        (["compare"], ["compare", "--profile", "quick"]),
+        (["check"], ["check", "--profile", "quick"]),
+        (["doctor"], ["doctor"]),
+        (["serve"], ["serve"]),
+        (["chapters"], ["chapters", "--json", "--profile", "quick"]),
+        (["chapter", "CHAPTER=one"], ["run", "one", "--profile", "quick"]),
+    ],
+)
+def test_targets_are_commands_of_the_package(made, asked, runs):
+    if isinstance(runs, str):
+        first, *values = runs.split("|")
+        runs = [*first.split(), *values]
+    said = make(made, *asked)
+    assert said.stdout == f"runs {made}/lib/__main__.py {runs}\n", said.stderr
+
+
+def test_a_chapter_must_be_named(made):
+    said = make(made, "chapter")
+    assert said.returncode != 0 and "which chapter?" in said.stderr
+
+
+def test_help_names_every_target():
+    targets = re.search(r"\.PHONY: (help .*\n\.PHONY: .*)", (PROJECT / "Makefile").read_text())[1].split()
+    said = make(PROJECT, "help").stdout
+    for target in set(targets) - {"help", ".PHONY:", "FORCE"}:
+        assert re.search(rf"\b{target}\b", said), target
+
+
+# --- .ci/run, on a project whose commands do nothing but what a line says ------------------------------------------
+
+SUITES = '<testsuites><testsuite tests="5" failures="{failures}" errors="0" skipped="1"/></testsuites>'
+PASSED = "4 passed, 0 failed, 1 skipped"
+
+
+def run_ci(tmp_path, *, failures=0, broken="", data=False, pythons=("3.11",), left="") -> subprocess.CompletedProcess:
+    """Run .ci/run where make, git and the Pythons are stubs: ``broken`` is the make command that fails."""
     project, tools = tmp_path / "project", tmp_path / "tools"
     (project / ".ci").mkdir(parents=True)
     tools.mkdir()
-    (project / ".ci" / "run").write_text((PROJECT / ".ci" / "run").read_text())
-    for name in ("chromium", "git", "make"):
-        (tools / name).write_text("#!/bin/sh\n")
+    shutil.copy(PROJECT / ".ci" / "run", project / ".ci")
     report = "" if failures is None else f"echo '{SUITES.format(failures=failures)}' > _build/tests.xml"
-    (tools / "make").write_text(
-        f'#!/bin/sh\necho "made $*"\n[ "$1" != test ] || {report or "true"}\n[ "$1" != "{broken}" ]\n'
-    )
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
+    stubs = {
+        "chromium": "",
+        "apt-get": "",
+        "git": f"echo '{left}'" if left else "",
+        "make": f"""echo "made $*"
+case "$*" in "test TESTS=--junit"*) {report or ":"};; esac
+case "$*" in "{broken or "nothing"}"*) exit 1;; esac""",
+    }
+    for version in ("3.11", "3.12", "3.13"):
+        stubs[f"python{version}"] = f'exec {sys.executable} "$@"' if version in pythons else "exit 127"
+    for name, does in stubs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
     if data:
         (project / "data" / "MNIST").mkdir(parents=True)
-
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    said = subprocess.run(["bash", project / ".ci" / "run"], env=environment, capture_output=True, text=True)
+    return subprocess.run(["bash", project / ".ci" / "run"], env=environment, capture_output=True, text=True)
 
-    assert said.stdout.splitlines()[-1] == last, said.stderr
-    assert said.returncode == status
+
+def test_ci_does_all_it_says(tmp_path):
+    said = run_ci(tmp_path, data=True, pythons=("3.11", "3.12", "3.13"))
+    made = [
+        line.removeprefix("made ").split(" TESTS=")[0] for line in said.stdout.splitlines() if line.startswith("made")
+    ]
+    assert made == [
+        *("environment PYTHON=python3.11", "doctor", "test", "lint", "book"),
+        *("VENV=_build/newest environment PYTHON=python3.13", "VENV=_build/newest test"),
+        *("VENV=_build/newest chapter CHAPTER=pruning", "reproduce PROFILE=standard MINUTES=15"),
+    ]
+    assert said.stdout.splitlines()[-1] == PASSED and said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *("environment PYTHON=", "doctor", "lint", "book", "VENV=_build/newest environment", "VENV=_build/newest test"),
+        *("VENV=_build/newest chapter", "reproduce"),
+    ],
+)
+def test_ci_goes_on_after_a_step_that_fails_and_fails(tmp_path, broken):
+    said = run_ci(tmp_path, broken=broken, data=True, pythons=("3.11", "3.13"))
+    assert "== 1 steps failed" in said.stdout and said.returncode == 1
+    assert "made reproduce" in said.stdout and "== clean checkout" in said.stdout
+    assert said.stdout.splitlines()[-1] == PASSED
+
+
+@pytest.mark.parametrize(
+    ("failures", "last"), [(2, "2 passed, 2 failed, 1 skipped"), (None, "0 passed, 0 failed, 0 skipped")]
+)
+def test_ci_counts_the_tests(tmp_path, failures, last):
+    said = run_ci(tmp_path, failures=failures, broken="test")
+    assert said.stdout.splitlines()[-1] == last and said.returncode == 1
     assert "made lint" in said.stdout
-    assert "made book\n" in said.stdout
-    assert ("made book PROFILE=standard" in said.stdout) == data
+
+
+def test_ci_fails_where_a_step_leaves_something_in_the_checkout(tmp_path):
+    said = run_ci(tmp_path, left=" M results/quick/pruning.json")
+    assert "results/quick/pruning.json" in said.stdout and "== clean checkout: FAILED" in said.stdout
+    assert said.stdout.splitlines()[-1] == PASSED and said.returncode == 1
+
+
+def test_ci_says_what_it_skips(tmp_path):
+    said = run_ci(tmp_path, pythons=("3.12",))
+    assert "made environment PYTHON=python3.12" in said.stdout
+    assert "newest Python: skipped" in said.stdout and "_build/newest" not in said.stdout
+    assert "verdicts: skipped" in said.stdout and "made reproduce" not in said.stdout
+    assert said.returncode == 0
+
+
+def test_ci_names_the_python_it_needs(tmp_path):
+    said = run_ci(tmp_path, pythons=())
+    assert said.returncode == 1 and "Python 3.11, 3.12 or 3.13 is needed" in said.stdout
