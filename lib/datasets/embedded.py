@@ -39,7 +39,7 @@ def composed(digits: Tensor, views: list[np.ndarray], random: np.random.RandomSt
     """Each digit (8, 8) at a random place of a random crop: images (n, 3, 32, 32) in [0, 1], and where the digit's
     pixels are, (n, 32, 32) bool.
 
-    The crop is darkened, the digit 26 to 28 pixels high and of a random colour, brighter than the crop's mean by 0.45:
+    The crop is darkened, the digit 26 to 28 pixels high and of a random color, brighter than the crop's mean by 0.45:
     a small network learns to read it within some fifty steps.
     """
     brightness = np.array([0.299, 0.587, 0.114])  # of red, green and blue
@@ -54,8 +54,8 @@ def composed(digits: Tensor, views: list[np.ndarray], random: np.random.RandomSt
         ink = np.zeros((32, 32))
         ink[y : y + size, x : x + size] = np.minimum(1, 2 * scaled[0, 0].numpy())
         needed = brightness @ crop.mean(axis=(1, 2)) + 0.45
-        while brightness @ (colour := random.random_sample(3)) < needed:
+        while brightness @ (color := random.random_sample(3)) < needed:
             pass
-        images.append(crop * (1 - ink) + colour[:, None, None] * ink)
+        images.append(crop * (1 - ink) + color[:, None, None] * ink)
         masks.append(ink >= 0.5)
     return torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(masks))

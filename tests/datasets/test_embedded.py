@@ -24,7 +24,7 @@ def test_digits_are_all_of_scikit_learns_resized():
     assert ours == expected
 
 
-def test_street_digits_are_the_digits_in_colour():
+def test_street_digits_are_the_digits_in_color():
     found, plain = datasets.load("street-digits"), datasets.load("digits")
     assert lengths(found) == lengths(plain) and found.classes == plain.classes
     for split in ("train", "validation", "test"):
@@ -50,11 +50,11 @@ def test_street_digits_are_the_same_each_time_and_leave_global_seeds_alone():
 
 
 def test_a_composed_digit_stands_on_the_darkened_photograph_and_is_brighter_than_it():
-    digits, coloured = torch.zeros(40, 8, 8), np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    digits, colored = torch.zeros(40, 8, 8), np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     digits[:, 2:6, 2:6] = 1
-    blank, _ = embedded.composed(torch.zeros(40, 8, 8), [coloured], np.random.RandomState(5))
-    images, masks = embedded.composed(digits, [coloured], np.random.RandomState(5))
-    windows = np.lib.stride_tricks.sliding_window_view(0.4 / 255 * coloured, (32, 32), axis=(0, 1))
+    blank, _ = embedded.composed(torch.zeros(40, 8, 8), [colored], np.random.RandomState(5))
+    images, masks = embedded.composed(digits, [colored], np.random.RandomState(5))
+    windows = np.lib.stride_tricks.sliding_window_view(0.4 / 255 * colored, (32, 32), axis=(0, 1))
     windows = windows.reshape(-1, 3, 32, 32).astype(np.float32)
     for crop, image, mask in zip(blank, images, masks, strict=True):
         assert np.abs(windows - crop.numpy()).max(axis=(1, 2, 3)).min() < 1e-6  # it is one of the photograph's

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -328,10 +329,9 @@ def test_a_server_that_says_nothing_is_given_up(server, target, monkeypatch):
     assert len(server.asked) == 1 and left(target) == []
 
 
-def test_a_server_that_is_not_there_is_one_sentence(server, target):
-    server.server_close()
-    server.socket.close()
-    url = server.url("/file")
+def test_a_server_that_is_not_there_is_one_sentence(target):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/file"
     with pytest.raises(OSError, match=r"/file does not answer or breaks off: .*refused"):
         places.fetch(url, target, SHA256)
 
