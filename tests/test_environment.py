@@ -551,3 +551,37 @@ def test_ci_says_what_it_skips(tmp_path):
 def test_ci_names_the_python_it_needs(tmp_path):
     said = run_ci(tmp_path, pythons=())
     assert said.returncode == 1 and "Python 3.11, 3.12 or 3.13 is needed" in said.stdout
+
+
+# --- the workflow's jobs, on this machine: each in a checkout of its own -------------------------------------------
+
+
+@pytest.mark.book
+def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path):
+    add_chapter("second", 'from lib import evidence\n\nevidence.record("second.one.count", [1], unit="", digits=0)')
+
+    def lib(root, *arguments):
+        command = [sys.executable, "-m", "lib", "--root", root, *arguments]
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+
+    listed = json.loads(lib(small_book, "chapters", "--json").stdout)
+    jobs = matrix().jobs(listed)
+    assert [job["chapters"] for job in jobs] == ["passes", "second"]
+    uploads = []
+    for job in jobs:
+        checkout = shutil.copytree(small_book, tmp_path / job["name"])
+        for chapter in job["chapters"].split():
+            said = lib(checkout, "run", chapter)
+            assert said.returncode == 0, said.stdout + said.stderr
+        uploads.append(checkout / "_build" / "executed" / "quick")
+
+    runs = small_book / "_build" / "executed" / "quick"
+    shutil.copytree(uploads[0], runs)
+    said = lib(small_book, "pages")
+    assert said.returncode == 1 and "second" in said.stderr  # a job that failed is named
+    shutil.copytree(uploads[1], runs, dirs_exist_ok=True)
+    said = lib(small_book, "pages")
+    assert not [line for line in said.stderr.splitlines() if line.startswith("FAILED") and "not run" in line], (
+        said.stderr
+    )
+    assert all((small_book / "_build/html/chapters" / f"{name}.html").exists() for name in ("passes", "second"))
