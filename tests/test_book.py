@@ -1,5 +1,6 @@
 """From source to page on a small book: what runs, what fails and how it says so, what is kept, what is built anew."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import PROJECT, copy_book
+from conftest import PROJECT, copy_book, write_record
 from filelock import FileLock
 
 from lib import book, chapters, checks
@@ -480,6 +481,40 @@ def test_a_failing_chapter_stops_nothing_else(small_book, add_chapter, capfd):
     assert "FAILED  chapter reads: it waits for bad" in said.err
     assert "4.5 ± 6.4 points" in (small_book / "_build/html/index.html").read_text()
     assert "no luck today" in (small_book / "_build/html/chapters/bad.html").read_text()
+
+
+def test_two_builds_at_once_run_a_chapter_once_and_both_end_well(small_book):
+    note = small_book / "runs"
+    source = small_book / "chapters" / "passes.py"
+    count = f"\n# %%\nimport time\nwith open({str(note)!r}, 'a') as file:\n    file.write('run ')\ntime.sleep(2)\n"
+    source.write_text(source.read_text() + count)
+    for profile in ("quick", "standard"):
+        write_record(small_book, profile, [11.0, 12.0])
+    command = [sys.executable, "-m", "lib", "--root", small_book, "book"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": PROJECT}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [one.communicate(timeout=240)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert note.read_text() == "run "
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_half_written(small_book, monkeypatch, capsys):
+    real = Path.write_text
+
+    def full(path: Path, text: str, *more: object) -> int:
+        if path.name.startswith(".passes.ipynb"):
+            real(path, text[: len(text) // 2], *more)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, text, *more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["--root", str(small_book), "run", "passes"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ") and "No space left on device" in said and len(said.splitlines()) == 1
+    folder = chapters.output(small_book, "passes", "quick").parent
+    assert not [path for path in folder.iterdir() if path.suffix == ".ipynb" or path.name.startswith(".passes")]
+    monkeypatch.undo()
+    assert main(["--root", str(small_book), "run", "passes"]) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
