@@ -166,8 +166,7 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
     images: (n, channels, height, width), or what else the model takes.
     """
     for layer in model.modules():
-        strided = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) == 1 < max(layer.stride)
-        if strided and layer.in_channels < 8:
+        if isinstance(layer, nn.Conv2d) and _crashes(layer.in_channels, layer.kernel_size, layer.stride):
             return torch.contiguous_format
     convolutions = _Convolutions()
     try:
@@ -181,6 +180,11 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
     except Exception:  # whatever it is: training in plain memory works, or says what is wrong with model or images
         safe = False
     return torch.channels_last if safe else torch.contiguous_format
+
+
+def _crashes(channels: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether the weight gradient of such a convolution may write outside its memory in channels_last."""
+    return max(size) == 1 < max(stride) and channels < 8
 
 
 class _Convolutions(TorchDispatchMode):
@@ -222,8 +226,10 @@ def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> T
 def _same_in_both_layouts(
     images: tuple[int, ...], weight: tuple[int, ...], dtype: torch.dtype, bias: bool, place: tuple
 ) -> bool:
+    # Of constant weights, such as those of a mean, a network takes no gradient; a layer of that kind came to no trial.
+    gradients = not _crashes(images[1], weight[2:], place[0])
     plain, last = (
-        convolved(images, weight, place, dtype=dtype, bias=bias, memory=memory)
+        convolved(images, weight, place, dtype=dtype, bias=bias, memory=memory, gradients=gradients)
         for memory in (torch.contiguous_format, torch.channels_last)
     )
     return all(map(equal_sums, plain, last))
@@ -237,7 +243,8 @@ def convolved(
     dtype: torch.dtype,
     memory: torch.memory_format,
     bias: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gradients: bool = True,
+) -> tuple[Tensor, ...]:
     """A convolution of random signs, to try a kernel: its output, and the gradients of its images and weight.
 
     All are sums of +1 and -1, so whole numbers, which every right kernel gives (see :func:`equal_sums`).
@@ -245,7 +252,9 @@ def convolved(
     images: shape, (n, channels, height, width).
     weight: shape, (filters, channels / groups, height, width).
     place: stride, padding, dilation, transposed, output padding and groups, as in ``torch.convolution``.
-    dtype, memory: of images and weight. bias: whether a bias of 1 is added.
+    dtype, memory: of images and weight.
+    bias: whether a bias of 1 is added.
+    gradients: whether to compute them; otherwise the output alone is returned.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -256,7 +265,8 @@ def convolved(
     filters = weight[1] * place[-1] if place[3] else weight[0]
     with torch.enable_grad():
         output = torch.convolution(x, w, torch.ones(filters, dtype=dtype) if bias else None, *place)
-        return output.detach(), *torch.autograd.grad(output, (x, w), signs(output.shape))
+        after = torch.autograd.grad(output, (x, w), signs(output.shape)) if gradients else ()
+        return output.detach(), *after
 
 
 def equal_sums(a: Tensor, b: Tensor) -> bool:

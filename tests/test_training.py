@@ -317,6 +317,27 @@ def test_a_strided_1_x_1_convolution_of_few_channels_is_never_run_in_channels_la
     assert training.layout(model, torch.rand(2, 7, 8, 8)) == PLAIN
 
 
+@pytest.mark.parametrize(("channels", "size", "stride"), [(1, 1, 2), (7, 1, (1, 2)), (1, 1, (3, 1))])
+def test_no_gradient_is_tried_of_a_constant_that_would_be_read_in_channels_last(channels, size, stride, monkeypatch):
+    """A mean over places, as K of XNOR-Net has: its weight gradient may write outside its memory on some processors."""
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return nn.functional.conv2d(x, x.new_ones(1, channels, size, size), stride=stride)
+
+    seen, right = [], training.convolved
+
+    def convolved(images, weight, *rest, **options):
+        seen.append((weight, options["gradients"]))
+        return right(images, weight, *rest, **options)
+
+    monkeypatch.setattr(training, "convolved", convolved)
+    training._same_in_both_layouts.cache_clear()
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), Mean(), nn.Flatten())
+    assert training.layout(model, torch.rand(4, 1, 8, 8)) == LAST
+    assert dict(seen) == {(channels, 1, 3, 3): True, (1, channels, size, size): False}
+
+
 class Draws(nn.Module):
     """Everything a forward pass may change: random states, buffers, attributes."""
 
