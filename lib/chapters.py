@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import jupytext
 import nbformat
 import yaml
 
-from lib import evidence, imports
+from lib import datasets, evidence, imports
 from lib.datasets import places
 
 LIB = Path(__file__).parent
@@ -168,7 +167,7 @@ def lock_sha256(root: Path) -> str:
 def data_sha256(root: Path, parameters: dict[str, Any]) -> str:
     """One hash of the files that the parameters name; "" where there are none (the lock fixes embedded sets).
 
-    A parameter ``data`` or ``..._data`` may name a path; any other, and the members of a list, a set of the data root.
+    A parameter ``data`` or ``..._data`` may name a path; any other, and the members of a list, one of the known sets.
     """
     digest, hashed = hashlib.sha256(), False
     for name in data_names(parameters):
@@ -185,7 +184,7 @@ def data_names(parameters: dict[str, Any]) -> list[str]:
     for parameter, value in sorted(parameters.items()):
         for name in value if isinstance(value, list | tuple) else [value]:
             is_data = parameter == "data" or parameter.endswith("_data")
-            if isinstance(name, str) and (is_data or re.fullmatch(r"[a-z][a-z0-9-]*", name)):
+            if isinstance(name, str) and (is_data or name in datasets.NAMES):
                 named.append(name)
     return named
 
