@@ -68,17 +68,20 @@ def in_turn(root: Path, names: list[str]) -> list[str]:
 
 
 def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: int) -> list[str]:
-    """As many of the chapters, from the first, as the recorded times let hope to finish in time; always one."""
-    chosen: list[str] = []
-    spent = 0.0
+    """As many of the chapters, from the first, as their recorded times let hope to finish in time; always one."""
+    expected = {}
     for name in names:
         path = chapters.committed_results(root, profile) / f"{name}.json"
         known = json.loads(path.read_text("utf-8")).get("run", {}) if path.exists() else {}
-        cost = SLOWER * known.get("seconds", 0.0) / (1 if chapters.header(root, name)["alone"] else cores)
-        if not chosen or spent + cost <= seconds:  # a shorter one may still fit
+        expected[name] = SLOWER * known.get("seconds", 0.0)
+    chosen: list[str] = []
+    spent = 0.0
+    for name in names:
+        cost = expected[name] / (1 if chapters.header(root, name)["alone"] else cores)
+        if max(expected[name], spent + cost) <= seconds:  # of those after a long one, a shorter one may still fit
             chosen.append(name)
             spent += cost
-    return chosen
+    return chosen or (names and [min(names, key=expected.get)])
 
 
 def _verdicts(root: Path, profile: str, claims: list[ledger.Claim]) -> tuple[int, int]:

@@ -338,7 +338,8 @@ def test_data_are_found_by_the_names_that_parameters_give_them(tmp_path, monkeyp
     ]
     before = [hashed(**parameters) for parameters in named]
     assert len({*before, ""}) == 5
-    assert hashed(data="digits") == hashed(data="monks-1-rule") == hashed(path="/") == ""
+    (tmp_path / "sgd").write_text("a file that bears a parameter's value for its name")
+    assert hashed(data="digits") == hashed(data="monks-1-rule") == hashed(path="/") == hashed(optimizer="sgd") == ""
     for changed, name in enumerate(sets):
         (tmp_path / name).write_text("other")
         os.utime(tmp_path / name, ns=(changed, changed))

@@ -125,7 +125,7 @@ def test_outside_a_repository_the_order_stays(small_book, add_chapter):
 
 
 def test_chapters_are_chosen_by_their_recorded_times(small_book, add_chapter):
-    for name, seconds in (("a", 100.0), ("b", 1000.0), ("c", 10.0)):
+    for name, seconds in (("a", 100.0), ("b", 1000.0), ("c", 10.0), ("d", 100.0)):
         add_chapter(name, "1", survey="alone: true" if name == "c" else "")
         path = small_book / "results" / "quick" / f"{name}.json"
         path.write_text(json.dumps({"records": {}, "run": {"seconds": seconds}}))
@@ -133,12 +133,13 @@ def test_chapters_are_chosen_by_their_recorded_times(small_book, add_chapter):
     def chosen(seconds: float, *names: str) -> list[str]:
         return reproduce.fitting(small_book, "quick", list(names), seconds, 2)
 
-    half = reproduce.SLOWER * 100 / 2
-    assert chosen(half + 1, "a", "b") == ["a"]
-    assert chosen(half + 1, "b", "a") == ["b"]  # always one
-    assert chosen(half + reproduce.SLOWER * 10 + 1, "a", "c") == ["a", "c"]
-    assert chosen(half + reproduce.SLOWER * 10 - 1, "a", "c") == ["a"]
-    assert chosen(half + reproduce.SLOWER * 10 + 1, "a", "b", "c") == ["a", "c"]  # a shorter one still fits
+    assert reproduce.SLOWER == 1.3
+    assert chosen(200, "b", "a", "c") == ["a", "c"]  # b would take 1,300 s; a takes 65 s of two cores, c 13 s of both
+    assert chosen(131, "a", "d", "c") == ["a", "d"]
+    assert chosen(131, "c", "a", "d") == ["c", "a"]
+    assert chosen(70, "a", "c") == ["c"]  # a alone takes 130 s, whatever runs beside it
+    assert chosen(5, "b", "a", "c") == ["c"]  # always one
+    assert chosen(5) == []
 
 
 def test_the_chapters_of_a_claim_are_those_that_record_its_keys(small_book, capfd):
