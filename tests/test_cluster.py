@@ -19,7 +19,7 @@ import pytest
 
 from lib import chapters
 
-DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun")
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "setpriv")
 SLURM = [
     *("--executor", "slurm", "--jobs", "2", "--slurm-no-account", "--slurm-requeue"),
     *("--slurm-status-command", "squeue"),
@@ -122,7 +122,8 @@ class Cluster:
 
     def _daemon(self, *command: str) -> None:
         with (self.folder / f"{command[0]}-{command[-1].lstrip('-')[:8]}.out").open("w") as out:
-            daemon = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out, start_new_session=True)
+            mortal = ["setpriv", "--pdeathsig", "KILL", *command]  # ends with the tests, even where they are killed
+            daemon = subprocess.Popen(mortal, env=self.environment, stdout=out, stderr=out, start_new_session=True)
         self.daemons[command[-1]] = daemon
 
     def _processes_of(self, node: str) -> list[psutil.Process]:
