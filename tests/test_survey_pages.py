@@ -38,6 +38,7 @@ RECORDS = {
         "quantization.lenet300.file_ratio": ([19.0, 19.5, 20.0], "x", 1),
         "quantization.lenet300.error_pct": ([3.1, 3.2, 3.3], "%", 2),
         "quantization.lenet300.baseline_error_pct": ([3.0, 3.1, 3.2], "%", 2),
+        "quantization.lenet300.latency_ratio": ([0.5, 0.6, 0.7], "x", 1),
     },
 }
 CLAIMS = {
@@ -66,8 +67,10 @@ CLAIMS = {
     quick:
       - {key: quantization.lenet300.file_ratio, at_least: 15}
       - {key: quantization.lenet300.error_pct, at_most: 1, above: quantization.lenet300.baseline_error_pct}
+      - {key: quantization.lenet300.latency_ratio, at_most: 1}
     standard: [{key: quantization.lenet300.file_ratio, at_least: 40}]
   verdict: supported
+  elsewhere: [supported in part]
 - id: C2.4-13
   section: "2.4"
   says: A claim of the standard profile alone.
@@ -170,6 +173,12 @@ def test_the_ledger_holds_every_claim_with_its_anchor_values_and_verdict(site):
     assert [site["claims.html"].find(id=f"claim-{id}") is not None for id in ("C2.3-09", "C2.3-38", "C2.4-13")] == [
         True
     ] * 3
+
+
+def test_a_verdict_that_depends_on_the_processor_says_so(site):
+    text = words(site["claims.html"].find(id="claim-C2.4-12"))
+    assert "Processor The verdict depends on it: other processors give supported in part ." in text
+    assert "depends on it" not in words(site["claims.html"].find(id="claim-C2.4-13"))
 
 
 def test_an_erratum_and_a_reason_stand_beside_the_verdict(site):
