@@ -46,7 +46,7 @@ def profile_settings(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     if profile not in known:
         raise ValueError(f"no profile is called {profile!r}: accepted are {', '.join(known)}")
     try:
-        settings = yaml.safe_load((root / "profiles" / f"{profile}.yml").read_text("utf-8")) or {}
+        settings = copy.deepcopy(_yaml((root / "profiles" / f"{profile}.yml").read_text("utf-8"))) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"the profile {profile!r} is not readable YAML: {' '.join(str(error).split())}") from error
     form = "accepted is {chapter: {parameter: value}}"
@@ -269,6 +269,11 @@ def write(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _yaml(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 @cache
