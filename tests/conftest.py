@@ -67,13 +67,13 @@ def copy_book(root: Path) -> Path:
     return root
 
 
-def write_record(root: Path, profile: str, values: list[float]) -> Path:
-    """The committed record of the small book's chapter, of its present sources."""
+def write_record(root: Path, profile: str, values: list[float], chapter: str = "passes") -> Path:
+    """The committed record of a small book's chapter, of its present sources."""
     from lib import chapters
 
-    run = {"sources": chapters.sources(root, "passes", profile), "seconds": 1.0}
-    records = {"passes.sum.value": {"values": values, "unit": "points", "digits": 1}}
-    path = root / "results" / profile / "passes.json"
-    content = {"chapter": "passes", "profile": profile, "data": [], "records": records, "run": run}
+    run = {"sources": chapters.sources(root, chapter, profile), "seconds": 1.0}
+    records = {f"{chapter}.sum.value": {"values": values, "unit": "points", "digits": 1}}
+    path = root / "results" / profile / f"{chapter}.json"
+    content = {"chapter": chapter, "profile": profile, "data": [], "records": records, "run": run}
     path.write_text(json.dumps(content))
     return path
