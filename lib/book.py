@@ -146,7 +146,7 @@ def gates(root: Path, profile: str) -> list[str]:
         print(f"  {name}: {count} checked, {len(found)} wrong")
         problems += [f"{name}: {problem}" for problem in found] or ([] if count else [f"{name}: nothing to check"])
     counts, found = ledger.gate(root, profile)
-    judged = ", ".join(f"{n} in the {name} profile" for name, n in counts.items())
+    judged = ", ".join(f"{n} in the {name}" for name, n in counts.items())
     print(f"  verdicts: {judged or 'none'} judged, {len(found)} wrong")
     return problems + [f"verdicts: {problem}" for problem in found]
 
