@@ -131,6 +131,7 @@ def pages(root: Path, profile: str) -> list[str]:
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", root, "-W", "-n", "--keep-going", "--all", "-q"]
     with log.open("w") as noise:
         environment = os.environ | {"SURVEY_PROFILE": profile, "NO_COLOR": "1"}
+        environment["PYTHONPATH"] = run.environment(root)["PYTHONPATH"]
         ended = _wait(subprocess.Popen(command, stdout=noise, stderr=noise, cwd=root, env=environment))
     warnings = _warnings(root, log.read_text("utf-8"))
     if ended and not warnings:
