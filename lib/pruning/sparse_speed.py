@@ -48,10 +48,15 @@ def csr(weight: Tensor) -> scipy.sparse.csr_array:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} has no rows: two dimensions or more are needed")
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity: finite values are needed")
+    rows = weight.detach().flatten(1)
+    some = max(1, 2**24 // rows.shape[1])  # torch numbers every entry with 8 bytes: of some rows at a time
     with _quiet():
-        found = weight.detach().flatten(1).to_sparse_csr()  # several times as fast as scipy's own conversion
-    columns, starts = (part.numpy().astype(np.int32) for part in (found.col_indices(), found.crow_indices()))
-    return scipy.sparse.csr_array((found.values().numpy(), columns, starts), shape=tuple(found.shape))
+        parts = [part.to_sparse_csr() for part in rows.split(some)]  # several times as fast as scipy's own conversion
+    values = np.concatenate([part.values().numpy() for part in parts])
+    columns = np.concatenate([part.col_indices().numpy().astype(np.int32) for part in parts])
+    counts = np.concatenate([np.diff(part.crow_indices().numpy()) for part in parts])
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return scipy.sparse.csr_array((values, columns, starts), shape=tuple(rows.shape))
 
 
 def _quiet() -> warnings.catch_warnings:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 
@@ -27,6 +28,16 @@ def same(layer, inputs):
             result = call()
             assert result.shape == expected.shape, name
             assert torch.allclose(result, expected, atol=1e-4), name
+
+
+def test_a_large_weight_is_compressed_in_parts_as_it_is_whole():
+    weight = torch.zeros(5, 2**22)  # four rows are compressed at a time
+    places = torch.randint(0, weight.numel(), (1000,), generator=torch.Generator().manual_seed(0))
+    weight.view(-1)[places] = places.float() + 1
+    weight[3] = 0  # an empty row
+    found, expected = csr(weight), scipy.sparse.csr_array(weight.numpy())
+    assert (found != expected).nnz == 0 and found.nnz == expected.nnz
+    assert np.array_equal(found.indptr, expected.indptr) and found.indptr.dtype == found.indices.dtype == np.int32
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
