@@ -3,18 +3,16 @@
 With two threads the order of a sum, and so its last bit, depends on what else the machine does.
 """
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_book import copy_book
 
 for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):  # as chapters run
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
-PROJECT = Path(__file__).parents[1]
 HEADER = """# ---
 # jupyter:
 #   kernelspec:
@@ -53,27 +51,3 @@ def add_chapter(small_book: Path) -> Callable[..., None]:
             toc.write(f"  - file: chapters/{name}\n")
 
     return add
-
-
-def copy_book(root: Path) -> Path:
-    shutil.copytree(PROJECT / "tests" / "fixtures" / "book", root)
-    shutil.copytree(PROJECT / "_ext", root / "_ext")
-    shutil.copytree(PROJECT / "_static", root / "_static")
-    for name in ("_config.yml", "Snakefile"):
-        shutil.copy(PROJECT / name, root)
-    (root / "results" / "quick").mkdir()
-    for profile, values in (("quick", [4.0, 5.0]), ("standard", [11.0, 12.0])):
-        write_record(root, profile, values)
-    return root
-
-
-def write_record(root: Path, profile: str, values: list[float], chapter: str = "passes") -> Path:
-    """The committed record of a small book's chapter, of its present sources."""
-    from lib import chapters
-
-    run = {"sources": chapters.sources(root, chapter, profile), "seconds": 1.0}
-    records = {f"{chapter}.sum.value": {"values": values, "unit": "points", "digits": 1}}
-    path = root / "results" / profile / f"{chapter}.json"
-    content = {"chapter": chapter, "profile": profile, "data": [], "records": records, "run": run}
-    path.write_text(json.dumps(content))
-    return path

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import PROJECT, copy_book, write_record
 from filelock import FileLock
+from small_book import PROJECT, copy_book, write_record
 
 from lib import book, chapters, checks
 from lib.__main__ import main

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import book, checks, ledger
+from lib import book, checks, ledger, records
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
 <script src="_static/book.js"></script></head><body><h1 id="top">One</h1><a href="#top">top</a>
@@ -174,7 +174,7 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "gate", lambda root, profile: ({profile: 1}, []))
     problems = book.gates(tmp_path, "quick")
     assert [p for p in problems if p.endswith("nothing to check")] == [
-        f"{name}: nothing to check" for name in checks.GATES if name != "page count"
+        f"{name}: nothing to check" for name in (*checks.GATES, "records") if name != "page count"
     ]
     assert "page count: index.html stands in _toc.yml and was not built" in problems
     assert book.conclusion(problems) == 1
@@ -184,7 +184,11 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
 
 def test_the_verdicts_are_one_of_the_gates(site, monkeypatch):
     monkeypatch.setattr(ledger, "gate", lambda root, profile: ({profile: 3}, ["claim C2.3-01 is held otherwise"]))
-    assert book.gates(site, "quick") == ["verdicts: claim C2.3-01 is held otherwise"]
+    monkeypatch.setattr(records, "gate", lambda root: (2, ["results/quick/one.json is of other sources"]))
+    assert book.gates(site, "quick") == [
+        "records: results/quick/one.json is of other sources",
+        "verdicts: claim C2.3-01 is held otherwise",
+    ]
 
 
 def test_what_a_page_says_is_read_again_when_it_changed(site):

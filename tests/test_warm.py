@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import copy_book
+from small_book import copy_book
 
 from lib import chapters, run, warm
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import copy_book, write_record
+from small_book import copy_book, write_record
 
 from lib import book, chapters, evidence, ledger, records
 from lib.__main__ import main

@@ -1,0 +1,32 @@
+"""A small book for tests: one chapter, one page, one claim."""
+
+import json
+import shutil
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+
+
+def copy_book(root: Path) -> Path:
+    """The root of a fresh copy, with records of its present sources."""
+    shutil.copytree(PROJECT / "tests" / "fixtures" / "book", root)
+    shutil.copytree(PROJECT / "_ext", root / "_ext")
+    shutil.copytree(PROJECT / "_static", root / "_static")
+    for name in ("_config.yml", "Snakefile"):
+        shutil.copy(PROJECT / name, root)
+    (root / "results" / "quick").mkdir()
+    for profile, values in (("quick", [4.0, 5.0]), ("standard", [11.0, 12.0])):
+        write_record(root, profile, values)
+    return root
+
+
+def write_record(root: Path, profile: str, values: list[float], chapter: str = "passes") -> Path:
+    """The committed record of a small book's chapter, of its present sources."""
+    from lib import chapters  # here: tests/conftest.py first says how many threads libraries may start
+
+    run = {"sources": chapters.sources(root, chapter, profile), "seconds": 1.0}
+    records = {f"{chapter}.sum.value": {"values": values, "unit": "points", "digits": 1}}
+    path = root / "results" / profile / f"{chapter}.json"
+    content = {"chapter": chapter, "profile": profile, "data": [], "records": records, "run": run}
+    path.write_text(json.dumps(content))
+    return path
