@@ -9,7 +9,8 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
     limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
     clock = _Clock(chapter, sum(cell.cell_type == "code" for cell in source.cells), limits)
     source.cells.append(nbformat.v4.new_code_cell(LOADED))
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(environment(root) | {"IPYTHONDIR": folder})
+    with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
         given, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
         nbformat.write(source, given)
         try:
@@ -154,6 +154,18 @@ def environment(root: Path) -> dict[str, str]:
     own = str(chapters.library(root).parent.resolve())
     others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != own]
     return found | {"PYTHONPATH": os.pathsep.join([own, *others])}
+
+
+@contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Inside, these environment variables have these values; afterwards all are as before."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 LOADED = """import json as _json, sys as _sys

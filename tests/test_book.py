@@ -187,7 +187,7 @@ def test_a_second_run_waits_for_the_first(small_book):
 
 def test_the_fingerprint_follows_all_that_a_run_depends_on(small_book, add_chapter, monkeypatch):
     add_chapter("reads", "1", survey="needs: [passes]")
-    data = small_book / "data" / "Letters"
+    data = small_book / "data" / "letters"
     data.mkdir(parents=True)
     (data / "a.txt").write_text("a")
     shutil.copytree(chapters.LIB, small_book / "lib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -288,7 +288,7 @@ def test_a_record_depends_on_code_and_not_on_words(small_book):
 
 def test_a_chapter_that_uses_what_it_does_not_import_fails(small_book, add_chapter):
     add_chapter("hidden", "import importlib\nimportlib.import_module('lib.pruning.thinet')")
-    with pytest.raises(ChapterFailed, match=r"it used lib\.\S+ without importing it"):
+    with pytest.raises(ChapterFailed, match=r"it used lib\S* without importing it"):
         run(small_book, "hidden", "quick")
     assert chapters.executed(small_book, "hidden", "quick") is None
 
@@ -322,10 +322,11 @@ def test_a_kernel_with_another_lib_is_refused(small_book):
 
 def test_data_are_found_by_the_names_that_parameters_give_them(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_DATA", str(tmp_path))
-    sets = {"cifar10.zip": "pixels", "MNIST/raw/images": "digits", "monks/monks-1_train.csv": "rows"}
-    for name, content in sets.items():
+    sets = ["cifar10.zip", "MNIST/raw/train-images-idx3-ubyte", "monks/monks-1_train.csv"]
+    others = [f"MNIST/raw/{name}" for name in ("train-labels-idx1-ubyte", "t10k-images-idx3-ubyte")]
+    for name in (*sets, *others, "MNIST/raw/t10k-labels-idx1-ubyte", "monks/monks-1_test.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(name)
 
     def hashed(**parameters) -> str:
         return chapters.data_sha256(tmp_path / "none", {"seeds": 3, "kept": [0.1], **parameters})
@@ -485,9 +486,8 @@ def test_a_failing_chapter_stops_nothing_else(small_book, add_chapter, capfd):
 
 
 def test_two_builds_at_once_run_a_chapter_once_and_both_end_well(small_book):
-    note = small_book / "runs"
     source = small_book / "chapters" / "passes.py"
-    count = f"\n# %%\nimport time\nwith open({str(note)!r}, 'a') as file:\n    file.write('run ')\ntime.sleep(2)\n"
+    count = "\n# %%\nimport time\nwith open('../runs', 'a') as file:\n    file.write('run ')\ntime.sleep(2)\n"
     source.write_text(source.read_text() + count)
     for profile in ("quick", "standard"):
         write_record(small_book, profile, [11.0, 12.0])
@@ -496,7 +496,7 @@ def test_two_builds_at_once_run_a_chapter_once_and_both_end_well(small_book):
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     said = [one.communicate(timeout=240)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
-    assert note.read_text() == "run "
+    assert (small_book / "runs").read_text() == "run "
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_half_written(small_book, monkeypatch, capsys):
