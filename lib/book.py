@@ -96,15 +96,17 @@ def execute(
             if len(waiting) > 1:
                 environment[warm.PLACE] = held.enter_context(warm.server(root, run.environment(root)))
             ended = _wait(subprocess.Popen(command, stderr=noise, env=environment), seconds)
-    problems = []
+    problems, explained = [], False
     for chapter in chosen:
         done, results = chapters.executed(root, chapter, profile), chapters.built_results(root, profile)
         if done is not None:
             chapters.write_results(root, done, results)
-        else:
-            (results / f"{chapter}.json").unlink(missing_ok=True)
-            problems.append(f"chapter {chapter}: {chapters.status(root, chapter, profile)['error']}")
-    if ended and not problems:
+            continue
+        (results / f"{chapter}.json").unlink(missing_ok=True)
+        said = chapters.status(root, chapter, profile)
+        explained |= said["status"] == "failed"
+        problems.append(f"chapter {chapter}: {said['error']}")
+    if ended and not explained:  # no chapter of its own failed
         problems.append(f"snakemake failed: {_last_lines(log)}")
     return problems
 

@@ -558,10 +558,9 @@ def test_a_chapter_that_measures_time_runs_alone(small_book, add_chapter):
 
 def test_snakemake_failing_by_itself_is_told(small_book):
     (small_book / "Snakefile").write_text("rule all:\n    input: 'nothing-makes-this'\n")
-    run(small_book, "passes", "quick")
     problems = book.execute(small_book, "quick", 2)
-    assert len(problems) == 1
-    assert "nothing-makes-this" in problems[0]
+    assert problems[0] == "chapter passes: it has not run to its end"
+    assert len(problems) == 2 and problems[1].startswith("snakemake failed: ") and "passes.ipynb" in problems[1]
 
 
 # --- showing ---------------------------------------------------------------------------------------
