@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
             process.wait()
 
 
-def serve(place: str, ready: Callable[[], None] = lambda: None) -> None:
+def serve(place: str) -> None:
     """Load the libraries, then fork a runner for each client, until the process that started this one has gone."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(place)
@@ -88,7 +88,6 @@ def serve(place: str, ready: Callable[[], None] = lambda: None) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners leave nothing behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the runners; whoever started this server ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    ready()
     while True:
         client, _ = listening.accept()
         if os.fork() == 0:
