@@ -29,8 +29,13 @@ HEADER = """# ---
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run chapters come first: begun last, one of them would keep one process busy while the other waits."""
-    items.sort(key=lambda item: item.get_closest_marker("book") is None)  # stable: otherwise the order stays
+    """The longest files first, the pages in the browser and then what runs chapters.
+
+    Begun last, one of them would keep one process busy while the other waits.
+    """
+    first = ("browser", "book")
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
+    items.sort(key=lambda item: next((i for i, name in enumerate(first) if name in marks[item]), len(first)))  # stable
 
 
 @pytest.fixture

@@ -505,7 +505,7 @@ def test_ci_does_all_it_says(tmp_path):
         line.removeprefix("made ").split(" TESTS=")[0] for line in said.stdout.splitlines() if line.startswith("made")
     ]
     assert made == [
-        *("environment PYTHON=python3.11", "doctor", "test", "lint", "book"),
+        *("environment PYTHON=python3.11", "doctor", "lint", "book", "test"),
         *("VENV=_build/newest environment PYTHON=python3.13", "VENV=_build/newest test"),
         *("VENV=_build/newest chapter CHAPTER=pruning", "reproduce PROFILE=standard MINUTES=15"),
     ]
