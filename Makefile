@@ -68,10 +68,10 @@ chapters: environment
 	@$(RUN) -m lib chapters --json --profile "$$PROFILE"
 
 matrix: environment
-	@$(RUN) .github/matrix.py "$$PROFILE"
+	@$(RUN) -m lib.book.matrix "$$PROFILE"
 
 data: environment
-	@$(RUN) .github/matrix.py "$$PROFILE" --load
+	@$(RUN) -m lib.book.matrix "$$PROFILE" --load
 
 test: environment
 	@$(RUN) -m pytest $(TESTS)

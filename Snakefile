@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
-from lib import chapters
+from lib.book import chapters
 
 LIBRARY = str(chapters.LIB.parent)  # a copied checkout runs its own code, whatever its environment was made for
 PROFILE = config.get("profile", "quick")

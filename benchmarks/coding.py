@@ -6,7 +6,8 @@ extra ``peers``), its Huffman coder, which is plain Python, is raced on the same
 
 import numpy as np
 
-from lib import coding, measure
+from lib import measure
+from lib.coding import coders
 
 SYMBOLS, RUNS = 1_000_000, 21
 
@@ -36,15 +37,15 @@ def main() -> None:
 def raced(symbols: np.ndarray) -> dict[str, tuple[tuple[float, float], float]]:
     """Coder -> speeds of encoding and decoding in MB/s, and percent by which it misses the entropy."""
     counts = np.bincount(symbols)
-    lengths, shares, n = coding.code_lengths(counts), coding.shares(counts), len(symbols)
-    huffman, ranged = coding.huffman(symbols, lengths), coding.range_code(symbols, shares)
-    assert np.array_equal(coding.unhuffman(huffman, n, lengths), symbols)
-    assert np.array_equal(coding.unrange(ranged, n, shares), symbols)
+    lengths, shares, n = coders.code_lengths(counts), coders.shares(counts), len(symbols)
+    huffman, ranged = coders.huffman(symbols, lengths), coders.range_code(symbols, shares)
+    assert np.array_equal(coders.unhuffman(huffman, n, lengths), symbols)
+    assert np.array_equal(coders.unrange(ranged, n, shares), symbols)
     calls = {
-        ("Huffman", 0): lambda: coding.huffman(symbols, lengths),
-        ("Huffman", 1): lambda: coding.unhuffman(huffman, n, lengths),
-        ("range", 0): lambda: coding.range_code(symbols, shares),
-        ("range", 1): lambda: coding.unrange(ranged, n, shares),
+        ("Huffman", 0): lambda: coders.huffman(symbols, lengths),
+        ("Huffman", 1): lambda: coders.unhuffman(huffman, n, lengths),
+        ("range", 0): lambda: coders.range_code(symbols, shares),
+        ("range", 1): lambda: coders.unrange(ranged, n, shares),
     }
     few, size = symbols[:20_000], {"Huffman": len(huffman), "range": len(ranged)}
     if HuffmanCodec is not None:
@@ -53,11 +54,11 @@ def raced(symbols: np.ndarray) -> dict[str, tuple[tuple[float, float], float]]:
         calls |= {("dahuffman", 0): lambda: codec.encode(few.tolist()), ("dahuffman", 1): lambda: codec.decode(text)}
     times = {key: time.median for key, time in measure.latency_ms(calls, runs=RUNS).items()}
     found = {}
-    for coder, least in ((c, coding.entropy_bits(counts) / 8) for c in size):
+    for coder, least in ((c, coders.entropy_bits(counts) / 8) for c in size):
         speeds = tuple(n / 1000 / times[coder, way] for way in (0, 1))
         found[coder] = (speeds, 100 * (size[coder] / least - 1))
     if HuffmanCodec is not None:
-        least = coding.entropy_bits(np.bincount(few)) / 8
+        least = coders.entropy_bits(np.bincount(few)) / 8
         speeds = tuple(len(few) / 1000 / times["dahuffman", way] for way in (0, 1))
         found["dahuffman"] = (speeds, 100 * (len(text) / least - 1))
     return found

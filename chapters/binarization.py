@@ -52,9 +52,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib import coding, datasets, evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bipolar_regularizer, bwn
-from lib.binarization._signs import Sign, inner
+from lib.binarization.shared.signs import Sign, inner
+from lib.coding import coders
 from lib.vision import torchvision
 from lib.weights import layers
 
@@ -169,7 +170,7 @@ for name, wrong in found.items():
 form, latent, _ = bipolar_regularizer.forms(taken[0])[0]
 record("connect.values_in_passes", len(form(latent).unique()), "values", 0, exact=True)
 record("connect.values_stored", len(latent.unique()), "values", 0)
-bits = 8 * len(coding.pack((latent >= 0).flatten().numpy(), 1)) / latent.numel()
+bits = 8 * len(coders.pack((latent >= 0).flatten().numpy(), 1)) / latent.numel()
 record("connect.bits_in_file", bits, "bits", 1, exact=True)
 for name, wrong in learned.items():
     record(f"mlp.{name}_training_error_pct", wrong)

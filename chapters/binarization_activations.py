@@ -56,9 +56,10 @@ from torch import nn
 from torch.nn import functional
 
 from lib import datasets, evidence, figures, models, training
-from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, inference, xnor_net
+from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization import bulat_binary_block as bulat
-from lib.binarization._signs import EPSILON, LAYERS, Binarized, Sign, SignActivation
+from lib.binarization.shared import inference
+from lib.binarization.shared.signs import EPSILON, LAYERS, Binarized, Sign, SignActivation
 from lib.weights import layers
 
 dataset = datasets.load(data)

@@ -60,8 +60,9 @@ from itertools import product
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, storage, training
-from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, inference, xnor_net
-from lib.binarization._signs import NORMS, Binarized, BinaryForm, inner, norm_before
+from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
+from lib.binarization.shared import inference
+from lib.binarization.shared.signs import NORMS, Binarized, BinaryForm, inner, norm_before
 from lib.weights import compressed_form, decompress, replace
 
 grey, color = datasets.load(data, first=first), datasets.load(color_data, first=color_first)

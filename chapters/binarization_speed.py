@@ -53,7 +53,8 @@ import torch
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, storage, training
-from lib.binarization import _speed, _vector, abc_net, binaryconnect, inference, kernels, xnor_net
+from lib.binarization import abc_net, binaryconnect, xnor_net
+from lib.binarization.shared import inference, kernels, speed, vector
 from lib.pruning import sparse_speed
 
 torch.set_grad_enabled(False)
@@ -66,7 +67,7 @@ def record(key, values, unit="x", digits=1, exact=False):
 
 
 def timed(calls):  # milliseconds: medians, the calls taking turns
-    return _speed.timed(calls, runs=runs, least_ms=least_ms)
+    return speed.timed(calls, runs=runs, least_ms=least_ms)
 
 
 # %% [markdown]
@@ -85,7 +86,7 @@ def timed(calls):  # milliseconds: medians, the calls taking turns
 # **The code.** Python has no word for a vector of 512 bits, so the inner loop is written in the language of the compiler below numba: for each word it loads, differs, counts and adds.
 
 # %% tags=["remove-input"]
-figures.show_source(_vector.count_differences, kernels.product)
+figures.show_source(vector.count_differences, kernels.product)
 
 # %% [markdown]
 # **An exact check.** Rows of any length, one row, no row at all: each product is the one that floats give.
@@ -117,7 +118,7 @@ assert torch.equal(counted, layer(x.sign()))
 # A third reads floats from memory.
 
 # %%
-roof = _speed.peaks(runs=runs)
+roof = speed.peaks(runs=runs)
 record(".kernel.peak_bits", roof.bits, "billion operations/s", 0)
 record(".kernel.peak_floats", roof.floats, "billion operations/s", 0)
 record("_speed.memory.bandwidth", roof.memory, "GB/s", 0)
@@ -129,10 +130,10 @@ work = {  # operations of one call, and the numbers it must read and write
     "convolution": (2 * 9 * channels**2 * side**2, 9 * channels**2, 2 * channels * side**2),
 }
 calls = {
-    "product": _speed.matrices(gemm_side, gemm_side, gemm_side),
-    "small product": _speed.matrices(256, 256, 2304),
-    "linear, one input": _speed.linear(1, linear_side, linear_side),
-    "convolution": _speed.convolution(channels, side),
+    "product": speed.matrices(gemm_side, gemm_side, gemm_side),
+    "small product": speed.matrices(256, 256, 2304),
+    "linear, one input": speed.linear(1, linear_side, linear_side),
+    "convolution": speed.convolution(channels, side),
 }
 times = {name: timed(each) for name, each in calls.items()}
 
@@ -220,15 +221,15 @@ figures.show_source(xnor_net.speedup)
 record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2, exact=True)
 record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2, exact=True)
 record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
-weight = np.ascontiguousarray(_speed._random(channels, 3, 3, channels).numpy())
+weight = np.ascontiguousarray(speed._random(channels, 3, 3, channels).numpy())
 image = np.zeros((side + 2, side + 2, channels), np.float32)
-image[1:-1, 1:-1] = _speed._random(side, side, channels).numpy()
+image[1:-1, 1:-1] = speed._random(side, side, channels).numpy()
 out = np.empty((side, side, channels), np.float32)
-scalar = timed({"scalar": lambda: _speed.scalar_convolution(image, weight, out)})["scalar"]
+scalar = timed({"scalar": lambda: speed.scalar_convolution(image, weight, out)})["scalar"]
 record(".kernel.scalar_conv_ratio", scalar / times["convolution"]["bits"], digits=0)
 batch = {
-    "linear": _speed.linear(many, linear_side, linear_side),
-    "convolution": _speed.convolution(channels, side, batch=many),
+    "linear": speed.linear(many, linear_side, linear_side),
+    "convolution": speed.convolution(channels, side, batch=many),
 }
 for name, each in batch.items():
     found = times[name, many] = timed(each)
@@ -337,9 +338,9 @@ figures.show(
 # The convolution of one image, step by step.
 
 # %% tags=["hide-input"]
-x = _speed._random(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+x = speed._random(1, channels, side, side).contiguous(memory_format=torch.channels_last)
 filters, zeros = (
-    kernels.arrange(_speed._signs(_speed._random(channels, channels, 3, 3))),
+    kernels.arrange(speed._signs(speed._random(channels, channels, 3, 3))),
     torch.zeros(channels),
 )
 pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
@@ -381,8 +382,8 @@ record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True
 # A sparse matrix of as many bytes as the linear layer's bits keeps {glue:text}`binarization_speed.sparse.kept_pct` of the weights, and takes {glue:text}`binarization.sparse.latency_ratio` the time of the bits.
 
 # %% tags=["hide-input"]
-a, b = _speed._random(many, linear_side), _speed._random(linear_side, linear_side)
-signs = _speed._signs(b)
+a, b = speed._random(many, linear_side), speed._random(linear_side, linear_side)
+signs = speed._signs(b)
 found = timed(
     {"float": lambda: nn.functional.linear(a, b), "signs": lambda: nn.functional.linear(a, signs)}
 )
@@ -393,7 +394,7 @@ wrong = (torch.stack(added, 1) != whole @ signs[:20].long().T).sum().item()
 record(".signs.different_sums", wrong, "", 0, exact=True)
 for count in bases:
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    conv.weight.copy_(_speed._random(*conv.weight.shape))
+    conv.weight.copy_(speed._random(*conv.weight.shape))
     several = abc_net.binarize(
         nn.Sequential(conv), names=["0"], bases=count, activation_bases=count
     )
@@ -403,7 +404,7 @@ for count in bases:
 record(".abc5.roof_ratio", roof.bits / roof.floats / 25, digits=2)
 few = 8
 record("_speed.few.channels", few, "", 0, exact=True)
-found = timed(_speed.convolution(few, 2 * side))
+found = timed(speed.convolution(few, 2 * side))
 record(".few.speedup_latency_ratio", found["float"] / found["bits"], digits=2)
 
 # %% tags=["hide-input"]
@@ -413,7 +414,7 @@ kept = (
 weight = torch.zeros(linear_side**2)
 weight[torch.randperm(linear_side**2, generator=draw)[:kept]] = 1.0
 sparse = sparse_speed.csr(weight.reshape(linear_side, linear_side))
-one = _speed._random(linear_side).numpy()
+one = speed._random(linear_side).numpy()
 found = timed({"bits": calls["linear, one input"]["bits"], "sparse": lambda: sparse @ one})
 record("_speed.sparse.kept_pct", 100 * kept / linear_side**2, "%", 2, exact=True)
 record(".sparse.latency_ratio", found["sparse"] / found["bits"], digits=1)
@@ -434,7 +435,7 @@ print(f"{fewest} channels: from 64 products on")
 
 # %% tags=["hide-cell"]
 for count in (64, 256, 1024):
-    each = timed(_speed.matrices(256, count, 1024))
+    each = timed(speed.matrices(256, count, 1024))
     print(
         f"{count:5} columns: packing takes {1 - each['packed'] / each['bits']:.0%} of the product"
     )

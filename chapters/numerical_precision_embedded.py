@@ -55,7 +55,8 @@ import torch
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, storage, training
-from lib.precision import _integer, embedded_cnn, fixed_point, limited_precision
+from lib.precision import embedded_cnn, fixed_point, limited_precision
+from lib.precision.shared import integers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -220,7 +221,7 @@ figures.show(
 # **The code.** What chooses the formats, and the loop that does the work:
 
 # %% tags=["remove-input"]
-figures.show_source(embedded_cnn.IntegerSum.__init__, _integer._convolve)
+figures.show_source(embedded_cnn.IntegerSum.__init__, integers._convolve)
 
 # %% [markdown]
 # ### Convolution and pooling in one
@@ -244,11 +245,11 @@ codes = draw.integers(-(2**15), 2**15, (1, 3, 8, 8)).astype(np.int16)
 kernel = draw.integers(-500, 500, (2, 3, 3, 3))
 window, weights = codes[0, :, 4:7, 2:5].flatten().tolist(), kernel[1].flatten().tolist()
 total = sum(w * x for w, x in zip(weights, window, strict=True))
-pixel = _integer.convolve(codes, kernel, none, shift=10, bits=16)[0, 1, 4, 2]
+pixel = integers.convolve(codes, kernel, none, shift=10, bits=16)[0, 1, 4, 2]
 assert pixel == min(max((total + 2**9) >> 10, -(2**15)), 2**15 - 1)
 wide = embedded_cnn.fused_kernel(torch.from_numpy(kernel)).numpy()
-apart = _integer.convolve(codes, kernel, none).reshape(1, 2, 3, 2, 3, 2).sum((3, 5))
-assert (_integer.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
+apart = integers.convolve(codes, kernel, none).reshape(1, 2, 3, 2, 3, 2).sum((3, 5))
+assert (integers.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
 
 
 # %%
@@ -270,11 +271,11 @@ assert torch.allclose(finders[0](images), fused[0](images), atol=1e-4)
 
 # %%
 every, rows = np.arange(-(2**15), 2**15).astype(np.int16), []
-exact = np.tanh(every / 2.0**_integer.TANH_FRACTION)
+exact = np.tanh(every / 2.0**integers.TANH_FRACTION)
 for bits, entries in ((16, 6), (16, 8), (16, 10), (8, 4), (8, 6)):
-    table, unit = _integer.tanh_table(bits, entries), 2.0 ** (1 - bits)
-    worst = np.abs(_integer.tanh(every, table, 0, 2 ** (bits - 1) - 1) * unit - exact).max()
-    bound = _integer.tanh_error(bits, entries)
+    table, unit = integers.tanh_table(bits, entries), 2.0 ** (1 - bits)
+    worst = np.abs(integers.tanh(every, table, 0, 2 ** (bits - 1) - 1) * unit - exact).max()
+    bound = integers.tanh_error(bits, entries)
     assert worst <= bound
     row = {"bits": bits, "entries": len(table), "largest error (units)": f"{worst / unit:.2f}"}
     rows.append(row | {"bound (units)": f"{bound / unit:.2f}", "table (bytes)": table.nbytes})
@@ -333,7 +334,7 @@ calls = {name: lambda network=network: network(frame) for name, network in first
 times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
 apart, one = first["int16, apart"].steps, first["int16, fused"].steps[0]
 codes = first["int16, apart"].trace(frame)[0][0]
-calls = {"apart": lambda: apart[2](_integer.mean_pool(apart[0](codes)))}
+calls = {"apart": lambda: apart[2](integers.mean_pool(apart[0](codes)))}
 stage = measure.latency_ms(calls | {"fused": lambda: one(codes)}, runs=runs)
 layers = [measure.multiply_adds_by_layer(net[0], images.shape[1:]) for net in (finders, fused)]
 work = [sum(each.values()) for each in layers]
@@ -400,7 +401,7 @@ for n in (16, 64, 256, 784):
     light, layer = np.full((1, n), 2**15 - 1, np.int16), nn.Linear(n, 1, bias=False)
     nn.init.constant_(layer.weight, 0.9)
     greedy = np.full((1, n, 1, 1), round(0.9 * 2**15), np.int16)
-    wrapped = _integer.convolve(light[:, :, None, None], greedy, none[:1]).item() / 2.0**30
+    wrapped = integers.convolve(light[:, :, None, None], greedy, none[:1]).item() / 2.0**30
     careful = embedded_cnn.IntegerSum(layer, **how)
     found = wrapped, careful(light).item() / 2.0**careful.fraction
     row = {"inputs": n, "exact": f"{0.9 * n:.1f}", "formats by range only": f"{found[0]:.2f}"}

@@ -47,9 +47,10 @@ import copy
 import numpy as np
 import torch
 
-from lib import datasets, evidence, figures, measure, models, reconstruction, structure, training
+from lib import datasets, evidence, figures, measure, models, structure, training
 from lib.datasets import Split
 from lib.pruning import channel_lasso, filter_l1, nisp, thinet
+from lib.pruning.shared import reconstruction
 
 dataset = datasets.load(data)
 evidence.uses(dataset)

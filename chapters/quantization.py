@@ -48,7 +48,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib import coding, datasets, evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.coding import coders
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 
@@ -153,15 +154,15 @@ figures.table(
 # Where the distance does not fit, a *filler* is stored: a weight of value zero, $2^g$ places on.
 
 # %% tags=["remove-input"]
-figures.show_source(coding.gaps)
+figures.show_source(coders.gaps)
 
 # %% [markdown]
 # **An exact check.** Survivors at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers.
 
 # %%
 places = np.array([0, 1, 9, 40])
-fields, kept_here = coding.gaps(places, bits=3)
-assert coding.positions(fields)[kept_here].tolist() == places.tolist()
+fields, kept_here = coders.gaps(places, bits=3)
+assert coders.positions(fields)[kept_here].tolist() == places.tolist()
 
 # %% [markdown]
 # **An experiment.** Short gap fields need many fillers, long ones waste bits, so there is a best width.
@@ -206,7 +207,7 @@ figures.show(
 # $$ H = \sum_i p_i \log_2 \frac{1}{p_i} \;\le\; \bar L \;<\; H + 1 . $$ (eq-entropy)
 
 # %% tags=["remove-input"]
-figures.show_source(coding.code_lengths, coding.canonical)
+figures.show_source(coders.code_lengths, coders.canonical)
 
 # %% [markdown]
 # The words follow from their lengths, so a file needs to hold only those.
@@ -215,10 +216,10 @@ figures.show_source(coding.code_lengths, coding.canonical)
 
 # %%
 text = np.array([0] * 16 + [1] * 8 + [2] * 4 + [3] * 2 + [4] * 2)
-lengths = coding.code_lengths(np.bincount(text))
+lengths = coders.code_lengths(np.bincount(text))
 assert lengths.tolist() == [1, 2, 3, 4, 4]  # the shares are powers of a half
-assert lengths[text].sum() == coding.entropy_bits(np.bincount(text))
-assert coding.unhuffman(coding.huffman(text, lengths), len(text), lengths).tolist() == text.tolist()
+assert lengths[text].sum() == coders.entropy_bits(np.bincount(text))
+assert coders.unhuffman(coders.huffman(text, lengths), len(text), lengths).tolist() == text.tolist()
 
 # %% [markdown]
 # ### All stages
@@ -403,7 +404,7 @@ codes = np.zeros(compressed300[0].fc1.weight.numel(), dtype=np.int64)
 form = compressed300[0].fc1.parametrizations.weight[0]
 codes[form.places.numpy()] = form.codes.numpy() + 1
 counts = np.bincount(codes)
-wasted = 100 * (coding.huffman_bits(counts) / coding.entropy_bits(counts) - 1)
+wasted = 100 * (coders.huffman_bits(counts) / coders.entropy_bits(counts) - 1)
 record("dense_stream.overhead_pct", wasted, "%", 0)
 gain = [100 * (1 - smaller(model) / smaller(model, "best")) for model in compressed300]
 record("lenet300.range_gain_pct", gain, "%")
@@ -420,7 +421,7 @@ record("lenet300.range_gain_pct", gain, "%")
 # %% tags=["hide-cell"]
 encodings = [encoding for _, encoding in storage.streams(compressed300[0])]
 streams = [np.bincount(symbols) for encoding in encodings for symbols in encoding.symbols.values()]
-least = sum(coding.entropy_bits(counts) for counts in streams) / 8
+least = sum(coders.entropy_bits(counts) for counts in streams) / 8
 tables = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
 biases = sum(4 * layer.bias.numel() for _, layer in magnitude.layers(compressed300[0]))
 print(

@@ -51,7 +51,8 @@ import torch
 from scipy.stats import norm, spearmanr
 from torch.nn.functional import cross_entropy
 
-from lib import coding, datasets, evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.coding import coders
 from lib.datasets import Split
 from lib.pruning import magnitude, optimal_brain_damage
 from lib.quantization import deep_compression, entropy_constrained, optimal_kmeans, scalar_kmeans
@@ -340,10 +341,10 @@ figures.show_source(uniform.fit, uniform.step_for)
 # %%
 def rated(draws, codes):
     """Bits a symbol in the bytes of a range code and its table, after reading them back."""
-    table = coding.shares(np.bincount(codes))
-    content = coding.range_code(codes, table)
-    assert np.array_equal(coding.unrange(content, len(codes), table), codes)
-    return 8 * (len(content) + len(coding.pack(table, int(table.max()).bit_length()))) / len(draws)
+    table = coders.shares(np.bincount(codes))
+    content = coders.range_code(codes, table)
+    assert np.array_equal(coders.unrange(content, len(codes), table), codes)
+    return 8 * (len(content) + len(coders.pack(table, int(table.max()).bit_length()))) / len(draws)
 
 
 # %%
@@ -466,11 +467,11 @@ ORDER = ("plain", "hessian", *RATED)
 for net in nets:
     ends = {way: {k: v[0].mean() for k, v in swept[way, net].items()} for way in ORDER}
     said = [f"{TEXT[w]} {e['error']:.1f} % at {e['huffman']:.0f} kB" for w, e in ends.items()]
-    coders = {"fixed": "codes of one length", "huffman": "Huffman codes"}
+    titles = {"fixed": "codes of one length", "huffman": "Huffman codes"}
     found = {way: swept[way, net] for way in ORDER}
     panelled(
-        [{w: (each[c].mean(axis=1), each["error"]) for w, each in found.items()} for c in coders],
-        [f"file (kB), {text}" for text in coders.values()],
+        [{w: (each[c].mean(axis=1), each["error"]) for w, each in found.items()} for c in titles],
+        [f"file (kB), {text}" for text in titles.values()],
         name=f"fig-rate-{net}",
         caption=f"Test error against the size of the file, {net} networks. Grey squares: entropy-constrained cells with the curvature. Means over seeds with 95 % intervals.",
         alt=f"Five curves in each of two panels. Their left ends with Huffman codes: {', '.join(said)}.",
@@ -572,9 +573,9 @@ record("dense.moved_error_pct", wrong)
 model = weighted("dense", 0, 16)
 encodings = [encoding for _, encoding in storage.streams(model)]
 tables = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
-apart = sum(coding.huffman_bits(np.bincount(e.symbols["code"])) for e in encodings) / 8
+apart = sum(coders.huffman_bits(np.bincount(e.symbols["code"])) for e in encodings) / 8
 codes = torch.cat([compressed_form(layer)[0].codes for _, layer in layers(model)])
-together = coding.huffman_bits(np.bincount(codes)) / 8
+together = coders.huffman_bits(np.bincount(codes)) / 8
 print(
     f"for each layer: codebooks {tables} bytes, codes {apart:,.0f}; one for all: {4 * 16} and {together:,.0f}"
 )

@@ -53,8 +53,9 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, training
-from lib.quantization import _graph, _integer, _kernels, affine
+from lib.quantization import affine
 from lib.quantization import quantization_aware_training as qat
+from lib.quantization.shared import graph, integer_network, torch_kernels
 from lib.vision import torchvision
 from lib.weights import decompress, layers
 
@@ -198,14 +199,14 @@ figures.table(rows, caption=f"Three ways to calibrate LeNet-300-100, {calibratio
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(_integer.accumulate, _integer.rescale)
+figures.show_source(integer_network.accumulate, integer_network.rescale)
 
 # %% [markdown]
 # **An exact check.** One unit of the first layer, computed with Python's integers and fractions.
 
 # %%
 ready = {name: [simulated(net) for net in nets] for name, nets in dense.items()}
-whole = {name: [_integer.convert(net) for net in nets] for name, nets in ready.items()}
+whole = {name: [integer_network.convert(net) for net in nets] for name, nets in ready.items()}
 layer, unit = whole["lenet300"][0].get_submodule("fc1_integer"), 7
 pixels = affine.activations(ready["lenet300"][0])[0].grid().quantize(test.images[:20]).flatten(1)
 total = layer.bias[unit].item()
@@ -222,8 +223,8 @@ assert found == min(layer.high, max(layer.low, exact))
 # And as a library's own kernels, which compute the same with uint8 and int8?
 
 # %%
-kernels = _kernels.kernels_available()
-backend = _kernels.convert_to_kernels if kernels else _integer.convert
+kernels = torch_kernels.kernels_available()
+backend = torch_kernels.convert_to_kernels if kernels else integer_network.convert
 
 
 def agreement(pair):  # percent of the images that get the same answer from both
@@ -337,9 +338,9 @@ figures.table(rows, caption="Files of integers without entropy coding, and test 
 # The float network and the integers take turns, on one thread.
 
 # %%
-figures.table([_kernels.processor()], caption="What computes with the integers here")
+figures.table([torch_kernels.processor()], caption="What computes with the integers here")
 last = {"memory_format": torch.channels_last}
-mobilenet = _graph.traced(torchvision.models.mobilenet_v2()).to(**last)
+mobilenet = graph.traced(torchvision.models.mobilenet_v2()).to(**last)
 shapes = zip((1, many), mobilenet_sides, strict=True) if kernels else [(1, 32), (2, 32)]
 wide_images = [torch.rand(n, 3, side, side).contiguous(**last) for n, side in shapes]
 small = affine.calibrate(affine.simulate(mobilenet), wide_images[1][:4])
@@ -416,8 +417,8 @@ for name, nets in dense.items():
     fixed = [affine.correct_biases(*pair, calibrating) for pair in low]
     record(f"{name}.corrected_error_pct", errors(fixed), "%")
 net = copy.deepcopy(curves["lenet300", "qat", 2][1])
-record("two_bits.agreement_pct", agreement((net, _integer.convert(net))), "%")
-once = _integer.convert(_integer.round_biases(net), rounding="once")
+record("two_bits.agreement_pct", agreement((net, integer_network.convert(net))), "%")
+once = integer_network.convert(integer_network.round_biases(net), rounding="once")
 record("two_bits.once_agreement_pct", agreement((net, once)), "%")
 assert 2 * 127 * 127 <= 2**15 - 1 < 2 * 255 * 127
 for key, q in (("eight", pixels - layer.low), ("seven", (pixels - layer.low) // 2)):

@@ -53,21 +53,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib import (
-    context_coding,
-    datasets,
-    evidence,
-    figures,
-    measure,
-    models,
-    storage,
-    structure,
-    training,
-)
-from lib.coding import entropy_bits
+from lib import datasets, evidence, figures, measure, models, storage, structure, training
+from lib.coding import context
+from lib.coding.coders import entropy_bits
 from lib.pruning import filter_l1, magnitude
-from lib.quantization import _records as records
 from lib.quantization import deep_compression, scalar_kmeans
+from lib.quantization.shared import whole_steps
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -117,13 +108,13 @@ for seed in range(lenet5_seeds):
 # Then $\Delta$ is set to the mean magnitude of the survivors, and last the biases become multiples of an eighth and rest.
 
 # %% tags=["remove-input"]
-figures.show_source(records.GridWeight, records.train, records.busiest_first)
+figures.show_source(whole_steps.GridWeight, whole_steps.train, whole_steps.busiest_first)
 
 # %% [markdown]
 # **An exact check.** A row of four weights with a step of a half: one was pruned, one is rounded to zero and may come back, for the gradient still reaches it.
 
 # %%
-form, weight = records.GridWeight(0.5), torch.tensor([[0.0, 0.9, 0.2, -1.3]])
+form, weight = whole_steps.GridWeight(0.5), torch.tensor([[0.0, 0.9, 0.2, -1.3]])
 stored = form.right_inverse(weight).requires_grad_()
 form(stored).sum().backward()
 assert form(stored).tolist() == [[0.0, 1.0, 0.0, -1.5]]
@@ -148,7 +139,7 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # One function writes and reads, all in whole numbers, so that every machine reads what another wrote.
 
 # %% tags=["remove-input"]
-figures.show_source(context_coding._bit.py_func)
+figures.show_source(context._bit.py_func)
 
 # %% [markdown]
 # **An exact check.** Sixty units that each read one patch of 28 by 28 pixels, with one sign.
@@ -161,8 +152,8 @@ for image in levels:
     image[y : y + 5, x : x + 4] = random.choice([-1, 1]) * random.integers(1, 3, (5, 4))
 symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).ravel()
 entropy = entropy_bits(np.bincount(symbols)) / 8
-coded = context_coding.context_code(symbols, rows=60, width=28)
-assert (context_coding.uncontext(coded, len(symbols), 60, 28) == symbols).all()
+coded = context.context_code(symbols, rows=60, width=28)
+assert (context.uncontext(coded, len(symbols), 60, 28) == symbols).all()
 assert len(coded) < 0.6 * entropy
 
 # %% [markdown]
@@ -172,7 +163,7 @@ assert len(coded) < 0.6 * entropy
 
 # %%
 before = copy.deepcopy(dense["lenet300"][0]).double()
-after = records.busiest_first(copy.deepcopy(before), ["fc1", "fc2", "fc3"])
+after = whole_steps.busiest_first(copy.deepcopy(before), ["fc1", "fc2", "fc3"])
 images = dataset.validation.first(50).images.double()
 assert torch.allclose(before(images), after(images))
 
@@ -196,16 +187,16 @@ def trained(name, seed, n, **how):
     model, how = copy.deepcopy(dense[name][seed]), {"survivors": n, "seed": seed} | how
     if name == "lenet300":
         how |= {"epochs": final_epochs, "learning_rate": 0.1}
-        return training.cached(records.train, model, split=dataset.train, shift=1, **how)
+        return training.cached(whole_steps.train, model, split=dataset.train, shift=1, **how)
     how |= {"epochs": lenet5_final_epochs, "learning_rate": 0.05, "batch_size": 64, "balance": 0}
-    small = training.cached(records.train, narrow(model), split=dataset.train, shift=1, **how)
-    return records.embed(small, models.lenet5())
+    small = training.cached(whole_steps.train, narrow(model), split=dataset.train, shift=1, **how)
+    return whole_steps.embed(small, models.lenet5())
 
 
 # %%
 def packed(model, name):
     """Busiest units first, weights as steps: what is written to the record's file."""
-    return records.to_steps(records.busiest_first(copy.deepcopy(model), CHAINS[name]))
+    return whole_steps.to_steps(whole_steps.busiest_first(copy.deepcopy(model), CHAINS[name]))
 
 
 def run(name, seed, n):
@@ -331,14 +322,14 @@ floats = trained("lenet300", 0, n, step=None)
 last, raw = (best["lenet300"][0][key] for key in ("model", "raw"))
 
 # %%
-stepped = records.to_steps(copy.deepcopy(raw))
+stepped = whole_steps.to_steps(copy.deepcopy(raw))
 pruned = magnitude.prune(copy.deepcopy(floats), density=1.0)
 shared = deep_compression.share_survivors(copy.deepcopy(floats), bits=2)
 ladder = {
     "Deep Compression": (old, "huffman"),
     "fewer survivors, in floats": (pruned, "best"),
     "three shared values": (shared, "huffman"),
-    "whole steps instead": (records.to_steps(copy.deepcopy(floats), step=1.0), "best"),
+    "whole steps instead": (whole_steps.to_steps(copy.deepcopy(floats), step=1.0), "best"),
     "trained on": (stepped, "best"),
     "code by context, biases in eighths": (stepped, "context"),
     "busiest units first": (last, "context"),
@@ -431,8 +422,8 @@ record("records.dense_context_gain_ratio", gain, digits=3)
 # %%
 rows = []
 for step in (0.25, 0.5, 1.0, 2.0, 3.0):
-    model = records.busiest_first(copy.deepcopy(floats), CHAINS["lenet300"])
-    model = records.to_steps(model, step=step)
+    model = whole_steps.busiest_first(copy.deepcopy(floats), CHAINS["lenet300"])
+    model = whole_steps.to_steps(model, step=step)
     row = {"file (bytes)": f"{size(model):,}", "validation error": f"{error(model):.2f} %"}
     rows.append({"step (mean magnitudes)": f"{step:g}"} | row)
 figures.table(rows, caption="The network with float survivors, rounded and not trained on")
@@ -451,7 +442,7 @@ print(f"at most {most:.0f} bytes; here {steps[-2] - steps[-1]} bytes")
 # %% tags=["hide-cell"]
 zeros = np.zeros(1_000_000, dtype=int)
 one = np.append(zeros[1:], 1)
-print([len(context_coding.context_code(each, 1000, 1)) for each in (zeros, one)], "bytes")
+print([len(context.context_code(each, 1000, 1)) for each in (zeros, one)], "bytes")
 
 # %% [markdown]
 # ## Sources of this chapter

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from lib import warm
+from lib.book import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,25 +56,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _do(given: argparse.Namespace, root: Path) -> int:
-    from lib import book
+    from lib.book import build
 
     if given.command == "run":
         return _run(root, Path(given.chapter).stem, given.profile)
     if given.command == "book":
-        return book.book(root, given.profile, given.cores)
+        return build.book(root, given.profile, given.cores)
     if given.command == "pages":
-        return book.assemble(root, given.profile)
+        return build.assemble(root, given.profile)
     if given.command == "check":
-        return book.check(root, given.profile)
+        return build.check(root, given.profile)
     if given.command == "serve":
-        return book.serve(root, given.port)
+        return build.serve(root, given.port)
     if given.command == "chapters":
         return _chapters(root, given.profile, given.json)
     if given.command == "doctor":
-        from lib import doctor
+        from lib.book import doctor
 
         return doctor.main(root)
-    from lib import records, reproduce
+    from lib.book import records, reproduce
 
     if given.command == "compare":
         return records.compare(root, given.profile)
@@ -85,18 +85,18 @@ def _do(given: argparse.Namespace, root: Path) -> int:
 
 
 def _record(root: Path, profile: str, chapter: str | None, cores: int) -> int:
-    from lib import book, chapters, records
+    from lib.book import build, chapters, records
 
     chapters.profile_settings(root, profile)
     if chapter:
         chapters.notebook(root, chapter)
     only = [chapter] if chapter else None
-    book.execute(root, profile, cores, only)  # what has no run then is named below
-    return book.conclusion(records.record(root, profile, only))
+    build.execute(root, profile, cores, only)  # what has no run then is named below
+    return build.conclusion(records.record(root, profile, only))
 
 
 def _chapters(root: Path, profile: str, as_json: bool) -> int:
-    from lib import chapters
+    from lib.book import chapters
 
     rows = [chapters.summary(root, name, profile) for name in chapters.names(root)]
     print(json.dumps(rows) if as_json else "\n".join(row["chapter"] for row in rows))
@@ -116,7 +116,7 @@ def _port(text: str) -> int:
 
 
 def _run(root: Path, chapter: str, profile: str) -> int:
-    from lib.run import ChapterFailed, run
+    from lib.book.run import ChapterFailed, run
 
     print(f"{chapter}: running, {profile} profile", flush=True)
     try:

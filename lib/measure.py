@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import coding, storage, training
+from lib import storage, training
+from lib.coding import coders
 from lib.weights import layers
 
 
@@ -142,7 +143,7 @@ def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
         for symbols in encoding.symbols.values():
             counts = np.bincount(symbols.numpy())
             fixed += len(symbols) * int(max(0, len(counts) - 1)).bit_length() / 8
-            huffman += coding.huffman_bits(counts) / 8
+            huffman += coders.huffman_bits(counts) / 8
     return Accounting(4 * nonzero_parameters(model), fixed, huffman, len(storage.dumps(model, coder=coder)))
 
 
@@ -164,7 +165,7 @@ def by_stream(model: nn.Module) -> list[dict[str, object]]:
             counts = np.bincount(symbols.numpy())
             n = max(1, counts.sum())
             row[f"{stream}: bits"] = int(max(0, len(counts) - 1)).bit_length()
-            row[f"{stream}: Huffman"] = f"{coding.huffman_bits(counts) / n:.2f}"
-            row[f"{stream}: entropy"] = f"{coding.entropy_bits(counts) / n:.2f}"
+            row[f"{stream}: Huffman"] = f"{coders.huffman_bits(counts) / n:.2f}"
+            row[f"{stream}: entropy"] = f"{coders.entropy_bits(counts) / n:.2f}"
         rows.append(row)
     return rows

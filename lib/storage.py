@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import coding, context_coding
+from lib.coding import coders, context
 from lib.weights import CompressedWeight, Encoding, compressed_form, decompress, form_named
 
 MAGIC = b"SLIM\x02"
@@ -186,7 +186,7 @@ def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
     lowest = np.frexp((whole & -whole).astype(float))[1] - 1 + exponents - 24  # the place of the last bit of each
     exponent = int(lowest[whole != 0].min(initial=0 if not whole.any() else 128))
     levels = np.rint(values * 2.0**-exponent)
-    if np.abs(levels).max() <= context_coding.LARGEST and not np.signbit(values[values == 0]).any():
+    if np.abs(levels).max() <= context.LARGEST and not np.signbit(values[values == 0]).any():
         symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).astype(np.int64)
         yield _integer(1) + _integer(exponent + 150) + _stream(symbols, coder, tensor.shape)
 
@@ -198,19 +198,19 @@ def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) ->
     if np.count_nonzero(counts) <= 1:
         return head + _integer(CONSTANT) + _integer(max(0, len(counts) - 1))
     bits = int(len(counts) - 1).bit_length()
-    written = [head + _integer(FIXED) + _integer(bits) + _sized(coding.pack(symbols, bits))]
+    written = [head + _integer(FIXED) + _integer(bits) + _sized(coders.pack(symbols, bits))]
     if coder != "fixed":  # a table is a stream of its own, of ever smaller numbers
-        lengths = coding.code_lengths(counts)
-        written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coding.huffman(symbols, lengths)))
+        lengths = coders.code_lengths(counts)
+        written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coders.huffman(symbols, lengths)))
     if coder in ("best", "context") and len(symbols) > 64:
-        shares = coding.shares(counts)
-        written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coding.range_code(symbols, shares)))
-    if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context_coding.LARGEST + 1:
+        shares = coders.shares(counts)
+        written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coders.range_code(symbols, shares)))
+    if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context.LARGEST + 1:
         rows = _rows(shape)
         sample = symbols[: min(rows, 32) * (len(symbols) // rows)]
         widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]  # images, kernels, or neither
-        width = min(widths, key=lambda w: len(context_coding.context_code(sample, min(rows, 32), w)))
-        coded = context_coding.context_code(symbols, rows, width)
+        width = min(widths, key=lambda w: len(context.context_code(sample, min(rows, 32), w)))
+        coded = context.context_code(symbols, rows, width)
         written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
     return min(written, key=len)
 
@@ -289,13 +289,13 @@ class _Reader:
             return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
         if coder == FIXED:
             bits = self.integer(most=16)
-            return torch.from_numpy(coding.unpack(self.take(self.integer(self.left())), count, bits))
+            return torch.from_numpy(coders.unpack(self.take(self.integer(self.left())), count, bits))
         if coder == CONTEXT:
             if shape is None or not count:
                 raise ValueError("a code by context stands where no tensor is filled")
             width, content = self.integer(most=64), self.take(self.integer(self.left()))
-            return torch.from_numpy(context_coding.uncontext(content, count, _rows(shape), width))
-        table, decode = self.symbols(most=2**16, depth=depth + 1).numpy(), coding.unhuffman
+            return torch.from_numpy(context.uncontext(content, count, _rows(shape), width))
+        table, decode = self.symbols(most=2**16, depth=depth + 1).numpy(), coders.unhuffman
         if coder == RANGE:
-            decode = coding.unrange
+            decode = coders.unrange
         return torch.from_numpy(decode(self.take(self.integer(self.left())), count, table))

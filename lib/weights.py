@@ -118,14 +118,21 @@ def form_named(name: str) -> type[CompressedWeight]:
 
     known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
     if name not in known:
-        package = importlib.import_module(__package__)
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if module.name.count(".") == 2:  # lib.<section>.<technique>
-                importlib.import_module(module.name)
+        for module in _techniques():
+            importlib.import_module(module)
         known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
     if name not in known:
         raise ValueError(f"no technique stores weights as {name!r}: known are {', '.join(sorted(known))}")
     return known[name]
+
+
+def _techniques() -> Iterator[str]:
+    """The modules of the sections: all files below a folder of ``lib`` but those that run the book or hold data."""
+    package = importlib.import_module(__package__)
+    for section in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if section.ispkg and section.name.rpartition(".")[2] not in ("book", "datasets", "coding"):
+            folders = importlib.import_module(section.name).__path__
+            yield from (found.name for found in pkgutil.walk_packages(folders, f"{section.name}.") if not found.ispkg)
 
 
 def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:

@@ -10,7 +10,6 @@ PROJECT = Path(__file__).parents[1]
 def copy_book(root: Path) -> Path:
     """The root of a fresh copy, with records of its present sources."""
     shutil.copytree(PROJECT / "tests" / "fixtures" / "book", root)
-    shutil.copytree(PROJECT / "_ext", root / "_ext")
     shutil.copytree(PROJECT / "_static", root / "_static")
     for name in ("_config.yml", "Snakefile"):
         shutil.copy(PROJECT / name, root)
@@ -22,7 +21,7 @@ def copy_book(root: Path) -> Path:
 
 def write_record(root: Path, profile: str, values: list[float], chapter: str = "passes") -> Path:
     """The committed record of a small book's chapter, of its present sources."""
-    from lib import chapters  # here: tests/conftest.py first says how many threads libraries may start
+    from lib.book import chapters  # here: tests/conftest.py first says how many threads libraries may start
 
     run = {"sources": chapters.sources(root, chapter, profile), "seconds": 1.0}
     records = {f"{chapter}.sum.value": {"values": values, "unit": "points", "digits": 1}}

@@ -18,7 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lib import checks
+from lib.book import gates
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,7 +51,7 @@ def site() -> Iterator[str]:
     """The address of the built quick book."""
     said = subprocess.run([sys.executable, "-m", "lib", "book"], cwd=PROJECT, capture_output=True, text=True)
     assert said.returncode == 0, f"the quick book does not build:\n{said.stdout}\n{said.stderr}"
-    with serving(checks.site(PROJECT)) as address:
+    with serving(gates.site(PROJECT)) as address:
         yield address
 
 
@@ -144,7 +144,7 @@ def test_a_page_is_whole_in_the_browser(site, browser, name, mode):
 
 
 def test_formulas_are_there_to_be_rendered(site):
-    assert any(page.select(".math") for _, page in checks.pages(PROJECT))
+    assert any(page.select(".math") for _, page in gates.pages(PROJECT))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The lists of packages agree with each other, and the files that other machines read are what those expect."""
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from small_book import write_record
+
+from lib.book import matrix
 
 PROJECT = Path(__file__).parents[1]
 CONDA_NAMES = {"pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
@@ -134,7 +135,7 @@ def test_jobs_need_jobs_and_outputs_that_there_are():
 
 def test_the_matrix_has_what_the_workflow_reads_from_it():
     said = subprocess.run(
-        [sys.executable, PROJECT / ".github" / "matrix.py", "quick"], cwd=PROJECT, capture_output=True, text=True
+        [sys.executable, "-m", "lib.book.matrix", "quick"], cwd=PROJECT, capture_output=True, text=True
     )
     name, _, value = said.stdout.strip().partition("=")
     assert name == "matrix" and "\n" not in value, said.stderr
@@ -144,13 +145,6 @@ def test_the_matrix_has_what_the_workflow_reads_from_it():
     assert all(set(row) == read for row in rows)
     chapters = sorted(path.stem for path in (PROJECT / "chapters").glob("*.py"))
     assert sorted(name for row in rows for name in row["chapters"].split()) == chapters
-
-
-def matrix():
-    spec = importlib.util.spec_from_file_location("matrix", PROJECT / ".github" / "matrix.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(**needs: str) -> list[dict]:
@@ -171,23 +165,23 @@ def rows(**needs: str) -> list[dict]:
     ],
 )
 def test_chapters_that_need_each_other_share_a_job_in_the_order_of_their_runs(needs, jobs):
-    found = matrix().jobs(rows(**needs))
+    found = matrix.jobs(rows(**needs))
     assert sorted(job["chapters"] for job in found) == sorted(jobs)
     assert all(job["name"] == job["chapters"].split()[0] for job in found)
 
 
 def test_a_job_has_a_new_fingerprint_where_one_of_its_chapters_has():
-    old = {job["name"]: job["fingerprint"] for job in matrix().jobs(rows(a="b", b="", c=""))}
+    old = {job["name"]: job["fingerprint"] for job in matrix.jobs(rows(a="b", b="", c=""))}
     changed = rows(a="b", b="", c="")
     changed[0]["fingerprint"] = "another"
-    new = {job["name"]: job["fingerprint"] for job in matrix().jobs(changed)}
+    new = {job["name"]: job["fingerprint"] for job in matrix.jobs(changed)}
     assert new["c"] == old["c"] and new["b"] != old["b"]
 
 
 @pytest.mark.parametrize("needs", [{"a": "nobody"}, {"a": "a"}, {"a": "b", "b": "a"}])
 def test_a_need_that_cannot_be_met_is_named(needs):
     with pytest.raises(ValueError, match="a needs"):
-        matrix().jobs(rows(**needs))
+        matrix.jobs(rows(**needs))
 
 
 def test_a_wrong_workflow_is_found(tmp_path):
@@ -568,7 +562,7 @@ def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path
         return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
 
     listed = json.loads(lib(small_book, "chapters", "--json").stdout)
-    jobs = matrix().jobs(listed)
+    jobs = matrix.jobs(listed)
     assert [job["chapters"] for job in jobs] == ["passes", "second"]
     uploads = []
     for job in jobs:

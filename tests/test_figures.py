@@ -7,7 +7,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from lib import coding, evidence, figures
+from lib import evidence, figures
+from lib.coding import coders
 from lib.pruning.magnitude import PrunedWeight
 
 ALT = "The error stays level down to a tenth of the weights."
@@ -108,7 +109,7 @@ def test_a_row_of_axes():
 
 
 def test_shown_source_is_the_code_that_runs():
-    text = shown(lambda: figures.show_source(PrunedWeight, coding.positions)).data["text/markdown"]
+    text = shown(lambda: figures.show_source(PrunedWeight, coders.positions)).data["text/markdown"]
     assert text.startswith("```python\nclass PrunedWeight(") and text.endswith("\n```")
     assert "return np.cumsum(np.asarray(fields, dtype=np.int64) + 1) - 1" in text
     compile(text.removeprefix("```python\n").removesuffix("```"), "shown", "exec")

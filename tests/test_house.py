@@ -10,24 +10,13 @@ import jupytext
 import pytest
 import yaml
 
-from lib import chapters
+from lib.book import chapters
 
 PROJECT = Path(__file__).parents[1]
 LIB = PROJECT / "lib"
-FOUNDATION = {"datasets"}  # packages on which every section may stand
-PACKAGES = {path.name for path in LIB.iterdir() if (path / "__init__.py").exists()} - FOUNDATION
-GROUND = {path.stem for path in LIB.glob("*.py")} - {"__init__"}
-COMBINATIONS = {  # the methods that are a combination, and the other section that they take from
-    ("quantization/deep_compression.py", "pruning"),
-}
-MECHANISMS = {  # no technique of the survey, but what techniques run on: a file with its test, and no row
-    "lib/binarization/kernels.py",
-    "lib/binarization/inference.py",
-}
-RUNNER = {  # what takes a chapter from its source to a page: no chapter and no technique imports it
-    *("__main__.py", "book.py", "chapters.py", "checks.py", "doctor.py", "ledger.py"),
-    *("records.py", "reproduce.py", "run.py", "warm.py"),
-}
+FOUNDATION = {"datasets", "coding"}  # folders on which every section may stand
+BOOK = "book"  # what takes a chapter from its source to a page: no chapter and no technique imports it
+SECTIONS = {path.name for path in LIB.iterdir() if (path / "__init__.py").exists()} - FOUNDATION - {BOOK}
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -48,10 +37,10 @@ def of_lib(text: str) -> set[str]:
 
 def misplaced(name: str, text: str) -> set[str]:
     """What the file ``name`` of lib imports although it stands above it, or beside it."""
-    package = name.split("/")[0] if "/" in name else None
-    allowed = {other for file, other in COMBINATIONS if file == name} | ({package} if package else set())
-    runner = {Path(file).stem for file in RUNNER}
-    return set() if name in RUNNER else of_lib(text) & ((PACKAGES - allowed) | runner)
+    if name == "__main__.py" or name.startswith(f"{BOOK}/"):
+        return set()
+    own = {name.split("/")[0]} if "/" in name else set()
+    return of_lib(text) & ((SECTIONS | {BOOK}) - own)
 
 
 FILES = sorted(path.relative_to(LIB).as_posix() for path in LIB.rglob("*.py"))
@@ -68,20 +57,46 @@ def test_imports_go_down_only(name):
         ("storage.py", "from lib.pruning import magnitude", {"pruning"}),
         ("storage.py", "import lib.pruning.magnitude", {"pruning"}),
         ("storage.py", "def f():\n    from lib import quantization", {"quantization"}),
-        ("storage.py", "from lib import book", {"book"}),  # its hash would miss what the kernel imports
+        ("storage.py", "from lib.book import build", {"book"}),  # its hash would miss what the kernel imports
+        ("coding/gaps.py", "from lib.pruning import magnitude", {"pruning"}),
         ("pruning/magnitude.py", "from lib.quantization import optimal_kmeans", {"quantization"}),
-        ("pruning/magnitude.py", "from lib.ledger import judge", {"ledger"}),
-        ("quantization/deep_compression.py", "from lib.pruning.magnitude import scatter", set()),
-        ("book.py", "from lib import checks, ledger", set()),
+        ("pruning/shared/selection.py", "from lib.quantization.shared import names", {"quantization"}),
+        ("pruning/magnitude.py", "from lib.book.ledger import judge", {"book"}),
+        ("pruning/magnitude.py", "from lib.pruning.shared import selection\nfrom lib.coding import gaps", set()),
+        ("book/build.py", "from lib.book import gates\nfrom lib.binarization.shared import kernels", set()),
     ],
 )
 def test_an_import_that_goes_up_is_found(name, text, found):
     assert misplaced(name, text) == found
 
 
-def test_each_combination_is_one():
-    for name, other in COMBINATIONS:
-        assert other in of_lib((LIB / name).read_text()), f"{name} no longer imports {other}: take it off the list"
+PRIVATE = re.compile(r"_(?!_)")
+
+
+@pytest.mark.parametrize("folder", ["lib", "chapters", "benchmarks"])
+def test_no_private_name_is_imported_or_shown(folder):
+    read = 0
+    for path in sorted((PROJECT / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        modules = {
+            alias.asname or alias.name.split(".")[-1]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            and (getattr(node, "module", None) or node.names[0].name).split(".")[0] == "lib"
+            for alias in node.names
+        }
+        names = [name.split(".") for name in imported(path.read_text()) if name.split(".")[0] == "lib"]
+        reached = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+        }
+        read += len(names)
+        private = {part for parts in names for part in parts if PRIVATE.match(part)} | {
+            name for name in reached if PRIVATE.match(name)
+        }
+        assert not private, f"{path.relative_to(PROJECT)} takes {', '.join(sorted(private))} from another file"
+    assert read
 
 
 def test_a_chapter_imports_packages_and_lib_only():
@@ -97,7 +112,7 @@ def test_a_chapter_imports_packages_and_lib_only():
             top = name.split(".")[0]
             checked += 1
             assert top == "lib" or top in sys.stdlib_module_names or installed.get(top, top).lower() in listed, name
-            assert f"{name.split('.')[1]}.py" not in RUNNER if top == "lib" and "." in name else True, name
+            assert name.split(".")[:2] != ["lib", BOOK], name
     assert checked > 0
 
 
@@ -156,32 +171,20 @@ def test_every_technique_is_whole():
     assert {row["id"]: faults(row) for row in catalogue()} == {row["id"]: [] for row in catalogue()}
 
 
-def test_every_technique_file_is_in_the_catalogue():
-    files = {f"lib/{name}" for name in FILES if "/" in name and not Path(name).name.startswith("_")}
-    files = {file for file in files if file.split("/")[1] not in FOUNDATION}
-    assert files > MECHANISMS
-    assert files - MECHANISMS == {row["file"] for row in catalogue()}
-    for file in MECHANISMS:
-        assert (PROJECT / "tests" / Path(file).relative_to("lib").parent / f"test_{Path(file).name}").is_file(), file
+def test_every_file_of_a_section_is_a_technique_or_shared():
+    files = {f"lib/{name}" for name in FILES if "/" in name and Path(name).name != "__init__.py"}
+    files = {file for file in files if file.split("/")[1] in SECTIONS}
+    shared = {file for file in files if "/shared/" in file}
+    assert shared
+    assert files - shared == {row["file"] for row in catalogue()}
 
 
-def untested(inner: list[str], tests: dict[str, list[str]]) -> list[str]:
-    """Inner files of a package, ``quantization/_integer.py``, that no test of the package imports."""
-    module = {name: f"lib.{name.removesuffix('.py').replace('/', '.')}" for name in inner}
-
-    def imports(text: str, name: str) -> bool:  # the file, or something in it
-        return any(f"{found}.".startswith(f"{module[name]}.") for found in imported(text))
-
-    return [name for name in inner if not any(imports(text, name) for text in tests.get(name.split("/")[0], []))]
-
-
-def test_every_inner_file_of_a_package_is_tested_with_it():
-    inner = [name for name in FILES if re.search(r"/_(?!_init__)", name)]
-    folders = {name.split("/")[0] for name in inner}
-    tests = {each: [path.read_text() for path in (PROJECT / "tests" / each).glob("test_*.py")] for each in folders}
-    assert inner
-    assert untested(inner, tests) == []
-    assert untested(["quantization/_no.py"], tests) == ["quantization/_no.py"]
+def test_every_shared_file_has_a_test():
+    shared = [name for name in FILES if "/shared/" in name and Path(name).name != "__init__.py"]
+    assert shared
+    for name in shared:
+        section, file = name.split("/")[0], Path(name).name
+        assert (PROJECT / "tests" / section / f"test_{file}").is_file(), f"tests/{section}/test_{file} is missing"
 
 
 @pytest.mark.parametrize(

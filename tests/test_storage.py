@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lib import coding, measure, models, storage
+from lib import measure, models, storage
+from lib.coding import coders
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 from lib.vision import torchvision
@@ -171,7 +172,7 @@ def test_overhead_over_the_entropy_is_small(build, density, bits):
     entropy = 0.0
     for _, encoding in storage.streams(model):
         entropy += sum(4 * t.numel() for t in encoding.tables.values())
-        entropy += sum(coding.entropy_bits(np.bincount(s.numpy())) / 8 for s in encoding.symbols.values())
+        entropy += sum(coders.entropy_bits(np.bincount(s.numpy())) / 8 for s in encoding.symbols.values())
     assert biases + entropy < len(storage.dumps(model)) <= 1.02 * (biases + entropy) + 300
 
 

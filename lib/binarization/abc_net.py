@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from lib.binarization._signs import Binarized, BinaryForm, Sign, chosen, norm_before, read_signs
+from lib.binarization.shared.signs import Binarized, BinaryForm, Sign, chosen, norm_before, read_signs
 from lib.weights import Encoding, compress
 
 MOST = 16  # bases: a symbol of a file has at most 16 bits

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization._signs import BinaryForm, Sign, clip
+from lib.binarization.shared.signs import BinaryForm, Sign, clip
 from lib.datasets import Split
 from lib.weights import Encoding, compress
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization._signs import BinaryForm, Sign
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
+from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.datasets import Split
 from lib.weights import compressed_form
 

@@ -15,8 +15,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.binarization._signs import EPSILON, LAYERS, NORMS, SignActivation, chosen, read_activations
 from lib.binarization.binaryconnect import BinaryConnectWeight
+from lib.binarization.shared.signs import EPSILON, LAYERS, NORMS, SignActivation, chosen, read_activations
 from lib.weights import compress, layers
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization._signs import Binarized, SignActivation, norm_before
 from lib.binarization.bwn import BinaryWeight
+from lib.binarization.shared.signs import Binarized, SignActivation, norm_before
 from lib.datasets import Split
 from lib.weights import compress
 

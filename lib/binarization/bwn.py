@@ -19,7 +19,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.binarization._signs import BinaryForm, Sign, chosen
+from lib.binarization.shared.signs import BinaryForm, Sign, chosen
 from lib.weights import Encoding, compress
 
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import training
-from lib.binarization import kernels
-from lib.binarization._signs import EPSILON, LAYERS, Binarized, BinaryForm, apply, chosen, read_activations
+from lib.binarization.shared import kernels
+from lib.binarization.shared.signs import EPSILON, LAYERS, Binarized, BinaryForm, apply, chosen, read_activations
 from lib.datasets import Split
 from lib.weights import Encoding, compress, compressed_form, layers
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.binarization._signs import EPSILON, Binarized, SignActivation, chosen, norm_before, read_signs
 from lib.binarization.bwn import one_bit
+from lib.binarization.shared.signs import EPSILON, Binarized, SignActivation, chosen, norm_before, read_signs
 from lib.weights import compress
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib import factorization as factors
-from lib.factorization import Replaced
+from lib.factorization.shared import rows
+from lib.factorization.shared.rows import Replaced
 
 KINDS = (nn.Conv2d,)
 WAYS = "tsyx"
@@ -60,7 +60,7 @@ def decompose(
         raise ValueError(
             f"accepted are sweeps and starts from 1 and a ridge in (0, 1), not {sweeps}, {starts}, {ridge}"
         )
-    factors.checked_rank(rank, largest_rank(weight))
+    rows.checked_rank(rank, largest_rank(weight))
     weight = weight.detach().double()
     length = weight.norm()
     w = weight / (length if length > 0 else 1)
@@ -101,14 +101,14 @@ def factorize(layer: nn.Conv2d, rank: int, **how: object) -> nn.Sequential:
 
     layer: a two-dimensional convolution of one group. how: arguments of :func:`decompose`.
     """
-    t, s, y, x = decompose(factors.checked(layer, KINDS), rank, **how).factors
-    down, across = factors.apart(layer)
-    return factors.row(
+    t, s, y, x = decompose(rows.checked(layer, KINDS), rank, **how).factors
+    down, across = rows.apart(layer)
+    return rows.row(
         layer,
-        factors.convolution(s.T[:, :, None, None]),
-        factors.convolution(y.T[:, None, :, None], groups=rank, **down),
-        factors.convolution(x.T[:, None, None, :], groups=rank, **across),
-        factors.convolution(t[:, :, None, None], layer.bias),
+        rows.convolution(s.T[:, :, None, None]),
+        rows.convolution(y.T[:, None, :, None], groups=rank, **down),
+        rows.convolution(x.T[:, None, None, :], groups=rank, **across),
+        rows.convolution(t[:, :, None, None], layer.bias),
     )
 
 
@@ -122,7 +122,7 @@ def compress(
     """
 
     def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
-        chosen = factors.chosen_rank(rank, name, largest_rank(layer.weight))
+        chosen = rows.chosen_rank(rank, name, largest_rank(layer.weight))
         return factorize(layer, chosen, **how), (chosen,)
 
-    return factors.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lib import factorization as factors
-from lib.factorization import Replaced
+from lib.factorization.shared import rows
+from lib.factorization.shared.rows import Replaced
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -25,13 +25,13 @@ KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The nearest product of an (m, rank) and a (rank, n) matrix; both carry the root of the singular values."""
     u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
-    root = sigma[: factors.checked_rank(rank, len(sigma))].sqrt()
+    root = sigma[: rows.checked_rank(rank, len(sigma))].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
 def rank_for(layer: nn.Module, energy: float) -> int:
     """The smallest rank that holds the share ``energy`` in (0, 1] of the sum of the squared singular values."""
-    return factors.rank_for(torch.linalg.svdvals(factors.checked(layer, KINDS).flatten(1)), energy)
+    return rows.rank_for(torch.linalg.svdvals(rows.checked(layer, KINDS).flatten(1)), energy)
 
 
 def factorize(layer: nn.Module, rank: int) -> nn.Sequential:
@@ -39,13 +39,13 @@ def factorize(layer: nn.Module, rank: int) -> nn.Sequential:
 
     layer: linear, or a convolution of one group. rank: 1 to min(m, n). Raises ValueError for anything else.
     """
-    weight = factors.checked(layer, KINDS)
+    weight = rows.checked(layer, KINDS)
     left, right = split(weight.flatten(1), rank)
     if isinstance(layer, nn.Linear):
-        return factors.row(layer, factors.linear(right), factors.linear(left, layer.bias))
-    first = factors.convolution(right.reshape(rank, *weight.shape[1:]), **factors.geometry(layer))
+        return rows.row(layer, rows.linear(right), rows.linear(left, layer.bias))
+    first = rows.convolution(right.reshape(rank, *weight.shape[1:]), **rows.geometry(layer))
     mix = left.reshape(*left.shape, *[1] * (weight.dim() - 2))
-    return factors.row(layer, first, factors.convolution(mix, layer.bias))
+    return rows.row(layer, first, rows.convolution(mix, layer.bias))
 
 
 def compress(
@@ -65,7 +65,7 @@ def compress(
 
     def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
         most = min(layer.weight.flatten(1).shape)
-        chosen = rank_for(layer, energy) if rank is None else factors.chosen_rank(rank, name, most)
+        chosen = rank_for(layer, energy) if rank is None else rows.chosen_rank(rank, name, most)
         return factorize(layer, chosen), (chosen,)
 
-    return factors.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)

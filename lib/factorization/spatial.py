@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lib import factorization as factors
-from lib.factorization import Replaced, low_rank
+from lib.factorization import low_rank
+from lib.factorization.shared import rows
+from lib.factorization.shared.rows import Replaced
 
 KINDS = (nn.Conv2d,)
 
@@ -30,7 +31,7 @@ def matrix(weight: Tensor) -> Tensor:
 
 def rank_for(layer: nn.Conv2d, energy: float) -> int:
     """The smallest rank that holds the share ``energy`` in (0, 1] of the sum of the squared singular values."""
-    return factors.rank_for(torch.linalg.svdvals(matrix(factors.checked(layer, KINDS))), energy)
+    return rows.rank_for(torch.linalg.svdvals(matrix(rows.checked(layer, KINDS))), energy)
 
 
 def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
@@ -38,13 +39,13 @@ def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
 
     layer: a two-dimensional convolution of one group. Raises ValueError for anything else and for a rank out of range.
     """
-    weight = factors.checked(layer, KINDS)
+    weight = rows.checked(layer, KINDS)
     outputs, inputs, height, width = weight.shape
     left, right = low_rank.split(matrix(weight), rank)  # (C_i d_y, R), (R, C_o d_x)
     columns = left.T.reshape(rank, inputs, height, 1)  # v
-    rows = right.reshape(rank, outputs, 1, width).transpose(0, 1)  # h
-    down, across = factors.apart(layer)
-    return factors.row(layer, factors.convolution(columns, **down), factors.convolution(rows, layer.bias, **across))
+    lines = right.reshape(rank, outputs, 1, width).transpose(0, 1)  # h
+    down, across = rows.apart(layer)
+    return rows.row(layer, rows.convolution(columns, **down), rows.convolution(lines, layer.bias, **across))
 
 
 def compress(
@@ -64,7 +65,7 @@ def compress(
 
     def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
         most = min(matrix(layer.weight).shape)
-        chosen = rank_for(layer, energy) if rank is None else factors.chosen_rank(rank, name, most)
+        chosen = rank_for(layer, energy) if rank is None else rows.chosen_rank(rank, name, most)
         return factorize(layer, chosen), (chosen,)
 
-    return factors.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)

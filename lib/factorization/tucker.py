@@ -20,9 +20,9 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor, nn
 
-from lib import factorization as factors
 from lib import weights
-from lib.factorization import Replaced
+from lib.factorization.shared import rows
+from lib.factorization.shared.rows import Replaced
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -35,8 +35,8 @@ def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tup
     if not isinstance(ranks, Sequence) or len(ranks) != 2:
         raise ValueError(f"ranks must be a pair, that of the inputs and that of the outputs, not {ranks!r}")
     w = weight.detach().double().flatten(2)  # (T, S, places)
-    s_rank = factors.checked_rank(ranks[0], min(w.shape[1], w.shape[0] * w.shape[2]))
-    t_rank = factors.checked_rank(ranks[1], min(w.shape[0], w.shape[1] * w.shape[2]))
+    s_rank = rows.checked_rank(ranks[0], min(w.shape[1], w.shape[0] * w.shape[2]))
+    t_rank = rows.checked_rank(ranks[1], min(w.shape[0], w.shape[1] * w.shape[2]))
     if sweeps < 0:
         raise ValueError(f"sweeps must be 0 or more, not {sweeps}")
     u_t, u_s = _leading(w, 0, t_rank), _leading(w, 1, s_rank)
@@ -103,9 +103,9 @@ def bayesian_rank(matrix: Tensor) -> int:
 
 def ranks_for(layer: nn.Module, energy: float | None = None) -> tuple[int, int]:
     """(R_3, R_4), each at least 1: the Bayesian ranks of the two unfoldings, or those that hold a share of energy."""
-    w = factors.checked(layer, KINDS).flatten(2)
+    w = rows.checked(layer, KINDS).flatten(2)
     if energy is not None:
-        return tuple(factors.rank_for(torch.linalg.svdvals(unfolding(w, way)), energy) for way in (1, 0))
+        return tuple(rows.rank_for(torch.linalg.svdvals(unfolding(w, way)), energy) for way in (1, 0))
     return tuple(max(1, bayesian_rank(unfolding(w, way))) for way in (1, 0))
 
 
@@ -114,20 +114,20 @@ def factorize(layer: nn.Module, ranks: tuple[int, int], *, sweeps: int = 5) -> n
 
     layer: a convolution of one group. ranks: (R_3 of the inputs, R_4 of the outputs).
     """
-    weight = factors.checked(layer, KINDS)
+    weight = rows.checked(layer, KINDS)
     u_t, core, u_s, _ = decompose(weight, ranks, sweeps=sweeps)
     ones, parts, bias = [1] * (weight.dim() - 2), [], layer.bias
     if u_s.shape[0] == u_s.shape[1]:
         core = torch.einsum("ab...,sb->as...", core, u_s)
     else:
-        parts.append(factors.convolution(u_s.T.reshape(*u_s.T.shape, *ones)))
+        parts.append(rows.convolution(u_s.T.reshape(*u_s.T.shape, *ones)))
     if u_t.shape[0] == u_t.shape[1]:
         core = torch.einsum("ab...,ta->tb...", core, u_t)
-        parts.append(factors.convolution(core, bias, **factors.geometry(layer)))
+        parts.append(rows.convolution(core, bias, **rows.geometry(layer)))
     else:
-        parts.append(factors.convolution(core, **factors.geometry(layer)))
-        parts.append(factors.convolution(u_t.reshape(*u_t.shape, *ones), bias))
-    return factors.row(layer, *parts)
+        parts.append(rows.convolution(core, **rows.geometry(layer)))
+        parts.append(rows.convolution(u_t.reshape(*u_t.shape, *ones), bias))
+    return rows.row(layer, *parts)
 
 
 def compress(
@@ -146,9 +146,7 @@ def compress(
     if ranks is not None and energy is not None:
         raise ValueError("give ranks or energy, not both")
     if layers is None:
-        suited = (
-            (name, layer.weight[0, 0]) for name, layer in weights.layers(model) if not factors.refusal(layer, KINDS)
-        )
+        suited = ((name, layer.weight[0, 0]) for name, layer in weights.layers(model) if not rows.refusal(layer, KINDS))
         layers = ranks if ranks is not None else [name for name, kernel in suited if kernel.numel() > 1]
 
     def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
@@ -157,4 +155,4 @@ def compress(
         chosen = ranks_for(layer, energy) if ranks is None else ranks[name]
         return factorize(layer, chosen, sweeps=sweeps), chosen
 
-    return factors.compress(model, form, KINDS, layers)
+    return rows.compress(model, form, KINDS, layers)

@@ -26,7 +26,7 @@ from torch.nn.utils import parametrize
 
 from lib import training
 from lib.datasets import Split
-from lib.precision import _integer
+from lib.precision.shared import integers
 
 
 def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequential:
@@ -159,9 +159,9 @@ class IntegerSum(nn.Module):
         weight = layer.weight.detach().double().numpy()
         weight = weight[:, :, None, None] if self.linear else weight
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
-        found = _integer.fraction(abs(weight).max(), bits)
+        found = integers.fraction(abs(weight).max(), bits)
         while True:  # bits are taken from the kernel until no input can make a sum overflow
-            kernel = _integer.encode(weight, found, bits)
+            kernel = integers.encode(weight, found, bits)
             start = np.floor(bias * 2.0 ** (fraction + found) + 0.5)
             output = fraction + found if output_bits == 32 else min(wanted, fraction + found + 15)
             shift = fraction + found - output
@@ -181,7 +181,7 @@ class IntegerSum(nn.Module):
     def forward(self, codes: np.ndarray) -> np.ndarray:
         before, kernel, after, bits = self.formats.tolist()
         codes = codes[:, :, None, None] if self.linear else codes
-        out = _integer.convolve(
+        out = integers.convolve(
             codes, self.kernel.numpy(), self.bias.numpy(), shift=before + kernel - after, bits=bits, **self.how
         )
         return out[:, :, 0, 0] if self.linear else out
@@ -205,22 +205,22 @@ class IntegerNetwork(nn.Module):
     def trace(self, images: Tensor) -> list[tuple[np.ndarray, int]]:
         """The codes of the images and those behind every step, each with its bits of fraction."""
         fraction = int(self.input)
-        found = [(_integer.encode(images.numpy(), fraction, self.bits), fraction)]
+        found = [(integers.encode(images.numpy(), fraction, self.bits), fraction)]
         for step in self.steps:
             codes, fraction = found[-1]
             if isinstance(step, IntegerSum):
                 found.append((step(codes), step.fraction))
             elif isinstance(step, nn.Tanh):
-                highest, table = 2 ** (self.bits - 1) - 1, _integer.tanh_table(self.bits)
-                shift = fraction - _integer.TANH_FRACTION
-                found.append((_integer.tanh(codes, table, shift, highest), self.bits - 1))
+                highest, table = 2 ** (self.bits - 1) - 1, integers.tanh_table(self.bits)
+                shift = fraction - integers.TANH_FRACTION
+                found.append((integers.tanh(codes, table, shift, highest), self.bits - 1))
             elif isinstance(step, nn.ReLU):
                 found.append((np.maximum(codes, 0), fraction))
             elif isinstance(step, nn.AvgPool2d):
-                found.append((_integer.mean_pool(codes), fraction))
+                found.append((integers.mean_pool(codes), fraction))
             elif isinstance(step, nn.MaxPool2d):
                 how = {"size": step.kernel_size, "stride": step.stride, "padding": step.padding}
-                found.append((_integer.max_pool(codes, **how), fraction))
+                found.append((integers.max_pool(codes, **how), fraction))
             else:
                 found.append((codes.reshape(len(codes), -1), fraction))
         return found
@@ -265,7 +265,7 @@ def integer(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
     values, steps = split.images.clone(), []  # a ReLU may compute in place
-    start = fraction = _integer.fraction(_peak(values, "the images"), bits)
+    start = fraction = integers.fraction(_peak(values, "the images"), bits)
     for i, layer in enumerate(layers):
         if i in sums and values.dim() != (2 if isinstance(layer, nn.Linear) else 4):
             raise ValueError(
@@ -277,9 +277,9 @@ def integer(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
             if not layer.weight.numel():
                 raise ValueError(f"{layer} has no weights: at least one input and one output are needed")
             behind = layers[i + 1] if i + 1 < len(layers) else None
-            wanted, width = _integer.fraction(peak, bits), bits
+            wanted, width = integers.fraction(peak, bits), bits
             if isinstance(behind, nn.Tanh):
-                wanted, width = _integer.TANH_FRACTION, 16
+                wanted, width = integers.TANH_FRACTION, 16
             elif i == sums[-1] and all(isinstance(each, nn.Flatten) for each in layers[i + 1 :]):
                 width = 32
             step = IntegerSum(layer, bits=bits, fraction=fraction, wanted=wanted, output_bits=width)

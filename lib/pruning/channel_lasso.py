@@ -23,8 +23,8 @@ import torch
 from scipy.linalg import cho_solve, solve_triangular
 from torch import Tensor, nn
 
-from lib import reconstruction
 from lib.datasets import Split
+from lib.pruning.shared import reconstruction
 
 
 def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:

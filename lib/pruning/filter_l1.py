@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lib import structure, training
-from lib.activations import captured, evaluating
 from lib.datasets import Split
+from lib.running import captured, evaluating
 from lib.structure import PER_CHANNEL, Group, Masks
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lib import activations, structure
+from lib import running, structure
 from lib.pruning.magnitude import largest
 
 LEVELS = ("weight", "kernel", "stride", "map")
@@ -127,7 +127,7 @@ def _maps(
 
 def multiply_adds(model: nn.Module, found: Mapping[str, Tensor], example_input: Tensor) -> int:
     """Multiply-adds of the named layers for one input, those with masked weights left out."""
-    with activations.captured(model, found) as flow, torch.no_grad():
+    with running.captured(model, found) as flow, torch.no_grad():
         model(example_input[:1])
     return sum(flow.outputs[name][0, 0].numel() * int(mask.sum()) for name, mask in found.items())
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lib import coding, training
+from lib import training
+from lib.coding import coders
 from lib.datasets import Split
 from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
 
@@ -37,7 +38,7 @@ class PrunedWeight(CompressedWeight):
         places = flat.nonzero().flatten()
         if 33 * len(places) > 32 * len(flat):  # too dense for places to pay
             return Encoding(tables={"value": flat})
-        fields, kept = coding.gaps(places.numpy(), coding.best_gap_bits(places.numpy(), filler_bits=32))
+        fields, kept = coders.gaps(places.numpy(), coders.best_gap_bits(places.numpy(), filler_bits=32))
         values = torch.zeros(len(fields))
         values[torch.from_numpy(kept)] = flat[places]
         return Encoding(symbols={"gap": torch.from_numpy(fields)}, tables={"value": values})
@@ -51,7 +52,7 @@ class PrunedWeight(CompressedWeight):
 
 def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     """A weight of zeros but for ``values``, each as far behind the last as its gap says; ValueError where outside."""
-    places = torch.from_numpy(coding.positions(fields.numpy()))
+    places = torch.from_numpy(coders.positions(fields.numpy()))
     weight = torch.zeros(shape.numel())
     if len(places) != len(values) or (len(places) and places[-1] >= len(weight)):
         raise ValueError(f"{len(values)} values at {len(places)} places do not fit a weight of shape {tuple(shape)}")

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import measure, structure, training
-from lib.activations import captured, evaluating
 from lib.datasets import Split
 from lib.pruning.filter_l1 import traced
+from lib.running import captured, evaluating
 from lib.structure import Group
 
 CRITERIA = ("weight", "mean", "deviation", "information", "taylor", "random")

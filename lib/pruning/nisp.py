@@ -27,8 +27,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from lib import structure, training
-from lib.activations import captured
 from lib.datasets import Split
+from lib.running import captured
 
 WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d

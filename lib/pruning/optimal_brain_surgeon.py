@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib import activations, training
+from lib import running, training
 from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.optimal_brain_damage import factor
@@ -240,7 +240,7 @@ def prune_layers(
     masks = {name: torch.ones_like(found[name].weight, dtype=torch.bool) for name in shares}
     shares = {name: share for name, share in shares.items() if share < 1}
     hessians = dict.fromkeys(shares, 0.0)
-    with activations.captured(model.eval(), shares) as flow, torch.no_grad():
+    with running.captured(model.eval(), shares) as flow, torch.no_grad():
         for images in data.images.split(batch_size):
             training.logits(model, images)
             for name in shares:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.activations import evaluating
 from lib.datasets import Split
 from lib.pruning.filter_l1 import traced
+from lib.running import evaluating
 from lib.structure import PER_CHANNEL, Masks
 
 

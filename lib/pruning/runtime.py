@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib import activations, measure, training
+from lib import measure, running, training
 from lib.datasets import Split
 
 
@@ -84,7 +84,7 @@ class RuntimeNetwork(nn.Module):
         if not names:
             raise ValueError(f"{type(model).__name__} has no convolution with at least {groups} channels to decide on")
         modes = {module: module.training for module in model.modules()}
-        with torch.no_grad(), activations.captured(model.eval(), names) as flow:
+        with torch.no_grad(), running.captured(model.eval(), names) as flow:
             training.logits(model, example_input[:1])
         for module, mode in modes.items():
             module.training = mode

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lib import reconstruction
 from lib.datasets import Split
+from lib.pruning.shared import reconstruction
 
 
 def removal_order(gram: Tensor) -> Tensor:

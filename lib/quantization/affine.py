@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lib import training
-from lib.activations import captured, evaluating
-from lib.quantization import _graph
+from lib.quantization.shared import graph
+from lib.running import captured, evaluating
 from lib.weights import CompressedWeight, Encoding, compress, layers
 
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -206,8 +206,8 @@ def simulate(
     Raises ValueError for a network that cannot be traced or holds what the integer network cannot compute.
     """
     check_bits(bits, 2 if symmetric else 1, 16)
-    network = _graph.traced(model)
-    _graph.insert(network, lambda edge: Activation(edge_bits if edge else bits))
+    network = graph.traced(model)
+    graph.insert(network, lambda edge: Activation(edge_bits if edge else bits))
     return quantize(network, bits=bits, per_channel=per_channel, symmetric=symmetric)
 
 
@@ -267,7 +267,7 @@ def correct_biases(network: nn.Module, model: nn.Module, images: Tensor) -> nn.M
     if len(images) == 0:
         raise ValueError("there are no images to correct biases with: at least one is needed")
     names = [name for name, layer in layers(network) if layer.bias is not None]
-    original = _graph.traced(model)
+    original = graph.traced(model)
     with captured(original, names) as exact, evaluating(network):
         training.logits(original, images)
         for name in names:

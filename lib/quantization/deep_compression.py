@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import coding
+from lib.coding import coders
 from lib.pruning.magnitude import scatter
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
 from lib.quantization.scalar_kmeans import SharedWeight, bits_of, check_names
@@ -54,8 +54,8 @@ class PrunedSharedWeight(SharedWeight):
     def encode(self, centroids: Tensor) -> Encoding:
         places = self.places.numpy()
         code_bits = max(1.0, np.log2(max(1, len(centroids))))
-        bits = self.gap_bits or coding.best_gap_bits(places, filler_bits=code_bits)
-        fields, kept = coding.gaps(places, bits)
+        bits = self.gap_bits or coders.best_gap_bits(places, filler_bits=code_bits)
+        fields, kept = coders.gaps(places, bits)
         codes = torch.zeros(len(fields), dtype=torch.int64)
         codes[torch.from_numpy(kept)] = self.codes + 1
         return Encoding(symbols={"code": codes, "gap": torch.from_numpy(fields)}, tables={"centroid": centroids})

@@ -14,7 +14,7 @@ no quantizer of single values is better in the limit of small cells (gish1968asy
 import numpy as np
 from torch import nn
 
-from lib import coding
+from lib.coding import coders
 from lib.quantization.hessian_weighted_kmeans import Importance, share_together
 from lib.quantization.optimal_kmeans import Codebook
 
@@ -59,7 +59,7 @@ def rate(codes: np.ndarray) -> float:
     lowest = codes.min(initial=0)
     spread = codes.max(initial=0) - lowest
     counts = np.bincount(codes - lowest) if spread < 2**24 else np.unique(codes, return_counts=True)[1]
-    return coding.entropy_bits(counts) / max(1, len(codes))
+    return coders.entropy_bits(counts) / max(1, len(codes))
 
 
 def step_for(values: np.ndarray, bits: float) -> float:

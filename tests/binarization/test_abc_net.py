@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib import models, storage, training
-from lib.binarization import abc_net, binaryconnect, inference
-from lib.binarization._signs import Binarized, Sign, norm_before
+from lib.binarization import abc_net, binaryconnect
 from lib.binarization.abc_net import (
     KINDS,
     MOST,
@@ -26,6 +25,8 @@ from lib.binarization.abc_net import (
 )
 from lib.binarization.bipolar_regularizer import residual_signs
 from lib.binarization.bwn import BinaryWeight
+from lib.binarization.shared import inference
+from lib.binarization.shared.signs import Binarized, Sign, norm_before
 from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import Encoding, compress, compressed_form, layers

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from lib import datasets, models, training
-from lib.binarization import binaryconnect, bnn, kernels
-from lib.binarization._signs import EPSILON, Binarized, SignActivation
+from lib.binarization import binaryconnect, bnn
 from lib.binarization.binaryconnect import BinaryConnectWeight
+from lib.binarization.shared import kernels
+from lib.binarization.shared.signs import EPSILON, Binarized, SignActivation
 from lib.datasets import Split
 from lib.weights import compress, compressed_form, layers
 

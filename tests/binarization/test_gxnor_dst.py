@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib import models, storage, training
-from lib.binarization import gxnor_dst, inference
-from lib.binarization._signs import Binarized
+from lib.binarization import gxnor_dst
 from lib.binarization.gxnor_dst import (
     DERIVATIVES,
     INCREMENTS,
@@ -24,6 +23,8 @@ from lib.binarization.gxnor_dst import (
     ternary_dot,
     transition,
 )
+from lib.binarization.shared import inference
+from lib.binarization.shared.signs import Binarized
 from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import compress, compressed_form, layers

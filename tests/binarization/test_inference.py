@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional
 
 from lib import models, storage
-from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, kernels, xnor_net
-from lib.binarization._signs import NORMS, Binarized, SignActivation, clip
+from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization.abc_net import AbcActivation, AbcWeight
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
 from lib.binarization.gxnor_dst import DiscreteStateTransition, TernaryActivation, TernaryStates
-from lib.binarization.inference import BitLayer, bases, convert
+from lib.binarization.shared import kernels
+from lib.binarization.shared.inference import BitLayer, bases, convert
+from lib.binarization.shared.signs import NORMS, Binarized, SignActivation, clip
 from lib.vision import torchvision
 from lib.weights import compress, decompress, layers, replace
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lib.binarization import _vector, kernels
+from lib.binarization.shared import kernels, vector
 
 INF, NAN = float("inf"), float("nan")
 LENGTHS = st.one_of(st.integers(0, 140), st.sampled_from([63, 64, 65, 127, 128, 192, 256, 257, 1000]))
@@ -404,15 +404,15 @@ def test_images_must_fit_the_filters():
 
 @numba.njit("int64(int64, int64)")
 def popcounts(turns, seed):
-    return _vector.popcounts(turns, seed)
+    return vector.popcounts(turns, seed)
 
 
 @numba.njit("float64(int64, int64)")
 def multiply_adds(turns, seed):
-    return _vector.multiply_adds(turns, seed)
+    return vector.multiply_adds(turns, seed)
 
 
-_whole, _real = _vector.tile(4, False), _vector.tile(3, True)
+_whole, _real = vector.tile(4, False), vector.tile(3, True)
 
 
 @numba.njit("void(uint64[:, ::1], uint64[:, ::1], int32[:, ::1], int64)")
@@ -427,14 +427,14 @@ def real_tile(a, b, out, length):
 
 @numba.njit("UniTuple(int64, 3)(float32[::1], float32[::1], int64)")
 def signs(values, thresholds, count):
-    return _vector.signs(values.ctypes.data, thresholds.ctypes.data, count)
+    return vector.signs(values.ctypes.data, thresholds.ctypes.data, count)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 7, 100])
 @pytest.mark.parametrize("seed", [1, 12345, 2**60 + 7])
 def test_counts_in_registers_are_those_of_python(turns, seed):
     total = 0
-    for chain in range(_vector.CHAINS):  # the first lane of each
+    for chain in range(vector.CHAINS):  # the first lane of each
         other = seed * (16 * chain + 3) % 2**64
         total ^= sum((turn ^ other).bit_count() for turn in range(turns))
     assert popcounts(turns, seed) == total
@@ -442,21 +442,21 @@ def test_counts_in_registers_are_those_of_python(turns, seed):
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 7, 100])
 def test_fused_multiply_adds_are_those_by_hand(turns):
-    assert multiply_adds(turns, 1) == turns * _vector.CHAINS
+    assert multiply_adds(turns, 1) == turns * vector.CHAINS
     assert multiply_adds(turns, 0) == 0
-    assert multiply_adds(min(turns, 7), 2) == (2 ** (min(turns, 7) + 1) - 2) * _vector.CHAINS  # x <- 2 x + 2
+    assert multiply_adds(min(turns, 7), 2) == (2 ** (min(turns, 7) + 1) - 2) * vector.CHAINS  # x <- 2 x + 2
 
 
 @pytest.mark.parametrize("words", [0, 1, 2, 9])
 @pytest.mark.parametrize(("tile", "rows", "dtype"), [(whole_tile, 4, np.int32), (real_tile, 3, np.float32)])
 def test_a_tile_writes_its_rows_and_nothing_else(tile, rows, dtype, words):
     random = np.random.default_rng(words)
-    a, b = (random.integers(0, 2**64, shape, dtype=np.uint64) for shape in ((rows, words), (words, _vector.LANES)))
+    a, b = (random.integers(0, 2**64, shape, dtype=np.uint64) for shape in ((rows, words), (words, vector.LANES)))
     out = np.full((rows + 1, 20), 7, dtype=dtype)
     tile(a, b, out, 64 * words + 5)
     expected = np.full_like(out, 7)
     counts = np.bitwise_count(a[:, :, None] ^ b[None]).sum(1, dtype=np.int64)
-    expected[:rows, : _vector.LANES] = 64 * words + 5 - 2 * counts
+    expected[:rows, : vector.LANES] = 64 * words + 5 - 2 * counts
     assert np.array_equal(out, expected)
 
 
@@ -475,7 +475,7 @@ def test_sixty_four_comparisons_are_three_words_and_read_no_further_than_the_cou
 def test_a_processor_without_wide_vectors_gives_the_same_products(tmp_path):
     code = """
 import torch
-from lib.binarization import kernels
+from lib.binarization.shared import kernels
 draw = torch.Generator().manual_seed(0)
 a, b = torch.randn(9, 130, generator=draw).sign(), torch.randn(21, 130, generator=draw).sign()
 assert torch.equal(kernels.product(kernels.pack(a), kernels.pack(b)), (a @ b.T).int())

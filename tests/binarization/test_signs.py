@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from lib import models, storage, training
 from lib.binarization import bnn, bwn, xnor_net
-from lib.binarization._signs import (
+from lib.binarization.binaryconnect import BinaryConnectWeight
+from lib.binarization.bwn import BinaryWeight
+from lib.binarization.shared.signs import (
     Binarized,
     Sign,
     SignActivation,
@@ -20,8 +22,6 @@ from lib.binarization._signs import (
     read_signs,
     rescaled,
 )
-from lib.binarization.binaryconnect import BinaryConnectWeight
-from lib.binarization.bwn import BinaryWeight
 from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import compress, compressed_form, decompress, layers

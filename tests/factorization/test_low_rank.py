@@ -9,9 +9,10 @@ from sklearn.decomposition import TruncatedSVD
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lib import factorization, measure, models, storage, training
+from lib import measure, models, storage, training
 from lib.datasets import Split
 from lib.factorization import low_rank
+from lib.factorization.shared import rows
 from lib.pruning import magnitude
 from lib.vision import torchvision
 
@@ -179,9 +180,7 @@ def test_models_that_we_did_not_write(name):
     for layer in layers[:3]:
         weight = model.get_submodule(layer).weight
         factors = low_rank.factorize(model.get_submodule(layer), min(weight.flatten(1).shape))
-        assert torch.allclose(
-            factorization.weights.replace(copy.deepcopy(model), layer, factors)(x), model(x), atol=1e-3
-        )
+        assert torch.allclose(rows.weights.replace(copy.deepcopy(model), layer, factors)(x), model(x), atol=1e-3)
     small, report = low_rank.compress(model, rank=4, layers=layers)
     assert small(x).shape == (1, 10) and measure.parameters(small) < measure.parameters(model)
     assert measure.parameters(model) - measure.parameters(small) == sum(row.before - row.after for row in report)

@@ -11,14 +11,7 @@ from torch import nn
 from lib import models, storage
 from lib.datasets import Split
 from lib.precision import fixed_point
-from lib.precision.dynamic_fixed_point import (
-    LIMITS,
-    DynamicFixedPoint,
-    HalfFloat,
-    Range,
-    find_ranges,
-    quantize,
-)
+from lib.precision.dynamic_fixed_point import LIMITS, DynamicFixedPoint, HalfFloat, Range, find_ranges, quantize
 from lib.precision.fixed_point import Arithmetic, computing, train
 from lib.vision import torchvision
 

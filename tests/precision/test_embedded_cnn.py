@@ -11,7 +11,8 @@ from torch import nn
 
 from lib import measure, models, storage
 from lib.datasets import Split
-from lib.precision import _integer, embedded_cnn, fixed_point
+from lib.precision import embedded_cnn, fixed_point
+from lib.precision.shared import integers
 from lib.vision import torchvision
 
 
@@ -68,11 +69,11 @@ def test_the_convolution_is_that_of_python_integers(shape, kernel, how, shift):
     bias = np.array([(-1) ** i * 1000 * i for i in range(kernel[0])], np.int32)
     full = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1} | how
     for bits in (8, 16):
-        found = _integer.convolve(x, k, bias, shift=shift, bits=bits, **how)
+        found = integers.convolve(x, k, bias, shift=shift, bits=bits, **how)
         assert found.dtype == np.int16
         np.testing.assert_array_equal(found, by_hand(x, k, bias, shift=shift, bits=bits, **full))
     if shift == 0:
-        sums = _integer.convolve(x, k, bias, **how)
+        sums = integers.convolve(x, k, bias, **how)
         assert sums.dtype == np.int32
         np.testing.assert_array_equal(sums, by_hand(x, k, bias, shift=0, bits=32, **full))
 
@@ -80,26 +81,26 @@ def test_the_convolution_is_that_of_python_integers(shape, kernel, how, shift):
 def test_maps_larger_than_a_block_are_exact():
     x, k = codes((1, 2, 70, 90)), codes((3, 2, 5, 5), bits=9, seed=1)
     exact = nn.functional.conv2d(torch.from_numpy(x).double(), torch.from_numpy(k).double())  # below 2^53
-    np.testing.assert_array_equal(_integer.convolve(x, k, np.zeros(3, np.int32)), exact.long().numpy())
+    np.testing.assert_array_equal(integers.convolve(x, k, np.zeros(3, np.int32)), exact.long().numpy())
 
 
 def test_shapes_that_do_not_fit_are_refused():
     k, bias = codes((2, 3, 3, 3)), np.zeros(2, np.int32)
     with pytest.raises(ValueError, match="4 maps meet a kernel of 2 x 3 in 1 groups with 2 biases: 3 maps are needed"):
-        _integer.convolve(codes((1, 4, 5, 5)), k, bias)
+        integers.convolve(codes((1, 4, 5, 5)), k, bias)
     with pytest.raises(ValueError, match="maps of 2 x 5 are too small for a kernel of 3 x 3"):
-        _integer.convolve(codes((1, 3, 2, 5)), k, bias)
+        integers.convolve(codes((1, 3, 2, 5)), k, bias)
 
 
 @pytest.mark.parametrize(("stride", "side"), [(1, 9), (2, 12), (1, 10)])
 def test_fused_sums_are_the_sums_of_four_before_the_shift(stride, side):
     x, k = codes((2, 3, side, side)), codes((4, 3, 3, 3), bits=8, seed=1)
-    apart = _integer.convolve(x, k, np.zeros(4, np.int32), stride=(stride, stride)).astype(np.int64)
+    apart = integers.convolve(x, k, np.zeros(4, np.int32), stride=(stride, stride)).astype(np.int64)
     rows, columns = (n // 2 * 2 for n in apart.shape[2:])
     apart = apart[:, :, :rows, :columns].reshape(2, 4, rows // 2, 2, columns // 2, 2).sum((3, 5))
     wide = embedded_cnn.fused_kernel(torch.from_numpy(k), step=stride).numpy()
     assert wide.shape == (4, 3, 3 + stride, 3 + stride) and wide.dtype == np.int16
-    fused = _integer.convolve(x, wide, np.zeros(4, np.int32), stride=(2 * stride,) * 2)
+    fused = integers.convolve(x, wide, np.zeros(4, np.int32), stride=(2 * stride,) * 2)
     np.testing.assert_array_equal(fused, apart)
 
 
@@ -134,36 +135,36 @@ def test_what_cannot_be_fused_stays():
 @pytest.mark.parametrize("entries", [4, 7, 10])
 def test_the_table_of_tanh_keeps_its_bound(bits, entries):
     every = np.arange(-(2**15), 2**15).astype(np.int16)
-    table, highest = _integer.tanh_table(bits, entries), 2 ** (bits - 1) - 1
+    table, highest = integers.tanh_table(bits, entries), 2 ** (bits - 1) - 1
     assert len(table) == 2**entries + 1
-    found = _integer.tanh(every, table, 0, highest)
-    exact = np.tanh(every / 2.0**_integer.TANH_FRACTION)
+    found = integers.tanh(every, table, 0, highest)
+    exact = np.tanh(every / 2.0**integers.TANH_FRACTION)
     error = np.abs(found / 2.0 ** (bits - 1) - exact)
     inside = np.abs(exact) <= 1 - 2.0**-bits  # beyond, the result is the largest code
     h = 2.0 ** (3 - entries)
-    bound = 2.0**-bits * (1 + 4 / 2**_integer.GUARD) + h * h / 8 * 4 / (3 * math.sqrt(3))
-    assert error[inside].max() <= bound <= _integer.tanh_error(bits, entries)
-    assert error.max() <= _integer.tanh_error(bits, entries)
+    bound = 2.0**-bits * (1 + 4 / 2**integers.GUARD) + h * h / 8 * 4 / (3 * math.sqrt(3))
+    assert error[inside].max() <= bound <= integers.tanh_error(bits, entries)
+    assert error.max() <= integers.tanh_error(bits, entries)
     np.testing.assert_array_equal(found[1:], -found[1:][::-1])  # odd
     assert (np.diff(found.astype(int)) >= 0).all()
 
 
 def test_tanh_reads_codes_of_other_fractions():
-    table = _integer.tanh_table(16)
+    table = integers.tanh_table(16)
     every = np.arange(-(2**15), 2**15, 7).astype(np.int16)
     for fraction in (17, 14, 11, 6, -4):
-        shift = fraction - _integer.TANH_FRACTION
-        found = _integer.tanh(every, table, shift, 2**15 - 1) / 2.0**15
+        shift = fraction - integers.TANH_FRACTION
+        found = integers.tanh(every, table, shift, 2**15 - 1) / 2.0**15
         rounding = 2.0**-13 if shift > 0 else 0
-        assert np.abs(found - np.tanh(every / 2.0**fraction)).max() <= rounding + _integer.tanh_error(16, 10)
+        assert np.abs(found - np.tanh(every / 2.0**fraction)).max() <= rounding + integers.tanh_error(16, 10)
 
 
 def test_pooling_is_that_of_integers():
     x = codes((2, 3, 5, 7))
     exact = x[:, :, :4, :6].astype(np.int64).reshape(2, 3, 2, 2, 3, 2).sum((3, 5))
-    np.testing.assert_array_equal(_integer.mean_pool(x), (exact + 2) // 4)
+    np.testing.assert_array_equal(integers.mean_pool(x), (exact + 2) // 4)
     for size, stride, padding in ((2, 2, 0), (3, 2, 0), (3, 2, 1)):
-        found = _integer.max_pool(x, size=size, stride=stride, padding=padding)
+        found = integers.max_pool(x, size=size, stride=stride, padding=padding)
         expected = nn.functional.max_pool2d(torch.from_numpy(x).double(), size, stride, padding)
         np.testing.assert_array_equal(found, expected.long().numpy())
 
@@ -172,14 +173,14 @@ def test_pooling_is_that_of_integers():
     ("peak", "bits", "expected"), [(1, 16, 14), (0.99, 8, 7), (0.9999, 8, 6), (7.9, 16, 12), (0, 8, 30)]
 )
 def test_a_fraction_leaves_room_for_the_peak(peak, bits, expected):
-    assert _integer.fraction(peak, bits) == expected
+    assert integers.fraction(peak, bits) == expected
 
 
 def exactly(network, x):
     """What an integer network computes, by exact float64 convolutions and the same rules: a second implementation."""
     fraction, bits = int(network.input), network.bits
     x = torch.floor(x.double() * 2.0**fraction + 0.5).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    table = torch.from_numpy(_integer.tanh_table(bits)).double()
+    table = torch.from_numpy(integers.tanh_table(bits)).double()
     for step in network.steps:
         if isinstance(step, embedded_cnn.IntegerSum):
             before, kernel, after, width = step.formats.tolist()

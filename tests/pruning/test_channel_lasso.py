@@ -11,9 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 from torch import nn
 
-from lib import reconstruction, structure
+from lib import structure
 from lib.datasets import Split
 from lib.pruning import channel_lasso, thinet
+from lib.pruning.shared import reconstruction
 from lib.vision import torchvision
 
 

@@ -9,9 +9,9 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from lib import models, structure
-from lib.activations import captured
 from lib.datasets import Split
 from lib.pruning import nisp
+from lib.running import captured
 from lib.vision import torchvision
 
 

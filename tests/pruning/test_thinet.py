@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lib import models, reconstruction, structure
+from lib import models, structure
 from lib.datasets import Split
 from lib.pruning import thinet
+from lib.pruning.shared import reconstruction
 from lib.vision import torchvision
 
 

@@ -10,9 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib import models, storage
-from lib.activations import captured
 from lib.datasets import Split
-from lib.quantization import _graph, _integer, _kernels
 from lib.quantization.affine import (
     Activation,
     AffineWeight,
@@ -23,6 +21,8 @@ from lib.quantization.affine import (
     quantize,
     simulate,
 )
+from lib.quantization.shared import graph, integer_network, torch_kernels
+from lib.running import captured
 from lib.training import error_pct
 from lib.vision import torchvision
 from lib.weights import layers
@@ -255,7 +255,7 @@ def test_folded_batch_norm_answers_the_same():
                 module.weight.data.uniform_(-2, 2)
                 module.bias.data.normal_()
         x = rand(2, 3, side, side)
-        folded = _graph.traced(model)
+        folded = graph.traced(model)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         with torch.no_grad():
             expected = model.eval()(x)
@@ -311,10 +311,10 @@ def test_rescaling_is_that_of_python_integers_and_one_step_from_the_real_product
     generator = torch.Generator().manual_seed(0)
     q = torch.cat([torch.randint(-(2**30), 2**30, (150,), generator=generator), torch.arange(-50, 51) * 2**9])
     for factor in (0.5, 0.25, 0.003, 0.9999999999, 1e-9, 0.7071, 1.0, 3.7, 2.0**-31):
-        m0, exponent = _integer.multiplier(torch.tensor(factor, dtype=torch.float64))
+        m0, exponent = integer_network.multiplier(torch.tensor(factor, dtype=torch.float64))
         assert 2**30 <= m0 < 2**31 and math.isclose(m0.item() / 2**31 * 2.0 ** exponent.item(), factor, rel_tol=1e-9)
         inside = q[(q.abs() << exponent.clamp(min=0)) < 2**31]
-        found = _integer.rescale(inside, m0, exponent)
+        found = integer_network.rescale(inside, m0, exponent)
         assert found.tolist() == [exactly(x, m0.item(), exponent.item()) for x in inside.tolist()]
         assert (found - (factor * inside.double()).round()).abs().max() <= 1
 
@@ -322,14 +322,16 @@ def test_rescaling_is_that_of_python_integers_and_one_step_from_the_real_product
 def test_rounding_once_is_half_up():
     q = torch.arange(-300, 301) * 71
     for factor in (0.5, 0.25, 0.01, 0.7071, 1.0, 2.5):
-        m0, exponent = _integer.multiplier(torch.tensor(factor, dtype=torch.float64))
-        found = _integer.rescale(q, m0, exponent, rounding="once")
+        m0, exponent = integer_network.multiplier(torch.tensor(factor, dtype=torch.float64))
+        found = integer_network.rescale(q, m0, exponent, rounding="once")
         exact = [Fraction(x * m0.item(), 2**31) * Fraction(2) ** exponent.item() for x in q.tolist()]
         assert found.tolist() == [math.floor(x + Fraction(1, 2)) for x in exact]
 
 
 def test_a_factor_below_two_to_the_minus_31_gives_zero():
-    assert _integer.rescale(torch.tensor([2**31 - 1]), *_integer.multiplier(torch.tensor(1e-12))).item() == 0
+    assert (
+        integer_network.rescale(torch.tensor([2**31 - 1]), *integer_network.multiplier(torch.tensor(1e-12))).item() == 0
+    )
 
 
 @pytest.mark.parametrize("z2", [0, 3])
@@ -338,10 +340,10 @@ def test_four_sums_are_the_sum_of_products(z2):
     q1 = torch.randint(-128, 128, (7, 12), generator=generator)
     q2 = torch.randint(-127, 128, (5, 12), generator=generator)
     zeros = torch.full((5,), z2) * torch.arange(5)
-    found = _integer.accumulate(q1.int(), -11, q2.int(), zeros.int(), functional.linear)
+    found = integer_network.accumulate(q1.int(), -11, q2.int(), zeros.int(), functional.linear)
     assert torch.equal(found.long(), (q1 + 11) @ (q2 - zeros[:, None]).T)
     image, kernel = q1.reshape(1, 7, 3, 4), torch.randint(-127, 128, (5, 7, 2, 2), generator=generator)
-    found = _integer.accumulate(image.int(), -11, kernel.int(), zeros.int(), functional.conv2d)
+    found = integer_network.accumulate(image.int(), -11, kernel.int(), zeros.int(), functional.conv2d)
     assert torch.equal(found.long(), functional.conv2d(image + 11, kernel - zeros.reshape(-1, 1, 1, 1)))
 
 
@@ -349,7 +351,7 @@ def test_the_integer_product_is_the_product_of_the_real_numbers():
     a, b = rand(9, 30), rand(4, 30, seed=1)
     ga, gb = grid(a.min(), a.max()), grid(b.amin(1, keepdim=True), b.amax(1, keepdim=True))
     qa, qb = ga.quantize(a), gb.quantize(b)
-    total = _integer.accumulate(qa.int(), ga.zero.item(), qb.int(), gb.zero.flatten().int(), functional.linear)
+    total = integer_network.accumulate(qa.int(), ga.zero.item(), qb.int(), gb.zero.flatten().int(), functional.linear)
     real = (ga.scale.double() * (qa - ga.zero)) @ (gb.scale.double() * (qb - gb.zero)).T
     torch.testing.assert_close(total * ga.scale.double() * gb.scale.double().T, real, rtol=1e-9, atol=1e-9)
 
@@ -368,7 +370,7 @@ def by_hand(simulated, x):
         for channel, kernel in enumerate(codes):
             step = before.scale.double() * scale[channel].double()
             bias = 0 if layer.bias is None else round((layer.bias[channel].double() / step).item())
-            m = [v.item() for v in _integer.multiplier(step / after.scale.double())]
+            m = [v.item() for v in integer_network.multiplier(step / after.scale.double())]
             if isinstance(layer, nn.Linear):
                 flat = [v for plane in q for row in plane for v in row]
                 totals = [bias + sum((a - z1) * (b - zeros[channel]) for a, b in zip(flat, kernel, strict=True))]
@@ -405,7 +407,7 @@ def test_a_network_is_that_of_python_integers(per_channel, symmetric, bits):
     model.add_module("fc", nn.Linear(3 * 16, 4))
     images = rand(20, 2, 4, 4)
     simulated = simulate(model, bits=bits, per_channel=per_channel, symmetric=symmetric)
-    network = _integer.convert(calibrate(simulated, images))
+    network = integer_network.convert(calibrate(simulated, images))
     last = activations(simulated)[-1].grid()
     for i in range(3):
         found = last.quantize(network(images[i : i + 1]))[0].tolist()
@@ -415,8 +417,8 @@ def test_a_network_is_that_of_python_integers(per_channel, symmetric, bits):
 def sum_by_hand(a, b, ga, gb, after):
     """TensorFlow Lite's addition with Python's integers."""
     twice = 2 * max(ga.scale.double(), gb.scale.double())
-    m = [[v.item() for v in _integer.multiplier(g.scale.double() / twice)] for g in (ga, gb)]
-    out = [v.item() for v in _integer.multiplier(twice / (2**20 * after.scale.double()))]
+    m = [[v.item() for v in integer_network.multiplier(g.scale.double() / twice)] for g in (ga, gb)]
+    out = [v.item() for v in integer_network.multiplier(twice / (2**20 * after.scale.double()))]
     total = exactly((a - ga.zero.item()) << 20, *m[0]) + exactly((b - gb.zero.item()) << 20, *m[1])
     return min(after.high, max(after.low, after.zero.item() + exactly(total, *out)))
 
@@ -425,17 +427,17 @@ def test_sums_and_means_are_those_of_python_integers():
     ga, gb, after = grid(-1.0, 3.0), grid(-0.2, 0.1), grid(-1.1, 2.5)
     a, b = torch.randint(-128, 128, (2, 300), generator=torch.Generator().manual_seed(0)).int()
     expected = [sum_by_hand(*pair, ga, gb, after) for pair in zip(a.tolist(), b.tolist(), strict=True)]
-    assert _integer.Sum(ga, gb, after)(a, b).tolist() == expected
+    assert integer_network.Sum(ga, gb, after)(a, b).tolist() == expected
     real = after.quantize(ga.dequantize(a) + gb.dequantize(b))
     assert (torch.tensor(expected) - real).abs().max() <= 1
     maps = a[:288].reshape(2, 4, 6, 6)
     for layer in (nn.AvgPool2d(2), nn.AvgPool2d(3, 2), nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((2, None))):
-        found = _integer.Mean(layer, ga, after)(maps)
+        found = integer_network.Mean(layer, ga, after)(maps)
         assert (found - after.quantize(layer(ga.dequantize(maps)))).abs().max() <= 1
-    m = [v.item() for v in _integer.multiplier(ga.scale.double() / (36 * after.scale.double()))]
+    m = [v.item() for v in integer_network.multiplier(ga.scale.double() / (36 * after.scale.double()))]
     totals = (maps.long() - ga.zero).sum((2, 3)).flatten().tolist()
     expected = [min(127, max(-128, after.zero.item() + exactly(t, *m))) for t in totals]
-    assert _integer.Mean(nn.AdaptiveAvgPool2d(1), ga, after)(maps).flatten().tolist() == expected
+    assert integer_network.Mean(nn.AdaptiveAvgPool2d(1), ga, after)(maps).flatten().tolist() == expected
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
@@ -443,16 +445,16 @@ def test_sums_and_means_are_those_of_python_integers():
 def test_with_rounded_biases_and_one_rounding_the_simulated_network_is_the_integer_network(build, bits):
     images = torch.rand(6, 1, 28, 28) if build is models.lenet_300_100 else torch.rand(6, 3, 16, 16)
     simulated = calibrate(simulate(build(), bits=bits), images)
-    _integer.round_biases(simulated)
+    integer_network.round_biases(simulated)
     step = activations(simulated)[-1].grid().scale
     with torch.no_grad():
-        steps = ((simulated(images) - _integer.convert(simulated, rounding="once")(images)) / step).round().abs()
+        steps = ((simulated(images) - integer_network.convert(simulated, rounding="once")(images)) / step).round().abs()
     assert steps.max() == 0 if build is models.lenet_300_100 else steps.max() <= 2  # sums of residuals can tie
 
 
 def test_windows_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="windows of one size"):
-        _integer.Mean(nn.AdaptiveAvgPool2d(4), grid(0.0, 1.0), grid(0.0, 1.0))(torch.zeros(1, 1, 6, 6).int())
+        integer_network.Mean(nn.AdaptiveAvgPool2d(4), grid(0.0, 1.0), grid(0.0, 1.0))(torch.zeros(1, 1, 6, 6).int())
 
 
 @pytest.mark.parametrize(
@@ -471,7 +473,7 @@ def test_convolutions_of_all_kinds_follow_the_simulated_ones(layer):
     simulated = calibrate(simulate(model), images)
     step = activations(simulated)[-1].grid().scale
     with torch.no_grad():
-        assert (simulated(images) - _integer.convert(simulated)(images)).abs().max() <= 1.01 * step
+        assert (simulated(images) - integer_network.convert(simulated)(images)).abs().max() <= 1.01 * step
 
 
 def test_one_dimension_one_sample_and_functions_instead_of_modules():
@@ -486,7 +488,7 @@ def test_one_dimension_one_sample_and_functions_instead_of_modules():
 
     simulated = calibrate(simulate(Net()), rand(1, 1, 8))
     step = activations(simulated)[-1].grid().scale
-    assert (simulated(rand(1, 1, 8)) - _integer.convert(simulated)(rand(1, 1, 8))).abs().max() <= 1.01 * step
+    assert (simulated(rand(1, 1, 8)) - integer_network.convert(simulated)(rand(1, 1, 8))).abs().max() <= 1.01 * step
 
 
 def test_a_bias_too_large_for_its_channel_takes_a_coarser_scale():
@@ -497,20 +499,20 @@ def test_a_bias_too_large_for_its_channel_takes_a_coarser_scale():
     images = torch.rand(9, 4)
     simulated = calibrate(simulate(model), images)
     step = activations(simulated)[-1].grid().scale
-    assert (simulated(images) - _integer.convert(simulated)(images)).abs().max() <= 1.01 * step
+    assert (simulated(images) - integer_network.convert(simulated)(images)).abs().max() <= 1.01 * step
 
 
 def test_sums_that_may_leave_int32_and_networks_without_grids_are_refused():
     simulated = calibrate(simulate(nn.Linear(4, 2), bits=16, edge_bits=16), torch.rand(2, 4))
     with pytest.raises(ValueError, match="int32 ends at 2147483647, take fewer bits"):
-        _integer.convert(simulated)
-    for model in (nn.Linear(2, 2), _graph.traced(nn.Linear(2, 2))):
+        integer_network.convert(simulated)
+    for model in (nn.Linear(2, 2), graph.traced(nn.Linear(2, 2))):
         with pytest.raises(ValueError, match="has no grids"):
-            _integer.convert(model)
+            integer_network.convert(model)
     with pytest.raises(ValueError, match="no image has gone through"):
-        _integer.convert(simulate(nn.Linear(2, 2)))
+        integer_network.convert(simulate(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="rounding must be one of twice, once, not 'up'"):
-        _integer.convert(simulate(nn.Linear(2, 2)), rounding="up")
+        integer_network.convert(simulate(nn.Linear(2, 2)), rounding="up")
 
 
 # --- whole networks, and torch's kernels as a second implementation --------------------------------------------------
@@ -521,9 +523,9 @@ def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
     model, images = getattr(models, name)(), torch.rand(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     simulated = calibrate(simulate(model), images)
     step = activations(simulated)[-1].grid().scale
-    networks = [_integer.convert(simulated)]
-    if _kernels.kernels_available():
-        networks.append(_kernels.convert_to_kernels(simulated))
+    networks = [integer_network.convert(simulated)]
+    if torch_kernels.kernels_available():
+        networks.append(torch_kernels.convert_to_kernels(simulated))
     with torch.no_grad():
         expected = simulated(images)
         for network in networks:
@@ -534,22 +536,22 @@ def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
 
 
 def test_the_processor_is_named_and_missing_kernels_are_said(monkeypatch):
-    assert all(_kernels.processor().values())
-    monkeypatch.setattr(_kernels, "exact_engine", lambda preferred: None)
-    assert _kernels.processor()["kernels for 8 bits"] == "none that is exact: int32 without kernels"
-    assert not _kernels.kernels_available()
+    assert all(torch_kernels.processor().values())
+    monkeypatch.setattr(torch_kernels, "exact_engine", lambda preferred: None)
+    assert torch_kernels.processor()["kernels for 8 bits"] == "none that is exact: int32 without kernels"
+    assert not torch_kernels.kernels_available()
     with pytest.raises(ValueError, match="no quantized kernels that add exactly on this processor: use convert"):
-        _kernels.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
+        torch_kernels.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
 
 
 @pytest.mark.parametrize("wrong", [["x86"], ["x86", "fbgemm"], ["x86", "fbgemm", "onednn"]])
 def test_engines_that_cut_sums_off_are_not_used(monkeypatch, wrong):
-    exact = [name for name in ("fbgemm", "onednn", "qnnpack") if name not in wrong and _kernels.adds_exactly(name)]
-    right, before = _kernels.adds_exactly, torch.backends.quantized.engine
-    monkeypatch.setattr(_kernels, "adds_exactly", lambda name: name not in wrong and right(name))
-    _kernels.exact_engine.cache_clear()
-    assert _kernels.exact_engine("x86") == next(iter(exact), None)
-    _kernels.exact_engine.cache_clear()
+    exact = [name for name in ("fbgemm", "onednn", "qnnpack") if name not in wrong and torch_kernels.adds_exactly(name)]
+    right, before = torch_kernels.adds_exactly, torch.backends.quantized.engine
+    monkeypatch.setattr(torch_kernels, "adds_exactly", lambda name: name not in wrong and right(name))
+    torch_kernels.exact_engine.cache_clear()
+    assert torch_kernels.exact_engine("x86") == next(iter(exact), None)
+    torch_kernels.exact_engine.cache_clear()
     assert torch.backends.quantized.engine == before
 
 
@@ -563,7 +565,7 @@ KINDS = {
 }
 
 
-@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no exact kernels here")
+@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no exact kernels here")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("signs", ["ones", "random", "mostly ones"])
 def test_the_largest_values_are_added_exactly_by_the_kernels(kind, signs):
@@ -578,11 +580,11 @@ def test_the_largest_values_are_added_exactly_by_the_kernels(kind, signs):
     step = activations(simulated)[-1].grid().scale
     with torch.no_grad():
         expected = simulated(x)
-        for convert in (_integer.convert, _kernels.convert_to_kernels):
+        for convert in (integer_network.convert, torch_kernels.convert_to_kernels):
             assert ((convert(simulated)(x) - expected) / step).abs().max() < 1.01
 
 
-@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_a_layer_of_torch_ao_is_the_same():
     from torch.ao.nn import quantized
 
@@ -592,18 +594,18 @@ def test_a_layer_of_torch_ao_is_the_same():
     first, last = (each.grid() for each in activations(simulated))
     form, weight = simulated.get_submodule("0").parametrizations.weight[0], layer.weight.detach()
     scale = form.grid(weight).scale.flatten().double()
-    with _kernels._quiet():
+    with torch_kernels._quiet():
         packed = torch.quantize_per_channel(weight, scale, torch.zeros(6).long(), 0, torch.qint8)
-    with _kernels._engine(_kernels.exact_engine(torch.backends.quantized.engine)):  # others may cut sums off
+    with torch_kernels._engine(torch_kernels.exact_engine(torch.backends.quantized.engine)):  # others may cut sums off
         peer = quantized.Linear(20, 6)
         peer.set_weight_bias(packed, layer.bias.detach())
     peer.scale, peer.zero_point = last.scale.item(), last.zero.item() + 128
     q = torch.quantize_per_tensor(x, first.scale.item(), first.zero.item() + 128, torch.quint8)
-    ours = last.quantize(_integer.convert(simulated)(x))
+    ours = last.quantize(integer_network.convert(simulated)(x))
     assert (peer(q).int_repr().long() - 128 - ours).abs().max() <= 1
 
 
-@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_residual_and_depthwise_networks_of_torchvision_follow_the_simulated_one():
     torch.manual_seed(0)
     x = torch.rand(2, 3, 32, 32)
@@ -612,11 +614,11 @@ def test_residual_and_depthwise_networks_of_torchvision_follow_the_simulated_one
         step = activations(simulated)[-1].grid().scale
         with torch.no_grad():
             expected = simulated(x)
-            for convert in (_integer.convert, _kernels.convert_to_kernels):
+            for convert in (integer_network.convert, torch_kernels.convert_to_kernels):
                 assert (convert(simulated)(x) - expected).abs().max() < 20 * step  # of 255, through dozens of layers
 
 
-@pytest.mark.skipif(not _kernels.kernels_available(), reason="torch has no quantized kernels here")
+@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
 def test_what_the_kernels_do_not_compute_is_refused():
     x = torch.rand(1, 2, 8, 8)
     for layer, more, says in (
@@ -625,4 +627,4 @@ def test_what_the_kernels_do_not_compute_is_refused():
         (nn.Conv2d(2, 2, 3), {"edge_bits": 4}, "activations of 8 bits, not of 4"),
     ):
         with pytest.raises(ValueError, match=says):
-            _kernels.convert_to_kernels(calibrate(simulate(layer, **more), x))
+            torch_kernels.convert_to_kernels(calibrate(simulate(layer, **more), x))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib import coding, models, training
+from lib import models, training
+from lib.coding import coders
 from lib.datasets import Split
 from lib.pruning.magnitude import prune
 from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, cluster, share_survivors, start
@@ -125,7 +126,7 @@ def test_fillers_carry_code_0_and_bridge_gaps_beyond_2_to_the_g(gap, fillers):
     symbols = encoded(share_survivors(layer_with([0, gap]), bits=2, gap_bits=5)).symbols
     assert (symbols["code"] == 0).sum() == fillers and len(symbols["code"]) == len(symbols["gap"]) == 2 + fillers
     assert (symbols["gap"][symbols["code"] == 0] == 31).all()
-    assert coding.positions(symbols["gap"].numpy())[symbols["code"].numpy() > 0].tolist() == [0, gap]
+    assert coders.positions(symbols["gap"].numpy())[symbols["code"].numpy() > 0].tolist() == [0, gap]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5])
@@ -142,10 +143,10 @@ def test_a_gap_width_that_is_chosen_is_never_beaten_in_coded_bits_by_much():
 
     def bits_of_streams(g):
         streams = encoded(share_survivors(prune(models.lenet_300_100(), density=0.08), bits=5, gap_bits=g).fc1).symbols
-        return sum(coding.entropy_bits(np.bincount(s.numpy())) for s in streams.values())
+        return sum(coders.entropy_bits(np.bincount(s.numpy())) for s in streams.values())
 
     chosen = encoded(share_survivors(model, bits=5).fc1).symbols
-    cost = sum(coding.entropy_bits(np.bincount(s.numpy())) for s in chosen.values())
+    cost = sum(coders.entropy_bits(np.bincount(s.numpy())) for s in chosen.values())
     assert cost <= 1.02 * min(bits_of_streams(g) for g in (4, 5, 6, 8))
 
 

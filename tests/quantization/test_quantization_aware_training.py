@@ -8,9 +8,9 @@ from torch import nn
 
 from lib import datasets, models, storage
 from lib.datasets import Split
-from lib.quantization import _integer
 from lib.quantization.affine import AffineWeight, activations, calibrate, grid, simulate
 from lib.quantization.quantization_aware_training import fit
+from lib.quantization.shared import integer_network
 from lib.training import cached, error_pct
 from lib.vision import torchvision
 
@@ -115,10 +115,10 @@ def test_the_exported_network_answers_as_the_trained_one(bits):
     rounding = "twice"
     if bits < 8:  # the sums are small then: what a bias, and a second rounding, lose is no longer nothing
         rounding = "once"
-        _integer.round_biases(simulated)
+        integer_network.round_biases(simulated)
     with torch.no_grad():
         images = dataset.test.images
-        expected, found = simulated(images), _integer.convert(simulated, rounding=rounding)(images)
+        expected, found = simulated(images), integer_network.convert(simulated, rounding=rounding)(images)
     step = activations(simulated)[-1].grid().scale
     top = expected.topk(2).values
     clear = top[:, 0] - top[:, 1] > 2.5 * step  # else one step decides between two classes

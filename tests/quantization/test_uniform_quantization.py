@@ -9,7 +9,8 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from lib import coding, models, storage
+from lib import models, storage
+from lib.coding import coders
 from lib.pruning.magnitude import prune
 from lib.quantization import uniform_quantization as uniform
 from lib.weights import compressed_form, decompress, layers
@@ -53,10 +54,10 @@ def test_distance_to_the_rate_distortion_bound_is_a_quarter_of_a_bit(step):
     assert uniform.rate(book.codes) == pytest.approx(-(p[p > 0] * np.log2(p[p > 0])).sum(), abs=0.01)
     bound = 0.5 * np.log2(GAUSS.var() / (book.squared_error / len(GAUSS)))
     assert uniform.rate(book.codes) - bound == pytest.approx(0.5 * np.log2(2 * np.pi * np.e / 12), abs=0.02)
-    table = coding.shares(np.bincount(book.codes))
-    content = coding.range_code(book.codes, table)
+    table = coders.shares(np.bincount(book.codes))
+    content = coders.range_code(book.codes, table)
     assert 8 * len(content) / len(GAUSS) == pytest.approx(uniform.rate(book.codes), abs=0.01)
-    assert np.array_equal(coding.unrange(content, len(GAUSS), table), book.codes)
+    assert np.array_equal(coders.unrange(content, len(GAUSS), table), book.codes)
 
 
 def test_entropy_falls_as_cells_grow():

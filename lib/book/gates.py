@@ -1,0 +1,221 @@
+"""The gates on the built pages and their sources. Each returns how much it looked at, and a sentence for each fault."""
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import yaml
+from bs4 import BeautifulSoup
+
+from lib.book import chapters
+
+Gate = Callable[[Path], tuple[int, list[str]]]
+EXTRA_PAGES = {"genindex.html", "search.html"}  # made by Sphinx; not in the table of contents
+LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+LOADING_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch"}
+ROLE = re.compile(r"\{(?:glue|cite|numref|ref|eq|doc|term|verdict|math)\b[^}\n]*\}|(?<!\w):[a-z]+(?::[a-z]+)?:`")
+OUTSIDE_CSS = re.compile(r"(?:@import\s+|url\(\s*)['\"]?\s*((?:https?:)?//[^)'\"\s]+)")
+
+
+def outside_requests(root: Path) -> tuple[int, list[str]]:
+    """Nothing that a page loads by itself comes from the network, from style sheets neither."""
+    count, wrong = 0, []
+    for name, page in pages(root):
+        for tag in page.find_all(LOADING):
+            address = tag.get(LOADING[tag.name])
+            if address and not (tag.name == "link" and not LOADING_LINKS & set(tag.get("rel", []))):
+                count += 1
+                if urlsplit(address).netloc:
+                    wrong.append(f"{name} loads {address} from the network")
+    for sheet in sorted(site(root).rglob("*.css")):
+        count += 1
+        outside = OUTSIDE_CSS.findall(sheet.read_text("utf-8"))
+        wrong += [f"{sheet.relative_to(site(root))} loads {address} from the network" for address in outside]
+    return count, wrong
+
+
+def alternative_texts(root: Path) -> tuple[int, list[str]]:
+    """Every image says what it shows: its alternative text is there, and is no file name."""
+    count, wrong = 0, []
+    for name, page in pages(root):
+        for image in page.find_all("img"):
+            count += 1
+            text = (image.get("alt") or "").strip()
+            if not text or re.search(r"\.(svg|png|jpe?g|gif|webp)$|^[\w./-]*/[\w./-]*$", text):
+                wrong.append(
+                    f"{name}: the image {image.get('src')} has the alternative text {text!r}, which says nothing"
+                )
+    return count, wrong
+
+
+def unresolved_roles(root: Path) -> tuple[int, list[str]]:
+    """No role is left as it was written: outside code, no page shows ``{glue:text}`` or its kin."""
+    count, wrong = 0, []
+    for name, page in pages(root):
+        count += 1
+        for text in page.find_all(string=ROLE):
+            if not text.find_parent(["code", "pre", "script", "style"]):
+                wrong.append(f"{name} shows {ROLE.search(text)[0]} as text: it did not resolve")
+    return count, wrong
+
+
+def traces_of_the_machine(root: Path) -> tuple[int, list[str]]:
+    """No page shows an object's address in memory, nor a folder of the machine that built it."""
+    places = {str(root), f"{Path.home()}/", sys.prefix, f"{tempfile.gettempdir()}/"} - {"//"}
+    folders = sorted(map(re.escape, places), key=len, reverse=True)  # the longest names the place best
+    trace = re.compile("|".join([r"\bat 0x[0-9a-f]{6,}", r"(?<![\w.])/(?:home|Users)/\w+", *folders]))
+    count, wrong = 0, []
+    for name, page in pages(root):
+        count += 1
+        wrong += [f"{name} shows {found!r}" for found in sorted(set(trace.findall(str(page))))]
+    return count, wrong
+
+
+def internal_links(root: Path) -> tuple[int, list[str]]:
+    """Every link within the book leads to a page that is there, and to a place on it that is there."""
+    built = dict(pages(root))
+    marks = {name: {tag.get("id") or tag.get("name") for tag in page.find_all(_marked)} for name, page in built.items()}
+    count, wrong = 0, []
+    for name, page in built.items():
+        for link in page.find_all("a", href=True):
+            address, mark = urldefrag(link["href"])
+            if urlsplit(address).scheme or urlsplit(address).netloc:
+                continue
+            count += 1
+            path = (site(root) / name).parent / unquote(urlsplit(address).path) if address else site(root) / name
+            target = _within(root, path)
+            if target is None or not path.exists():
+                wrong.append(f"{name} links to {link['href']}, which is not there")
+            elif mark and target in marks and unquote(mark) not in marks[target]:
+                wrong.append(f"{name} links to {link['href']}, and {target} has no place of that name")
+    return count, wrong
+
+
+def page_count(root: Path) -> tuple[int, list[str]]:
+    """The pages are those of the table of contents, no fewer and no more."""
+    expected = {f"{name}.html" for name in _entries(yaml.safe_load((root / "_toc.yml").read_text("utf-8")))}
+    built = {name for name, _ in pages(root)} - EXTRA_PAGES
+    wrong = [f"{name} stands in _toc.yml and was not built" for name in sorted(expected - built)]
+    return len(built), wrong + [f"{name} was built and does not stand in _toc.yml" for name in sorted(built - expected)]
+
+
+def figures_shown(root: Path) -> tuple[int, list[str]]:
+    """Every figure that a chapter's code names stands on a page of the book."""
+    marks = {tag.get("id") for _, page in pages(root) for tag in page.find_all(id=True)}
+    count, wrong = 0, []
+    for path in sorted((root / "chapters").glob("*.py")):
+        named = sorted(set(re.findall(r"""["'](fig-[\w-]+)["']""", path.read_text("utf-8"))))
+        count += len(named)
+        wrong += [f"{path.name} names the figure {name!r}, which no page shows" for name in named if name not in marks]
+    return count, wrong
+
+
+def typed_numbers(root: Path) -> tuple[int, list[str]]:
+    """No measured number is typed: in prose a decimal, a percentage, a factor, a size or a time comes from a record.
+
+    A line with a citation may state what the cited source says. Code, formulas, headings and addresses are no prose.
+    """
+    count, wrong = 0, []
+    for name, first, text in _prose(root):
+        for number, line in enumerate(_stripped(text).splitlines(), first):
+            count += bool(line.strip())
+            if (found := TYPED.search(line)) and "{cite" not in text.splitlines()[number - first]:
+                wrong.append(
+                    f"{name}:{number} types {found[0].strip()!r}: show a recorded value, or cite whose number it is"
+                )
+    return count, wrong
+
+
+GATES: dict[str, Gate] = {
+    "outside requests": outside_requests,
+    "alternative texts": alternative_texts,
+    "figures": figures_shown,
+    "unresolved roles": unresolved_roles,
+    "traces of the machine": traces_of_the_machine,
+    "internal links": internal_links,
+    "page count": page_count,
+    "typed numbers": typed_numbers,
+}
+
+TYPED = re.compile(
+    r"(?<![\w.,-])(?<!section )(?<!sections )(?<!python )(?:\d+\.\d+(?![\w.]*\.\d)|\d[\d,]*(?:\.\d+)?(?:"
+    r"\s?[%×]|x\b|[\s-](?:per ?cent|times|fold|bytes?|seconds?|minutes?)\b|\s?(?:[KMG]i?B|ms|s|µs)\b))",
+    re.IGNORECASE,
+)
+NO_PROSE = [  # what is cut from a source before it is read as prose; line breaks stay
+    r"(?s)\A---\n.*?\n---\n",
+    r"(?ms)^(`{3,}|~{3,})(?!`)(?!\{(?!math|code|glue|literalinclude)).*?^\1 *$",
+    r"(?m)^ *(?:`{3,}|:{3,}).*$",
+    r"(?s)\$\$.*?\$\$",
+    r"(?s)\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
+    r"(?s)<!--.*?-->",
+    r"(?m)^#+ .*$",
+    r"(?m)^\(.*\)=$",
+    r"(?m)^:[\w-]+:.*$",
+    r"\{[\w:.-]+\}`[^`]*`",
+    r"(`+)(?!`).*?(?<!`)\1(?!`)",
+    r"(?<![\\$\w])\$(?!\s)[^$\n]+\$",
+    r"(?<=\])\([^)\n]*\)",
+    r"<[^>\n]+>",
+    r"https?://\S+",
+]
+
+
+def _stripped(text: str) -> str:
+    for pattern in NO_PROSE:
+        text = re.sub(pattern, lambda cut: "\n" * cut[0].count("\n"), text)
+    return text
+
+
+def _prose(root: Path) -> Iterator[tuple[str, int, str]]:
+    """Every piece of Markdown of the book: its file, its first line there, its text."""
+    for path in sorted(root.glob("*.md")):
+        yield path.name, 1, path.read_text("utf-8")
+    for chapter in chapters.names(root):
+        lines = (root / "chapters" / f"{chapter}.py").read_text("utf-8").splitlines()
+        position = 0
+        for cell in chapters.notebook(root, chapter).cells:
+            if cell.cell_type == "markdown":
+                while not lines[position].startswith("# %% [markdown]"):
+                    position += 1
+                position += 1
+                yield f"chapters/{chapter}.py", position + 1, cell.source
+
+
+def site(root: Path) -> Path:
+    """Where the built pages are."""
+    return root / "_build" / "html"
+
+
+def pages(root: Path) -> list[tuple[str, BeautifulSoup]]:
+    """Every built page: its path within the site, and its parsed text."""
+    found = [path for path in sorted(site(root).rglob("*.html")) if "_static" not in path.relative_to(site(root)).parts]
+    return [(path.relative_to(site(root)).as_posix(), _parsed(path, path.stat().st_mtime_ns)) for path in found]
+
+
+@cache
+def _parsed(path: Path, changed: int) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text("utf-8"), "html.parser")
+
+
+def _marked(tag: Any) -> bool:
+    return tag.has_attr("id") or (tag.name == "a" and tag.has_attr("name"))
+
+
+def _within(root: Path, path: Path) -> str | None:
+    home, target = site(root).resolve(), path.resolve()
+    return target.relative_to(home).as_posix() if target.is_relative_to(home) else None
+
+
+def _entries(toc: Any) -> Iterator[str]:
+    if isinstance(toc, dict):
+        yield from (str(toc[key]).removesuffix(".md").removesuffix(".py") for key in ("root", "file") if key in toc)
+        yield from _entries(list(toc.values()))
+    elif isinstance(toc, list):
+        for part in toc:
+            yield from _entries(part)

@@ -1,0 +1,228 @@
+"""Run one chapter: papermill between two time limits, a stamped notebook and results at the end, or one clear error."""
+
+import copy
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from filelock import FileLock, Timeout
+
+from lib import evidence, imports
+from lib.book import chapters
+
+VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
+ONE_THREAD = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
+
+
+class ChapterFailed(Exception):
+    """A chapter that did not run to its end: which cell, and why. ``partial`` is the notebook as far as it came."""
+
+    def __init__(self, says: str, partial: str = "") -> None:
+        super().__init__(says)
+        self.partial = partial
+
+
+def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> dict[str, Any]:
+    """Run one chapter; write its stamped notebook and its results; return ``chapters.status``.
+
+    Raises ChapterFailed where a cell raises, writes to stderr, exceeds a time limit or loses the kernel. There are then
+    no results and no stamped notebook, only the error and ``<chapter>.failed.ipynb``, with all that was shown so far.
+    Raises ValueError for an unknown chapter or profile. A second run of the same chapter waits for the first.
+    """
+    root = root.resolve()
+    chapters.fingerprint(root, chapter, profile)
+    target = chapters.output(root, chapter, profile)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_suffix(".lock"))  # falls with its process: nothing to unlock after kill -9
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.acquire(blocking=False))
+        except Timeout:
+            print(f"{chapter}: another run of it is under way, waiting for that one", flush=True)
+            held.enter_context(lock.acquire())
+            if chapters.executed(root, chapter, profile) is not None:
+                return chapters.status(root, chapter, profile)
+        return _run(root, chapter, profile, target, bar)
+
+
+def _run(root: Path, chapter: str, profile: str, target: Path, bar: bool) -> dict[str, Any]:
+    note, failed = target.with_suffix(".status.json"), target.with_suffix(".failed.ipynb")
+    for stale in (target, note, failed):
+        stale.unlink(missing_ok=True)
+    stamp = chapters.fingerprint(root, chapter, profile)
+    start = time.monotonic()
+    try:
+        done = _execute(root, chapter, stamp, bar)
+    except Exception as error:
+        says = str(error) if isinstance(error, ChapterFailed | ValueError) else f"{type(error).__name__}: {error}"
+        if partial := getattr(error, "partial", ""):
+            chapters.write(failed, partial)
+        record = {"status": "failed", "error": says, "seconds": _since(start), "peak_mib": _peak_mib()}
+        chapters.write(note, json.dumps(record, indent=1) + "\n")
+        raise ChapterFailed(says) from error
+    measured = {"seconds": _since(start), "peak_mib": _peak_mib(), "processor": processor(), "versions": _versions()}
+    done.metadata["survey"] = stamp | measured | {"data": evidence.harvest(done, chapter)["data"]}
+    chapters.write_results(root, done, chapters.built_results(root, profile))
+    chapters.write(target, nbformat.writes(done))
+    return {"status": "ok", "error": None, "seconds": measured["seconds"], "peak_mib": measured["peak_mib"]}
+
+
+def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbformat.NotebookNode:
+    """The executed notebook, or ChapterFailed. Papermill's own marks are dropped: it calls a killed cell completed."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    source = copy.deepcopy(chapters.notebook(root, chapter))
+    if not {"name", "display_name", "language"} <= set(source.metadata.get("kernelspec", {})):
+        raise ChapterFailed("its header has no kernelspec with name, display_name and language")
+    limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
+    clock = _Clock(chapter, sum(cell.cell_type == "code" for cell in source.cells), limits)
+    source.cells.append(nbformat.v4.new_code_cell(LOADED))
+    with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
+        given, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
+        nbformat.write(source, given)
+        try:
+            done = papermill.execute_notebook(
+                given,
+                partial,
+                parameters=stamp["parameters"] or None,
+                cwd=root / "chapters",
+                progress_bar=bar,
+                timeout_func=clock,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
+            )
+            loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
+            says = _fault(done, chapter) or _foreign(root, chapter, loaded)
+        except papermill.PapermillExecutionError as error:
+            says = f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
+        except CellTimeoutError:
+            says = clock.exceeded()
+        except DeadKernelError:
+            says = f"the kernel died in cell [{clock.cell}]: killed, or out of memory"
+        if says:
+            raise ChapterFailed(says, partial.read_text("utf-8"))
+    for part in (done, *done.cells):
+        part.metadata.pop("papermill", None)
+    return done
+
+
+class _Clock:
+    """Gives each cell its time: its own limit, or what is left of the chapter's. Says how far a long run has come."""
+
+    def __init__(self, chapter: str, cells: int, limits: dict[str, float]) -> None:
+        self.chapter, self.cells, self.limits = chapter, cells, limits
+        self.cell, self.last = 0, False
+        self.start = self.told = time.monotonic()
+
+    def __call__(self, cell: nbformat.NotebookNode) -> float:
+        self.cell += 1
+        now = time.monotonic()
+        if now - self.told > 15:
+            self.told = now
+            print(f"{self.chapter}: cell {self.cell} of {self.cells}, {now - self.start:.0f} s", flush=True)
+        left = self.limits["chapter_s"] - (now - self.start)
+        self.last = left < self.limits["cell_s"]  # nbclient counts whole seconds, so the limit that is near decides
+        return max(min(self.limits["cell_s"], left), 0.1)
+
+    def exceeded(self) -> str:
+        if self.last:
+            return f"the chapter exceeded its limit of {self.limits['chapter_s']:g} s, in cell [{self.cell}]"
+        return f"cell [{self.cell}] exceeded the limit of {self.limits['cell_s']:g} s for one cell"
+
+
+def environment(root: Path) -> dict[str, str]:
+    """What a kernel inherits: one thread, absolute folders (it works in chapters/), its own ``lib``, no settings.
+
+    Matplotlib keeps its list of fonts below ``_build``: a home folder may be missing, or closed to writing.
+    """
+    cache = Path(os.environ.get("SURVEY_CACHE") or root / "_build" / "cache").resolve()
+    found = {f"{name}_NUM_THREADS": "1" for name in ONE_THREAD}
+    found |= {"PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1", "SURVEY_CACHE": str(cache)}
+    found |= {"MPLCONFIGDIR": str(root.resolve() / "_build" / "matplotlib")}
+    if told := os.environ.get("SURVEY_DATA"):
+        found["SURVEY_DATA"] = str(Path(told).resolve())
+    own = str(chapters.library(root).parent.resolve())
+    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != own]
+    return found | {"PYTHONPATH": os.pathsep.join([own, *others])}
+
+
+@contextmanager
+def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Inside, these environment variables have these values; afterwards all are as before."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+LOADED = """import json as _json, sys as _sys
+print(_json.dumps({name: _sys.modules[name].__file__ for name in sorted(_sys.modules) if name.split(".")[0] == "lib"}))
+"""
+
+
+def _foreign(root: Path, chapter: str, loaded: dict[str, str]) -> str:
+    """What is wrong with the files of ``lib`` that a kernel had loaded at its end: the fingerprint misses one."""
+    folder = chapters.library(root).resolve()
+    known = imports.modules(folder, (path.resolve() for path in chapters.closure(root, chapter)))
+    for name, file in loaded.items():
+        if not Path(file).resolve().is_relative_to(folder):
+            return f"its kernel imported {name} from another place than the book's own lib: {file}"
+        if name not in known:
+            return f"it used {name} without importing it: a run is only repeated when what its source imports changes"
+    return ""
+
+
+def _fault(done: nbformat.NotebookNode, chapter: str) -> str:
+    """What is wrong with a notebook that ran to its end: output on stderr, or records that cannot be kept."""
+    for cell in done.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr" and output.text.strip():
+                return f"cell [{cell.execution_count}] wrote to stderr: {output.text.strip().splitlines()[0]}"
+    try:
+        evidence.harvest(done, chapter)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS}
+
+
+def processor() -> str:
+    """The processor's name, what it is and can, and how many of its cores there are."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        text = ""
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
+    able = [
+        name
+        for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+        if name in fields.get("flags", "").split()
+    ]
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    kind = f"family {fields['cpu family']} model {fields['model']}" if {"cpu family", "model"} <= set(fields) else ""
+    return ", ".join(filter(None, [name, kind, " ".join(able), f"{os.cpu_count()} cores"]))
+
+
+def _peak_mib() -> int:
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 1)

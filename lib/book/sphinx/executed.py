@@ -1,0 +1,75 @@
+"""The build reads a chapter's source and shows its run: the executed notebook with the source's present fingerprint.
+
+Where there is none, the page shows the source without results, says so, and warns; warnings fail the build.
+So the text and the run of a page cannot drift apart.
+"""
+
+import copy
+import os
+from pathlib import Path
+
+import nbformat
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from lib.book import chapters
+
+log = logging.getLogger(__name__)
+building: Sphinx  # MyST-NB hands a reader the text only; the page's name is known to the application
+
+
+def read(text: str) -> nbformat.NotebookNode:
+    """The notebook to show for the chapter that is being read. Called by MyST-NB (``nb_custom_formats``)."""
+    root, chapter = Path(building.srcdir), Path(building.env.docname).name
+    profile = os.environ.get("SURVEY_PROFILE", "quick")
+    found = chapters.executed(root, chapter, profile)
+    if found is None:
+        why = chapters.status(root, chapter, profile)["error"]
+        log.warning("chapter %s: no run matches its source in the %s profile: %s", chapter, profile, why, type="survey")
+        return unexecuted(copy.deepcopy(chapters.notebook(root, chapter)), why)
+    return with_figures(found)
+
+
+def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
+    """The chapter as it is written, with a note below its title that nothing of it was measured."""
+    note = (
+        f"````{{error}}\nThis chapter has not run, so its numbers and figures are missing.\n```text\n{why}\n```\n````"
+    )
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note))
+    return notebook
+
+
+def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Move each figure's alternative text, caption and name to where MyST-NB looks for them: the cell's metadata.
+
+    There they hold for all that the cell shows, so whatever comes before or after a figure gets a cell of its own.
+    """
+    cells = []
+    for cell in notebook.cells:
+        cells += [cell]
+        shown = cell.get("outputs", [])
+        if not any(map(_figure, shown)):
+            continue
+        cell.outputs, before = [], None
+        for output in shown:
+            figure = _figure(output)
+            if cells[-1].outputs and (figure or before):
+                tags = sorted({*cell.metadata.get("tags", []), "remove-input"})
+                cells += [nbformat.v4.new_code_cell("# what it shows next", metadata={"tags": tags})]  # empty: skipped
+            if figure:
+                words = {name: figure[name] for name in ("caption", "name") if figure.get(name)}
+                cells[-1].metadata["mystnb"] = {"image": {"alt": figure["alt"]}} | ({"figure": words} if words else {})
+            cells[-1].outputs.append(output)
+            before = figure
+    notebook.cells = cells
+    return notebook
+
+
+def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:
+    return output.get("metadata", {}).get("survey", {}).get("figure")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    global building
+    building = app
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,0 +1,159 @@
+"""The ledger and the catalogue as Markdown: cards of claims, rows of techniques. ``survey.py`` puts them on pages."""
+
+import math
+import re
+from typing import Any
+
+from lib.book.ledger import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    NOT_TESTABLE,
+    STRADDLES,
+    VERDICTS,
+    Claim,
+    Finding,
+    Judgement,
+    Records,
+    judgements,
+    measured,
+    quantity,
+    shown,
+    unit,
+)
+from lib.evidence import formatted
+
+SIGNS = dict(zip((*VERDICTS, NOT_MEASURED), "✓◐✗?–·", strict=True))
+OUTCOMES = {HOLDS: "✓ holds", FAILS: "✗ fails", STRADDLES: "? the interval crosses the bound"}
+
+
+def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str, str]:
+    """The verdict to show, and its text: a sign and words, so that it does not rest on colour alone."""
+    found = judgements(claim, profile, results)
+    verdict = shown(claim, found, profile)
+    if verdict == NOT_MEASURED and found:
+        return found[0].verdict, f"{SIGNS[found[0].verdict]} {found[0].verdict} ({found[0].profile} profile)"
+    return verdict, f"{SIGNS[verdict]} {verdict}"
+
+
+def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
+    """What the survey says and reports, what was measured here, and why the verdict is what it is."""
+    found = judgements(claim, profile, results)
+    here = [judgement for judgement in found if judgement.profile == profile]
+    facts = [("Reported", [_reported(claim.reported)])] if claim.reported else []
+    for judgement in found:
+        lines = [_finding(finding, results[judgement.profile]) for finding in judgement.findings]
+        facts.append((_heading(judgement, profile), lines))
+    if claim.verdict != NOT_TESTABLE and not here:
+        known = f" The verdict above is that of the {found[0].profile} profile." if found else ""
+        facts.append(("Here", [f"The {profile} profile does not measure it.{known}"]))
+    elif here and here[0].verdict != claim.verdict:
+        facts.append(("Held", [f"{claim.verdict}, in the ledger; this run does not decide it."]))
+    if claim.elsewhere:
+        verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
+        facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
+    facts += [("Erratum", [claim.erratum])] if claim.erratum else []
+    facts += [("Because", [claim.because])] if claim.because else []
+    return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
+
+
+def technique(row: dict[str, Any], source_link: str) -> str:
+    """One technique of the catalogue: ``row`` is one of ``here`` in survey/techniques.yml."""
+    facts = [
+        ("Chapter", [f"{{ref}}`{row['name']} <{row['anchor']}>`"]),
+        ("Source", [f"{{cite:t}}`{','.join(row['source'])}`"]),
+        ("Code", [source_link]),
+        ("Test", [f"`{row['test']}`"]),
+        ("Claims", [f"{{verdict}}`{id}`" for id in row["claims"]] or ["none yet"]),
+    ]
+    return "\n\n".join([_one_line(row["idea"]), *(fact(term, lines) for term, lines in facts)]) + "\n"
+
+
+def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
+    """What the run of a chapter used: its profile, data, time, memory, seeds and versions."""
+    counts = sorted({len(record["values"]) for record in result["records"].values()})
+    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
+    data = [
+        f"{one['name']}: {one['train']:,} training, {one['validation']:,} validation, {one['test']:,} test samples"
+        f" ({one['source']})"
+        for one in result["data"]
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
+    facts = [
+        ("Profile", [profile]),
+        ("Data", data or ["none"]),
+        ("Time", [_duration(stamp["seconds"])]),
+        ("Peak memory", [f"{stamp['peak_mib']:,.0f} MiB"]),
+        ("Seeds", [f"{seeds} for each measurement"]),
+        ("Record", [f"`results/{profile}/{result['chapter']}.json`, {len(result['records'])} measurements"]),
+        ("Processor", [stamp["processor"]]),
+        ("Versions", [versions]),
+    ]
+    return "\n\n".join(fact(term, lines) for term, lines in facts) + "\n"
+
+
+def headline(name: str, subject: str, data: str, records: Records) -> str | None:
+    """The book's first result about one network, or None where this build has not measured it."""
+    keys = [f"quantization.{subject}.{metric}" for metric in ("file_ratio", "error_pct", "baseline_error_pct")]
+    if not set(keys) <= set(records):
+        return None
+    ratio, error, baseline = (text_of(records[key]) for key in keys)
+    return f"**{name}** on {data}: a file **{ratio}** smaller, with an error of {error} against {baseline} before."
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """A record as its page prints it, on one line."""
+    return _together(formatted(record["values"], unit=record["unit"], digits=record["digits"]))
+
+
+def fact(term: str, lines: list[str]) -> str:
+    """A term and its details, one definition each."""
+    return "\n".join([term, *(f": {_one_line(line)}" for line in lines)])
+
+
+def _heading(judgement: Judgement, profile: str) -> str:
+    return "Measured" if judgement.profile == profile else f"{judgement.profile.capitalize()} profile"
+
+
+def _reported(reported: dict[str, Any]) -> str:
+    parts = [f"{reported['value']}{_suffix(reported.get('unit', ''))}"]
+    parts += [str(reported["where"])] if "where" in reported else []
+    parts += [f"{{cite:t}}`{reported['source']}`"] if "source" in reported else []
+    return ", ".join(parts)
+
+
+def _finding(finding: Finding, records: Records) -> str:
+    text = f"{quantity(finding.rule, '`')} is {_together(measured(finding))}"
+    if isinstance(finding.rule.other, str):
+        text += f" ({' against '.join(text_of(records[key]) for key in finding.rule.keys)})"
+    return f"{text}; the rule asks for {_bounds(finding)}: {OUTCOMES[finding.outcome]}."
+
+
+def _bounds(finding: Finding) -> str:
+    rule, suffix = finding.rule, _suffix(unit(finding))
+    if rule.word == "within":
+        return f"at most {_plain(rule.high, suffix)} either way"
+    if rule.word == "between":
+        return f"{_plain(rule.low)} to {_plain(rule.high, suffix)}"
+    return f"at most {_plain(rule.high, suffix)}" if rule.low == -math.inf else f"at least {_plain(rule.low, suffix)}"
+
+
+def _suffix(name: str) -> str:
+    return {"x": "×", "×": "×", "": ""}.get(name, f" {name}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _plain(value: float, suffix: str = "") -> str:
+    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
+    return text.replace("-", "−") + (" point" if (value, suffix) == (1, " points") else suffix)
+
+
+def _together(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[ \t\r\n]+", " ", text).strip()  # spaces that hold a number together stay

@@ -1,0 +1,38 @@
+"""What the build makes of an executed notebook before MyST-NB sees it."""
+
+import nbformat
+
+from lib.book.sphinx import executed
+
+
+def output(text: str, figure: str | None = None) -> nbformat.NotebookNode:
+    marks = (
+        {"survey": {"figure": {"alt": f"alt of {figure}", "name": figure, "caption": "A caption"}}} if figure else {}
+    )
+    return nbformat.v4.new_output("display_data", {"text/plain": text}, metadata=marks)
+
+
+def notebook(*outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell("show()", outputs=list(outputs), metadata={"tags": ["remove-input"]})
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Text"), cell])
+
+
+def test_every_figure_has_a_cell_of_its_own_and_its_words_are_the_cells():
+    given = (output("table"), output("one", "fig-a"), output("two", "fig-b"), output("last"), output("more"))
+    made = executed.with_figures(notebook(*given))
+    nbformat.validate(made)
+    texts = [[each.data["text/plain"] for each in cell.outputs] for cell in made.cells[1:]]
+    assert texts == [["table"], ["one"], ["two"], ["last", "more"]]
+    words = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in made.cells[1:]]
+    assert words == [None, "fig-a", "fig-b", None]
+    assert made.cells[2].metadata["mystnb"]["image"] == {"alt": "alt of fig-a"}
+    assert all(cell.source.strip() for cell in made.cells), "MyST-NB leaves a cell without source out, outputs and all"
+    assert all("remove-input" in cell.metadata["tags"] for cell in made.cells[1:])
+
+
+def test_a_cell_of_one_figure_and_one_of_none_stay_as_they_are():
+    made = executed.with_figures(notebook(output("one", "fig-a")))
+    assert [cell.cell_type for cell in made.cells] == ["markdown", "code"]
+    assert made.cells[1].metadata["mystnb"]["figure"] == {"caption": "A caption", "name": "fig-a"}
+    plain = notebook(output("table"), output("other"))
+    assert executed.with_figures(plain).cells[1].metadata == {"tags": ["remove-input"]}

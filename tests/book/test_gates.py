@@ -1,0 +1,200 @@
+"""Every gate holds on a good page, fails on purpose on a bad one, and fails where it finds nothing to look at."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.book import build, gates, ledger, records
+
+GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
+<script src="_static/book.js"></script></head><body><h1 id="top">One</h1><a href="#top">top</a>
+<a href="two.html#there">two</a> <a href="https://example.org">elsewhere</a>
+<img id="fig-a" src="a.svg" alt="The file shrinks fortyfold"> <code>{glue:text}`key`</code></body></html>"""
+TWO = '<html><body><h1 id="there">Two</h1><a href="index.html">one</a></body></html>'
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A book of two built pages with nothing wrong, and of one source page."""
+    pages = tmp_path / "_build" / "html"
+    (pages / "_static").mkdir(parents=True)
+    (pages / "index.html").write_text(GOOD)
+    (pages / "two.html").write_text(TWO)
+    (pages / "search.html").write_text("<html></html>")
+    (pages / "_static" / "book.css").write_text("body { background: url(paper.png) }")
+    (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n  - file: two\n")
+    (tmp_path / "index.md").write_text("# One\n\nA sentence.\n")
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "chapters" / "one.py").write_text('figures.show(figure, name="fig-a")\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", gates.GATES)
+def test_a_good_site_passes_every_gate(site, name):
+    count, wrong = gates.GATES[name](site)
+    assert wrong == []
+    assert count > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        (
+            "outside requests",
+            "_static/book.js",
+            "https://cdn.example.org/book.js",
+            "loads https://cdn.example.org/book.js",
+        ),
+        ("outside requests", "_static/book.css", "//cdn.example.org/book.css", "loads //cdn.example.org/book.css"),
+        ("outside requests", 'src="a.svg"', 'src="http://example.org/a.svg"', "loads http://example.org/a.svg"),
+        ("alternative texts", 'alt="The file shrinks fortyfold"', "", "the alternative text ''"),
+        ("alternative texts", "The file shrinks fortyfold", " ", "the alternative text ''"),
+        ("alternative texts", "The file shrinks fortyfold", "../_images/0f3a.svg", "which says nothing"),
+        ("alternative texts", "The file shrinks fortyfold", "figure.png", "which says nothing"),
+        ("unresolved roles", "<h1", "<p>{glue:text}`pruning.error`</p><h1", "shows {glue:text} as text"),
+        ("unresolved roles", "<h1", "<p>{cite:p}`lecun`</p><h1", "shows {cite:p} as text"),
+        ("unresolved roles", "<h1", "<p>see {numref}`fig-a`</p><h1", "shows {numref} as text"),
+        (
+            "traces of the machine",
+            "<h1",
+            "<pre>&lt;Generator object at 0x7f14c042&gt;</pre><h1",
+            "shows 'at 0x7f14c042'",
+        ),
+        ("traces of the machine", "<h1", "<p>/home/someone/book</p><h1", "shows '/home/someone'"),
+        ("traces of the machine", "<h1", f"<p>{sys.prefix}/lib</p><h1", f"shows {sys.prefix!r}"),
+        ("internal links", "two.html#there", "three.html", "links to three.html, which is not there"),
+        ("internal links", "two.html#there", "two.html#here", "two.html has no place of that name"),
+        ("internal links", '"#top"', '"#bottom"', "index.html has no place of that name"),
+        ("internal links", "two.html#there", "../../../etc/passwd", "which is not there"),
+    ],
+)
+def test_a_fault_on_a_page_is_found(site, name, old, new, says):
+    page = gates.site(site) / "index.html"
+    assert old in page.read_text()
+    page.write_text(page.read_text().replace(old, new))
+    _, wrong = gates.GATES[name](site)
+    assert len(wrong) == 1
+    assert wrong[0].startswith("index.html")
+    assert says in wrong[0]
+
+
+def test_a_figure_that_is_on_no_page_is_found(site):
+    page = gates.site(site) / "index.html"
+    page.write_text(page.read_text().replace('id="fig-a"', ""))
+    assert gates.GATES["figures"](site) == (1, ["one.py names the figure 'fig-a', which no page shows"])
+
+
+def test_a_style_sheet_that_loads_from_the_network_is_found(site):
+    for line in ("@import 'https://example.org/a.css';", "b { background: url(//example.org/a.png) }"):
+        (gates.site(site) / "_static" / "book.css").write_text(line)
+        _, wrong = gates.outside_requests(site)
+        assert wrong
+        assert "example.org/a." in wrong[0]
+
+
+def test_pages_are_those_of_the_table_of_contents(site):
+    (gates.site(site) / "two.html").rename(gates.site(site) / "three.html")
+    _, wrong = gates.page_count(site)
+    assert wrong == [
+        "two.html stands in _toc.yml and was not built",
+        "three.html was built and does not stand in _toc.yml",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The error falls to 1.62 points.",
+        "It keeps 8 % of the weights.",
+        "It keeps 8% of the weights.",
+        "It keeps eight or 12 percent of them.",
+        "The file is 40 times smaller.",
+        "The file is 40x smaller.",
+        "The file is 40× smaller.",
+        "A 40-fold gain.",
+        "It takes 26,610 bytes.",
+        "It takes 12 KB.",
+        "It takes 1.5 MiB on disk.",
+        "One pass takes 3 ms.",
+        "Training takes 90 s.",
+        "```{note}\nThe error is 1.62 points.\n```",
+        ":::{admonition} What to see\nThe file is 40 times smaller.\n:::",
+        "- a list with 97.5 in it",
+        "| a table | 97.5 |",
+        "As {cite:p}`han2016` says.\nThe file is 40 times smaller.",
+    ],
+)
+def test_a_typed_number_is_found(site, line):
+    (site / "index.md").write_text(f"# One\n\n{line}\n")
+    _, wrong = gates.typed_numbers(site)
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"index.md:{3 + line.count(chr(10)) - ('```' in line or ':::' in line)} types ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The file is 40 times smaller, they report {cite:p}`han2016`.",
+        "The error falls to {glue:text}`pruning.lenet.error_pct`.",
+        "The threshold is $0.5$ and the size is $4 \\times 10$.",
+        "$$ x = 0.5 \\% $$ (eq-half)",
+        "$$\nx = 0.5\n$$",
+        "```python\nfraction = 0.5\n```",
+        "````{code-block} python\nfraction = 0.5\n````",
+        "Set `fraction = 0.5`, or ``0.7 %``.",
+        "## About 2.5 % of them",
+        "(sec-2.3)=",
+        "See [the page](https://example.org/1.5/8%20).",
+        "Section 2.3 and Python 3.11 have such names.",
+        "Images of 28 x 28 pixels, 28x28, 300 units, 32-bit numbers, 3 seeds, in 2016.",
+        "LeNet-300-100 and LeNet-5.",
+        "Version 1.0.4 of it.",
+        "<!-- 97.5 % -->",
+        "```{image} a.svg\n:width: 50%\n```",
+    ],
+)
+def test_what_is_no_measured_number_is_let_be(site, line):
+    (site / "index.md").write_text(f"# One\n\n{line}\n")
+    assert gates.typed_numbers(site)[1] == []
+
+
+def test_a_typed_number_in_a_chapter_is_found_on_its_line(site):
+    (site / "chapters" / "one.py").write_text(
+        "# %% [markdown]\n# # One\n\n# %%\nx = 0.5  # 97.5 %\n\n# %% [markdown]\n# Fine.\n# It falls to 1.62.\n"
+    )
+    assert [problem.split(":")[:2] for problem in gates.typed_numbers(site)[1]] == [
+        ["chapters/one.py", "9 types '1.62'"]
+    ]
+
+
+def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
+    (tmp_path / "_toc.yml").write_text("root: index\n")
+    monkeypatch.setattr(ledger, "gate", lambda root, profile: ({profile: 1}, []))
+    problems = build.hold_gates(tmp_path, "quick")
+    assert [p for p in problems if p.endswith("nothing to check")] == [
+        f"{name}: nothing to check" for name in (*gates.GATES, "records") if name != "page count"
+    ]
+    assert "page count: index.html stands in _toc.yml and was not built" in problems
+    assert build.conclusion(problems) == 1
+    assert build.conclusion([]) == 0
+    assert f"{len(problems)} problems" in capsys.readouterr().err
+
+
+def test_the_verdicts_are_one_of_the_gates(site, monkeypatch):
+    monkeypatch.setattr(ledger, "gate", lambda root, profile: ({profile: 3}, ["claim C2.3-01 is held otherwise"]))
+    monkeypatch.setattr(records, "gate", lambda root: (2, ["results/quick/one.json is of other sources"]))
+    assert build.hold_gates(site, "quick") == [
+        "records: results/quick/one.json is of other sources",
+        "verdicts: claim C2.3-01 is held otherwise",
+    ]
+
+
+def test_what_a_page_says_is_read_again_when_it_changed(site):
+    page = gates.site(site) / "index.html"
+    assert gates.alternative_texts(site)[1] == []
+    before = page.stat()
+    page.write_text(GOOD.replace("The file shrinks fortyfold", ""))
+    os.utime(page, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert len(gates.alternative_texts(site)[1]) == 1
