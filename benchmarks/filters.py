@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lib import datasets, evidence, measure, models, structure, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.pruning import filter_l1, molchanov, optimal_threshold
 
@@ -94,5 +95,5 @@ if __name__ == "__main__":
             networks = []
             for seed in range(SEEDS):
                 how = {"epochs": 3, "seed": seed, "learning_rate": rate, "batch_size": 32}
-                networks.append(training.cached(training.fit, build(seed, channels=1), split=digits.train, **how))
+                networks.append(cached(training.fit, build(seed, channels=1), split=digits.train, **how))
             race(name, networks, digits)

@@ -55,6 +55,7 @@ from torch.nn import functional
 from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bipolar_regularizer, bwn
 from lib.binarization.shared.signs import Sign, inner
+from lib.cache import cached
 from lib.coding import coders
 from lib.vision import torchvision
 from lib.weights import layers
@@ -85,9 +86,7 @@ def mlps(change=lambda net, seed: net, **how):
         "batch_size": batch_size,
     } | how
     nets = [change(models.mlp(seed, hidden=tuple(hidden)), seed) for seed in range(seeds)]
-    return [
-        training.cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)
-    ]
+    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
 
 
 # %% [markdown]
@@ -305,9 +304,7 @@ def lenets(change, rate):
     how = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "learning_rate": rate}
     how |= {"batch_size": lenet5_batch_size, "loss": "cross_entropy"}
     nets = [change(models.lenet5(seed)) for seed in range(seeds)]
-    return [
-        training.cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)
-    ]
+    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
 
 
 lenet = {

@@ -58,8 +58,9 @@ from torch.nn import functional
 from lib import datasets, evidence, figures, models, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization import bulat_binary_block as bulat
-from lib.binarization.shared import inference
+from lib.binarization.shared import inference, ternary_bits
 from lib.binarization.shared.signs import EPSILON, LAYERS, Binarized, Sign, SignActivation
+from lib.cache import cached
 from lib.weights import layers
 
 dataset = datasets.load(data)
@@ -81,9 +82,7 @@ def errors(nets, split=test):
 def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, units=hidden, **how):
     how = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size} | how
     nets = [change(models.mlp(seed, hidden=tuple(units))) for seed in range(count)]
-    return [
-        training.cached(fit, net, split=train, seed=seed, **how) for seed, net in enumerate(nets)
-    ]
+    return [cached(fit, net, split=train, seed=seed, **how) for seed, net in enumerate(nets)]
 
 
 # %% [markdown]
@@ -204,9 +203,7 @@ def lenets(change, kind="signs"):
     how = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "loss": "cross_entropy"}
     how |= {"batch_size": batch_size, "learning_rate": lenet5_rates[kind]}
     nets = [change(models.lenet5(seed)) for seed in range(lenet5_seeds)]
-    return [
-        training.cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)
-    ]
+    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
 
 
 def with_norm(net):  # floats, with the batch norm that the layers of signs get
@@ -352,7 +349,7 @@ noise = (sizes * (1 - sizes) / 4000).sqrt() + 1e-6
 assert ((taken["linear"] - sizes).abs() <= 4.5 * noise).all()
 assert (taken["tanh"][1:15] > sizes[1:15] + noise[1:15]).all()
 a, w = (torch.randint(-1, 2, (n, 150), generator=draw).float() for n in (20, 30))
-products, active = gxnor_dst.ternary_dot(a, w)
+products, active = ternary_bits.ternary_dot(a, w)
 assert torch.equal(products, (a @ w.T).long()) and torch.equal(active, (a.abs() @ w.abs().T).long())
 
 # %% [markdown]
@@ -430,7 +427,7 @@ zeros = [torch.cat([m.weight.flatten() for _, m in layers(net)]) == 0 for net in
 record("gxnor.zero_weights_pct", [100 * z.float().mean() for z in zeros], digits=1)
 resting = []
 for net in found["adam"]:
-    active, whole = np.sum(list(gxnor_dst.gated_operations(net, test.images[:500]).values()), 0)
+    active, whole = np.sum(list(ternary_bits.gated_operations(net, test.images[:500]).values()), 0)
     resting.append(100 * (1 - active / whole))
 record("gxnor.resting_pct", resting, digits=1)
 
@@ -533,7 +530,7 @@ for kind, of in [*cases, ("block", "floats"), ("bottleneck", "floats")]:
     count = 1 if kind == "narrow" or of == "floats" else block_seeds
     far, nets = [], [finder(kind, seed, of == "signs") for seed in range(count)]
     for seed, net in enumerate(nets):
-        training.cached(bulat.fit_heatmaps, net, seed=seed, **how)
+        cached(bulat.fit_heatmaps, net, seed=seed, **how)
         with torch.no_grad():
             maps = torch.cat([net(part) for part in halved[1].split(250)])
         far.append(bulat.heatmap_error(maps, targets[1]))
@@ -562,7 +559,7 @@ net = bnn.binarize(models.mlp(hidden=tuple(hidden)))
 for name in ("relu1", "relu2", "relu3"):
     setattr(net, name, nn.ReLU())
 short = {"epochs": max(1, epochs // 4), "learning_rate": learning_rate, "batch_size": batch_size}
-net = training.cached(binaryconnect.fit, net, split=train.first(2000), seed=0, **short)
+net = cached(binaryconnect.fit, net, split=train.first(2000), seed=0, **short)
 with torch.no_grad():
     positive = net[:4](test.images[:500]) >= 0
 record("relu.positive_pct", 100 * positive.float().mean().item(), digits=0)

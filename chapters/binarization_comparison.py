@@ -63,6 +63,7 @@ from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization.shared import inference
 from lib.binarization.shared.signs import NORMS, Binarized, BinaryForm, inner, norm_before
+from lib.cache import cached
 from lib.weights import compressed_form, decompress, replace
 
 grey, color = datasets.load(data, first=first), datasets.load(color_data, first=color_first)
@@ -133,9 +134,9 @@ def trained(network, method, seed):
     }
     how["loss"] = "squared_hinge" if network == "mlp" else "cross_entropy"
     if method == "gxnor":
-        return training.cached(gxnor_dst.fit, net, learning_rate=state_rates[network], **how)
+        return cached(gxnor_dst.fit, net, learning_rate=state_rates[network], **how)
     rate = (rates if method.startswith("float") else sign_rates)[network]
-    return training.cached(binaryconnect.fit, net, learning_rate=rate, **how)
+    return cached(binaryconnect.fit, net, learning_rate=rate, **how)
 
 
 # %% [markdown]

@@ -55,6 +55,7 @@ from torch import nn
 from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, xnor_net
 from lib.binarization.shared import inference, kernels, speed, vector
+from lib.cache import cached
 from lib.pruning import sparse_speed
 
 torch.set_grad_enabled(False)
@@ -221,9 +222,9 @@ figures.show_source(xnor_net.speedup)
 record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2, exact=True)
 record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2, exact=True)
 record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
-weight = np.ascontiguousarray(speed._random(channels, 3, 3, channels).numpy())
+weight = np.ascontiguousarray(speed.random_normal(channels, 3, 3, channels).numpy())
 image = np.zeros((side + 2, side + 2, channels), np.float32)
-image[1:-1, 1:-1] = speed._random(side, side, channels).numpy()
+image[1:-1, 1:-1] = speed.random_normal(side, side, channels).numpy()
 out = np.empty((side, side, channels), np.float32)
 scalar = timed({"scalar": lambda: speed.scalar_convolution(image, weight, out)})["scalar"]
 record(".kernel.scalar_conv_ratio", scalar / times["convolution"]["bits"], digits=0)
@@ -244,7 +245,7 @@ with torch.enable_grad():
     net = xnor_net.binarize(models.lenet5(0), maps={"fc1": 50})
     how = {"epochs": epochs, "seed": 0, "learning_rate": learning_rate, "batch_size": batch_size}
     how |= {"split": dataset.train.first(train_images), "loss": "cross_entropy"}
-    net = training.cached(binaryconnect.fit, net, **how)
+    net = cached(binaryconnect.fit, net, **how)
 bits = inference.convert(net)
 images = dataset.test.images.split(250)
 different = sum((net(part) != bits(part)).sum().item() for part in images)
@@ -338,9 +339,9 @@ figures.show(
 # The convolution of one image, step by step.
 
 # %% tags=["hide-input"]
-x = speed._random(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+x = speed.random_normal(1, channels, side, side).contiguous(memory_format=torch.channels_last)
 filters, zeros = (
-    kernels.arrange(speed._signs(speed._random(channels, channels, 3, 3))),
+    kernels.arrange(speed.signs_of(speed.random_normal(channels, channels, 3, 3))),
     torch.zeros(channels),
 )
 pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
@@ -382,8 +383,8 @@ record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True
 # A sparse matrix of as many bytes as the linear layer's bits keeps {glue:text}`binarization_speed.sparse.kept_pct` of the weights, and takes {glue:text}`binarization.sparse.latency_ratio` the time of the bits.
 
 # %% tags=["hide-input"]
-a, b = speed._random(many, linear_side), speed._random(linear_side, linear_side)
-signs = speed._signs(b)
+a, b = speed.random_normal(many, linear_side), speed.random_normal(linear_side, linear_side)
+signs = speed.signs_of(b)
 found = timed(
     {"float": lambda: nn.functional.linear(a, b), "signs": lambda: nn.functional.linear(a, signs)}
 )
@@ -394,7 +395,7 @@ wrong = (torch.stack(added, 1) != whole @ signs[:20].long().T).sum().item()
 record(".signs.different_sums", wrong, "", 0, exact=True)
 for count in bases:
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    conv.weight.copy_(speed._random(*conv.weight.shape))
+    conv.weight.copy_(speed.random_normal(*conv.weight.shape))
     several = abc_net.binarize(
         nn.Sequential(conv), names=["0"], bases=count, activation_bases=count
     )
@@ -414,7 +415,7 @@ kept = (
 weight = torch.zeros(linear_side**2)
 weight[torch.randperm(linear_side**2, generator=draw)[:kept]] = 1.0
 sparse = sparse_speed.csr(weight.reshape(linear_side, linear_side))
-one = speed._random(linear_side).numpy()
+one = speed.random_normal(linear_side).numpy()
 found = timed({"bits": calls["linear, one input"]["bits"], "sparse": lambda: sparse @ one})
 record("_speed.sparse.kept_pct", 100 * kept / linear_side**2, "%", 2, exact=True)
 record(".sparse.latency_ratio", found["sparse"] / found["bits"], digits=1)

@@ -103,7 +103,7 @@ def record(key, values, unit="%", digits=2, exact=False):
 # **The code.** Any network of layers can be trained so; the first function is the rounding, the second the loop.
 
 # %% tags=["remove-input"]
-figures.show_source(fixed_point.convert, fixed_point._converted, fixed_point.train)
+figures.show_source(fixed_point.convert, fixed_point.convert_each, fixed_point.train)
 
 # %% [markdown]
 # The wide accumulator is simulated with 32-bit floats, which round a long sum at its 24th bit; in a `float64` network it is exact, and a test holds it against whole numbers.

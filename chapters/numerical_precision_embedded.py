@@ -55,6 +55,7 @@ import torch
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, storage, training
+from lib.cache import cached
 from lib.precision import embedded_cnn, fixed_point, limited_precision
 from lib.precision.shared import integers
 
@@ -92,7 +93,7 @@ def error(model):
 # **The code.** A number is rounded as the integer that its bits are:
 
 # %% tags=["remove-input"]
-figures.show_source(limited_precision._round)
+figures.show_source(limited_precision.round_bits)
 
 # %% [markdown]
 # **An exact check.** The formats that torch has come out bit for bit: half precision, bfloat16, and an 8-bit float.
@@ -221,7 +222,7 @@ figures.show(
 # **The code.** What chooses the formats, and the loop that does the work:
 
 # %% tags=["remove-input"]
-figures.show_source(embedded_cnn.IntegerSum.__init__, integers._convolve)
+figures.show_source(embedded_cnn.IntegerSum.__init__, integers.convolve_codes)
 
 # %% [markdown]
 # ### Convolution and pooling in one
@@ -256,7 +257,7 @@ assert (integers.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
 def finder(seed):
     model = embedded_cnn.face_finder(seed, channels=train.images.shape[1], classes=classes)
     how = {"epochs": finder_epochs, "learning_rate": 0.05, "batch_size": 32, "seed": seed}
-    return training.cached(training.fit, model, split=dataset.train.first(finder_images), **how)
+    return cached(training.fit, model, split=dataset.train.first(finder_images), **how)
 
 
 finders = [finder(seed) for seed in range(seeds)]

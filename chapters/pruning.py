@@ -60,6 +60,7 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.cache import cached
 from lib.pruning import magnitude
 
 dataset = datasets.load(data)
@@ -131,7 +132,7 @@ rate = {models.lenet_300_100: 0.1, models.lenet5: 0.05}  # learning rates
 
 def trained(build, seed, epochs):
     how = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
-    return training.cached(training.fit, build(seed), split=dataset.train, **how)
+    return cached(training.fit, build(seed), split=dataset.train, **how)
 
 
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]
@@ -199,7 +200,7 @@ def compare(model, density, seed):
             "epochs": retrain_epochs // parts,
             "seed": 100 * (seed + 1),
         }
-        one = training.cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **how)
+        one = cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **how)
         errors.append(error(one))
     return errors
 
@@ -270,7 +271,7 @@ def pruned(build, model, density, epochs, seed):
         "seed": 1000 + seed,
         "learning_rate": rate[build],
     }
-    return training.cached(magnitude.gradual, copy.deepcopy(model), split=dataset.train, **how)
+    return cached(magnitude.gradual, copy.deepcopy(model), split=dataset.train, **how)
 
 
 sparse = [

@@ -55,6 +55,7 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, structure, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.pruning import (
     adversarial,
@@ -136,7 +137,7 @@ refits = {
 # %% tags=["hide-input"]
 # LeNet-5 is trained first: later on only a few grey images are needed, and the others leave the memory here.
 how = {"epochs": grey_epochs, "seed": 0, "learning_rate": 0.05}
-lenet5 = training.cached(training.fit, models.lenet5(0), split=grey.train, **how)
+lenet5 = cached(training.fit, models.lenet5(0), split=grey.train, **how)
 grey = datasets.Dataset(
     grey.name,
     grey.source,
@@ -162,7 +163,7 @@ except ValueError as error:
 # %%
 def tuned(model, split, seed, epochs=1, rate=0.01):
     how = {"epochs": epochs, "seed": seed, "learning_rate": rate, "batch_size": 64}
-    return training.cached(training.fit, copy.deepcopy(model), split=split, **how)
+    return cached(training.fit, copy.deepcopy(model), split=split, **how)
 
 
 def ranked(model, split, seed, left_out=()):
@@ -202,7 +203,7 @@ def race(model, splits, share, scores, rounded=1, tune=True):
 # %%
 how = {"epochs": epochs, "seed": 0, "learning_rate": learning_rate, "batch_size": batch_size}
 resnet8 = models.resnet8(0, width=width, channels=colour.train.images.shape[1])
-resnet8 = training.cached(training.fit, resnet8, split=colour.train, **how)
+resnet8 = cached(training.fit, resnet8, split=colour.train, **how)
 scores = [ranked(resnet8, colour.train, seed) for seed in range(seeds)]
 before, after, small = race(resnet8, colour, work, scores, multiple_of)
 

@@ -47,6 +47,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.cache import cached
 from lib.factorization import cp, low_rank, spatial, tucker
 from lib.vision import torchvision
 
@@ -65,7 +66,7 @@ def error(model):
 
 def retrained(model, epochs, seed, learning_rate):
     how = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
-    return training.cached(training.fit, copy.deepcopy(model), split=tune, **how)
+    return cached(training.fit, copy.deepcopy(model), split=tune, **how)
 
 
 # %% [markdown]
@@ -107,7 +108,7 @@ rate = {models.lenet_300_100: 0.1, models.lenet5: 0.05}  # learning rates
 
 def trained(build, seed, epochs):
     how = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
-    return training.cached(training.fit, build(seed), split=dataset.train, **how)
+    return cached(training.fit, build(seed), split=dataset.train, **how)
 
 
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]

@@ -56,6 +56,7 @@ import torch
 from scipy.stats import spearmanr
 
 from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.pruning import filter_l1, geometric_median, molchanov, optimal_threshold
 
@@ -138,7 +139,7 @@ def trained(seed):
     how = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
     how["batch_size"] = batch_size
     start = models.lenet5(seed, channels=shape[0], classes=len(dataset.classes))
-    return training.cached(training.fit, start, split=train, **how)
+    return cached(training.fit, start, split=train, **how)
 
 
 dense = [trained(seed) for seed in range(seeds)]
@@ -158,7 +159,7 @@ record("lenet5.baseline_error_pct", baseline, "%", 2)
 # $$ s_j = \sum_{l=1}^{n} \lVert \mathcal F_{j,l} \rVert_1 . $$ (eq-filter-l1)
 
 # %% tags=["remove-input"]
-figures.show_source(filter_l1.scores, filter_l1._norms)
+figures.show_source(filter_l1.scores, filter_l1.filter_norms)
 
 # %% [markdown]
 # **Does the sum tell the size of the map?** The survey says that it gives an expectation of it.
@@ -217,7 +218,7 @@ figures.show(
 # Here is the last one: each map passes a gate, and the derivative of the cost by the gate, at its value 1, is the sum over the places.
 
 # %% tags=["remove-input"]
-figures.show_source(molchanov._taylor, molchanov.information)
+figures.show_source(molchanov.taylor_scores, molchanov.information)
 
 # %% [markdown]
 # **Two exact checks.** Where the cost is linear in the maps, the expansion has no further terms: the estimate is the oracle's value.
@@ -510,7 +511,7 @@ def slimmed(sparsity, seed):
     """The network trained with the penalty; what goes, what work stays, and the errors (%)."""
     start = models.resnet8(seed, channels=shape[0], classes=len(dataset.classes), width=8)
     how = {"sparsity": sparsity, "epochs": slim_epochs, "seed": seed, "batch_size": batch_size}
-    model = training.cached(optimal_threshold.slim, start, split=halves, **how)
+    model = cached(optimal_threshold.slim, start, split=halves, **how)
     model = optimal_threshold.recalibrated(model, halves.first(1000))
     masks = optimal_threshold.masks(model, halves, delta=delta)
     small = structure.shrink(model, masks, halves.images[:1])

@@ -57,6 +57,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.pruning import adversarial, discrimination_aware, runtime
 
@@ -101,7 +102,7 @@ how = {"learning_rate": 0.1, "batch_size": 64}
 dense = []
 for seed in range(seeds):
     fit = {"epochs": epochs, "seed": seed} | how
-    dense.append(training.cached(training.fit, convolutions(seed), split=train, **fit))
+    dense.append(cached(training.fit, convolutions(seed), split=train, **fit))
 record("small.baseline_error_pct", [training.error_pct(m, test) for m in dense], digits=2)
 
 # %% [markdown]
@@ -262,7 +263,7 @@ print(f"{before:,} parameters, {after:,} without the block of {block}")
 # %%
 teach = {"learning_rate": 0.1, "batch_size": 64}
 fit = {"epochs": residual_epochs, "seed": 0} | teach
-trained = training.cached(training.fit, net, split=train, **fit)
+trained = cached(training.fit, net, split=train, **fit)
 sums = adversarial.summands(trained)
 budget = {"parts": list(itertools.chain(*sums)), "epochs": mask_epochs, "batch_size": 32}
 learned, smaller, before = [], [], []
@@ -381,7 +382,7 @@ assert (first[:, width // 2 :] == 0).all()
 # %%
 def nested(seed):
     network = runtime.RuntimeNetwork(dense[seed], one, seed=seed)
-    return training.cached(runtime.nest, network, split=train, epochs=epochs, seed=seed, **how)
+    return cached(runtime.nest, network, split=train, epochs=epochs, seed=seed, **how)
 
 
 def dealt(network, actions, times=5):

@@ -48,6 +48,7 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.pruning import channel_lasso, filter_l1, nisp, thinet
 from lib.pruning.shared import reconstruction
@@ -94,7 +95,7 @@ figures.show_source(reconstruction.contributions)
 # %%
 def trained(seed):
     how = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    return training.cached(training.fit, models.lenet5(seed), split=train, epochs=epochs, **how)
+    return cached(training.fit, models.lenet5(seed), split=train, epochs=epochs, **how)
 
 
 dense = [trained(seed) for seed in range(seeds)]
@@ -342,9 +343,7 @@ def repaired(name, seed):
     factor = thinet.rescale(model, mask, train, images=images)
     fitted = channel_lasso.refit(model, mask, train, images=images)
     how = {"epochs": tuning_epochs, "seed": seed, "learning_rate": learning_rate / 5}
-    tuned = training.cached(
-        training.fit, structure.shrink(model, mask, example), split=train, **how
-    )
+    tuned = cached(training.fit, structure.shrink(model, mask, example), split=train, **how)
     return error(model, mask), error(factor, mask), error(fitted, mask), error(tuned)
 
 

@@ -53,6 +53,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib import datasets, evidence, figures, measure, models, training
+from lib.cache import cached
 from lib.pruning import lottery_ticket, magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.pruning import optimal_brain_surgeon as surgeon
@@ -198,7 +199,7 @@ def increases(model, seed):
 
 
 how = {"split": small_set, "weight_decay": decay, "iterations": small_iterations}
-small = [training.cached(training.minimise, perceptron(i), **how) for i in range(small_seeds)]
+small = [cached(training.minimise, perceptron(i), **how) for i in range(small_seeds)]
 outcome = [increases(model, seed) for seed, model in enumerate(small)]
 cost_of = {name: np.array([run[name] for run in outcome]) for name in criteria}  # seeds, shares, 2
 
@@ -381,7 +382,7 @@ def start(seed):
 def learn(model, seed, split=dataset.train, passes=epochs):
     how = {"learning_rate": learning_rate, "batch_size": 60, "weight_decay": 0.0}
     how |= {"optimizer": "adam", "epochs": passes, "seed": seed}
-    return training.cached(lottery_ticket.train, model, split=split, **how)
+    return cached(lottery_ticket.train, model, split=split, **how)
 
 
 dense = [learn(start(seed), seed) for seed in range(seeds)]
@@ -407,7 +408,7 @@ cuts["layers_mask"] = ("the same layers by surgery: masks only", [])
 cuts["layers"] = ("the same layers by surgery: others move", [])
 for model in dense[:surgeon_seeds]:
     moved, how = copy.deepcopy(model), {"data": probe, "density": surgeon_layers}
-    training.cached(surgeon.prune_layers, moved, **how)
+    cached(surgeon.prune_layers, moved, **how)
     masks = {name: getattr(moved, name).weight != 0 for name in surgeon_layers}
     by_size = magnitude.masks(model, density=surgeon_layers)
     cuts["layers_magnitude"][1].append(lottery_ticket.rewind(model, by_size))

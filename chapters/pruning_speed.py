@@ -56,7 +56,9 @@ import torch
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, structure, training
+from lib.cache import cached
 from lib.pruning import granularity, magnitude, particle_filter, sparse_speed
+from lib.pruning.shared import selection
 from lib.vision import torchvision
 from lib.weights import decompress
 
@@ -92,7 +94,7 @@ def error(model):
 # **The code.** The masks of the strided level, and the product without the rows that nobody needs:
 
 # %% tags=["remove-input"]
-figures.show_source(granularity._strided, granularity.rows, granularity.LoweredConvolution)
+figures.show_source(granularity.strided, granularity.rows, granularity.LoweredConvolution)
 
 # %% [markdown]
 # **An exact check.** The smaller product equals the masked convolution, and the two matrices shrink to the rows that the formula counts.
@@ -143,7 +145,7 @@ def network(seed):
 
 
 how = {"split": train, "epochs": epochs, "learning_rate": 0.05}
-dense = [training.cached(training.fit, network(s), seed=s, **how) for s in range(seeds)]
+dense = [cached(training.fit, network(s), seed=s, **how) for s in range(seeds)]
 baseline = [error(model) for model in dense]
 record("network.baseline_error_pct", baseline, "%", 1)
 
@@ -177,7 +179,7 @@ for level in granularity.LEVELS:
             found = holes(model, level, select, seed)
             cut = magnitude.prune(copy.deepcopy(model), kept=found)
             before.append(error(cut))
-            after.append(error(training.cached(training.fit, cut, seed=seed, **fine)))
+            after.append(error(cached(training.fit, cut, seed=seed, **fine)))
             shares.append(work(model, found))
             needed += [100 * granularity.rows(found[n]).float().mean().item() for n in ("3", "6")]
         outcome[level, select] = before, after
@@ -290,7 +292,7 @@ evolved = [searched(model, s, evolutionary=True) for s, model in enumerate(dense
 many = {"particles": particles * (iterations + 1), "iterations": 0}
 guessed = [searched(model, 100 + s, **many) for s, model in enumerate(dense)]
 norms = [model[6].weight.detach().abs().sum((1, 2, 3)) for model in dense]
-by_norm = [magnitude.largest(norm, 0.5) for norm in norms]
+by_norm = [selection.largest(norm, 0.5) for norm in norms]
 
 # %% tags=["remove-input"]
 for name, found in (("filter", filtered), ("evolutionary", evolved), ("random", guessed)):

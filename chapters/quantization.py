@@ -49,7 +49,8 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, training
-from lib.coding import coders
+from lib.cache import cached
+from lib.coding import coders, gaps
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 
@@ -79,9 +80,9 @@ def smaller(model, coder="huffman"):
 def networks(build, rate, seed, epochs, kept, final_epochs):
     """A trained network, and the same after pruning and retraining."""
     common = {"split": dataset.train, "learning_rate": rate}
-    dense = training.cached(training.fit, build(seed), epochs=epochs, seed=seed, **common)
+    dense = cached(training.fit, build(seed), epochs=epochs, seed=seed, **common)
     how = {"density": kept, "ramp": final_epochs // 2, "epochs": final_epochs, "seed": 1000 + seed}
-    return dense, training.cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
+    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
 
 
 plan5, plan300 = (lenet5_epochs, lenet5_kept, lenet5_final_epochs), (epochs, kept, final_epochs)
@@ -161,8 +162,8 @@ figures.show_source(coders.gaps)
 
 # %%
 places = np.array([0, 1, 9, 40])
-fields, kept_here = coders.gaps(places, bits=3)
-assert coders.positions(fields)[kept_here].tolist() == places.tolist()
+fields, kept_here = gaps.encode(places, bits=3)
+assert gaps.positions(fields)[kept_here].tolist() == places.tolist()
 
 # %% [markdown]
 # **An experiment.** Short gap fields need many fillers, long ones waste bits, so there is a best width.

@@ -52,6 +52,7 @@ from scipy.stats import norm, spearmanr
 from torch.nn.functional import cross_entropy
 
 from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.cache import cached
 from lib.coding import coders
 from lib.datasets import Split
 from lib.pruning import magnitude, optimal_brain_damage
@@ -79,9 +80,9 @@ def networks(seed):
     """A trained network, and the same after pruning and retraining."""
     common = {"split": dataset.train, "learning_rate": 0.1}
     network = models.lenet_300_100(seed)
-    dense = training.cached(training.fit, network, epochs=epochs, seed=seed, **common)
+    dense = cached(training.fit, network, epochs=epochs, seed=seed, **common)
     how = {"density": kept, "ramp": final_epochs // 2, "epochs": final_epochs, "seed": 1000 + seed}
-    return dense, training.cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
+    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
 
 
 pairs = [networks(seed) for seed in range(seeds)]
@@ -383,7 +384,7 @@ record("gaussian.theory_gap_bits", 0.5 * np.log2(np.pi * np.e / 6), "bits", 3, e
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(entropy_constrained._iterated, entropy_constrained._assign)
+figures.show_source(entropy_constrained.iterated, entropy_constrained.assign)
 
 # %% [markdown]
 # **An exact check.** $J$ falls from step to step; free bits leave k-means, dear ones a single cluster.

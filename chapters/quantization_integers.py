@@ -52,7 +52,8 @@ from math import floor
 import numpy as np
 import torch
 
-from lib import datasets, evidence, figures, measure, models, storage, training
+from lib import datasets, evidence, figures, measure, models, running, storage, training
+from lib.cache import cached
 from lib.quantization import affine
 from lib.quantization import quantization_aware_training as qat
 from lib.quantization.shared import graph, integer_network, torch_kernels
@@ -69,7 +70,7 @@ def record(key, values, unit="x", digits=2):
 
 
 def errors(nets):
-    nets = [net.to(memory_format=training.layout(net, test.images)) for net in nets]
+    nets = [net.to(memory_format=running.layout(net, test.images)) for net in nets]
     return [training.error_pct(net, test, batch_size=200) for net in nets]
 
 
@@ -80,7 +81,7 @@ def smaller(net, coder="fixed"):
 # %% tags=["hide-input"]
 def trained(build, rate, seed, epochs):
     how = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
-    return training.cached(training.fit, build(seed), **how)
+    return cached(training.fit, build(seed), **how)
 
 
 def simulated(net, bits=8, per_channel=True, **how):
@@ -262,7 +263,7 @@ for name in dense:
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(affine._StraightThrough, qat.fit)
+figures.show_source(affine.StraightThrough, qat.fit)
 
 # %% [markdown]
 # **An exact check.** The rounded values are those of the integers, bit for bit, and the gradient is one inside the range and zero outside.
@@ -289,7 +290,7 @@ for name, key in ((name, key) for name in dense for key in ("tensor", "channel",
     for b in trained_bits if key == "qat" else bits:
         nets = [simulated(net, b, key != "tensor") for net in dense[name]]
         if key == "qat":
-            nets = [training.cached(qat.fit, net, seed=i, **how) for i, net in enumerate(nets)]
+            nets = [cached(qat.fit, net, seed=i, **how) for i, net in enumerate(nets)]
         curves[name, key, b] = errors(nets), nets[0]
         record(f"{name}_{key}{b}.error_pct", curves[name, key, b][0], "%")
 

@@ -54,9 +54,11 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, structure, training
+from lib.cache import cached
 from lib.coding import context
 from lib.coding.coders import entropy_bits
 from lib.pruning import filter_l1, magnitude
+from lib.pruning.shared import selection
 from lib.quantization import deep_compression, scalar_kmeans
 from lib.quantization.shared import whole_steps
 
@@ -87,10 +89,10 @@ def error(model, split=dataset.validation):
 dense = {name: [] for name in TITLES}
 for seed in range(seeds):
     how = {"split": dataset.train, "learning_rate": 0.1, "epochs": epochs, "seed": seed}
-    dense["lenet300"].append(training.cached(training.fit, models.lenet_300_100(seed), **how))
+    dense["lenet300"].append(cached(training.fit, models.lenet_300_100(seed), **how))
 for seed in range(lenet5_seeds):
     how = {"split": dataset.train, "learning_rate": 0.05, "epochs": lenet5_epochs, "seed": seed}
-    dense["lenet5"].append(training.cached(training.fit, models.lenet5(seed), **how))
+    dense["lenet5"].append(cached(training.fit, models.lenet5(seed), **how))
 
 # %% [markdown]
 # (sec-whole-steps)=
@@ -139,7 +141,7 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # One function writes and reads, all in whole numbers, so that every machine reads what another wrote.
 
 # %% tags=["remove-input"]
-figures.show_source(context._bit.py_func)
+figures.show_source(context.code_bit.py_func)
 
 # %% [markdown]
 # **An exact check.** Sixty units that each read one patch of 28 by 28 pixels, with one sign.
@@ -179,7 +181,7 @@ assert torch.allclose(before(images), after(images))
 def narrow(model):
     scores = filter_l1.scores(model, dataset.train)
     pairs = zip(scores.items(), lenet5_widths, strict=True)
-    masks = {name: magnitude.largest(s, width / len(s)) for (name, s), width in pairs}
+    masks = {name: selection.largest(s, width / len(s)) for (name, s), width in pairs}
     return structure.shrink(model, masks, dataset.train.images[:1])
 
 
@@ -187,9 +189,9 @@ def trained(name, seed, n, **how):
     model, how = copy.deepcopy(dense[name][seed]), {"survivors": n, "seed": seed} | how
     if name == "lenet300":
         how |= {"epochs": final_epochs, "learning_rate": 0.1}
-        return training.cached(whole_steps.train, model, split=dataset.train, shift=1, **how)
+        return cached(whole_steps.train, model, split=dataset.train, shift=1, **how)
     how |= {"epochs": lenet5_final_epochs, "learning_rate": 0.05, "batch_size": 64, "balance": 0}
-    small = training.cached(whole_steps.train, narrow(model), split=dataset.train, shift=1, **how)
+    small = cached(whole_steps.train, narrow(model), split=dataset.train, shift=1, **how)
     return whole_steps.embed(small, models.lenet5())
 
 
@@ -313,7 +315,7 @@ figures.table(rows, caption="The first network of each kind, trained to several 
 # %%
 how = {"split": dataset.train, "learning_rate": 0.1, "epochs": deep_epochs, "seed": 1000}
 how |= {"density": kept, "ramp": deep_epochs // 2}
-old = training.cached(magnitude.gradual, copy.deepcopy(dense["lenet300"][0]), **how)
+old = cached(magnitude.gradual, copy.deepcopy(dense["lenet300"][0]), **how)
 deep_compression.share_survivors(old, bits=weight_bits)
 how = {"learning_rate": 3e-4, "weight_decay": 0.0, "epochs": share_epochs, "seed": 2000}
 training.fit(old, dataset.train, **how)

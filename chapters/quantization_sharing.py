@@ -47,6 +47,7 @@ import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, training
+from lib.cache import cached
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, optimal_kmeans, scalar_kmeans, sign_quantization
 from lib.quantization import product_quantization as pq
@@ -80,7 +81,7 @@ def missing(layer, other):  # squared error of the weights, in percent of their 
 # %%
 def trained(build, rate, seed, epochs):
     how = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
-    return training.cached(training.fit, build(seed), **how)
+    return cached(training.fit, build(seed), **how)
 
 
 dense = [trained(models.lenet_300_100, 0.1, seed, epochs) for seed in range(seeds)]
@@ -105,7 +106,7 @@ for name, nets in (("lenet300", dense), ("lenet5", lenet5)):
 # A price on each cluster turns the layers $m$ into one pass over the weights; the right price is found by bisection.
 
 # %% tags=["remove-input"]
-figures.show_source(optimal_kmeans.optimal, optimal_kmeans._priced)
+figures.show_source(optimal_kmeans.optimal, optimal_kmeans.priced)
 
 # %% [markdown]
 # **An exact check.** Ten numbers can be cut into three intervals in few enough ways to try them all.
@@ -124,7 +125,7 @@ how = {"split": dataset.train, "density": kept, "epochs": final_epochs, "ramp": 
 survivors, rows = [], []
 for seed, net in enumerate(dense):
     net, more = copy.deepcopy(net), {"learning_rate": 0.1, "seed": 1000 + seed}
-    weights = training.cached(magnitude.gradual, net, **how, **more).fc1.weight.detach().double()
+    weights = cached(magnitude.gradual, net, **how, **more).fc1.weight.detach().double()
     survivors.append(weights[weights != 0].numpy())
 best = [optimal_kmeans.optimal(each, clusters).squared_error for each in survivors]
 for how in ("linear", "density", "random"):
@@ -204,7 +205,7 @@ record(f"{of}.distinct_values", max(distinct), "", 0)
 # $$ \hat W_{ij} = \alpha_i\,\mathrm{sign}(W_{ij}), \qquad \mathrm{sign}(0) = 1, \qquad \alpha_i \in \Big\{\, 1,\; \overline{\lvert W \rvert},\; \overline{\lvert W_i \rvert} \,\Big\} $$ (eq-gong-signs)
 
 # %% tags=["remove-input"]
-figures.show_source(sign_quantization.SignWeight, sign_quantization._signed)
+figures.show_source(sign_quantization.SignWeight, sign_quantization.signed)
 
 # %% [markdown]
 # **An exact check.** ReLU passes a positive factor on, so without biases a layer's scale multiplies all outputs alike, and no decision changes.
@@ -279,7 +280,7 @@ assert torch.equal(values.weight, pieces.weight) and torch.equal(whole.weight, l
 # $$ R_t = R_{t-1} - \hat R_{t-1}, \qquad \hat w_z = \sum_{t=1}^{T} c^t_{a_t(z)}, \qquad r = \frac{32\, m n}{T\,(32\, k n + q\, m)} . $$ (eq-residual)
 
 # %% tags=["remove-input"]
-figures.show_source(rq.ResidualWeight.right_inverse, rq._summed)
+figures.show_source(rq.ResidualWeight.right_inverse, rq.summed)
 
 # %% [markdown]
 # **An exact check.** One stage is product quantization with one segment, and each stage leaves less than the one before.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import storage, training
+from lib import running, storage
 from lib.coding import coders
 from lib.weights import layers
 
@@ -77,7 +77,7 @@ def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str
     first = next(model.parameters(), torch.zeros(0))
     try:
         with torch.no_grad():
-            training.logits(model.eval(), torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+            running.logits(model.eval(), torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
     finally:
         for hook in hooks:
             hook.remove()

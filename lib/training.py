@@ -1,25 +1,13 @@
-"""The one training loop, evaluation, and a cache of trained networks."""
+"""The one training loop, and the error of what it trained."""
 
-import hashlib
-import inspect
-import json
-import os
-import sys
 from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from filelock import FileLock
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib import imports
+from lib import running
 from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
@@ -85,7 +73,7 @@ def fit(
     steps = max(1, epochs * -(-len(split) // batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
     losses = []
-    memory = layout(model, split.images)
+    memory = running.layout(model, split.images)
     model.to(memory_format=memory)
     for epoch in range(epochs):
         if before_epoch is not None:
@@ -98,7 +86,7 @@ def fit(
                 images = shifted(images, shift, generator)
             if memory == torch.contiguous_format:  # one channel, permuted, would ask for channels_last all the same
                 images = images.to(memory_format=memory)
-            cost = LOSSES[loss](logits(model, images), split.labels[batch])
+            cost = LOSSES[loss](running.logits(model, images), split.labels[batch])
             update.zero_grad()
             cost.backward()
             update.step()
@@ -140,7 +128,7 @@ def minimise(
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
         vector = torch.from_numpy(values).to(mask.dtype) * mask
         nn.utils.vector_to_parameters(vector, parameters.values())
-        loss = nn.functional.cross_entropy(logits(model, images), split.labels)
+        loss = nn.functional.cross_entropy(running.logits(model, images), split.labels)
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))])
         whole = loss.item() + weight_decay / 2 * vector.square().sum().item()
         return whole, (mask * (gradient + weight_decay * vector)).double().numpy()
@@ -148,131 +136,6 @@ def minimise(
     options = {"maxiter": iterations, "maxfun": 5 * iterations, "ftol": 1e-13, "gtol": 1e-8}
     found = minimize(objective, start.double().numpy(), jac=True, method="L-BFGS-B", options=options)
     return objective(found.x)[0]
-
-
-def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """The memory layout to train in: channels_last where it is safe, and plain memory (contiguous_format) elsewhere.
-
-    Convolutions train half again as fast in channels_last on a CPU. It is not safe for a network that
-
-    - has tensors of five dimensions, or joins channels and places by ``view``: it raises an error there;
-    - answers differently there, or has a convolution whose output or gradients differ there: some processors run wrong
-      kernels (oneDNN 3.12 with AVX-512 or AMX: one input channel, a stride along the width, one output column);
-    - has a strided 1 x 1 convolution that reads fewer than 8 channels: oneDNN 3.12 (AVX2) writes outside its memory in
-      the weight gradient.
-
-    The model runs twice on the first 8 images, in evaluation mode; it and the random state are as before afterwards.
-
-    images: (n, channels, height, width), or what else the model takes.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and _crashes(layer.in_channels, layer.kernel_size, layer.stride):
-            return torch.contiguous_format
-    convolutions = _Convolutions()
-    try:
-        with convolutions:
-            answers = _answers(model, images[:8], torch.channels_last)
-        expected = _answers(model, images[:8], torch.contiguous_format)
-        # Only a coarse look: rounding may flip a sign or a quantized value. The convolutions are compared exactly.
-        gap = (answers.double() - expected.double()).nan_to_num().abs().max()
-        same = gap <= 1e-2 * expected.double().nan_to_num().abs().max()
-        safe = bool(same) and all(_same_in_both_layouts(*each) for each in convolutions.seen)
-    except Exception:  # whatever it is: training in plain memory works, or says what is wrong with model or images
-        safe = False
-    return torch.channels_last if safe else torch.contiguous_format
-
-
-def _crashes(channels: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether the weight gradient of such a convolution may write outside its memory in channels_last."""
-    return max(size) == 1 < max(stride) and channels < 8
-
-
-class _Convolutions(TorchDispatchMode):
-    """Notes each 2-d convolution that runs: shapes of input and weight, type, whether it has a bias, and its place."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen: dict[tuple, None] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.convolution.default and args[0].dim() == 4:
-            images, weight, bias, *place = args
-            place = tuple(tuple(value) if isinstance(value, list) else value for value in place)
-            self.seen[tuple(images.shape), tuple(weight.shape), images.dtype, bias is not None, place] = None
-        return function(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> Tensor:
-    """The answers of copies of the model's tensors in that layout, in evaluation mode."""
-    tensors = {}
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        own = memory if value.dim() in (4, 5) else torch.contiguous_format  # as in nn.Module.to
-        tensors[name] = value.detach().to(memory_format=own, copy=True)
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    generators = [(g, g.get_state()) for _, kept in before for g in kept.values() if isinstance(g, torch.Generator)]
-    try:
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            return functional_call(model.eval(), tensors, (images.to(memory_format=torch.contiguous_format),))
-    finally:
-        for module, kept in before:  # its mode, and what its forward pass set
-            vars(module).clear()
-            vars(module).update(kept)
-        for generator, state in generators:
-            generator.set_state(state)
-
-
-@cache
-def _same_in_both_layouts(
-    images: tuple[int, ...], weight: tuple[int, ...], dtype: torch.dtype, bias: bool, place: tuple
-) -> bool:
-    # Of constant weights, such as those of a mean, a network takes no gradient; a layer of that kind came to no trial.
-    gradients = not _crashes(images[1], weight[2:], place[0])
-    plain, last = (
-        convolved(images, weight, place, dtype=dtype, bias=bias, memory=memory, gradients=gradients)
-        for memory in (torch.contiguous_format, torch.channels_last)
-    )
-    return all(map(equal_sums, plain, last))
-
-
-def convolved(
-    images: tuple[int, ...],
-    weight: tuple[int, ...],
-    place: tuple,
-    *,
-    dtype: torch.dtype,
-    memory: torch.memory_format,
-    bias: bool = False,
-    gradients: bool = True,
-) -> tuple[Tensor, ...]:
-    """A convolution of random signs, to try a kernel: its output, and the gradients of its images and weight.
-
-    All are sums of +1 and -1, so whole numbers, which every right kernel gives (see :func:`equal_sums`).
-
-    images: shape, (n, channels, height, width).
-    weight: shape, (filters, channels / groups, height, width).
-    place: stride, padding, dilation, transposed, output padding and groups, as in ``torch.convolution``.
-    dtype, memory: of images and weight.
-    bias: whether a bias of 1 is added.
-    gradients: whether to compute them; otherwise the output alone is returned.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def signs(shape: tuple[int, ...]) -> Tensor:
-        return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(dtype)
-
-    x, w = (signs(shape).to(memory_format=memory).requires_grad_() for shape in (images, weight))
-    filters = weight[1] * place[-1] if place[3] else weight[0]
-    with torch.enable_grad():
-        output = torch.convolution(x, w, torch.ones(filters, dtype=dtype) if bias else None, *place)
-        after = torch.autograd.grad(output, (x, w), signs(output.shape)) if gradients else ()
-        return output.detach(), *after
-
-
-def equal_sums(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same whole numbers, but for the rounding of their types."""
-    a, b, rounding = a.double(), b.double(), max(torch.finfo(t.dtype).eps for t in (a, b))
-    return bool(((a - b).abs() < 0.5 + 4 * rounding * b.abs()).all())  # NaN is not less
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
@@ -285,15 +148,6 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(n)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
-def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's output; a wrong shape of input is one clear error instead of one deep in a layer."""
-    try:
-        return model(images)
-    except RuntimeError as error:
-        shape = tuple(images.shape)
-        raise ValueError(f"{type(model).__name__} does not take images of shape {shape}: {error}") from error
-
-
 @torch.no_grad()
 def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> float:
     """Share of wrongly classified samples, in percent."""
@@ -302,93 +156,5 @@ def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> floa
     model.eval()
     plain = split.images.to(memory_format=torch.contiguous_format)  # some kernels for channels_last are wrong: layout
     pairs = zip(plain.split(batch_size), split.labels.split(batch_size), strict=True)
-    wrong = sum((logits(model, images).argmax(dim=1) != labels).sum().item() for images, labels in pairs)
+    wrong = sum((running.logits(model, images).argmax(dim=1) != labels).sum().item() for images, labels in pairs)
     return 100 * wrong / len(split)
-
-
-def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
-    """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
-
-    The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
-    model's own weights, and the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or
-    ``_build/cache``; a damaged entry is trained again. Two processes that want the same network train it once: the
-    second waits.
-    """
-    folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
-    folder.mkdir(parents=True, exist_ok=True)
-    key = _key(train, model, arguments)
-    path = folder / f"{train.__name__}-{key}.safetensors"
-    with FileLock(path.with_suffix(".lock")):
-        state = _read(path)
-        if state is None:
-            names = model.state_dict().keys()
-            train(model, **arguments)
-            state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
-            if state.keys() != names:
-                raise ValueError(f"{train.__name__} changes how weights are stored: decompress the model to cache it")
-            partial = path.with_suffix(".partial")
-            safetensors.torch.save_file(state, partial, metadata={"digest": _digest(state)})
-            partial.replace(path)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return state if file.metadata().get("digest") == _digest(state) else None
-    except (safetensors.SafetensorError, OSError, AttributeError):
-        return None
-
-
-def _digest(value: object) -> str:
-    """One digest for the values that reach a cache key: tensors, splits, modules' weights, numbers, strings, lists."""
-    digest = hashlib.sha256()
-
-    def feed(item: object) -> None:
-        if isinstance(item, Tensor):
-            digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
-            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy())
-        elif isinstance(item, Split):
-            feed([item.images, item.labels])
-        elif isinstance(item, dict):
-            feed([[key, item[key]] for key in sorted(item)])
-        elif isinstance(item, list | tuple):
-            digest.update(b"[")
-            for each in item:
-                feed(each)
-                digest.update(b",")
-            digest.update(b"]")
-        else:
-            digest.update(json.dumps(item).encode())  # anything else is not a cache key: TypeError
-
-    feed(value)
-    return digest.hexdigest()
-
-
-def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str:
-    if getattr(train, "__closure__", None):
-        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
-    try:
-        files = {Path(inspect.getfile(sys.modules[train.__module__]))}
-    except (AttributeError, KeyError, OSError, TypeError) as error:
-        raise ValueError(
-            f"{train!r} cannot be cached: accepted is a function of a module that stands in a file"
-        ) from error
-    own: dict[str, str] = {}
-    for kind in sorted({type(module) for module in model.modules()}, key=str):
-        top = kind.__module__.split(".")[0]
-        if top == imports.PACKAGE:
-            files.add(Path(inspect.getfile(kind)))
-        elif top not in ("torch", "torchvision"):
-            try:
-                own[str(kind)] = inspect.getsource(kind.forward)
-            except (OSError, TypeError) as error:
-                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass stands in no file") from error
-    texts = [path.read_text("utf-8") for path in sorted(files)]
-    codes = [imports.code(text) for text in texts]
-    codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]
-    return _digest([sorted(codes), own, train.__qualname__, str(model), model.state_dict(), arguments])[:24]

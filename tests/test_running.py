@@ -1,9 +1,31 @@
-"""What flows through chosen layers while a network runs."""
+"""What flows through a network is what it computes with, and no layout changes an answer."""
+
+import copy
 
 import pytest
 import torch
+from torch import nn
 
-from lib import models, running
+from lib import models, running, training
+from lib.datasets import Split
+
+
+@pytest.fixture
+def split():
+    generator = torch.Generator().manual_seed(0)
+    return Split(torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10)
+
+
+def linear(seed: int = 0) -> nn.Module:
+    return models.lenet_300_100(seed)
+
+
+def state(model):
+    return [p.detach().clone() for p in model.state_dict().values()]
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
 
 
 def test_inputs_and_outputs_of_the_last_pass():
@@ -28,3 +50,175 @@ def test_an_unknown_layer_is_named():
     said = pytest.raises(ValueError, match="Sequential has no layer 'conv9': it has conv1, pool1")
     with said, running.captured(models.lenet5(), ["conv1", "conv9"]):
         pass
+
+
+# -- layout ------------------------------------------------------------------------------------------------------------
+
+PLAIN, LAST = torch.contiguous_format, torch.channels_last
+
+
+class Flattened(nn.Module):
+    """Two convolutions and a linear layer; ``flatten`` joins channels and places."""
+
+    def __init__(self, flatten):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Linear(6 * 16, 10)
+        self.flatten = flatten
+
+    def forward(self, x):
+        return self.last(self.flatten(torch.relu(self.second(torch.relu(self.first(x))))))
+
+
+def small(n=6):
+    images = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Split(images, torch.arange(n) % 10)
+
+
+@pytest.mark.parametrize(
+    ("flatten", "expected"),
+    [
+        (lambda x: x.flatten(1), LAST),
+        (lambda x: x.reshape(len(x), -1), LAST),
+        (lambda x: x.contiguous().view(len(x), -1), LAST),
+        (lambda x: x.view(x.size(0), -1), PLAIN),
+        (lambda x: x.view(-1, 96), PLAIN),
+        (lambda x: x.view(len(x), 6, 16).view(len(x), 96), PLAIN),
+        (lambda x: x.as_strided((len(x), 96), (96, 1)), PLAIN),  # runs in both, and reads another order
+    ],
+)
+def test_a_network_is_trained_in_plain_memory_where_channels_last_raises_or_reads_another_order(flatten, expected):
+    model, data = Flattened(flatten), small()
+    assert running.layout(model, data.images) == expected
+    reference = Flattened(lambda x: x.flatten(1))
+    losses = [training.fit(net, data, epochs=2, seed=0, learning_rate=0.01) for net in (model, reference)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
+def test_ordinary_networks_are_trained_in_channels_last(build, split):
+    assert running.layout(build(), split.images) == LAST
+
+
+def volumes(layer):
+    return nn.Sequential(layer, nn.ReLU(), nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(32, 10))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv3d(1, 4, 3), nn.ConvTranspose3d(1, 4, 3)])
+def test_networks_of_volumes_are_trained(layer):
+    data = Split(torch.rand(6, 1, 4, 4, 4), torch.arange(6))
+    assert running.layout(volumes(layer), data.images) == PLAIN
+    assert len(training.fit(volumes(layer), data, epochs=1, seed=0)) == 1
+
+
+def test_a_buffer_of_five_dimensions_does_not_stop_training():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model.register_buffer("table", torch.zeros(1, 1, 2, 2, 2))
+    assert running.layout(model, small().images) == PLAIN
+    assert len(training.fit(model, small(), epochs=1, seed=0)) == 1
+
+
+@pytest.mark.parametrize("stride", [2, (1, 2), (3, 1)])
+def test_a_strided_1_x_1_convolution_of_few_channels_is_never_run_in_channels_last(stride, monkeypatch):
+    monkeypatch.setattr(running, "_answers", lambda *_: pytest.fail("it may write outside its memory"))
+    model = nn.Sequential(nn.Conv2d(7, 4, 1, stride=stride), nn.Flatten())
+    assert running.layout(model, torch.rand(2, 7, 8, 8)) == PLAIN
+
+
+@pytest.mark.parametrize(("channels", "size", "stride"), [(1, 1, 2), (7, 1, (1, 2)), (1, 1, (3, 1))])
+def test_no_gradient_is_tried_of_a_constant_that_would_be_read_in_channels_last(channels, size, stride, monkeypatch):
+    """A mean over places, as K of XNOR-Net has: its weight gradient may write outside its memory on some processors."""
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return nn.functional.conv2d(x, x.new_ones(1, channels, size, size), stride=stride)
+
+    seen, right = [], running.convolved
+
+    def convolved(images, weight, *rest, **options):
+        seen.append((weight, options["gradients"]))
+        return right(images, weight, *rest, **options)
+
+    monkeypatch.setattr(running, "convolved", convolved)
+    running._same_in_both_layouts.cache_clear()
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), Mean(), nn.Flatten())
+    assert running.layout(model, torch.rand(4, 1, 8, 8)) == LAST
+    assert dict(seen) == {(channels, 1, 3, 3): True, (1, channels, size, size): False}
+
+
+class Draws(nn.Module):
+    """Everything a forward pass may change: random states, buffers, attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout()
+        self.calls, self.generator = 0, torch.Generator().manual_seed(3)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += len(x)
+        noise = torch.rand(1) + torch.rand(1, generator=self.generator)
+        return self.drop(self.norm(self.conv(x))).flatten(1) * noise
+
+
+def test_the_trial_leaves_no_trace():
+    model, images = Draws(), small().images
+    model.norm.eval()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    own, outer = model.generator.get_state(), torch.get_rng_state()
+    strides = [p.stride() for p in model.parameters()]
+    assert running.layout(model, images) == LAST
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert modes == [m.training for m in model.modules()] and model.calls == 0
+    assert torch.equal(own, model.generator.get_state()) and torch.equal(outer, torch.get_rng_state())
+    assert strides == [p.stride() for p in model.parameters()]
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+class _Gradient(torch.autograd.Function):
+    """The same values, and another gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, error):
+        error = error.clone()
+        error[0] *= 2
+        return error
+
+
+def wrong_output(x, weight, result):
+    result = result.clone()
+    result[0, 0, 0, 0] += 1
+    return result
+
+
+def wrong_gradients(x, weight, result):
+    return _Gradient.apply(result)
+
+
+def not_finite(x, weight, result):
+    return result * float("nan")
+
+
+@pytest.mark.parametrize("fault", [wrong_output, wrong_gradients, not_finite])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_network_is_trained_in_plain_memory_where_a_kernel_for_channels_last_is_wrong(fault, groups, monkeypatch):
+    right = torch.convolution
+
+    def convolution(x, weight, *rest):
+        result = right(x, weight, *rest)
+        last = x.is_contiguous(memory_format=LAST) and not x.is_contiguous()
+        return fault(x, weight, result) if last else result
+
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, groups=groups), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=groups), nn.Flatten())
+    images = torch.rand(9, 2, 8, 8)
+    running._same_in_both_layouts.cache_clear()
+    assert running.layout(model, images) == LAST
+    running._same_in_both_layouts.cache_clear()
+    monkeypatch.setattr(torch, "convolution", convolution)
+    assert running.layout(model, images) == PLAIN
+    running._same_in_both_layouts.cache_clear()

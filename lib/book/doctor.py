@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from lib import running
+
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_", "DNNL_", "FBGEMM_", "MKL_", "NUMBA_", "OMP_NUM_THREADS")
 SOURCES = (
     "book/doctor.py",
@@ -116,7 +118,7 @@ def _products() -> str:
 
 
 def _shapes() -> Iterator[tuple]:
-    """Images (n, channels, height, width), weight, and place of convolutions, as :func:`lib.training.convolved` has."""
+    """Images (n, channels, height, width), weight, and place of convolutions, as :func:`lib.running.convolved` has."""
     for filters in (1, 8, 34):  # one channel and, along the width, a stride and one output column
         for height, width, size, stride in (
             (5, 3, (3, 2), (1, 2)),
@@ -144,16 +146,14 @@ def _convolutions(*, last: bool, single: bool | None) -> str:
     """Outputs and gradients against float64 in plain memory; single: of one input channel, of more, or None: of all."""
     import torch
 
-    from lib import training
-
     wrong, memory = [], torch.channels_last if last else torch.contiguous_format
     for images, weight, place in _shapes():
         if single is not None and (images[1] == 1) != single:
             continue
-        exact = training.convolved(images, weight, place, dtype=torch.float64, memory=torch.contiguous_format)
-        found = training.convolved(images, weight, place, dtype=torch.float32, memory=memory)
+        exact = running.convolved(images, weight, place, dtype=torch.float64, memory=torch.contiguous_format)
+        found = running.convolved(images, weight, place, dtype=torch.float32, memory=memory)
         for what, a, b in zip(("output", "gradient of images", "gradient of weight"), found, exact, strict=True):
-            if not training.equal_sums(a, b):
+            if not running.equal_sums(a, b):
                 filters, _, high, wide = weight
                 shape = f"image {images[1]} x {images[2]} x {images[3]}, {filters} filters of {high} x {wide}"
                 wrong.append(f"{what} for {shape}, stride {place[0]}")
@@ -205,16 +205,14 @@ def _bits() -> str:
 def _threads() -> str:
     import torch
 
-    from lib import training
-
     wrong = []
     for images, weight, groups in (((16, 3, 32, 32), (16, 3, 3, 3), 1), ((9, 16, 14, 14), (32, 8, 5, 5), 2)):
         place, results = ((1, 1), (1, 1), (1, 1), False, (0, 0), groups), []
         for threads in (1, 2):
             with _threaded(threads):
                 how = {"dtype": torch.float32, "memory": torch.contiguous_format}
-                results.append(training.convolved(images, weight, place, **how))
-        if not all(map(training.equal_sums, *results)):
+                results.append(running.convolved(images, weight, place, **how))
+        if not all(map(running.equal_sums, *results)):
             wrong.append(f"convolution of {images[1]} channels")
     with _threaded(2):
         if products := _products():

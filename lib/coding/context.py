@@ -52,7 +52,7 @@ def _check(count: int, rows: int, width: int) -> None:
 
 
 @numba.njit(cache=True)
-def _bit(bit, decode, contexts, used, mixer, chances, seen, weights, inputs, buffer, coder):
+def code_bit(bit, decode, contexts, used, mixer, chances, seen, weights, inputs, buffer, coder):
     """One answer: mix the contexts' probabilities, code or decode it, learn from it. coder: low, high, code, place."""
     dot = 0
     for i in range(used):
@@ -123,7 +123,7 @@ def _run(symbols, rows, width, buffer, length, decode):
         for c in range(columns):
             alive |= int(symbols[first + c] != 0)
         contexts[0] = 15 * TABLE + before
-        before = _bit(alive, decode, contexts, 1, 31, chances, seen, weights, inputs, buffer, coder)
+        before = code_bit(alive, decode, contexts, 1, 31, chances, seen, weights, inputs, buffer, coder)
         if not before:
             symbols[first : first + columns] = 0
             continue
@@ -154,14 +154,16 @@ def _run(symbols, rows, width, buffer, length, decode):
             contexts[4] = 4 * TABLE + c * 64 // columns
             symbol = symbols[first + c]
             mixer = min(near, 3)
-            if not _bit(int(symbol != 0), decode, contexts, 5, mixer, chances, seen, weights, inputs, buffer, coder):
+            if not code_bit(
+                int(symbol != 0), decode, contexts, 5, mixer, chances, seen, weights, inputs, buffer, coder
+            ):
                 symbols[first + c] = 0
                 continue
             two = _sign(left) * 3 + _sign(up)
             contexts[0] = 5 * TABLE + two
             contexts[1] = 6 * TABLE + (two * 3 + _sign(upleft)) * 3 + _sign(upright)
             contexts[2] = 7 * TABLE + _sign(left2) * 3 + _sign(up2)
-            positive = _bit(symbol & 1, decode, contexts, 3, 8, chances, seen, weights, inputs, buffer, coder)
+            positive = code_bit(symbol & 1, decode, contexts, 3, 8, chances, seen, weights, inputs, buffer, coder)
             level = 1
             largest = max(max(abs(left), abs(up)), max(abs(upleft), abs(upright)))
             while True:
@@ -169,7 +171,7 @@ def _run(symbols, rows, width, buffer, length, decode):
                 contexts[0] = 8 * TABLE + at
                 contexts[1] = 9 * TABLE + at * 16 + min(largest, 15)
                 more = int((symbol + 1) >> 1 > level)
-                if not _bit(more, decode, contexts, 2, 9 + at, chances, seen, weights, inputs, buffer, coder):
+                if not code_bit(more, decode, contexts, 2, 9 + at, chances, seen, weights, inputs, buffer, coder):
                     break
                 level += 1
                 if level > LARGEST:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import training
+from lib import running
 from lib.datasets import Split
 from lib.precision.shared import integers
 
@@ -271,7 +271,7 @@ def integer(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
             raise ValueError(
                 f"{layer} meets numbers of shape {tuple(values.shape)}: images, or flattened ones, are needed"
             )
-        values = training.logits(layer, values)
+        values = running.logits(layer, values)
         peak = _peak(values, f"the outputs of {layer}")
         if i in sums:
             if not layer.weight.numel():

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import training
+from lib import running
 from lib.datasets import Split
 from lib.weights import CompressedWeight, Encoding, compress, layers
 
@@ -84,7 +84,7 @@ def convert(
     key = np.uint64(1 + torch.randint(2**62, (), generator=generator).item() if rounding == "stochastic" else 0)
     lost = 2.0 ** (format.integer_bits - 1 - (24 if flat.dtype == np.float32 else 53))
     highest = min(format.highest, -format.lowest - lost)  # what the type of float can hold of the upper rail
-    if _converted(flat, format.step, format.lowest, highest, key, out.view(-1).numpy()):
+    if convert_each(flat, format.step, format.lowest, highest, key, out.view(-1).numpy()):
         raise ValueError("the values to convert hold NaN, which no fixed-point number is")
     return out.to(values.device)
 
@@ -97,7 +97,7 @@ def plain(values: Tensor) -> np.ndarray:
 
 
 @numba.njit(cache=True)
-def _converted(values, step, lowest, highest, key, out):
+def convert_each(values, step, lowest, highest, key, out):
     """``out`` = the values in fixed point; returns whether one is NaN. Key 0 rounds to nearest, any other by chance."""
     nan = False
     for i in range(values.size):
@@ -265,7 +265,7 @@ def train(
             for epoch in range(epochs):
                 total, rate = 0.0, learning_rate * decay**epoch
                 for batch in torch.randperm(len(split), generator=order).split(batch_size):
-                    outputs = training.logits(model, split.images[batch])
+                    outputs = running.logits(model, split.images[batch])
                     loss = nn.functional.cross_entropy(outputs, split.labels[batch], reduction="sum")
                     total += loss.item()
                     if not np.isfinite(total):

@@ -41,12 +41,12 @@ def float_format(x: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
         raise ValueError(f"x is {x.dtype}: float32 is needed, of which every shorter format is a part")
     bits = x.detach().contiguous().view(torch.int32).numpy()
     rounded = np.empty_like(bits)
-    _round(bits.reshape(-1), rounded.reshape(-1), exponent, significand)
+    round_bits(bits.reshape(-1), rounded.reshape(-1), exponent, significand)
     return torch.from_numpy(rounded).view(torch.float32)
 
 
 @numba.njit("void(int32[::1], int32[::1], int64, int64)", cache=True)
-def _round(bits, rounded, exponent, significand):
+def round_bits(bits, rounded, exponent, significand):
     """The bits of float32 numbers, rounded to a shorter format: half a unit is added, what lies below it cut off."""
     least = 129 - (1 << exponent - 1) if exponent < 8 else 0  # biased exponent of the least normal number
     top = ((1 << exponent - 1) + 127) << 23  # bits of the first number that is too large

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from lib import structure, training
+from lib import running, structure
 from lib.datasets import Split
 from lib.pruning.discrimination_aware import owner
 
@@ -121,7 +121,7 @@ def learn(
     target = _logits(model, images, batch_size)
     unit = target.square().sum(1).mean().clamp_min(1e-12)
     student = copy.deepcopy(model).requires_grad_(True).eval()  # batch norm would divide common factors out again
-    student.to(memory_format=training.layout(student, images))
+    student.to(memory_format=running.layout(student, images))
     judge, generator = discriminator(target.shape[1], seed), torch.Generator().manual_seed(seed)
     points = [
         torch.ones(size, requires_grad=True) for size in [*[group.channels for group in found], *[()] * len(names)]
@@ -256,7 +256,7 @@ def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        return torch.cat([training.logits(model, batch) for batch in images.split(batch_size)])
+        return torch.cat([running.logits(model, batch) for batch in images.split(batch_size)])
     finally:
         for module, mode in modes.items():
             module.training = mode

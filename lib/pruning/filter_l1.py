@@ -14,10 +14,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lib import structure, training
+from lib import running, structure
 from lib.datasets import Split
-from lib.running import captured, evaluating
-from lib.structure import PER_CHANNEL, Group, Masks
+from lib.structure import PER_CHANNEL, Masks
 
 
 @torch.no_grad()
@@ -28,10 +27,10 @@ def scores(model: nn.Module, data: Split, *, folded: bool = False) -> dict[str, 
     folded: multiply by :math:`\lvert\gamma_j\rvert / \sqrt{\sigma_j^2 + \epsilon}` of the batch norm behind the layer.
     Raises ValueError on an empty split, weights that are not finite, and a network that cannot be traced.
     """
-    found, scales = traced(model, data), {}
+    found, scales = structure.groups_of(model, data), {}
     if folded:
         scales = _scales(model, [name for group in found for name in group.producers], data)
-    return {name: _norms(model, name) * scales.get(name, 1) for group in found for name in group.producers}
+    return {name: filter_norms(model, name) * scales.get(name, 1) for group in found for name in group.producers}
 
 
 @torch.no_grad()
@@ -42,15 +41,15 @@ def greedy(model: nn.Module, data: Split, *, fraction: float) -> Masks:
     masked where the first of them runs. Errors as those of :func:`scores` and :func:`lib.structure.keep`.
     """
     model, masks = copy.deepcopy(model), Masks()
-    found = {name: group for group in traced(model, data) for name in group.producers}
-    with captured(model, found) as flow, evaluating(model):
-        training.logits(model, data.images[:1])
+    found = {name: group for group in structure.groups_of(model, data) for name in group.producers}
+    with running.captured(model, found) as flow, running.evaluating(model):
+        running.logits(model, data.images[:1])
     for first in flow.outputs:  # in the order in which they ran
         if first in masks:
             continue
         group = found[first]
         masks |= structure.keep(
-            {name: _norms(model, name) for name in group.producers}, fraction=fraction, groups=[group]
+            {name: filter_norms(model, name) for name in group.producers}, fraction=fraction, groups=[group]
         )
         for name, columns in group.consumers.items():
             layer = model.get_submodule(name)
@@ -59,14 +58,7 @@ def greedy(model: nn.Module, data: Split, *, fraction: float) -> Masks:
     return masks
 
 
-def traced(model: nn.Module, data: Split) -> list[Group]:
-    """The groups of the network, by the first image of the split, which must not be empty."""
-    if len(data) == 0:
-        raise ValueError("the split is empty: at least one sample is needed to score filters")
-    return structure.groups(model, data.images[:1])
-
-
-def _norms(model: nn.Module, name: str) -> Tensor:
+def filter_norms(model: nn.Module, name: str) -> Tensor:
     norms = model.get_submodule(name).weight.detach().abs().flatten(1).sum(1)
     if not torch.isfinite(norms).all():
         raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite weights are needed")
@@ -76,8 +68,8 @@ def _norms(model: nn.Module, name: str) -> Tensor:
 def _scales(model: nn.Module, producers: list[str], data: Split) -> dict[str, Tensor]:
     """Producer -> what the batch norm that reads its very output multiplies each map with."""
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, PER_CHANNEL)}
-    with captured(model, [*producers, *norms]) as flow, evaluating(model):
-        training.logits(model, data.images[:1])
+    with running.captured(model, [*producers, *norms]) as flow, running.evaluating(model):
+        running.logits(model, data.images[:1])
     scales = {}
     for name in producers:
         for norm, layer in norms.items():

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import running, structure
-from lib.pruning.magnitude import largest
+from lib.pruning.shared.selection import largest
 
 LEVELS = ("weight", "kernel", "stride", "map")
 
@@ -64,7 +64,7 @@ def masks(
     for name, layer in convolutions.items():
         value = saliency(layer.weight)
         if level == "stride":
-            found[name] = _strided(value, layer.groups, stride)
+            found[name] = strided(value, layer.groups, stride)
         elif level == "kernel":
             found[name] = largest(value.sum((2, 3)), density)[:, :, None, None].expand_as(value).clone()
         else:
@@ -83,7 +83,7 @@ def _checked(level: str, density: float | None, stride: int | None, select: str)
         raise ValueError(f"the level {level!r} takes density, in (0, 1], and no stride, not {density} and {stride}")
 
 
-def _strided(value: Tensor, groups: int, stride: int) -> Tensor:
+def strided(value: Tensor, groups: int, stride: int) -> Tensor:
     """For each source map the offset that keeps the largest weights, for all kernels that read it."""
     places = value.shape[2] * value.shape[3]
     kept = torch.stack([torch.arange(places) % stride == offset for offset in range(min(stride, places))])

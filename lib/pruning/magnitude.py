@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.coding import coders
+from lib.coding import gaps
 from lib.datasets import Split
+from lib.pruning.shared import selection
 from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
 
 
@@ -38,7 +39,7 @@ class PrunedWeight(CompressedWeight):
         places = flat.nonzero().flatten()
         if 33 * len(places) > 32 * len(flat):  # too dense for places to pay
             return Encoding(tables={"value": flat})
-        fields, kept = coders.gaps(places.numpy(), coders.best_gap_bits(places.numpy(), filler_bits=32))
+        fields, kept = gaps.encode(places.numpy(), gaps.best_bits(places.numpy(), filler_bits=32))
         values = torch.zeros(len(fields))
         values[torch.from_numpy(kept)] = flat[places]
         return Encoding(symbols={"gap": torch.from_numpy(fields)}, tables={"value": values})
@@ -47,17 +48,7 @@ class PrunedWeight(CompressedWeight):
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         if "gap" not in encoding.symbols:
             return encoding.tables["value"].reshape(shape)
-        return scatter(encoding.symbols["gap"], encoding.tables["value"], shape)
-
-
-def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A weight of zeros but for ``values``, each as far behind the last as its gap says; ValueError where outside."""
-    places = torch.from_numpy(coders.positions(fields.numpy()))
-    weight = torch.zeros(shape.numel())
-    if len(places) != len(values) or (len(places) and places[-1] >= len(weight)):
-        raise ValueError(f"{len(values)} values at {len(places)} places do not fit a weight of shape {tuple(shape)}")
-    weight[places] = values
-    return weight.reshape(shape)
+        return gaps.scatter(encoding.symbols["gap"], encoding.tables["value"], shape)
 
 
 def threshold(weight: Tensor, quality: float) -> float:
@@ -104,18 +95,9 @@ def masks(
         if isinstance(density, Mapping):
             raise ValueError("scope='global' takes one density for the whole network, not one per layer")
         scaled = torch.cat([(w.abs() / w.std(correction=0).clamp_min(1e-30)).flatten() for w in weights.values()])
-        kept = largest(scaled, density).split([w.numel() for w in weights.values()])
+        kept = selection.largest(scaled, density).split([w.numel() for w in weights.values()])
         return {name: mask.reshape(w.shape) for (name, w), mask in zip(weights.items(), kept, strict=True)}
-    return {name: largest(weights[name].abs(), share) for name, share in shares.items()}
-
-
-def largest(magnitude: Tensor, share: float) -> Tensor:
-    """Bool mask of the given share of the entries, the largest (of ties the first); zeros are never in it."""
-    keep = max(1, round(share * magnitude.numel()))
-    order = magnitude.flatten().argsort(descending=True, stable=True)[:keep]
-    mask = torch.zeros(magnitude.numel(), dtype=torch.bool)
-    mask[order] = True
-    return mask.reshape(magnitude.shape) & (magnitude > 0)
+    return {name: selection.largest(weights[name].abs(), share) for name, share in shares.items()}
 
 
 def prune(model: nn.Module, *, kept: Mapping[str, Tensor] | None = None, **how: object) -> nn.Module:

@@ -25,10 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import measure, structure, training
+from lib import measure, running, structure, training
 from lib.datasets import Split
-from lib.pruning.filter_l1 import traced
-from lib.running import captured, evaluating
 from lib.structure import Group
 
 CRITERIA = ("weight", "mean", "deviation", "information", "taylor", "random")
@@ -59,7 +57,7 @@ def scores(
         raise ValueError(f"no criterion is called {criterion!r}: accepted are {', '.join(CRITERIA)}")
     if bins < 2 or batch_size < 1:
         raise ValueError(f"bins must be 2 or more and batch_size 1 or more, not {bins} and {batch_size}")
-    found = traced(model, data)
+    found = structure.groups_of(model, data)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
         values = [torch.rand(group.channels, generator=generator) for group in found]
@@ -67,7 +65,7 @@ def scores(
         weights = [[model.get_submodule(name).weight.detach() for name in group.producers] for group in found]
         values = [sum(w.flatten(1).square().mean(1) for w in tied) for tied in weights]
     elif criterion == "taylor":
-        values = _taylor(model, data, found, cost, batch_size)
+        values = taylor_scores(model, data, found, cost, batch_size)
     else:
         read = {
             "mean": lambda size, mean, square: size.mean(0),
@@ -95,16 +93,16 @@ def oracle(
 
     layers: score these only. signed: the increase itself, not its absolute value. Errors as those of :func:`scores`.
     """
-    found, result = _chosen(traced(model, data), layers), {}
-    with torch.no_grad(), evaluating(model):
-        whole = cost(training.logits(model, data.images), data.labels).double().mean()
+    found, result = _chosen(structure.groups_of(model, data), layers), {}
+    with torch.no_grad(), running.evaluating(model):
+        whole = cost(running.logits(model, data.images), data.labels).double().mean()
         for group in found:
             change = torch.empty(group.channels, dtype=torch.float64)
             for channel in range(group.channels):
                 gate = torch.ones(1, group.channels, dtype=data.images.dtype)
                 gate[:, channel] = 0
                 with _gated(model, [group], [gate]):
-                    change[channel] = cost(training.logits(model, data.images), data.labels).double().mean() - whole
+                    change[channel] = cost(running.logits(model, data.images), data.labels).double().mean() - whole
             result |= dict.fromkeys(group.producers, change if signed else change.abs())
     return result
 
@@ -161,7 +159,7 @@ def iterative(
             f"fraction must be in [0, 1), step and updates 1 or more, not {fraction}, {step} and {updates}"
         )
     example, generator = split.images[:1], torch.Generator().manual_seed(seed)
-    found = _chosen(traced(model, split), layers)
+    found = _chosen(structure.groups_of(model, split), layers)
     left = int(fraction * sum(group.channels for group in found) + 1e-9)
     if left > sum(group.channels - 1 for group in found):
         raise ValueError(f"without {fraction} of its filters the network has a layer without any: lower the fraction")
@@ -183,7 +181,7 @@ def iterative(
         )
         if watch is not None:
             watch(model)
-        found = _chosen(traced(model, split), layers)
+        found = _chosen(structure.groups_of(model, split), layers)
     return model
 
 
@@ -217,9 +215,9 @@ def _moments(model: nn.Module, data: Split, found: list[Group], batch_size: int)
     """For each group (3, n, channels): the means over places of |z|, z and z^2, of each sample, in float64."""
     parts: list[list[Tensor]] = [[] for _ in found]
     consumers = dict.fromkeys(name for group in found for name in group.consumers)
-    with captured(model, consumers) as flow, evaluating(model):
+    with running.captured(model, consumers) as flow, running.evaluating(model):
         for images in data.images.split(batch_size):
-            training.logits(model, images)
+            running.logits(model, images)
             for part, group in zip(parts, found, strict=True):
                 maps = [group.maps(name, flow.inputs[name]).double() for name in group.consumers]
                 kinds = [torch.stack([z.abs().mean(2), z.mean(2), z.square().mean(2)]) for z in maps]
@@ -227,14 +225,14 @@ def _moments(model: nn.Module, data: Split, found: list[Group], batch_size: int)
     return [torch.cat(part, dim=1) for part in parts]
 
 
-def _taylor(model: nn.Module, data: Split, found: list[Group], cost: Cost, batch_size: int) -> list[Tensor]:
+def taylor_scores(model: nn.Module, data: Split, found: list[Group], cost: Cost, batch_size: int) -> list[Tensor]:
     """The derivative by a gate on each map at its value 1 is the sum of (dC/dz) z over the places that read it."""
     totals = [torch.zeros(group.channels, dtype=data.images.dtype) for group in found]
-    with torch.enable_grad(), evaluating(model):
+    with torch.enable_grad(), running.evaluating(model):
         for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
             gates = [images.new_ones(len(images), group.channels).requires_grad_() for group in found]
             with _gated(model, found, gates) as places:
-                total = cost(training.logits(model, images), labels).sum()
+                total = cost(running.logits(model, images), labels).sum()
             for i, slope in enumerate(torch.autograd.grad(total, gates)):
                 totals[i] += slope.abs().sum(0) / places[i]
     return [total / len(data) for total in totals]

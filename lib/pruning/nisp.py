@@ -26,9 +26,8 @@ from scipy.linalg import eigh
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from lib import structure, training
+from lib import running, structure
 from lib.datasets import Split
-from lib.running import captured
 
 WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -90,8 +89,8 @@ def propagate(
     if importance.dim() != 1 or not torch.isfinite(importance).all() or (importance < 0).any():
         raise ValueError(f"the importance must be one finite number, 0 or more, for each feature, not {importance}")
     linear = linearised(model)
-    order = running(linear, example_input.double())
-    with captured(linear, order) as flow, torch.enable_grad():
+    order = in_order(linear, example_input.double())
+    with running.captured(linear, order) as flow, torch.enable_grad():
         for name, gone in (removed or {}).items():
             linear.get_submodule(name).register_forward_hook(partial(_cut, gone=gone))
         linear(torch.ones_like(example_input[:1], dtype=torch.float64).requires_grad_())
@@ -110,10 +109,11 @@ def _cut(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, gone: 
 
 
 @torch.no_grad()
-def running(model: nn.Module, example_input: Tensor) -> list[str]:
+def in_order(model: nn.Module, example_input: Tensor) -> list[str]:
     """The names of the model's convolution and linear layers in the order in which they run."""
-    with captured(model, [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]) as flow:
-        training.logits(model, example_input[:1])
+    names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
+    with running.captured(model, names) as flow:
+        running.logits(model, example_input[:1])
     return list(flow.outputs)
 
 
@@ -138,7 +138,7 @@ def scores(
     importance = ranking(responses(model, data, images=images, seed=seed), alpha=alpha)
     if not importance.any():
         raise ValueError("the final responses are the same for all images, or all alike: there is nothing to rank")
-    order, result, removed = running(linearised(model), example.double()), {}, {}
+    order, result, removed = in_order(linearised(model), example.double()), {}, {}
     for group in sorted(found, key=lambda group: -max(map(order.index, group.producers))):
         if fraction or not result:
             passed = propagate(model, importance, example, removed=removed)
@@ -155,10 +155,10 @@ def responses(model: nn.Module, data: Split, *, images: int, seed: int) -> Tenso
     drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
     modes, found = {module: module.training for module in model.modules()}, []
     try:
-        last = running(model.eval(), data.images)[-1]
-        with captured(model, [last]) as flow:
+        last = in_order(model.eval(), data.images)[-1]
+        with running.captured(model, [last]) as flow:
             for batch in data.images[drawn].split(100):
-                training.logits(model, batch)
+                running.logits(model, batch)
                 found.append(flow.inputs[last].flatten(2).mean(2) if flow.inputs[last].dim() > 2 else flow.inputs[last])
     finally:
         for module, mode in modes.items():

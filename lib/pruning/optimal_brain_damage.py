@@ -28,9 +28,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lib import training
+from lib import running, training
 from lib.datasets import Split
 from lib.pruning import magnitude
+from lib.pruning.shared import selection
 from lib.weights import decompress, layers
 
 
@@ -51,7 +52,7 @@ def curvature(model: nn.Module, data: Split, *, batch_size: int = 100) -> dict[s
     images = data.images.to(next(model.parameters()).dtype)
     for batch in images.split(batch_size):
         with _uses(model) as uses:
-            logits = training.logits(model, batch)
+            logits = running.logits(model, batch)
         if not torch.isfinite(logits).all():
             raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
         outputs = [output for _, _, output in uses]
@@ -130,7 +131,7 @@ def masks(saliency: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor
     flat = torch.cat([each.flatten() for each in saliency.values()])
     if not torch.isfinite(flat).all():
         raise ValueError("the saliencies hold NaN or infinity: finite ones are needed")
-    kept = magnitude.largest(flat, density).split([each.numel() for each in saliency.values()])
+    kept = selection.largest(flat, density).split([each.numel() for each in saliency.values()])
     return {name: mask.reshape(each.shape) for (name, each), mask in zip(saliency.items(), kept, strict=True)}
 
 

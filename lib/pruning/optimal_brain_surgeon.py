@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from lib import running, training
 from lib.datasets import Split
-from lib.pruning import magnitude
 from lib.pruning.optimal_brain_damage import factor
+from lib.pruning.shared import selection
 from lib.weights import layers
 
 LARGEST = 25_000  # parameters; the inverse then takes 5 GB
@@ -169,7 +169,7 @@ def path(model: nn.Module, data: Split, *, weight_decay: float, choose_by: str =
         training.minimise(model, data, weight_decay=weight_decay, kept=kept)
         weights = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
         with torch.no_grad():
-            loss = nn.functional.cross_entropy(training.logits(model, data.images), data.labels)
+            loss = nn.functional.cross_entropy(running.logits(model, data.images), data.labels)
         stages.append(Stage(kept, weights, loss.item(), training.error_pct(model, data)))
         rows = gauss_newton_rows(model, data) * alive
         inverse = inverse_hessian(rows, samples=len(data), alpha=weight_decay)
@@ -242,7 +242,7 @@ def prune_layers(
     hessians = dict.fromkeys(shares, 0.0)
     with running.captured(model.eval(), shares) as flow, torch.no_grad():
         for images in data.images.split(batch_size):
-            training.logits(model, images)
+            running.logits(model, images)
             for name in shares:
                 x = columns(found[name], flow.inputs[name]).double()  # (blocks, columns, inputs)
                 hessians[name] = hessians[name] + x.mT @ x / len(data)
@@ -276,7 +276,7 @@ def _prune_layer(layer: nn.Module, hessian: Tensor, share: float, alpha: float, 
         places = live[g].nonzero().flatten()
         inner = int((places < size).sum())
         cost[places[:inner]] = _costs(row[places], inverse[g][places][:, places], inner, at_once)
-    mask = magnitude.largest(costs, share)
+    mask = selection.largest(costs, share)
     kept = torch.cat([mask, torch.ones(len(rows), rows.shape[1] - size, dtype=torch.bool)], dim=1)
     for row, keep, g in zip(rows, kept, group, strict=True):
         # the minimum of (v - w)ᵀ H (v - w) over all v that are zero outside the mask

@@ -17,10 +17,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lib import training
+from lib import running, structure, training
 from lib.datasets import Split
-from lib.pruning.filter_l1 import traced
-from lib.running import evaluating
 from lib.structure import PER_CHANNEL, Masks
 
 
@@ -48,7 +46,7 @@ def scores(model: nn.Module, data: Split) -> dict[str, Tensor]:
     ValueError on an empty split, and where no layer has batch norm with scales.
     """
     result = {}
-    for group in traced(model, data):
+    for group in structure.groups_of(model, data):
         carriers = [(model.get_submodule(name), numbers[:, 0]) for name, numbers in group.carriers.items()]
         norms = [(layer, places) for layer, places in carriers if isinstance(layer, PER_CHANNEL) and layer.affine]
         if norms:
@@ -98,17 +96,17 @@ def recalibrated(model: nn.Module, data: Split, *, batch_size: int = 250) -> nn.
     A channel whose scale is zero still gives a constant, its shift. Where it is cut out, the next batch norm must
     subtract another mean. Raises ValueError on an empty split.
     """
-    traced(model, data)
+    structure.groups_of(model, data)
     model = copy.deepcopy(model)
     norms = [layer for layer in model.modules() if isinstance(layer, PER_CHANNEL) and layer.track_running_stats]
     momenta = [layer.momentum for layer in norms]
-    with evaluating(model):
+    with running.evaluating(model):
         for layer in norms:
             layer.reset_running_stats()
             layer.momentum = None  # the average over all batches
             layer.train()
         for images in data.images.split(batch_size):
-            training.logits(model, images)
+            running.logits(model, images)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
     return model

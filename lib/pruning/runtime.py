@@ -85,7 +85,7 @@ class RuntimeNetwork(nn.Module):
             raise ValueError(f"{type(model).__name__} has no convolution with at least {groups} channels to decide on")
         modes = {module: module.training for module in model.modules()}
         with torch.no_grad(), running.captured(model.eval(), names) as flow:
-            training.logits(model, example_input[:1])
+            running.logits(model, example_input[:1])
         for module, mode in modes.items():
             module.training = mode
         places = {name: output[0, 0].numel() for name, output in flow.outputs.items()}
@@ -211,7 +211,7 @@ def learn(
             network.explore = 1 - 0.9 * round / max(1, rounds - 1)
             for images, labels in zip(split.images.split(1000), split.labels.split(1000), strict=True):
                 with torch.no_grad():
-                    logits = training.logits(network, images)
+                    logits = running.logits(network, images)
                 losses.append(nn.functional.cross_entropy(logits, labels, reduction="none"))
                 states.append(network.states)
                 actions.append(network.actions)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from lib import training
+from lib import running
 from lib.quantization.shared import graph
-from lib.running import captured, evaluating
 from lib.weights import CompressedWeight, Encoding, compress, layers
 
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -43,7 +42,7 @@ class Grid:
 
     def fake(self, r: Tensor) -> Tensor:
         """dequantize(quantize(r)) in r's type, bit for bit, with gradient 1 inside the range and 0 outside."""
-        return _StraightThrough.apply(r, self)
+        return StraightThrough.apply(r, self)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest number of the grid."""
@@ -54,7 +53,7 @@ class Grid:
         return (r / self.scale).round_().add_(self.zero).clamp_(self.low, self.high)
 
 
-class _StraightThrough(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, r: Tensor, grid: Grid) -> Tensor:
         if ctx.needs_input_grad[0]:
@@ -245,9 +244,9 @@ def calibrate(
         each.observing, each.quantizing = True, False
         each.lower.fill_(torch.inf), each.upper.fill_(-torch.inf)
     try:
-        with evaluating(network):
+        with running.evaluating(network):
             for batch in images.split(batch_size):
-                training.logits(network, batch)
+                running.logits(network, batch)
     except ValueError:
         network.load_state_dict(before)
         raise
@@ -268,11 +267,11 @@ def correct_biases(network: nn.Module, model: nn.Module, images: Tensor) -> nn.M
         raise ValueError("there are no images to correct biases with: at least one is needed")
     names = [name for name, layer in layers(network) if layer.bias is not None]
     original = graph.traced(model)
-    with captured(original, names) as exact, evaluating(network):
-        training.logits(original, images)
+    with running.captured(original, names) as exact, running.evaluating(network):
+        running.logits(original, images)
         for name in names:
-            with captured(network, [name]) as rounded:
-                training.logits(network, images)
+            with running.captured(network, [name]) as rounded:
+                running.logits(network, images)
             gap = exact.outputs[name] - rounded.outputs[name]
             layer = network.get_submodule(name)
             outputs = gap.dim() - 1 if isinstance(layer, nn.Linear) else 1

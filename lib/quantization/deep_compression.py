@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.coding import coders
-from lib.pruning.magnitude import scatter
+from lib.coding import gaps
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
-from lib.quantization.scalar_kmeans import SharedWeight, bits_of, check_names
+from lib.quantization.scalar_kmeans import SharedWeight
+from lib.quantization.shared.names import bits_of, check_names
 from lib.weights import Encoding, compress
 
 STARTS = ("linear", "density", "random", "optimal")
@@ -54,8 +54,8 @@ class PrunedSharedWeight(SharedWeight):
     def encode(self, centroids: Tensor) -> Encoding:
         places = self.places.numpy()
         code_bits = max(1.0, np.log2(max(1, len(centroids))))
-        bits = self.gap_bits or coders.best_gap_bits(places, filler_bits=code_bits)
-        fields, kept = coders.gaps(places, bits)
+        bits = self.gap_bits or gaps.best_bits(places, filler_bits=code_bits)
+        fields, kept = gaps.encode(places, bits)
         codes = torch.zeros(len(fields), dtype=torch.int64)
         codes[torch.from_numpy(kept)] = self.codes + 1
         return Encoding(symbols={"code": codes, "gap": torch.from_numpy(fields)}, tables={"centroid": centroids})
@@ -63,7 +63,7 @@ class PrunedSharedWeight(SharedWeight):
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         values = torch.cat([torch.zeros(1), encoding.tables["centroid"]])
-        return scatter(encoding.symbols["gap"], values[encoding.symbols["code"]], shape)
+        return gaps.scatter(encoding.symbols["gap"], values[encoding.symbols["code"]], shape)
 
 
 def start(values: np.ndarray, k: int, how: str, seed: int = 0) -> np.ndarray:

@@ -38,17 +38,17 @@ def fit(
         raise ValueError(f"penalty must be 0 or more and finite, not {penalty}")
     values, weights = uniform_quantization.checked(values, weights)
     if start is not None:
-        return _iterated(values, weights, np.sort(np.asarray(start, dtype=float)), penalty, iterations)
+        return iterated(values, weights, np.sort(np.asarray(start, dtype=float)), penalty, iterations)
     # Small cells have the error Δ²/12 and the rate η - log2 Δ, so that J is least at λ = ln 2 · Δ²/6.
     width = np.sqrt(6 * penalty / np.log(2) / max(weights.mean(), np.finfo(float).tiny))
     parts = (1, 1 / 3) if np.ptp(weights) > 0 else (1,)
     steps = {max(width * part, np.ptp(values) / 255) or 1.0 for part in parts}
     starts = [uniform_quantization.fit(values, step, weights).centroids for step in sorted(steps)]
-    found = [_iterated(values, weights, centroids, penalty, iterations) for centroids in starts]
+    found = [iterated(values, weights, centroids, penalty, iterations) for centroids in starts]
     return min(found, key=lambda book: objective(book, penalty))
 
 
-def _iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty: float, most: int) -> Codebook:
+def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty: float, most: int) -> Codebook:
     if start.ndim != 1 or len(start) == 0 or not np.isfinite(start).all():
         raise ValueError("the centroids to start from must be finite numbers, one or more of them")
     codes = np.searchsorted((start[1:] + start[:-1]) / 2, values)
@@ -56,7 +56,7 @@ def _iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalt
     last = objective(found, penalty)
     for _ in range(most):
         codes = np.empty(len(values), dtype=np.int64)
-        _assign(values, weights, found.centroids, -penalty * np.log2(shares(found.codes)), codes)
+        assign(values, weights, found.centroids, -penalty * np.log2(shares(found.codes)), codes)
         found = _updated(values, weights, found.centroids, codes)
         now = objective(found, penalty)
         if last - now <= 1e-6 * last:
@@ -86,7 +86,7 @@ def _updated(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, cod
 
 
 @numba.njit("void(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1])", cache=True)
-def _assign(values, weights, centroids, prices, codes):
+def assign(values, weights, centroids, prices, codes):
     """Cheapest centroid of each value: the commonest, or from the nearest outwards till distance costs too much."""
     common = prices.argmin()
     for i in range(len(values)):

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import training
+from lib import running
 from lib.datasets import Split
 from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, start
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
-from lib.quantization.scalar_kmeans import SharedWeight, check_names
+from lib.quantization.scalar_kmeans import SharedWeight
+from lib.quantization.shared.names import check_names
 from lib.weights import Encoding, compress, decompress, layers
 
 Importance = Mapping[str, Tensor]
@@ -169,7 +170,7 @@ def exact_diagonal(model: nn.Module, data: Split, *, chunk: int = 64) -> dict[st
     Double back-propagation of ``chunk`` unit vectors at a time: for small networks. ValueError on an empty split.
     """
     model, weights = _prepared(model, data)
-    loss = nn.functional.cross_entropy(training.logits(model, data.images), data.labels)
+    loss = nn.functional.cross_entropy(running.logits(model, data.images), data.labels)
     found = {}
     gradients = torch.autograd.grad(loss, [*weights.values()], create_graph=True)
     for (name, w), g in zip(weights.items(), gradients, strict=True):
@@ -205,7 +206,7 @@ def gauss_newton_diagonal(
     total = {name: torch.zeros_like(w) for name, w in given.items()}
     for images in data.images.split(batch_size):
         with torch.no_grad():
-            p = training.logits(model, images).softmax(dim=1)
+            p = running.logits(model, images).softmax(dim=1)
         if not torch.isfinite(p).all():
             raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
         for labels in torch.multinomial(p, draws, replacement=True, generator=generator).unbind(dim=1):
@@ -234,7 +235,7 @@ def second_moment_roots(
         order = order or [*torch.randperm(len(data), generator=generator).split(batch_size)]
         batch = order.pop()
         still.zero_grad()
-        nn.functional.cross_entropy(training.logits(model, data.images[batch]), data.labels[batch]).backward()
+        nn.functional.cross_entropy(running.logits(model, data.images[batch]), data.labels[batch]).backward()
         still.step()
     return read_moments(model, still)
 

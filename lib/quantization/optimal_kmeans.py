@@ -103,12 +103,12 @@ def _intervals(w: np.ndarray, h: np.ndarray, k: int) -> np.ndarray:
     spread = max(float((h * w * w).sum()), np.finfo(float).tiny)
     # A few thousand of the prefix sums find the price of a cluster well enough to start from.
     thinned = np.unique(np.linspace(0, len(w), min(len(w), 4096) + 1).astype(np.int64))
-    _, price = _priced(mass[thinned], moment[thinned], min(k, len(thinned) - 1), spread / k**3, 2.0)
-    starts, _ = _priced(mass, moment, k, price, 1.02)
+    _, price = priced(mass[thinned], moment[thinned], min(k, len(thinned) - 1), spread / k**3, 2.0)
+    starts, _ = priced(mass, moment, k, price, 1.02)
     return _layered(mass, moment, k) if starts is None else starts
 
 
-def _priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: float) -> tuple[np.ndarray | None, float]:
+def priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: float) -> tuple[np.ndarray | None, float]:
     """The price of a cluster at which exactly k of them are cheapest, sought outwards and by bisection, and those k.
 
     The least error falls ever more slowly as k grows, so what is cheapest at some price is optimal for its own k.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.quantization import optimal_kmeans
-from lib.quantization.scalar_kmeans import bits_of, check_names
+from lib.quantization.shared.names import bits_of, check_names
 from lib.weights import CompressedWeight, Encoding, compress
 
 VECTORS = ("outputs", "inputs")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.quantization.product_quantization import VECTORS, check_vectors, kmeans, matrix, sizes
-from lib.quantization.scalar_kmeans import bits_of, check_names
+from lib.quantization.shared.names import bits_of, check_names
 from lib.weights import CompressedWeight, Encoding, compress
 
 
@@ -48,7 +48,7 @@ class ResidualWeight(CompressedWeight):
         return torch.from_numpy(np.stack(codewords)).to(weight.dtype)
 
     def forward(self, codewords: Tensor) -> Tensor:
-        return _summed(codewords, self.codes, self.shape, self.vectors)
+        return summed(codewords, self.codes, self.shape, self.vectors)
 
     def encode(self, codewords: Tensor) -> Encoding:
         symbols = {f"code{stage}": codes for stage, codes in enumerate(self.codes)}
@@ -61,10 +61,10 @@ class ResidualWeight(CompressedWeight):
         _, columns = sizes(shape, vectors)
         codes = torch.stack(list(encoding.symbols.values()))
         codewords = encoding.tables["codeword"].reshape(len(codes), -1, columns)
-        return _summed(codewords, codes, shape, vectors)
+        return summed(codewords, codes, shape, vectors)
 
 
-def _summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) -> Tensor:
+def summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) -> Tensor:
     """w_z = sum over stages t of codeword a_t(z); the order of the sum is the order of the stages."""
     rows = codewords[0].index_select(0, codes[0])
     for book, chosen in zip(codewords[1:], codes[1:], strict=True):

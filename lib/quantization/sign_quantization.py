@@ -37,17 +37,17 @@ class SignWeight(CompressedWeight):
         return rows.mean(dim=1).to(weight.dtype)
 
     def forward(self, scale: Tensor) -> Tensor:
-        return _signed(self.positive, scale)
+        return signed(self.positive, scale)
 
     def encode(self, scale: Tensor) -> Encoding:
         return Encoding(symbols={"sign": self.positive.flatten().long()}, tables={"scale": scale})
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        return _signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"])
+        return signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"])
 
 
-def _signed(positive: Tensor, scale: Tensor) -> Tensor:
+def signed(positive: Tensor, scale: Tensor) -> Tensor:
     """± 1 for each weight, times one scale for the layer, one for each row, or none."""
     signs = torch.where(positive, 1.0, -1.0).to(scale.dtype)
     return signs * scale.reshape(-1, *[1] * (signs.dim() - 1)) if len(scale) else signs

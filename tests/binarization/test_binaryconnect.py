@@ -10,6 +10,7 @@ from torch.nn import functional
 from lib import models, storage, training
 from lib.binarization import binaryconnect
 from lib.binarization.binaryconnect import BinaryConnectWeight, binarize, fit, glorot, hard_sigmoid
+from lib.cache import cached
 from lib.datasets import Split
 from lib.weights import compress, compressed_form
 
@@ -284,12 +285,12 @@ def test_a_step_of_training_draws_each_weight_once(split):
 def test_a_cached_training_comes_back(tmp_path, monkeypatch, split):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     arguments = {"split": split, "epochs": 1, "seed": 0, "batch_size": 8}
-    first, second = (training.cached(fit, binarize(small(), stochastic=True), **arguments) for _ in range(2))
+    first, second = (cached(fit, binarize(small(), stochastic=True), **arguments) for _ in range(2))
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
-    training.cached(fit, binarize(small()), **arguments)
+    cached(fit, binarize(small()), **arguments)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 

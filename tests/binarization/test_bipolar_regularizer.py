@@ -14,6 +14,7 @@ from torch import nn
 from lib import models, training
 from lib.binarization import binaryconnect, bipolar_regularizer, bwn
 from lib.binarization.bipolar_regularizer import flips, forms, mean_size, penalty, push, residual_signs, signs
+from lib.cache import cached
 from lib.datasets import Split
 from lib.weights import compress
 
@@ -119,7 +120,7 @@ def test_a_strength_below_0_is_the_weight_decay_of_adam():
 def test_it_is_trained_once_for_each_strength(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     how = {"split": SPLIT, "epochs": 2, "seed": 0, "learning_rate": RATE}
-    a, b, c = (training.cached(bipolar_regularizer.fit, network(), strength=s, **how) for s in (1e3, 1e3, -1e3))
+    a, b, c = (cached(bipolar_regularizer.fit, network(), strength=s, **how) for s in (1e3, 1e3, -1e3))
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert torch.equal(latents(a), latents(b)) and not torch.equal(latents(a), latents(c))
 

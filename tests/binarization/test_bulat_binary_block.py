@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib import measure, storage, training
+from lib import measure, storage
 from lib.binarization import bulat_binary_block
 from lib.binarization.bulat_binary_block import (
     BinaryBlock,
@@ -20,6 +20,7 @@ from lib.binarization.bulat_binary_block import (
     positions,
 )
 from lib.binarization.bwn import BinaryWeight
+from lib.cache import cached
 from lib.weights import compressed_form, layers
 
 BLOCKS = {
@@ -290,7 +291,7 @@ def test_it_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     x = images(6, 1, 5, 5)
     how = {"images": x, "targets": keypoints(x), "epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 3}
-    first, second = (training.cached(bulat_binary_block.fit_heatmaps, seeded(tiny), **how) for _ in range(2))
+    first, second = (cached(bulat_binary_block.fit_heatmaps, seeded(tiny), **how) for _ in range(2))
     assert torch.equal(first(x), second(x)) and len(list(tmp_path.glob("*.safetensors"))) == 1
 
 

@@ -25,6 +25,7 @@ from lib.binarization.gxnor_dst import (
 )
 from lib.binarization.shared import inference
 from lib.binarization.shared.signs import Binarized
+from lib.cache import cached
 from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import compress, compressed_form, layers
@@ -546,15 +547,15 @@ def test_training_depends_on_the_seed_alone_and_can_be_cached(tmp_path, monkeypa
     found = []
     for seed in (0, 0, 1):
         torch.rand(1)  # what else draws does not matter
-        found.append(training.cached(gxnor_dst.fit, network(), seed=seed, **how).state_dict())
+        found.append(cached(gxnor_dst.fit, network(), seed=seed, **how).state_dict())
         trained = network()
         gxnor_dst.fit(trained, seed=seed, **how)
         assert all(torch.equal(value, found[-1][name]) for name, value in trained.state_dict().items())
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     same = [all(torch.equal(found[0][name], other[name]) for name in other) for other in found[1:]]
     assert same == [True, False]
-    training.cached(gxnor_dst.fit, network(r=0.25), seed=0, **how)  # another setting, another entry
-    training.cached(gxnor_dst.fit, network(space=2), seed=0, **how)
+    cached(gxnor_dst.fit, network(r=0.25), seed=0, **how)  # another setting, another entry
+    cached(gxnor_dst.fit, network(space=2), seed=0, **how)
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 

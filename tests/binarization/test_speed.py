@@ -27,7 +27,7 @@ def scaled_signs(weight):
 def test_bits_are_the_products_of_the_signs_of_what_floats_multiply(shape):
     rows, columns, inner = shape
     calls = speed.matrices(*shape)
-    a, b = speed._random(rows, inner), speed._random(columns, inner)
+    a, b = speed.random_normal(rows, inner), speed.random_normal(columns, inner)
     expected = signs(a).long() @ signs(b).long().T
     assert list(calls) == ["float", "packed", "bits"]
     assert torch.equal(calls["packed"]().long(), expected) and torch.equal(calls["bits"]().long(), expected)
@@ -40,7 +40,7 @@ def test_a_linear_layer_on_bits_is_that_of_signs_times_alpha(monkeypatch, shape)
     monkeypatch.setattr(speed, "bit_layer", lambda layer, **how: layers.append(layer) or kept(layer, **how))
     with torch.no_grad():
         calls = speed.linear(*shape)
-        x, (b, alpha) = speed._random(*shape[:2]), scaled_signs(layers[0].weight)
+        x, (b, alpha) = speed.random_normal(*shape[:2]), scaled_signs(layers[0].weight)
         assert list(calls) == ["float", "bits"]
         assert torch.equal(calls["float"](), layers[0](x))
         assert torch.equal(calls["bits"](), (signs(x) @ b.T) * alpha)
@@ -53,7 +53,7 @@ def test_a_convolution_on_bits_is_that_of_signs_times_alpha_and_k(monkeypatch, c
     with torch.no_grad():
         calls = speed.convolution(channels, side, batch=batch, size=size)
         layer, again = layers
-        x = speed._random(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
+        x = speed.random_normal(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
         b, alpha = scaled_signs(layer.weight)
         expected = functional.conv2d(signs(x).double(), b.double(), None, 1, size // 2) * alpha.reshape(-1, 1, 1)
         expected, real = expected.float(), functional.conv2d(x.double(), layer.weight.double(), None, 1, size // 2)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lib import training
+from lib import running, training
 from lib.binarization.shared import kernels
 from lib.book import doctor
 from lib.quantization.shared import torch_kernels
@@ -139,7 +139,7 @@ def test_8_bit_kernels_that_cut_sums_off_are_avoided(monkeypatch, exact, says):
 
 
 def test_two_threads_that_disagree_with_one_are_found_and_avoided(here, monkeypatch):
-    right, before = training.convolved, torch.get_num_threads()
+    right, before = running.convolved, torch.get_num_threads()
 
     def convolved(*shapes, **options):
         results = right(*shapes, **options)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.coding import coders
+from lib.coding import coders, gaps
 
 counts_lists = st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda c: np.count_nonzero(c) >= 2)
 FIBONACCI = [1, 1]
@@ -167,53 +167,53 @@ def fields_by_the_definition(places, bits):
 @given(st.sets(st.integers(0, 3000), max_size=60), st.integers(1, 16))
 def test_gaps_are_those_of_the_definition_and_lead_back(places, bits):
     places = sorted(places)
-    fields, kept = coders.gaps(places, bits)
+    fields, kept = gaps.encode(places, bits)
     assert (fields.tolist(), kept.tolist()) == fields_by_the_definition(places, bits)
-    assert coders.positions(fields)[kept].tolist() == places
+    assert gaps.positions(fields)[kept].tolist() == places
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5, 8, 16])
 def test_number_of_fillers_at_the_edges(bits):
     widest = 2**bits
     for gap, fillers in [(1, 0), (widest, 0), (widest + 1, 1), (2 * widest, 1), (2 * widest + 1, 2)]:
-        fields, kept = coders.gaps([0, gap], bits)
+        fields, kept = gaps.encode([0, gap], bits)
         assert len(fields) - 2 == np.count_nonzero(~kept) == fillers
-        assert coders.positions(fields)[kept].tolist() == [0, gap]
+        assert gaps.positions(fields)[kept].tolist() == [0, gap]
 
 
 def test_leading_zeros_count_as_a_gap_and_a_long_way_is_bridged():
-    fields, kept = coders.gaps([10_000], 4)
+    fields, kept = gaps.encode([10_000], 4)
     assert len(fields) == 626 and kept.tolist() == [False] * 625 + [True]
     assert fields[:-1].tolist() == [15] * 625 and fields[-1] == 0
-    assert coders.positions(fields)[-1] == 10_000
+    assert gaps.positions(fields)[-1] == 10_000
 
 
 @given(st.sets(st.integers(0, 500), max_size=60), st.integers(1, 16))
 def test_entries_with_fillers_never_outnumber_the_places(places, bits):
-    fields, _ = coders.gaps(sorted(places), bits)
+    fields, _ = gaps.encode(sorted(places), bits)
     assert len(fields) <= max(places, default=-1) + 1
 
 
 @pytest.mark.parametrize("places", [[1, 1], [2, 1], [-1, 3]])
 def test_places_out_of_order_are_refused(places):
     with pytest.raises(ValueError, match="distinct, ascending"):
-        coders.gaps(places, 4)
+        gaps.encode(places, 4)
 
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
 def test_gap_bits_outside_1_to_16_are_refused(bits):
     with pytest.raises(ValueError, match=rf"1..16, not {bits}"):
-        coders.gaps([1], bits)
+        gaps.encode([1], bits)
 
 
 def test_best_gap_bits_are_the_cheapest_of_all_widths():
     places = np.flatnonzero(np.random.default_rng(0).random(20_000) < 0.02)
 
     def price(bits):
-        fields, kept = coders.gaps(places, bits)
+        fields, kept = gaps.encode(places, bits)
         return coders.entropy_bits(np.bincount(fields)) + 5 * (~kept).sum() + 10 * len(set(fields.tolist()))
 
-    assert coders.best_gap_bits(places, filler_bits=5) == min(range(2, 11), key=price)
+    assert gaps.best_bits(places, filler_bits=5) == min(range(2, 11), key=price)
 
 
 def test_entropy_of_equal_counts_is_the_logarithm():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lib import measure, models, storage, training
+from lib.cache import cached
 from lib.datasets import Split
 from lib.factorization import low_rank
 from lib.factorization.shared import rows
@@ -163,7 +164,7 @@ def test_a_factorized_network_trains_is_stored_and_is_cached(tmp_path, monkeypat
     split = Split(torch.rand(32, 1, 28, 28), torch.randint(0, 10, (32,)))
     small, _ = low_rank.compress(models.lenet_300_100(), rank=4)
     before = small.fc1[0].weight.detach().clone()
-    tuned = training.cached(training.fit, small, split=split, epochs=1, seed=0)
+    tuned = cached(training.fit, small, split=split, epochs=1, seed=0)
     assert not torch.equal(tuned.fc1[0].weight, before)
     n_bytes = storage.save(tuned, tmp_path / "small.slim")
     assert n_bytes < 0.1 * measure.dense_bytes(models.lenet_300_100())

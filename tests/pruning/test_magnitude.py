@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, training
+from lib.coding import gaps
 from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.magnitude import PrunedWeight, masks, prune
@@ -158,9 +159,9 @@ def test_the_file_alone_gives_the_same_weight(shape, density):
 
 def test_scatter_refuses_places_outside_and_values_that_lack():
     with pytest.raises(ValueError, match="2 values at 1 places"):
-        magnitude.scatter(torch.tensor([0]), torch.ones(2), torch.Size([4]))
+        gaps.scatter(torch.tensor([0]), torch.ones(2), torch.Size([4]))
     with pytest.raises(ValueError, match=r"do not fit a weight of shape \(2, 2\)"):
-        magnitude.scatter(torch.tensor([4]), torch.ones(1), torch.Size([2, 2]))
+        gaps.scatter(torch.tensor([4]), torch.ones(1), torch.Size([2, 2]))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

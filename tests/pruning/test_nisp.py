@@ -8,10 +8,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lib import models, structure
+from lib import models, running, structure
 from lib.datasets import Split
 from lib.pruning import nisp
-from lib.running import captured
 from lib.vision import torchvision
 
 
@@ -96,7 +95,7 @@ def test_scores_times_activations_are_conserved_where_nothing_is_negative():
     for layer in (model[5], model[7]):
         layer.bias.data.zero_()
     data, s = split(3, 1, 6, 6), torch.rand(6).double()
-    with captured(model, ["0", "3", "5", "7"]) as flow, torch.no_grad():
+    with running.captured(model, ["0", "3", "5", "7"]) as flow, torch.no_grad():
         model(data.images)
     found = nisp.propagate(model, s, data.images)
     total = flow.inputs["7"] @ s
@@ -104,7 +103,7 @@ def test_scores_times_activations_are_conserved_where_nothing_is_negative():
     torch.testing.assert_close(flow.outputs["3"] @ found["3"], total)
     every = copy.deepcopy(model)  # behind a flatten each place has its own score: the gradient of the model itself
     images = data.images.clone().requires_grad_()
-    with captured(every, ["7"]) as flow:
+    with running.captured(every, ["7"]) as flow:
         every(images)
         (flow.inputs["7"] @ s).sum().backward()
     torch.testing.assert_close((images.grad * images).flatten(1).sum(1), total)

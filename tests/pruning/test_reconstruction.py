@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lib import models, structure
+from lib import models, running, structure
 from lib.datasets import Split
 from lib.pruning.shared import reconstruction
 from lib.pruning.shared.reconstruction import contributions, grams, kernels, reconstruct, sampled
-from lib.running import captured
 from lib.vision import torchvision
 
 
@@ -93,7 +92,7 @@ def test_gram_is_the_error_of_the_next_layer_when_channels_go(removed, producer,
     gram = grams(model, data, places=999, outputs=99)[producer]
     mask = torch.ones(len(gram), dtype=torch.bool)
     mask[removed] = False
-    with captured(model, [consumer]) as flow, torch.no_grad():
+    with running.captured(model, [consumer]) as flow, torch.no_grad():
         model(data.images)
         inputs, layer = flow.inputs[consumer].clone(), model.get_submodule(consumer)
         dense = layer(inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib import models, storage
+from lib import models, running, storage
 from lib.datasets import Split
 from lib.quantization.affine import (
     Activation,
@@ -22,7 +22,6 @@ from lib.quantization.affine import (
     simulate,
 )
 from lib.quantization.shared import graph, integer_network, torch_kernels
-from lib.running import captured
 from lib.training import error_pct
 from lib.vision import torchvision
 from lib.weights import layers
@@ -233,7 +232,10 @@ def test_corrected_biases_bring_each_mean_back():
     model, images = models.lenet5(), torch.rand(10, 1, 28, 28)
     network = calibrate(simulate(model, bits=3), images)
     correct_biases(network, model, images)
-    with captured(network, ["conv1", "conv2", "fc1"]) as rounded, captured(model, ["conv1", "conv2", "fc1"]) as exact:
+    with (
+        running.captured(network, ["conv1", "conv2", "fc1"]) as rounded,
+        running.captured(model, ["conv1", "conv2", "fc1"]) as exact,
+    ):
         network(images), model(images)
     for name in exact.outputs:
         means = [flow.outputs[name].transpose(0, 1).flatten(1).mean(1) for flow in (exact, rounded)]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib import models, training
-from lib.coding import coders
+from lib.coding import coders, gaps
 from lib.datasets import Split
 from lib.pruning.magnitude import prune
 from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, cluster, share_survivors, start
@@ -126,7 +126,7 @@ def test_fillers_carry_code_0_and_bridge_gaps_beyond_2_to_the_g(gap, fillers):
     symbols = encoded(share_survivors(layer_with([0, gap]), bits=2, gap_bits=5)).symbols
     assert (symbols["code"] == 0).sum() == fillers and len(symbols["code"]) == len(symbols["gap"]) == 2 + fillers
     assert (symbols["gap"][symbols["code"] == 0] == 31).all()
-    assert coders.positions(symbols["gap"].numpy())[symbols["code"].numpy() > 0].tolist() == [0, gap]
+    assert gaps.positions(symbols["gap"].numpy())[symbols["code"].numpy() > 0].tolist() == [0, gap]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5])

@@ -30,7 +30,7 @@ def brute_assignment(values, weights, centroids, prices):
 def test_the_assignment_is_the_cheapest_of_all(penalty, weights):
     centroids, codes = np.sort(RANDOM.normal(size=40)), np.empty(3000, dtype=np.int64)
     prices = -penalty * np.log2(RANDOM.dirichlet(np.ones(40)) + 1e-12)
-    ecsq._assign(VALUES, weights, centroids, prices, codes)
+    ecsq.assign(VALUES, weights, centroids, prices, codes)
     assert np.array_equal(codes, brute_assignment(VALUES, weights, centroids, prices))
 
 

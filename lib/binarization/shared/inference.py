@@ -2,10 +2,10 @@ r"""A trained network whose layers read signs, on the kernels that count bits: o
 
 :func:`convert` puts a :class:`BitLayer` in the place of each :class:`lib.binarization.shared.signs.Binarized`. Batch
 norm and sign become one threshold for each channel, weights become words, and all else stays as it is. Where weights
-and inputs have one base each, or are ternary, the answers are those of the float network bit for bit: sums of signs are whole
-numbers in both, and what follows is the same arithmetic in the same order. (Images come out channels last. A real
-layer or a mean behind adds them as it does in a float network that is given its images channels last; one that is not
-may round otherwise.) With M bases of the weights and N of what flows a layer is
+and inputs have one base each, or are ternary, the answers are those of the float network bit for bit: sums of signs
+are whole numbers in both, and what follows is the same arithmetic in the same order. (Images come out channels last. A
+real layer or a mean behind adds them as it does in a float network that is given its images channels last; one that is
+not may round otherwise.) With M bases of the weights and N of what flows a layer is
 
 .. math:: y = \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n \, (A_n \circledast B_m) + b
 

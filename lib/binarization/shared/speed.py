@@ -68,8 +68,8 @@ def timed(calls: Calls, *, runs: int = 20, least_ms: float = 2.0) -> dict[str, f
 
 def matrices(rows: int, columns: int, inner: int) -> Calls:
     """(rows, inner) times (inner, columns): "float", by torch; "packed", bits; "bits", floats packed on the way."""
-    a, b = _random(rows, inner), _random(columns, inner)
-    filters, zeros = kernels.arrange(_signs(b)), torch.zeros(inner)
+    a, b = random_normal(rows, inner), random_normal(columns, inner)
+    filters, zeros = kernels.arrange(signs_of(b)), torch.zeros(inner)
     bits = kernels.pack(a, zeros)
     return {
         "float": lambda: nn.functional.linear(a, b),
@@ -80,7 +80,7 @@ def matrices(rows: int, columns: int, inner: int) -> Calls:
 
 def linear(batch: int, inputs: int, outputs: int) -> Calls:
     """A whole linear layer: "float", and "bits", with packing and the scale of each output."""
-    layer, x = nn.Linear(inputs, outputs, bias=False), _random(batch, inputs)
+    layer, x = nn.Linear(inputs, outputs, bias=False), random_normal(batch, inputs)
     bits = bit_layer(layer)
     return {"float": lambda: layer(x), "bits": lambda: bits(x)}
 
@@ -91,7 +91,7 @@ def convolution(channels: int, side: int, *, batch: int = 1, size: int = 3) -> C
     "float" by torch; "bits" with packing, gathering and the scale of each filter; "bits and K" with XNOR-Net's K, too.
     """
     layer = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False).to(memory_format=torch.channels_last)
-    x = _random(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
+    x = random_normal(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     bits, scaled = bit_layer(layer), bit_layer(layer, input_scale=True)
     return {"float": lambda: layer(x), "bits": lambda: bits(x), "bits and K": lambda: scaled(x)}
 
@@ -114,11 +114,11 @@ def _place(layer: nn.Module) -> dict:
     return {} if isinstance(layer, nn.Linear) else {"padding": layer.padding}
 
 
-def _random(*shape: int) -> Tensor:
+def random_normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def _signs(values: Tensor) -> Tensor:
+def signs_of(values: Tensor) -> Tensor:
     return torch.where(values >= 0, 1.0, -1.0)
 
 

@@ -62,12 +62,12 @@ def convolve(
     out = np.empty(shape, np.int16 if bits <= 16 else np.int32)
     low, high = (LOW, HIGH) if bits == 32 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     kernel = np.ascontiguousarray(kernel, np.int16)
-    _convolve(np.ascontiguousarray(codes), kernel, bias, out, (sy, sx, dy, dx, groups), (shift, low, high))
+    convolve_codes(np.ascontiguousarray(codes), kernel, bias, out, (sy, sx, dy, dx, groups), (shift, low, high))
     return out
 
 
 @numba.njit(cache=True)
-def _convolve(codes, kernel, bias, out, steps, end):
+def convolve_codes(codes, kernel, bias, out, steps, end):
     """One product of a weight with a whole map after the other, in blocks that stay in the nearest memory.
 
     The map is dealt into sy x sx maps first, so that each weight of a strided convolution reads neighbours too. The end

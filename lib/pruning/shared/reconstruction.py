@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lib import structure, training
+from lib import running, structure
 from lib.datasets import Split
-from lib.running import captured
 
 Solve = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -38,9 +37,9 @@ def sampled(
     generators = {name: torch.Generator().manual_seed(seed) for name in names}
     modes = {module: module.training for module in model.modules()}
     try:
-        with captured(model.eval(), names) as flow:
+        with running.captured(model.eval(), names) as flow:
             for batch in data.images[drawn].split(100):
-                training.logits(model, batch)
+                running.logits(model, batch)
                 for name, inputs in flow.inputs.items():
                     layer = model.get_submodule(name)
                     yield name, *_at_places(layer, inputs, flow.outputs[name], places, generators[name])

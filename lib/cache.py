@@ -1,0 +1,106 @@
+"""A cache of trained networks, by what their training depends on."""
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from lib import imports
+from lib.datasets import Split
+
+
+def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
+    """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
+
+    The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
+    model's own weights, and the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or
+    ``_build/cache``; a damaged entry is trained again. Two processes that want the same network train it once: the
+    second waits.
+    """
+    folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _key(train, model, arguments)
+    path = folder / f"{train.__name__}-{key}.safetensors"
+    with FileLock(path.with_suffix(".lock")):
+        state = _read(path)
+        if state is None:
+            names = model.state_dict().keys()
+            train(model, **arguments)
+            state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+            if state.keys() != names:
+                raise ValueError(f"{train.__name__} changes how weights are stored: decompress the model to cache it")
+            partial = path.with_suffix(".partial")
+            safetensors.torch.save_file(state, partial, metadata={"digest": _digest(state)})
+            partial.replace(path)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return state if file.metadata().get("digest") == _digest(state) else None
+    except (safetensors.SafetensorError, OSError, AttributeError):
+        return None
+
+
+def _digest(value: object) -> str:
+    """One digest for the values that reach a cache key: tensors, splits, modules' weights, numbers, strings, lists."""
+    digest = hashlib.sha256()
+
+    def feed(item: object) -> None:
+        if isinstance(item, Tensor):
+            digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
+            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy())
+        elif isinstance(item, Split):
+            feed([item.images, item.labels])
+        elif isinstance(item, dict):
+            feed([[key, item[key]] for key in sorted(item)])
+        elif isinstance(item, list | tuple):
+            digest.update(b"[")
+            for each in item:
+                feed(each)
+                digest.update(b",")
+            digest.update(b"]")
+        else:
+            digest.update(json.dumps(item).encode())  # anything else is not a cache key: TypeError
+
+    feed(value)
+    return digest.hexdigest()
+
+
+def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str:
+    if getattr(train, "__closure__", None):
+        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
+    try:
+        files = {Path(inspect.getfile(sys.modules[train.__module__]))}
+    except (AttributeError, KeyError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{train!r} cannot be cached: accepted is a function of a module that stands in a file"
+        ) from error
+    own: dict[str, str] = {}
+    for kind in sorted({type(module) for module in model.modules()}, key=str):
+        top = kind.__module__.split(".")[0]
+        if top == imports.PACKAGE:
+            files.add(Path(inspect.getfile(kind)))
+        elif top not in ("torch", "torchvision"):
+            try:
+                own[str(kind)] = inspect.getsource(kind.forward)
+            except (OSError, TypeError) as error:
+                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass stands in no file") from error
+    texts = [path.read_text("utf-8") for path in sorted(files)]
+    codes = [imports.code(text) for text in texts]
+    codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]
+    return _digest([sorted(codes), own, train.__qualname__, str(model), model.state_dict(), arguments])[:24]
