@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import safetensors
@@ -15,7 +16,6 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from lib import imports
-from lib.datasets import Split
 
 
 def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
@@ -64,8 +64,8 @@ def _digest(value: object) -> str:
         if isinstance(item, Tensor):
             digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
             digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy())
-        elif isinstance(item, Split):
-            feed([item.images, item.labels])
+        elif is_dataclass(item):
+            feed([getattr(item, field.name) for field in fields(item)])
         elif isinstance(item, dict):
             feed([[key, item[key]] for key in sorted(item)])
         elif isinstance(item, list | tuple):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib import measure
-from lib.datasets import Split
 
 CONVOLUTION = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PER_CHANNEL = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -73,13 +72,6 @@ def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     if _known.get(model, (None,))[0] != key:  # criteria ask again and again for those of one network
         _known[model] = (key, [group for group, _ in _traced(model, example_input)[1]])
     return list(_known[model][1])
-
-
-def groups_of(model: nn.Module, data: Split) -> list[Group]:
-    """The groups of the network, by the first image of the split, which must not be empty."""
-    if len(data) == 0:
-        raise ValueError("the split is empty: at least one sample is needed to score filters")
-    return groups(model, data.images[:1])
 
 
 def keep(

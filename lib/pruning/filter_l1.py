@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lib import running, structure
 from lib.datasets import Split
+from lib.pruning.shared.groups import groups_of
 from lib.structure import PER_CHANNEL, Masks
 
 
@@ -27,7 +28,7 @@ def scores(model: nn.Module, data: Split, *, folded: bool = False) -> dict[str, 
     folded: multiply by :math:`\lvert\gamma_j\rvert / \sqrt{\sigma_j^2 + \epsilon}` of the batch norm behind the layer.
     Raises ValueError on an empty split, weights that are not finite, and a network that cannot be traced.
     """
-    found, scales = structure.groups_of(model, data), {}
+    found, scales = groups_of(model, data), {}
     if folded:
         scales = _scales(model, [name for group in found for name in group.producers], data)
     return {name: filter_norms(model, name) * scales.get(name, 1) for group in found for name in group.producers}
@@ -41,7 +42,7 @@ def greedy(model: nn.Module, data: Split, *, fraction: float) -> Masks:
     masked where the first of them runs. Errors as those of :func:`scores` and :func:`lib.structure.keep`.
     """
     model, masks = copy.deepcopy(model), Masks()
-    found = {name: group for group in structure.groups_of(model, data) for name in group.producers}
+    found = {name: group for group in groups_of(model, data) for name in group.producers}
     with running.captured(model, found) as flow, running.evaluating(model):
         running.logits(model, data.images[:1])
     for first in flow.outputs:  # in the order in which they ran

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lib import structure, training
 from lib.datasets import Split
+from lib.pruning.shared.groups import groups_of
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def scores(model: nn.Module, data: Split) -> dict[str, Tensor]:
     data: its first image traces the network; nothing else of it is used. Raises ValueError on an empty split, weights
     that are not finite, and a network that cannot be traced.
     """
-    return {name: distances(model, name) for group in structure.groups_of(model, data) for name in group.producers}
+    return {name: distances(model, name) for group in groups_of(model, data) for name in group.producers}
 
 
 def distances(model: nn.Module, name: str) -> Tensor:
@@ -45,7 +46,7 @@ def soft(model: nn.Module, split: Split, *, fraction: float, epochs: int, seed: 
     """
 
     def chosen() -> structure.Masks:
-        found = structure.groups_of(model, split)
+        found = groups_of(model, split)
         ranks = {name: distances(model, name) for group in found for name in group.producers}
         return structure.keep(ranks, fraction=fraction, groups=found)
 

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from lib import measure, running, structure, training
 from lib.datasets import Split
+from lib.pruning.shared.groups import groups_of
 from lib.structure import Group
 
 CRITERIA = ("weight", "mean", "deviation", "information", "taylor", "random")
@@ -57,7 +58,7 @@ def scores(
         raise ValueError(f"no criterion is called {criterion!r}: accepted are {', '.join(CRITERIA)}")
     if bins < 2 or batch_size < 1:
         raise ValueError(f"bins must be 2 or more and batch_size 1 or more, not {bins} and {batch_size}")
-    found = structure.groups_of(model, data)
+    found = groups_of(model, data)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
         values = [torch.rand(group.channels, generator=generator) for group in found]
@@ -93,7 +94,7 @@ def oracle(
 
     layers: score these only. signed: the increase itself, not its absolute value. Errors as those of :func:`scores`.
     """
-    found, result = _chosen(structure.groups_of(model, data), layers), {}
+    found, result = _chosen(groups_of(model, data), layers), {}
     with torch.no_grad(), running.evaluating(model):
         whole = cost(running.logits(model, data.images), data.labels).double().mean()
         for group in found:
@@ -159,7 +160,7 @@ def iterative(
             f"fraction must be in [0, 1), step and updates 1 or more, not {fraction}, {step} and {updates}"
         )
     example, generator = split.images[:1], torch.Generator().manual_seed(seed)
-    found = _chosen(structure.groups_of(model, split), layers)
+    found = _chosen(groups_of(model, split), layers)
     left = int(fraction * sum(group.channels for group in found) + 1e-9)
     if left > sum(group.channels - 1 for group in found):
         raise ValueError(f"without {fraction} of its filters the network has a layer without any: lower the fraction")
@@ -181,7 +182,7 @@ def iterative(
         )
         if watch is not None:
             watch(model)
-        found = _chosen(structure.groups_of(model, split), layers)
+        found = _chosen(groups_of(model, split), layers)
     return model
 
 

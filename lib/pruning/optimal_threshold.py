@@ -17,8 +17,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lib import running, structure, training
+from lib import running, training
 from lib.datasets import Split
+from lib.pruning.shared.groups import groups_of
 from lib.structure import PER_CHANNEL, Masks
 
 
@@ -46,7 +47,7 @@ def scores(model: nn.Module, data: Split) -> dict[str, Tensor]:
     ValueError on an empty split, and where no layer has batch norm with scales.
     """
     result = {}
-    for group in structure.groups_of(model, data):
+    for group in groups_of(model, data):
         carriers = [(model.get_submodule(name), numbers[:, 0]) for name, numbers in group.carriers.items()]
         norms = [(layer, places) for layer, places in carriers if isinstance(layer, PER_CHANNEL) and layer.affine]
         if norms:
@@ -96,7 +97,7 @@ def recalibrated(model: nn.Module, data: Split, *, batch_size: int = 250) -> nn.
     A channel whose scale is zero still gives a constant, its shift. Where it is cut out, the next batch norm must
     subtract another mean. Raises ValueError on an empty split.
     """
-    structure.groups_of(model, data)
+    groups_of(model, data)
     model = copy.deepcopy(model)
     norms = [layer for layer in model.modules() if isinstance(layer, PER_CHANNEL) and layer.track_running_stats]
     momenta = [layer.momentum for layer in norms]
