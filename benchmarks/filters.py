@@ -2,19 +2,19 @@
 
 Both score the same trained network, with the same images, in one process on one thread, and each side traces the graph
 for itself. The importances of torch-pruning are set to what the papers say: the first layer of a group alone, and no
-normalisation. Its Taylor is of another form: it multiplies weights, not maps, with their gradients. Run with
+normalization. Its Taylor is of another form: it multiplies weights, not maps, with their gradients. Run with
 ``make bench``.
 """
 
 import warnings
 
+import numpy as np
 import torch
 import torch_pruning
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from lib import datasets, evidence, measure, models, structure, training
-from lib.cache import cached
+from lib import datasets, measure, models, structure, training
 from lib.datasets import Split
 from lib.pruning import filter_l1, molchanov, optimal_threshold
 
@@ -34,10 +34,10 @@ def peer(model: nn.Module, split: Split, *, taylor: bool) -> dict[str, Tensor]:
     layers = (nn.Conv2d, nn.Linear)
     names = {module: name for name, module in model.named_modules()}
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    found = {}
+    scores = {}
     for group in graph.get_all_groups(ignored_layers=head, root_module_types=layers):
-        found[names[group[0].dep.target.module]] = importance(group)
-    return found
+        scores[names[group[0].dep.target.module]] = importance(group)
+    return scores
 
 
 WAYS = {
@@ -48,8 +48,8 @@ WAYS = {
 
 def cut_and_tuned(model: nn.Module, scores: dict[str, Tensor], split: Split, seed: int) -> nn.Module:
     """The network without ``FRACTION`` of the filters of each layer, fine-tuned."""
-    found = structure.groups(model, split.images[:1])
-    small = structure.shrink(model, structure.keep(scores, fraction=FRACTION, groups=found), split.images[:1])
+    groups = structure.groups(model, split.images[:1])
+    small = structure.shrink(model, structure.keep(scores, fraction=FRACTION, groups=groups), split.images[:1])
     training.fit(small, split, epochs=2, seed=seed, learning_rate=0.02, batch_size=32)
     return optimal_threshold.recalibrated(small, split.first(1000))  # a short training leaves old means in batch norm
 
@@ -62,17 +62,22 @@ def race(name: str, networks: list[nn.Module], dataset: datasets.Dataset) -> Non
         errors = {side: [] for side in sides}
         for seed, model in enumerate(networks):
             scores = {side: score(model, sample) for side, score in sides.items()}
-            for side, found in scores.items():  # the same layer speaks for a group on both sides
-                named = {layer: found[layer].detach() for layer in scores["torch-pruning"]}
+            for side, by_layer in scores.items():  # the same layer speaks for a group on both sides
+                named = {layer: by_layer[layer].detach() for layer in scores["torch-pruning"]}
                 small = cut_and_tuned(model, named, dataset.train, seed)
                 errors[side].append(training.error_pct(small, dataset.test))
         print(f"\n{name}, {criterion}, {FRACTION:.0%} of the filters of each layer")
         for side in sides:
             ratio = times[side] / times["torch-pruning"]
-            text = evidence.formatted(errors[side], unit="%", digits=2)
+            text = spread(errors[side], "%")
             print(f"  {side:15}{times[side]:9.1f} ms  time ratio {ratio:5.2f}   test error {text}")
         lower = [theirs - ours for ours, theirs in zip(errors["ours"], errors["torch-pruning"], strict=True)]
-        print(f"  our accuracy minus theirs, by seed: {evidence.formatted(lower, unit='points', digits=2)}")
+        print(f"  our accuracy minus theirs, by seed: {spread(lower, 'points')}")
+
+
+def spread(values: list[float], unit: str) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} {unit}"
 
 
 def timed(calls: dict) -> dict[str, float]:
@@ -94,6 +99,7 @@ if __name__ == "__main__":
         for name, build, rate in (("LeNet-5", models.lenet5, 0.03), ("ResNet-8", models.resnet8, 0.1)):
             networks = []
             for seed in range(SEEDS):
-                how = {"epochs": 3, "seed": seed, "learning_rate": rate, "batch_size": 32}
-                networks.append(cached(training.fit, build(seed, channels=1), split=digits.train, **how))
+                options = {"epochs": 3, "seed": seed, "learning_rate": rate, "batch_size": 32}
+                networks.append(build(seed, channels=1))
+                training.fit(networks[-1], digits.train, **options)
             race(name, networks, digits)

@@ -1,8 +1,8 @@
-"""Products of signs counted in bits against torch's float32, as ratios in one process on one thread.
+"""Products of signs by counting bits against torch's float32, as ratios in one process on one thread.
 
-Each line: medians of both sides, taken in turns, each call repeated until it lasts a few milliseconds; the rate of the
-bits and their share of what xor, popcount and add reach here in registers, measured in the same run. What the bits
-compute is held against floats in the tests. Run with ``make bench-kernels``.
+Each line has the medians of both sides, which take turns (each call is repeated until it lasts a few milliseconds), the
+rate of the bits, and their share of what xor, popcount and add reach in registers in the same run. The tests compare
+what the bits compute with floats. Run with ``make bench-kernels``.
 """
 
 import torch

@@ -28,7 +28,7 @@ except ImportError:
 def clusterings(values: np.ndarray) -> None:
     """Median time and squared error of each way to cluster the values."""
     column, start = values[:, None], np.linspace(values.min(), values.max(), CLUSTERS)
-    found = {}
+    errors = {}
     ways = {
         "optimal (exact)": lambda: optimal(values, CLUSTERS).squared_error,
         "Lloyd, linear start": lambda: lloyd(values, start).squared_error,
@@ -38,18 +38,18 @@ def clusterings(values: np.ndarray) -> None:
         ways["ckwrap (exact)"] = lambda: float(np.sum(ckwrap.ckmeans(values, CLUSTERS).withinss))
     slow = {name for name in ways if name.startswith("scikit")}
     times = measure.latency_ms(
-        {name: lambda n=name, w=way: found.update({n: w()}) for name, way in ways.items() if name not in slow},
+        {name: lambda n=name, w=way: errors.update({n: w()}) for name, way in ways.items() if name not in slow},
         runs=RUNS,
     )
     spent = {name: time.median for name, time in times.items()}
     for name in slow:  # seconds a run: three will do
-        spent[name] = float(np.median([timed(lambda n=name: found.update({n: ways[n]()})) for _ in range(3)]))
+        spent[name] = float(np.median([timed(lambda n=name: errors.update({n: ways[n]()})) for _ in range(3)]))
     ours = "optimal (exact)"
     print(f"\n{len(values):,} values, {CLUSTERS} clusters")
     print(f"{'':34}{'ms':>10}{'time ratio':>12}{'squared error':>20}{'error ratio':>13}")
     for name in ways:
-        ratio, excess = spent[name] / spent[ours], found[name] / found[ours]
-        print(f"{name:34}{spent[name]:10.1f}{ratio:12.2f}{found[name]:20.9f}{excess:13.6f}")
+        ratio, excess = spent[name] / spent[ours], errors[name] / errors[ours]
+        print(f"{name:34}{spent[name]:10.1f}{ratio:12.2f}{errors[name]:20.9f}{excess:13.6f}")
     if ckwrap is None:
         print("ckwrap is not installed: left out")
 

@@ -1,4 +1,35 @@
-"""Every technique of the survey, one file each, on a small shared ground floor."""
+"""Every technique of the survey, one file each, on a small shared foundation.
+
+Techniques, in one folder per section of the survey; ``shared/`` holds what several of them use:
+
+pruning/         remove weights, filters and channels (section 2.3)
+factorization/   replace one large layer by several small ones (section 2.3)
+quantization/    store weights in few bits, compute with small integers (section 2.4)
+precision/       train and run networks with numbers of few bits (section 2.5)
+binarization/    weights and activations of one bit or three values (section 2.6)
+
+The foundation, on which all of them build:
+
+models.py        the baseline networks that chapters compress
+datasets/        training, validation and test tensors by name
+training.py      the one training loop, and the error of what it trained
+cache.py         trained networks, kept by what their training depends on
+running.py       a network's outputs, what flows through it, its modes, its memory layout
+weights.py       compressed weights: how a technique stores a layer's weight
+storage.py       a model to a compressed file and back, bit for bit
+coding/          the coders that the files are written with
+structure.py     scores of filters to masks, and masks to a physically smaller network
+measure.py       parameters, bytes, multiply-adds, latency
+imports.py       which files of lib a result depends on
+vision.py        torchvision, beside a CPU-only torch as well
+
+What a chapter puts on its page, and the book:
+
+evidence.py      measurements for the text and for the record
+figures.py       figures, tables and shown code in one style
+book/            from sources to pages; no chapter and no technique imports it
+__main__.py      the command line: python -m lib
+"""
 
 import os
 import stat
@@ -10,9 +41,9 @@ _private: tempfile.TemporaryDirectory | None = None  # removed when the process 
 
 
 def _find_place_for_compiled_code() -> None:
-    """Give numba a private folder among the temporary files where it can write neither beside ``lib`` nor at home.
+    """Give numba a private temporary folder if it can write neither beside ``lib`` nor at home.
 
-    Without one, ``import lib.storage`` raises. What is compiled there is found again by the user's next process.
+    Without one, ``import lib.storage`` raises. The user's next process finds what was compiled there.
     """
     if os.environ.get("NUMBA_CACHE_DIR") or _writable(_home_cache()) or _writable_beside_the_source():
         return
@@ -36,15 +67,15 @@ def _writable_beside_the_source() -> bool:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether files can be written to the folder, which may still have to be made."""
+    """Whether files can be written to the folder, which may not exist yet."""
     if not folder.is_absolute():
-        return False  # a home that nobody knows stays "~": a folder of that name is not meant
+        return False  # an unknown home stays "~", which does not mean a folder of that name
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _temporary_folder() -> str:
-    """A folder that nobody else can write: numba runs what it finds there."""
+    """A folder to which nobody else can write, since numba runs what it finds there."""
     global _private
     user = getattr(os, "getuid", int)()
     place = Path(tempfile.gettempdir(), f"survey-numba-{user}")

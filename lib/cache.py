@@ -1,4 +1,4 @@
-"""A cache of trained networks, by what their training depends on."""
+"""A cache of trained networks. Its key is everything that the training depends on."""
 
 import hashlib
 import inspect
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -17,15 +18,43 @@ from torch import Tensor, nn
 
 from lib import imports
 
+Arguments = ParamSpec("Arguments")
+Model = TypeVar("Model", bound=nn.Module)
 
-def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: object) -> nn.Module:
-    """``train(model, **arguments)``, which trains ``model`` in place; run once, then read back from the cache.
+
+def cached(
+    train: Callable[Concatenate[Model, Arguments], object],
+    model: Model,
+    *none: Arguments.args,
+    **arguments: Arguments.kwargs,
+) -> Model:
+    """Call ``train(model, **arguments)``, which trains ``model`` in place, or read its result from the cache.
 
     The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
-    model's own weights, and the arguments (a data split counts by its content). The cache is ``$SURVEY_CACHE``, or
-    ``_build/cache``; a damaged entry is trained again. Two processes that want the same network train it once: the
-    second waits.
+    model's own weights, and the arguments. The cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged
+    entry is trained again. Two processes that want the same network train it once: the second waits.
+
+    train: a function of a module in a file, without captured variables.
+    model: any network, not compressed. It is changed in place.
+    arguments: all by name: numbers, strings, lists, dicts, tensors and data splits. Tensors count by their content.
+
+    Returns the model, trained and in evaluation mode.
+    Raises TypeError, before anything is trained, for arguments that ``train`` does not take or that cannot be part of
+    the key; ValueError for a function or a network whose code is in no file, and for a model that training leaves
+    compressed.
+
+    >>> import tempfile, unittest.mock
+    >>> from lib import datasets, models, training
+    >>> options = {"split": datasets.load("monks-1-rule").train, "epochs": 2, "seed": 0}
+    >>> with tempfile.TemporaryDirectory() as place, unittest.mock.patch.dict(os.environ, SURVEY_CACHE=place):
+    ...     trained = cached(training.fit, models.mlp(inputs=17, hidden=(9,), classes=2), **options)
+    ...     again = cached(training.fit, models.mlp(inputs=17, hidden=(9,), classes=2), **options)  # read, not trained
+    >>> torch.equal(trained.fc1.weight, again.fc1.weight)
+    True
     """
+    inspect.signature(train).bind(model, *none, **arguments)
+    if none:
+        raise TypeError(f"{train.__name__} is cached with the model and named arguments alone")
     folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
     folder.mkdir(parents=True, exist_ok=True)
     key = _key(train, model, arguments)
@@ -34,7 +63,7 @@ def cached(train: Callable[..., nn.Module], model: nn.Module, **arguments: objec
         state = _read(path)
         if state is None:
             names = model.state_dict().keys()
-            train(model, **arguments)
+            train(model, *none, **arguments)
             state = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
             if state.keys() != names:
                 raise ValueError(f"{train.__name__} changes how weights are stored: decompress the model to cache it")
@@ -57,13 +86,13 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _digest(value: object) -> str:
-    """One digest for the values that reach a cache key: tensors, splits, modules' weights, numbers, strings, lists."""
+    """One digest of values that may be part of a key: tensors, splits, state dicts, numbers, strings, lists."""
     digest = hashlib.sha256()
 
     def feed(item: object) -> None:
         if isinstance(item, Tensor):
             digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
-            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy().data)
         elif is_dataclass(item):
             feed([getattr(item, field.name) for field in fields(item)])
         elif isinstance(item, dict):

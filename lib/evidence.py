@@ -1,4 +1,4 @@
-"""Measurements that leave a running chapter: a number for the sentence, the raw values for the record."""
+"""Measurements that leave a running chapter: a text for the sentence, the raw values for the record."""
 
 import math
 import numbers
@@ -17,12 +17,13 @@ ATTACHED = ("×",)  # units written without a space
 def record(key: str, values: float | Iterable[float], *, unit: str, digits: int, exact: bool = False) -> str:
     """Store a measurement under ``key`` and return its text, ``mean ± half-width of the 95 % interval unit``.
 
-    key: ``chapter.subject.metric``, lower case, letters, digits and ``_``. A page then shows the text with
+    key: ``chapter.subject.metric``, of lower-case letters, digits and ``_``. A page then shows the text with
         ``{glue:text}`key` ``, and the chapter's results hold the values.
-    values: one number for each seed, or one number; a tensor or array of one dimension will do.
+    values: one number for each seed, or one number; a tensor or an array of one dimension is accepted as well.
     unit: ``"%"``, ``"bytes"``, ``"ms"``, ``"x"`` (printed ``×``), or ``""``.
-    digits: digits after the point; 0 prints a count, with separators for thousands.
-    exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities.
+    digits: digits after the point, 0 to 12; 0 prints a count, with separators for thousands.
+    exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities. Default
+        False.
 
     Raises ValueError for a key of another form, for no values, and for values that are not finite numbers.
     """
@@ -42,7 +43,7 @@ def record(key: str, values: float | Iterable[float], *, unit: str, digits: int,
 
 
 class Text(str):
-    """A measurement's text. A cell that ends with one shows nothing: the sentence that glues it does."""
+    """A measurement's text. A cell that ends with one shows nothing, since the sentence that glues it shows it."""
 
     __slots__ = ()
 
@@ -51,7 +52,7 @@ class Text(str):
 
 
 def uses(dataset: Any) -> None:
-    """Show one line on the data: its name, the sizes of its splits, where it came from. The results keep the same.
+    """Show one line on the data: its name, the sizes of its splits, where it came from. The results store the same.
 
     dataset: has ``name``, ``source`` and the splits ``train``, ``validation`` and ``test``, each with a length.
     """
@@ -66,11 +67,14 @@ def uses(dataset: Any) -> None:
 
 
 def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
-    """What an executed notebook recorded: ``{"records": {key: {values, unit, digits[, exact]}}, "data": [...]}``.
+    """Return what an executed notebook recorded.
 
+    notebook: as nbformat reads it.
     chapter: the name with which every key must begin, or its leading words (``quantization.`` in the chapter
-        ``quantization_records``); by default the one in the notebook's ``survey`` metadata.
-    Raises ValueError for a key recorded twice and for a key of another chapter.
+        ``quantization_records``); None (default) takes the one in the notebook's ``survey`` metadata.
+
+    Returns ``{"records": {key: {values, unit, digits[, exact]}}, "data": [...]}``.
+    Raises ValueError for a key recorded twice, for a key of another chapter, and for a notebook that names no chapter.
     """
     chapter = chapter or notebook.get("metadata", {}).get("survey", {}).get("chapter")
     if not chapter:
@@ -96,7 +100,17 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
 
 
 def formatted(values: list[float], *, unit: str, digits: int) -> str:
-    """``1.62 %`` for one value, ``1.62 ± 0.07 %`` for several: mean and half-width of the 95 % interval."""
+    """Return the text of a measurement: ``1.62 %`` for one value, ``1.62 ± 0.07 %`` for several.
+
+    values: finite numbers, at least one.
+    unit: one line of text; ``"x"`` is printed ``×``.
+    digits: digits after the point, 0 to 12.
+
+    Raises ValueError for another unit or number of digits.
+
+    >>> formatted([1.5, 1.6, 1.7], unit="%", digits=2)
+    '1.60 ± 0.25 %'
+    """
     if not isinstance(unit, str) or "\n" in unit:
         raise ValueError(f"the unit {unit!r} is not one line of text: give '%', 'bytes', 'x', '' or another name")
     if isinstance(digits, bool) or not isinstance(digits, int) or not 0 <= digits <= 12:
@@ -108,13 +122,23 @@ def formatted(values: list[float], *, unit: str, digits: int) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """The value with ``digits`` digits after the point, a true minus sign, and separators in counts."""
+    """Return the value with ``digits`` digits after the point, a true minus sign, and separators in counts.
+
+    value: any finite number.
+    digits: 0 or more.
+
+    >>> number(12345.6, 0), number(-0.5, 1)
+    ('12,346', '−0.5')
+    """
     text = f"{value:,.0f}" if digits == 0 else f"{value:.{digits}f}"
     return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % t-interval of the mean; the half-width of a single value is 0."""
+    """Return the mean and the half-width of its 95 % t-interval; the half-width of a single value is 0.
+
+    values: at least one.
+    """
     n = len(values)
     if min(values) == max(values):
         return values[0], 0.0

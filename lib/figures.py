@@ -1,22 +1,24 @@
-"""One style for every figure, table and piece of shown code."""
+"""One style for every figure, every table and every piece of shown code."""
 
 import hashlib
 import inspect
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import dedent
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from IPython.display import HTML, Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lib.evidence import interval
 
-# One colour and one marker for each thing, in every chapter; the colours are Okabe and Ito's, told apart by the
-# colour-blind. What the survey or a paper reports is always a hollow marker in black.
+# One color and one marker for each kind of curve, in every chapter. The colors are Okabe and Ito's, which color-blind
+# readers can tell apart. What the survey or a paper reports is always a hollow black marker.
 DENSE = {"color": "#6b6b6b", "marker": "s", "linestyle": ":"}
 PRUNING = {"color": "#0072b2", "marker": "o", "linestyle": "-"}
 RETRAINED = {"color": "#009e73", "marker": "D", "linestyle": "-"}
@@ -24,7 +26,7 @@ QUANTIZATION = {"color": "#d55e00", "marker": "^", "linestyle": "--"}
 COMBINED = {"color": "#cc79a7", "marker": "v", "linestyle": "-."}
 REPORTED = {"color": "black", "marker": "*", "linestyle": "none", "markerfacecolor": "none", "markersize": 12}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (6.0, 3.6),
     "figure.facecolor": "white",
     "font.size": 12,
@@ -46,42 +48,71 @@ STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The book's look, for the figures made inside."""
+    """Inside the block, new figures have the book's style."""
     with matplotlib.rc_context(STYLE):
         yield
 
 
-def axes(columns: int = 1, **subplots: object):
-    """A figure in the book's style and its axes, one or a row of them."""
+def axes(columns: int = 1, *, sharex: bool = False, sharey: bool = False) -> tuple[Figure, Any]:
+    """Make a figure in the book's style; return it and its axes: one, or an array of them if there are several columns.
+
+    columns: number of axes side by side, default 1.
+    sharex, sharey: whether all have the same scale, default False.
+    """
     with style():
         figure = Figure(figsize=(6.0, 3.6), layout="constrained")
-        return figure, figure.subplots(1, columns, **subplots)
+        return figure, figure.subplots(1, columns, sharex=sharex, sharey=sharey)
 
 
-def logarithmic(ax, *which: str) -> None:
-    """Logarithmic axes ("x", "y") that are labelled with plain numbers, 2 and 50, not with powers of ten."""
-    for each in which:
-        getattr(ax, f"set_{each}scale")("log")
-        axis = getattr(ax, f"{each}axis")
+def logarithmic(ax: Axes, *which: str) -> None:
+    """Make axes logarithmic, labeled with plain numbers, 2 and 50, not with powers of ten.
+
+    ax: the axes.
+    which: "x", "y", or both.
+    """
+    for name in which:
+        getattr(ax, f"set_{name}scale")("log")
+        axis = getattr(ax, f"{name}axis")
         axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
 
 
-def legend(ax, columns: int = 2, **more: object) -> None:
-    """The legend above the axes, where it hides no measurement."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, **more)
+def legend(ax: Axes, columns: int = 2, *, narrow: bool = False) -> None:
+    """Put the legend above the axes, where it hides no measurement.
+
+    ax: the axes.
+    columns: entries per line, default 2.
+    narrow: less space between entries, so that more fit; default False.
+    """
+    room: dict[str, Any] = {"handletextpad": 0.2, "columnspacing": 1} if narrow else {}
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, **room)
 
 
-def line(ax, x: Sequence[float], runs: Sequence[Sequence[float]], look: dict, label: str) -> None:
-    """A line through the means over seeds, with the 95 % interval as bars. runs: for each x, one value per seed."""
+def line(ax: Axes, x: Sequence[float], runs: Sequence[Sequence[float]], look: dict, label: str) -> None:
+    """Draw a line through the means over seeds, with the 95 % intervals as bars.
+
+    ax: the axes.
+    x: one number for each point.
+    runs: for each x the values of all seeds.
+    look: one of the looks above, such as ``PRUNING``.
+    label: for the legend.
+    """
     means, halves = zip(*(interval(list(map(float, values))) for values in runs), strict=True)
     bars = halves if any(halves) else None
     ax.errorbar(x, means, yerr=bars, capsize=3, label=label, **look)
 
 
 def show(figure: Figure, *, alt: str, name: str, caption: str) -> None:
-    """Put a figure on the page as SVG, numbered, with a caption, and a text that states its finding in words."""
+    """Put a figure on the page as SVG, numbered, with a caption.
+
+    figure: as :func:`axes` makes it.
+    alt: a text in place of the picture, which states its finding in words.
+    name: by which the page refers to the figure.
+    caption: shown below the figure.
+
+    Raises ValueError for a text or a caption of fewer than four words.
+    """
     for what, text in (("alt", alt), ("caption", caption)):
         if len(text.split()) < 4:
             raise ValueError(f"{what} of figure {name!r} is {text!r}: a sentence that states the finding is needed")
@@ -93,7 +124,11 @@ def show(figure: Figure, *, alt: str, name: str, caption: str) -> None:
 
 
 def table(rows: Sequence[dict[str, object]], *, caption: str) -> None:
-    """A table of the rows; a cell is text, or a number that is shown as it is formatted by the caller."""
+    """Show a table.
+
+    rows: column -> text, or a number that is shown as it is.
+    caption: shown with the table.
+    """
     frame = pd.DataFrame(rows)
     uuid = hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()  # pandas would draw one: another page each time
     styler = (
@@ -105,7 +140,10 @@ def table(rows: Sequence[dict[str, object]], *, caption: str) -> None:
     display(HTML(f'<div class="table-wrap">{styler.to_html()}</div>'))
 
 
-def show_source(*objects: object) -> None:
-    """The code of functions or classes of ``lib``, as it stands in its file: it cannot drift from what runs."""
-    text = "\n\n".join(dedent(inspect.getsource(each)).rstrip() for each in objects)
+def show_source(*objects: Callable[..., object]) -> None:
+    """Show the code of functions or classes of ``lib`` as it is in their files, so it cannot differ from what runs.
+
+    objects: one function or class, or more.
+    """
+    text = "\n\n".join(dedent(inspect.getsource(shown)).rstrip() for shown in objects)
     display(Markdown(f"```python\n{text}\n```"))

@@ -1,6 +1,6 @@
-"""What code is made of: the files of ``lib`` that it imports, directly or not, and its code without its words.
+"""What a result depends on: the files of ``lib`` that code imports, directly or not, and the code without its words.
 
-Imports are read, not run: a module that is only found by name at run time is not among them, and the runner refuses a
+Imports are read, not run, so a module that is only found by name at run time is missing here; the runner refuses a
 chapter in which that happens. Comments and docstrings change no result, so :func:`code` leaves them out.
 """
 
@@ -14,11 +14,20 @@ PACKAGE = "lib"
 
 
 def closure(folder: Path, sources: Iterable[str]) -> list[Path]:
-    """The files of the package in ``folder`` that ``sources`` (Python code) import, directly or not, sorted.
+    """Return the files of the package that ``sources`` import, directly or not, sorted.
 
-    A module's packages count with it, since Python runs their ``__init__.py`` first. Imports inside functions count,
-    those below ``if TYPE_CHECKING:`` do not. Raises ValueError for code that is not Python, and for an import of a
-    module that the package does not have.
+    The packages of a module count with it, since Python runs their ``__init__.py`` first. Imports inside functions
+    count, those below ``if TYPE_CHECKING:`` do not.
+
+    folder: of the package ``lib``.
+    sources: Python code, each a whole text.
+
+    Raises ValueError for code that is not Python, and for an import of a module that the package does not have.
+
+    >>> folder = Path(__file__).parent
+    >>> files = closure(folder, ["from lib import vision"])
+    >>> [path.name for path in files], sorted(modules(folder, files))
+    (['__init__.py', 'vision.py'], ['lib', 'lib.vision'])
     """
     found: set[Path] = set()
     waiting = [name for text in sources for name in _names(text)]
@@ -35,14 +44,23 @@ def closure(folder: Path, sources: Iterable[str]) -> list[Path]:
 
 
 def modules(folder: Path, files: Iterable[Path]) -> set[str]:
-    """The names under which Python knows ``files`` of the package in ``folder``: ``lib.pruning.magnitude``."""
+    """Return the names under which Python knows files of the package: ``lib.pruning.magnitude``.
+
+    folder: of the package ``lib``.
+    files: paths below it; :func:`closure` has an example.
+    """
     return {_module(folder, path) for path in files}
 
 
 def code(text: str) -> str:
-    """A digest of what Python code does: its syntax tree without comments, docstrings and layout.
+    """Return a digest of what Python code does: of its syntax tree without comments, docstrings and layout.
 
-    Equal on every Python that parses it. Text that is not Python counts as it stands.
+    It is the same on every Python that can parse the code. Text that is not Python counts character by character.
+
+    text: a whole source.
+
+    >>> code("x = 1  # one") == code("x=1"), code("x = 1") == code("x = 2")
+    (True, False)
     """
     try:
         tree = ast.parse(text)
@@ -52,7 +70,13 @@ def code(text: str) -> str:
 
 
 def code_of_file(path: Path) -> str:
-    """:func:`code` of a file, read once for each time that it changes."""
+    """Return :func:`code` of a file, which is read again only when it changes.
+
+    path: of the file, in UTF-8.
+
+    >>> code_of_file(Path(__file__)) == code(Path(__file__).read_text("utf-8"))
+    True
+    """
     return _code_of_file(path, path.stat().st_mtime_ns)
 
 
@@ -62,7 +86,7 @@ def _code_of_file(path: Path, changed: int) -> str:
 
 
 def _tree(node: object) -> Iterator[str]:
-    """The tree in one line of words; empty fields are left out, since newer Pythons have more of them."""
+    """The tree as a sequence of words; empty fields are left out, since newer Pythons have more of them."""
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):

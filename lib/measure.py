@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +16,32 @@ from lib.weights import layers
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of weights and biases the layers compute with; a compressed weight counts by its dense shape."""
+    """Count the weights and biases that the layers compute with.
+
+    model: any network. A compressed weight counts by its dense shape, and a weight that two layers share counts once.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> model = magnitude.prune(models.lenet_300_100(), density=0.1)
+    >>> parameters(model), nonzero_parameters(model), dense_bytes(model)
+    (266610, 27030, 1066440)
+    """
     return sum(p.numel() for p in _dense(model))
 
 
 def nonzero_parameters(model: nn.Module) -> int:
-    """How many of them are not zero."""
+    """Count the weights and biases that are not zero.
+
+    model: any network; an example is at :func:`parameters`.
+    """
     return sum(int(p.count_nonzero()) for p in _dense(model))
 
 
 def dense_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters as 32-bit floats: what every compression ratio of this book is a ratio to."""
+    """Return the bytes of the parameters as 32-bit floats. Every compression ratio of this book compares with them.
+
+    model: any network; an example is at :func:`parameters`.
+    """
     return 4 * parameters(model)
 
 
@@ -43,22 +59,40 @@ def _dense(model: nn.Module) -> list[Tensor]:
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    r"""Multiply-adds of one forward pass for one input of ``shape`` (channels, height, width).
+    """Count the multiply-adds of one forward pass for one input.
 
-    Convolution: :math:`H W C_{out} (C_{in} / g) k_h k_w` of its output (of its input where transposed), linear:
-    inputs times outputs; everything else counts nothing, a pruned weight counts like any other. A module that does
-    the work of a layer without calling it names that layer ``computes``.
+    A linear layer takes inputs times outputs, a convolution :math:`H W C_{out} (C_{in} / g) k_h k_w`, with H x W the
+    size of its output (of its input if it is transposed). Other layers count as nothing, and a pruned weight counts
+    like any other. A module that does a layer's work without calling it names that layer in its attribute ``computes``.
+
+    model: any network. It runs once, in evaluation mode; modes are restored afterwards.
+    shape: of one input, without the batch: (channels, height, width).
+
+    Raises ValueError where the model does not take such an input.
+
+    >>> from lib import models
+    >>> multiply_adds(models.lenet5(), (1, 28, 28))
+    2293000
+    >>> multiply_adds_by_layer(models.lenet5(), (1, 28, 28))
+    {'conv1': 288000, 'conv2': 1600000, 'fc1': 400000, 'fc2': 5000}
     """
     return sum(multiply_adds_by_layer(model, shape).values())
 
 
 def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """The same for each convolution and linear layer that runs, by its name."""
+    """Count the multiply-adds of each convolution and linear layer in one forward pass for one input.
+
+    model: any network; counted as in :func:`multiply_adds`, which also has an example.
+    shape: of one input, without the batch: (channels, height, width).
+
+    Returns layer name -> multiply-adds, for the layers that run, in the order in which they run.
+    Raises ValueError where the model does not take such an input.
+    """
     total: dict[str, int] = {}
     names = {module: name for name, module in model.named_modules()}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        layer = getattr(module, "computes", module)
+        layer: Any = getattr(module, "computes", module)
         if isinstance(layer, nn.Linear):
             work = output.numel() * layer.in_features
         else:
@@ -73,22 +107,19 @@ def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str
         for module in model.modules()
         if isinstance(getattr(module, "computes", module), counted)
     ]
-    modes = {module: module.training for module in model.modules()}
-    first = next(model.parameters(), torch.zeros(0))
+    first: Tensor = next(model.parameters(), torch.zeros(0))
     try:
-        with torch.no_grad():
-            running.logits(model.eval(), torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+        with torch.no_grad(), running.evaluating(model):
+            running.logits(model, torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return total
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call: the median of all runs, and the quartiles around it."""
+    """Milliseconds of one call: the median of all runs and the quartiles around it."""
 
     median: float
     lower: float
@@ -96,9 +127,20 @@ class Latency:
 
 
 def latency_ms(calls: dict[str, Callable[[], object]], *, runs: int = 21) -> dict[str, Latency]:
-    """How long each call takes on one thread. The calls take turns, so that a slow spell of the machine hits them all.
+    """Measure how long each call takes on one thread.
 
-    Compare only what one call of this function measured: ratios travel between machines, milliseconds do not.
+    The calls take turns, so a slow spell of the machine hits them all.
+    Compare only times from one call of this function: ratios carry over to other machines, milliseconds do not.
+
+    calls: name -> function without arguments.
+    runs: timed runs of each call, after two to warm up; 20 or more, default 21.
+
+    Returns name -> :class:`Latency`. Raises ValueError for fewer runs.
+
+    >>> model, image = nn.Linear(784, 10), torch.zeros(1, 784)
+    >>> times = latency_ms({"linear": lambda: model(image), "nothing": lambda: None})
+    >>> times["nothing"].median < times["linear"].median
+    True
     """
     if runs < 20:
         raise ValueError(f"runs must be at least 20 for a median that means something, not {runs}")
@@ -120,7 +162,7 @@ def latency_ms(calls: dict[str, Callable[[], object]], *, runs: int = 21) -> dic
 
 @dataclass(frozen=True)
 class Accounting:
-    """Four sizes of one compressed network, in bytes; only the last is that of a file."""
+    """Four sizes of one compressed network, in bytes; :func:`accountings` says what each one counts."""
 
     nonzeros: float
     fixed_codes: float
@@ -129,12 +171,23 @@ class Accounting:
 
 
 def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
-    """What the literature calls the size of a compressed network, four ways.
+    """Compute what the literature calls the size of a compressed network, in four ways.
 
-    nonzeros: 4 bytes for each parameter that is not zero, places free (han2015learning).
-    fixed_codes: weight and gap codes of one length per layer and the codebook (han2016deep, "P+Q").
-    code_lengths: the same with the lengths of Huffman's codewords, tables and biases free (han2016deep, "P+Q+H").
-    file: the bytes of the file that :mod:`lib.storage` writes with ``coder``, all it takes to load the network.
+    model: any network.
+    coder: of the file, "context", "best" (default), "huffman" or "fixed", as in :func:`lib.storage.save`.
+
+    Returns an :class:`Accounting`, in bytes:
+
+    - nonzeros: 4 bytes for each parameter that is not zero, its place for free (han2015learning)
+    - fixed_codes: weight and gap codes of one length per layer, and the codebook (han2016deep, "P+Q")
+    - code_lengths: the same with the lengths of Huffman's codewords, tables and biases for free (han2016deep, "P+Q+H")
+    - file: the file that :mod:`lib.storage` writes with ``coder``, with all that it takes to load the network
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> sizes = accountings(magnitude.prune(models.lenet_300_100(), density=0.1))
+    >>> sizes.nonzeros, sizes.nonzeros < sizes.file < dense_bytes(models.lenet_300_100())
+    (108120, True)
     """
     fixed = huffman = 0.0
     for _, encoding in storage.streams(model):
@@ -148,7 +201,15 @@ def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
 
 
 def by_layer(model: nn.Module) -> list[dict[str, object]]:
-    """One row for each layer with a weight: its name, weights, and how many are kept."""
+    """Return one row for each layer with a weight: its name, the number of its weights, and how many are not zero.
+
+    model: any network.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> by_layer(magnitude.prune(models.lenet_300_100(), density=0.1))[0]
+    {'layer': 'fc1', 'weights': 235200, 'kept': 23520}
+    """
     return [
         {"layer": name, "weights": layer.weight.numel(), "kept": int(layer.weight.count_nonzero())}
         for name, layer in layers(model)
@@ -156,7 +217,18 @@ def by_layer(model: nn.Module) -> list[dict[str, object]]:
 
 
 def by_stream(model: nn.Module) -> list[dict[str, object]]:
-    """One row for each compressed layer: its density, and the bits an entry of each stream takes, coded three ways."""
+    """Return one row for each compressed layer: how much of it is kept, and the bits per entry of each of its streams.
+
+    model: any network.
+
+    The columns are "layer", "kept (%)", and for each stream the bits of an entry with a code of one length ("bits"),
+    with Huffman's code, and by the entropy.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> list(by_stream(magnitude.prune(models.lenet_300_100(), density=0.1))[0])
+    ['layer', 'kept (%)', 'gap: bits', 'gap: Huffman', 'gap: entropy']
+    """
     weights, rows = {name: layer.weight for name, layer in layers(model)}, []
     for name, encoding in storage.streams(model):
         weight = weights[name]

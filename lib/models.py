@@ -1,4 +1,4 @@
-"""The baseline networks that every chapter compresses. Weights depend on the seed alone."""
+"""The baseline networks that every chapter compresses. Their initial weights depend on the seed alone."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 
 def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.Sequential:
-    """LeNet-300-100: two hidden layers, 266,610 parameters for 28 x 28 inputs (lecun1998gradient; han2016deep).
+    """Build LeNet-300-100: hidden layers of 300 and 100 ReLU units (lecun1998gradient; han2016deep).
+
+    With 28 x 28 inputs it has 266,610 parameters.
+
+    seed: of the initial weights, default 0.
+    inputs: values per sample, default 784.
+    classes: number of outputs, default 10.
 
     Input (n, ...) with ``inputs`` values per sample, output (n, classes) logits.
+
+    >>> tuple(lenet_300_100(inputs=17, classes=2)(torch.zeros(5, 17)).shape)
+    (5, 2)
     """
     with _seeded(seed):
         return nn.Sequential(
@@ -28,9 +37,18 @@ def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.
 
 
 def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequential:
-    """LeNet-5 as Caffe ships it: 431,080 parameters for one channel (lecun1998gradient; han2016deep, Table 3).
+    """Build LeNet-5 as Caffe ships it (lecun1998gradient; han2016deep, Table 3).
+
+    With one channel it has 431,080 parameters: two 5 x 5 convolutions, each with a pool, and two linear layers.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 1.
+    classes: number of outputs, default 10.
 
     Input (n, channels, 28, 28), output (n, classes) logits.
+
+    >>> sum(p.numel() for p in lenet5().parameters())
+    431080
     """
     with _seeded(seed):
         return nn.Sequential(
@@ -50,12 +68,22 @@ def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequent
 def mlp(
     seed: int = 0, *, inputs: int = 784, hidden: tuple[int, ...] = (512, 512, 512), classes: int = 10
 ) -> nn.Sequential:
-    """Layers of ``hidden`` ReLU units with batch norm, and batch norm behind the output (courbariaux2015binaryconnect).
+    """Build a network of linear layers, each with batch norm (courbariaux2015binaryconnect).
+
+    ReLU follows every batch norm except the last, which normalizes the outputs.
+
+    seed: of the initial weights, default 0.
+    inputs: values per sample, default 784.
+    hidden: units of each hidden layer, default three layers of 512; () for none.
+    classes: number of outputs, default 10.
 
     Input (n, ...) with ``inputs`` values per sample, output (n, classes).
+
+    >>> list(dict(mlp(hidden=(20,)).named_children()))
+    ['flatten', 'fc1', 'bn1', 'relu1', 'fc2', 'bn2']
     """
     with _seeded(seed):
-        layers = OrderedDict(flatten=nn.Flatten())
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (n, m) in enumerate(pairwise((inputs, *hidden)), 1):
             layers |= {f"fc{i}": nn.Linear(n, m, bias=False), f"bn{i}": nn.BatchNorm1d(m), f"relu{i}": nn.ReLU()}
         last = len(hidden) + 1
@@ -67,10 +95,20 @@ def mlp(
 
 
 def vgg_small(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 128) -> nn.Sequential:
-    """Six 3 x 3 convolutions, two each of ``width``, 2 and 4 times that, a pool behind each pair, and a linear layer.
+    """Build VGG-small, on which binary methods report CIFAR-10: six 3 x 3 convolutions and a linear layer.
 
-    With width 128 the network on which binary methods report CIFAR-10 (VGG-small). Batch norm and ReLU follow each
-    convolution, behind the pool where there is one. Input (n, channels, 32, 32), output (n, classes) logits.
+    There are two convolutions each of ``width``, 2 ``width`` and 4 ``width`` filters, with a pool after each pair.
+    Batch norm and ReLU follow each convolution, after the pool where there is one.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, default 10.
+    width: filters of the first convolution, default 128.
+
+    Input (n, channels, 32, 32), output (n, classes) logits.
+
+    >>> tuple(vgg_small(width=8)(torch.zeros(2, 3, 32, 32)).shape)
+    (2, 10)
     """
     with _seeded(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -84,21 +122,48 @@ def vgg_small(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int
 
 
 def resnet8(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 16) -> nn.Sequential:
-    """ResNet-8: three stages of one residual block, 78,042 parameters for 32 x 32 colour images (he2016deep).
+    """Build ResNet-8: three stages of one residual block each (he2016deep, section 4.2).
 
-    ``width`` channels in the first stage, doubled in the next two. Where the shape changes, the shortcut is a 1 x 1
-    convolution. Input (n, channels, height, width), output (n, classes) logits.
+    With the defaults it has 78,042 parameters. Where the shape changes, the shortcut is a 1 x 1 convolution.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, default 10.
+    width: channels of the first stage, doubled in the next two; default 16.
+
+    Input (n, channels, height, width) of 32 x 32 pixels or any other size, output (n, classes) logits.
+
+    >>> sum(p.numel() for p in resnet8().parameters())
+    78042
     """
     return _resnet(seed, 1, channels, classes, width)
 
 
 def resnet20(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 16) -> nn.Sequential:
-    """ResNet-20: like :func:`resnet8`, with three blocks a stage, 272,474 parameters (he2016deep, section 4.2)."""
+    """Build ResNet-20: three stages of three residual blocks each (he2016deep, section 4.2).
+
+    With the defaults it has 272,474 parameters. Where the shape changes, the shortcut is a 1 x 1 convolution.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, default 10.
+    width: channels of the first stage, doubled in the next two; default 16.
+
+    Input (n, channels, height, width) of 32 x 32 pixels or any other size, output (n, classes) logits.
+
+    >>> [name for name, _ in resnet20().named_children() if name.startswith("stage1")]
+    ['stage1_1', 'stage1_2', 'stage1_3']
+    """
     return _resnet(seed, 3, channels, classes, width)
 
 
 class ResidualBlock(nn.Module):
-    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), two 3 x 3 convolutions (he2016deep, equation 1)."""
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), with two 3 x 3 convolutions (he2016deep, equation 1).
+
+    inputs: channels of x.
+    outputs: channels of the result. Where they differ from the inputs, the shortcut is a 1 x 1 convolution.
+    stride: of the first convolution; above 1 the shortcut is a 1 x 1 convolution too.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()

@@ -1,9 +1,10 @@
-"""Running a network: its outputs, what flows through it, its modes, and the memory layout that is safe and fast."""
+"""Running a network: its outputs, what flows through it, its modes, and a memory layout that is safe and fast."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass
 class Flow:
-    """Layer name -> its first input and its output in the last forward pass, with their gradients' graph."""
+    """Layer name -> its first input and its output in the last forward pass, not detached from the graph."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -21,9 +22,18 @@ class Flow:
 
 @contextmanager
 def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
-    """Inside, every forward pass of the model leaves what flows through the named layers in the :class:`Flow`.
+    """Keep what flows through the named layers: inside the block, every forward pass fills the :class:`Flow`.
+
+    model: any network.
+    names: of the layers, as in ``model.named_modules()``.
 
     Raises ValueError for a layer that the model does not have.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    >>> with captured(model, ["0"]) as flow:
+    ...     answers = model(torch.zeros(2, 4))
+    >>> tuple(flow.inputs["0"].shape), tuple(flow.outputs["0"].shape)
+    ((2, 4), (2, 3))
     """
     layers = dict(model.named_modules())
     flow, hooks = Flow(), []
@@ -32,7 +42,7 @@ def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
         if name not in layers:
             raise ValueError(f"{type(model).__name__} has no layer {name!r}: it has {', '.join(filter(None, layers))}")
 
-    def keeper(name: str):
+    def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             flow.inputs[name], flow.outputs[name] = inputs[0], output
 
@@ -48,7 +58,17 @@ def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, the model is in evaluation mode; behind, every module is in its own mode again."""
+    """Evaluation mode inside the block; each module's own mode is restored afterwards.
+
+    model: any network.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+    >>> with evaluating(model):
+    ...     [module.training for module in model]
+    [False, False]
+    >>> [module.training for module in model]
+    [True, False]
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         yield model.eval()
@@ -58,9 +78,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """The memory layout to train in: channels_last where it is safe, and plain memory (contiguous_format) elsewhere.
+    """Choose the memory layout to train in: channels_last where it is safe, plain memory (contiguous_format) elsewhere.
 
-    Convolutions train half again as fast in channels_last on a CPU. It is not safe for a network that
+    In channels_last convolutions train about 1.5 times as fast on a CPU. It is not safe for a network that
 
     - has tensors of five dimensions, or joins channels and places by ``view``: it raises an error there;
     - answers differently there, or has a convolution whose output or gradients differ there: some processors run wrong
@@ -68,9 +88,11 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
     - has a strided 1 x 1 convolution that reads fewer than 8 channels: oneDNN 3.12 (AVX2) writes outside its memory in
       the weight gradient.
 
-    The model runs twice on the first 8 images, in evaluation mode; it and the random state are as before afterwards.
+    model: any network. It runs twice, in evaluation mode; it and the random state are unchanged afterwards.
+    images: (n, channels, height, width), or whatever else the model takes; the first 8 are used.
 
-    images: (n, channels, height, width), or what else the model takes.
+    >>> layout(nn.Conv2d(4, 8, kernel_size=1, stride=2), torch.zeros(2, 4, 6, 6))
+    torch.contiguous_format
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and _crashes(layer.in_channels, layer.kernel_size, layer.stride):
@@ -80,11 +102,11 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
         with convolutions:
             answers = _answers(model, images[:8], torch.channels_last)
         expected = _answers(model, images[:8], torch.contiguous_format)
-        # Only a coarse look: rounding may flip a sign or a quantized value. The convolutions are compared exactly.
+        # A coarse comparison, since rounding may flip a sign or a quantized value. Convolutions are compared exactly.
         gap = (answers.double() - expected.double()).nan_to_num().abs().max()
         same = gap <= 1e-2 * expected.double().nan_to_num().abs().max()
         safe = bool(same) and all(_same_in_both_layouts(*each) for each in convolutions.seen)
-    except Exception:  # whatever it is: training in plain memory works, or says what is wrong with model or images
+    except Exception:  # any: training in plain memory works, or says what is wrong with the model or the images
         safe = False
     return torch.channels_last if safe else torch.contiguous_format
 
@@ -95,13 +117,13 @@ def _crashes(channels: int, size: tuple[int, ...], stride: tuple[int, ...]) -> b
 
 
 class _Convolutions(TorchDispatchMode):
-    """Notes each 2-d convolution that runs: shapes of input and weight, type, whether it has a bias, and its place."""
+    """Notes each 2-d convolution that runs: shapes of images and weight, type, whether it has a bias, ``place``."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.seen: dict[tuple, None] = {}
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten.convolution.default and args[0].dim() == 4:
             images, weight, bias, *place = args
             place = tuple(tuple(value) if isinstance(value, list) else value for value in place)
@@ -111,7 +133,7 @@ class _Convolutions(TorchDispatchMode):
 
 @torch.no_grad()
 def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> Tensor:
-    """The answers of copies of the model's tensors in that layout, in evaluation mode."""
+    """The answers in evaluation mode of copies of the model's tensors in the layout ``memory``."""
     tensors = {}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         own = memory if value.dim() in (4, 5) else torch.contiguous_format  # as in nn.Module.to
@@ -133,7 +155,8 @@ def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> T
 def _same_in_both_layouts(
     images: tuple[int, ...], weight: tuple[int, ...], dtype: torch.dtype, bias: bool, place: tuple
 ) -> bool:
-    # Of constant weights, such as those of a mean, a network takes no gradient; a layer of that kind came to no trial.
+    # Of what may crash only the output is tried. Such a convolution comes this far if its weight is a constant, as in
+    # a mean: no layer has it, and no gradient is taken.
     gradients = not _crashes(images[1], weight[2:], place[0])
     plain, last = (
         convolved(images, weight, place, dtype=dtype, bias=bias, memory=memory, gradients=gradients)
@@ -152,16 +175,23 @@ def convolved(
     bias: bool = False,
     gradients: bool = True,
 ) -> tuple[Tensor, ...]:
-    """A convolution of random signs, to try a kernel: its output, and the gradients of its images and weight.
+    """Convolve random signs, to try a kernel: return the output, and the gradients of the images and the weight.
 
-    All are sums of +1 and -1, so whole numbers, which every right kernel gives (see :func:`equal_sums`).
+    All are sums of +1 and -1, so integers that every correct kernel gives (see :func:`equal_sums`).
 
     images: shape, (n, channels, height, width).
     weight: shape, (filters, channels / groups, height, width).
     place: stride, padding, dilation, transposed, output padding and groups, as in ``torch.convolution``.
-    dtype, memory: of images and weight.
-    bias: whether a bias of 1 is added.
-    gradients: whether to compute them; otherwise the output alone is returned.
+    dtype: of images and weight, a float type.
+    memory: layout of images and weight.
+    bias: whether a bias of 1 is added, default False.
+    gradients: whether to compute them, default True; otherwise the output alone is returned.
+
+    >>> place = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    >>> formats = (torch.contiguous_format, torch.channels_last)
+    >>> a, b = (convolved((2, 8, 6, 6), (4, 8, 3, 3), place, dtype=torch.float32, memory=memory) for memory in formats)
+    >>> [tuple(x.shape) for x in a], equal_sums(a[0], b[0])
+    ([(2, 4, 4, 4), (2, 8, 6, 6), (4, 8, 3, 3)], True)
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -177,13 +207,25 @@ def convolved(
 
 
 def equal_sums(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same whole numbers, but for the rounding of their types."""
+    """Whether two tensors hold the same integers, up to the rounding of their types.
+
+    a, b: of one shape and of float types, each value within rounding of an integer. NaN equals nothing.
+    """
     a, b, rounding = a.double(), b.double(), max(torch.finfo(t.dtype).eps for t in (a, b))
     return bool(((a - b).abs() < 0.5 + 4 * rounding * b.abs()).all())  # NaN is not less
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's output; a wrong shape of input is one clear error instead of one deep in a layer."""
+    """Return the model's output. An input of the wrong shape is one clear error here, not one deep inside a layer.
+
+    model: any network.
+    images: (n, channels, height, width), or whatever else the model takes.
+
+    Raises ValueError, which names the model and the shape, where the model raises RuntimeError.
+
+    >>> tuple(logits(nn.Linear(4, 3), torch.zeros(2, 4)).shape)
+    (2, 3)
+    """
     try:
         return model(images)
     except RuntimeError as error:

@@ -1,21 +1,21 @@
 """A model to a compressed file and back, bit for bit.
 
-The file holds all that the architecture does not say, in this order (integers are unsigned LEB128, "name" is a length
-byte and ASCII):
+The file holds everything but the architecture, in this order (integers are unsigned LEB128; a name is a length byte and
+ASCII):
 
     "SLIM", version                      5 bytes
     fingerprint of the architecture      8 bytes: BLAKE2b of the tensors' names, shapes and types
-    forms                                count, names of the techniques that stored the weights
+    forms                                count, names of the forms in which weights are stored
     for each tensor of the model, in its order:
-        form                             0: plain tensor, 1: on a grid, else its place in the list of forms, from 2
+        form                             0: plain tensor, 1: on a grid, else 2 + place in the list of forms
         plain: the tensor's bytes        little endian
         on a grid: exponent e, stream    for float32 values k 2^e
-        else, for each stream            name, number of symbols, coder, what it must know, number of bytes, bytes
+        else, for each stream            name, number of symbols, coder, the coder's parameters, number of bytes, bytes
               for each table             name, number of values, float32 values
     checksum                             8 bytes: BLAKE2b of everything before
 
-A file is parsed, never executed: a name in it can only pick one of the known techniques. Every count is held against
-the architecture before anything is allocated.
+A file is parsed, never executed: a name in it can only choose one of the known forms. Every count is compared with the
+architecture before memory is allocated.
 """
 
 import hashlib
@@ -33,21 +33,40 @@ from lib.coding import coders, context
 from lib.weights import CompressedWeight, Encoding, compressed_form, decompress, form_named
 
 MAGIC = b"SLIM\x02"
-# How a stream is written: codes of one length (its bits are told); Huffman's code (its code lengths are told, a stream
-# themselves); one symbol over and over (the symbol is all there is); a range code (its table of shares is told); a code
-# that learns from the symbols around (the width of a line is told).
+# How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
+# (its code lengths, a stream themselves), one symbol repeated (the symbol), a range code (its table of shares, a stream
+# as well), and a code that learns from neighboring symbols (the width of a line).
 FIXED, HUFFMAN, CONSTANT, RANGE, CONTEXT = 0, 1, 2, 3, 4
-CODERS = ("context", "best", "huffman", "fixed")
+CODERS = ("context", "best", "huffman", "fixed")  # what a user chooses: which of the above may be tried
+# Every float32 value is a whole multiple of a power of two between 2^-149, the smallest positive float32, and 2^127,
+# the largest power of two. Exponents are written from 0 up, so LOWEST is added; 150 instead of 149 leaves one to spare.
+LOWEST, HIGHEST = 150, 127
 
 
 def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     """Write the model to ``path``; return the file's size in bytes.
 
-    Compressed weights are written in their form, everything else as it is. coder: "best" writes each stream with the
-    shortest of a range code, Huffman's code and codes of one length; "huffman" leaves the first out, "fixed" the first
-    two. "context" adds a code that learns from the symbols around, and writes plain float32 tensors as whole numbers
-    where all are multiples of one power of two; it takes seconds for each million weights.
-    Raises ValueError for another coder, and for a weight compressed in a way that this format does not know.
+    Compressed weights are written in their form, everything else as it is. The file is complete or not there.
+
+    model: any network; its compressed weights must be float32.
+    path: where to write; an existing file is replaced.
+    coder: how streams of symbols are written, default "best".
+
+        - "fixed": codes of one length
+        - "huffman": for each stream the shorter of codes of one length and Huffman's code
+        - "best": the shortest of these two and a range code
+        - "context": also tries a code that learns from neighboring symbols, and writes plain float32 tensors as
+          integers where all values are multiples of one power of two; it takes seconds per million weights
+
+    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+
+    >>> import tempfile
+    >>> model = nn.Linear(3, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     size = save(model, f"{folder}/linear.slim")
+    ...     copy = load(f"{folder}/linear.slim", nn.Linear(3, 2))
+    >>> size, torch.equal(copy.weight, model.weight)
+    (56, True)
     """
     content = dumps(model, coder=coder)
     path = Path(path)
@@ -61,10 +80,14 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
-    """Read the weights of ``path`` into ``model``, which must be of the architecture that was saved; return it.
+    """Read the weights in the file ``path`` into ``model``. In place; returns the model.
 
-    Weights come back dense, equal to those saved bit for bit. Raises ValueError, and leaves the model as it was, for a
-    file that is damaged, no model file, or of another architecture.
+    Weights come back dense, equal bit for bit to those saved. An example is at :func:`save`.
+
+    path: a file that :func:`save` wrote.
+    model: a network of the architecture that was saved: same names, shapes and types of its tensors.
+
+    Raises ValueError for a damaged file, a file of another kind, and another architecture; the model is then as it was.
     """
     content = Path(path).read_bytes()
     try:
@@ -79,7 +102,17 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
 
 def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
-    """The file's content; coder as in :func:`save`."""
+    """Return the content of the file that :func:`save` writes.
+
+    model: any network; its compressed weights must be float32.
+    coder: "context", "best" (default), "huffman" or "fixed", as in :func:`save`.
+
+    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+
+    >>> content = dumps(nn.Linear(3, 2))
+    >>> content[:4], [tuple(tensor.shape) for tensor in loads(content, nn.Linear(3, 2))]
+    (b'SLIM', [(2,), (2, 3)])
+    """
     if coder not in CODERS:
         raise ValueError(f"coder must be one of {', '.join(CODERS)}, not {coder!r}")
     tensors = list(_tensors(model))
@@ -106,7 +139,13 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
 
 
 def loads(content: bytes, model: nn.Module) -> list[Tensor]:
-    """The tensors in a file's content, for the architecture of ``model``, which is not changed."""
+    """Return the tensors in a file's content, dense, in the order in which the file holds them.
+
+    content: as :func:`dumps` returns it, which also has an example.
+    model: a network of the architecture that was saved; it is not changed.
+
+    Raises ValueError for damaged content, content of another kind, and another architecture.
+    """
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it is no model file of this version: it does not begin with SLIM 2")
     if len(content) < len(MAGIC) + 17 or _digest(content[:-8]) != content[-8:]:
@@ -129,7 +168,16 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
 
 
 def streams(model: nn.Module) -> Iterator[tuple[str, Encoding]]:
-    """Layer name and encoding of every compressed weight: what the accountings of a size are computed from."""
+    """Yield the layer name and the encoding of every compressed weight: what a file would hold, before it is coded.
+
+    model: any network.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> model = magnitude.prune(models.lenet_300_100(), density={"fc1": 0.1})
+    >>> [(name, *encoding.symbols, *encoding.tables) for name, encoding in streams(model)]
+    [('fc1', 'gap', 'value')]
+    """
     for name, _, stored in _tensors(model):
         if stored is not None:
             with torch.no_grad():
@@ -137,7 +185,7 @@ def streams(model: nn.Module) -> Iterator[tuple[str, Encoding]]:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
-    """Name, dense value and form (None: plain) of every parameter and buffer that makes the model, in a fixed order."""
+    """Name, dense value and form (None: plain) of each parameter and buffer that is saved, in a fixed order."""
     for prefix, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList) or prefix.split(".")[-1] == "parametrizations":
             continue
@@ -152,15 +200,16 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWe
         if stored is not None:
             own["weight"] = module.weight
         for key in sorted(own):
-            if own[key] is not None:
-                yield f"{prefix}.{key}".lstrip("."), own[key], stored if key == "weight" else None
+            tensor = own[key]
+            if tensor is not None:
+                yield f"{prefix}.{key}".lstrip("."), tensor, stored if key == "weight" else None
 
 
 def _fingerprint(tensors: list) -> bytes:
     return _digest(json.dumps([[name, list(t.shape), str(t.dtype)] for name, t, _ in tensors]).encode())
 
 
-def _digest(content: bytes) -> bytes:
+def _digest(content: bytes | bytearray) -> bytes:
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
@@ -177,29 +226,33 @@ def _name(text: str) -> bytes:
 
 
 def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
-    """The tensor as whole numbers of one power of two, where it can be written so bit for bit; else nothing."""
+    """The tensor as small whole multiples of one power of two, where that is exact; else nothing."""
     if coder != "context" or tensor.dtype != torch.float32 or not tensor.numel() or not torch.isfinite(tensor).all():
         return
     values = tensor.flatten().double().numpy()
     parts, exponents = np.frexp(values)
-    whole = (parts * 2**24).astype(np.int64)
+    whole = (parts * 2**24).astype(np.int64)  # a float32 has 24 significant bits: value = whole 2^(exponent - 24)
     lowest = np.frexp((whole & -whole).astype(float))[1] - 1 + exponents - 24  # the place of the last bit of each
+    # 128 is above every exponent, so the least one wins; zeros alone lie on any grid.
     exponent = int(lowest[whole != 0].min(initial=0 if not whole.any() else 128))
     levels = np.rint(values * 2.0**-exponent)
     if np.abs(levels).max() <= context.LARGEST and not np.signbit(values[values == 0]).any():
         symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).astype(np.int64)
-        yield _integer(1) + _integer(exponent + 150) + _stream(symbols, coder, tensor.shape)
+        yield _integer(1) + _integer(exponent + LOWEST) + _stream(symbols, coder, tensor.shape)
 
 
 def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) -> bytes:
-    """Count, how it is written, what that must know, and the coded symbols; ``shape``: of the tensor they may fill."""
+    """One coded stream: number of symbols, coder, the coder's parameters, coded bytes; the shortest of those allowed.
+
+    ``shape``: of the tensor, if the stream may fill one.
+    """
     counts = np.bincount(symbols)
     head = _integer(len(symbols))
     if np.count_nonzero(counts) <= 1:
         return head + _integer(CONSTANT) + _integer(max(0, len(counts) - 1))
     bits = int(len(counts) - 1).bit_length()
     written = [head + _integer(FIXED) + _integer(bits) + _sized(coders.pack(symbols, bits))]
-    if coder != "fixed":  # a table is a stream of its own, of ever smaller numbers
+    if coder != "fixed":  # code lengths are a stream of smaller numbers, so this recursion ends
         lengths = coders.code_lengths(counts)
         written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coders.huffman(symbols, lengths)))
     if coder in ("best", "context") and len(symbols) > 64:
@@ -208,7 +261,8 @@ def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) ->
     if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context.LARGEST + 1:
         rows = _rows(shape)
         sample = symbols[: min(rows, 32) * (len(symbols) // rows)]
-        widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]  # images, kernels, or neither
+        # A row may be an image or kernels of w x w symbols, which have neighbors above; 1: neither.
+        widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]
         width = min(widths, key=lambda w: len(context.context_code(sample, min(rows, 32), w)))
         coded = context.context_code(symbols, rows, width)
         written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
@@ -216,7 +270,7 @@ def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) ->
 
 
 def _rows(shape: torch.Size) -> int:
-    """What one unit or filter reads is a row; a tensor of one dimension is one row."""
+    """The number of rows: one per output unit or filter; a tensor of one dimension is one row."""
     return shape[0] if len(shape) > 1 else 1
 
 
@@ -230,10 +284,11 @@ def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor
         raw = reader.take(like.numel() * like.element_size())
         return torch.frombuffer(bytearray(raw), dtype=like.dtype).reshape(like.shape) if raw else torch.empty_like(like)
     if form == 1:
-        exponent, symbols = reader.integer(most=277) - 150, reader.symbols(most=like.numel(), shape=like.shape)
-        if like.dtype != torch.float32 or len(symbols) != like.numel():
-            raise ValueError(f"{len(symbols)} steps stand where {like.numel()} values of {like.dtype} belong")
-        levels = torch.where(symbols % 2 == 1, (symbols + 1) // 2, -((symbols + 1) // 2))
+        exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
+        steps = reader.symbols(most=like.numel(), shape=like.shape)
+        if like.dtype != torch.float32 or len(steps) != like.numel():
+            raise ValueError(f"{len(steps)} steps stand where {like.numel()} values of {like.dtype} belong")
+        levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
         return (levels.double() * 2.0**exponent).float().reshape(like.shape)
     symbols = {
         reader.name(): reader.symbols(most=like.numel(), shape=like.shape) for _ in range(reader.integer(most=255))
@@ -246,7 +301,7 @@ def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor
 
 
 class _Reader:
-    """Reads on from a place; never past the end, and never more than the caller says is possible."""
+    """Reads content from a position on: never past the end, and never more than the caller says is possible."""
 
     def __init__(self, content: bytes, at: int):
         self.content, self.at = content, at
@@ -283,7 +338,7 @@ class _Reader:
 
     def symbols(self, most: int, depth: int = 0, shape: torch.Size | None = None) -> Tensor:
         if depth > 8:
-            raise ValueError("code tables lie in code tables deeper than any that is written")
+            raise ValueError("code tables are nested more than 8 deep, which no writer produces")
         count, coder = self.integer(most), self.integer(most=CONTEXT)
         if coder == CONSTANT:
             return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
@@ -292,10 +347,9 @@ class _Reader:
             return torch.from_numpy(coders.unpack(self.take(self.integer(self.left())), count, bits))
         if coder == CONTEXT:
             if shape is None or not count:
-                raise ValueError("a code by context stands where no tensor is filled")
+                raise ValueError("a context-coded stream is only allowed for a whole tensor")
             width, content = self.integer(most=64), self.take(self.integer(self.left()))
             return torch.from_numpy(context.uncontext(content, count, _rows(shape), width))
-        table, decode = self.symbols(most=2**16, depth=depth + 1).numpy(), coders.unhuffman
-        if coder == RANGE:
-            decode = coders.unrange
+        table = self.symbols(most=2**16, depth=depth + 1).numpy()
+        decode = coders.unrange if coder == RANGE else coders.unhuffman
         return torch.from_numpy(decode(self.take(self.integer(self.left())), count, table))

@@ -1,29 +1,77 @@
 """The one training loop, and the error of what it trained."""
 
 from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy import optimize
 from torch import Tensor, nn
 
 from lib import running
 from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
+Optimizer = str | Callable[[list[dict]], torch.optim.Optimizer]
 
 
 def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean over samples of the sum over classes of max(0, 1 - t y)^2, t = +1 for the label's class and -1 else."""
+    r"""Return the mean over samples of the squared hinge loss, summed over the classes.
+
+    .. math:: \frac1n \sum_i \sum_c \max(0, 1 - t_{ic}\, y_{ic})^2
+
+    with t = +1 for the class of the label and -1 for the others (courbariaux2015binaryconnect).
+
+    outputs: y, (n, classes).
+    labels: (n,) class numbers.
+
+    >>> squared_hinge(torch.tensor([[2.0, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
+    tensor(1.6250)
+    """
     targets = 2 * nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype) - 1
     return (1 - targets * outputs).clamp(min=0).square().sum(1).mean()
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": nn.functional.cross_entropy,
     "squared_hinge": squared_hinge,
     "squared_error": nn.functional.mse_loss,  # the split's labels are what the outputs should be
 }
+
+
+class FitOptions(TypedDict, total=False):
+    """Options of :func:`fit` that a technique with a training loop passes on: ``**options: Unpack[FitOptions]``.
+
+    :func:`fit` says what each of them means. A technique calls :func:`check_options` first, so that a misspelled option
+    is refused before anything is changed.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    shift: int
+    optimizer: Optimizer
+    loss: str
+
+
+def check_options(options: Mapping[str, object], *, kinds: type = FitOptions) -> None:
+    """Raise TypeError for an option that is not in ``kinds``; the message lists those that are.
+
+    options: option name -> value; the values are not looked at.
+    kinds: a TypedDict of the accepted options, default :class:`FitOptions`.
+
+    >>> check_options({"learning_rate": 0.1})
+    >>> try:
+    ...     check_options({"rate": 0.1})
+    ... except TypeError as error:
+    ...     print(str(error).split(":")[0])
+    there is no option 'rate'
+    """
+    accepted = kinds.__annotations__
+    for name in options:
+        if name not in accepted:
+            raise TypeError(f"there is no option {name!r}: accepted are {', '.join(accepted)}")
 
 
 def fit(
@@ -37,23 +85,45 @@ def fit(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     shift: int = 0,
-    optimizer: str | Callable[[list[dict]], torch.optim.Optimizer] = "sgd",
+    optimizer: Optimizer = "sgd",
     loss: str = "cross_entropy",
     before_epoch: Callable[[int], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Minimise the loss by stochastic gradient descent with Nesterov momentum; return each epoch's mean loss.
+    """Train the model: minimize the loss by stochastic gradient descent with Nesterov momentum. In place.
 
-    The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. ``weight_decay`` acts on
-    weights of two dimensions or more, never on biases. ``shift`` moves each training image by up to that many pixels in
-    both directions, zeros coming in. ``before_epoch(i)`` is called before epoch i, for instance to prune a little more.
-    ``after_step()`` is called after each update, for instance to bring weights back between limits.
-    ``optimizer="adam"`` takes Adam instead, whose first decay rate is ``momentum``, with the same schedule; a function
-    makes any other from the groups of parameters. ``loss``: "cross_entropy", "squared_hinge" or "squared_error".
-    Sample order and shifts depend on ``seed`` alone. Raises ValueError on an empty split or a loss that is not finite.
+    The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. The model is in
+    evaluation mode afterwards. Parameters that need no gradient stay as they are.
+
+    model: any network that takes the split's images, (n, ...) -> (n, classes).
+    split: the samples to train on; at least one.
+    epochs: passes over the split, 0 or more.
+    seed: integer. The order of the samples and the shifts depend on it alone.
+    learning_rate: of the first step, default 0.1. An ``optimizer`` that is a function has its own instead.
+    momentum: default 0.9; with 0 the descent is plain. For "adam" it is the decay rate of the first moment.
+    weight_decay: added to the gradient as ``weight_decay`` times the weight, default 5e-4. It acts on parameters of two
+        dimensions or more, so never on biases and batch norm.
+    batch_size: samples per step, 1 or more, default 128; the last batch of an epoch may be smaller.
+    shift: pixels, 0 or more, default 0. Each training image is moved by up to this many pixels in both directions, each
+        time by another offset; zeros come in at the border. For images (n, channels, height, width) only.
+    optimizer: "sgd" (default), "adam", or a function that makes another ``torch.optim.Optimizer`` from a list of
+        parameter groups.
+    loss: "cross_entropy" (default), "squared_hinge" or "squared_error", for which the split's labels are the outputs
+        that are wanted.
+    before_epoch: called with the number of each epoch, from 0, before it begins, for instance to prune a little more.
+    after_step: called after each update, for instance to bring weights back between limits.
+
+    Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split and for
+    epochs, batch_size, loss or optimizer that are not accepted; and for a loss that is not finite, after the epoch in
+    which it became so.
+
+    >>> from lib import datasets, models
+    >>> problem = datasets.load("monks-1-rule")
+    >>> losses = fit(models.mlp(inputs=17, hidden=(20,), classes=2), problem.train, epochs=3, seed=0)
+    >>> len(losses), losses[-1] < losses[0]
+    (3, True)
     """
-    if len(split) == 0:
-        raise ValueError("the training split is empty: at least one sample is needed")
+    split.check_not_empty("to train on")
     if epochs < 0 or batch_size < 1:
         raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
     if loss not in LOSSES:
@@ -74,7 +144,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
     losses = []
     memory = running.layout(model, split.images)
-    model.to(memory_format=memory)
+    model.to(memory_format=memory)  # type: ignore[call-overload]  # missing from torch's stubs
     for epoch in range(epochs):
         if before_epoch is not None:
             before_epoch(epoch)
@@ -84,7 +154,7 @@ def fit(
             images = split.images[batch]
             if shift:
                 images = shifted(images, shift, generator)
-            if memory == torch.contiguous_format:  # one channel, permuted, would ask for channels_last all the same
+            if memory == torch.contiguous_format:  # a permuted single channel would ask for channels_last
                 images = images.to(memory_format=memory)
             cost = LOSSES[loss](running.logits(model, images), split.labels[batch])
             update.zero_grad()
@@ -99,11 +169,11 @@ def fit(
             raise ValueError(
                 f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate"
             )
-    model.to(memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return losses
 
 
-def minimise(
+def minimize(
     model: nn.Module,
     split: Split,
     *,
@@ -111,14 +181,28 @@ def minimise(
     kept: Mapping[str, Tensor] | None = None,
     iterations: int = 500,
 ) -> float:
-    """Bring a small network to a minimum of cross-entropy + weight_decay / 2 · |w|², by L-BFGS; return the objective.
+    r"""Bring a small network to a minimum of its regularized loss by L-BFGS. In place; returns the objective.
 
-    Each step sees the whole split, and the decay acts on biases too, so that the point is a minimum of a function that
-    can be written down. ``kept``: parameter name -> bool mask; what it does not keep becomes zero and stays zero.
-    Best in float64. In place, in evaluation mode. Raises ValueError on an empty split.
+    .. math:: E(w) = \text{mean cross-entropy} + \tfrac{\lambda}{2} \lVert w \rVert^2
+
+    Each step sees the whole split, and the decay acts on biases too, so that the result is a minimum of one function
+    that can be written down. It is best run in float64. The model is in evaluation mode afterwards.
+
+    model: a small network, since L-BFGS holds some twenty copies of all parameters.
+    split: the samples; at least one. Images are converted to the type of the parameters.
+    weight_decay: :math:`\lambda`, 0 or more.
+    kept: parameter name -> bool mask of its shape. What the mask does not keep becomes zero and stays zero. Parameters
+        without a mask are kept whole; default none has one.
+    iterations: the largest number of L-BFGS iterations, default 500.
+
+    Returns E. Raises ValueError for an empty split.
+
+    >>> from lib import datasets
+    >>> objective = minimize(nn.Linear(17, 2).double(), datasets.load("monks-1-rule").train, weight_decay=0.01)
+    >>> round(objective, 3)
+    0.488
     """
-    if len(split) == 0:
-        raise ValueError("the training split is empty: at least one sample is needed")
+    split.check_not_empty("to train on")
     parameters = dict(model.named_parameters())
     mask = torch.cat([(kept or {}).get(n, torch.ones_like(p)).to(p.dtype).flatten() for n, p in parameters.items()])
     start = mask * nn.utils.parameters_to_vector(parameters.values()).detach()
@@ -134,12 +218,25 @@ def minimise(
         return whole, (mask * (gradient + weight_decay * vector)).double().numpy()
 
     options = {"maxiter": iterations, "maxfun": 5 * iterations, "ftol": 1e-13, "gtol": 1e-8}
-    found = minimize(objective, start.double().numpy(), jac=True, method="L-BFGS-B", options=options)
+    found = optimize.minimize(objective, start.double().numpy(), jac=True, method="L-BFGS-B", options=options)
     return objective(found.x)[0]
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own random offset of at most ``pixels`` both ways; zeros come in at the border."""
+    """Move each image by its own random offset; zeros come in at the border.
+
+    images: (n, channels, height, width).
+    pixels: the largest offset in either direction, 0 or more.
+    generator: of the offsets; it is advanced.
+
+    Returns images of the same shape.
+
+    >>> image = torch.eye(3)[None, None]
+    >>> shifted(image, 1, torch.Generator().manual_seed(0))[0, 0]
+    tensor([[0., 0., 1.],
+            [0., 0., 0.],
+            [0., 0., 0.]])
+    """
     n, _, height, width = images.shape
     padded = nn.functional.pad(images, (pixels,) * 4)
     dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1, 1), generator=generator)
@@ -150,11 +247,20 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> float:
-    """Share of wrongly classified samples, in percent."""
-    if len(split) == 0:
-        raise ValueError("the split to evaluate on is empty: at least one sample is needed")
+    """Return the share of misclassified samples in percent. The model is in evaluation mode afterwards.
+
+    model: any network with logits (n, classes).
+    split: the samples to evaluate on; at least one.
+    batch_size: samples per forward pass, default 1000.
+
+    Raises ValueError for an empty split.
+
+    >>> error_pct(nn.Identity(), Split(torch.eye(4), torch.tensor([0, 1, 2, 0])))
+    25.0
+    """
+    split.check_not_empty("to evaluate on")
     model.eval()
-    plain = split.images.to(memory_format=torch.contiguous_format)  # some kernels for channels_last are wrong: layout
+    plain = split.images.to(memory_format=torch.contiguous_format)  # some channels_last kernels are wrong: see layout
     pairs = zip(plain.split(batch_size), split.labels.split(batch_size), strict=True)
     wrong = sum((running.logits(model, images).argmax(dim=1) != labels).sum().item() for images, labels in pairs)
     return 100 * wrong / len(split)

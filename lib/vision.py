@@ -1,7 +1,8 @@
-"""torchvision, importable beside a CPU-only torch as well.
+"""torchvision, importable beside a CPU-only torch as well: ``from lib.vision import torchvision``.
 
-The torchvision wheel of the public index is linked against CUDA. Beside a CPU build of torch its import stops at
-"operator torchvision::nms does not exist". Two operator schemas, which nothing in this book calls, are all it misses.
+The torchvision wheel of the public index is linked against CUDA. Beside a CPU build of torch its import fails with
+"operator torchvision::nms does not exist". It lacks only the schemas of two operators, which nothing in this book
+calls; they are defined here, and the import is repeated.
 """
 
 import sys

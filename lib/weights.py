@@ -1,21 +1,37 @@
-"""A compressed weight is a parametrization: what is stored, and the dense weight it stands for."""
+"""Compressed weights: how a technique stores a layer's weight, and how a model takes and loses such a form.
+
+A compressed weight is a torch parametrization. The layer keeps the few tensors that are stored and computes with the
+dense weight made from them, so training, measuring and saving work on it as on any other layer.
+"""
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+if TYPE_CHECKING:
+
+    class Layer(nn.Module):
+        """What type checkers know of a layer with a weight: linear, convolution, embedding."""
+
+        weight: nn.Parameter
+        bias: nn.Parameter | None
+
+else:
+    Layer = nn.Module
 
 
 @dataclass(frozen=True)
 class Encoding:
     """What a file must hold to rebuild one weight.
 
-    symbols: streams of small non-negative integers by name, to be entropy-coded; at most one symbol per weight each.
-    tables: float32 values by name, kept as they are.
+    symbols: name -> integers (n,), 0 or larger, to be entropy-coded; at most one symbol per weight in each stream.
+    tables: name -> float32 values, stored as they are.
     """
 
     symbols: dict[str, Tensor] = field(default_factory=dict)
@@ -23,39 +39,79 @@ class Encoding:
 
 
 class CompressedWeight(nn.Module):
-    """How one layer's weight is stored. A technique is a subclass that says four things.
+    """How one layer's weight is stored. A technique is a subclass with four methods.
 
-    ``right_inverse(weight) -> stored``      how a trained dense weight enters
+    ``right_inverse(weight) -> stored``      turns a trained dense weight into what is stored
     ``forward(*stored) -> weight``           the dense weight that the layer computes with
     ``encode(*stored) -> Encoding``          what a file must hold
     ``decode(encoding, shape) -> weight``    from the file alone, equal to ``forward`` bit for bit
 
     ``stored`` is one tensor or a tuple of them; they are the layer's trained parameters. What is kept but not trained
-    (a mask, the cluster of each weight) is a buffer of the form. The class name stands in the file.
+    (a mask, the cluster of each weight) is a buffer of the form. Files identify a form by its class name.
     """
 
-    def encode(self, *stored: Tensor) -> Encoding:
+    def _encode(self, *stored: Tensor) -> Encoding:
         raise NotImplementedError
+
+    encode: Callable[..., Encoding] = _encode  # each form names its tensors, as with ``forward``
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
+        """Rebuild the dense weight of this ``shape`` from what a file holds; each form has its own."""
         raise NotImplementedError
 
 
-def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and layer of everything with a weight of two dimensions or more: linear, convolution, embedding."""
+def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """Yield the name and the layer of each linear, convolution and embedding layer, in the model's order.
+
+    A layer counts if its ``weight`` has two dimensions or more and is not empty, so batch norm does not.
+
+    >>> from lib import models
+    >>> [(name, tuple(layer.weight.shape)) for name, layer in layers(models.lenet_300_100())]
+    [('fc1', (300, 784)), ('fc2', (100, 300)), ('fc3', (10, 100))]
+    """
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() > 1 and weight.numel():
             yield name, layer
 
 
-def compress(model: nn.Module, form: Callable[[str, nn.Module], CompressedWeight | None]) -> nn.Module:
-    """Store the weight of each layer as ``form(name, layer)`` says; None leaves a layer as it is.
+def layer_named(model: nn.Module, name: str) -> Layer:
+    """Return the layer called ``name``.
 
-    A layer that is compressed already is decompressed first, so techniques follow one another by a second call.
-    Changes ``model`` in place and returns it. Layers without a weight, or with an empty one, are passed over.
-    Raises ValueError for weights that are not finite or that two layers share, and where no layer has a weight at all.
+    model: any network.
+    name: of a layer with a weight, as in ``model.named_modules()``: "fc1", "features.0".
+
+    Raises ValueError, which lists the accepted names, for any other name.
+
+    >>> from lib import models
+    >>> layer_named(models.lenet5(), "conv1")
+    Conv2d(1, 20, kernel_size=(5, 5), stride=(1, 1))
+    """
+    found = dict(layers(model))
+    if name not in found:
+        raise ValueError(f"{type(model).__name__} has no layer {name!r} with a weight: it has {', '.join(found)}")
+    return found[name]
+
+
+def compress(model: nn.Module, form: Callable[[str, Layer], CompressedWeight | None]) -> nn.Module:
+    """Store each layer's weight in the form that ``form`` chooses for it. In place; returns the model.
+
+    A layer that is compressed already is decompressed first, so one technique can follow another. Layers without a
+    weight, or with an empty one, are left as they are.
+
+    model: any network.
+    form: called with the name and the layer of each layer with a weight; returns the form in which to store the weight,
+        or None to leave the layer as it is.
+
+    Raises ValueError, before anything is changed, for weights that are not finite, a weight that two layers share, and
+    a model in which no layer has a weight.
+
+    >>> from lib import models
+    >>> from lib.quantization.sign_quantization import SignWeight
+    >>> model = compress(models.lenet_300_100(), lambda name, layer: SignWeight() if name == "fc1" else None)
+    >>> model.fc1.weight.unique().tolist(), len(model.fc3.weight.unique()) > 2
+    ([-1.0, 1.0], True)
     """
     found = [(name, layer, form(name, layer)) for name, layer in layers(model)]
     if not found:
@@ -63,7 +119,7 @@ def compress(model: nn.Module, form: Callable[[str, nn.Module], CompressedWeight
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
     owner: dict[int, str] = {}
-    for name, layer, compressed in found:  # all checks first: a refusal leaves the model as it was
+    for name, layer, compressed in found:  # all checks first: after a refusal the model is as it was
         if compressed is not None and owner.setdefault(id(_parameter(layer)), name) != name:
             raise ValueError(
                 f"layers {owner[id(_parameter(layer))]!r} and {name!r} share one weight: give each its own first"
@@ -79,13 +135,28 @@ def compress(model: nn.Module, form: Callable[[str, nn.Module], CompressedWeight
     return model
 
 
-def _parameter(layer: nn.Module) -> object:
+def _parameter(layer: Layer) -> object:
     """The object that layers with a tied weight have in common."""
-    return layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else layer.weight
+    return _chain(layer) if parametrize.is_parametrized(layer, "weight") else layer.weight
+
+
+def _chain(layer: nn.Module) -> Any:
+    """torch's list of parametrizations of the weight. Any, since torch makes its class for each layer."""
+    chains: Any = layer.parametrizations
+    return chains.weight
 
 
 def decompress(model: nn.Module) -> nn.Module:
-    """Turn every compressed weight into a plain dense parameter of the same values. In place; returns the model."""
+    """Turn every compressed weight into a plain dense parameter of the same values. In place; returns the model.
+
+    model: any network; one without compressed weights is left as it is.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> model = decompress(magnitude.prune(models.lenet_300_100(), density=0.1))
+    >>> type(model.fc1.weight).__name__, int(model.fc1.weight.count_nonzero())
+    ('Parameter', 23520)
+    """
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             kind = type(module)  # torch made it for this module, but a deep copy shares it, and would lose its weight
@@ -96,10 +167,21 @@ def decompress(model: nn.Module) -> nn.Module:
 
 
 def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, ...]] | None:
-    """The form in which a layer's weight is stored, and what is stored; None for a dense layer."""
+    """Return the form in which a layer's weight is stored, and the tensors that are stored; None for a dense layer.
+
+    layer: any module.
+
+    Raises ValueError where the weight has a parametrization that is not a :class:`CompressedWeight`.
+
+    >>> from lib import models
+    >>> from lib.pruning import magnitude
+    >>> form, stored = compressed_form(magnitude.prune(models.lenet_300_100(), density=0.1).fc1)
+    >>> type(form).__name__, [tuple(tensor.shape) for tensor in stored]
+    ('PrunedWeight', [(300, 784)])
+    """
     if not parametrize.is_parametrized(layer, "weight"):
         return None
-    chain = layer.parametrizations.weight
+    chain = _chain(layer)
     if len(chain) != 1 or not isinstance(chain[0], CompressedWeight):
         raise ValueError(f"{type(layer).__name__} carries a parametrization that is no CompressedWeight: {chain[0]}")
     stored = (
@@ -109,9 +191,20 @@ def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, .
 
 
 def form_named(name: str) -> type[CompressedWeight]:
-    """The subclass of CompressedWeight called ``name``; the technique packages of ``lib`` are looked through for it."""
+    """Return the subclass of :class:`CompressedWeight` called ``name``.
 
-    def subclasses(cls: type) -> Iterator[type]:
+    A name that is not known yet is looked for in the technique files of ``lib``, which are then imported.
+
+    name: of the class, "PrunedWeight".
+
+    Raises ValueError, which lists the known names, where no technique has such a form.
+
+    >>> from lib.pruning import magnitude
+    >>> form_named("PrunedWeight") is magnitude.PrunedWeight
+    True
+    """
+
+    def subclasses(cls: type[CompressedWeight]) -> Iterator[type[CompressedWeight]]:
         for sub in cls.__subclasses__():
             yield sub
             yield from subclasses(sub)
@@ -127,7 +220,7 @@ def form_named(name: str) -> type[CompressedWeight]:
 
 
 def _techniques() -> Iterator[str]:
-    """The modules of the sections: all files below a folder of ``lib`` but those that run the book or hold data."""
+    """The modules of the sections: all files in the folders of ``lib`` except book, datasets and coding."""
     package = importlib.import_module(__package__)
     for section in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if section.ispkg and section.name.rpartition(".")[2] not in ("book", "datasets", "coding"):
@@ -136,9 +229,19 @@ def _techniques() -> Iterator[str]:
 
 
 def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put ``layer`` in the place of the layer called ``name``, under all its names. In place; returns the model.
+    """Put ``layer`` in the place of the layer called ``name``. In place; returns the model.
 
-    The name of the model itself is "": then ``layer`` is returned. Raises ValueError for a name that is not there.
+    A layer that is used under several names is replaced under all of them.
+
+    model: any network.
+    name: as in ``model.named_modules()``, with or without a weight. "" names the model itself: ``layer`` is returned.
+    layer: the module to use from now on.
+
+    Raises ValueError, which lists the accepted names, for any other name.
+
+    >>> from lib import models
+    >>> replace(models.lenet_300_100(), "relu1", nn.Sigmoid()).relu1
+    Sigmoid()
     """
     named = dict(model.named_modules(remove_duplicate=False))
     if name not in named:

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -18,8 +19,7 @@ CALLS: list[str] = []
 
 @pytest.fixture
 def split():
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10)
+    return given.split(20, 1, 28, 28, labels="in turn")
 
 
 @pytest.fixture
@@ -31,17 +31,6 @@ def folder(tmp_path, monkeypatch):
 
 def linear(seed: int = 0) -> nn.Module:
     return models.lenet_300_100(seed)
-
-
-def state(model):
-    return [p.detach().clone() for p in model.state_dict().values()]
-
-
-def equal(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
-
-
-# -- fit ---------------------------------------------------------------------------------------------------------------
 
 
 def small_step(model, *, amount=1.0, extra=None):
@@ -79,7 +68,7 @@ def test_a_second_call_gives_the_same_network_without_training(folder):
     a, b = nn.Linear(3, 3), nn.Linear(3, 3)
     b.load_state_dict(a.state_dict())
     first, second = cached(small_step, a), cached(small_step, b)
-    assert len(CALLS) == 2 and second is b and equal(first, second) and not second.training
+    assert len(CALLS) == 2 and second is b and given.equal(first, second) and not second.training
 
 
 def test_real_training_comes_back_bit_for_bit(folder, split):
@@ -87,7 +76,7 @@ def test_real_training_comes_back_bit_for_bit(folder, split):
     first, second = (cached(training.fit, models.lenet5(), **arguments) for _ in range(2))
     direct = models.lenet5()
     training.fit(direct, **arguments)
-    assert equal(first, second) and equal(first, direct)
+    assert given.equal(first, second) and given.equal(first, direct)
 
 
 ARGUMENTS = [
@@ -129,7 +118,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_the_code_of_the_model_and_of_what_it_imports_is_part_of_the_key(folder, monkeypatch):
+def test_the_key_holds_the_code_of_the_model_and_its_imports(folder, monkeypatch):
     torch.manual_seed(0)
     model = Doubled(2, 2)
     before = cache._key(small_step, model, {})
@@ -165,7 +154,7 @@ def test_a_damaged_entry_is_trained_again_and_mended(folder, damage):
     (entry,) = folder.glob("*.safetensors")
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
-    assert equal(cached(small_step, models.lenet_300_100()), expected)
+    assert given.equal(cached(small_step, models.lenet_300_100()), expected)
     assert len(CALLS) == 2 and entry.read_bytes() == whole
 
 
@@ -184,7 +173,7 @@ def test_tied_weights_are_cached(folder):
         return model
 
     first, second = cached(small_step, build()), cached(small_step, build())
-    assert equal(first, second) and len(CALLS) == 1 and second[0].weight is second[1].weight
+    assert given.equal(first, second) and len(CALLS) == 1 and second[0].weight is second[1].weight
 
 
 def test_a_second_process_waits_for_the_first(folder, tmp_path):
@@ -192,7 +181,7 @@ def test_a_second_process_waits_for_the_first(folder, tmp_path):
     fork = multiprocessing.get_context("fork")
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
-    both = [fork.Process(target=training.cached, args=(slow_step, model), kwargs={"log": str(log)}) for _ in range(2)]
+    both = [fork.Process(target=cached, args=(slow_step, model), kwargs={"log": str(log)}) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

@@ -8,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from lib import evidence, figures
-from lib.coding import coders
+from lib.coding import gaps
 from lib.pruning.magnitude import PrunedWeight
 
 ALT = "The error stays level down to a tenth of the weights."
@@ -83,7 +83,7 @@ def test_single_runs_have_no_bars():
     assert not ax.containers[0].has_yerr
 
 
-def test_things_are_told_apart_by_colour_marker_and_line():
+def test_things_are_told_apart_by_color_marker_and_line():
     looks = [
         figures.DENSE,
         figures.PRUNING,
@@ -109,13 +109,13 @@ def test_a_row_of_axes():
 
 
 def test_shown_source_is_the_code_that_runs():
-    text = shown(lambda: figures.show_source(PrunedWeight, coders.positions)).data["text/markdown"]
+    text = shown(lambda: figures.show_source(PrunedWeight, gaps.positions)).data["text/markdown"]
     assert text.startswith("```python\nclass PrunedWeight(") and text.endswith("\n```")
     assert "return np.cumsum(np.asarray(fields, dtype=np.int64) + 1) - 1" in text
     compile(text.removeprefix("```python\n").removesuffix("```"), "shown", "exec")
 
 
-def test_a_table_has_a_caption_a_head_and_its_rows_without_an_index():
+def test_a_table_has_a_caption_a_head_and_rows_without_index():
     html = shown(
         lambda: figures.table([{"layer": "fc1", "kept": "8 %"}, {"layer": "fc2", "kept": "9 %"}], caption="Kept")
     ).data

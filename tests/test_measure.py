@@ -53,7 +53,7 @@ def test_counts_of_torchvision_models(name, parameters, multiply_adds):
 
 
 def mobilenet_v1(width: float, full: bool = False, blocks: int = 5) -> nn.Sequential:
-    """MobileNet's Table 1: bias-free convolutions with normalisation, and a classifier for 1000 classes."""
+    """MobileNet's Table 1: bias-free convolutions with normalization, and a classifier for 1000 classes."""
 
     def convolution(inputs, outputs, kernel, stride, groups=1):
         padding = kernel // 2
@@ -176,7 +176,7 @@ def test_nonzero_parameters_are_the_survivors_and_the_biases():
 def test_accountings_of_a_case_counted_by_hand():
     layer = nn.Linear(8, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, 0, 0, 1, 0, 0, 2, 0]])
-    deep_compression.share_survivors(layer, bits=2, how="optimal", gap_bits=2)
+    deep_compression.share_survivors(layer, bits=2, start="optimal", gap_bits=2)
     sizes = measure.accountings(layer)
     # codes 1 1 2 (0 is the filler's), gaps 0 2 2: two centroids of 4 bytes; code words of one bit each
     assert sizes.nonzeros == 12
@@ -198,7 +198,7 @@ def test_latency_takes_turns_and_drops_the_two_warm_up_rounds():
     assert all(0 <= t.lower <= t.median <= t.upper for t in found.values())
 
 
-def test_latency_runs_on_one_thread_and_gives_the_threads_back_after_an_error():
+def test_latency_runs_on_one_thread_and_restores_the_threads_after_an_error():
     before, seen = torch.get_num_threads(), []
 
     def fails():

@@ -95,7 +95,7 @@ def test_mlp_has_batch_norm_behind_every_layer_and_no_bias_before_it():
 
 
 @pytest.mark.parametrize("build", [models.mlp, models.vgg_small])
-def test_networks_with_batch_norm_depend_on_the_seed_alone_and_leave_the_callers_state(build):
+def test_networks_with_batch_norm_depend_on_the_seed_alone(build):
     small = {"hidden": (8, 8)} if build is models.mlp else {"width": 2}
     torch.manual_seed(1)
     first, after = build(3, **small), torch.rand(3)

@@ -2,6 +2,7 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -12,20 +13,11 @@ from lib.datasets import Split
 
 @pytest.fixture
 def split():
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10)
+    return given.split(20, 1, 28, 28, labels="in turn")
 
 
 def linear(seed: int = 0) -> nn.Module:
     return models.lenet_300_100(seed)
-
-
-def state(model):
-    return [p.detach().clone() for p in model.state_dict().values()]
-
-
-def equal(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
 
 
 def test_inputs_and_outputs_of_the_last_pass():
@@ -87,7 +79,7 @@ def small(n=6):
         (lambda x: x.as_strided((len(x), 96), (96, 1)), PLAIN),  # runs in both, and reads another order
     ],
 )
-def test_a_network_is_trained_in_plain_memory_where_channels_last_raises_or_reads_another_order(flatten, expected):
+def test_plain_memory_is_used_where_channels_last_raises_or_reads_another_order(flatten, expected):
     model, data = Flattened(flatten), small()
     assert running.layout(model, data.images) == expected
     reference = Flattened(lambda x: x.flatten(1))
@@ -119,14 +111,14 @@ def test_a_buffer_of_five_dimensions_does_not_stop_training():
 
 
 @pytest.mark.parametrize("stride", [2, (1, 2), (3, 1)])
-def test_a_strided_1_x_1_convolution_of_few_channels_is_never_run_in_channels_last(stride, monkeypatch):
+def test_strided_1x1_convolutions_of_few_channels_never_run_in_channels_last(stride, monkeypatch):
     monkeypatch.setattr(running, "_answers", lambda *_: pytest.fail("it may write outside its memory"))
     model = nn.Sequential(nn.Conv2d(7, 4, 1, stride=stride), nn.Flatten())
     assert running.layout(model, torch.rand(2, 7, 8, 8)) == PLAIN
 
 
 @pytest.mark.parametrize(("channels", "size", "stride"), [(1, 1, 2), (7, 1, (1, 2)), (1, 1, (3, 1))])
-def test_no_gradient_is_tried_of_a_constant_that_would_be_read_in_channels_last(channels, size, stride, monkeypatch):
+def test_no_gradient_of_a_constant_is_tried_in_channels_last(channels, size, stride, monkeypatch):
     """A mean over places, as K of XNOR-Net has: its weight gradient may write outside its memory on some processors."""
 
     class Mean(nn.Module):
@@ -206,7 +198,7 @@ def not_finite(x, weight, result):
 
 @pytest.mark.parametrize("fault", [wrong_output, wrong_gradients, not_finite])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_network_is_trained_in_plain_memory_where_a_kernel_for_channels_last_is_wrong(fault, groups, monkeypatch):
+def test_plain_memory_is_used_where_a_channels_last_kernel_is_wrong(fault, groups, monkeypatch):
     right = torch.convolution
 
     def convolution(x, weight, *rest):

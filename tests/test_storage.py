@@ -91,7 +91,7 @@ def test_models_nobody_here_wrote_come_back_bit_for_bit(foreign, tmp_path):
 
 
 class Odd(nn.Module):
-    """Depthwise, grouped, bias-free, nested, normalised, empty, half, integer and boolean tensors."""
+    """Depthwise, grouped, bias-free, nested, normalized, empty, half, integer and boolean tensors."""
 
     def __init__(self):
         super().__init__()
@@ -319,7 +319,7 @@ def test_no_mutation_passes_the_checksum(contents, bounded):
     assert refused > 1900 and bits(model) == before
 
 
-def test_with_the_checksum_made_right_the_parser_refuses_or_gives_the_right_shapes(contents, bounded):
+def test_with_a_right_checksum_the_parser_refuses_or_gives_right_shapes(contents, bounded):
     rng, model = random.Random(1), small(1)
     shapes = [(t.shape, t.dtype) for t in storage.loads(contents[0], model)]
     bodies, outcomes = [content[:-8] for content in contents], {"refused": 0, "read": 0}

@@ -2,6 +2,7 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -12,20 +13,11 @@ from lib.datasets import Split
 
 @pytest.fixture
 def split():
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10)
+    return given.split(20, 1, 28, 28, labels="in turn")
 
 
 def linear(seed: int = 0) -> nn.Module:
     return models.lenet_300_100(seed)
-
-
-def state(model):
-    return [p.detach().clone() for p in model.state_dict().values()]
-
-
-def equal(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(state(a), state(b), strict=True))
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------------
@@ -62,7 +54,7 @@ def test_fit_is_plain_nesterov_with_decayed_weights_and_a_cosine(split):
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_the_seed_fixes_the_run_and_the_global_random_state_does_not_matter(split, shift):
+def test_the_seed_alone_fixes_the_run(split, shift):
     results = []
     for outer in (1, 2):
         torch.manual_seed(outer)
@@ -71,7 +63,7 @@ def test_the_seed_fixes_the_run_and_the_global_random_state_does_not_matter(spli
         results.append(model)
     other = linear()
     training.fit(other, split, epochs=2, seed=6, batch_size=7, shift=shift, learning_rate=0.01)
-    assert equal(*results) and not equal(results[0], other)
+    assert given.equal(*results) and not given.equal(results[0], other)
 
 
 def test_shifted_images_are_the_image_moved_with_zeros_coming_in():
@@ -89,7 +81,7 @@ def test_shifted_images_are_the_image_moved_with_zeros_coming_in():
 
 def test_no_epochs_change_nothing(split):
     model = linear()
-    assert training.fit(model, split, epochs=0, seed=0) == [] and equal(model, linear())
+    assert training.fit(model, split, epochs=0, seed=0) == [] and given.equal(model, linear())
 
 
 def test_what_is_frozen_stays(split):
@@ -102,13 +94,18 @@ def test_what_is_frozen_stays(split):
 def test_before_epoch_is_called_before_each_epoch(split):
     model, seen = linear(), []
     training.fit(
-        model, split, epochs=3, seed=0, learning_rate=0.01, before_epoch=lambda e: seen.append((e, state(model)[1]))
+        model,
+        split,
+        epochs=3,
+        seed=0,
+        learning_rate=0.01,
+        before_epoch=lambda e: seen.append((e, model.fc1.bias.detach().clone())),
     )
     assert [e for e, _ in seen] == [0, 1, 2] and torch.equal(seen[0][1], linear().fc1.bias)
     assert not torch.equal(seen[0][1], seen[1][1])
 
 
-def test_a_model_with_normalisation_ends_in_evaluation_mode_and_in_plain_memory(split):
+def test_a_model_with_normalization_ends_in_evaluation_mode_and_in_plain_memory(split):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     training.fit(model, split, epochs=1, seed=0, learning_rate=0.01)
     assert not any(m.training for m in model.modules()) and model[1].num_batches_tracked == 1
@@ -165,7 +162,7 @@ def test_adam_is_torchs_with_the_same_order_and_schedule(split):
             nn.functional.cross_entropy(plain(split.images[batch]), split.labels[batch]).backward()
             update.step()
             step += 1
-    for a, b in zip(state(model), state(plain), strict=True):
+    for a, b in zip(given.state(model).values(), given.state(plain).values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -174,7 +171,7 @@ def test_an_unknown_optimizer_is_refused(split):
         training.fit(linear(), split, epochs=1, seed=0, optimizer="adagrad")
 
 
-def test_squared_hinge_is_the_sum_over_classes_of_the_squared_distance_to_the_margin(split):
+def test_squared_hinge_is_the_summed_squared_distance_to_the_margin(split):
     outputs = torch.tensor([[2.0, -0.5, 0.25], [-3.0, 1.5, 0.0]])
     # class 0: max(0, 1 - 2)², others max(0, 1 - 0.5)² and max(0, 1 + 0.25)²; class 2: 0, (1 + 1.5)² and 1²
     expected = ((0 + 0.25 + 1.5625) + (0 + 6.25 + 1)) / 2
@@ -184,7 +181,7 @@ def test_squared_hinge_is_the_sum_over_classes_of_the_squared_distance_to_the_ma
     whole = 0.0
     for row, label in zip(linear()(split.images).tolist(), labels, strict=True):
         whole += sum(max(0.0, 1 - (1 if c == label else -1) * value) ** 2 for c, value in enumerate(row))
-    assert losses == pytest.approx([whole / 20], rel=1e-5) and equal(model, linear())
+    assert losses == pytest.approx([whole / 20], rel=1e-5) and given.equal(model, linear())
 
 
 def test_squared_hinge_agrees_with_torchs_margin_loss_of_two_classes():
@@ -200,7 +197,7 @@ def test_an_unknown_loss_is_refused_before_a_step(split):
         ValueError, match="loss must be one of cross_entropy, squared_hinge, squared_error, not 'hinge'"
     ):
         training.fit(model, split, epochs=1, seed=0, loss="hinge")
-    assert equal(model, linear()) and model.training
+    assert given.equal(model, linear()) and model.training
 
 
 def test_an_optimizer_may_be_a_function_of_the_groups_of_parameters(split):
@@ -212,7 +209,7 @@ def test_an_optimizer_may_be_a_function_of_the_groups_of_parameters(split):
 
     how = {"epochs": 2, "seed": 3, "batch_size": 8, "weight_decay": 0.01}
     losses = training.fit(ours, split, optimizer=make, learning_rate=99.0, **how)  # its own rate, on the same cosine
-    assert losses == training.fit(plain, split, learning_rate=0.05, **how) and equal(ours, plain)
+    assert losses == training.fit(plain, split, learning_rate=0.05, **how) and given.equal(ours, plain)
     assert seen == [[(3, 0.01), (3, 0.0)]]
 
 
@@ -253,16 +250,16 @@ def test_training_is_that_of_float64_on_any_processor(size, shape, shift):
     assert training.error_pct(single, Split(images, labels)) == pytest.approx(100 * wrong)
 
 
-# -- minimise ----------------------------------------------------------------------------------------------------------
+# -- minimize ----------------------------------------------------------------------------------------------------------
 
 
-def test_minimise_finds_the_logistic_regression_of_scikit_learn():
+def test_minimize_finds_the_logistic_regression_of_scikit_learn():
     from sklearn.linear_model import LogisticRegression
 
     generator = torch.Generator().manual_seed(0)
     data = Split(torch.randn(60, 5, generator=generator), torch.arange(60) % 3)
     model = nn.Linear(5, 3, bias=False).double()
-    found = training.minimise(model, data, weight_decay=0.1)
+    found = training.minimize(model, data, weight_decay=0.1)
     peer = LogisticRegression(C=1 / (60 * 0.1), fit_intercept=False, tol=1e-10)
     peer.fit(data.images.double().numpy(), data.labels.numpy())
     torch.testing.assert_close(model.weight.detach(), torch.from_numpy(peer.coef_), rtol=1e-3, atol=1e-5)
@@ -270,12 +267,12 @@ def test_minimise_finds_the_logistic_regression_of_scikit_learn():
     assert found == pytest.approx(float(loss + 0.05 * model.weight.square().sum()), rel=1e-12)
 
 
-def test_minimise_leaves_what_is_not_kept_at_zero_and_is_a_minimum_of_the_rest():
+def test_minimize_leaves_masked_weights_at_zero_and_minimizes_the_rest():
     generator = torch.Generator().manual_seed(0)
     data = Split(torch.randn(40, 5, generator=generator), torch.arange(40) % 3)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double().train()
     kept = {"0.weight": torch.rand(4, 5, generator=generator) < 0.5, "2.bias": torch.tensor([True, False, True])}
-    training.minimise(model, data, weight_decay=0.01, kept=kept)
+    training.minimize(model, data, weight_decay=0.01, kept=kept)
     assert (model[0].weight[~kept["0.weight"]] == 0).all() and model[2].bias[1] == 0
     loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
     loss = loss + 0.005 * sum(p.square().sum() for p in model.parameters())
@@ -299,7 +296,7 @@ def test_error_counts_the_wrong_ones(batch_size):
 # -- cached ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_squared_error_is_taken_from_labels_that_are_what_the_outputs_should_be():
+def test_the_squared_error_takes_labels_as_the_wanted_outputs():
     images, targets = torch.rand(20, 6), torch.rand(20, 2)
     model = nn.Linear(6, 2)
     start = copy.deepcopy(model)

@@ -26,7 +26,7 @@ class Doubled(CompressedWeight):
 
 
 class Net(nn.Module):
-    """Nested, grouped, depthwise, without bias, with normalisation."""
+    """Nested, grouped, depthwise, without bias, with normalization."""
 
     def __init__(self):
         super().__init__()
@@ -162,7 +162,7 @@ def test_the_base_class_promises_nothing():
         CompressedWeight.decode(Encoding(), torch.Size([1]))
 
 
-def test_replace_puts_a_layer_in_the_place_of_another_under_all_its_names():
+def test_replace_puts_a_layer_under_all_names_of_another():
     model, new = Net(), nn.Identity()
     model.again = model.stem[0]
     assert weights.replace(model, "stem.0", new) is model

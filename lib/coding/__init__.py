@@ -1,0 +1,6 @@
+"""Symbols to bytes and back, without loss: what :mod:`lib.storage` writes its files with.
+
+coders.py    codes of one length, Huffman's code, a range code, and the entropy they are compared with
+context.py   a code that learns from neighboring symbols, for weights that are mostly zero
+gaps.py      the places of the few weights that are kept, as gaps between them
+"""

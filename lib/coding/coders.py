@@ -1,4 +1,8 @@
-"""Symbols to bytes and back: bit packing, gaps with fillers, canonical Huffman, range coding (a library's)."""
+"""Symbols to bytes and back: codes of one length, canonical Huffman codes, and range coding (a library's).
+
+Symbols are integers from 0 up. Whoever reads must know their number and the code's table, which :mod:`lib.storage`
+writes before them.
+"""
 
 import heapq
 
@@ -11,20 +15,35 @@ SHORT = 12  # bits of the longest codeword that is looked up in one step
 
 
 def entropy_bits(counts: np.ndarray) -> float:
-    """n H: the total of -count log2(count / n), in bits; no code of one word per symbol takes less."""
+    r"""Return the entropy of all symbols together, in bits; no code with one word per symbol takes less.
+
+    .. math:: n H = \sum_s n_s \log_2 \frac{n}{n_s}
+
+    counts: n_s, how often each symbol occurs; zeros are ignored.
+
+    >>> entropy_bits(np.array([1, 1, 2]))
+    6.0
+    """
     counts = np.asarray(counts, dtype=float)
     counts = counts[counts > 0]
     return float((counts * np.log2(counts.sum() / counts)).sum())
-
-
-# -- Gaps between the entries that are kept (relative index, han2016deep, section 3) --------------
 
 
 # -- Fixed-length codes ---------------------------------------------------------------------------
 
 
 def pack(symbols: np.ndarray, bits: int) -> bytes:
-    """Each symbol in ``bits`` bits, most significant first, the last byte filled with zeros."""
+    """Write each symbol in ``bits`` bits, most significant bit first; zeros fill the last byte.
+
+    symbols: (n,), each below 2^bits.
+    bits: 0 to 16.
+
+    Raises ValueError for symbols that do not fit and for more bits.
+
+    >>> content = pack(np.array([1, 2, 3]), bits=2)
+    >>> content.hex(), unpack(content, count=3, bits=2).tolist()
+    ('6c', [1, 2, 3])
+    """
     symbols = np.asarray(symbols, dtype=np.uint32)
     lengths = np.full(1 << bits if bits <= 16 else 0, bits, dtype=np.uint8)
     if bits > 16 or (len(symbols) and symbols.max() >> bits):
@@ -33,7 +52,14 @@ def pack(symbols: np.ndarray, bits: int) -> bytes:
 
 
 def unpack(content: bytes, count: int, bits: int) -> np.ndarray:
-    """The ``count`` symbols that :func:`pack` wrote; ValueError where the content is not of that length."""
+    """Read the symbols that :func:`pack` wrote; it also has an example.
+
+    content: all bytes that were written.
+    count: number of symbols.
+    bits: of each symbol, 0 to 16.
+
+    Returns (count,) integers. Raises ValueError where the content has another length.
+    """
     if len(content) != -(-count * bits // 8):
         raise ValueError(f"{count} symbols of {bits} bits take {-(-count * bits // 8)} bytes, not {len(content)}")
     spread = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=count * bits).reshape(count, bits)
@@ -44,10 +70,15 @@ def unpack(content: bytes, count: int, bits: int) -> np.ndarray:
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:
-    """Codeword lengths of a Huffman code for symbols that occur ``counts`` times; 0 for a symbol that never does.
+    """Build a Huffman code and return the length of each codeword, 0 for a symbol that never occurs.
 
-    The two rarest nodes are merged until one is left; a symbol's length is its depth. One symbol alone needs no bits.
-    No word is longer than 32 bits: where one would be, the counts are flattened first.
+    The two rarest nodes are merged until one is left; a symbol's length is its depth. A single symbol needs no bits.
+    No word is longer than 32 bits: where one would be, the counts are made more equal first.
+
+    counts: how often each symbol occurs, integers.
+
+    >>> code_lengths(np.array([5, 2, 1, 1])).tolist()
+    [1, 2, 3, 3]
     """
     counts = np.asarray(counts, dtype=np.int64)
     lengths = np.zeros(len(counts), dtype=np.uint8)
@@ -73,12 +104,24 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 
 
 def huffman_bits(counts: np.ndarray) -> float:
-    """Bits that symbols of these counts take with their Huffman code, the code itself left out."""
+    """Return the bits that the symbols take with their Huffman code, without the code itself.
+
+    counts: how often each symbol occurs.
+
+    >>> huffman_bits(np.array([5, 2, 1, 1]))
+    15.0
+    """
     return float((np.asarray(counts, dtype=float) * code_lengths(counts)).sum())
 
 
 def canonical(lengths: np.ndarray) -> np.ndarray:
-    """The codewords that go with ``lengths``: counted up in the order of (length, symbol), so lengths say it all."""
+    """Return the codewords of these lengths, counted up in the order of (length, symbol), so a file needs lengths only.
+
+    lengths: of each symbol's codeword, as :func:`code_lengths` returns them.
+
+    >>> [f"{word:0{length}b}" for word, length in zip(canonical([1, 2, 3, 3]), [1, 2, 3, 3])]
+    ['0', '10', '110', '111']
+    """
     lengths = np.asarray(lengths)
     words = np.zeros(len(lengths), dtype=np.uint32)
     word, previous = 0, 0
@@ -92,14 +135,31 @@ def canonical(lengths: np.ndarray) -> np.ndarray:
 
 
 def huffman(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
-    """``symbols`` written with the canonical code of ``lengths``."""
+    """Write the symbols with the canonical Huffman code of ``lengths``.
+
+    symbols: (n,), each with a codeword.
+    lengths: of each symbol's codeword, as :func:`code_lengths` returns them.
+
+    >>> lengths = code_lengths(np.array([5, 2, 1, 1]))
+    >>> content = huffman(np.array([0, 1, 0, 3]), lengths)
+    >>> len(content), unhuffman(content, 4, lengths).tolist()
+    (1, [0, 1, 0, 3])
+    """
     symbols = np.asarray(symbols, dtype=np.uint32)
     total = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
     return _write(symbols, canonical(lengths), np.asarray(lengths, dtype=np.uint8), total).tobytes()
 
 
 def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
-    """The ``count`` symbols that :func:`huffman` wrote; ValueError where lengths or bytes do not fit."""
+    """Read the symbols that :func:`huffman` wrote; it also has an example.
+
+    content: all bytes that were written.
+    count: number of symbols.
+    lengths: of each symbol's codeword.
+
+    Returns (count,) integers. Raises ValueError where the lengths belong to no Huffman code or the bytes to other
+    symbols.
+    """
     lengths = np.asarray(lengths, dtype=np.int64)
     used = lengths[lengths > 0]
     if len(used) == 0 or used.max() > LONGEST or (2.0**-used).sum() != 1:
@@ -120,13 +180,22 @@ def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Each symbol's share, 0 for none, else 1 + t for (m + t mod m) 2^(t div m) parts: m steps an octave, 4 or 32.
+    """Return each symbol's share on a logarithmic scale: the table of a range code.
 
-    Whole numbers, so that every machine decodes with the very shares that were encoded with.
+    0 is a symbol that never occurs. Otherwise the entry is 1 + t, where level t stands for (m + t mod m) 2^(t div m)
+    parts, with m levels per octave: 4, or 32 for 65,536 symbols or more. The entries are integers, so every machine
+    decodes with exactly the shares that were encoded with.
+
+    counts: how often each symbol occurs, integers.
+
+    >>> table = shares(np.array([90, 9, 1]))
+    >>> content = range_code(np.array([0, 0, 1, 0, 2]), table)
+    >>> len(content), unrange(content, 5, table).tolist()
+    (4, [0, 0, 1, 0, 2])
     """
     counts = np.asarray(counts, dtype=np.int64)
     octave = _octave(int(counts.sum()))
-    scale = octave * max(1.0, counts.max(initial=1) / 2**16)  # what is rarer than 16 octaves counts as rarest
+    scale = octave * max(1.0, counts.max(initial=1) / 2**16)  # below 2^-16 of the largest count: the lowest level
     steps = np.arange(octave * 17)
     parts = (octave + steps % octave) << (steps // octave)
     nearest = np.searchsorted((parts[1:] + parts[:-1]) / 2, counts * octave**2 / scale)
@@ -134,7 +203,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _octave(count: int) -> int:
-    """Steps an octave for ``count`` symbols: fine shares cost more in the table, and gain most where much is coded."""
+    """Levels per octave for ``count`` symbols: fine shares cost more in the table, and gain more the more is coded."""
     return 4 if count < 2**16 else 32
 
 
@@ -147,25 +216,38 @@ def _model(table: np.ndarray, count: int) -> constriction.stream.model.Categoric
 
 
 def range_code(symbols: np.ndarray, table: np.ndarray) -> bytes:
-    """``symbols`` written with a range code of the :func:`shares` in ``table``."""
+    """Write the symbols with a range code, which may take less than one bit for a frequent symbol.
+
+    symbols: (n,), each with a share.
+    table: of :func:`shares`, which also has an example; two symbols or more.
+
+    Raises ValueError for a table that is none.
+    """
     encoder = constriction.stream.queue.RangeEncoder()
     encoder.encode(np.asarray(symbols, dtype=np.int32), _model(table, len(symbols)))
     return encoder.get_compressed().astype("<u4").tobytes()
 
 
 def unrange(content: bytes, count: int, table: np.ndarray) -> np.ndarray:
-    """The ``count`` symbols that :func:`range_code` wrote; ValueError where the content is not that of a range code."""
+    """Read the symbols that :func:`range_code` wrote; :func:`shares` has an example.
+
+    content: all bytes that were written.
+    count: number of symbols.
+    table: of :func:`shares`.
+
+    Returns (count,) integers. Raises ValueError for another table and for content that no range coder wrote.
+    """
     if len(content) % 4:
         raise ValueError(f"a range code is whole words of 4 bytes, not {len(content)} bytes")
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, dtype="<u4").astype(np.uint32))
     try:
         return decoder.decode(_model(table, count), count).astype(np.int64)
-    except AssertionError as error:  # constriction's word for words that no encoder wrote
+    except AssertionError as error:  # constriction's answer to content that no encoder wrote
         raise ValueError(f"no range code of {count} symbols: {error}") from error
 
 
 @numba.njit("uint8[::1](uint32[::1], uint32[::1], uint8[::1], int64)", cache=True)
-def _write(symbols, words, lengths, total):
+def _write(symbols: np.ndarray, words: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:
     out = np.zeros((total + 7) // 8, dtype=np.uint8)
     buffer, filled, at = np.uint64(0), 0, 0
     for symbol in symbols:
@@ -182,10 +264,10 @@ def _write(symbols, words, lengths, total):
 
 
 @numba.njit("Tuple((uint32[::1], int64))(uint8[::1], int64, int64[::1], uint32[::1])", cache=True)
-def _read(content, count, per_length, order):
-    """Canonical decoding: words of one length are consecutive numbers, so a word is known once it is below the end.
+def _read(content: np.ndarray, count: int, per_length: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, int]:
+    """Canonical decoding: the words of one length are consecutive numbers; a word is complete if it is below their end.
 
-    The next SHORT bits are looked up in a table of all the words that are no longer; only longer ones are read by bit.
+    The next SHORT bits are looked up in a table of all words that are not longer; only longer ones are read bit by bit.
     """
     known = np.zeros(1 << SHORT, dtype=np.uint64)  # length and symbol of the word that these bits begin with
     index, at = 0, 0
@@ -206,7 +288,7 @@ def _read(content, count, per_length, order):
         ahead = (np.uint32(padded[byte]) << 16) | (np.uint32(padded[byte + 1]) << 8) | np.uint32(padded[byte + 2])
         entry = known[(ahead >> (24 - SHORT - (bit & 7))) & ((1 << SHORT) - 1)]
         if entry:
-            bit += np.int64(entry >> np.uint64(32))
+            bit += int(np.int64(entry >> np.uint64(32)))
             if bit > bits:
                 return symbols, -1
             symbols[i] = np.uint32(entry & np.uint64(0xFFFFFFFF))

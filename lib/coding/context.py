@@ -1,10 +1,10 @@
-"""A code that learns what is likely next from what stands around it: for weights that are mostly zero.
+"""A code that predicts each symbol from its neighbors: for weights that are mostly zero.
 
-Each symbol of a matrix is a few yes-or-no questions: is it zero, is it odd (its sign), is it larger than 1, 2, ...?
-For each question several contexts give a probability, such as "how often was a weight with such neighbours not zero?".
+Each symbol of a matrix is a few yes-or-no questions: is it not zero, is it odd (its sign), is it larger than 1, 2, ...?
+For each question several contexts give a probability, such as "how often was a weight with such neighbors not zero?".
 The probabilities are mixed in the logistic domain by weights that learn from every answer, and an arithmetic coder
 turns the answer into -log2 p bits. The reader asks the same questions and learns the same, so no table is stored
-(mahoney2000fast). Everything is whole numbers, which are the same on every machine.
+(mahoney2000fast). All arithmetic is on integers, so it is the same on every machine.
 """
 
 import numba
@@ -16,14 +16,31 @@ STRETCH = np.rint(256 * np.log(_P / (1 - _P))).astype(np.int64)
 SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-np.arange(-3072, 3073) / 256))), 16, 65520).astype(np.int64)
 TABLE = 1024  # contexts of one kind, at most
 LARGEST = 255  # steps from zero
+# Probabilities of contexts have 22 bits: 12 to look them up in STRETCH and 10 more, so that slow learning is not lost.
+CHANCE = 22
+# Weights of the mixer have 16 bits after the point. The first of several contexts' weights is a little below 1/5 each
+# (14000 / 65536 = 0.21), so that the mixture of five that agree begins a little surer than each; a context alone has 1.
+ONE, START = 65536, 14000
+# A step of learning: error (16 bits) times input (8 bits) times RATE / 2^18 in units of 2^-16, which is 0.0039 of
+# (error in probability) times (input in logits).
+RATE, FALL = 4, 18
+MEMORY = 500  # answers after which a context's probability is a mean with constant weight instead of a plain count
 
 
 def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
-    """``symbols`` (n,), whole numbers from 0 to 510, taken as ``rows`` rows of n / rows, each as lines of ``width``.
+    """Write the symbols of a matrix. The code learns while it writes, so no table is needed.
 
-    A row is what one unit reads: an image of lines of ``width`` pixels, or anything, with width 1. Zero should be the
-    most frequent symbol; of the others 1, 3, 5, ... are positive and 2, 4, 6, ... negative. Raises ValueError for
-    symbols and shapes that are none of these.
+    symbols: (n,), integers from 0 to 510. Zero should be the most frequent; 1, 3, 5, ... stand for the levels 1, 2, 3,
+        ... and 2, 4, 6, ... for -1, -2, -3, ...
+    rows: of the matrix, each n / rows symbols: what one unit or filter reads.
+    width: of the lines into which a row is cut: the width of an image, whose pixels have neighbors above; 1 for none.
+
+    Raises ValueError for other symbols, and for a number of symbols that does not fill the rows and lines.
+
+    >>> symbols = np.array([0, 0, 1, 0, 2, 0, 0, 0])
+    >>> content = context_code(symbols, rows=2, width=2)
+    >>> uncontext(content, 8, rows=2, width=2).tolist()
+    [0, 0, 1, 0, 2, 0, 0, 0]
     """
     symbols = np.ascontiguousarray(symbols, dtype=np.int64)
     _check(len(symbols), rows, width)
@@ -36,7 +53,15 @@ def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
 
 
 def uncontext(content: bytes, count: int, rows: int, width: int) -> np.ndarray:
-    """The ``count`` symbols that :func:`context_code` wrote; ValueError where the content is of another length."""
+    """Read the symbols that :func:`context_code` wrote; it also has an example.
+
+    content: all bytes that were written.
+    count: number of symbols.
+    rows: of the matrix.
+    width: of the lines into which a row is cut.
+
+    Returns (count,) integers. Raises ValueError where the content is not exactly that of ``count`` symbols.
+    """
     _check(count, rows, width)
     symbols = np.zeros(count, dtype=np.int64)
     buffer = np.frombuffer(bytearray(content), dtype=np.uint8) if content else np.zeros(1, dtype=np.uint8)
@@ -52,11 +77,32 @@ def _check(count: int, rows: int, width: int) -> None:
 
 
 @numba.njit(cache=True)
-def code_bit(bit, decode, contexts, used, mixer, chances, seen, weights, inputs, buffer, coder):
-    """One answer: mix the contexts' probabilities, code or decode it, learn from it. coder: low, high, code, place."""
+def code_bit(
+    bit: int,
+    decode: int,
+    contexts: np.ndarray,
+    used: int,
+    mixer: int,
+    chances: np.ndarray,
+    seen: np.ndarray,
+    weights: np.ndarray,
+    inputs: np.ndarray,
+    buffer: np.ndarray,
+    coder: np.ndarray,
+) -> int:
+    """Code or decode one answer and return it: mix the contexts' probabilities, narrow the interval, learn.
+
+    bit: the answer, 0 or 1; ignored in decoding.
+    decode: 1 to read the answer from the buffer, 0 to write it.
+    contexts, used: the numbers of the contexts, of which the first ``used`` count.
+    mixer: the row of ``weights`` that mixes them.
+    chances, seen: probability of 1 in each context, with 22 bits, and the number of answers so far.
+    weights, inputs: of the mixer.
+    buffer, coder: the bytes, and the coder's low, high, code, position and number of bytes.
+    """
     dot = 0
     for i in range(used):
-        inputs[i] = STRETCH[chances[contexts[i]] >> 10]
+        inputs[i] = STRETCH[chances[contexts[i]] >> (CHANCE - 12)]
         dot += weights[mixer, i] * inputs[i]
     p = SQUASH[min(max(dot >> 16, -3072), 3072) + 3072]
     low, high = coder[0], coder[1]
@@ -78,36 +124,36 @@ def code_bit(bit, decode, contexts, used, mixer, chances, seen, weights, inputs,
     coder[0], coder[1] = low, high
     error = (bit << 16) - p
     for i in range(used):
-        weights[mixer, i] += (inputs[i] * error * 4 + (1 << 17)) >> 18
+        weights[mixer, i] += (inputs[i] * error * RATE + (1 << (FALL - 1))) >> FALL
         at = contexts[i]
-        goal = (1 << 22) - 1 if bit else 0
-        chances[at] += (goal - chances[at]) * 2 // (2 * seen[at] + 3)  # the share of ones so far, and later a mean
-        seen[at] = min(seen[at] + 1, 500)
+        goal = (1 << CHANCE) - 1 if bit else 0
+        chances[at] += (goal - chances[at]) * 2 // (2 * seen[at] + 3)  # the share of ones so far, later a moving mean
+        seen[at] = min(seen[at] + 1, MEMORY)
     return bit
 
 
 @numba.njit(cache=True)
-def _octaves(x, most):
-    """0 for 0, else 1 + the whole part of log2 x, at most ``most``."""
-    found = 0
-    while x > 0 and found < most:
+def _octaves(x: int, most: int) -> int:
+    """0 for 0, else 1 + the integer part of log2 x, at most ``most``."""
+    octaves = 0
+    while x > 0 and octaves < most:
         x >>= 1
-        found += 1
-    return found
+        octaves += 1
+    return octaves
 
 
 @numba.njit(cache=True)
-def _sign(x):
+def _sign(x: int) -> int:
     return 1 if x > 0 else (2 if x < 0 else 0)
 
 
 @numba.njit(cache=True)
-def _run(symbols, rows, width, buffer, length, decode):
-    """Code ``symbols`` into the buffer, or decode them from its ``length`` bytes; return the bytes written or read."""
+def _run(symbols: np.ndarray, rows: int, width: int, buffer: np.ndarray, length: int, decode: int) -> int:
+    """Code the symbols into the buffer, or decode them from its ``length`` bytes; return the bytes written or read."""
     columns = len(symbols) // rows
-    chances, seen = np.full(16 * TABLE, 1 << 21), np.zeros(16 * TABLE, dtype=np.int64)
-    weights, inputs = np.full((32, 5), 14000), np.zeros(5, dtype=np.int64)
-    weights[31, 0] = 65536
+    chances, seen = np.full(16 * TABLE, 1 << (CHANCE - 1)), np.zeros(16 * TABLE, dtype=np.int64)
+    weights, inputs = np.full((32, 5), START), np.zeros(5, dtype=np.int64)
+    weights[31, 0] = ONE
     contexts, coder = np.zeros(5, dtype=np.int64), np.zeros(5, dtype=np.int64)
     coder[1], coder[4] = 0xFFFFFFFF, length
     if decode:
@@ -115,7 +161,7 @@ def _run(symbols, rows, width, buffer, length, decode):
             coder[2] = (coder[2] << 8) | (np.int64(buffer[i]) if i < length else 0)
         coder[3] = 4
     edge = 2 * width + 2
-    above = np.zeros(columns + 2 * edge, dtype=np.int64)  # of each column: weights of earlier rows that are not zero
+    above = np.zeros(columns + 2 * edge, dtype=np.int64)  # per column: nonzero weights of earlier rows
     row = np.zeros(columns + 2 * edge, dtype=np.int64)  # the levels of this row, with a margin of zeros
     before = 0
     for r in range(rows):
@@ -143,8 +189,8 @@ def _run(symbols, rows, width, buffer, length, decode):
                 around += above[j - width - 1] + above[j - width + 1] + above[j + width - 1] + above[j + width + 1]
                 around += above[j - 2 * width] + above[j + 2 * width]
             near = 2 * ((left != 0) + (up != 0)) + (upleft != 0) + (upright != 0)
-            dense = _octaves(around * 32 // (r + 1), 11)  # how full the columns around were so far
-            full = _octaves(kept * 256 // (c + 1), 8)  # how full this row was so far
+            dense = _octaves(around * 32 // (r + 1), 11)  # how many neighbors in these columns were not zero so far
+            full = _octaves(kept * 256 // (c + 1), 8)  # how full this row is so far
             here = _octaves(above[j] * 64 // (r + 1), 7)
             pattern = (left != 0) + 2 * (up != 0) + 4 * (upleft != 0) + 8 * (upright != 0)
             contexts[0] = pattern + 16 * (left2 != 0) + 32 * (up2 != 0)
@@ -182,7 +228,7 @@ def _run(symbols, rows, width, buffer, length, decode):
             kept += 1
     if decode:
         return coder[3]
-    for count in range(5):  # the fewest bytes that any reader takes for a number between low and high
+    for count in range(5):  # the fewest bytes that decode to a number between low and high
         unit = 1 << (8 * (4 - count))
         value = (coder[0] + unit - 1) // unit * unit
         if value <= coder[1]:

@@ -1,4 +1,4 @@
-"""Places of the few among the many, as the gaps between them."""
+"""The places of the few weights that are kept, as the gaps between them (relative index, han2016deep, section 3)."""
 
 import numpy as np
 import torch
@@ -8,12 +8,20 @@ from lib.coding.coders import entropy_bits
 
 
 def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    r"""Ascending positions as gaps of ``bits`` bits each, with filler entries where a gap is too long.
+    r"""Turn ascending positions into gaps of ``bits`` bits each, with filler entries where a gap is too long.
 
-    A field :math:`f \in \{0, \dots, 2^g - 1\}` says that the next entry lies :math:`f + 1` places on. A gap longer than
+    A field :math:`f \in \{0, \dots, 2^g - 1\}` says that the next entry is :math:`f + 1` places on. A gap longer than
     :math:`2^g` is bridged by fillers: entries of value zero, each :math:`2^g` places on.
 
-    positions: (n,), distinct and ascending. Returns (fields, kept), both (n + fillers,); ``kept`` is False at a filler.
+    positions: (n,), distinct, ascending and not negative.
+    bits: g, 1 to 16.
+
+    Returns (fields, kept), both (n + fillers,); ``kept`` is False at a filler. Raises ValueError for other positions or
+    bits.
+
+    >>> fields, kept = encode(np.array([1, 7]), bits=2)
+    >>> fields.tolist(), kept.tolist(), positions(fields)[kept].tolist()
+    ([1, 3, 1], [True, False, True], [1, 7])
     """
     if not 1 <= bits <= 16:
         raise ValueError(f"gap bits must be in 1..16, not {bits}")
@@ -22,7 +30,7 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     if len(distance) and distance.min() < 1:
         raise ValueError("positions must be distinct, ascending and not negative")
     fillers = (distance - 1) >> bits
-    last = np.cumsum(fillers + 1) - 1  # where each entry lands behind its fillers
+    last = np.cumsum(fillers + 1) - 1  # the index of each entry, after its fillers
     fields = np.full(last[-1] + 1 if len(last) else 0, (1 << bits) - 1, dtype=np.int64)
     fields[last] = (distance - 1) & ((1 << bits) - 1)
     kept = np.zeros(len(fields), dtype=bool)
@@ -31,12 +39,26 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def positions(fields: np.ndarray) -> np.ndarray:
-    """Where the entries lie (fillers included) whose gap fields are given: the inverse of :func:`encode`."""
+    """Return where the entries are, fillers included: the inverse of :func:`encode`, which also has an example.
+
+    fields: (n,) gap fields.
+    """
     return np.cumsum(np.asarray(fields, dtype=np.int64) + 1) - 1
 
 
 def best_bits(positions: np.ndarray, *, filler_bits: float, choices: range = range(2, 11)) -> int:
-    """The gap width that costs least: entropy of the fields, ``filler_bits`` for each filler, 10 a table entry."""
+    """Choose the width of a gap field that costs least.
+
+    The cost is the entropy of the fields, ``filler_bits`` for each filler, and 10 bits for each entry of the code's
+    table.
+
+    positions: (n,), distinct, ascending and not negative.
+    filler_bits: what a filler costs besides its gap: the bits of its value.
+    choices: the widths to compare, default 2 to 10.
+
+    >>> best_bits(np.arange(0, 4000, 8), filler_bits=32)
+    3
+    """
 
     def cost(bits: int) -> float:
         fields, kept = encode(positions, bits)
@@ -46,7 +68,18 @@ def best_bits(positions: np.ndarray, *, filler_bits: float, choices: range = ran
 
 
 def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A weight of zeros but for ``values``, each as far behind the last as its gap says; ValueError where outside."""
+    """Put the values into a weight of zeros, each as far after the one before as its gap says.
+
+    fields: (n,) gap fields, fillers included.
+    values: (n,), 0 at a filler.
+    shape: of the weight.
+
+    Raises ValueError for another number of values, and for an entry outside the weight.
+
+    >>> scatter(torch.tensor([1, 0]), torch.tensor([5.0, 7.0]), torch.Size((2, 2)))
+    tensor([[0., 5.],
+            [7., 0.]])
+    """
     places = torch.from_numpy(positions(fields.numpy()))
     weight = torch.zeros(shape.numel())
     if len(places) != len(values) or (len(places) and places[-1] >= len(weight)):

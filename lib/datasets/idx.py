@@ -40,12 +40,12 @@ VALIDATION = 5_000  # the last of the 60,000 training images
 
 
 def load(name: str, first: tuple[int, ...] | None) -> Dataset:
-    """55,000 / 5,000 / 10,000 images (1, 28, 28), in the published order.
+    """Load 55,000 / 5,000 / 10,000 images (1, 28, 28) in the published order.
 
     name: "mnist" or "fashion-mnist".
-    first: at most so many images of each split.
+    first: the largest number of images of each split, None for all.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where a file is damaged.
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     files = places.obtain(name, partial(download, name))
     train_images, train_labels, test_images, test_labels = (
@@ -64,11 +64,18 @@ def load(name: str, first: tuple[int, ...] | None) -> Dataset:
     source = describe(
         f"{TITLES[name]}, the published files", [len(labels) for _, labels in parts], [len(split) for split in splits]
     )
-    return Dataset(name, source, *splits, CLASSES[name])
+    return Dataset(name, source, splits[0], splits[1], splits[2], CLASSES[name])
 
 
 def read(file: Path, sha256: str, title: str) -> np.ndarray:
-    """The array of an idx file of bytes; ValueError where it is not the published one."""
+    """Read an idx file of bytes.
+
+    file: plain or gzipped (``.gz``).
+    sha256: of the unpacked content.
+    title: of the set, for messages.
+
+    Returns a uint8 array of the shape in the file's header. Raises ValueError where it is not the published file.
+    """
     content = file.read_bytes()
     if file.suffix == ".gz":
         try:
@@ -83,7 +90,11 @@ def read(file: Path, sha256: str, title: str) -> np.ndarray:
 
 
 def download(name: str, home: Path) -> None:
-    """The published files, gzipped, from the places that torchvision knows."""
+    """Download the published files, gzipped, from the addresses that torchvision knows.
+
+    name: "mnist" or "fashion-mnist".
+    home: the data folder.
+    """
     from lib.vision import torchvision
 
     published = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}[name]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,32 +18,35 @@ SPLITS = {  # the usual names of a split's folder, in any case
     "validation": ("validation", "validate", "valid", "val", "dev", "development"),
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
-GREY = ("1", "L", "LA", "La")  # Pillow's modes without color
+if TYPE_CHECKING:
+    from PIL import Image
+
+GRAY = ("1", "L", "LA", "La")  # Pillow's modes without color
 
 
 @dataclass(frozen=True)
 class Files:
-    """What an image folder holds, before a file of it is decoded."""
+    """What an image folder holds, before any file of it is decoded."""
 
     classes: tuple[str, ...]
     members: dict[str, tuple[list[str], list[int]]]  # split, or "all" -> file names and class numbers
-    extra: tuple[str, ...]  # folders beside those of the splits, whose images are left out
+    extra: tuple[str, ...]  # other folders beside those of the splits; their images are left out
     archive: archives.Archive
 
 
 def load(path: Path, size: int | None, first: tuple[int, ...] | None) -> Dataset:
-    """An image folder, or a zip of one: ``<class>/<image>``, or the same below a folder for each split.
+    """Load an image folder or a zip of one: ``<class>/<image>``, or the same below a folder for each split.
 
-    Without folders for splits, a tenth of the images becomes the validation split and a tenth the test split. Where
-    only one of these two has a folder, the other is a tenth of the training images; ``source`` says so.
+    Without folders for splits, a tenth of the images becomes the validation split and a tenth the test split. If only
+    one of these two has a folder, the other is a tenth of the training images; ``source`` says so.
 
-    path: the folder or zip.
-    size: height and width in pixels to which the images are resized; None: they must all be of one size.
-    first: at most so many images of each split; no others are decoded.
+    path: of the folder or zip.
+    size: height and width in pixels to which the images are resized; None: all must have the same size.
+    first: the largest number of images of each split, None for all; no others are decoded.
 
-    Images have one channel where all of them are grey and three otherwise, whichever are asked for.
+    Images have one channel if all images of the folder are gray and three otherwise, whichever of them are loaded.
 
-    Raises ValueError, which names the file or folder, for other forms and for damaged images.
+    Raises ValueError, which names the file or folder, for a folder of another form and for damaged images.
     """
     files = listed(path)
     notes = [f"left out: {', '.join(files.extra)}"] if files.extra else []
@@ -60,20 +64,25 @@ def load(path: Path, size: int | None, first: tuple[int, ...] | None) -> Dataset
         if n < whole[i]:
             split, order = orders[i]
             orders[i] = split, order[np.random.RandomState(0).permutation(whole[i])[:n]]
-    grey = [mode in GREY for names, _ in files.members.values() for mode in modes(files.archive, names) if mode]
-    if any(grey) and not all(grey):
-        notes.append(f"{sum(grey):,} of its {len(grey):,} images are grey, read as color")
+    gray = [mode in GRAY for names, _ in files.members.values() for mode in modes(files.archive, names) if mode]
+    if any(gray) and not all(gray):
+        notes.append(f"{sum(gray):,} of its {len(gray):,} images are gray, read as color")
     splits = []
     for split, order in orders:
         names, labels = files.members[split]
-        images = pixels(path, files.archive.read, [names[i] for i in order], size, all(grey))
+        images = pixels(path, files.archive.read, [names[i] for i in order], size, all(gray))
         splits.append(Split(torch.from_numpy(images).float().div_(255), torch.tensor(labels)[order]))
     source = describe("; ".join([f"image folder {path.name}", *notes]), whole, [len(split) for split in splits])
-    return Dataset(path.stem, source, *splits, files.classes)
+    return Dataset(path.stem, source, splits[0], splits[1], splits[2], files.classes)
 
 
 def listed(path: Path) -> Files:
-    """The classes and splits of an image folder, by its files' names alone; ValueError where they are not clear."""
+    """Return the classes and splits of an image folder, from the names of its files alone.
+
+    path: of the folder or zip.
+
+    Raises ValueError where classes or splits are not clear.
+    """
     archive = archives.opened(path)
     names = [name for name in archive.names if name.lower().endswith(IMAGES)]
     if not names:
@@ -106,7 +115,7 @@ def listed(path: Path) -> Files:
 
 
 def _refuse_splits(path: Path, folders: list[str], parts: list[tuple[str, ...]]) -> None:
-    """A network that learns to tell a training folder from a test folder is of no use."""
+    """Raise ValueError for folders that look like splits: as classes they would teach telling training from test."""
     inner = {f: {p[1] for p in parts if p[0] == f and len(p) > 2} for f in folders}
     common = set.intersection(*inner.values())
     bears_name = [f for f in folders if len(inner[f]) > 1 and any(f.lower() in names for names in SPLITS.values())]
@@ -120,7 +129,11 @@ def _refuse_splits(path: Path, folders: list[str], parts: list[tuple[str, ...]])
 
 
 def modes(archive: archives.Archive, names: list[str]) -> list[str]:
-    """Pillow's mode of each image, from its header; "" of a file that has none, which fails where it is decoded."""
+    """Return Pillow's mode of each image, from its header; "" for a file without one, which fails when it is decoded.
+
+    archive: of the image folder.
+    names: of the images.
+    """
     from PIL import Image
 
     found = []
@@ -136,17 +149,31 @@ def modes(archive: archives.Archive, names: list[str]) -> list[str]:
 
 
 def pixels(
-    path: Path, read: Callable[[str], bytes], names: list[str], size: int | None, grey: bool, sheet: int = 100
+    path: Path, read: Callable[[str], bytes], names: list[str], size: int | None, gray: bool, sheet: int = 100
 ) -> np.ndarray:
-    """The images, (n, channels, height, width), 8 bits a value. They are pasted into sheets: an array each is slow."""
+    """Decode images: (n, channels, height, width), 8 bits per value.
+
+    They are pasted into sheets, since one array for each is slow.
+
+    path: of the image folder, for messages.
+    read: name -> content.
+    names: of the images.
+    size: height and width in pixels to which they are resized; None: all must have the same size.
+    gray: one channel, otherwise three.
+    sheet: images per sheet, default 100.
+
+    Raises ValueError for a damaged image and for images of different sizes.
+    """
     from PIL import Image
 
-    channels, known, out = 1 if grey else 3, {}, None
+    channels = 1 if gray else 3
+    known: dict[bytes, tuple[str, tuple[int, int]]] = {}
+    out = np.empty((0, channels, 1, 1), np.uint8)
     for start in range(0, len(names), sheet):
         part = names[start : start + sheet]
         for i, name in enumerate(part):
-            image = opened(read(name), name, size, grey, known)
-            if out is None:
+            image = opened(read(name), name, size, gray, known)
+            if start == i == 0:
                 width, height = image.size
                 out = np.empty((len(names), channels, height, width), np.uint8)
             if image.size != (width, height):
@@ -156,14 +183,26 @@ def pixels(
             page.paste(image, (0, height * i))
         pasted = np.asarray(page).reshape(len(part), height, width, channels)
         out[start : start + sheet] = pasted.transpose(0, 3, 1, 2)
-    return np.empty((0, channels, 1, 1), np.uint8) if out is None else out
+    return out
 
 
-def opened(content: bytes, name: str, size: int | None, grey: bool | None = None, known: dict | None = None):
-    """The image of a file, of mode "L" or "RGB".
+def opened(
+    content: bytes,
+    name: str,
+    size: int | None,
+    gray: bool | None = None,
+    known: dict[bytes, tuple[str, tuple[int, int]]] | None = None,
+) -> "Image.Image":
+    """Decode one image to mode "L" or "RGB".
 
-    known: headers of JPEG files opened so far. A file with one of them, byte for byte, has its mode and size too: it is
-    handed to the decoder at once, which takes a third of the time.
+    content: of the file.
+    name: of the file, for messages.
+    size: height and width in pixels to which it is resized; None leaves them.
+    gray: whether to return mode "L"; None (default) decides by the image.
+    known: headers of the JPEG files opened so far. A file whose header is one of them, byte for byte, has its mode and
+        size too, and goes straight to the decoder, which takes a third of the time.
+
+    Raises ValueError for a damaged image and for more than 8 bits per channel.
     """
     from PIL import Image
 
@@ -173,9 +212,10 @@ def opened(content: bytes, name: str, size: int | None, grey: bool | None = None
             mode, pixels = known[header]
             image = Image.frombytes(mode, pixels, content, "jpeg", mode, "")
         else:
-            image = Image.open(BytesIO(content))
-            image.load()
-            if known is not None and image.format == "JPEG" and image.mode in ("L", "RGB"):
+            file = Image.open(BytesIO(content))
+            file.load()
+            image = file
+            if known is not None and file.format == "JPEG" and image.mode in ("L", "RGB"):
                 known[header] = image.mode, image.size
     except Exception as error:
         raise ValueError(f"the image {name} is damaged: {error}") from error
@@ -183,7 +223,7 @@ def opened(content: bytes, name: str, size: int | None, grey: bool | None = None
         raise ValueError(
             f"the image {name} has more than 8 bits a channel (mode {image.mode}): accepted are 8-bit images"
         )
-    if grey is None:
-        grey = image.mode in ("1", "L")
-    image = image if image.mode == ("L" if grey else "RGB") else image.convert("L" if grey else "RGB")
+    if gray is None:
+        gray = image.mode in ("1", "L")
+    image = image if image.mode == ("L" if gray else "RGB") else image.convert("L" if gray else "RGB")
     return image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)

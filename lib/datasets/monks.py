@@ -11,13 +11,13 @@ from lib.datasets import Dataset, Split, openml, places
 from lib.datasets.splits import numbers
 
 VALUES = (3, 3, 2, 3, 4, 2)  # attribute a1 has the values 1, 2, 3; ...
-ROWS = {"monks-1": 124, "monks-2": 169, "monks-3": 122}  # rows, of which ...
-NOISE = {"monks-1": 0, "monks-2": 0, "monks-3": 6}  # ... so many bear the wrong label
+ROWS = {"monks-1": 124, "monks-2": 169, "monks-3": 122}  # training rows
+NOISE = {"monks-1": 0, "monks-2": 0, "monks-3": 6}  # how many of them have the wrong label
 
 
 OPENML = {"monks-1": 333, "monks-2": 334, "monks-3": 335}  # training and test rows of a problem in one table
 HEADER = "class,a1,a2,a3,a4,a5,a6,id"
-# SHA-256 of the published training rows, sorted: a download is these, not another sample that obeys the rule.
+# SHA-256 of the published training rows, sorted: another sample that obeys the rule is not accepted.
 TRAIN_SHA256 = {
     "monks-1": "af2c08ee39cec876351217df04bc177204eeb97b7a3b4d075b019357d65e54af",
     "monks-2": "07f9275accee7316e16a518c0f8a93ce90cea118eb8b8c45992b0054211abf7f",
@@ -26,9 +26,14 @@ TRAIN_SHA256 = {
 
 
 def published(name: str) -> Dataset:
-    """``monks/<name>_train.csv`` and ``_test.csv``, columns class, a1 to a6, id (the row's place in the full grid).
+    """Load the published samples of a problem: rows (17,), with all 432 possible rows as the test split.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where a file is damaged.
+    The files are ``monks/<name>_train.csv`` and ``_test.csv``, with the columns class, a1 to a6, and id, the row's
+    place in the grid of all rows.
+
+    name: "monks-1", "monks-2" or "monks-3".
+
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     splits = []
     for file, rows, wrong in zip(
@@ -46,14 +51,18 @@ def published(name: str) -> Dataset:
 
 
 def download(name: str, home: Path) -> None:
-    """Both files from OpenML's table of the problem; rows in the order of their ids, as published."""
+    """Download both files from OpenML's table of the problem; rows in the order of their ids, as published.
+
+    name: "monks-1", "monks-2" or "monks-3".
+    home: the data folder.
+    """
     rows = openml.table(OPENML[name], ["class", *(f"attr{i}" for i in range(1, 7))])
     try:
         values = np.array(rows, dtype=float).reshape(-1, 7).astype(int)
         rows_in_grid = np.ravel_multi_index(tuple(values[:, 1:].T - 1), VALUES)
     except ValueError as error:
         raise ValueError(f"OpenML's table of {name} holds other values than MONK's problems: {error}") from error
-    # The test set is the part that is the full grid; whether it comes first or last is not said.
+    # The test set is the part that is the full grid; it may come first or last in the table.
     for test in (slice(-432, None), slice(432)):
         train = np.setdiff1d(np.arange(len(rows)), np.arange(len(rows))[test])
         lines = {"train": lines_of(rows_in_grid[train], values[train, 0])}
@@ -69,14 +78,23 @@ def download(name: str, home: Path) -> None:
 
 
 def lines_of(rows_in_grid: np.ndarray, labels: np.ndarray) -> list[str]:
-    """The lines of a file, in the order of the rows' places in the grid."""
+    """Return the lines of a file, in the order of the rows' places in the grid.
+
+    rows_in_grid: place of each row, from 0.
+    labels: of each row.
+    """
     order = np.argsort(rows_in_grid, kind="stable")
     values = np.stack(np.unravel_index(rows_in_grid, VALUES), axis=1) + 1
     return [",".join(map(str, [labels[i], *values[i], rows_in_grid[i] + 1])) for i in order]
 
 
 def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The rows' places in the grid (from 0) and their labels; each row must agree with its own ``id``."""
+    """Return the rows' places in the grid (from 0) and their labels; each row must agree with its own ``id``.
+
+    file: in the published form.
+
+    Raises ValueError for another form.
+    """
     header, *lines = file.read_text("utf-8", errors="replace").split() or [""]
     if header != HEADER:
         raise ValueError(f"{file} is damaged: its first line is {header!r}, accepted is {HEADER!r}")
@@ -92,7 +110,12 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_rule(name: str) -> Dataset:
-    """As many training rows as published, and as many wrong labels, but drawn here: never the published sample."""
+    """Draw a sample from a problem's rule, with as many training rows and wrong labels as published.
+
+    It is always the same sample, and never the published one. The test split has all 432 rows.
+
+    name: "monks-1-rule", "monks-2-rule" or "monks-3-rule".
+    """
     problem = name.removesuffix("-rule")
     labels, random = rule(problem), np.random.RandomState(0)
     drawn = random.permutation(432)[: ROWS[problem]]
@@ -103,7 +126,10 @@ def by_rule(name: str) -> Dataset:
 
 
 def rule(problem: str) -> np.ndarray:
-    """The right labels of the 432 rows of the grid."""
+    """Return the right labels of the 432 rows of the grid.
+
+    problem: "monks-1", "monks-2" or "monks-3".
+    """
     a1, a2, _, a4, a5, _ = grid = np.indices(VALUES).reshape(6, -1) + 1
     return {
         "monks-1": (a1 == a2) | (a5 == 1),
@@ -113,11 +139,21 @@ def rule(problem: str) -> np.ndarray:
 
 
 def coded(rows_in_grid: np.ndarray, labels: np.ndarray) -> Split:
-    """The usual coding: one input for each value of each attribute, 3 + 3 + 2 + 3 + 4 + 2 = 17 inputs of 0 or 1."""
+    """Code rows as inputs of 0 or 1, one for each value of each attribute: 3 + 3 + 2 + 3 + 4 + 2 = 17.
+
+    rows_in_grid: place of each row, from 0.
+    labels: of each row.
+    """
     values = np.stack(np.unravel_index(rows_in_grid, VALUES), axis=1)
     inputs = [np.eye(n, dtype=np.float32)[values[:, j]] for j, n in enumerate(VALUES)]
     return Split(torch.from_numpy(np.concatenate(inputs, axis=1)), torch.from_numpy(labels).long())
 
 
 def named(name: str, source: str, train: Split, test: Split) -> Dataset:
+    """Put both splits together; the validation split is empty.
+
+    name: of the set.
+    source: where the rows came from.
+    train, test: the splits.
+    """
     return Dataset(name, source, train, train.first(0), test, numbers(2))

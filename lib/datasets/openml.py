@@ -9,18 +9,19 @@ SILENCE_S = 30.0  # scikit-learn sets no limit to a server's silence
 
 
 def table(number: int, columns: Sequence[str]) -> list[list[str]]:
-    """The rows of an OpenML data set, as text, without quotes; only ``columns``, in their order.
+    """Return the rows of an OpenML data set as text without quotes, with the named columns in their order.
 
-    number: the data set's number on openml.org, which stands for one version of it.
+    number: of the data set on openml.org; it means one version of it.
+    columns: names of the columns.
 
-    Raises ValueError where a column is missing, OSError where the server does not answer.
+    Raises ValueError if a column is missing, OSError if the server does not answer.
     """
     from sklearn.datasets import fetch_openml
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     try:
-        # A folder of its own: the usual one lies in the user's home, which may not be writable.
+        # A folder of its own: the usual one is in the user's home, which may not be writable.
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they go to stderr, where a chapter must write nothing
             frame = fetch_openml(data_id=number, as_frame=True, data_home=folder, parser="liac-arff").frame

@@ -1,8 +1,8 @@
-"""Where data sets lie, and how those that are missing get there.
+"""Where data sets are on this machine, and how missing ones get there.
 
 A set is looked for in the folder that ``SURVEY_DATA`` names, then in ``data/`` of the working folder, then in ``data/``
-of the checkout. A download goes to ``data/`` of the checkout (of the working folder where lib is installed without
-one); the folder that ``SURVEY_DATA`` names belongs to the user and is only read.
+of the checkout. A download goes to ``data/`` of the checkout (of the working folder if lib is installed without one).
+The folder that ``SURVEY_DATA`` names belongs to the user and is only read.
 """
 
 import errno
@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 EMBEDDED = ("digits", "street-digits", "monks-1-rule", "monks-2-rule", "monks-3-rule")
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-# What a set consists of, below a root: each part under the first of its names that is there.
+# The parts of each set below a root, each with the names it may have; the first name that is there counts.
 PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mnist": tuple((f"MNIST/raw/{file}", f"MNIST/raw/{file}.gz") for file in _IDX),
     "fashion-mnist": tuple((f"FashionMNIST/raw/{file}", f"FashionMNIST/raw/{file}.gz") for file in _IDX),
@@ -32,15 +32,15 @@ CONNECT_S = 15.0  # how long a server may take to accept a connection ...
 SILENCE_S = 30.0  # ... and to send the next bytes
 SLOWEST = 1_000  # bytes a second, on average over SILENCE_S: a slower download would take days
 PROGRESS_S = 5.0  # between two lines that report how far a download is
-TRIES = 5  # a connection that breaks is made again so many times, as long as each time something came
+TRIES = 5  # connections for one file: a broken one is made again if at least some bytes came
 
 
 def roots(root: Path | None = None) -> list[Path]:
-    """The folders in which data sets are looked for, in this order; they need not exist.
+    """Return the folders in which data sets are looked for, in this order; they need not exist.
 
-    root: a book's root, to be taken for the working folder; by default the working folder itself.
+    root: a book's root, taken for the working folder; None (default) is the working folder itself.
 
-    Raises ValueError where ``SURVEY_DATA`` names a file.
+    Raises ValueError if ``SURVEY_DATA`` names a file.
     """
     named = os.environ.get("SURVEY_DATA")
     if named and Path(named).is_file():
@@ -50,14 +50,14 @@ def roots(root: Path | None = None) -> list[Path]:
 
 
 def files(name: str, root: Path | None = None) -> list[Path]:
-    """The files or folders that a data set's name stands for, in the first root that has all of them; [] if none has.
+    """Return the files or folders of a data set, from the first root that has all of them; [] if none has.
 
     name: one of ``lib.datasets.NAMES`` (the embedded ones have no files), or the path of an image folder or zip, as it
         is or below a root.
     root: a book's root, whose ``data/`` is looked in instead of the working folder's. Chapters run in its
         ``chapters/``, so a relative path starts there.
 
-    Raises FileNotFoundError where a data folder must not be read: another copy may be another set.
+    Raises FileNotFoundError for a data folder that must not be read, since a copy elsewhere may be another set.
     """
     if name in EMBEDDED or not name:
         return []
@@ -69,19 +69,23 @@ def files(name: str, root: Path | None = None) -> list[Path]:
 
 
 def contents(path: Path) -> dict[str, Path]:
-    """All files of a folder, in the order of their names below it ("a/b.png"); of a file, itself, under the name "".
+    """Return all files below a folder, by name ("a/b.png") and in the order of their names; of a file, itself, as "".
 
-    Links are followed at any depth. Raises ValueError where a link is broken or leads back to a folder that holds it.
+    Links are followed at any depth.
+
+    path: of the folder or file.
+
+    Raises ValueError for a link that is broken or leads back to a folder that holds it.
     """
     with readable():
         return dict(sorted(_walk(path, "", ()))) if path.is_dir() else {"": path}
 
 
 def obtain(name: str, download: Callable[[Path], None]) -> list[Path]:
-    """The files of a set in ``PARTS``, downloaded where no root has them. Two processes download a set once.
+    """Return the files of a set, after downloading it if no root has it. Two processes download a set only once.
 
-    name: the set.
-    download: called with the folder below which it shall put the set's parts.
+    name: of a set in ``PARTS``.
+    download: called with the folder in which it must put the set's parts.
 
     Raises FileNotFoundError, which says where the set was looked for, what went wrong, and where to put it by hand.
     """
@@ -108,12 +112,12 @@ def obtain(name: str, download: Callable[[Path], None]) -> list[Path]:
 def fetch(urls: str | Sequence[str], path: Path, known_hash: str | None = None) -> Path:
     """Download one file, unless it is there already, and return its path: all of it or nothing.
 
-    What came of a broken download stays in ``<path>.part`` and is continued where the server supports ranges. A long
-    download prints a line every few seconds.
+    A broken download stays in ``<path>.part`` and is continued if the server supports ranges. A long download prints a
+    line every few seconds.
 
     urls: the file's address, or several, tried in this order.
     path: where to put the file.
-    known_hash: its checksum, "sha256:..." or "md5:..."; None where the caller checks the contents.
+    known_hash: its checksum, "sha256:..." or "md5:..."; None if the caller checks the content.
 
     Raises ValueError for a web page or another file than the published one; OSError for a server that does not answer,
     refuses, is too slow or breaks off, and for a full disk.
@@ -146,7 +150,10 @@ def fetch(urls: str | Sequence[str], path: Path, known_hash: str | None = None) 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` when the block ends well and is removed otherwise."""
+    """Give a path to write to, which becomes ``path`` if the block ends well and is removed otherwise.
+
+    path: of the file; missing folders are made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -158,7 +165,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Inside, a file or folder that this user must not read is a FileNotFoundError of one sentence that names it."""
+    """Inside the block, a file or folder that must not be read is a FileNotFoundError of one sentence that names it."""
     try:
         yield
     except PermissionError as error:
@@ -179,7 +186,7 @@ def _within(place: Path, name: str) -> list[Path]:
 
 
 def _exists(path: Path) -> bool:
-    """Unlike ``Path.exists``, in every version of Python: PermissionError where that cannot be known."""
+    """Whether the path exists. Unlike ``Path.exists``, PermissionError in every Python if that cannot be known."""
     try:
         path.stat()
     except PermissionError:
@@ -198,12 +205,12 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
             yield from _walk(entry, f"{prefix}{entry.name}/", (*above, (about.st_dev, about.st_ino)))
         elif entry.is_file():
             yield f"{prefix}{entry.name}", entry
-        elif entry.is_symlink() and not entry.name.startswith("."):  # file managers' own may lead nowhere
+        elif entry.is_symlink() and not entry.name.startswith("."):  # those of file managers may lead nowhere
             raise ValueError(f"{entry} is a broken link: mend or remove it")
 
 
 def _download(part: Path, url: str, output: str, _: object) -> None:
-    """A downloader for pooch, whose own begins again after each break."""
+    """A downloader for pooch, whose own starts over after each break."""
     import requests
     import urllib3
 
@@ -222,7 +229,7 @@ def _download(part: Path, url: str, output: str, _: object) -> None:
 
 
 def _append(url: str, part: Path) -> None:
-    """One request for what is missing of a file. requests' and urllib3's errors where the connection breaks."""
+    """One request for the missing rest of a file. Raises requests' and urllib3's errors if the connection breaks."""
     import requests
     import urllib3
 

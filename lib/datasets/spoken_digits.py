@@ -1,4 +1,4 @@
-"""Free spoken digits (FSDD): recordings of ten digits by six speakers, 8,000 samples a second."""
+"""Free spoken digits (FSDD): recordings of ten digits by six speakers, 8,000 samples per second."""
 
 import io
 import re
@@ -12,7 +12,7 @@ import torch
 from lib.datasets import Dataset, Split, archives, places
 from lib.datasets.splits import describe, numbers, rounds
 
-RATE = 8_000  # samples a second
+RATE = 8_000  # samples per second
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 URL = f"https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/zip/{COMMIT}"
 SHA256 = "99aa5e3a7c822ab55b2a3b47e0b05aeb9f011c54837a12e3831ad24108330829"
@@ -20,14 +20,15 @@ NAME = re.compile(r"(?:.*/)?recordings/((\d)_[a-z]+_(\d+)\.wav)")  # {digit}_{sp
 
 
 def load(first: tuple[int, ...] | None) -> Dataset:
-    """2,400 / 300 / 300 recordings (1, 8000) of one second: index 10 to 49, 5 to 9, 0 to 4 of each speaker and digit.
+    """Load 2,400 / 300 / 300 recordings (1, 8000) of one second.
 
-    The test split is the published one; all speakers are in all splits. Each recording is scaled to a peak of 1, and
-    cut or padded with zeros to one second. Each split goes round the ten digits.
+    They are the recordings 10 to 49, 5 to 9 and 0 to 4 of each digit and speaker: the test split is the published one,
+    and all speakers are in all splits. Each recording is scaled to a peak of 1, and cut or padded with zeros to one
+    second. Each split cycles through the ten digits.
 
-    first: at most so many recordings of each split.
+    first: the largest number of recordings of each split, None for all.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where it is damaged.
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     (path,) = places.obtain("spoken-digits", download)
     contents = recordings(path)
@@ -48,11 +49,16 @@ def load(first: tuple[int, ...] | None) -> Dataset:
         splits.append(Split(torch.from_numpy(sounds), torch.from_numpy(labels[order[:n]]).long()))
     source = f"free spoken digits (FSDD); {cut} of {sum(map(len, splits)):,} recordings are cut to one second"
     source = describe(source, whole, [len(split) for split in splits], "recordings")
-    return Dataset("spoken-digits", source, *splits, numbers(10))
+    return Dataset("spoken-digits", source, splits[0], splits[1], splits[2], numbers(10))
 
 
 def recordings(path: Path) -> dict[str, bytes]:
-    """The recordings in a zip or folder, by name; ValueError where they are not the published ones."""
+    """Return the recordings in a zip or folder, by name.
+
+    path: of the zip or folder.
+
+    Raises ValueError where they are not the published ones.
+    """
     archive = archives.opened(path)
     found = {match[1]: name for name in archive.names if (match := NAME.fullmatch(name))}
     contents = {short: archive.read(name) for short, name in found.items()}
@@ -65,7 +71,13 @@ def recordings(path: Path) -> dict[str, bytes]:
 
 
 def decoded(content: bytes, name: str) -> np.ndarray:
-    """The samples of a wav file, float32."""
+    """Return the samples of a wav file, float32.
+
+    content: of the file.
+    name: of the file, for messages.
+
+    Raises ValueError where it is not mono with 16 bits and 8,000 samples per second.
+    """
     with wave.open(io.BytesIO(content)) as file:
         if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, RATE):
             raise ValueError(f"{name} is not mono, 16 bits and {RATE} samples a second")
@@ -73,7 +85,10 @@ def decoded(content: bytes, name: str) -> np.ndarray:
 
 
 def download(home: Path) -> None:
-    """The repository's archive, of which the recordings are kept."""
+    """Download the repository's archive and write ``fsdd.zip`` with its recordings.
+
+    home: the data folder.
+    """
     packed = places.fetch(URL, home / "free-spoken-digit-dataset.zip")
     try:
         contents = recordings(packed)

@@ -25,12 +25,12 @@ SHA256 = {
 
 
 def load() -> Dataset:
-    """396 / 132 / 462 rows (10,) of log area ratios, by speakers: 0 to 5, 6 and 7, 8 to 14.
+    """Load 396 / 132 / 462 rows (10,) of log area ratios, by speakers 0 to 5, 6 and 7, 8 to 14.
 
-    The published training set is speakers 0 to 7; two of them are held out for validation, since the test asks for
+    The published training set has the speakers 0 to 7. Two of them are held out for validation, since the test asks for
     speakers that were never heard. Speaker and sex are no inputs.
 
-    Raises FileNotFoundError where the set is not to be had, ValueError where a file is damaged.
+    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
     """
     train, test = (read(file) for file in places.obtain("vowel", download))
     held_out = np.isin(train[:, 1], VALIDATION)
@@ -38,11 +38,16 @@ def load() -> Dataset:
     for rows in (train[~held_out], train[held_out], test):
         splits.append(Split(torch.from_numpy(rows[:, 3:]).float(), torch.from_numpy(rows[:, 0]).long()))
     source = "Deterding's vowels, the published rows; speakers 6 and 7 of the training set are the validation split"
-    return Dataset("vowel", source, *splits, CLASSES)
+    return Dataset("vowel", source, splits[0], splits[1], splits[2], CLASSES)
 
 
 def read(file: Path) -> np.ndarray:
-    """The rows of ``train.csv`` or ``test.csv``, (n, 13): class, speaker, sex, and ten inputs."""
+    """Return the rows of ``train.csv`` or ``test.csv``, (n, 13): class, speaker, sex, and ten inputs.
+
+    file: of one of these names.
+
+    Raises ValueError where it does not hold the published rows.
+    """
     header, *lines = file.read_text("utf-8", errors="replace").split() or [""]
     if header != HEADER:
         raise ValueError(f"{file} is damaged: its first line is {header!r}, accepted is {HEADER!r}")
@@ -52,12 +57,19 @@ def read(file: Path) -> np.ndarray:
 
 
 def digest(lines: list[str]) -> str:
+    """Return the SHA-256 of rows: sorted, and without the sign of a zero.
+
+    lines: of a file, without its header.
+    """
     rows = sorted(",".join("0.000" if value == "-0.000" else value for value in line.split(",")) for line in lines)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def download(home: Path) -> None:
-    """Both files from OpenML, whose table names speakers, sexes and vowels."""
+    """Download both files from OpenML, whose table names speakers, sexes and vowels.
+
+    home: the data folder.
+    """
     columns = ["Class", "Speaker_Number", "Sex", *(f"Feature_{i}" for i in range(10))]
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for vowel, speaker, sex, *inputs in openml.table(OPENML, columns):
@@ -73,7 +85,7 @@ def download(home: Path) -> None:
 
 
 def _number(value: str, names: tuple[str, ...]) -> int:
-    """A name's place, or the number itself where the table holds numbers."""
+    """The place of a name, or the number itself if the table holds numbers."""
     if value in names:
         return names.index(value)
     if value.removesuffix(".0") not in map(str, range(len(names))):

@@ -51,7 +51,7 @@ def test_independent_symbols_cost_little_more_than_their_entropy():
 
 
 def test_what_the_surroundings_tell_costs_less_than_the_entropy():
-    """Strokes in images of 28 lines: what is not zero stands together, with the sign of its neighbours."""
+    """Strokes in images of 28 lines: what is not zero stands together, with the sign of its neighbors."""
     levels, random = np.zeros((60, 28, 28), dtype=int), np.random.default_rng(1)
     for image in levels:
         y, x, sign = *random.integers(4, 20, 2), random.choice([-1, 1])

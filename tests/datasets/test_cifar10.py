@@ -63,7 +63,7 @@ def test_cifar10_as_a_zip_or_a_tree_holds_every_file_once(small):
     assert same(found, datasets.load("cifar10"))
 
 
-def test_a_part_of_cifar10_is_the_first_of_the_whole_and_decodes_nothing_else(small, monkeypatch):
+def test_a_part_of_cifar10_is_its_first_and_decodes_nothing_else(small, monkeypatch):
     zipped(small / "cifar10.zip", CIFAR_FILES)
     whole, opened = datasets.load("cifar10"), []
     monkeypatch.setattr(

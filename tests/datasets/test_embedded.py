@@ -49,7 +49,7 @@ def test_street_digits_are_the_same_each_time_and_leave_global_seeds_alone():
     assert same(found, datasets.load("street-digits"))
 
 
-def test_a_composed_digit_stands_on_the_darkened_photograph_and_is_brighter_than_it():
+def test_a_composed_digit_is_brighter_than_the_darkened_photograph():
     digits, colored = torch.zeros(40, 8, 8), np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     digits[:, 2:6, 2:6] = 1
     blank, _ = embedded.composed(torch.zeros(40, 8, 8), [colored], np.random.RandomState(5))

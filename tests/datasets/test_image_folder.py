@@ -14,7 +14,7 @@ from lib import datasets
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_part_of_a_folder_is_drawn_from_its_splits_and_opens_no_other_file(named, tmp_path):
+def test_a_part_of_a_folder_opens_no_other_file(named, tmp_path):
     files = {f"{s}/{name}" if named else name: c for s in ("train", "test") for name, c in TWENTY.items()}
     whole = datasets.load(str(zipped(tmp_path / "whole.zip", files)))
     parts = [datasets.load(str(tmp_path / "whole.zip"), first=(n, 1, n)) for n in (2, 3)]
@@ -78,7 +78,7 @@ def test_a_class_that_only_the_test_has_is_a_class(tmp_path):
     assert found.classes == ("a", "b", "c") and found.test.labels.tolist() == [2]
 
 
-def test_grey_images_have_one_channel_and_sizes_can_be_brought_to_one(tmp_path):
+def test_gray_images_have_one_channel_and_sizes_can_be_brought_to_one(tmp_path):
     files = {f"a/{i}.png": picture(i, "L", (4 + i, 9)) for i in range(10)}
     found = datasets.load(str(tree(tmp_path / "tree", files)), size=8)
     assert found.train.images.shape == (8, 1, 8, 8)
@@ -109,7 +109,7 @@ def test_a_damaged_image_is_named(content, tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_flipped_byte_of_a_zip_is_an_error_or_leaves_the_pixels_as_they_were(method, tmp_path):
+def test_a_flipped_byte_of_a_zip_is_an_error_or_changes_nothing(method, tmp_path):
     files = dict(list(TWENTY.items())[:4])
     whole = datasets.load(str(zipped(tmp_path / "whole.zip", files, method)))
     content = (tmp_path / "whole.zip").read_bytes()
@@ -325,14 +325,14 @@ def test_classes_that_differ_in_case_alone_are_refused(prefix, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("grey", [(), ("ant/01.png",), ("bee/18.png",), ("ant/01.png", "bee/00.png"), tuple(TWENTY)])
-def test_images_are_grey_only_where_all_are(grey, packed, tmp_path):
-    files = {name: picture(i, "L" if name in grey else "RGB") for i, name in enumerate(TWENTY)}
+@pytest.mark.parametrize("gray", [(), ("ant/01.png",), ("bee/18.png",), ("ant/01.png", "bee/00.png"), tuple(TWENTY)])
+def test_images_are_gray_only_where_all_are(gray, packed, tmp_path):
+    files = {name: picture(i, "L" if name in gray else "RGB") for i, name in enumerate(TWENTY)}
     path = zipped(tmp_path / "x.zip", files) if packed else tree(tmp_path / "x", files)
     found = datasets.load(str(path))
-    assert found.train.images.shape[1] == (1 if len(grey) == 20 else 3)
-    mixed = 0 < len(grey) < 20
-    assert (f"{len(grey)} of its 20 images are grey, read as color" in found.source) == mixed
+    assert found.train.images.shape[1] == (1 if len(gray) == 20 else 3)
+    mixed = 0 < len(gray) < 20
+    assert (f"{len(gray)} of its 20 images are gray, read as color" in found.source) == mixed
     for n in (1, 3):  # of a part, too: the one color image may not be in it
         assert datasets.load(str(path), first=(n, 1, 1)).train.images.shape[1] == found.train.images.shape[1]
 
@@ -340,7 +340,7 @@ def test_images_are_grey_only_where_all_are(grey, packed, tmp_path):
 @pytest.mark.parametrize(
     ("modes", "channels"), [(("L", "1"), 1), (("L", "LA"), 1), (("L", "P"), 3), (("L", "RGBA"), 3)]
 )
-def test_modes_without_color_are_grey(modes, channels, tmp_path):
+def test_modes_without_color_are_gray(modes, channels, tmp_path):
     files = {f"ant/{i}.png": picture(i, modes[i % 2]) for i in range(10)}
     assert datasets.load(str(tree(tmp_path / "x", files))).train.images.shape[1] == channels
 

@@ -245,7 +245,7 @@ def test_a_connection_that_breaks_is_made_again(ranges, length, server, target):
 
 
 @pytest.mark.parametrize("length", [True, False])
-def test_a_file_that_is_cut_each_time_is_an_error_and_its_part_is_kept(length, server, target):
+def test_a_file_cut_each_time_is_an_error_and_its_part_stays(length, server, target):
     server.contents, server.behavior = {"/file": CONTENT}, {"cut"} | (set() if length else {"no length"})
     with pytest.raises(OSError, match=r"/file does not answer or breaks off: "):
         places.fetch(server.url("/file"), target, SHA256)
@@ -408,7 +408,7 @@ def test_without_a_checkout_it_comes_to_the_working_folder(three):
         (OSError(errno.ENOSPC, "No space left on device"), r"\(the disk is full: No space left on device\)"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence_that_says_where_to_put_the_set(error, message, three):
+def test_an_error_is_one_sentence_that_says_where_to_put_the_set(error, message, three):
     def download(home: Path) -> None:
         raise error
 

@@ -73,7 +73,7 @@ def test_each_recording_is_scaled_cut_and_padded_and_in_its_split(small):
     assert found.source == "free spoken digits (FSDD); 40 of 240 recordings are cut to one second"
 
 
-def test_a_folder_and_a_zip_are_the_same_set_and_a_part_is_its_first(small):
+def test_folder_and_zip_are_one_set_and_a_part_is_its_first(small):
     zipped(small / "fsdd.zip", packed())
     whole, part = datasets.load("spoken-digits"), datasets.load("spoken-digits", first=(10, 5, 10**6))
     assert lengths(part) == [10, 5, 100]
