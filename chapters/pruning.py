@@ -62,6 +62,7 @@ import torch
 from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.cache import cached
 from lib.pruning import magnitude
+from lib.weights import layers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -131,8 +132,8 @@ rate = {models.lenet_300_100: 0.1, models.lenet5: 0.05}  # learning rates
 
 
 def trained(build, seed, epochs):
-    how = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
-    return cached(training.fit, build(seed), split=dataset.train, **how)
+    options = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
+    return cached(training.fit, build(seed), split=dataset.train, **options)
 
 
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]
@@ -194,13 +195,13 @@ def compare(model, density, seed):
     once = magnitude.prune(copy.deepcopy(model), density=density)
     errors = [error(once)]
     for parts in (1, rounds):
-        how = {
+        options = {
             "density": density,
             "rounds": parts,
             "epochs": retrain_epochs // parts,
             "seed": 100 * (seed + 1),
         }
-        one = cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **how)
+        one = cached(magnitude.iterative, copy.deepcopy(model), split=dataset.train, **options)
         errors.append(error(one))
     return errors
 
@@ -264,14 +265,14 @@ figures.show_source(magnitude.gradual)
 
 # %%
 def pruned(build, model, density, epochs, seed):
-    how = {
+    options = {
         "density": density,
         "ramp": epochs // 2,
         "epochs": epochs,
         "seed": 1000 + seed,
         "learning_rate": rate[build],
     }
-    return cached(magnitude.gradual, copy.deepcopy(model), split=dataset.train, **how)
+    return cached(magnitude.gradual, copy.deepcopy(model), split=dataset.train, **options)
 
 
 sparse = [
@@ -409,16 +410,14 @@ for scope in ("layer", "global"):
 # 1. A neuron all of whose incoming weights are pruned is a constant. How many such neurons does the sparse network have?
 
 # %% tags=["hide-cell"]
-silent = [
-    int((layer.weight.count_nonzero(dim=1) == 0).sum()) for _, layer in magnitude.layers(sparse[0])
-]
+silent = [int((layer.weight.count_nonzero(dim=1) == 0).sum()) for _, layer in layers(sparse[0])]
 print("neurons without input, layer by layer:", silent)
 
 # %% [markdown]
 # 2. And how many hidden neurons reach no neuron of the next layer, so that their incoming weights could go as well?
 
 # %% tags=["hide-cell"]
-nets = [layer.weight for _, layer in magnitude.layers(sparse[0])]
+nets = [layer.weight for _, layer in layers(sparse[0])]
 unheard = [after.count_nonzero(dim=0) == 0 for after in nets[1:]]
 wasted = [int(before[mute].count_nonzero()) for before, mute in zip(nets, unheard, strict=False)]
 print("weights into neurons that nobody hears:", wasted)

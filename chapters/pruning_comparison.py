@@ -27,7 +27,7 @@
 # ```
 
 # %% tags=["parameters"]
-data = "street-digits"  # colour images for ResNet-8: street-digits, cifar10, or the path of an image folder
+data = "street-digits"  # color images for ResNet-8: street-digits, cifar10, or the path of an image folder
 first = [500, 100, 150]  # training, validation and test images of them that are used
 width = 8  # channels in the first stage of ResNet-8 (16 in the literature)
 multiple_of = 4  # the number of filters that a layer keeps is a multiple of this
@@ -36,9 +36,9 @@ batch_size = 32  # images in a step of its training
 learning_rate = 0.05  # at the start of its training
 final_epochs = 2  # to fine-tune the one that is kept
 final_rate = 0.05  # learning rate of that, chosen on the validation split
-grey_data = "digits"  # grey images for LeNet-5: digits, mnist
-grey_first = [300, 60, 150]  # training, validation and test images for fine-tuning and measuring
-grey_epochs = 3  # to train LeNet-5 on the whole training split
+gray_data = "digits"  # gray images for LeNet-5: digits, mnist
+gray_first = [300, 60, 150]  # training, validation and test images for fine-tuning and measuring
+gray_epochs = 3  # to train LeNet-5 on the whole training split
 seeds = 2  # draws of calibration images, random filters and order of fine-tuning
 calibration = 40  # images by which the criteria judge
 tuning = 96  # images of the fine-tuning that all have in common
@@ -46,7 +46,7 @@ rounds = 1  # portions in which the discrimination-aware criterion chooses
 steps = 1  # of gradient descent behind each portion
 mask_epochs = 2  # in which the adversarial criterion learns its masks
 work = 0.5  # share of the multiply-adds that ResNet-8 keeps
-grey_works = [0.4, 0.1]  # shares that LeNet-5 keeps
+gray_works = [0.4, 0.1]  # shares that LeNet-5 keeps
 
 # %% tags=["hide-input"]
 import copy
@@ -69,10 +69,10 @@ from lib.pruning import (
     thinet,
 )
 
-colour = datasets.load(data, first=first)
-grey = datasets.load(grey_data)
-evidence.uses(colour)
-evidence.uses(grey)
+color = datasets.load(data, first=first)
+gray = datasets.load(gray_data)
+evidence.uses(color)
+evidence.uses(gray)
 
 
 def record(key, values, unit="%", digits=1):
@@ -135,18 +135,18 @@ refits = {
 # A criterion whose evidence a network lacks says so, and is left out: LeNet-5 has no batch norm, hence no scales.
 
 # %% tags=["hide-input"]
-# LeNet-5 is trained first: later on only a few grey images are needed, and the others leave the memory here.
-how = {"epochs": grey_epochs, "seed": 0, "learning_rate": 0.05}
-lenet5 = cached(training.fit, models.lenet5(0), split=grey.train, **how)
-grey = datasets.Dataset(
-    grey.name,
-    grey.source,
-    drawn(grey.train, grey_first[0], 1),
-    *map(copied, (grey.validation, grey.test), grey_first[1:]),
-    grey.classes,
+# LeNet-5 is trained first: later on only a few gray images are needed, and the others leave the memory here.
+options = {"epochs": gray_epochs, "seed": 0, "learning_rate": 0.05}
+lenet5 = cached(training.fit, models.lenet5(0), split=gray.train, **options)
+gray = datasets.Dataset(
+    gray.name,
+    gray.source,
+    drawn(gray.train, gray_first[0], 1),
+    *map(copied, (gray.validation, gray.test), gray_first[1:]),
+    gray.classes,
 )
 try:
-    optimal_threshold.scores(lenet5, grey.train.first(1))
+    optimal_threshold.scores(lenet5, gray.train.first(1))
     raise AssertionError("LeNet-5 has no scales, and got scores")
 except ValueError as error:
     print(error)
@@ -162,8 +162,8 @@ except ValueError as error:
 
 # %%
 def tuned(model, split, seed, epochs=1, rate=0.01):
-    how = {"epochs": epochs, "seed": seed, "learning_rate": rate, "batch_size": 64}
-    return cached(training.fit, copy.deepcopy(model), split=split, **how)
+    options = {"epochs": epochs, "seed": seed, "learning_rate": rate, "batch_size": 64}
+    return cached(training.fit, copy.deepcopy(model), split=split, **options)
 
 
 def ranked(model, split, seed, left_out=()):
@@ -175,10 +175,10 @@ def ranked(model, split, seed, left_out=()):
 
 def cut(model, scores, share, seed, split, rounded=1):
     example, few = split.images[:1], drawn(split, calibration, 100 + seed)
-    found = structure.groups(model, example)
+    groups = structure.groups(model, example)
     fraction = structure.fraction_for(model, example, multiply_adds=share, multiple_of=rounded)
-    how = {"fraction": fraction, "groups": found, "multiple_of": rounded}
-    masks = {name: structure.keep(score, **how) for name, score in scores.items()}
+    options = {"fraction": fraction, "groups": groups, "multiple_of": rounded}
+    masks = {name: structure.keep(score, **options) for name, score in scores.items()}
     small = {name: structure.shrink(model, mask, example) for name, mask in masks.items()}
     for name, (base, refit) in refits.items():
         repaired = refit(model, masks[base], few, seed=seed)
@@ -201,28 +201,29 @@ def race(model, splits, share, scores, rounded=1, tune=True):
 
 
 # %%
-how = {"epochs": epochs, "seed": 0, "learning_rate": learning_rate, "batch_size": batch_size}
-resnet8 = models.resnet8(0, width=width, channels=colour.train.images.shape[1])
-resnet8 = cached(training.fit, resnet8, split=colour.train, **how)
-scores = [ranked(resnet8, colour.train, seed) for seed in range(seeds)]
-before, after, small = race(resnet8, colour, work, scores, multiple_of)
+options = {"epochs": epochs, "seed": 0, "learning_rate": learning_rate}
+options["batch_size"] = batch_size
+resnet8 = models.resnet8(0, width=width, channels=color.train.images.shape[1])
+resnet8 = cached(training.fit, resnet8, split=color.train, **options)
+scores = [ranked(resnet8, color.train, seed) for seed in range(seeds)]
+before, after, small = race(resnet8, color, work, scores, multiple_of)
 
 # %% tags=["remove-input"]
 DOT = {"linestyle": "none", "markersize": 7}
 
 
 def dots(before, after, dense, name, network, what):
-    order = sorted(before, key=lambda each: np.mean(before[each]))
+    order = sorted(before, key=lambda name: np.mean(before[name]))
     figure, ax = figures.axes()
     figure.set_size_inches(6, 5.6)
     for look, values, label in (
         (figures.PRUNING | {"markerfacecolor": "none"}, before, "just cut"),
         (figures.RETRAINED, after, "fine-tuned"),
     ):
-        means = [np.mean(values[each]) for each in order]
+        means = [np.mean(values[criterion]) for criterion in order]
         ax.plot(means, range(len(order)), label=label, **look | DOT)
-        every = [(value, i) for i, each in enumerate(order) for value in values[each]]
-        ax.plot(*zip(*every, strict=True), **look | DOT | {"markersize": 3, "alpha": 0.6})
+        draws = [(value, i) for i, criterion in enumerate(order) for value in values[criterion]]
+        ax.plot(*zip(*draws, strict=True), **look | DOT | {"markersize": 3, "alpha": 0.6})
     ax.axvline(dense, **figures.DENSE | {"marker": ""}, label="dense network")
     ax.set(xlabel="test accuracy (%)", yticks=range(len(order)), yticklabels=order, xlim=(0, 100))
     figure.legend(loc="outside upper right", ncols=3, borderaxespad=0)
@@ -236,8 +237,8 @@ def dots(before, after, dense, name, network, what):
     )
 
 
-dense_accuracy = accuracy(resnet8, colour.test)
-shape = tuple(colour.train.images.shape[1:])
+dense_accuracy = accuracy(resnet8, color.test)
+shape = tuple(color.train.images.shape[1:])
 share = measure.multiply_adds(small["random"], shape) / measure.multiply_adds(resnet8, shape)
 dots(
     before, after, dense_accuracy, "fig-resnet8", "ResNet-8", f"at {share:.0%} of its multiply-adds"
@@ -268,7 +269,7 @@ record("resnet8.spread_after_pct", gaps[1])
 # ### What the smaller network costs
 
 # %%
-image = colour.test.images[:64]
+image = color.test.images[:64]
 masks = structure.keep(
     scores[0]["l1 norm"],
     fraction=structure.fraction_for(resnet8, image, multiply_adds=work, multiple_of=multiple_of),
@@ -291,7 +292,7 @@ for name, network in networks.items():
     row = {"network": name, "multiply-adds": f"{measure.multiply_adds(network, shape):,}"}
     row["parameters"] = f"{measure.parameters(network):,}"
     row["file (bytes)"] = f"{len(storage.dumps(network)):,}"
-    row["test accuracy (%)"] = f"{accuracy(network, colour.test):.1f}"
+    row["test accuracy (%)"] = f"{accuracy(network, color.test):.1f}"
     for n, times in latency.items():
         row[f"latency, batch {n} (ratio)"] = f"{times[name].median / times['dense'].median:.2f}"
     rows.append(row)
@@ -314,15 +315,15 @@ print({name: removed for name, removed in masks.removed.items() if removed})
 # That network is then fine-tuned on all training images, in several orders, and so is the dense one, once, so that the two have seen the same data.
 
 # %%
-few = drawn(colour.train, tuning, 200)
-judged = {name: accuracy(tuned(model, few, 0), colour.validation) for name, model in small.items()}
+few = drawn(color.train, tuning, 200)
+judged = {name: accuracy(tuned(model, few, 0), color.validation) for name, model in small.items()}
 chosen = max(judged, key=judged.get)
 final = []
 for seed in range(seeds):
-    network = tuned(small[chosen], colour.train, 300 + seed, final_epochs, final_rate)
-    final.append(accuracy(network, colour.test))
-longer = tuned(resnet8, colour.train, 300, final_epochs, final_rate)
-longer, final = accuracy(longer, colour.test), np.array(final)
+    network = tuned(small[chosen], color.train, 300 + seed, final_epochs, final_rate)
+    final.append(accuracy(network, color.test))
+longer = tuned(resnet8, color.train, 300, final_epochs, final_rate)
+longer, final = accuracy(longer, color.test), np.array(final)
 record("resnet8.shrunk_accuracy_pct", final)
 record("resnet8.dense_longer_pct", longer)
 record("resnet8.shrunk_accuracy_drop_pct", dense_accuracy - final)
@@ -338,14 +339,14 @@ print("chosen on the validation split:", chosen)
 # LeNet-5 is small enough to go further: several cuts, each with every criterion.
 
 # %%
-grey_scores = [ranked(lenet5, grey.train, seed, ["batch norm scale"]) for seed in range(seeds)]
-middle = len(grey_works) // 2
+gray_scores = [ranked(lenet5, gray.train, seed, ["batch norm scale"]) for seed in range(seeds)]
+middle = len(gray_works) // 2
 races = [
-    race(lenet5, grey, share, grey_scores, tune=i == middle) for i, share in enumerate(grey_works)
+    race(lenet5, gray, share, gray_scores, tune=i == middle) for i, share in enumerate(gray_works)
 ]
 
 # %% tags=["remove-input"]
-grey_dense = accuracy(lenet5, grey.test)
+gray_dense = accuracy(lenet5, gray.test)
 work_of = [
     100
     * measure.multiply_adds(kept["random"], (1, 28, 28))
@@ -354,7 +355,7 @@ work_of = [
 ]
 dots(
     *races[middle][:2],
-    grey_dense,
+    gray_dense,
     "fig-lenet5",
     "LeNet-5",
     f"at {work_of[middle]:.0f} % of its multiply-adds",
@@ -370,7 +371,7 @@ lines = {
 }
 for name, look in lines.items():
     figures.line(ax, work_of, [before[name] for before, *_ in races], look, name)
-ax.axhline(grey_dense, color="black", linewidth=1, linestyle=":", label="dense network")
+ax.axhline(gray_dense, color="black", linewidth=1, linestyle=":", label="dense network")
 ax.set(xlabel="multiply-adds kept (%)", ylabel="test accuracy (%)", ylim=(0, 102))
 figures.logarithmic(ax, "x")
 ax.invert_xaxis()
@@ -382,11 +383,11 @@ figures.show(
     caption="LeNet-5 straight after the cut, without any training: test accuracy against the multiply-adds that are left.",
     alt=f"Four curves that fall with the multiply-adds. At {work_of[-1]:.0f} % of them accuracy is "
     + ", ".join(f"{value:.1f} % ({name})" for name, value in last.items())
-    + f"; the dense network has {grey_dense:.1f} %.",
+    + f"; the dense network has {gray_dense:.1f} %.",
 )
 
 # %% tags=["remove-cell"]
-record("lenet5.dense_pct", grey_dense)
+record("lenet5.dense_pct", gray_dense)
 record("lenet5.multiply_adds_pct", work_of[middle], digits=0)
 record("lenet5.smallest_multiply_adds_pct", work_of[-1], digits=0)
 for when, values in (("before", races[middle][0]), ("after", races[middle][1])):
@@ -421,9 +422,9 @@ for network, (b, a) in {"ResNet-8": (before, after), "LeNet-5": races[middle][:2
     for name in (name for name in criteria if name != "random" and name in b):
         (cut_gain, cut_verdict), (gain, verdict) = against_random(b, name), against_random(a, name)
         lost[network, name] = (cut_verdict, verdict)
-        told = {"just cut (points)": cut_gain, "and": cut_verdict}
-        told |= {"fine-tuned (points)": gain, "and then": verdict}
-        rows.append({"network": network, "criterion": name, **told})
+        cells = {"just cut (points)": cut_gain, "and": cut_verdict}
+        cells |= {"fine-tuned (points)": gain, "and then": verdict}
+        rows.append({"network": network, "criterion": name, **cells})
 figures.table(rows, caption="Accuracy minus that of random filters, with 95 % intervals")
 
 # %% tags=["remove-cell"]
@@ -440,17 +441,17 @@ for i, when in enumerate(("before", "after")):
 # %%
 def in_steps(model, share, steps, seed):
     for step in range(1, steps + 1):
-        split = drawn(grey.train, tuning // steps, 400 + 10 * seed + step)
+        split = drawn(gray.train, tuning // steps, 400 + 10 * seed + step)
         example = split.images[:1]
         now = share ** (1 / steps)
         fraction = structure.fraction_for(model, example, multiply_adds=now)
         masks = structure.keep(filter_l1.scores(model, split), fraction=fraction)
         model = tuned(structure.shrink(model, masks, example), split, seed)
-    return accuracy(model, grey.test)
+    return accuracy(model, gray.test)
 
 
 for steps, name in ((1, "one_cut"), (3, "three_cuts")):
-    values = [in_steps(lenet5, grey_works[-1], steps, seed) for seed in range(seeds)]
+    values = [in_steps(lenet5, gray_works[-1], steps, seed) for seed in range(seeds)]
     record(f"lenet5.{name}_pct", values)
 
 # %% [markdown]
@@ -462,12 +463,12 @@ for steps, name in ((1, "one_cut"), (3, "three_cuts")):
 
 # %%
 def drop(model, seed):
-    split = drawn(grey.train, tuning, 500 + seed)
+    split = drawn(gray.train, tuning, 500 + seed)
     example = split.images[:1]
-    fraction = structure.fraction_for(model, example, multiply_adds=grey_works[middle])
+    fraction = structure.fraction_for(model, example, multiply_adds=gray_works[middle])
     masks = structure.keep(filter_l1.scores(model, split), fraction=fraction)
     smaller = tuned(structure.shrink(model, masks, example), split, seed)
-    return smaller, accuracy(model, grey.test) - accuracy(smaller, grey.test)
+    return smaller, accuracy(model, gray.test) - accuracy(smaller, gray.test)
 
 
 once = [drop(lenet5, seed) for seed in range(seeds)]
@@ -486,8 +487,8 @@ record("lenet5.second_drop_pct", [lost for _, lost in twice])
 from scipy.stats import spearmanr
 
 for name in scores[0]["Taylor"]:
-    found = spearmanr(scores[0]["l1 norm"][name], scores[0]["Taylor"][name]).statistic
-    print(f"{name:20} {found:+.2f}")
+    correlation = spearmanr(scores[0]["l1 norm"][name], scores[0]["Taylor"][name]).statistic
+    print(f"{name:20} {correlation:+.2f}")
 
 # %% [markdown]
 # 2. Use your own network: shrink torchvision's ResNet-18 to half of its multiply-adds, and check that it still answers.

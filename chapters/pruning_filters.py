@@ -13,7 +13,7 @@
 # Remove whole filters, and the network that is left is an ordinary one: smaller, and with fewer multiply-adds.
 # Which filters should go? Half of those of LeNet-5 cut at random, without any training behind it, leave an error of {glue:text}`pruning_filters.random.error_pct`; cut by the sum of their weights {glue:text}`pruning_filters.l1.error_pct`, by the Taylor criterion {glue:text}`pruning_filters.taylor.error_pct`.
 # The whole network has {glue:text}`pruning_filters.lenet5.baseline_error_pct`.
-# The survey writes that the Taylor expansion minimises the *computational* cost {cite:p}`berthelier2020survey`; what is measured here: {verdict}`C2.3-20`.
+# The survey writes that the Taylor expansion minimizes the *computational* cost {cite:p}`berthelier2020survey`; what is measured here: {verdict}`C2.3-20`.
 #
 # This chapter scores filters by their weights, and by what flows through them.
 #
@@ -28,7 +28,7 @@
 # ```
 
 # %% tags=["parameters"]
-data = "digits"  # data set: digits, mnist, or the path of an image folder of 28 x 28 grey images
+data = "digits"  # data set: digits, mnist, or the path of an image folder of 28 x 28 gray images
 train_images = 10_000  # training images that are used, where there are more
 test_images = 2_000  # test images that are used, where there are more
 seeds = 3  # networks trained from different starts
@@ -116,8 +116,8 @@ generator = torch.Generator().manual_seed(0)
 for norm in network.modules():
     if isinstance(norm, torch.nn.BatchNorm2d):  # no shift is left at zero
         torch.nn.init.normal_(norm.bias, generator=generator)
-found = structure.groups(network, images)
-masks = structure.keep(filter_l1.scores(network, eight), fraction=0.5, groups=found)
+groups = structure.groups(network, images)
+masks = structure.keep(filter_l1.scores(network, eight), fraction=0.5, groups=groups)
 masked, small = (cut(network, masks, images) for cut in (structure.mask, structure.shrink))
 with torch.no_grad():
     difference = (masked(images) - small(images)).abs().max().item()
@@ -136,10 +136,10 @@ assert saved == shape[0] * 5**2 * 24 * 24 + 50 * 5**2 * 8 * 8
 
 # %%
 def trained(seed):
-    how = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
-    how["batch_size"] = batch_size
+    options = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
+    options["batch_size"] = batch_size
     start = models.lenet5(seed, channels=shape[0], classes=len(dataset.classes))
-    return cached(training.fit, start, split=train, **how)
+    return cached(training.fit, start, split=train, **options)
 
 
 dense = [trained(seed) for seed in range(seeds)]
@@ -205,7 +205,7 @@ figures.show(
 # (sec-molchanov)=
 # ## Activations, labels, gradients
 #
-# **The idea.** Pruning is an optimisation: among all sets of filters that fit the budget, find the one whose removal changes the cost $\mathcal C$ on the data least {cite:p}`molchanov2017pruning`.
+# **The idea.** Pruning is an optimization: among all sets of filters that fit the budget, find the one whose removal changes the cost $\mathcal C$ on the data least {cite:p}`molchanov2017pruning`.
 # There are too many sets to try.
 # The *oracle* tries each filter alone, $\lvert \mathcal C(z=0) - \mathcal C(z) \rvert$ with $z$ its map, and takes a pass over the data for each.
 # The criteria estimate that in one pass for all.
@@ -228,8 +228,8 @@ figures.show_source(molchanov.taylor_scores, molchanov.information)
 parts = [torch.nn.Conv2d(shape[0], 5, 3), torch.nn.ReLU(), torch.nn.Flatten()]
 linear = torch.nn.Sequential(*parts, torch.nn.LazyLinear(3)).double()
 linear(images)
-how = {"data": eight.first(1), "cost": lambda logits, labels: logits.sum(dim=1)}
-taylor, change = molchanov.scores(linear, **how), molchanov.oracle(linear, **how)
+options = {"split": eight.first(1), "cost": lambda logits, labels: logits.sum(dim=1)}
+taylor, change = molchanov.scores(linear, **options), molchanov.oracle(linear, **options)
 assert torch.allclose(26 * 26 * taylor["0"], change["0"])
 
 labels = train.labels
@@ -248,7 +248,7 @@ record("information.noise_entropy_ratio", of_noise / entropy, "", 3)
 criteria = {"l1": filter_l1.scores, "geometric_median": geometric_median.scores}
 criteria |= {name: partial(molchanov.scores, criterion=name) for name in molchanov.CRITERIA}
 scores = {name: [score(model, sample) for model in dense] for name, score in criteria.items()}
-draw = partial(molchanov.scores, data=sample, criterion="random")
+draw = partial(molchanov.scores, split=sample, criterion="random")
 scores["random"] = [draw(model, seed=seed) for seed, model in enumerate(dense)]
 few = train.first(oracle_images)
 exact = [molchanov.oracle(model, few, layers=convolutions) for model in dense]
@@ -267,10 +267,10 @@ by_layer = {
 for name in ("mean", "taylor", "random"):
     for layer in convolutions:
         record(f"{name}.{layer}_oracle_correlation", by_layer[layer][name], "", 2)
-only = [{layer: each[layer] for layer in convolutions} for each in scores["taylor"]]
+only = [{layer: ranks[layer] for layer in convolutions} for ranks in scores["taylor"]]
 record("taylor.all_layers_correlation", with_oracle(only, convolutions), "", 2)
-normalised = [molchanov.normalized(each) for each in only]
-record("taylor.normalised_correlation", with_oracle(normalised, convolutions), "", 2)
+normalized = [molchanov.normalized(ranks) for ranks in only]
+record("taylor.normalized_correlation", with_oracle(normalized, convolutions), "", 2)
 
 # %% tags=["remove-input"]
 words = {
@@ -304,8 +304,8 @@ ax.axvline(0, color="#b0b0b0", linewidth=1)
 ax.set(xlabel="rank correlation with the oracle", xlim=(-1, 1))
 figures.legend(ax)
 means = {
-    layer: {name: np.mean(values) for name, values in found.items()}
-    for layer, found in by_layer.items()
+    layer: {name: np.mean(values) for name, values in correlations.items()}
+    for layer, correlations in by_layer.items()
 }
 figures.show(
     figure,
@@ -322,7 +322,7 @@ figures.show(
 # %% [markdown]
 # **What to see.** Compare each row with that of the random order.
 # {cite:t}`molchanov2017pruning` report, for VGG-16 and layer by layer, 0.73 for Taylor, 0.57 for the deviation, 0.56 for the mean, 0.28 for the information and 0.27 for the weights.
-# Over both layers together Taylor has {glue:text}`pruning_filters.taylor.all_layers_correlation` as it is and {glue:text}`pruning_filters.taylor.normalised_correlation` normalised.
+# Over both layers together Taylor has {glue:text}`pruning_filters.taylor.all_layers_correlation` as it is and {glue:text}`pruning_filters.taylor.normalized_correlation` normalized.
 # The survey's sentence on small activations: {verdict}`C2.3-18`.
 #
 # ### Half of the filters gone
@@ -343,7 +343,7 @@ def mean_cost(model):
 
 
 words["largest"] = "largest sum"
-scores["largest"] = [{name: -value for name, value in each.items()} for each in scores["l1"]]
+scores["largest"] = [{name: -value for name, value in ranks.items()} for ranks in scores["l1"]]
 smaller = {name: [cut(m, s) for m, s in zip(dense, scores[name], strict=True)] for name in words}
 errors = {name: [error(model) for model in networks] for name, networks in smaller.items()}
 
@@ -388,7 +388,7 @@ figures.show(
 # The network becomes smaller at every turn.
 
 # %% tags=["remove-input"]
-figures.show_source(molchanov.iterative)
+figures.show_source(molchanov.shrink_iteratively)
 
 # %%
 loop = {"layers": convolutions, "samples": sample_images, "learning_rate": 0.01}
@@ -399,8 +399,8 @@ for name, points in history.items():
         points.append((measure.multiply_adds(model, shape), error(model, validation)))
 
     watch(dense[0])
-    how = {"step": loop_step, "updates": loop_updates, "criterion": name, "watch": watch}
-    molchanov.iterative(dense[0], train, fraction=loop_fraction, **how, **loop)
+    options = {"step": loop_step, "updates": loop_updates, "criterion": name, "watch": watch}
+    molchanov.shrink_iteratively(dense[0], train, fraction=loop_fraction, **options, **loop)
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
@@ -431,8 +431,16 @@ gone = int(fraction * 70)
 turns = -(-gone // loop_step)
 ways = {"iterative": (loop_step, loop_updates), "once": (gone, turns * loop_updates)}
 for name, (step, updates) in ways.items():
-    how = {"fraction": fraction, "step": step, "updates": updates, "criterion": filter_l1.scores}
-    networks = [molchanov.iterative(model, train, **how, **loop) for model in dense[:loop_seeds]]
+    options = {
+        "fraction": fraction,
+        "step": step,
+        "updates": updates,
+        "criterion": filter_l1.scores,
+    }
+    options |= loop
+    networks = [
+        molchanov.shrink_iteratively(model, train, **options) for model in dense[:loop_seeds]
+    ]
     record(f"{name}.error_pct", [error(model) for model in networks], "%", 2)
 
 # %% [markdown]
@@ -450,7 +458,7 @@ for name, (step, updates) in ways.items():
 figures.show_source(geometric_median.distances, geometric_median.soft)
 
 # %% [markdown]
-# **Planted copies.** Two equal filters at the centre of all must be the first two to go.
+# **Planted copies.** Two equal filters at the center of all must be the first two to go.
 # But is any copy found?
 # For each filter of the second convolution we overwrite another one with it, and look whether one of the two is in the quarter that goes first.
 
@@ -461,7 +469,7 @@ def first_gone(model, share=0.25):
     return set(order[: max(2, int(share * len(order)))].tolist())
 
 
-model, copies, centre = copy.deepcopy(dense[0]), [], []
+model, copies, center = copy.deepcopy(dense[0]), [], []
 filters = dense[0].conv2.weight.detach()
 for j in range(len(filters)):
     pair = [j, (j + 7) % len(filters)]
@@ -469,15 +477,15 @@ for j in range(len(filters)):
     model.conv2.weight.data[pair] = filters[j]
     copies.append(bool(set(pair) & first_gone(model)))
     model.conv2.weight.data[pair] = filters.mean(dim=0)
-    centre.append(set(pair) == first_gone(model, share=0))
+    center.append(set(pair) == first_gone(model, share=0))
 record("geometric_median.copies_found_pct", 100 * np.mean(copies), "%", 0)
-record("geometric_median.centre_found_pct", 100 * np.mean(centre), "%", 0)
+record("geometric_median.centre_found_pct", 100 * np.mean(center), "%", 0)
 pairs = zip(scores["geometric_median"], scores["l1"], strict=True)
 correlations = [rank_correlation(a, b, ["conv2"]) for a, b in pairs]
 record("geometric_median.l1_correlation", correlations, "", 2)
 
 # %% [markdown]
-# **What to see.** Of the pairs at the centre {glue:text}`pruning_filters.geometric_median.centre_found_pct` are found, of exact copies of a filter {glue:text}`pruning_filters.geometric_median.copies_found_pct`.
+# **What to see.** Of the pairs at the center {glue:text}`pruning_filters.geometric_median.centre_found_pct` are found, of exact copies of a filter {glue:text}`pruning_filters.geometric_median.copies_found_pct`.
 # A pair far from the others has a large sum of distances, though one of the two is superfluous: the median sees what is *central*.
 # Filters lie around zero, so a short one is central, and the ranks correlate with those of the sum of weights by {glue:text}`pruning_filters.geometric_median.l1_correlation`.
 #
@@ -510,8 +518,8 @@ halves, half_test = halved(train), halved(test)
 def slimmed(sparsity, seed):
     """The network trained with the penalty; what goes, what work stays, and the errors (%)."""
     start = models.resnet8(seed, channels=shape[0], classes=len(dataset.classes), width=8)
-    how = {"sparsity": sparsity, "epochs": slim_epochs, "seed": seed, "batch_size": batch_size}
-    model = cached(optimal_threshold.slim, start, split=halves, **how)
+    options = {"sparsity": sparsity, "epochs": slim_epochs, "seed": seed, "batch_size": batch_size}
+    model = cached(optimal_threshold.slim, start, split=halves, **options)
     model = optimal_threshold.recalibrated(model, halves.first(1000))
     masks = optimal_threshold.masks(model, halves, delta=delta)
     small = structure.shrink(model, masks, halves.images[:1])
@@ -527,16 +535,16 @@ slim, rows = [], []
 titles = ("channels removed (%)", "multiply-adds left (%)")
 titles += ("error before (%)", "just cut (%)", "new means (%)")
 for sparsity in sparsities:
-    found = [slimmed(sparsity, seed) for seed in range(slim_seeds)]
-    slim.append(found[0][0])
-    found = np.array([values for _, values in found]).T  # what is measured, seeds
-    texts = [evidence.formatted(list(values), unit="", digits=1) for values in found]
+    runs = [slimmed(sparsity, seed) for seed in range(slim_seeds)]
+    slim.append(runs[0][0])
+    measured = np.array([values for _, values in runs]).T  # quantities, seeds
+    texts = [evidence.formatted(list(values), unit="", digits=1) for values in measured]
     rows.append({"penalty s": f"{sparsity:g}"} | dict(zip(titles, texts, strict=True)))
 figures.table(rows, caption=f"ResNet-8: thresholds with δ = {delta:g}, and no training after them")
 
 # %% tags=["remove-cell"]
 names = ("removed_pct", None, "uncut_error_pct", "just_cut_error_pct", "recalibrated_error_pct")
-for name, values in zip(names, found, strict=True):
+for name, values in zip(names, measured, strict=True):
     if name:
         record(f"threshold.{name}", values, "%", 0 if name == "removed_pct" else 2)
 

@@ -38,7 +38,7 @@ rounds = 4  # portions in which channels are chosen
 finetune_epochs = 2  # to train on after half of the channels are gone
 residual = "resnet8"  # the residual network: resnet8 or resnet20
 residual_epochs = 5  # to train it
-mask_images = 256  # unlabelled images from which the masks are learned
+mask_images = 256  # unlabeled images from which the masks are learned
 mask_epochs = 12  # to learn them
 mask_finetune_epochs = 3  # to train on after the removal
 sparsities = [0.01]  # penalties on the masks
@@ -98,11 +98,11 @@ def convolutions(seed):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * places, classes))
 
 
-how = {"learning_rate": 0.1, "batch_size": 64}
+options = {"learning_rate": 0.1, "batch_size": 64}
 dense = []
 for seed in range(seeds):
-    fit = {"epochs": epochs, "seed": seed} | how
-    dense.append(cached(training.fit, convolutions(seed), split=train, **fit))
+    network = convolutions(seed)
+    dense.append(cached(training.fit, network, split=train, epochs=epochs, seed=seed, **options))
 record("small.baseline_error_pct", [training.error_pct(m, test) for m in dense], digits=2)
 
 # %% [markdown]
@@ -163,8 +163,8 @@ groups = structure.groups(dense[0], one)
 
 def scored(choice, model, seed):
     if choice in choices:
-        how = {"rounds": rounds, "seed": seed} | choices[choice]
-        return discrimination_aware.scores(model, train, **how)
+        wanted = {"rounds": rounds, "seed": seed} | choices[choice]
+        return discrimination_aware.scores(model, train, **wanted)
     generator = torch.Generator().manual_seed(seed)
     return {g.producers[0]: torch.rand(g.channels, generator=generator) for g in groups}
 
@@ -174,7 +174,7 @@ def cut(model, scores, fraction):
 
 
 def tuned(model, seed):
-    rate = how | {"learning_rate": how["learning_rate"] / 4}
+    rate = options | {"learning_rate": options["learning_rate"] / 4}
     training.fit(model, train, epochs=finetune_epochs, seed=seed, **rate)
     return training.error_pct(model, test)
 
@@ -261,18 +261,16 @@ print(f"{before:,} parameters, {after:,} without the block of {block}")
 # Everything whose factor is zero is removed, and the rest is trained on a little.
 
 # %%
-teach = {"learning_rate": 0.1, "batch_size": 64}
-fit = {"epochs": residual_epochs, "seed": 0} | teach
-trained = cached(training.fit, net, split=train, **fit)
+trained = cached(training.fit, net, split=train, epochs=residual_epochs, seed=0, **options)
 sums = adversarial.summands(trained)
 budget = {"parts": list(itertools.chain(*sums)), "epochs": mask_epochs, "batch_size": 32}
 learned, smaller, before = [], [], []
 for sparsity in sparsities:
     images = train.images[:mask_images]
-    learned.append(adversarial.learn(trained, images, seed=0, sparsity=sparsity, **budget))
+    learned.append(adversarial.learn_masks(trained, images, seed=0, sparsity=sparsity, **budget))
     smaller.append(learned[-1].removed(one).eval())
     before.append(training.error_pct(smaller[-1], test))
-    training.fit(smaller[-1], train, seed=0, **teach | {"epochs": mask_finetune_epochs})
+    training.fit(smaller[-1], train, epochs=mask_finetune_epochs, seed=0, **options)
 
 # %% tags=["remove-input"]
 shape = tuple(one.shape[1:])
@@ -322,7 +320,7 @@ for ax, sparsity, masks in zip(np.atleast_1d(axes), sparsities, learned, strict=
         ax.plot(float(m.mean()), i, "D", color=figures.QUANTIZATION["color"])
     ax.set(xlabel=f"factor, λ = {sparsity:g}", yticks=range(len(names)), yticklabels=names)
 ax.invert_yaxis()
-means = [float(torch.cat(each.channels).mean()) for each in learned]
+means = [float(torch.cat(masks.channels).mean()) for masks in learned]
 figures.show(
     figure,
     name="fig-masks",
@@ -382,13 +380,13 @@ assert (first[:, width // 2 :] == 0).all()
 # %%
 def nested(seed):
     network = runtime.RuntimeNetwork(dense[seed], one, seed=seed)
-    return cached(runtime.nest, network, split=train, epochs=epochs, seed=seed, **how)
+    return cached(runtime.nest, network, split=train, epochs=epochs, seed=seed, **options)
 
 
 def dealt(network, actions, times=5):
     generator, wrong = torch.Generator().manual_seed(0), []
     for _ in range(times):
-        shuffled = [each[torch.randperm(len(each), generator=generator)] for each in actions.T]
+        shuffled = [taken[torch.randperm(len(taken), generator=generator)] for taken in actions.T]
         network.forced = torch.stack(shuffled, dim=1)
         wrong.append(training.error_pct(network, test, batch_size=len(test)))
     network.forced = None
@@ -490,7 +488,7 @@ print(f"in the middle {through_a_rectifier(0):.3f}, mean of the ends {ends:.3f}"
 # %% tags=["hide-cell"]
 few = Split(train.images[:64], train.labels[:64])
 shuffled = Split(few.images, few.labels.flip(0))
-first, second = (adversarial.scores(dense[0], each, epochs=2) for each in (few, shuffled))
+first, second = (adversarial.scores(dense[0], labeled, epochs=2) for labeled in (few, shuffled))
 assert all(torch.equal(first[name], second[name]) for name in first)
 print("no: the same masks, bit for bit")
 

@@ -94,8 +94,8 @@ figures.show_source(reconstruction.contributions)
 
 # %%
 def trained(seed):
-    how = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-    return cached(training.fit, models.lenet5(seed), split=train, epochs=epochs, **how)
+    options = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    return cached(training.fit, models.lenet5(seed), split=train, epochs=epochs, **options)
 
 
 dense = [trained(seed) for seed in range(seeds)]
@@ -118,8 +118,8 @@ masked = structure.mask(model, {"conv1": mask}, split.images[:1])
 with torch.no_grad():
     first, second = (net.conv2(net.pool1(net.conv1(split.images))) for net in (model, masked))
     answer = first - model.conv2.bias[:, None, None]
-found = (1 - mask.double()) @ gram @ (1 - mask.double())
-assert torch.isclose(found, ((first - second) ** 2).sum() / (answer**2).sum())
+predicted = (1 - mask.double()) @ gram @ (1 - mask.double())
+assert torch.isclose(predicted, ((first - second) ** 2).sum() / (answer**2).sum())
 
 # %% [markdown]
 # (sec-thinet)=
@@ -188,12 +188,12 @@ assert np.allclose(beta, np.maximum(0, 1 - 2.0 / size))
 # %%
 looking = {"l1": filter_l1.scores, "thinet": thinet.scores, "lasso": channel_lasso.scores}
 scores = [{name: make(model, train) for name, make in looking.items()} for model in dense]
-for seed, each in enumerate(scores):
-    each["nisp"] = nisp.scores(dense[seed], train, images=images)
+for seed, criteria in enumerate(scores):
+    criteria["nisp"] = nisp.scores(dense[seed], train, images=images)
     generator = torch.Generator().manual_seed(seed)
     for draw in range(draws):
-        values = {n: torch.rand(len(s), generator=generator) for n, s in each["l1"].items()}
-        each[f"random {draw}"] = values
+        values = {n: torch.rand(len(s), generator=generator) for n, s in criteria["l1"].items()}
+        criteria[f"random {draw}"] = values
 judges = [reconstruction.grams(model, dataset.validation) for model in dense]
 
 
@@ -204,7 +204,7 @@ def lost(name, seed, layer, n):  # with n channels gone, in percent of the next 
 
 def mean(of, name, *where):
     names = [f"random {draw}" for draw in range(draws)] if name == "random" else [name]
-    return np.mean([of(each, *where) for each in names], axis=0)
+    return np.mean([of(choice, *where) for choice in names], axis=0)
 
 
 # %% tags=["remove-input"]
@@ -263,7 +263,7 @@ for name in LOOKS:
 figures.show_source(nisp.ranking, nisp.propagate)
 
 # %% [markdown]
-# **An exact check.** Pruning neurons of a ReLU layer changes the final responses, weighted by their importance, by no more than the sum of the pruned neurons' scores times their activations; the recursion minimises this bound.
+# **An exact check.** Pruning neurons of a ReLU layer changes the final responses, weighted by their importance, by no more than the sum of the pruned neurons' scores times their activations; the recursion minimizes this bound.
 
 # %%
 net = models.lenet_300_100().double()
@@ -319,8 +319,8 @@ for key, share in (("removed_pct", fraction), ("most_removed_pct", fractions[-1]
 for name, values in unrepaired.items():
     record(f"{name}.error_pct", values[fractions.index(fraction)], "%", 1)
     record(f"{name}.most_error_pct", values[-1], "%", 1)
-for each, model in zip(scores, dense, strict=True):
-    each["unranked"] = nisp.propagate(model, torch.ones(500), example)
+for criteria, model in zip(scores, dense, strict=True):
+    criteria["unranked"] = nisp.propagate(model, torch.ones(500), example)
 alike = [pruned_error("unranked", fraction, seed) for seed in range(seeds)]
 record("nisp.unranked_error_pct", alike, "%", 1)
 
@@ -342,14 +342,14 @@ def repaired(name, seed):
     model, mask = dense[seed], choice(name, fraction, seed)
     factor = thinet.rescale(model, mask, train, images=images)
     fitted = channel_lasso.refit(model, mask, train, images=images)
-    how = {"epochs": tuning_epochs, "seed": seed, "learning_rate": learning_rate / 5}
-    tuned = cached(training.fit, structure.shrink(model, mask, example), split=train, **how)
+    options = {"epochs": tuning_epochs, "seed": seed, "learning_rate": learning_rate / 5}
+    tuned = cached(training.fit, structure.shrink(model, mask, example), split=train, **options)
     return error(model, mask), error(factor, mask), error(fitted, mask), error(tuned)
 
 
 names = {"lasso": "lasso", "thinet": "thinet", "nisp": "nisp", "random": "random 0"}
 errors = {name: [repaired(score, seed) for seed in range(seeds)] for name, score in names.items()}
-repairs = {name: np.array(each).T for name, each in errors.items()}
+repairs = {name: np.array(runs).T for name, runs in errors.items()}
 
 # %% tags=["remove-input"]
 REPAIRS = {

@@ -57,6 +57,7 @@ from lib.cache import cached
 from lib.pruning import lottery_ticket, magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.pruning import optimal_brain_surgeon as surgeon
+from lib.weights import layers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -182,11 +183,12 @@ def increases(model, seed):
     rows = surgeon.gauss_newton_rows(model, small_set)
     curvature = rows.square().sum(dim=0) / len(small_set) + decay
     inverse = surgeon.inverse_hessian(rows, samples=len(small_set), alpha=decay)
-    how = {"delete": round(shares[-1] * len(w)), "alpha": decay, "refresh": len(w)}
-    order = {"surgeon": surgeon.prune(copy.deepcopy(model), small_set, **how).deleted}
+    options = {"delete": round(shares[-1] * len(w)), "alpha": decay, "refresh": len(w)}
+    surgery = surgeon.operate(copy.deepcopy(model), small_set, **options)
+    order = {"surgeon": surgery.deleted}
     order["damage"], order["magnitude"] = (curvature * w**2).argsort(), w.abs().argsort()
     order["random"] = torch.randperm(len(w), generator=torch.Generator().manual_seed(seed))
-    found = {name: [] for name in criteria}
+    costs = {name: [] for name in criteria}
     for name in criteria:
         for part in shares:
             gone, left = order[name][: round(part * len(w))], w.clone()
@@ -194,12 +196,12 @@ def increases(model, seed):
             predicted = (curvature * w**2 / 2)[gone].sum()
             if name == "surgeon":  # deletions one by one end where one of the whole set ends
                 left, _, predicted = surgeon.remove(w, inverse, gone)
-            found[name].append([float(predicted), objective(left) - objective(w)])
-    return found
+            costs[name].append([float(predicted), objective(left) - objective(w)])
+    return costs
 
 
-how = {"split": small_set, "weight_decay": decay, "iterations": small_iterations}
-small = [cached(training.minimise, perceptron(i), **how) for i in range(small_seeds)]
+options = {"split": small_set, "weight_decay": decay, "iterations": small_iterations}
+small = [cached(training.minimize, perceptron(i), **options) for i in range(small_seeds)]
 outcome = [increases(model, seed) for seed, model in enumerate(small)]
 cost_of = {name: np.array([run[name] for run in outcome]) for name in criteria}  # seeds, shares, 2
 
@@ -215,12 +217,12 @@ for name, look, label in zip(criteria, looks, names, strict=True):
 ax.set(xlabel="parameters deleted (%)", ylabel="increase of the objective", yscale="log")
 figures.legend(ax)
 half = {name: cost_of[name][:, shares.index(0.5)] for name in criteria}  # seeds, 2
-found = [f"{np.median(half[c][:, 1]):.2g} ({n})" for c, n in zip(criteria, names, strict=True)]
+medians = [f"{np.median(half[c][:, 1]):.2g} ({n})" for c, n in zip(criteria, names, strict=True)]
 figures.show(
     figure,
     name="fig-criteria",
     caption="What it costs to delete parameters in one go, without training: median of the networks, with bars from the least to the most.",
-    alt=f"Four rising curves on a logarithmic axis. With half of the parameters deleted the median objective grows by {', '.join(found)}.",
+    alt=f"Four rising curves on a logarithmic axis. With half of the parameters deleted the median objective grows by {', '.join(medians)}.",
 )
 
 # %% tags=["remove-cell"]
@@ -258,7 +260,7 @@ record("single.rank_correlation", [spearmanr(*pair).statistic for pair in pairs]
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
-saliency, true = (each.clamp_min(1e-7).numpy() for each in pairs[0])
+saliency, true = (values.clamp_min(1e-7).numpy() for values in pairs[0])
 ax.plot(saliency, true, "o", color=figures.PRUNING["color"], markersize=3, alpha=0.5)
 ax.plot([1e-7, saliency.max()], [1e-7, saliency.max()], color="black", linewidth=1)
 ax.set(xscale="log", yscale="log", xlabel="predicted: saliency", ylabel="true increase")
@@ -299,7 +301,7 @@ def monk(problem, seed):
 
 def best_start(problem, train, repeat):
     nets = [monk(problem, starts * repeat + i) for i in range(starts)]
-    return min(nets, key=lambda each: training.minimise(each, train, weight_decay=decay))
+    return min(nets, key=lambda net: training.minimize(net, train, weight_decay=decay))
 
 
 def pruned(net, train, test, by):
@@ -357,7 +359,7 @@ for name, work in works.items():
 for name in ("damage", "surgeon"):
     record(f"cost.{name}_operations_ratio", counts[name] / counts["gradient"], "x", 0, exact=True)
 large = models.lenet_300_100()
-n, weights = measure.parameters(large), [layer.weight for _, layer in magnitude.layers(large)]
+n, weights = measure.parameters(large), [layer.weight for _, layer in layers(large)]
 sizes = {"surgeon": n**2, "layerwise": sum((w.shape[1] + 1) ** 2 for w in weights), "damage": n}
 for name, numbers in sizes.items():
     record(
@@ -380,9 +382,9 @@ def start(seed):
 
 
 def learn(model, seed, split=dataset.train, passes=epochs):
-    how = {"learning_rate": learning_rate, "batch_size": 60, "weight_decay": 0.0}
-    how |= {"optimizer": "adam", "epochs": passes, "seed": seed}
-    return cached(lottery_ticket.train, model, split=split, **how)
+    options = {"learning_rate": learning_rate, "batch_size": 60, "weight_decay": 0.0}
+    options |= {"optimizer": "adam", "epochs": passes, "seed": seed}
+    return cached(lottery_ticket.train, model, split=split, **options)
 
 
 dense = [learn(start(seed), seed) for seed in range(seeds)]
@@ -407,8 +409,8 @@ cuts["layers_magnitude"] = (f"magnitude: {text}", [])
 cuts["layers_mask"] = ("the same layers by surgery: masks only", [])
 cuts["layers"] = ("the same layers by surgery: others move", [])
 for model in dense[:surgeon_seeds]:
-    moved, how = copy.deepcopy(model), {"data": probe, "density": surgeon_layers}
-    cached(surgeon.prune_layers, moved, **how)
+    moved = copy.deepcopy(model)
+    cached(surgeon.operate_by_layer, moved, split=probe, density=surgeon_layers)
     masks = {name: getattr(moved, name).weight != 0 for name in surgeon_layers}
     by_size = magnitude.masks(model, density=surgeon_layers)
     cuts["layers_magnitude"][1].append(lottery_ticket.rewind(model, by_size))
@@ -463,23 +465,23 @@ for name, mask in masks.items():
 
 
 # %%
-def found_by(seed):
-    how = {"rounds": rounds, "share": share}
-    return lottery_ticket.find(start(seed), lambda model: learn(model, seed), **how)
+def tickets_from(seed):
+    options = {"rounds": rounds, "share": share}
+    return lottery_ticket.find(start(seed), lambda model: learn(model, seed), **options)
 
 
-tickets = [found_by(seed) for seed in range(seeds)]
+tickets = [tickets_from(seed) for seed in range(seeds)]
 percent = [100 * ticket.density for ticket in tickets[0]]
 about_21 = min(range(rounds + 1), key=lambda i: abs(percent[i] - 21))
 tested = sorted({about_21, rounds})  # rounds at which there is a control
 few, curves = dataset.train.first(early_samples), np.zeros((4, rounds + 1, seeds))
-for seed, each in enumerate(tickets):
-    for i, ticket in enumerate(each):
+for seed, series in enumerate(tickets):
+    for i, ticket in enumerate(series):
         curves[0, i, seed] = accuracy(ticket.trained)
-        again = lottery_ticket.rewind(start(seed), ticket.kept)
+        again = lottery_ticket.rewind(start(seed), ticket.masks)
         curves[2, i, seed] = accuracy(learn(again, seed, few, 1))
         if i in tested:
-            control = lottery_ticket.rewind(start(1000 + seed), ticket.kept)
+            control = lottery_ticket.rewind(start(1000 + seed), ticket.masks)
             curves[3, i, seed] = accuracy(learn(copy.deepcopy(control), seed, few, 1))
             curves[1, i, seed] = accuracy(learn(control, seed))
 full, other, full_early, other_early = curves  # ticket and control; each: rounds, seeds
@@ -533,7 +535,7 @@ record("lottery.early_steps", early_samples // 60, "steps", 0)
 
 # %%
 hasty = perceptron(0)
-training.minimise(hasty, small_set, weight_decay=decay, iterations=20)
+training.minimize(hasty, small_set, weight_decay=decay, iterations=20)
 w = nn.utils.parameters_to_vector(hasty.parameters()).detach()
 predicted, true = one_by_one(hasty, w)
 record("hasty.helpful_pct", 100 * float((true < 0).double().mean()))
@@ -549,7 +551,7 @@ record("hasty.rank_correlation", spearmanr(predicted, true).statistic, "", 3)
 # 1. Do two starts find the same ticket? Compare what the masks of the first layer share with what two random masks would.
 
 # %% tags=["hide-cell"]
-one, two = (tickets[seed][-1].kept["fc1"] for seed in (0, -1))
+one, two = (tickets[seed][-1].masks["fc1"] for seed in (0, -1))
 p = float(one.float().mean())
 print(f"shared: {float((one & two).sum() / (one | two).sum()):.1%}, by chance {p / (2 - p):.1%}")
 
@@ -561,9 +563,9 @@ from lib.vision import torchvision
 
 squeezenet = torchvision.models.squeezenet1_1(num_classes=3).eval()
 noise = datasets.Split(torch.rand(2, 3, 48, 48), torch.tensor([0, 1]))
-kept = damage.masks(damage.saliencies(squeezenet, noise), density=0.5)
-magnitude.prune(squeezenet, kept=kept)
-part = [float(mask.float().mean()) for mask in kept.values()]
+masks = damage.masks(damage.saliencies(squeezenet, noise), density=0.5)
+magnitude.apply(squeezenet, masks)
+part = [float(mask.float().mean()) for mask in masks.values()]
 print(f"kept: {min(part):.0%} to {max(part):.0%} of a layer")
 assert magnitude.density(squeezenet) < 0.51
 

@@ -105,7 +105,7 @@ torch.manual_seed(0)
 layer, picture = nn.Conv2d(8, 16, 3, padding=1), torch.rand(2, 8, 12, 12)
 mask = granularity.masks(layer, picture, level="stride", stride=2)[""]
 with torch.no_grad():
-    masked = magnitude.prune(copy.deepcopy(layer), kept={"": mask})(picture)
+    masked = magnitude.apply(copy.deepcopy(layer), {"": mask})(picture)
     small = granularity.LoweredConvolution(layer, mask)
     difference = ((small(picture) - masked).abs().max() / masked.abs().max()).item()
 assert difference < 1e-5
@@ -144,8 +144,8 @@ def network(seed):
     return nn.Sequential(*parts, *tail, nn.Linear(places, len(dataset.classes)))
 
 
-how = {"split": train, "epochs": epochs, "learning_rate": 0.05}
-dense = [cached(training.fit, network(s), seed=s, **how) for s in range(seeds)]
+options = {"split": train, "epochs": epochs, "learning_rate": 0.05}
+dense = [cached(training.fit, network(s), seed=s, **options) for s in range(seeds)]
 baseline = [error(model) for model in dense]
 record("network.baseline_error_pct", baseline, "%", 1)
 
@@ -161,10 +161,10 @@ def holes(model, level, select, seed):
     return granularity.masks(model, one, level=level, density=share, select=select, seed=seed)
 
 
-def work(model, found, example=one):
-    found = {n: m for n, m in found.items() if isinstance(model.get_submodule(n), nn.Conv2d)}
-    full = {name: torch.ones_like(mask) for name, mask in found.items()}
-    left, whole = (granularity.multiply_adds(model, m, example) for m in (found, full))
+def work(model, masks, example=one):
+    masks = {n: m for n, m in masks.items() if isinstance(model.get_submodule(n), nn.Conv2d)}
+    full = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    left, whole = (granularity.multiply_adds(model, m, example) for m in (masks, full))
     return left / whole
 
 
@@ -176,12 +176,12 @@ for level in granularity.LEVELS:
     for select in ("magnitude", "random"):
         before, after = [], []
         for seed, model in enumerate(dense):
-            found = holes(model, level, select, seed)
-            cut = magnitude.prune(copy.deepcopy(model), kept=found)
+            masks = holes(model, level, select, seed)
+            cut = magnitude.apply(copy.deepcopy(model), masks)
             before.append(error(cut))
             after.append(error(cached(training.fit, cut, seed=seed, **fine)))
-            shares.append(work(model, found))
-            needed += [100 * granularity.rows(found[n]).float().mean().item() for n in ("3", "6")]
+            shares.append(work(model, masks))
+            needed += [100 * granularity.rows(masks[n]).float().mean().item() for n in ("3", "6")]
         outcome[level, select] = before, after
     record(f"{level}.multiply_adds_ratio", shares[:seeds])
     record(f"{level}.rows_pct", sum(needed) / len(needed), "%", 0)
@@ -266,7 +266,7 @@ assert tiny.best.tolist() == [False, True, False, True, False, True]
 
 
 # %%
-def searched(model, seed, **how):
+def searched(model, seed, **options):
     with torch.no_grad():
         maps = model[:9](rated.images)  # of the last convolution, as the next layer reads them
 
@@ -278,8 +278,8 @@ def searched(model, seed, **how):
     general, channels = particle_filter.evaluator(model, "6", rated)  # for any network and layer
     half = torch.arange(channels) % 2 == 0
     assert abs(general(half) - evaluate(half)) < 1e-6
-    how = {"particles": particles, "iterations": iterations} | how
-    return particle_filter.search(evaluate, channels=channels, keep=channels // 2, seed=seed, **how)
+    options = {"keep": channels // 2, "particles": particles, "iterations": iterations} | options
+    return particle_filter.search(evaluate, channels=channels, seed=seed, **options)
 
 
 # %%
@@ -295,16 +295,16 @@ norms = [model[6].weight.detach().abs().sum((1, 2, 3)) for model in dense]
 by_norm = [selection.largest(norm, 0.5) for norm in norms]
 
 # %% tags=["remove-input"]
-for name, found in (("filter", filtered), ("evolutionary", evolved), ("random", guessed)):
-    carried = [100 * f.errors[-1].mean().item() for f in found]
+for name, histories in (("filter", filtered), ("evolutionary", evolved), ("random", guessed)):
+    carried = [100 * f.errors[-1].mean().item() for f in histories]
     record(f"{name}.population_error_pct", carried, "%", 1)
-    record(f"{name}.best_error_pct", [100 * f.best_error for f in found], "%", 1)
-    tested = [cut_error(model, f.best) for model, f in zip(dense, found, strict=True)]
+    record(f"{name}.best_error_pct", [100 * f.best_error for f in histories], "%", 1)
+    tested = [cut_error(model, f.best) for model, f in zip(dense, histories, strict=True)]
     record(f"{name}.test_error_pct", tested, "%", 1)
 tested = [cut_error(*pair) for pair in zip(dense, by_norm, strict=True)]
 record("norm.test_error_pct", tested, "%", 1)
-found, largest = torch.cat([f.best for f in filtered]), torch.cat(by_norm)
-same = 100 * (found & largest).sum().item() / largest.sum().item()  # all networks together
+best, largest = torch.cat([f.best for f in filtered]), torch.cat(by_norm)
+same = 100 * (best & largest).sum().item() / largest.sum().item()  # all networks together
 record("filter.same_as_norm_pct", same, "%", 0)
 figure, ax = figures.axes()
 curves = 100 * torch.stack([f.errors for f in filtered])  # seeds, iterations, particles
@@ -473,9 +473,9 @@ sweep = {1: [], batch: []}
 for density in densities:
     layer = nn.utils.skip_init(nn.Linear, sweep_side, sweep_side, bias=False)
     sparse_speed.thinned(layer, density=density, seed=0)
-    for n, found in sweep.items():
-        found.append(sparse_speed.race(layer, torch.rand(n, sweep_side), runs=runs).ratio)
-even = {n: sparse_speed.break_even(densities, found) for n, found in sweep.items()}
+    for n, ratios in sweep.items():
+        ratios.append(sparse_speed.race(layer, torch.rand(n, sweep_side), runs=runs).ratio)
+even = {n: sparse_speed.break_even(densities, ratios) for n, ratios in sweep.items()}
 record("sweep.batch1_latency_break_even_pct", 100 * even[1], "%", 0)
 record("sweep.batched_latency_break_even_pct", 100 * even[batch], "%", 0)
 record("sweep.densest_to_sparsest_latency_ratio", sweep[batch][-1] / sweep[batch][0], "x", 0)
@@ -550,12 +550,13 @@ for name, model in resnets.items():
     shares = {k: v / shares["dense"] for k, v in shares.items()}
     if name == "resnet8":
         zeros = granularity.masks(model, tiny, level="map", density=1 - cut)
-        variants["masked"] = decompress(magnitude.prune(copy.deepcopy(model), kept=zeros))
+        variants["masked"] = decompress(magnitude.apply(copy.deepcopy(model), zeros))
         shares["masked"] = 1.0
     x = x.to(memory_format=torch.channels_last)
     variants = {k: v.to(memory_format=torch.channels_last) for k, v in variants.items()}
-    found = measure.latency_ms({k: lambda m=m, x=x: m(x) for k, m in variants.items()}, runs=runs)
-    rows += [(name, k, shares[k], t.median / found["dense"].median) for k, t in found.items()]
+    calls = {k: lambda m=m, x=x: m(x) for k, m in variants.items()}
+    times = measure.latency_ms(calls, runs=runs)
+    rows += [(name, k, shares[k], t.median / times["dense"].median) for k, t in times.items()]
 
 # %% tags=["remove-input"]
 ways = {"dense": "dense", "odd": "any number of filters", "shrunk": "multiples of 8"}
@@ -588,9 +589,9 @@ layer, x = nn.Conv2d(256 // scale, 256 // scale, 3, padding=1), torch.rand(1, 25
 holey = granularity.masks(layer, x, level="stride", stride=2)[""]
 forms = {"library": layer, "strided": granularity.LoweredConvolution(layer, holey)}
 forms["lowered"] = granularity.LoweredConvolution(layer, torch.ones_like(holey))
-found = measure.latency_ms({k: lambda f=f: f(x) for k, f in forms.items()}, runs=runs)
-record("lowered.strided_latency_ratio", found["strided"].median / found["lowered"].median)
-record("lowered.library_latency_ratio", found["strided"].median / found["library"].median)
+times = measure.latency_ms({k: lambda f=f: f(x) for k, f in forms.items()}, runs=runs)
+record("lowered.strided_latency_ratio", times["strided"].median / times["lowered"].median)
+record("lowered.library_latency_ratio", times["strided"].median / times["library"].median)
 
 # %% [markdown]
 # With strides it takes {glue:text}`pruning_speed.lowered.strided_latency_ratio` the time of the full lowered product, and {glue:text}`pruning_speed.lowered.library_latency_ratio` that of the library's convolution.

@@ -1,22 +1,26 @@
 r"""Generative adversarial learning (GAL): soft masks on channels, branches and blocks, learned without labels.
 
-A copy :math:`f_g` of a trained network :math:`f_b` gets one factor :math:`m_i \ge 0` for each channel and for each
+A copy :math:`f_g` of a trained network :math:`f_b` gets one factor :math:`m_i \ge 0` for each channel, and for each
 branch or block that ends in an addition. The copy is trained to give the logits of :math:`f_b` while the factors
 shrink, and a discriminator :math:`D` is trained to tell the logits of the two apart (lin2019gal):
 
 .. math:: \min_{W, m} \max_D\; \mathbb E \log D(f_b) + \mathbb E \log(1 - D(f_g))
           + \tfrac{\mu}{2n} \textstyle\sum \lVert f_b - f_g \rVert^2 + \lambda \lVert m \rVert_1 + \mathcal R(W, D).
 
-W and D take gradient steps. The factors take steps of FISTA, which set those of no use to exactly zero:
+W and D take gradient steps. The factors take steps of FISTA, which sets those of no use to exactly zero:
 
 .. math:: m_t = \max(0,\; y_t - \eta \nabla - \eta \lambda), \qquad
           y_{t+1} = m_t + \tfrac{a_t - 1}{a_{t+1}} (m_t - m_{t-1}), \qquad a_{t+1} = \tfrac{1 + \sqrt{1 + 4 a_t^2}}2.
 
-Differences from the authors' code: D has a ReLU between its layers and gives logits, where theirs is linear and takes
-the sigmoid twice; FISTA has its gradient at the point y, and forgets its momentum at every epoch; batch norm keeps the
-statistics of the trained network, as those of a batch would divide a common factor out again; all but the penalty is
-divided by the mean square of the trained logits, so that one lambda means the same for every network; the gradient of W
-is clipped to norm 1; and a branch or block counts as its number of channels.
+Differences from the authors' code:
+
+- D has a ReLU between its layers and gives logits; theirs is linear and takes the sigmoid twice.
+- FISTA takes its gradient at the point y, and forgets its momentum at every epoch.
+- Batch norm keeps the statistics of the trained network: those of a batch would divide a common factor out again.
+- Everything but the penalty is divided by the mean square of the trained logits: one lambda then means the same for
+  every network.
+- The gradient of W is clipped to norm 1.
+- A branch or block counts as its number of channels.
 """
 
 import copy
@@ -24,6 +28,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,18 +37,68 @@ from torch.func import functional_call
 from lib import running, structure
 from lib.datasets import Split
 from lib.pruning.discrimination_aware import owner
+from lib.weights import Layer, layer_named
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def scores(model: nn.Module, data: Split, *, seed: int = 0, **how: object) -> dict[str, Tensor]:
-    """Layer name -> (filters,): the learned factor, larger = keep; the labels are not read.
+def scores(
+    model: nn.Module,
+    split: Split,
+    *,
+    seed: int = 0,
+    parts: Iterable[str] = (),
+    sparsity: float = 0.005,
+    epochs: int = 12,
+    step_size: float = 0.5,
+    learning_rate: float = 0.03,
+    fidelity: float = 1.0,
+    weight_decay: float = 2e-4,
+    batch_size: int = 128,
+) -> dict[str, Tensor]:
+    """Score each filter by the learned factor of its channel. Labels are not read.
 
-    A factor that has reached zero counts -(share of the steps since it was last above): the later, the better.
-    how: arguments of :func:`learn`. The model is not changed.
+    A factor that has reached zero counts -(share of the steps since it was last above zero): the later, the better.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples; labels are not read.
+    seed: seed of the discriminator and of the order of the samples. Default 0.
+    parts: names of the last layers of branches and blocks that get a factor as well, see :func:`summands`. Default:
+        none.
+    sparsity: penalty on the factors, lambda, 0 or more. Default 0.005.
+    epochs: number of epochs, 1 or more. Default 12.
+    step_size: step of the factors, eta, positive. Default 0.5.
+    learning_rate: learning rate of the weights and the discriminator, positive. Default 0.03.
+    fidelity: weight of the distance of the logits, mu, 0 or more. Default 1.
+    weight_decay: weight decay of the weights and the discriminator. Default 0.0002.
+    batch_size: samples in each batch, 1 or more; a batch makes one step of the discriminator, the weights and the
+        factors. Default 128.
+
+    Returns layer name -> (filters,), larger = keep.
+    Raises ValueError for an empty split, numbers out of range, parts that are not there, a network that cannot be
+    traced, and masks that diverge.
+    Source: lin2019gal.
+
+    >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> split = Split(torch.rand(8, 5), torch.zeros(8, dtype=torch.long))
+    >>> scores(model, split, epochs=2, sparsity=10.0)["0"]  # so large a penalty takes all factors to zero at once
+    tensor([-1., -1., -1., -1.])
     """
-    learned = learn(model, data.images, seed=seed, **how)
-    result = {}
+    split.check_not_empty("to learn masks from")
+    learned = learn_masks(
+        model,
+        split.images,
+        seed=seed,
+        parts=parts,
+        sparsity=sparsity,
+        epochs=epochs,
+        step_size=step_size,
+        learning_rate=learning_rate,
+        fidelity=fidelity,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+    )
+    result: dict[str, Tensor] = {}
     for group, factors, silent in zip(learned.groups, learned.channels, learned.silent, strict=True):
         result |= {name: torch.where(factors > 0, factors, -silent) for name in group.producers}
     return result
@@ -51,10 +106,13 @@ def scores(model: nn.Module, data: Split, *, seed: int = 0, **how: object) -> di
 
 @dataclass
 class Learned:
-    """What :func:`learn` gives.
+    """The masks that :func:`learn_masks` learns, and the network that was trained with them.
 
-    model: the trained copy, without the factors. channels: (channels,) factors of each of the groups. parts: the factor
-    of each branch or block. silent: for each channel, the share of the steps since its factor was last above zero.
+    model: the trained copy, without the factors.
+    groups: the groups of channels that got factors.
+    channels: (channels,) factors for each of the groups.
+    parts: name of the last layer of a branch or block -> its factor.
+    silent: for each group (channels,) the share of the steps since a factor was last above zero.
     """
 
     model: nn.Module
@@ -64,30 +122,35 @@ class Learned:
     silent: list[Tensor]
 
     def folded(self) -> nn.Module:
-        """A copy of the network with the factors multiplied into its weights; nothing is smaller."""
+        """Copy the trained network, and multiply the factors into its weights; nothing gets smaller."""
         model = copy.deepcopy(self.model)
-        found = weights(model, self.groups, self.channels, self.parts)
-        model.load_state_dict({name: value.detach() for name, value in found.items()}, strict=False)
+        folded = weights(model, self.groups, self.channels, self.parts)
+        model.load_state_dict({name: value.detach() for name, value in folded.items()}, strict=False)
         return model
 
     def removed(self, example_input: Tensor) -> nn.Module:
-        """The folded network without all channels, branches and blocks whose factor is zero: physically smaller.
+        """Cut all channels, branches and blocks whose factor is zero out of the folded network.
 
-        Each layer keeps one channel, and each addition one summand. example_input: (n, channels, height, width).
+        Each layer keeps at least one channel, and each addition at least one summand.
+
+        example_input: inputs with which the network is traced, (n, channels, height, width).
+
+        Returns the smaller network.
         """
         zero = {name for name, factor in self.parts.items() if factor == 0}
         for names in summands(self.model) if zero else []:
             if len(names) > 1 and zero.issuperset(names):
                 zero.discard(names[0])
         model = without(self.folded(), zero)
-        left, masks = {name for name, _ in model.named_modules()}, {}
+        left = {name for name, _ in model.named_modules()}
+        masks: dict[str, Tensor] = {}
         for group, factors in zip(self.groups, self.channels, strict=True):
             alive = (factors > 0) | (torch.arange(group.channels) == factors.argmax())
             masks |= {name: alive for name in group.producers if name in left}
         return structure.shrink(model, masks, example_input)
 
 
-def learn(
+def learn_masks(
     model: nn.Module,
     images: Tensor,
     *,
@@ -101,41 +164,57 @@ def learn(
     weight_decay: float = 2e-4,
     batch_size: int = 128,
 ) -> Learned:
-    """Learn factors for all groups of channels, and for the branches and blocks ``parts`` (see :func:`summands`).
+    """Learn factors for all groups of channels, and for branches and blocks.
 
-    images: (n, channels, height, width), unlabelled. sparsity, step_size, fidelity: lambda, eta and mu.
-    learning_rate, weight_decay: of W and D. Every batch makes one step of D, of W and of the factors.
-    The model is not changed.
+    model: any network that can be traced; it is left as it was.
+    images: (n, channels, height, width), without labels.
+    seed: seed of the discriminator and of the order of the images.
+    parts: names of the last layers of branches and blocks that get a factor as well, see :func:`summands`. Default:
+        none.
+    sparsity: penalty on the factors, lambda, 0 or more. Default 0.005.
+    epochs: number of epochs, 1 or more. Default 12.
+    step_size: step of the factors, eta, positive. Default 0.5.
+    learning_rate: learning rate of the weights W and the discriminator D, positive. Default 0.03.
+    fidelity: weight of the distance of the logits, mu, 0 or more. Default 1.
+    weight_decay: weight decay of W and D. Default 0.0002.
+    batch_size: images in each batch, 1 or more; a batch makes one step of D, of W and of the factors. Default 128.
+
+    Returns what was learned, :class:`Learned`.
+    Raises ValueError for no images, numbers out of range, parts that are not there, a network that cannot be traced,
+    and masks that diverge.
+    Source: lin2019gal.
     """
     if len(images) == 0:
-        raise ValueError("there are no images: at least one is needed to compare the two networks on")
+        raise ValueError("there are no images: at least one is needed to learn masks from")
     if not (sparsity >= 0 and fidelity >= 0 and min(step_size, learning_rate) > 0 and min(epochs, batch_size) >= 1):
         raise ValueError(
             "sparsity and fidelity must be 0 or more, step_size, learning_rate, epochs and batch_size positive, not"
             f" {sparsity}, {fidelity}, {step_size}, {learning_rate}, {epochs} and {batch_size}"
         )
-    names = list(parts)
-    found = structure.groups(model, images[:1])
-    if unknown := [n for n in names if getattr(dict(model.named_modules()).get(n), "weight", None) is None]:
-        raise ValueError(f"{unknown[0]!r} is no layer with a weight: a branch or block is named by its last layer")
+    names = list(dict.fromkeys(parts))
+    groups = structure.groups(model, images[:1])
+    widths = {name: len(layer.weight) for name, layer in model.named_modules() if _has_weight(layer)}
+    if unknown := [name for name in names if name not in widths]:
+        raise ValueError(f"parts must be last layers of branches or blocks, with a weight, not {unknown[0]!r}")
     target = _logits(model, images, batch_size)
     unit = target.square().sum(1).mean().clamp_min(1e-12)
     student = copy.deepcopy(model).requires_grad_(True).eval()  # batch norm would divide common factors out again
-    student.to(memory_format=running.layout(student, images))
+    student.to(memory_format=running.layout(student, images))  # type: ignore[call-overload]  # not in torch's stubs
     judge, generator = discriminator(target.shape[1], seed), torch.Generator().manual_seed(seed)
-    points = [
-        torch.ones(size, requires_grad=True) for size in [*[group.channels for group in found], *[()] * len(names)]
-    ]
-    channels, factors = points[: len(found)], dict(zip(names, points[len(found) :], strict=True))
-    sizes = [1] * len(found) + [len(model.get_submodule(name).weight) for name in names]  # a part counts its channels
+    channels = [torch.ones(group.channels, requires_grad=True) for group in groups]
+    factors = {name: torch.ones((), requires_grad=True) for name in names}
+    points = [*channels, *factors.values()]
+    sizes = [1] * len(groups) + [widths[name] for name in names]  # a part counts its channels
     fista = Fista(points, step_size=step_size, sparsity=sparsity, sizes=sizes)
-    how = {"lr": learning_rate, "momentum": 0.9, "weight_decay": weight_decay}
-    of_judge, of_student = torch.optim.SGD(judge.parameters(), **how), torch.optim.SGD(student.parameters(), **how)
+    of_judge, of_student = (
+        torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+        for network in (judge, student)
+    )
     since, steps, softplus = [torch.zeros_like(mask) for mask in fista.masks], 0, nn.functional.softplus
     for _ in range(epochs):
         fista.a = 1.0  # its momentum is for convex functions: left alone, it runs past the point of no return
         for batch in torch.randperm(len(images), generator=generator).split(batch_size):
-            logits = functional_call(student, weights(student, found, channels, factors), images[batch])
+            logits = functional_call(student, weights(student, groups, channels, factors), images[batch])
             of_judge.zero_grad()
             real, fake = judge(target[batch]), judge(logits.detach())
             (softplus(-real) + softplus(fake)).mean().backward()  # -log D(f_b) - log(1 - D(f_g))
@@ -155,15 +234,26 @@ def learn(
             steps += 1
             since = [torch.where(mask > 0, 0.0, n + 1) for mask, n in zip(fista.masks, since, strict=True)]
     of_student.zero_grad()
-    student.to(memory_format=torch.contiguous_format).train(model.training)
-    masks, n = fista.masks, len(found)
-    return Learned(student, found, masks[:n], dict(zip(names, masks[n:], strict=True)), [s / steps for s in since[:n]])
+    student.to(memory_format=torch.contiguous_format).train(model.training)  # type: ignore[call-overload]
+    masks, n = fista.masks, len(groups)
+    return Learned(student, groups, masks[:n], dict(zip(names, masks[n:], strict=True)), [s / steps for s in since[:n]])
 
 
 class Fista:
-    """Minimise a smooth function plus ``sparsity * sum(m)`` over m >= 0, given the function's gradients.
+    """Minimize a smooth function plus a multiple of the sum of m over m >= 0, given the gradients of the function.
 
-    ``points`` (changed in place) are where the gradient is due next, y of the equation; ``masks`` the solution so far.
+    points: where the next gradients are due, the y of the equation; they are changed in place.
+    step_size: eta.
+    sparsity: lambda, the multiple of the sum.
+    sizes: for each point, what its gradient is divided by. Default: 1 for all.
+
+    ``masks`` holds the solution so far.
+
+    >>> point = torch.tensor([1.0, 0.05])
+    >>> fista = Fista([point], step_size=0.5, sparsity=0.2)
+    >>> fista.step([torch.zeros(2)])
+    >>> fista.masks[0]  # eta times lambda less, and never below zero
+    tensor([0.9000, 0.0000])
     """
 
     def __init__(self, points: list[Tensor], *, step_size: float, sparsity: float, sizes: Sequence[int] = ()):
@@ -174,6 +264,10 @@ class Fista:
 
     @torch.no_grad()
     def step(self, gradients: Iterable[Tensor]) -> None:
+        """Take one step: new ``masks``, and new points in place.
+
+        gradients: those of the smooth function at the points.
+        """
         after = (1 + (1 + 4 * self.a**2) ** 0.5) / 2
         for i, slope in enumerate(gradients):
             mask = (self.points[i] - self.step_size * (slope / self.sizes[i] + self.sparsity)).clamp_min(0)
@@ -183,7 +277,13 @@ class Fista:
 
 
 def discriminator(classes: int, seed: int) -> nn.Sequential:
-    """D: logits (n, classes) -> (n, 1), how much they look like the trained network's; positive is yes."""
+    """Make the discriminator D, which tells logits of the trained network from those of its masked copy.
+
+    classes: number of logits.
+    seed: seed of its weights.
+
+    Returns a network from logits (n, classes) to (n, 1): positive where it takes them for the trained network's.
+    """
     sizes = [classes, 128, 256, 128, 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -194,38 +294,69 @@ def discriminator(classes: int, seed: int) -> nn.Sequential:
 def weights(
     model: nn.Module, groups: Sequence[structure.Group], channels: Sequence[Tensor], parts: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The parameters with which a layer works as if each channel it reads, or all of its output, had its factor."""
-    found: dict[str, Tensor] = {}
+    """Multiply factors into parameters, so that what a layer reads, or its whole output, has a factor.
+
+    model: the network; it is left as it was.
+    groups: groups of channels.
+    channels: (channels,) factors for each of the groups.
+    parts: name of a layer whose whole output gets a factor -> the factor.
+
+    Returns name of a parameter -> its value, of those that change.
+    """
+    result: dict[str, Tensor] = {}
     for group, factors in zip(groups, channels, strict=True):
         padded = torch.cat([factors, torch.ones(1)])  # owner -1 is the last: inputs of other groups
         for name, columns in group.consumers.items():
-            layer, key = model.get_submodule(name), f"{name}.weight"
-            found[key] = found.get(key, layer.weight) * padded[owner(layer, columns)]
+            layer, key = layer_named(model, name), f"{name}.weight"
+            result[key] = result.get(key, layer.weight) * padded[owner(layer, columns)]
     for name, factor in parts.items():
         for kind, value in model.get_submodule(name).named_parameters(recurse=False):
-            found[f"{name}.{kind}"] = found.get(f"{name}.{kind}", value) * factor
-    return found
+            result[f"{name}.{kind}"] = result.get(f"{name}.{kind}", value) * factor
+    return result
 
 
 def summands(model: nn.Module) -> list[tuple[str, ...]]:
-    """The layers that end in an addition, addition by addition: one name is a block around which the other summand is
-    a shortcut, two names are branches. Raises ValueError for a model whose graph depends on its values."""
+    """List the layers that end in an addition, addition by addition.
+
+    model: any network that ``torch.fx`` can trace; it is left as it was.
+
+    Returns for each addition one name, of a block that a shortcut leads around, or two names, of two branches.
+    Raises ValueError for a model whose graph depends on its values.
+
+    >>> from lib import models
+    >>> summands(models.resnet8())
+    [('stage1_1.bn2',), ('stage2_1.bn2', 'stage2_1.shortcut.1'), ('stage3_1.bn2', 'stage3_1.shortcut.1')]
+    """
     traced = _traced(model)
     layers = dict(model.named_modules())
-    found = []
+    result = []
     for node in traced.graph.nodes:
         if node.target in ADDITIONS:
             calls = [n.target for n in node.all_input_nodes if n.op == "call_module" and len(n.users) == 1]
-            names = tuple(name for name in calls if getattr(layers[name], "weight", None) is not None)
-            found += [names] if names else []
-    return found
+            names = tuple(name for name in calls if _has_weight(layers[name]))
+            result += [names] if names else []
+    return result
+
+
+def _has_weight(layer: nn.Module) -> TypeGuard[Layer]:
+    return getattr(layer, "weight", None) is not None
 
 
 def without(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """A copy from which the branches and blocks that end in these layers are gone, with all that only they needed.
+    """Cut branches and blocks out of a copy of the model, with all that only they needed.
 
-    It computes what the model with zeros in their place does. Raises ValueError for a layer that is no summand of an
-    addition, or the last one.
+    The copy computes what the model computes with zeros in their place.
+
+    model: any network that ``torch.fx`` can trace; it is left as it was.
+    names: names of the layers that they end in, as :func:`summands` lists them.
+
+    Returns the copy.
+    Raises ValueError for a layer that is no summand of an addition, or the last one.
+
+    >>> from lib import measure, models
+    >>> network = models.resnet8(width=4)
+    >>> measure.parameters(network) - measure.parameters(without(network, ["stage1_1.bn2"]))
+    304
     """
     names = list(names)
     if not names:
@@ -234,9 +365,9 @@ def without(model: nn.Module, names: Iterable[str]) -> nn.Module:
     for name in names:
         node = next((n for n in traced.graph.nodes if n.op == "call_module" and n.target == name), None)
         sums = [user for user in node.users if user.target in ADDITIONS] if node else []
-        if not sums or len(node.users) > 1:
+        if node is None or not sums or len(node.users) > 1:
             raise ValueError(f"layer {name!r} is not one of two summands: accepted are {summands(model)}")
-        other = next(each for each in sums[0].all_input_nodes if each is not node)
+        other = next(summand for summand in sums[0].all_input_nodes if summand is not node)
         sums[0].replace_all_uses_with(other)
         traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
@@ -253,10 +384,5 @@ def _traced(model: nn.Module) -> fx.GraphModule:
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    with running.evaluating(model):
         return torch.cat([running.logits(model, batch) for batch in images.split(batch_size)])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -1,18 +1,18 @@
-r"""Channel pruning by a LASSO on the channels, and least squares on the weights that stay.
+r"""Channel pruning: choose the channels by a LASSO, and refit the weights that are kept by least squares.
 
 With :math:`Z_c`, the contribution of channel c to the next layer's answers Y, the channels are chosen by
 
 .. math:: \min_\beta \frac{1}{2N} \Big\lVert Y - \sum_c \beta_c Z_c \Big\rVert^2 + \lambda \lVert \beta \rVert_1,
 
-raising :math:`\lambda` until no more than c' of the :math:`\beta_c` are left. Then the next layer's weights are fitted
-anew to the answers of the original network, with the patches X' of the channels that stay (he2017channel),
+raising :math:`\lambda` until at most c' of the :math:`\beta_c` are not zero. Then the next layer's weights are fitted
+again to the answers of the original network, with the patches X' of the channels that are kept (he2017channel),
 
 .. math:: W' = \arg\min_W \lVert Y - X' W^\top \rVert^2 .
 
 The whole path in :math:`\lambda` is computed at once (least angle regression), from the matrix G of
-:mod:`lib.reconstruction` alone: :math:`Z^\top Z = G` and :math:`Z^\top Y = G\,1`, as :math:`Y = \sum_c Z_c`.
-The weights W in Z are those of the trained network, not brought to norm 1, so that moving a factor from one layer into
-the next, which does not change the function, does not change the scores either.
+:mod:`lib.pruning.shared.reconstruction` alone: :math:`Z^\top Z = G` and :math:`Z^\top Y = G\,1`, because :math:`Y =
+\sum_c Z_c`. The weights W in Z are those of the trained network. They are not scaled to norm 1, so moving a factor from
+one layer into the next, which does not change the function, does not change the scores either.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,23 @@ from lib.pruning.shared import reconstruction
 
 
 def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Penalties (steps,), falling, and coefficients (channels, steps): the solution is linear between two steps.
+    r"""Compute the LASSO's solutions for all penalties at once: they are linear in the penalty between two steps.
 
-    gram: (channels, channels). The penalty is in units of G: nothing is left at :math:`\\max_c |G 1|_c`. Channels that
-    contribute nothing stay at 0, and so does, of channels that are multiples of each other, all but one.
-
-    On each piece the coefficients of the active channels A, of signs s, are :math:`\\beta = G_{AA}^{-1} (b_A - \\lambda
+    On each piece the coefficients of the active channels A, with signs s, are :math:`\beta = G_{AA}^{-1} (b_A - \lambda
     s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004). Where several channels tie, least squares without
-    negative coefficients says which of them enter; a channel that depends on active ones stays out while they are
+    negative coefficients decides which of them enter; a channel that depends on active ones stays out while they are
     active. (``lars_path_gram`` of scikit-learn drops it for good, and can end elsewhere, depending on the rounding.)
 
+    gram: (channels, channels), the matrix G, float64. The penalty is in units of G.
+
+    Returns the penalties (steps,), falling from :math:`\max_c |G 1|_c`, at which all coefficients are 0, and the
+    coefficients (channels, steps). A channel that contributes nothing stays at 0; so do all but one of several channels
+    that are multiples of each other.
     Raises ValueError where the path has more than 20 steps for each channel.
+
+    >>> penalties, coefficients = path(torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    >>> penalties.tolist(), coefficients[0].tolist()  # the first channel enters at once: 1 - penalty / 4
+    ([4.0, 1.0, 0.0], [0.0, 0.75, 1.0])
     """
     live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).numpy()
     part = gram.numpy()[live][:, live]
@@ -83,15 +89,17 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.ndarray, tied: np.ndarray) -> list[int]:
-    """Which of the tied channels become active: non-negative least squares (Lawson and Hanson) given the active ones.
+    """Which of the tied channels become active: non-negative least squares (Lawson and Hanson), given the active ones.
 
-    With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes
-    u^T S u / 2 - r^T u over u >= 0. A channel that is left nothing, to rounding, depends on others and does not enter.
+    With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes u^T S u
+    / 2
+    - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
     """
     reduced = solve_triangular(root, gram[np.ix_(active, tied)] * signs[tied], lower=True, check_finite=False)
     left = gram[np.ix_(tied, tied)] * np.outer(signs[tied], signs[tied]) - reduced.T @ reduced
     pull = 1 - reduced.T @ solve_triangular(root, signs[active], lower=True, check_finite=False)
-    u, chosen = np.zeros(len(tied)), []
+    u = np.zeros(len(tied))
+    chosen: list[int] = []
     while True:
         known = np.linalg.solve(left[np.ix_(chosen, chosen)], left[chosen])
         pivots = left.diagonal() - (left[chosen] * known).sum(0)
@@ -118,44 +126,89 @@ def _extended(root: np.ndarray, column: np.ndarray, corner: float) -> np.ndarray
 
 
 def scores(
-    model: nn.Module, data: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
+    model: nn.Module, split: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) in [0, 1]: the penalty at which a channel leaves, as a share of that which empties all.
+    """Score each filter by the penalty at which its channel leaves, as a share of the penalty at which all are gone.
 
-    images, places, outputs: what is sampled, see :func:`lib.reconstruction.grams`. Layers that an addition ties have
-    the same scores. Raises ValueError for an empty split.
+    Layers that an addition ties get the same scores.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples from which the contributions are measured; labels are not read.
+    images: number of images to draw, 1 or more. Default 200.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer; all of them where there are fewer. Default 64.
+    seed: seed of the draws. Default 0.
+
+    Returns layer name -> (filters,) in [0, 1], larger = keep.
+    Raises ValueError for an empty split, numbers out of range, inputs that are not finite, and a network that cannot be
+    traced.
+    Source: he2017channel.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    >>> split = Split(torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.long))
+    >>> scores(model, split)["0"].max()  # the last channel to leave
+    tensor(1.)
     """
-    found = {}
+    result: dict[str, Tensor] = {}
     for name, gram in reconstruction.grams(
-        model, data, images=images, places=places, outputs=outputs, seed=seed
+        model, split, images=images, places=places, outputs=outputs, seed=seed
     ).items():
         penalties, coefficients = path(gram)
         score = np.zeros(len(gram))
         for channel, row in enumerate(coefficients != 0):
             if row.any():  # it is left on the way from the step before the first at which it is not zero
                 score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
-        found[name] = torch.from_numpy(score).float()
-    return found
+        result[name] = torch.from_numpy(score).float()
+    return result
 
 
 def refit(
-    model: nn.Module, masks: Mapping[str, Tensor], data: Split, *, ridge: float = 1e-6, **sampling: int
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    split: Split,
+    *,
+    ridge: float = 1e-6,
+    images: int = 1000,
+    places: int = 10,
+    seed: int = 0,
 ) -> nn.Module:
-    """A masked copy of the model whose next layers have least-squares weights for the channels that stay.
+    """Refit the layers that read removed channels by least squares, in a masked copy of the model.
 
-    masks: from the scores of any criterion. sampling: images, places and seed of
-        :func:`lib.reconstruction.reconstruct`, which goes through the network from first to last layer.
-    ridge: penalty on the change of the weights, as a share of the mean square of an input: where there are fewer
-        samples than weights, the weights stay near those they were. The paper has none; below 1e-12 rounding wins, and
-        ValueError is raised.
+    The layers get their weights one after the other, from first to last, so that an error of an earlier layer is
+    corrected. Shrink the copy with the same masks afterwards.
+
+    model: any network that can be traced; it is left as it was.
+    masks: layer name -> (filters,) bool, True = keep, from the scores of any criterion.
+    split: samples to fit to; labels are not read.
+    ridge: penalty on the change of the weights, as a share of the mean square of an input, 1e-12 or more and finite. It
+        keeps the weights near their old values where there are fewer samples than weights. The paper has none; below
+        1e-12 rounding errors win. Default 1e-6.
+    images: number of images to draw, 1 or more. Default 1000.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    seed: seed of the draws. Default 0.
+
+    Returns the copy, of the size of the model.
+    Raises ValueError for a ridge out of range, an empty split, numbers out of range, and masks that
+    :func:`lib.structure.mask` refuses.
+    Source: he2017channel.
     """
     if not 1e-12 <= ridge < np.inf:
         raise ValueError(f"ridge must be 1e-12 or more and finite, not {ridge}")
-    return reconstruction.reconstruct(model, masks, data, partial(least_squares, ridge=ridge), **sampling)
+    solve = partial(least_squares, ridge=ridge)
+    return reconstruction.reconstruct(model, masks, split, solve, images=images, places=places, seed=seed)
 
 
 def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor, *, ridge: float) -> Tensor:
-    """W + (X^T X + r I)^-1 X^T (Y - X W^T). Shapes as in :func:`lib.reconstruction.reconstruct`."""
+    r"""Fit the weight of one layer to its answers: :math:`W + (X^\top X + r I)^{-1} X^\top (Y - X W^\top)`.
+
+    patches: (n, inputs, k), what the layer reads; k is the number of positions of the kernel.
+    answers: (n, outputs), what it should answer, without the bias.
+    weight: (outputs, inputs, k).
+    channel: (inputs,) number of the channel that an input belongs to; not needed here, but by other repairs.
+    ridge: the penalty r, as a share of the mean square of an input.
+
+    Returns the new weight, (outputs, inputs, k).
+    """
     x, w = patches.flatten(1), weight.flatten(1)
     square = x.T @ x
     penalty = ridge * square.diagonal().mean().clamp_min(1e-12)

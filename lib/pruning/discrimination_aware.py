@@ -5,24 +5,25 @@ For the layers that read the channels, with output :math:`O` (:math:`Q` values) 
 
 .. math:: L(W) = \underbrace{\tfrac1{2Q} \lVert O - \hat O \rVert_F^2}_{L_M} + \lambda\, L_S(W),
 
-where :math:`L_S` is the cross-entropy of an extra classifier on the maps of a later layer (standardised, rectified,
-averaged over places), or behind the last of these the network's own. Channels enter a set A greedily: with the weights
-of all others at zero, the next is the one with the largest :math:`\lVert \partial L / \partial W_k \rVert_F`; then a
-few steps of gradient descent change the weights of A. With :math:`\lambda = 0` and an exact least-squares fit in place
-of the steps this is group orthogonal matching pursuit.
+where :math:`L_S` is the cross-entropy of an extra classifier on the maps of a later layer (standardized, rectified,
+averaged over places), or of the network itself, where no extra classifier follows. Channels enter a set A greedily:
+with the weights of all others at zero, the next is the one with the largest :math:`\lVert \partial L / \partial W_k
+\rVert_F`; then a few steps of gradient descent change the weights of A. With :math:`\lambda = 0` and an exact
+least-squares fit instead of the steps this is group orthogonal matching pursuit.
 
 Two differences from the paper: the extra classifiers are fitted to the network as it is, which is not first tuned on
 their losses; and several channels may enter at once, which takes a fraction of the time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lib import structure
+from lib import running, structure
 from lib.datasets import Split
+from lib.weights import Layer, layer_named
 
 Weights = dict[str, Tensor]  # name of a layer that reads the channels -> its weight
 Loss = Callable[[Weights], Tensor]
@@ -31,7 +32,7 @@ Classifier = Callable[[Tensor], Tensor]  # maps -> logits
 
 def scores(
     model: nn.Module,
-    data: Split,
+    split: Split,
     *,
     discrimination: float = 1.0,
     reconstruction: float = 1.0,
@@ -42,36 +43,56 @@ def scores(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) in (0, 1]: 1 for the channel that was chosen first, 1 / filters for the last.
+    """Score each filter by how early its channel is chosen.
 
-    discrimination, reconstruction: factors of L_S (the paper's lambda) and of L_M, not both 0.
-    classifiers: how many extra ones, spread evenly over the layers that read channels. rounds: in how many portions the
-    channels of a group enter; with as many as there are channels, one at a time as in the paper. steps: of gradient
-    descent behind each portion. Every gradient is that of one batch, drawn by ``seed``: a group takes
-    rounds * (steps + 1) of them. Raises ValueError for an empty split and for numbers out of range.
+    Each gradient is that of one batch, and a group takes rounds * (steps + 1) of them.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples with labels.
+    discrimination: factor of the loss on the classes, L_S (the paper's lambda), 0 or more. Default 1.
+    reconstruction: factor of the error of the rebuilt outputs, L_M, 0 or more; the two factors are not both 0. Default
+        1.
+    classifiers: number of extra classifiers, 0 or more, spread evenly over the layers that read channels. Default 2.
+    rounds: number of portions in which the channels of a group enter, 1 or more; with as many as there are channels,
+        they enter one at a time as in the paper. Default 6.
+    steps: number of steps of gradient descent after each portion, 0 or more. Default 2.
+    learning_rate: learning rate of these steps, positive. Default 0.01.
+    batch_size: samples in each batch, 1 or more. Default 64.
+    seed: seed of the batches. Default 0.
+
+    Returns layer name -> (filters,) in (0, 1], larger = keep: 1 for the channel that is chosen first, 1 / filters for
+    the last.
+    Raises ValueError for an empty split, numbers out of range, and a network that cannot be traced.
+    Source: zhuang2018dcp.
+
+    >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> split = Split(torch.rand(8, 5), torch.arange(8) % 2)
+    >>> scores(model, split, rounds=4)["0"].sort().values
+    tensor([0.2500, 0.5000, 0.7500, 1.0000])
     """
-    if len(data) == 0:
-        raise ValueError("the split is empty: at least one sample is needed to choose channels by")
+    split.check_not_empty("to choose channels by")
     if not (discrimination >= 0 and reconstruction >= 0 and 0 < discrimination + reconstruction < torch.inf):
-        raise ValueError(f"the two factors must be 0 or more and not both 0, not {discrimination} and {reconstruction}")
+        raise ValueError(
+            "discrimination and reconstruction must be finite, 0 or more and not both 0,"
+            f" not {discrimination} and {reconstruction}"
+        )
     if min(rounds, batch_size) < 1 or min(steps, classifiers) < 0 or not 0 < learning_rate < torch.inf:
         raise ValueError(
-            "rounds and batch_size must be 1 or more, steps and classifiers 0 or more, and the learning rate positive,"
+            "rounds and batch_size must be 1 or more, steps and classifiers 0 or more, and learning_rate positive,"
             f" not {rounds}, {batch_size}, {steps}, {classifiers} and {learning_rate}"
         )
-    found = structure.groups(model, data.images[:1])
-    modes = {module: module.training for module in model.modules()}
-    batches = _batches(data, batch_size, torch.Generator().manual_seed(seed))
-    result = {}
-    try:
-        model.eval()
-        extra = _classifiers(model, found, batches, classifiers) if discrimination else {}
-        for group in found:
-            trained = {name: model.get_submodule(name).weight.detach() for name in group.consumers}
-            owners = {name: owner(model.get_submodule(name), columns) for name, columns in group.consumers.items()}
-            behind = _first_behind(model, trained, data.images[:1], extra)
+    groups = structure.groups(model, split.images[:1])
+    batches = _batches(split, batch_size, torch.Generator().manual_seed(seed))
+    result: dict[str, Tensor] = {}
+    with running.evaluating(model):
+        extra = _classifiers(model, groups, batches, classifiers) if discrimination else {}
+        for group in groups:
+            readers = {name: layer_named(model, name) for name in group.consumers}
+            trained = {name: layer.weight.detach() for name, layer in readers.items()}
+            owners = {name: owner(readers[name], columns) for name, columns in group.consumers.items()}
+            after = _first_after(model, trained, split.images[:1], extra)
 
-            def loss(weights: Weights, trained: Weights = trained, behind: str | None = behind) -> Tensor:
+            def loss(weights: Weights, trained: Weights = trained, after: str | None = after) -> Tensor:
                 batch, total = next(batches), torch.zeros(())
                 logits, inputs, outputs = _run(model, weights, batch.images, [*weights, *extra])
                 if reconstruction:
@@ -80,7 +101,7 @@ def scores(
                     difference = torch.cat([(outputs[n] - targets[n]).flatten() for n in targets])
                     total = total + reconstruction * difference.square().mean() / 2  # L_M
                 if discrimination:
-                    logits = extra[behind](inputs[behind]) if behind else logits
+                    logits = extra[after](inputs[after]) if after else logits
                     total = total + discrimination * nn.functional.cross_entropy(logits, batch.labels)  # lambda L_S
                 return total
 
@@ -94,19 +115,23 @@ def scores(
             score = torch.empty(group.channels)
             score[order] = torch.arange(group.channels, 0, -1) / group.channels
             result |= {name: score.clone() for name in group.producers}
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return result
 
 
 def greedy(
     loss: Loss, trained: Weights, owners: Weights, refit: Callable[[Weights, Weights], Weights], *, portion: int = 1
 ) -> tuple[list[int], list[Weights]]:
-    """The order in which the channels enter the set A, and the fitted weights behind each portion.
+    """Choose channels one portion after the other, each time those with the largest gradients.
 
-    trained: the weights that a channel enters with. owners: as :func:`owner` gives. refit: weights and, for each, 1
-    where it belongs to A and 0 elsewhere -> better weights. portion: how many channels enter at once.
+    loss: function of the weights, layer name -> weight, that returns the loss.
+    trained: layer name -> weight with which a channel enters.
+    owners: layer name -> the channel that each weight multiplies, as :func:`owner` returns it.
+    refit: function of the weights, and of masks of the same shapes, 1 where a weight belongs to a chosen channel and 0
+        elsewhere; it returns better weights.
+    portion: number of channels that enter at once. Default 1, as in the paper.
+
+    Returns the channels in the order of choice, and the fitted weights after each portion.
+    Source: zhuang2018dcp.
     """
     channels = 1 + max(int(numbers.max()) for numbers in owners.values())
     order: list[int] = []
@@ -134,10 +159,16 @@ def greedy(
     return order, fits
 
 
-def owner(layer: nn.Module, columns: Tensor) -> Tensor:
-    """The channel that each weight of a layer multiplies, (out, in, 1, ...); -1 where it is none of this group's.
+def owner(layer: Layer, columns: Tensor) -> Tensor:
+    """Tell which channel each weight of a layer multiplies.
 
-    columns: (channels, k) numbers of the layer's inputs that are channel j's, as a group's ``consumers`` has them.
+    layer: a convolution or linear layer.
+    columns: (channels, k) numbers of the inputs that belong to channel j, as a group's ``consumers`` hold them.
+
+    Returns (outputs, inputs, 1, ...) numbers of channels; -1 where a weight multiplies none of these.
+
+    >>> owner(nn.Linear(4, 1), torch.tensor([[0, 1], [3, 2]]))  # two channels with two inputs each
+    tensor([[0, 0, 1, 1]])
     """
     weight, parts = layer.weight, getattr(layer, "groups", 1)
     inputs = torch.full((weight.shape[1] * parts,), -1)
@@ -147,47 +178,56 @@ def owner(layer: nn.Module, columns: Tensor) -> Tensor:
 
 
 def gradient(loss: Loss, weights: Weights) -> Weights:
-    """The derivative of the loss by each weight."""
+    """Give the derivative of the loss by each weight.
+
+    loss: function of the weights, layer name -> weight, that returns the loss.
+    weights: layer name -> weight; they are left as they were.
+
+    Returns layer name -> derivative.
+
+    >>> gradient(lambda weights: weights["fc"].square().sum(), {"fc": torch.tensor([1.0, 3.0])})
+    {'fc': tensor([2., 6.])}
+    """
     with torch.enable_grad():
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         slopes = torch.autograd.grad(loss(leaves), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, slopes, strict=True))
 
 
-def _batches(data: Split, size: int, generator: torch.Generator) -> Iterator[Split]:
+def _batches(split: Split, size: int, generator: torch.Generator) -> Iterator[Split]:
     while True:
-        for batch in torch.randperm(len(data), generator=generator).split(size):
-            yield Split(data.images[batch], data.labels[batch])
+        for batch in torch.randperm(len(split), generator=generator).split(size):
+            yield Split(split.images[batch], split.labels[batch])
 
 
-def _run(
-    model: nn.Module, weights: Weights, images: Tensor, names: Sequence[str] | Weights
-) -> tuple[Tensor, Weights, Weights]:
+def _run(model: nn.Module, weights: Weights, images: Tensor, names: Iterable[str]) -> tuple[Tensor, Weights, Weights]:
     """Logits with these weights in place of the model's, and the inputs and outputs of the named layers in order."""
-    inputs, outputs, hooks = {}, {}, []
+    inputs: Weights = {}
+    outputs: Weights = {}
+    hooks = []
     constants = {name: parameter.detach() for name, parameter in model.named_parameters()}
     try:
         for name in names:
 
             def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                inputs[name], outputs[name] = given[0], output.clone()  # a ReLU behind it may work in place
+                inputs[name], outputs[name] = given[0], output.clone()  # a ReLU after it may work in place
 
             hooks.append(model.get_submodule(name).register_forward_hook(hook))
         logits = functional_call(model, constants | {f"{name}.weight": w for name, w in weights.items()}, images)
     finally:
-        for each in hooks:
-            each.remove()
+        for handle in hooks:
+            handle.remove()
     return logits, inputs, outputs
 
 
 @torch.no_grad()
 def _classifiers(
-    model: nn.Module, found: list[structure.Group], batches: Iterator[Split], wanted: int
+    model: nn.Module, groups: list[structure.Group], batches: Iterator[Split], wanted: int
 ) -> dict[str, Classifier]:
     """Name of a layer -> the classifier fitted to the maps that this layer reads."""
     first, second = next(batches), next(batches)
     batch = Split(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
-    logits, inputs, _ = _run(model, {}, batch.images, dict.fromkeys(name for g in found for name in g.consumers))
+    logits, inputs, _ = _run(model, {}, batch.images, dict.fromkeys(name for g in groups for name in g.consumers))
     names = list(inputs)
     places = sorted({len(names) * (i + 1) // (wanted + 1) for i in range(wanted)} - {0})
     return {names[i]: _fitted(inputs[names[i]], batch.labels, logits.shape[1]) for i in places if i < len(names)}
@@ -219,8 +259,8 @@ def _fitted(maps: Tensor, labels: Tensor, classes: int) -> Classifier:
     return lambda maps: features(maps) @ weight[:, :-1].T + weight[:, -1]
 
 
-def _first_behind(model: nn.Module, trained: Weights, images: Tensor, extra: dict[str, Classifier]) -> str | None:
-    """The first extra classifier whose maps depend on every one of these weights; None where only the output does."""
+def _first_after(model: nn.Module, trained: Weights, images: Tensor, extra: dict[str, Classifier]) -> str | None:
+    """The first extra classifier whose maps depend on each of these weights; None where only the output does."""
     with torch.enable_grad():
         leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
         _, inputs, _ = _run(model, leaves, images, extra)

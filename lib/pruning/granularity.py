@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from lib import running, structure
 from lib.pruning.shared.selection import largest
+from lib.weights import layer_named, replace
 
 LEVELS = ("weight", "kernel", "stride", "map")
+SELECTIONS = ("magnitude", "random")
 
 
 def masks(
@@ -39,17 +41,34 @@ def masks(
     select: str = "magnitude",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Layer name -> bool mask of its weight's shape, for every 2-d convolution (grouped and depthwise ones as well).
+    """Choose the weights to keep of every 2-d convolution, in holes of one of four shapes.
 
+    :func:`lib.pruning.magnitude.apply` puts the masks into a network.
+
+        >>> from lib import models
+        >>> chosen = masks(models.lenet5(), torch.zeros(1, 1, 28, 28), level="kernel", density=0.5)
+        >>> {name: int(mask.sum()) for name, mask in chosen.items()}
+        {'conv1': 250, 'conv2': 12500}
+
+    model: any network with a 2-d convolution, grouped and depthwise ones as well. It is not changed.
     example_input: (n, channels, height, width); the level "map" traces the network with it.
-    level: "weight", "kernel" or "map" with ``density``, the share of each layer's weights, kernels or filters that
-        stays; or "stride" with ``stride``, and then about 1 / stride of the weights stay. "map" masks linear layers,
-        too, where these read a map that goes.
-    select: "magnitude" keeps what has the largest sum of magnitudes, "random" draws with ``seed``.
-    The masks go into a network by :func:`lib.pruning.magnitude.prune` with ``kept=masks``. Raises ValueError for other
-    arguments, and for a model without a 2-d convolution.
+    level: "weight", "kernel" and "map" keep a share of the weights, kernels or filters of each layer, and take
+        ``density``; "stride" keeps every stride-th place of a kernel, and takes ``stride``. "map" also masks the linear
+        layers that read a map that goes.
+    density: share to keep, in (0, 1].
+    stride: 1 or more; about 1 / stride of the weights are kept.
+    select: "magnitude" (default) keeps what has the largest sum of magnitudes, "random" draws.
+    seed: of the random draw.
+
+    Returns layer name -> bool mask of the shape of the weight, True where it is kept.
+    Raises ValueError for a value that is not accepted, a density or a stride at a level that does not take it, and a
+    model without a 2-d convolution or, at the level "map", without a map that can go.
+    Source: anwar2017structured.
     """
-    _checked(level, density, stride, select)
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
+    if select not in SELECTIONS:
+        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, not {select!r}")
     convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
     if not convolutions:
         raise ValueError(f"{type(model).__name__} has no 2-d convolution to prune")
@@ -58,33 +77,35 @@ def masks(
     def saliency(weight: Tensor) -> Tensor:
         return weight.detach().abs() if select == "magnitude" else torch.rand(weight.shape, generator=generator)
 
+    if level == "stride":
+        if density is not None or not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"the level 'stride' takes stride, 1 or more, and no density, not {stride} and {density}")
+        return {name: strided(saliency(layer.weight), layer.groups, stride) for name, layer in convolutions.items()}
+    if stride is not None or density is None or not 0 < density <= 1:
+        raise ValueError(f"the level {level!r} takes density, in (0, 1], and no stride, not {density} and {stride}")
     if level == "map":
         return _maps(model, example_input, density, saliency)
-    found = {}
-    for name, layer in convolutions.items():
-        value = saliency(layer.weight)
-        if level == "stride":
-            found[name] = strided(value, layer.groups, stride)
-        elif level == "kernel":
-            found[name] = largest(value.sum((2, 3)), density)[:, :, None, None].expand_as(value).clone()
-        else:
-            found[name] = largest(value, density)
-    return found
+    if level == "kernel":
+        return {name: _kernels(saliency(layer.weight), density) for name, layer in convolutions.items()}
+    return {name: largest(saliency(layer.weight), density) for name, layer in convolutions.items()}
 
 
-def _checked(level: str, density: float | None, stride: int | None, select: str) -> None:
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    if select not in ("magnitude", "random"):
-        raise ValueError(f"select must be 'magnitude' or 'random', not {select!r}")
-    if level == "stride" and (density is not None or not isinstance(stride, int) or stride < 1):
-        raise ValueError(f"the level 'stride' takes stride, 1 or more, and no density, not {stride} and {density}")
-    if level != "stride" and (stride is not None or density is None or not 0 < density <= 1):
-        raise ValueError(f"the level {level!r} takes density, in (0, 1], and no stride, not {density} and {stride}")
+def _kernels(value: Tensor, density: float) -> Tensor:
+    return largest(value.sum((2, 3)), density)[:, :, None, None].expand_as(value).clone()
 
 
 def strided(value: Tensor, groups: int, stride: int) -> Tensor:
-    """For each source map the offset that keeps the largest weights, for all kernels that read it."""
+    """Choose for each source map the offset that keeps the largest weights, the same for all kernels that read it.
+
+    value: what each weight is worth, (filters, channels / groups, height, width).
+    groups: of the convolution.
+    stride: s, 1 or more; every s-th place of a kernel is kept, row by row.
+
+    Returns a bool mask of the same shape, True where a weight is kept.
+
+        >>> strided(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), groups=1, stride=2).int().tolist()
+        [[[[0, 1], [0, 1]]]]
+    """
     places = value.shape[2] * value.shape[3]
     kept = torch.stack([torch.arange(places) % stride == offset for offset in range(min(stride, places))])
     by_source = value.reshape(groups, -1, value.shape[1], places).sum(1)  # (groups, C_i / groups, k^2)
@@ -97,58 +118,96 @@ def _maps(
     model: nn.Module, example_input: Tensor, density: float, saliency: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Rows of the layers that compute a map or carry it on, columns of those that read it."""
-    found = structure.groups(model, example_input)
+    groups = structure.groups(model, example_input)
     layers = dict(model.named_modules())
-    scores = {name: saliency(layers[name].weight).flatten(1).sum(1) for group in found for name in group.producers}
+    scores = {
+        name: saliency(layer_named(model, name).weight).flatten(1).sum(1)
+        for group in groups
+        for name in group.producers
+    }
     if not scores:
         raise ValueError(f"{type(model).__name__} has no feature map that can go: all are its outputs")
-    kept = structure.keep(scores, fraction=1 - density, groups=found, least=1)
-    touched = {name for group in found for name in (*group.producers, *group.carriers, *group.consumers)}
-    result = {
+    kept = structure.keep(scores, fraction=1 - density, groups=groups, least=1)
+    touched = {name for group in groups for name in (*group.producers, *group.carriers, *group.consumers)}
+    masks = {
         name: torch.ones_like(layer.weight, dtype=torch.bool)
         for name, layer in layers.items()
         if isinstance(layer, nn.Conv2d) or (isinstance(layer, nn.Linear) and name in touched)
     }
-    for group in found:
+    for group in groups:
         removed = ~kept[group.producers[0]]
         rows = dict.fromkeys(group.producers, removed)
         rows |= {name: numbers[removed].flatten() for name, numbers in group.carriers.items()}
         for name, row in rows.items():
-            if name in result:  # batch norm has no weights to mask
-                result[name][row] = False
+            if name in masks:  # batch norm has no weights to mask
+                masks[name][row] = False
         for name, columns in group.consumers.items():
-            if name in result and getattr(layers[name], "groups", 1) == 1:
-                result[name][:, columns[removed].flatten()] = False
-            elif name in result:  # input c of a grouped convolution is read by its own group's filters alone
-                blocks, width = result[name].unflatten(0, (layers[name].groups, -1)), result[name].shape[1]
+            if name not in masks:
+                continue
+            parts = getattr(layers[name], "groups", 1)
+            if parts == 1:
+                masks[name][:, columns[removed].flatten()] = False
+            else:  # input c of a grouped convolution is read by its own group's filters alone
+                blocks, width = masks[name].unflatten(0, (parts, -1)), masks[name].shape[1]
                 blocks[columns[removed].flatten() // width, :, columns[removed].flatten() % width] = False
-    return result
+    return masks
 
 
-def multiply_adds(model: nn.Module, found: Mapping[str, Tensor], example_input: Tensor) -> int:
-    """Multiply-adds of the named layers for one input, those with masked weights left out."""
-    with running.captured(model, found) as flow, torch.no_grad():
+def multiply_adds(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> int:
+    """Count the multiply-adds of the masked layers for one input, without those of the weights that are gone.
+
+    model: any network, which is looked at in evaluation mode and is not changed.
+    masks: layer name -> bool mask of the shape of the weight, True where it is kept. Only these layers are counted.
+    example_input: (n, channels, height, width); the first one is used.
+
+    Raises ValueError for a layer that does not exist.
+
+        >>> layer = nn.Conv2d(2, 3, 3, padding=1)
+        >>> multiply_adds(layer, {"": torch.ones(3, 2, 3, 3, dtype=torch.bool)}, torch.zeros(1, 2, 5, 7))
+        1890
+    """
+    with running.evaluating(model), running.captured(model, masks) as flow, torch.no_grad():
         model(example_input[:1])
-    return sum(flow.outputs[name][0, 0].numel() * int(mask.sum()) for name, mask in found.items())
+    return sum(flow.outputs[name][0, 0].numel() * int(mask.sum()) for name, mask in masks.items())
 
 
 def rows(mask: Tensor) -> Tensor:
-    """(C_i k^2,) bool: the rows of the feature matrix that at least one output needs."""
+    """Find the rows of the feature matrix that at least one output needs.
+
+    mask: (filters, channels, height, width), True where a weight is kept.
+
+    Returns (channels · height · width,) bool.
+
+        >>> rows(torch.tensor([[[[True, False]]], [[[True, False]]]])).tolist()
+        [True, False]
+    """
     return mask.flatten(1).any(0)
 
 
 class LoweredConvolution(nn.Module):
     """A masked convolution as one dense product of the two matrices, without the rows that no output needs.
 
-    layer: a 2-d convolution in one group. mask: bool, of its weight's shape. Images (n, C_i, H, W) -> (n, C_o, H', W').
+    Called with images (n, C_i, H, W), it returns (n, C_o, H', W').
+
+    layer: a 2-d convolution in one group, with zeros around the images and its padding given as numbers. It is copied.
+    mask: bool, of the shape of the weight, True where it is kept.
+
+    Raises ValueError for other convolutions and for a mask of another shape.
+
+        >>> layer, mask = nn.Conv2d(2, 3, 3), torch.ones(3, 2, 3, 3, dtype=torch.bool)
+        >>> mask[:, 1] = False  # no filter reads the second map
+        >>> LoweredConvolution(layer, mask).kernel.shape
+        torch.Size([3, 9])
     """
+
+    needed: Tensor
 
     def __init__(self, layer: nn.Conv2d, mask: Tensor):
         super().__init__()
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise ValueError(f"{layer} cannot be lowered: accepted are groups=1, zeros around, padding as numbers")
         if mask.shape != layer.weight.shape:
-            raise ValueError(f"the mask has the shape {tuple(mask.shape)}, the weight {tuple(layer.weight.shape)}")
+            raise ValueError(f"the mask must be of shape {tuple(layer.weight.shape)}, not {tuple(mask.shape)}")
         self.padding, self.stride, self.dilation = layer.padding, layer.stride, layer.dilation
         self.kernel_size, needed = layer.kernel_size, rows(mask)
         kernel = (layer.weight.detach() * mask).flatten(1)[:, needed]
@@ -157,7 +216,12 @@ class LoweredConvolution(nn.Module):
         self.register_buffer("needed", needed.nonzero().flatten())
 
     def features(self, images: Tensor) -> Tensor:
-        """The needed rows of the feature matrix, (n, rows, H', W'). The others are never written."""
+        """Write the needed rows of the feature matrix, and none of the others.
+
+        images: (n, C_i, H, W).
+
+        Returns (n, rows, H', W').
+        """
         (py, px), (sy, sx), (dy, dx), (ky, kx) = self.padding, self.stride, self.dilation, self.kernel_size
         padded = nn.functional.pad(images, (px, px, py, py)).contiguous()
         n, channels, height, width = padded.shape
@@ -174,14 +238,19 @@ class LoweredConvolution(nn.Module):
         return product.unflatten(2, features.shape[2:])
 
 
-def lower(model: nn.Module, found: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a dense model in which the masked convolutions that need not all rows are lowered ones."""
+def lower(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Make the masked convolutions that need not all rows really smaller: each becomes one dense product.
+
+    model: a dense network. It is not changed.
+    masks: layer name -> bool mask of the shape of the weight, True where it is kept. Layers that need all rows, and
+        layers of another kind, stay as they are.
+
+    Returns a copy of the model, with a :class:`LoweredConvolution` in the place of each such layer.
+    Raises ValueError for a layer that does not exist or cannot be lowered, and for a mask of another shape.
+    """
     model = copy.deepcopy(model)
-    for name, mask in found.items():
-        layer = model.get_submodule(name)
+    for name, mask in masks.items():
+        layer = layer_named(model, name)
         if isinstance(layer, nn.Conv2d) and not rows(mask).all():
-            if not name:
-                return LoweredConvolution(layer, mask)
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, LoweredConvolution(layer, mask))
+            model = replace(model, name, LoweredConvolution(layer, mask))
     return model

@@ -10,6 +10,7 @@ removes far more than one large step. The file keeps each survivor as a float an
 """
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,19 @@ from lib import training
 from lib.coding import gaps
 from lib.datasets import Split
 from lib.pruning.shared import selection
+from lib.training import FitOptions
 from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
+
+SCOPES = ("layer", "global")
 
 
 class PrunedWeight(CompressedWeight):
-    """weight * mask: what is pruned is exactly zero and gets no gradient. mask: 0 or 1, of the weight's shape."""
+    """A weight times a mask: what is pruned is exactly zero and gets no gradient.
+
+    mask: 1 where a weight is kept and 0 where it is pruned, or bool, of the shape of the weight.
+    """
+
+    mask: Tensor
 
     def __init__(self, mask: Tensor):
         super().__init__()
@@ -52,7 +61,13 @@ class PrunedWeight(CompressedWeight):
 
 
 def threshold(weight: Tensor, quality: float) -> float:
-    """The magnitude below which a weight is pruned: the quality parameter times the layer's standard deviation."""
+    """Give the magnitude below which the weights of a layer are pruned: ``quality`` standard deviations.
+
+    weight: all weights of one layer, of any shape.
+    quality: the quality parameter s, 0 or larger.
+
+    Raises ValueError for a negative quality.
+    """
     if not quality >= 0:
         raise ValueError(f"the quality parameter must be 0 or larger, not {quality}")
     return quality * weight.std(correction=0).item()
@@ -65,53 +80,94 @@ def masks(
     quality: float | None = None,
     scope: str = "layer",
 ) -> dict[str, Tensor]:
-    """Layer name -> bool mask of the weights to keep, by exactly one of
+    """Choose the weights to keep: those of the largest magnitude, by either their share or their threshold.
 
-    quality: keep magnitudes of at least ``quality`` standard deviations of their layer;
-    density: keep this share of the weights, those of the largest magnitude. ``scope="layer"``: this share of each
-        layer, or of each layer in a mapping of names (layers not named are left alone). ``scope="global"``: this share
-        of all weights, at the one quality parameter, equal for all layers, that gives it.
-    Weights that are zero already stay pruned, so masks of falling densities are nested. Nothing is ever kept of a layer
-    beyond its non-zeros; of ties the first is kept. Raises ValueError on a density outside (0, 1] or an unknown layer.
+    model: any network; what counts is the weights of its linear, convolution and embedding layers.
+    density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
+    quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
+        density and quality is given.
+    scope: "layer" (default) keeps the share ``density`` of each layer; "global" keeps this share of all weights
+        together, at the one quality parameter, equal for all layers, that gives it.
+
+    Returns layer name -> bool mask of the shape of the weight, True where it is kept. A weight that is zero is never
+    kept, so masks of falling densities are nested. Of equal magnitudes the first ones are kept.
+    Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
+    not exist, and a model that has no layer with a weight.
     """
-    if (density is None) == (quality is None):
+    _check_scope(scope, density)
+    weights = _weights(model)
+    if density is None and quality is not None:
+        return {name: (w.abs() >= threshold(w, quality)) & (w != 0) for name, w in weights.items()}
+    if density is None or quality is not None:
         raise ValueError("give exactly one of density and quality")
-    if scope not in ("layer", "global"):
-        raise ValueError(f"scope must be 'layer' or 'global', not {scope!r}")
+    shares = selection.shares_by_layer(density, weights)
+    if scope == "global" and not isinstance(density, Mapping):
+        scaled = {name: w.abs() / w.std(correction=0).clamp_min(1e-30) for name, w in weights.items()}
+        return selection.largest_together(scaled, density)
+    return {name: selection.largest(weights[name].abs(), share) for name, share in shares.items()}
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
     weights = {name: layer.weight.detach() for name, layer in layers(model)}
     if not weights:
         raise ValueError(
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
-    if quality is not None:
-        return {name: (w.abs() >= threshold(w, quality)) & (w != 0) for name, w in weights.items()}
-    shares = density if isinstance(density, Mapping) else dict.fromkeys(weights, density)
-    for name, share in shares.items():
-        if name not in weights:
-            raise ValueError(f"no layer {name!r} to prune: the layers are {', '.join(weights)}")
-        if not 0 < share <= 1:
-            raise ValueError(f"density must be in (0, 1], not {share}")
-    if scope == "global":
-        if isinstance(density, Mapping):
-            raise ValueError("scope='global' takes one density for the whole network, not one per layer")
-        scaled = torch.cat([(w.abs() / w.std(correction=0).clamp_min(1e-30)).flatten() for w in weights.values()])
-        kept = selection.largest(scaled, density).split([w.numel() for w in weights.values()])
-        return {name: mask.reshape(w.shape) for (name, w), mask in zip(weights.items(), kept, strict=True)}
-    return {name: selection.largest(weights[name].abs(), share) for name, share in shares.items()}
+    return weights
 
 
-def prune(model: nn.Module, *, kept: Mapping[str, Tensor] | None = None, **how: object) -> nn.Module:
-    """Mask the weights that :func:`masks` (same arguments) does not keep. In place; returns the model.
+def _check_scope(scope: str, density: float | Mapping[str, float] | None) -> None:
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    if scope == "global" and isinstance(density, Mapping):
+        raise ValueError(f"density must be one number with scope='global', not one for each layer: {dict(density)}")
 
-    kept: masks that another criterion chose, instead. The biases are left alone. Retraining
-    (:func:`lib.training.fit`) then changes the survivors only. Raises ValueError for masks that do not fit.
+
+def prune(
+    model: nn.Module,
+    *,
+    density: float | Mapping[str, float] | None = None,
+    quality: float | None = None,
+    scope: str = "layer",
+) -> nn.Module:
+    """Remove the weights of small magnitude. In place; returns the model.
+
+    The model computes with masked weights from now on, so retraining changes the survivors only. Biases stay.
+
+        >>> from lib import models
+        >>> model = prune(models.lenet_300_100(), density=0.1)
+        >>> round(density(model), 2)
+        0.1
+
+    model: any network; what is pruned is its linear, convolution and embedding layers.
+    density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
+    quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
+        density and quality is given.
+    scope: "layer" (default) keeps the share ``density`` of each layer; "global" keeps this share of all weights
+        together, at the one quality parameter, equal for all layers, that gives it.
+
+    Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
+    not exist, a model that has no layer with a weight, and weights that are not finite.
+    Source: han2015learning, section 3.
     """
-    kept = masks(model, **how) if kept is None else kept
-    shapes = {name: tuple(layer.weight.shape) for name, layer in layers(model)}
-    for name, mask in kept.items():
-        if shapes.get(name) != tuple(mask.shape):
-            raise ValueError(f"the mask of layer {name!r} has shape {tuple(mask.shape)}: the layers have {shapes}")
-    return compress(model, lambda name, layer: PrunedWeight(kept[name]) if name in kept else None)
+    return apply(model, masks(model, density=density, quality=quality, scope=scope))
+
+
+def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Remove the weights that the masks of any criterion do not keep. In place; returns the model.
+
+    model: any network.
+    masks: layer name -> bool mask of the shape of the layer's weight, True where a weight is kept; layers not named
+        are left alone.
+
+    Raises ValueError for a mask that fits no layer, and for weights that are not finite.
+
+        >>> layer = apply(nn.Linear(3, 1), {"": torch.tensor([[True, False, True]])})
+        >>> layer.weight[0, 1].item()
+        0.0
+    """
+    selection.check_masks(masks, _weights(model))
+    return compress(model, lambda name, layer: PrunedWeight(masks[name]) if name in masks else None)
 
 
 def iterative(
@@ -123,18 +179,33 @@ def iterative(
     epochs: int,
     seed: int,
     scope: str = "layer",
-    **fit: object,
+    **options: Unpack[FitOptions],
 ) -> nn.Module:
-    """The loop of the survey's Figure 3: prune a little, retrain, go on until ``density`` is reached.
+    """Prune a little, retrain, and repeat until ``density`` is reached. In place; returns the model.
 
-    Round r of R prunes to density^(r/R) and retrains for ``epochs`` epochs with the arguments ``fit`` of
-    :func:`lib.training.fit`. The pruned weights are zeros of a dense model at the end. In place; returns the model.
+    Round r of R prunes to density^(r/R), then retrains. This is the loop of the survey's Figure 3.
+
+    model: a trained network. At the end it is dense, and its pruned weights are zeros.
+    split: training samples.
+    density: share of the weights to keep at the end, in (0, 1].
+    rounds: R, 1 or more.
+    epochs: to retrain in each round.
+    seed: of the order of the samples; round r takes seed + r.
+    scope: "layer" (default) prunes each layer to the same share, "global" all layers by one quality parameter.
+    options: how to retrain: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of
+        :class:`lib.training.FitOptions`.
+
+    Raises TypeError for other options, and ValueError for a value that is not accepted and an empty split.
     """
-    if not 0 < density <= 1 or rounds < 1:
-        raise ValueError(f"density must be in (0, 1] and rounds 1 or more, not {density} and {rounds}")
+    training.check_options(options)
+    split.check_not_empty("to train on")
+    _check_scope(scope, density)
+    selection.shares_by_layer(density, _weights(model))
+    if rounds < 1:
+        raise ValueError(f"rounds must be 1 or more, not {rounds}")
     for r in range(1, rounds + 1):
         prune(model, density=density ** (r / rounds), scope=scope)
-        training.fit(model, split, epochs=epochs, seed=seed + r, **fit)
+        training.fit(model, split, epochs=epochs, seed=seed + r, **options)
     return decompress(model)
 
 
@@ -147,17 +218,32 @@ def gradual(
     epochs: int,
     seed: int,
     scope: str = "layer",
-    **fit: object,
+    **options: Unpack[FitOptions],
 ) -> nn.Module:
-    """The same loop with a step at every epoch, all in one run of falling learning rate.
+    """Prune a little before every epoch of one long training run. In place; returns the model.
 
-    Before epoch e < ``ramp`` the density becomes density^((e + 1) / ramp), for the network or for each layer of a
-    mapping; the epochs after the ramp only retrain. The pruned weights are zeros of a dense model at the end. In place;
-    returns the model.
+    Before epoch e < ``ramp`` the density becomes density^((e + 1) / ramp); the epochs after that only retrain.
+
+    model: a trained network. At the end it is dense, and its pruned weights are zeros.
+    split: training samples.
+    density: share of the weights to keep at the end, in (0, 1], or layer name -> share; layers not named are left
+        alone.
+    ramp: how many epochs begin with pruning, from 1 to ``epochs``.
+    epochs: of the whole run; the learning rate falls over all of them.
+    seed: of the order of the samples.
+    scope: "layer" (default) prunes each layer to its share, "global" all layers by one quality parameter.
+    options: how to retrain: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of
+        :class:`lib.training.FitOptions`.
+
+    Raises TypeError for other options, and ValueError for a value that is not accepted, a layer that does not exist and
+    an empty split.
     """
-    shares = density.values() if isinstance(density, Mapping) else [density]
-    if not all(0 < share <= 1 for share in shares) or not 1 <= ramp <= epochs:
-        raise ValueError(f"density must be in (0, 1] and ramp in 1..{epochs} (epochs), not {density} and {ramp}")
+    training.check_options(options)
+    split.check_not_empty("to train on")
+    _check_scope(scope, density)
+    selection.shares_by_layer(density, _weights(model))
+    if not 1 <= ramp <= epochs:
+        raise ValueError(f"ramp must be in 1..{epochs} (epochs), not {ramp}")
 
     def step(epoch: int) -> None:
         if epoch < ramp:
@@ -165,11 +251,20 @@ def gradual(
             now = {k: d**part for k, d in density.items()} if isinstance(density, Mapping) else density**part
             prune(model, density=now, scope=scope)
 
-    training.fit(model, split, epochs=epochs, seed=seed, before_epoch=step, **fit)
+    training.fit(model, split, epochs=epochs, seed=seed, before_epoch=step, **options)
     return decompress(model)
 
 
 def density(model: nn.Module) -> float:
-    """Share of the weights (biases left out) that are not zero."""
+    """Count the weights that are not zero, as a share of all weights; biases are left out.
+
+    model: any network that has a layer with a weight, dense or pruned.
+
+        >>> layer = nn.Linear(4, 2)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight[0].zero_()
+        >>> density(layer)
+        0.5
+    """
     weights = [layer.weight for _, layer in layers(model)]
     return sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)

@@ -1,9 +1,9 @@
-r"""Criteria from weights, activations, labels and gradients, and the loop of pruning and fine-tuning.
+r"""Score filters by weights, activations, labels or gradients, and remove a few at a time with fine-tuning in between.
 
-Pruning is an optimisation: leave out maps so that the cost :math:`\mathcal C` on the data changes least
-(molchanov2017pruning, equation 2). The *oracle* knows what one map changes,
-:math:`\lvert \mathcal C(z = 0) - \mathcal C(z) \rvert`, and takes a pass over the data for each map. The criteria
-estimate it for all maps in one pass. For a map z with M places (equations 4 to 8):
+Pruning is an optimization: leave out maps so that the cost :math:`\mathcal C` on the data changes least
+(molchanov2017pruning, equation 2). The *oracle* measures what one map changes, :math:`\lvert \mathcal C(z = 0) -
+\mathcal C(z) \rvert`, which takes a pass over the data for each map. The criteria estimate it for all maps in one pass.
+For a map z with M places (equations 4 to 8):
 
 .. math:: \text{weight } \tfrac1I \sum_i w_i^2, \quad \text{mean } \operatorname{E} \lvert z \rvert, \quad
     \text{deviation } \sqrt{\operatorname{E} z^2 - (\operatorname{E} z)^2}, \quad
@@ -12,36 +12,48 @@ estimate it for all maps in one pass. For a map z with M places (equations 4 to 
 .. math:: \text{taylor } \frac1N \sum_{n=1}^N \bigg\lvert \frac1M \sum_{m=1}^M
     \frac{\partial \mathcal C_n}{\partial z_{n,m}} z_{n,m} \bigg\rvert,
 
-where x is the map's mean over its places, in equally filled bins, and y the label. Maps are taken as the next layers
-read them, behind batch norm, ReLU and pooling; of a rectified map E|z| is the paper's mean. Filters that an addition
-ties make one channel with one score.
+where x is the mean of the map over its places, in equally filled bins, and y the label. Maps are taken as the next
+layers read them, after batch norm, ReLU and pooling; for a rectified map E|z| is the paper's mean. Filters that an
+addition ties make one channel with one score.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import measure, running, structure, training
+from lib import measure, running, structure, training, weights
 from lib.datasets import Split
 from lib.pruning.shared.groups import groups_of
 from lib.structure import Group
+from lib.training import FitOptions
 
 CRITERIA = ("weight", "mean", "deviation", "information", "taylor", "random")
 Cost = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes) and labels (n,) -> (n,)
+Score = Callable[[nn.Module, Split], dict[str, Tensor]]  # as the ``scores`` of any criterion
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cost of each sample, (n,)."""
+    """Give the cross-entropy of each sample.
+
+    logits: (n, classes).
+    labels: (n,) class numbers.
+
+    Returns (n,).
+
+    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # log 4
+    tensor([1.3863])
+    """
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def scores(
     model: nn.Module,
-    data: Split,
+    split: Split,
     *,
     criterion: str = "taylor",
     bins: int = 10,
@@ -49,74 +61,124 @@ def scores(
     cost: Cost = cross_entropy,
     batch_size: int = 250,
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) by one of ``CRITERIA``, larger = keep. "random", drawn by ``seed``, is the control.
+    """Score each filter by what its weights, its map, or the gradient of the cost say about it.
 
-    bins: for "information". cost: of each sample, for "taylor"; no gradient is left behind. Raises ValueError on an
-    empty split, an unknown criterion, NaN or infinity, and a network that cannot be traced.
+    model: any network that can be traced; it is left as it was, without gradients.
+    split: samples with labels; "weight" and "random" only trace the network with the first image.
+    criterion: "taylor" (default), "weight", "mean", "deviation", "information", or "random", the control.
+    bins: number of bins for "information", 2 or more. Default 10.
+    seed: seed of "random". Default 0.
+    cost: for "taylor": function of logits (n, classes) and labels (n,) that returns the cost of each sample, (n,).
+        Default cross-entropy.
+    batch_size: samples in each pass, 1 or more. Default 250.
+
+    Returns layer name -> (filters,), larger = keep.
+    Raises ValueError for an unknown criterion, numbers out of range, an empty split, weights or images that are not
+    finite, and a network that cannot be traced.
+    Source: molchanov2017pruning, equations 4 to 8.
+
+    >>> from lib import models
+    >>> split = Split(torch.rand(4, 1, 28, 28), torch.arange(4))
+    >>> {name: score.shape for name, score in scores(models.lenet5(), split, criterion="taylor").items()}
+    {'conv1': torch.Size([20]), 'conv2': torch.Size([50]), 'fc1': torch.Size([500])}
     """
     if criterion not in CRITERIA:
-        raise ValueError(f"no criterion is called {criterion!r}: accepted are {', '.join(CRITERIA)}")
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
     if bins < 2 or batch_size < 1:
         raise ValueError(f"bins must be 2 or more and batch_size 1 or more, not {bins} and {batch_size}")
-    found = groups_of(model, data)
+    groups = groups_of(model, split)
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
-        values = [torch.rand(group.channels, generator=generator) for group in found]
+        values = [torch.rand(group.channels, generator=generator) for group in groups]
     elif criterion == "weight":
-        weights = [[model.get_submodule(name).weight.detach() for name in group.producers] for group in found]
-        values = [sum(w.flatten(1).square().mean(1) for w in tied) for tied in weights]
+        values = [_mean_squares(model, group) for group in groups]
     elif criterion == "taylor":
-        values = taylor_scores(model, data, found, cost, batch_size)
+        values = taylor_scores(model, split, groups, cost, batch_size)
     else:
         read = {
             "mean": lambda size, mean, square: size.mean(0),
             "deviation": lambda size, mean, square: (square.mean(0) - mean.mean(0) ** 2).clamp_min(0).sqrt(),
-            "information": lambda size, mean, square: information(mean, data.labels, bins=bins),
+            "information": lambda size, mean, square: information(mean, split.labels, bins=bins),
         }
-        values = [read[criterion](*moments) for moments in _moments(model, data, found, batch_size)]
-    for group, value in zip(found, values, strict=True):
+        values = [read[criterion](*moments) for moments in _moments(model, split, groups, batch_size)]
+    for group, value in zip(groups, values, strict=True):
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"{criterion} of layer {group.producers[0]!r} is not finite: its weights or the data hold NaN"
             )
-    return {name: value for group, value in zip(found, values, strict=True) for name in group.producers}
+    return {name: value for group, value in zip(groups, values, strict=True) for name in group.producers}
+
+
+def _mean_squares(model: nn.Module, group: Group) -> Tensor:
+    tied = [weights.layer_named(model, name).weight.detach() for name in group.producers]
+    first, *others = [w.flatten(1).square().mean(1) for w in tied]
+    return sum(others, first)
 
 
 def oracle(
     model: nn.Module,
-    data: Split,
+    split: Split,
     *,
     layers: Iterable[str] | None = None,
     signed: bool = False,
     cost: Cost = cross_entropy,
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) how much the mean cost changes when the channel is gone, one pass over the data each.
+    """Measure how much the mean cost changes when a channel is gone: one pass over the data for each channel.
 
-    layers: score these only. signed: the increase itself, not its absolute value. Errors as those of :func:`scores`.
+    model: any network that can be traced; it is left as it was.
+    split: samples with labels; they run through the network all at once.
+    layers: names of the layers to score, and with them those that an addition ties to them. Default: all.
+    signed: return the increase of the cost instead of its absolute value. Default False.
+    cost: function of logits (n, classes) and labels (n,) that returns the cost of each sample, (n,). Default
+        cross-entropy.
+
+    Returns layer name -> (filters,) float64, larger = keep.
+    Raises ValueError for an empty split, a layer whose filters cannot go, and a network that cannot be traced.
+    Source: molchanov2017pruning, section 2.
     """
-    found, result = _chosen(groups_of(model, data), layers), {}
+    groups = _of_layers(groups_of(model, split), layers)
+    result: dict[str, Tensor] = {}
     with torch.no_grad(), running.evaluating(model):
-        whole = cost(running.logits(model, data.images), data.labels).double().mean()
-        for group in found:
+        whole = cost(running.logits(model, split.images), split.labels).double().mean()
+        for group in groups:
             change = torch.empty(group.channels, dtype=torch.float64)
             for channel in range(group.channels):
-                gate = torch.ones(1, group.channels, dtype=data.images.dtype)
+                gate = torch.ones(1, group.channels, dtype=split.images.dtype)
                 gate[:, channel] = 0
                 with _gated(model, [group], [gate]):
-                    change[channel] = cost(running.logits(model, data.images), data.labels).double().mean() - whole
+                    change[channel] = cost(running.logits(model, split.images), split.labels).double().mean() - whole
             result |= dict.fromkeys(group.producers, change if signed else change.abs())
     return result
 
 
 def normalized(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each layer's scores divided by their Euclidean norm, so that layers can be compared (section 2.2)."""
+    """Divide the scores of each layer by their Euclidean norm, so that layers can be compared.
+
+    scores: layer name -> (filters,).
+
+    Returns layer name -> (filters,).
+    Source: molchanov2017pruning, section 2.2.
+
+    >>> normalized({"conv": torch.tensor([3.0, 4.0])})["conv"]
+    tensor([0.6000, 0.8000])
+    """
     return {name: score / score.norm().clamp_min(torch.finfo(score.dtype).tiny) for name, score in scores.items()}
 
 
 def information(values: Tensor, labels: Tensor, *, bins: int = 10) -> Tensor:
-    """H(x) + H(y) - H(x, y) in nats for each column of ``values`` (n, channels), cut into bins that are filled equally.
+    """Measure the mutual information of values and labels, H(x) + H(y) - H(x, y).
 
-    labels: (n,) class numbers. Equal values share a bin. Raises ValueError where a value is not finite.
+    values: (n, channels) finite values, taken column by column and cut into equally filled bins. Equal values share a
+        bin.
+    labels: (n,) class numbers.
+    bins: number of bins, 2 or more. Default 10.
+
+    Returns (channels,) in nats, float64.
+    Raises ValueError for values that are not finite.
+
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> information(torch.tensor([[0.0], [0.0], [9.0], [9.0]]), labels, bins=2)  # all of it: log 2
+    tensor([0.6931], dtype=torch.float64)
     """
     if not torch.isfinite(values).all():
         raise ValueError("the values hold NaN or infinity: the information of finite ones can be measured")
@@ -130,46 +192,67 @@ def information(values: Tensor, labels: Tensor, *, bins: int = 10) -> Tensor:
     return sum(torch.special.entr(joint.sum(axis)).sum(1) for axis in (1, 2)) - torch.special.entr(joint).sum((1, 2))
 
 
-def iterative(
+def shrink_iteratively(
     model: nn.Module,
     split: Split,
     *,
     fraction: float,
     step: int = 2,
     updates: int = 10,
-    criterion: str | Callable[[nn.Module, Split], dict[str, Tensor]] = "taylor",
+    criterion: str | Score = "taylor",
     layers: Iterable[str] | None = None,
     samples: int = 500,
     flops_weight: float = 0.0,
     seed: int = 0,
-    batch_size: int = 64,
     watch: Callable[[nn.Module], None] | None = None,
-    **fit: object,
+    **options: Unpack[FitOptions],
 ) -> nn.Module:
-    r"""The loop of the survey's Figure 3: remove the ``step`` least important filters, make ``updates`` updates, again.
+    r"""Remove a few of the least important filters, make a few updates, and repeat: the loop of the survey's Figure 3.
 
-    Ends when ``fraction`` of the filters of the ``layers`` (None: all) is gone and returns the smaller network; the
-    model stays as it is. criterion: one of ``CRITERIA``, or any function of a model and a split that gives scores; they
-    come from ``samples`` training images and are normalised by layer. flops_weight: the :math:`\lambda` of
-    :math:`\Theta - \lambda \Theta^{flops}`, with the millions of multiply-adds that go with a filter. watch: called
-    with the network after each removal and after the updates that follow it. ``fit`` goes to :func:`lib.training.fit`.
-    Raises ValueError where a layer would have to lose its last filter.
+    Scores are normalized by layer, and the filters of all layers compete.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples to train on, and to score filters with.
+    fraction: share of the filters of the layers to remove, in [0, 1).
+    step: number of filters to remove at a time, 1 or more. Default 2.
+    updates: number of updates after each removal, 1 or more. Default 10.
+    criterion: "taylor" (default), "weight", "mean", "deviation", "information" or "random", or a function of a model
+        and a split that returns scores, layer name -> (filters,).
+    layers: names of the layers to prune, and with them those that an addition ties to them. Default: all.
+    samples: number of samples to draw for the scores at each turn. Default 500.
+    flops_weight: the :math:`\lambda` of :math:`\Theta - \lambda \Theta^{flops}`; :math:`\Theta^{flops}` is the number
+        of multiply-adds, in millions, that go with a filter. Default 0.
+    seed: seed of all draws. Default 0.
+    watch: function that is called with the network after each removal, and after the updates that follow it.
+    options: how to train: learning_rate, momentum, weight_decay, batch_size (default here 64), shift, optimizer and
+        loss of :class:`lib.training.FitOptions`.
+
+    Returns the smaller network, a copy.
+    Raises TypeError for other options, and ValueError for an unknown criterion, numbers out of range, an empty split, a
+    layer whose filters cannot go, and a fraction that would take the last filter of a layer.
+    Source: molchanov2017pruning, section 2.
     """
+    training.check_options(options)
+    batch_size = options.setdefault("batch_size", 64)
+    if isinstance(criterion, str) and criterion not in CRITERIA:
+        raise ValueError(f"criterion must be a function or one of {', '.join(CRITERIA)}, not {criterion!r}")
     if not 0 <= fraction < 1 or step < 1 or updates < 1:
         raise ValueError(
             f"fraction must be in [0, 1), step and updates 1 or more, not {fraction}, {step} and {updates}"
         )
     example, generator = split.images[:1], torch.Generator().manual_seed(seed)
-    found = _chosen(groups_of(model, split), layers)
-    left = int(fraction * sum(group.channels for group in found) + 1e-9)
-    if left > sum(group.channels - 1 for group in found):
+    groups = _of_layers(groups_of(model, split), layers)
+    left = int(fraction * sum(group.channels for group in groups) + 1e-9)
+    if left > sum(group.channels - 1 for group in groups):
         raise ValueError(f"without {fraction} of its filters the network has a layer without any: lower the fraction")
     while left > 0:
         sample = _drawn(split, samples, generator)
-        named = isinstance(criterion, str)
-        raw = scores(model, sample, criterion=criterion, seed=seed + left) if named else criterion(model, sample)
+        if isinstance(criterion, str):
+            raw = scores(model, sample, criterion=criterion, seed=seed + left)
+        else:
+            raw = criterion(model, sample)
         ranks = normalized(raw)
-        ranks = {group.producers[0]: ranks[group.producers[0]] for group in found}
+        ranks = {group.producers[0]: ranks[group.producers[0]] for group in groups}
         if flops_weight:
             ranks = {name: rank - flops_weight * _millions(model, name, example) for name, rank in ranks.items()}
         remaining = sum(map(len, ranks.values()))
@@ -177,23 +260,21 @@ def iterative(
         model, left = structure.shrink(model, masks, example), left - sum(masks.removed.values())
         if watch is not None:
             watch(model)
-        training.fit(
-            model, _drawn(split, updates * batch_size, generator), epochs=1, seed=seed, batch_size=batch_size, **fit
-        )
+        training.fit(model, _drawn(split, updates * batch_size, generator), epochs=1, seed=seed, **options)
         if watch is not None:
             watch(model)
-        found = _chosen(groups_of(model, split), layers)
+        groups = _of_layers(groups_of(model, split), layers)
     return model
 
 
-def _chosen(found: list[Group], layers: Iterable[str] | None) -> list[Group]:
+def _of_layers(groups: list[Group], layers: Iterable[str] | None) -> list[Group]:
     """The groups with one of the layers; None: all."""
     if layers is None:
-        return found
-    wanted = set(layers)
-    if unknown := wanted - {name for group in found for name in group.producers}:
-        raise ValueError(f"layer {min(unknown)!r} has no filters that can go: others have")
-    return [group for group in found if wanted & set(group.producers)]
+        return groups
+    wanted, accepted = set(layers), [name for group in groups for name in group.producers]
+    if unknown := wanted - set(accepted):
+        raise ValueError(f"layer {min(unknown)!r} has no filters that can go: accepted are {', '.join(accepted)}")
+    return [group for group in groups if wanted & set(group.producers)]
 
 
 def _drawn(split: Split, n: int, generator: torch.Generator) -> Split:
@@ -204,7 +285,7 @@ def _drawn(split: Split, n: int, generator: torch.Generator) -> Split:
 
 def _millions(model: nn.Module, name: str, example: Tensor) -> float:
     """Millions of multiply-adds that go with one filter of a layer, those of the next layers included."""
-    mask = torch.arange(len(model.get_submodule(name).weight)) > 0
+    mask = torch.arange(len(weights.layer_named(model, name).weight)) > 0
     if not mask.any():
         return 0.0
     shape, smaller = tuple(example.shape[1:]), structure.shrink(model, {name: mask}, example)
@@ -212,35 +293,47 @@ def _millions(model: nn.Module, name: str, example: Tensor) -> float:
 
 
 @torch.no_grad()
-def _moments(model: nn.Module, data: Split, found: list[Group], batch_size: int) -> list[Tensor]:
+def _moments(model: nn.Module, split: Split, groups: list[Group], batch_size: int) -> list[Tensor]:
     """For each group (3, n, channels): the means over places of |z|, z and z^2, of each sample, in float64."""
-    parts: list[list[Tensor]] = [[] for _ in found]
-    consumers = dict.fromkeys(name for group in found for name in group.consumers)
+    parts: list[list[Tensor]] = [[] for _ in groups]
+    consumers = dict.fromkeys(name for group in groups for name in group.consumers)
     with running.captured(model, consumers) as flow, running.evaluating(model):
-        for images in data.images.split(batch_size):
+        for images in split.images.split(batch_size):
             running.logits(model, images)
-            for part, group in zip(parts, found, strict=True):
+            for part, group in zip(parts, groups, strict=True):
                 maps = [group.maps(name, flow.inputs[name]).double() for name in group.consumers]
                 kinds = [torch.stack([z.abs().mean(2), z.mean(2), z.square().mean(2)]) for z in maps]
                 part.append(torch.stack(kinds).mean(0))
     return [torch.cat(part, dim=1) for part in parts]
 
 
-def taylor_scores(model: nn.Module, data: Split, found: list[Group], cost: Cost, batch_size: int) -> list[Tensor]:
-    """The derivative by a gate on each map at its value 1 is the sum of (dC/dz) z over the places that read it."""
-    totals = [torch.zeros(group.channels, dtype=data.images.dtype) for group in found]
+def taylor_scores(model: nn.Module, split: Split, groups: list[Group], cost: Cost, batch_size: int) -> list[Tensor]:
+    """Compute the Taylor criterion with a gate on each map: the derivative of the cost by the gate, at its value 1.
+
+    That derivative is the sum of (dC/dz) z over the places of the map.
+
+    model: the network; it is left as it was, without gradients.
+    split: samples with labels.
+    groups: the groups of channels to score.
+    cost: function of logits (n, classes) and labels (n,) that returns the cost of each sample, (n,).
+    batch_size: samples in each pass.
+
+    Returns (channels,) for each group.
+    Source: molchanov2017pruning, equation 8.
+    """
+    totals = [torch.zeros(group.channels, dtype=split.images.dtype) for group in groups]
     with torch.enable_grad(), running.evaluating(model):
-        for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
-            gates = [images.new_ones(len(images), group.channels).requires_grad_() for group in found]
-            with _gated(model, found, gates) as places:
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+            gates = [images.new_ones(len(images), group.channels).requires_grad_() for group in groups]
+            with _gated(model, groups, gates) as places:
                 total = cost(running.logits(model, images), labels).sum()
             for i, slope in enumerate(torch.autograd.grad(total, gates)):
                 totals[i] += slope.abs().sum(0) / places[i]
-    return [total / len(data) for total in totals]
+    return [total / len(split) for total in totals]
 
 
 @contextmanager
-def _gated(model: nn.Module, found: Sequence[Group], gates: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+def _gated(model: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor]) -> Iterator[dict[int, int]]:
     """Inside, what is read of channel c of group i is multiplied by gates[i][:, c], (n or 1, channels).
 
     Yields group -> places of its maps, known after a forward pass: the M of the first layer that reads them.
@@ -252,7 +345,7 @@ def _gated(model: nn.Module, found: Sequence[Group], gates: Sequence[Tensor]) ->
             x = inputs[0]
             factor = x.new_ones(len(gates[readers[0]]), x.shape[1])
             for i in readers:
-                columns = found[i].consumers[name]
+                columns = groups[i].consumers[name]
                 spread = gates[i].repeat_interleave(columns.shape[1], dim=1)
                 factor = factor.index_copy(1, columns.flatten(), spread)
                 places.setdefault(i, columns.shape[1] * x[0, 0].numel())
@@ -260,11 +353,11 @@ def _gated(model: nn.Module, found: Sequence[Group], gates: Sequence[Tensor]) ->
 
         return hook
 
-    names = dict.fromkeys(name for group in found for name in group.consumers)
+    names = dict.fromkeys(name for group in groups for name in group.consumers)
     hooks = []
     try:
         for name in names:
-            readers = [i for i, group in enumerate(found) if name in group.consumers]
+            readers = [i for i, group in enumerate(groups) if name in group.consumers]
             hooks.append(model.get_submodule(name).register_forward_pre_hook(gate(name, readers)))
         yield places
     finally:

@@ -1,19 +1,19 @@
-r"""Neuron importance score propagation: how much does each neuron move the final responses?
+r"""Neuron importance score propagation: how much does each neuron change the final responses?
 
-The final response layer, what the classifier reads, is ranked first, by infinite feature selection over the data:
-with the spread :math:`\sigma_i` of feature i and the rank correlation :math:`\rho_{ij}`,
+The final responses, what the classifier reads, are ranked first, by infinite feature selection over the data. With the
+spread :math:`\sigma_i` of feature i and the rank correlation :math:`\rho_{ij}`,
 
 .. math:: A_{ij} = \alpha \max(\sigma_i, \sigma_j) + (1-\alpha)(1 - |\rho_{ij}|), \qquad
    s = \Big(\sum_{l \ge 1} (rA)^l\Big) 1 = \big((I - rA)^{-1} - I\big) 1, \qquad r = 0.9 / \text{spectral radius of } A
 
 (roffo2015infinite). Then the scores go back through the network (yu2018nisp),
 
-.. math:: s_k = |W^{(k+1)}|^\top s_{k+1},
+.. math:: s_k = |W^{(k+1)}|^\top s_{k+1}.
 
-a convolution by its transposed one with the kernels' magnitudes; batch norm multiplies by :math:`|\gamma / \sigma|`,
-pooling spreads a score over its window, ReLU passes it, an addition or concatenation passes it to all its parts.
-That is the gradient of a linear network: the model with the magnitudes of its weights, no biases, no activations.
-So autograd does the propagation, through whatever graph the model has.
+A convolution uses its transposed form with the magnitudes of the kernels; batch norm multiplies by :math:`|\gamma /
+\sigma|`, pooling gives a score to its whole window, ReLU passes it on, and an addition or concatenation passes it to
+all its parts. This is the gradient of a linear network: the model with the magnitudes of its weights, without biases
+and activations. So autograd propagates the scores, through whatever graph the model has.
 """
 
 import copy
@@ -34,10 +34,19 @@ BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """Infinite feature selection: the importance (features,) of responses (samples, features).
+    """Rank features by infinite feature selection: those that vary much and resemble the others little are important.
 
-    alpha: 1 looks at the spread alone (relative to the widest), 0 at the correlation alone. A feature that never
-    changes gets 0.
+    responses: (samples, features), two samples or more, finite.
+    alpha: weight of the spread (relative to the widest) against that of the correlation, in [0, 1]; 1 looks at the
+        spread alone, 0 at the correlation alone. Default 0.5.
+
+    Returns (features,) importance, float64, 0 or more; a feature that never changes gets 0.
+    Raises ValueError for alpha outside [0, 1] and responses of another kind.
+    Source: roffo2015infinite.
+
+    >>> importance = ranking(torch.tensor([[0.0, 0.0, 5.0], [4.0, 1.0, 5.0], [0.0, 1.0, 5.0]]))
+    >>> importance.argsort(descending=True)  # the widest first, the constant last
+    tensor([0, 1, 2])
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
@@ -58,8 +67,13 @@ def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
     return torch.from_numpy(importance)
 
 
-def linearised(model: nn.Module) -> nn.Module:
-    """A copy in float64 that is linear for positive inputs: magnitudes for weights, no biases, sums for maxima."""
+def linearized(model: nn.Module) -> nn.Module:
+    """Copy a model as a network that is linear for positive inputs: magnitudes for weights, no biases, sums for maxima.
+
+    model: any network; it is left as it was.
+
+    Returns the copy, float64, in evaluation mode.
+    """
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
     for module in list(model.modules()):
         if isinstance(module, WEIGHTED | BATCH_NORM):
@@ -72,23 +86,37 @@ def linearised(model: nn.Module) -> nn.Module:
             if type(child).__module__ == "torch.nn.modules.activation":
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.MaxPool2d | nn.MaxPool3d) and child.dilation in (1, (1, 1), (1, 1, 1)):
-                kind = nn.AvgPool2d if isinstance(child, nn.MaxPool2d) else nn.AvgPool3d
-                window = (child.kernel_size, child.stride, child.padding)
-                setattr(module, name, kind(*window, ceil_mode=child.ceil_mode, divisor_override=1))
+                setattr(module, name, _sum_pool(child))
     return model
+
+
+def _sum_pool(pool: nn.MaxPool2d | nn.MaxPool3d) -> nn.Module:
+    kind: type[nn.Module] = nn.AvgPool2d if isinstance(pool, nn.MaxPool2d) else nn.AvgPool3d
+    return kind(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode, divisor_override=1)
 
 
 def propagate(
     model: nn.Module, importance: Tensor, example_input: Tensor, *, removed: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) float64: the importance of what a layer puts out, summed over the places of a map.
+    """Propagate importance from the final responses back to every layer.
 
-    importance: (features,), of the features, or of whole maps, that the last layer reads; not negative.
-    removed: layer name -> bool (filters,), those that pass nothing on. Raises ValueError for scores that overflow.
+    model: any network; it is left as it was.
+    importance: (features,) of the features, or of whole maps, that the last layer reads; finite, 0 or more.
+    example_input: inputs with which the network is traced, (n, channels, height, width).
+    removed: layer name -> (filters,) bool, filters that pass nothing on. Default: none.
+
+    Returns layer name -> (filters,) float64: the importance of what a layer puts out, summed over the places of a map.
+    Raises ValueError for importance of another kind and for scores that overflow.
+    Source: yu2018nisp.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+    >>> propagate(model, torch.tensor([1.0, 10.0]), torch.zeros(1, 2))  # what the last layer reads
+    {'0': tensor([ 1., 10.], dtype=torch.float64)}
     """
     if importance.dim() != 1 or not torch.isfinite(importance).all() or (importance < 0).any():
         raise ValueError(f"the importance must be one finite number, 0 or more, for each feature, not {importance}")
-    linear = linearised(model)
+    linear = linearized(model)
     order = in_order(linear, example_input.double())
     with running.captured(linear, order) as flow, torch.enable_grad():
         for name, gone in (removed or {}).items():
@@ -97,8 +125,8 @@ def propagate(
         response, names = flow.inputs[order[-1]], order[:-1]
         shape = [1, -1] + [1] * (response.dim() - 2)
         total = (response * importance.double().reshape(shape)).sum()
-        found = torch.autograd.grad(total, [flow.outputs[name] for name in names], allow_unused=True)
-    scores = {name: s.transpose(0, 1).flatten(1).sum(1) for name, s in zip(names, found, strict=True) if s is not None}
+        slopes = torch.autograd.grad(total, [flow.outputs[name] for name in names], allow_unused=True)
+    scores = {name: s.transpose(0, 1).flatten(1).sum(1) for name, s in zip(names, slopes, strict=True) if s is not None}
     if not all(torch.isfinite(s).all() for s in scores.values()):
         raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
     return scores
@@ -110,7 +138,16 @@ def _cut(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, gone: 
 
 @torch.no_grad()
 def in_order(model: nn.Module, example_input: Tensor) -> list[str]:
-    """The names of the model's convolution and linear layers in the order in which they run."""
+    """List the convolution and linear layers of a model in the order in which they run.
+
+    model: any network.
+    example_input: inputs with which it runs once, (n, channels, height, width).
+
+    Returns their names.
+
+    >>> in_order(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
+    ['0', '2']
+    """
     names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
     with running.captured(model, names) as flow:
         running.logits(model, example_input[:1])
@@ -118,28 +155,44 @@ def in_order(model: nn.Module, example_input: Tensor) -> list[str]:
 
 
 def scores(
-    model: nn.Module, data: Split, *, fraction: float = 0.0, alpha: float = 0.5, images: int = 1000, seed: int = 0
+    model: nn.Module, split: Split, *, fraction: float = 0.0, alpha: float = 0.5, images: int = 1000, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,), mean 1 in each layer: the propagated importance of each filter.
+    """Score each filter by its importance for the final responses.
 
-    fraction: the share of each layer that is going to be removed. With it the layers are scored from the last to the
-        first, and the filters that will go pass nothing on; with 0 all do, and one pass does.
-    alpha: see :func:`ranking`. images: how many of the split are drawn for the responses.
-    Raises ValueError for a split of fewer than two images, and where the responses never change.
+    model: any network that can be traced; it is left as it was.
+    split: samples for the final responses, two or more; labels are not read.
+    fraction: share of each layer that is going to be removed, in [0, 1). With it the layers are scored from the last to
+        the first, and filters that will go pass nothing on. With 0 (default) all filters do, and one pass is enough.
+    alpha: weight of the spread against the correlation in the ranking of the responses, in [0, 1]. Default 0.5.
+    images: number of samples to draw for the responses, 2 or more. Default 1000.
+    seed: seed of the draw. Default 0.
+
+    Returns layer name -> (filters,), mean 1 in each layer, larger = keep.
+    Raises ValueError for numbers out of range, fewer than two samples, responses that never change, scores that
+    overflow, and a network that cannot be traced.
+    Source: yu2018nisp; roffo2015infinite.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    >>> split = Split(torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.long))
+    >>> {name: round(score.mean().item(), 3) for name, score in scores(model, split).items()}
+    {'0': 1.0}
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    if len(data) < 2 or images < 2:
+    split.check_not_empty("to score filters")
+    if len(split) < 2 or images < 2:
         raise ValueError(
-            f"the final responses to {min(len(data), images)} images cannot be ranked: two or more are needed"
+            f"the final responses to {min(len(split), images)} images cannot be ranked: two or more are needed"
         )
-    example = data.images[:1]
-    found = structure.groups(model, example)
-    importance = ranking(responses(model, data, images=images, seed=seed), alpha=alpha)
+    example = split.images[:1]
+    groups = structure.groups(model, example)
+    importance = ranking(responses(model, split, images=images, seed=seed), alpha=alpha)
     if not importance.any():
         raise ValueError("the final responses are the same for all images, or all alike: there is nothing to rank")
-    order, result, removed = in_order(linearised(model), example.double()), {}, {}
-    for group in sorted(found, key=lambda group: -max(map(order.index, group.producers))):
+    order = in_order(linearized(model), example.double())
+    result: dict[str, Tensor] = {}
+    removed: dict[str, Tensor] = {}
+    for group in sorted(groups, key=lambda group: -max(map(order.index, group.producers))):
         if fraction or not result:
             passed = propagate(model, importance, example, removed=removed)
         result |= {name: (passed[name] / passed[name].mean().clamp_min(1e-300)).float() for name in group.producers}
@@ -150,17 +203,23 @@ def scores(
 
 
 @torch.no_grad()
-def responses(model: nn.Module, data: Split, *, images: int, seed: int) -> Tensor:
-    """(images, features): what the last layer reads, the mean over the places of a map, for images that are drawn."""
-    drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
-    modes, found = {module: module.training for module in model.modules()}, []
-    try:
-        last = in_order(model.eval(), data.images)[-1]
+def responses(model: nn.Module, split: Split, *, images: int, seed: int) -> Tensor:
+    """Run samples through a network, and give what its last layer reads.
+
+    model: any network; it is left as it was.
+    split: samples; labels are not read.
+    images: number of samples to draw.
+    seed: seed of the draw.
+
+    Returns (images, features); of maps, the mean over the places.
+    """
+    drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:images]
+    parts = []
+    with running.evaluating(model):
+        last = in_order(model, split.images)[-1]
         with running.captured(model, [last]) as flow:
-            for batch in data.images[drawn].split(100):
+            for batch in split.images[drawn].split(100):
                 running.logits(model, batch)
-                found.append(flow.inputs[last].flatten(2).mean(2) if flow.inputs[last].dim() > 2 else flow.inputs[last])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return torch.cat(found)
+                read = flow.inputs[last]
+                parts.append(read.flatten(2).mean(2) if read.dim() > 2 else read)
+    return torch.cat(parts)

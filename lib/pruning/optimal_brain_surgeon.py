@@ -1,6 +1,6 @@
 r"""Optimal Brain Surgeon: delete the weight that costs least when all the others may move to make up for it.
 
-At a minimum with second derivatives :math:`H`, minimise :math:`\tfrac12 \delta w^\top H \delta w` under
+At a minimum with second derivatives :math:`H`, minimize :math:`\tfrac12 \delta w^\top H \delta w` under
 :math:`e_q^\top \delta w + w_q = 0` (hassibi1992obs). The others move by, and the loss grows by,
 
 .. math:: \delta w = -\frac{w_q}{[H^{-1}]_{qq}} H^{-1} e_q, \qquad L_q = \frac{w_q^2}{2 [H^{-1}]_{qq}}.
@@ -40,9 +40,14 @@ CHOICES = ("surgeon", "damage", "magnitude")
 
 @dataclass(frozen=True)
 class Surgery:
-    """What was deleted, in order: numbers in the vector of parameters, and the loss that each was to cost."""
+    """What was deleted.
 
-    kept: dict[str, Tensor]
+    masks: parameter name -> bool mask, True where a parameter is kept.
+    deleted: (n,), numbers in the vector of all parameters, in the order of the deletions.
+    costs: (n,), how much each deletion was predicted to raise the loss.
+    """
+
+    masks: dict[str, Tensor]
     deleted: Tensor
     costs: Tensor
 
@@ -50,30 +55,54 @@ class Surgery:
 # -- the whole network -------------------------------------------------------------------------------------------------
 
 
-def gauss_newton_rows(model: nn.Module, data: Split) -> Tensor:
-    """X, (samples · classes, parameters), float64: XᵀX / samples is the Gauss-Newton matrix of the cross-entropy."""
+def gauss_newton_rows(model: nn.Module, split: Split) -> Tensor:
+    """Compute the factor X of the Gauss-Newton matrix of the mean cross-entropy, XᵀX / samples.
+
+    model: a classifier of at most 25,000 parameters, which is looked at in evaluation mode and is not changed.
+    split: samples over which the cross-entropy is averaged.
+
+    Returns X, (samples · classes, parameters), float64.
+    Raises ValueError for an empty split and a larger network.
+
+        >>> gauss_newton_rows(nn.Linear(4, 3), Split(torch.rand(5, 4), torch.arange(5) % 3)).shape
+        torch.Size([15, 15])
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     count = sum(p.numel() for p in parameters.values())
-    if len(data) == 0:
-        raise ValueError("the split to measure the curvature on is empty: at least one sample is needed")
+    split.check_not_empty("to measure the curvature")
     if count > LARGEST:
-        raise ValueError(f"{count:,} parameters are too many for one matrix ({LARGEST:,} at most): use prune_layers")
-    model.eval()
+        raise ValueError(
+            f"{count:,} parameters are too many for one matrix ({LARGEST:,} at most): use operate_by_layer"
+        )
     # each sample gets its own copy of the parameters, so that its gradients stay its own
-    own = {name: p.expand(len(data), *p.shape).clone().requires_grad_() for name, p in parameters.items()}
-    images = data.images.to(next(iter(parameters.values())).dtype)
+    own = {name: p.expand(len(split), *p.shape).clone().requires_grad_() for name, p in parameters.items()}
+    images = split.images.to(next(iter(parameters.values())).dtype)
 
     def one(values: dict[str, Tensor], x: Tensor) -> Tensor:
         return torch.func.functional_call(model, values, (x[None],))[0]
 
-    logits = torch.func.vmap(one)(own, images)
+    with running.evaluating(model):
+        logits = torch.func.vmap(one)(own, images)
     columns = factor(logits.detach()).unbind(dim=2)
     rows = [torch.autograd.grad(logits, list(own.values()), column, retain_graph=True) for column in columns]
     return torch.stack([torch.cat([g.flatten(1) for g in row], dim=1) for row in rows], dim=1).flatten(0, 1).double()
 
 
 def inverse_hessian(rows: Tensor, *, samples: int, alpha: float, block: int = 256) -> Tensor:
-    """(alpha I + rowsᵀ rows / samples)⁻¹ by the recursion, ``block`` rows at a time; 1 is the paper's."""
+    """Invert alpha I + rowsᵀ rows / samples by the recursion of the paper, some rows at a time.
+
+    rows: the factor X, (rows, parameters), float64, from :func:`gauss_newton_rows`.
+    samples: N, 1 or more.
+    alpha: above 0; the weight decay of the objective, or a small number.
+    block: rows at a time, 1 or more; the paper takes 1.
+
+    Returns the inverse, (parameters, parameters), float64.
+    Raises ValueError for a value that is not accepted.
+    Source: hassibi1992obs, its recursion for the inverse.
+
+        >>> inverse_hessian(torch.ones(1, 1, dtype=torch.float64), samples=1, alpha=1.0).item()
+        0.5
+    """
     if not alpha > 0 or samples < 1 or block < 1:
         raise ValueError(f"alpha must be above 0, samples and block 1 or more, not {alpha}, {samples} and {block}")
     inverse = torch.eye(rows.shape[1], dtype=torch.float64) / alpha
@@ -85,9 +114,18 @@ def inverse_hessian(rows: Tensor, *, samples: int, alpha: float, block: int = 25
 
 
 def remove(weights: Tensor, inverse: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Delete the chosen weights together: the weights (exact zeros there), the inverse without them, and the loss.
+    """Delete the chosen weights together, and move all others to where the loss grows least.
 
-    weights: (n,), inverse: (n, n), chosen: numbers of the weights (k,). Rows and columns deleted become zero.
+    weights: (n,).
+    inverse: the inverse of the second derivatives, (n, n).
+    chosen: numbers of the weights to delete, (k,).
+
+    Returns the weights, with exact zeros at the chosen; the inverse without them, whose deleted rows and columns are
+    zero; and how much the loss grows.
+
+        >>> weights, inverse, cost = remove(torch.tensor([1.0, 3.0]), torch.eye(2), torch.tensor([0]))
+        >>> weights.tolist(), cost.item()
+        ([0.0, 3.0], 0.5)
     """
     side = inverse[:, chosen]
     solved = torch.linalg.solve(side[chosen], torch.cat([weights[chosen, None], side.T], dim=1))
@@ -98,23 +136,39 @@ def remove(weights: Tensor, inverse: Tensor, chosen: Tensor) -> tuple[Tensor, Te
     return weights, inverse, cost
 
 
-def prune(
+def operate(
     model: nn.Module,
-    data: Split,
+    split: Split,
     *,
     delete: int,
     alpha: float,
     refresh: int = 50,
-    kept: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Surgery:
-    """Delete ``delete`` parameters (weights and biases) one after the other; all others move each time. In place.
+    """Delete parameters of a small network one after the other; all others move each time. In place.
 
-    alpha: the weight decay of the objective at whose minimum the network is, or a small number.
-    refresh: deletions after which the second derivatives are taken anew, at the place to which the weights have moved.
-    kept: parameter name -> bool mask of what is still there; by default everything.
+        >>> model, split = nn.Linear(4, 3), Split(torch.rand(9, 4), torch.arange(9) % 3)
+        >>> surgery = operate(model, split, delete=6, alpha=1e-3)
+        >>> sum(int(p.count_nonzero()) for p in model.parameters())
+        9
+
+    model: a classifier of at most 25,000 parameters, best at a minimum of its objective.
+    split: samples over which the cross-entropy is averaged.
+    delete: how many parameters (weights and biases) are deleted, 0 or more.
+    alpha: above 0; the weight decay of the objective, or a small number.
+    refresh: the second derivatives are computed again, at the weights reached by then, after this many deletions; 1 or
+        more.
+    masks: parameter name -> bool mask of the shape of the parameter, True where it has not been deleted before; by
+        default all parameters are there.
+
+    Returns the :class:`Surgery`.
+    Raises ValueError for a value that is not accepted, an empty split, a mask that fits no parameter and a larger
+    network.
+    Source: hassibi1992obs.
     """
     parameters = dict(model.named_parameters())
-    alive = torch.cat([(kept or {}).get(n, torch.ones_like(p)).bool().flatten() for n, p in parameters.items()])
+    selection.check_masks(masks or {}, parameters)
+    alive = torch.cat([(masks or {}).get(n, torch.ones_like(p)).bool().flatten() for n, p in parameters.items()])
     if not 0 <= delete <= int(alive.sum()) or refresh < 1:
         raise ValueError(f"delete must be in 0..{int(alive.sum())} and refresh 1 or more, not {delete} and {refresh}")
     weights = nn.utils.parameters_to_vector(parameters.values()).detach().double() * alive
@@ -122,8 +176,8 @@ def prune(
     for done in range(delete):
         if done % refresh == 0:
             nn.utils.vector_to_parameters(weights.to(next(iter(parameters.values())).dtype), parameters.values())
-            rows = gauss_newton_rows(model, data)
-            inverse = inverse_hessian(rows * alive, samples=len(data), alpha=alpha)
+            rows = gauss_newton_rows(model, split)
+            inverse = inverse_hessian(rows * alive, samples=len(split), alpha=alpha)
         # L_q = w_q² / (2 [H⁻¹]_qq)
         costs_now = torch.where(alive, weights.square() / (2 * inverse.diagonal()), torch.inf)
         q = costs_now.argmin()
@@ -137,43 +191,55 @@ def prune(
 
 @dataclass(frozen=True)
 class Stage:
-    """A minimum on the way down: what is left, where it is, its mean cross-entropy and its training error."""
+    """A minimum on the way down.
 
-    kept: dict[str, Tensor]
+    masks: parameter name -> bool mask, True where a parameter is left.
+    parameters: (parameters,), the vector of all parameters at the minimum.
+    loss: mean cross-entropy on the training split.
+    error_pct: training error, in percent.
+    """
+
+    masks: dict[str, Tensor]
     parameters: Tensor
     loss: float
     error_pct: float
 
     @property
     def size(self) -> int:
-        """How many parameters are left."""
-        return sum(int(mask.sum()) for mask in self.kept.values())
+        """Count the parameters that are left."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
 
 
-def path(model: nn.Module, data: Split, *, weight_decay: float, choose_by: str = "surgeon") -> list[Stage]:
-    """The paper's whole procedure, to the end: delete one parameter, train to the next minimum, take H anew, go on.
+def path(model: nn.Module, split: Split, *, weight_decay: float, choose_by: str = "surgeon") -> list[Stage]:
+    """Follow the paper's whole procedure: delete one parameter, train to the next minimum, and repeat to the end.
 
-    choose_by: "surgeon" (L_q, and the others move at once), or for comparison "damage" (h_qq w_q² / 2) and "magnitude"
-    (w_q²), where the others move in the training only. The first stage is the whole network at its minimum, the last
-    has one parameter. ``model`` is left at the last stage; :func:`put` brings it to another.
+    model: a small classifier, best in float64. It is left at the last stage; :func:`put` brings it to another.
+    split: training samples.
+    weight_decay: of the objective, above 0.
+    choose_by: "surgeon" (default) deletes the parameter of the least L_q and moves the others at once. For comparison,
+        "damage" goes by h_qq w_q² / 2 and "magnitude" by w_q², and the others move in the training only.
+
+    Returns the stages: the first is the whole network at its minimum, the last has one parameter.
+    Raises ValueError for a value that is not accepted and an empty split.
+    Source: hassibi1992obs.
     """
     if choose_by not in CHOICES:
         raise ValueError(f"choose_by must be one of {', '.join(CHOICES)}, not {choose_by!r}")
     if not weight_decay > 0:
         raise ValueError(f"weight_decay must be above 0, so that there is an inverse, not {weight_decay}")
-    data = Split(data.images.to(next(model.parameters()).dtype), data.labels)
+    split = Split(split.images.to(next(model.parameters()).dtype), split.labels)
     alive = torch.ones(sum(p.numel() for p in model.parameters()), dtype=torch.bool)
     stages: list[Stage] = []
     while alive.any():
-        kept = _masks(model, alive)
-        training.minimise(model, data, weight_decay=weight_decay, kept=kept)
+        masks = _masks(model, alive)
+        training.minimize(model, split, weight_decay=weight_decay, kept=masks)
         weights = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
         with torch.no_grad():
-            loss = nn.functional.cross_entropy(running.logits(model, data.images), data.labels)
-        stages.append(Stage(kept, weights, loss.item(), training.error_pct(model, data)))
-        rows = gauss_newton_rows(model, data) * alive
-        inverse = inverse_hessian(rows, samples=len(data), alpha=weight_decay)
-        curvature = rows.square().sum(dim=0) / len(data) + weight_decay
+            loss = nn.functional.cross_entropy(running.logits(model, split.images), split.labels)
+        stages.append(Stage(masks, weights, loss.item(), training.error_pct(model, split)))
+        rows = gauss_newton_rows(model, split) * alive
+        inverse = inverse_hessian(rows, samples=len(split), alpha=weight_decay)
+        curvature = rows.square().sum(dim=0) / len(split) + weight_decay
         stiffness = {"surgeon": 1 / inverse.diagonal(), "damage": curvature, "magnitude": torch.ones_like(curvature)}
         costs = torch.where(alive, stiffness[choose_by] * weights.square() / 2, torch.inf)
         q = costs.argmin()
@@ -184,17 +250,24 @@ def path(model: nn.Module, data: Split, *, weight_decay: float, choose_by: str =
 
 
 def put(model: nn.Module, stage: Stage) -> nn.Module:
-    """Bring the network to a stage of its path. In place; returns the model."""
+    """Bring the network to a stage of its path. In place; returns the model.
+
+    model: the network that :func:`path` pruned, or one of the same layers.
+    stage: where to bring it.
+    """
     nn.utils.vector_to_parameters(stage.parameters, model.parameters())
     return model
 
 
 def shortest(stages: list[Stage], samples: int) -> Stage:
-    """The smallest stage whose training error is worth its size; no test sample is asked.
+    """Choose where to stop, by the training samples alone: the smallest stage whose training error is worth its size.
 
     N · loss + parameters · ln(N) / 2 is the length, in nats, of a description of the training labels: a deletion pays
-    while it costs less than the half logarithm that a parameter is worth. The stage with the shortest description sets
-    the training error to bear, and the smallest stage with no more of it is taken.
+    while it costs less than the half logarithm that a parameter is worth. The stage of the shortest description sets
+    the training error to accept, and the smallest stage that has no more is taken.
+
+    stages: from :func:`path`, at least one.
+    samples: N, how many samples they were trained on.
     """
     best = min(stages, key=lambda stage: samples * stage.loss + stage.size * math.log(samples) / 2)
     return min((s for s in stages if s.error_pct <= best.error_pct), key=lambda stage: stage.size)
@@ -210,60 +283,80 @@ def _masks(model: nn.Module, alive: Tensor) -> dict[str, Tensor]:
 # -- layer by layer ----------------------------------------------------------------------------------------------------
 
 
-def prune_layers(
+def operate_by_layer(
     model: nn.Module,
-    data: Split,
+    split: Split,
     *,
     density: float | Mapping[str, float],
     alpha: float = 1e-4,
     at_once: float = 0.1,
     batch_size: int = 500,
 ) -> dict[str, Tensor]:
-    """Prune every linear and 2-d convolution layer to ``density``, each by its own surgery. In place.
+    """Prune every linear and 2-d convolution layer of a network by its own surgery. In place.
 
-    density: share of the weights to keep in each layer, or in each layer of a mapping. Biases stay, and move.
-    alpha: added to the diagonal of H. at_once: share of a row's weights that go in one step (always one at least).
-    The layers' inputs are those of the dense network. Returns layer name -> bool mask; the pruned weights are zeros of
-    a dense model. Raises ValueError on an empty split, a density outside (0, 1] and a layer of another kind.
+    Biases stay, and move. The inputs of all layers are those of the dense network. The model stays dense, and its
+    pruned weights are zeros.
+
+        >>> layer, split = nn.Linear(6, 4), Split(torch.rand(30, 6), torch.arange(30) % 4)
+        >>> operate_by_layer(layer, split, density=0.5)[""].sum().item()
+        12
+
+    model: any network.
+    split: samples that show what each layer reads.
+    density: share of the weights to keep in each of these layers, in (0, 1], or layer name -> share; layers not named
+        are left alone.
+    alpha: above 0, added to the diagonal of H.
+    at_once: share of a row's weights that go in one step, in [0, 1); one at least goes.
+    batch_size: samples at a time.
+
+    Returns layer name -> bool mask of the shape of the weight, True where it is kept.
+    Raises ValueError for a value that is not accepted, an empty split, and a layer that does not exist or is of another
+    kind.
     """
-    if len(data) == 0:
-        raise ValueError("the split to measure the layers' inputs on is empty: at least one sample is needed")
-    found = {name: layer for name, layer in layers(model) if isinstance(layer, nn.Linear | nn.Conv2d)}
-    shares = density if isinstance(density, Mapping) else dict.fromkeys(found, density)
-    for name, share in shares.items():
-        if name not in found:
-            raise ValueError(f"no linear or 2-d convolution layer is called {name!r}: there are {', '.join(found)}")
-        if not 0 < share <= 1:
-            raise ValueError(f"density must be in (0, 1], not {share}")
+    split.check_not_empty("to see what the layers read")
+    modules: dict[str, nn.Module] = dict(layers(model))
+    prunable = {name: layer for name, layer in modules.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    shares = selection.shares_by_layer(density, prunable)
     if not alpha > 0 or not 0 <= at_once < 1:
         raise ValueError(f"alpha must be above 0 and at_once in [0, 1), not {alpha} and {at_once}")
-    masks = {name: torch.ones_like(found[name].weight, dtype=torch.bool) for name in shares}
+    masks = {name: torch.ones_like(prunable[name].weight, dtype=torch.bool) for name in shares}
     shares = {name: share for name, share in shares.items() if share < 1}
-    hessians = dict.fromkeys(shares, 0.0)
-    with running.captured(model.eval(), shares) as flow, torch.no_grad():
-        for images in data.images.split(batch_size):
+    hessians = {name: torch.zeros((), dtype=torch.float64) for name in shares}
+    with running.evaluating(model), running.captured(model, shares) as flow, torch.no_grad():
+        for images in split.images.split(batch_size):
             running.logits(model, images)
             for name in shares:
-                x = columns(found[name], flow.inputs[name]).double()  # (blocks, columns, inputs)
-                hessians[name] = hessians[name] + x.mT @ x / len(data)
+                x = columns(prunable[name], flow.inputs[name]).double()  # (blocks, columns, inputs)
+                hessians[name] = hessians[name] + x.mT @ x / len(split)
     for name, share in shares.items():
         with torch.no_grad():
-            masks[name] = _prune_layer(found[name], hessians[name], share, alpha, at_once)
+            masks[name] = _pruned(prunable[name], hessians[name], share, alpha, at_once)
     return masks
 
 
 def columns(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Tensor:
-    """What each row of the weight is multiplied with, (groups, samples · places, inputs [+ 1 for the bias])."""
+    """Lay out what each row of a layer's weight is multiplied with; a bias is one more weight, whose input is 1.
+
+    layer: linear, or a 2-d convolution.
+    inputs: (n, ..., features), or (n, channels, height, width).
+
+    Returns (groups, samples · places, inputs [+ 1 for the bias]).
+
+        >>> columns(nn.Conv2d(2, 3, 5, bias=False), torch.rand(4, 2, 7, 7)).shape
+        torch.Size([1, 36, 50])
+    """
     if isinstance(layer, nn.Linear):
         x = inputs.reshape(1, -1, layer.in_features)
     else:
-        how = {"dilation": layer.dilation, "padding": layer.padding, "stride": layer.stride}
-        x = nn.functional.unfold(inputs, layer.kernel_size, **how)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        x = nn.functional.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
         x = x.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
     return x if layer.bias is None else torch.cat([x, torch.ones_like(x[..., :1])], dim=2)
 
 
-def _prune_layer(layer: nn.Module, hessian: Tensor, share: float, alpha: float, at_once: float) -> Tensor:
+def _pruned(layer: nn.Linear | nn.Conv2d, hessian: Tensor, share: float, alpha: float, at_once: float) -> Tensor:
+    """Prune one layer in place; the mask of what is kept."""
     weight = layer.weight.flatten(1).double()
     size = weight.shape[1]
     rows = weight if layer.bias is None else torch.cat([weight, layer.bias.double()[:, None]], dim=1)
@@ -291,17 +384,18 @@ def _prune_layer(layer: nn.Module, hessian: Tensor, share: float, alpha: float, 
 def _costs(weights: Tensor, inverse: Tensor, size: int, at_once: float) -> Tensor:
     """The loss at which each of the first ``size`` weights of a row goes, never less than that of one before it."""
     alive = torch.arange(len(weights))  # numbers of what is still there; the bias is never deleted
-    found, highest = torch.zeros(size, dtype=torch.float64), 0.0
+    losses, highest = torch.zeros(size, dtype=torch.float64), 0.0
     while left := int((alive < size).sum()):
         costs = torch.where(alive < size, weights.square() / (2 * inverse.diagonal()), torch.inf)
         order = costs.argsort()
         chosen, stay = order.tensor_split([max(1, int(at_once * left))])
-        found[alive[chosen]] = highest = costs[chosen].clamp(min=highest)
-        highest = float(highest[-1])
+        rising = costs[chosen].clamp(min=highest)
+        losses[alive[chosen]] = rising
+        highest = float(rising[-1])
         # as in remove(), but only for what stays: nine tenths of the time goes into this
         side = inverse.index_select(0, chosen)
         solved = torch.linalg.solve(side[:, chosen], torch.cat([weights[chosen, None], side[:, stay]], dim=1))
         inverse = inverse.index_select(0, stay).index_select(1, stay).addmm_(side[:, stay].T, solved[:, 1:], alpha=-1)
         weights = weights[stay] - side[:, stay].T @ solved[:, 0]
         alive = alive[stay]
-    return found
+    return losses

@@ -16,15 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib import structure, training
+from lib import running, structure, training
 from lib.datasets import Split
+
+Evaluate = Callable[[Tensor], float]  # mask (channels,) bool -> misclassification rate in [0, 1]
 
 
 @dataclass(frozen=True)
 class History:
-    """What a search saw. best: (channels,) bool; best_error: its rate; masks: (particles, channels), the last ones;
-    errors: (iterations + 1, particles), the rates of the first masks and of those after each iteration;
-    evaluations: how many different masks were measured."""
+    """What a search saw.
+
+    best: the best mask, (channels,) bool, True where a channel is kept.
+    best_error: its misclassification rate, in [0, 1].
+    masks: the last masks, (particles, channels) bool.
+    errors: rates of the first masks and of those after each iteration, (iterations + 1, particles), float64.
+    evaluations: how many different masks were measured.
+    """
 
     best: Tensor
     best_error: float
@@ -34,18 +41,36 @@ class History:
 
 
 def likelihoods(errors: Tensor, temperature: float) -> Tensor:
-    """Weights of the particles, which sum to 1, from their misclassification rates in [0, 1]."""
+    """Weigh the particles by how well they do: the weights of the equation above, which sum to 1.
+
+    errors: misclassification rates of the particles, (particles,), in [0, 1].
+    temperature: T, above 0; the lower, the more the best particles weigh.
+
+    Returns (particles,), float64.
+    Raises ValueError for a value that is not accepted and for no particle.
+
+        >>> [round(w, 3) for w in likelihoods(torch.tensor([0.5, 0.0]), 0.5).tolist()]  # 0.5² and 1² over their sum
+        [0.2, 0.8]
+    """
     if not temperature > 0:
-        raise ValueError(f"the temperature must be above 0, not {temperature}")
+        raise ValueError(f"temperature must be above 0, not {temperature}")
     if not len(errors) or not ((errors >= 0) & (errors <= 1)).all():
         raise ValueError("misclassification rates must be numbers in [0, 1], and at least one is needed")
     return ((1 - errors.double()).clamp_min(1e-12).log() / temperature).softmax(0)
 
 
 def systematic(weights: Tensor, offset: float) -> Tensor:
-    """Numbers of the N particles that are copied, by N equidistant steps from ``offset`` in [0, 1) through the weights.
+    """Choose which of the N particles are copied, by N equidistant steps through their weights.
 
     Particle n gets N w_n copies rounded down or up, and N w_n on average over the offset.
+
+    weights: (N,), with the sum 1.
+    offset: where the steps begin, in [0, 1).
+
+    Returns the numbers of the particles, (N,), rising.
+
+        >>> systematic(torch.tensor([0.1, 0.6, 0.3]), 0.5).tolist()
+        [1, 1, 2]
     """
     n = len(weights)
     steps = (torch.arange(n, dtype=torch.float64) + offset) / n
@@ -53,7 +78,17 @@ def systematic(weights: Tensor, offset: float) -> Tensor:
 
 
 def moved(mask: Tensor, moves: int, generator: torch.Generator) -> Tensor:
-    """The mask with ``moves`` channels taken out and as many others put in (fewer where there are not as many)."""
+    """Perturb a mask: take some channels out and put as many others in.
+
+    mask: (channels,) bool.
+    moves: how many channels are exchanged, fewer where there are not as many.
+    generator: draws them.
+
+    Returns another mask of the same number of channels.
+
+        >>> int(moved(torch.tensor([True, True, False, False]), 1, torch.Generator()).sum())
+        2
+    """
     kept, others = mask.nonzero().flatten(), (~mask).nonzero().flatten()
     moves = min(moves, len(kept), len(others))
     result = mask.clone()
@@ -63,7 +98,15 @@ def moved(mask: Tensor, moves: int, generator: torch.Generator) -> Tensor:
 
 
 def crossed(one: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
-    """A mask with what both parents keep, and as many channels of those that one of them keeps as are still missing."""
+    """Cross two masks: keep what both parents keep, and fill up with channels that one of them keeps.
+
+    one: (channels,) bool; the result keeps as many channels.
+    other: the other parent, which keeps as many channels.
+    generator: draws the channels that fill up.
+
+        >>> crossed(torch.tensor([True, True, False]), torch.tensor([False, True, True]), torch.Generator())[1].item()
+        True
+    """
     result, differing = one & other, (one ^ other).nonzero().flatten()
     missing = int(one.sum()) - int(result.sum())
     result[differing[torch.randperm(len(differing), generator=generator)[:missing]]] = True
@@ -71,7 +114,7 @@ def crossed(one: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def search(
-    evaluate: Callable[[Tensor], float],
+    evaluate: Evaluate,
     *,
     channels: int,
     keep: int,
@@ -82,9 +125,25 @@ def search(
     moves: int = 1,
     evolutionary: bool = False,
 ) -> History:
-    """Look for the mask with the lowest misclassification rate among those that keep ``keep`` of ``channels``.
+    """Search for the mask with the lowest misclassification rate among those that keep ``keep`` of ``channels``.
 
-    evaluate: mask (channels,) bool -> rate in [0, 1]; the same mask is measured once. iterations=0 is a random search.
+        >>> rate = torch.tensor([0.3, 0.0, 0.2, 0.1])  # what keeping each channel costs
+        >>> search(lambda mask: rate[mask].sum().item(), channels=4, keep=2, seed=0).best.tolist()
+        [False, True, False, True]
+
+    evaluate: mask (channels,) bool -> misclassification rate in [0, 1]; each mask is measured once.
+    channels: how many there are.
+    keep: how many of them are kept, from 1 to channels - 1.
+    seed: of all draws; the global random state is left alone.
+    particles: masks carried at a time, 1 or more.
+    iterations: of resampling and moving, 0 or more; 0 is a random search.
+    temperature: T, above 0; the lower, the more often the best masks are copied.
+    moves: channels exchanged in each copy, 1 or more.
+    evolutionary: whether to cross each copy with another one.
+
+    Returns the :class:`History`.
+    Raises ValueError for a value that is not accepted and for a rate outside [0, 1].
+    Source: anwar2017structured.
     """
     if not 0 < keep < channels:
         raise ValueError(f"keep must be between 1 and {channels - 1} of {channels} channels, not {keep}")
@@ -119,20 +178,30 @@ def search(
     return History(masks[at].clone(), errors[-1][at].item(), masks, torch.stack(errors), len(known))
 
 
-def evaluator(model: nn.Module, layer: str, split: Split) -> tuple[Callable[[Tensor], float], int]:
-    """For :func:`search`: mask of the filters of ``layer`` -> misclassification rate on ``split``; and their number.
+def evaluator(model: nn.Module, layer: str, split: Split) -> tuple[Evaluate, int]:
+    """Make the function that :func:`search` calls to measure masks of the filters of one layer.
 
-    A masked filter's map is zero for all layers that read it. The model is as it was after every call.
+    The map of a masked filter is zero for all layers that read it. After every call the model is as it was.
+
+    model: a trained classifier.
+    layer: name of a layer whose filters can go.
+    split: samples to measure the misclassification rate on.
+
+    Returns the function, mask (filters,) bool -> rate in [0, 1], and the number of filters.
     Raises ValueError for an empty split and for a layer whose filters cannot go.
-    """
-    if not len(split):
-        raise ValueError("the split to evaluate masks on is empty: at least one sample is needed")
-    found = {name: group for group in structure.groups(model, split.images[:1]) for name in group.producers}
-    if layer not in found:
-        raise ValueError(f"layer {layer!r} has no filters that can go: accepted are {', '.join(found) or 'none'}")
-    group = found[layer]
 
-    def silence(mask: Tensor, columns: Tensor) -> Callable:
+        >>> from lib import models
+        >>> evaluate, filters = evaluator(models.lenet5(), "conv1", Split(torch.rand(4, 1, 28, 28), torch.arange(4)))
+        >>> filters
+        20
+    """
+    split.check_not_empty("to evaluate masks on")
+    groups = {name: group for group in structure.groups(model, split.images[:1]) for name in group.producers}
+    if layer not in groups:
+        raise ValueError(f"layer must be one whose filters can go ({', '.join(groups) or 'none here'}), not {layer!r}")
+    group = groups[layer]
+
+    def silence(mask: Tensor, columns: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         gone = columns[~mask].flatten()
 
         def hook(consumer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -145,17 +214,15 @@ def evaluator(model: nn.Module, layer: str, split: Split) -> tuple[Callable[[Ten
     def evaluate(mask: Tensor) -> float:
         if mask.dtype != torch.bool or mask.shape != (group.channels,):
             raise ValueError(f"the mask must be {group.channels} truth values, not {mask.dtype} of {tuple(mask.shape)}")
-        modes = {module: module.training for module in model.modules()}
         hooks = [
             model.get_submodule(name).register_forward_pre_hook(silence(mask, columns))
             for name, columns in group.consumers.items()
         ]
         try:
-            return training.error_pct(model, split) / 100
+            with running.evaluating(model):
+                return training.error_pct(model, split) / 100
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
 
     return evaluate, group.channels

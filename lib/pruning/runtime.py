@@ -1,32 +1,40 @@
 r"""Runtime neural pruning (RNP): a recurrent network decides, for each input, how many channels each layer computes.
 
 The output channels of convolution i form k groups. From the input of the layer, averaged over places, a recurrent cell
-and a linear decoder give k values; the action :math:`a_i \in \{1, \dots, k\}` computes groups :math:`1, \dots, a_i`
-and leaves the others at zero (lin2017rnp). Groups cost, and so does a wrong answer at the end:
+and a linear decoder give k values; the action :math:`a_i \in \{1, \dots, k\}` computes groups :math:`1, \dots, a_i` and
+leaves the others at zero (lin2017rnp). Groups cost, and so does a wrong answer at the end:
 
 .. math:: r_i = -p\,(a_i - 1) - [i = \text{last}]\; \alpha\, L_{cls}.
 
-The decisions are learned by Q-learning: :math:`Q(s_i, a_i) \leftarrow r_i + \max_a Q(s_{i+1}, a)`, with nothing to come
-behind the last layer, and with actions that are random with a probability that falls. No weight goes: the network keeps
-them all, and the choice is made anew for every input.
+The decisions are learned by Q-learning, :math:`Q(s_i, a_i) \leftarrow r_i + \max_a Q(s_{i+1}, a)`, with nothing after
+the last layer, and with random actions whose probability falls. No weight is removed: the network keeps them all, and
+chooses again for every input.
 
-Decisions are learned from a memory of episodes: what each layer saw, what was done, and what it led to. One difference
+Decisions are learned from a memory of episodes: what each layer saw, what was done, and what came of it. One difference
 from the source: the network is first trained with random actions (:func:`nest`), so that each group works without those
-behind it.
+after it.
 """
 
 import copy
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from lib import measure, running, training
 from lib.datasets import Split
+from lib.training import FitOptions
 
 
 class Grouped(nn.Module):
-    """A convolution that computes, for each sample, the first ``actions`` groups of its output channels."""
+    """A convolution that computes, for each sample, only the first groups of its output channels.
+
+    layer: the convolution.
+    groups: number of groups.
+    decide: the network that decides how many groups to compute.
+    number: number of this layer in that network.
+    """
 
     def __init__(self, layer: nn.Conv2d, groups: int, decide: "RuntimeNetwork", number: int):
         super().__init__()
@@ -53,13 +61,31 @@ class Grouped(nn.Module):
 
 
 class RuntimeNetwork(nn.Module):
-    """A copy of a network with a controller that takes, for each input and layer, the action of the largest value.
+    """A copy of a network with a controller that takes, for each input and layer, the action with the largest value.
 
-    layers: names of the convolutions to decide on; by default all that have a channel for each group and are not
-    grouped themselves. After a forward pass ``actions`` is (samples, layers), in 1..groups, and ``states`` has what
-    each layer saw, (samples, channels). ``forced``, if not None, has actions to take instead, (layers,) or (samples,
-    layers). ``skip``: compute only what is decided; without, all is computed and the rest set to zero, which is equal
-    and faster for a batch. ``costs`` is (layers, groups): multiply-adds of each group of channels for one input.
+    model: any network; it is left as it was.
+    example_input: inputs with which it runs once, (n, channels, height, width).
+    layers: names of the convolutions to decide on. Default: all that have a channel for each group and are not grouped
+        themselves.
+    groups: number of groups of channels in each of these layers, 2 or more. Default 4.
+    hidden: size of the recurrent cell, 1 or more. Default 16.
+    seed: seed of the controller's weights and of random actions. Default 0.
+
+    After a forward pass ``actions`` is (samples, layers), in 1..groups, and ``states`` holds what each layer saw,
+    (samples, channels). ``forced``, if not None, holds actions to take instead, (layers,) or (samples, layers).
+    ``costs`` is (layers, groups): the multiply-adds of each group of channels for one input. With ``skip`` only what is
+    decided is computed; without, all is computed and the rest set to zero, which gives the same answers and is faster
+    for a batch.
+
+    Raises ValueError for numbers out of range, a layer that is not accepted, and a network without any.
+    Source: lin2017rnp.
+
+    >>> from lib import models
+    >>> network = RuntimeNetwork(models.lenet5(), torch.zeros(1, 1, 28, 28))
+    >>> network.forced = torch.tensor([1, 4])  # a quarter of the first convolution, all of the second
+    >>> _ = network(torch.zeros(1, 1, 28, 28))
+    >>> network.multiply_adds(network.actions)
+    tensor([2077000])
     """
 
     def __init__(
@@ -75,25 +101,25 @@ class RuntimeNetwork(nn.Module):
         super().__init__()
         if groups < 2 or hidden < 1:
             raise ValueError(f"groups must be 2 or more and hidden 1 or more, not {groups} and {hidden}")
-        convolutions = {name: m for name, m in model.named_modules() if type(m) is nn.Conv2d}
-        fit = [n for n, m in convolutions.items() if m.groups == 1 and m.out_channels >= groups]
-        names = fit if layers is None else list(layers)
+        convolutions = _convolutions(model)
+        accepted = [n for n, m in convolutions.items() if m.groups == 1 and m.out_channels >= groups]
+        names = accepted if layers is None else list(layers)
         for name in names:
-            if name not in fit:
-                raise ValueError(f"layer {name!r} is no convolution of {groups} groups of channels: accepted are {fit}")
+            if name not in accepted:
+                known = ", ".join(accepted) or "none"
+                raise ValueError(f"layers must be convolutions of {groups} groups of channels ({known}), not {name!r}")
         if not names:
             raise ValueError(f"{type(model).__name__} has no convolution with at least {groups} channels to decide on")
-        modes = {module: module.training for module in model.modules()}
-        with torch.no_grad(), running.captured(model.eval(), names) as flow:
+        with torch.no_grad(), running.captured(model, names) as flow, running.evaluating(model):
             running.logits(model, example_input[:1])
-        for module, mode in modes.items():
-            module.training = mode
         places = {name: output[0, 0].numel() for name, output in flow.outputs.items()}
         names = list(places)  # in the order in which they run
-        self.network, self.groups, self.forced = copy.deepcopy(model), groups, None
+        self.network, self.groups = copy.deepcopy(model), groups
+        self.forced: Tensor | None = None
+        copied = _convolutions(self.network)
         sizes = []
         for number, name in enumerate(names):
-            grouped = Grouped(self.network.get_submodule(name), groups, self, number)
+            grouped = Grouped(copied[name], groups, self, number)
             self.network.set_submodule(name, grouped)
             sizes.append([places[name] * size * grouped.layer.weight[0].numel() for size in grouped.sizes])
         self.costs = torch.tensor(sizes)
@@ -104,6 +130,9 @@ class RuntimeNetwork(nn.Module):
             self.cell = nn.GRUCell(hidden, hidden)
             self.decoders = nn.ModuleList(nn.Linear(hidden, groups) for _ in names)
         self.explore, self.skip, self.generator = 0.0, True, torch.Generator().manual_seed(seed)
+        self.states: list[Tensor] = []
+        self._actions: list[Tensor] = []
+        self._memory: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         self._memory, self._actions, self.states = None, [], []
@@ -112,7 +141,13 @@ class RuntimeNetwork(nn.Module):
         return logits
 
     def decision(self, number: int, x: Tensor) -> Tensor:
-        """The actions of one layer, (samples,), for its input (samples, channels, height, width)."""
+        """Decide on one layer, for each sample.
+
+        number: number of the layer, in the order in which they run.
+        x: its input, (samples, channels, height, width).
+
+        Returns the actions, (samples,), in 1..groups.
+        """
         self.states.append(x.detach().mean(dim=(2, 3)))
         with torch.no_grad():
             values, self._memory = self.step(number, self.states[-1], self._memory)
@@ -126,35 +161,63 @@ class RuntimeNetwork(nn.Module):
         return actions
 
     def step(self, number: int, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Values of the actions of one layer, (samples, groups), and the recurrent cell's new memory."""
+        """Let the controller take one step, for one layer.
+
+        number: number of the layer, in the order in which they run.
+        state: (samples, channels), the input of the layer averaged over places.
+        memory: (samples, hidden), what the recurrent cell keeps from the layers before; None for the first.
+
+        Returns the values of the actions, (samples, groups), and the new memory.
+        """
         memory = self.cell(torch.relu(self.encoders[number](state)), memory)
         return self.decoders[number](memory), memory
 
     def values(self, states: Sequence[Tensor]) -> Tensor:
-        """Values of all actions, (samples, layers, groups), from what each layer saw, (samples, channels)."""
-        memory, found = None, []
+        """Give the values of all actions, (samples, layers, groups).
+
+        states: for each layer (samples, channels), its input averaged over places.
+        """
+        memory, result = None, []
         for number, state in enumerate(states):
             values, memory = self.step(number, state, memory)
-            found.append(values)
-        return torch.stack(found, dim=1)
+            result.append(values)
+        return torch.stack(result, dim=1)
 
     def multiply_adds(self, actions: Tensor) -> Tensor:
-        """Multiply-adds of each input, (samples,): those of the groups that its actions (samples, layers) compute, and
-        of all other layers. The controller's own are not among them (see :meth:`overhead`)."""
+        """Count the multiply-adds of each input: the groups that its actions compute, and all other layers.
+
+        actions: (samples, layers), in 1..groups.
+
+        Returns (samples,). The controller's own are not included, see :meth:`overhead`.
+        """
         spent = torch.cat([torch.zeros(len(self.costs), 1, dtype=torch.long), self.costs.cumsum(1)], dim=1)
         return self.constant + spent[torch.arange(len(self.costs)), actions].sum(1)
 
     def overhead(self) -> int:
-        """Multiply-adds of the controller for one input."""
+        """Count the multiply-adds of the controller for one input."""
         linear = [*self.encoders, *self.decoders]
         cell = self.cell.weight_ih.numel() + self.cell.weight_hh.numel()
         return sum(layer.weight.numel() for layer in linear) + cell * len(self.encoders)
 
 
-def targets(values: Tensor, actions: Tensor, losses: Tensor, *, penalty: float, scale: float) -> Tensor:
-    """What Q(s_i, a_i) moves to, (samples, layers): the reward and the best value of the next layer.
+def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    return {name: module for name, module in model.named_modules() if type(module) is nn.Conv2d}
 
-    values: (samples, layers, groups). actions: (samples, layers) in 1..groups. losses: (samples,) L_cls.
+
+def targets(values: Tensor, actions: Tensor, losses: Tensor, *, penalty: float, scale: float) -> Tensor:
+    """Give what Q(s_i, a_i) moves to: the reward, and the best value of the next layer.
+
+    values: (samples, layers, groups) values of all actions.
+    actions: (samples, layers) actions taken, in 1..groups.
+    losses: (samples,) cross-entropy of the answers.
+    penalty: cost of each group after the first, p.
+    scale: cost of a unit of cross-entropy, alpha.
+
+    Returns (samples, layers).
+
+    >>> values = torch.tensor([[[0.0, 0.0], [1.0, 2.0]]])
+    >>> targets(values, torch.tensor([[2, 1]]), torch.tensor([3.0]), penalty=0.5, scale=1.0)
+    tensor([[ 1.5000, -3.0000]])
     """
     rewards = -penalty * (actions - 1.0)
     rewards[:, -1] -= scale * losses
@@ -162,15 +225,26 @@ def targets(values: Tensor, actions: Tensor, losses: Tensor, *, penalty: float, 
     return rewards
 
 
-def nest(network: RuntimeNetwork, split: Split, *, epochs: int, seed: int, **fit: object) -> RuntimeNetwork:
-    """Train the network under random actions, so that the first groups of a layer do without the rest.
+def nest(
+    network: RuntimeNetwork, split: Split, *, epochs: int, seed: int, **options: Unpack[FitOptions]
+) -> RuntimeNetwork:
+    """Train the network with random actions, so that the first groups of a layer work without the others.
 
-    fit: arguments of :func:`lib.training.fit`. In place; returns the network.
+    network: it is trained in place.
+    split: samples to train on.
+    epochs: number of epochs.
+    seed: seed of the actions and of the order of the samples.
+    options: how to train: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of
+        :class:`lib.training.FitOptions`.
+
+    Returns the same network.
+    Raises TypeError for other options, before training, and ValueError for an empty split.
     """
+    training.check_options(options)
     network.generator.manual_seed(seed)
     network.explore, network.skip = 1.0, False
     try:
-        training.fit(network, split, epochs=epochs, seed=seed, **fit)
+        training.fit(network, split, epochs=epochs, seed=seed, **options)
     finally:
         network.explore, network.skip = 0.0, True
     return network
@@ -188,14 +262,26 @@ def learn(
     learning_rate: float = 0.003,
     batch_size: int = 256,
 ) -> RuntimeNetwork:
-    """Teach the controller by Q-learning; the network that it steers stays as it is.
+    """Teach the controller to decide, by Q-learning; the weights of the network that it steers do not change.
 
-    penalty: what each further group costs (p). scale: what a unit of cross-entropy costs (alpha). Each round adds an
-    episode of every sample to the memory and takes ``updates`` steps on batches from it; the probability of a random
-    action falls from 1 to 0.1. In place; returns the network.
+    Each round adds one episode of every sample to the memory, and takes steps on batches from it. The probability of a
+    random action falls from 1 to 0.1.
+
+    network: its controller is trained in place.
+    split: samples with labels.
+    penalty: cost of each group after the first, p, 0 or more.
+    seed: seed of the actions and batches.
+    rounds: number of rounds, 1 or more. Default 10.
+    updates: number of steps in each round, 1 or more. Default 100.
+    scale: cost of a unit of cross-entropy, alpha, positive. Default 1.
+    learning_rate: learning rate of Adam. Default 0.003.
+    batch_size: episodes in each step, 1 or more. Default 256.
+
+    Returns the same network.
+    Raises ValueError for an empty split and numbers out of range.
+    Source: lin2017rnp.
     """
-    if len(split) == 0:
-        raise ValueError("the split is empty: at least one sample is needed to learn decisions from")
+    split.check_not_empty("to learn decisions from")
     if not (0 <= penalty < torch.inf and 0 < scale < torch.inf) or min(rounds, updates, batch_size) < 1:
         raise ValueError(
             "penalty must be 0 or more, scale, rounds, updates and batch_size positive, not"
@@ -215,18 +301,15 @@ def learn(
                 losses.append(nn.functional.cross_entropy(logits, labels, reduction="none"))
                 states.append(network.states)
                 actions.append(network.actions)
-            seen, did, lost = (
-                [torch.cat(each) for each in zip(*states, strict=True)],
-                torch.cat(actions),
-                torch.cat(losses),
-            )
+            seen = [torch.cat(episodes) for episodes in zip(*states, strict=True)]
+            taken, lost = torch.cat(actions), torch.cat(losses)
             for _ in range(updates):
-                batch = torch.randint(len(did), (batch_size,), generator=network.generator)
+                batch = torch.randint(len(taken), (batch_size,), generator=network.generator)
                 values = network.values([state[batch] for state in seen])
-                wanted = targets(values.detach(), did[batch], lost[batch], penalty=penalty, scale=scale)
-                taken = values.gather(2, did[batch][:, :, None] - 1)[:, :, 0]
+                wanted = targets(values.detach(), taken[batch], lost[batch], penalty=penalty, scale=scale)
+                of_taken = values.gather(2, taken[batch][:, :, None] - 1)[:, :, 0]
                 optimizer.zero_grad()
-                nn.functional.mse_loss(taken, wanted).backward()
+                nn.functional.mse_loss(of_taken, wanted).backward()
                 optimizer.step()
     finally:
         network.explore, network.skip = 0.0, True

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import measure, structure
+from lib.weights import layer_named
 
 # Name -> outputs, inputs, share of the weights kept (han2015learning; the last layer of VGG-16 with AlexNet's share).
 LINEAR = {
@@ -42,8 +44,20 @@ CONVOLUTIONS = {
 }
 
 
+Product = TypeVar("Product", bound=nn.Linear | nn.Conv2d)
+
+
 def csr(weight: Tensor) -> scipy.sparse.csr_array:
-    """The non-zeros of a weight of two dimensions or more, as (first dimension, all the others), 32-bit indices."""
+    """Compress the rows of a weight: keep its non-zeros, their columns, and where each row begins.
+
+    weight: of two dimensions or more; all but the first are flattened into columns.
+
+    Returns the compressed rows, (first dimension, all others), with 32-bit indices.
+    Raises ValueError for fewer dimensions, an empty weight and values that are not finite.
+
+        >>> csr(torch.tensor([[0.0, 5.0], [0.0, 0.0]])).nnz
+        1
+    """
     if weight.dim() < 2 or not weight.numel():
         raise ValueError(f"a weight of shape {tuple(weight.shape)} has no rows: two dimensions or more are needed")
     if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():  # a look at each would copy the weight
@@ -60,16 +74,25 @@ def csr(weight: Tensor) -> scipy.sparse.csr_array:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Torch says once that its compressed rows are in beta."""
+    """Inside, torch does not warn that its compressed rows are in beta."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Three ways to compute ``layer(inputs)``, by name: "dense", "scipy CSR", "torch CSR". Each call returns it.
+    """Prepare three ways to compute ``layer(inputs)``: one dense product and two sparse ones.
 
-    layer: linear, inputs (n, features); or a 2-d convolution in one group, inputs (n, channels, height, width). The
-        sparse ways lower a convolution: the patches become columns, and one sparse product gives all outputs.
-    The weight is compressed here, once; the calls hold nothing but the product. Raises ValueError for other layers.
+    The weight is compressed here, once, so that the calls do nothing but the product. The sparse ways lower a
+    convolution: the patches become columns, and one sparse product gives all outputs.
+
+    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers.
+    inputs: (n, features), or (n, channels, height, width); n is 1 or more.
+
+    Returns name -> function without arguments that returns the outputs: "dense", "scipy CSR" and "torch CSR".
+    Raises ValueError for other layers and for no inputs.
+
+        >>> calls = products(nn.Linear(4, 3), torch.rand(2, 4))
+        >>> {name: tuple(call().shape) for name, call in calls.items()}
+        {'dense': (2, 3), 'scipy CSR': (2, 3), 'torch CSR': (2, 3)}
     """
     if not len(inputs):
         raise ValueError("there are no inputs: at least one sample is needed")
@@ -116,14 +139,23 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
 
 
 def _torch_csr(matrix: scipy.sparse.csr_array) -> Tensor:
-    parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    starts, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
     with _quiet():
-        return torch.sparse_csr_tensor(*parts, size=matrix.shape)
+        return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape)
 
 
 @dataclass(frozen=True)
 class Race:
-    """Medians of a layer's dense product and of the faster sparse one, and the multiply-adds for one input of each."""
+    """How long a layer's dense product and the faster sparse one take, and what they do.
+
+    dense_ms: median time of the dense product, in milliseconds.
+    sparse_ms: median time of the faster sparse product, in milliseconds.
+    dense_work: multiply-adds of the dense product for one input.
+    sparse_work: multiply-adds of the sparse product for one input.
+
+        >>> Race(dense_ms=4.0, sparse_ms=1.0, dense_work=100, sparse_work=10).ratio
+        0.25
+    """
 
     dense_ms: float
     sparse_ms: float
@@ -132,30 +164,55 @@ class Race:
 
     @property
     def ratio(self) -> float:
-        """Time of the sparse product relative to the dense one: below 1 it is faster."""
+        """Divide the time of the sparse product by that of the dense one: below 1 the sparse one is faster."""
         return self.sparse_ms / self.dense_ms
 
 
-def race(layer: nn.Module, inputs: Tensor, *, runs: int = 21) -> Race:
-    """Time the products of a layer, see :func:`products`; they take turns on one thread."""
-    times = {name: t.median for name, t in measure.latency_ms(products(layer, inputs), runs=runs).items()}
+def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21) -> Race:
+    """Time the dense product of a layer against the two sparse ones of :func:`products`.
+
+    The three take turns on one thread.
+
+        >>> timed = race(thinned(nn.Linear(8, 6), density=1.0, seed=0), torch.rand(1, 8), runs=20)
+        >>> timed.dense_work, timed.sparse_work
+        (48, 48)
+
+    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers.
+    inputs: (n, features), or (n, channels, height, width); n is 1 or more.
+    runs: how often each product is timed, 20 or more; the median counts.
+
+    Raises ValueError for other layers, for no inputs and for fewer runs.
+    Source: han2016deep, which timed the fully connected layers.
+    """
+    calls: dict[str, Callable[[], object]] = {**products(layer, inputs)}
+    times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
     with torch.no_grad():
         places = layer(inputs[:1])[0, 0].numel()
     work = places * layer.weight.numel(), places * int(layer.weight.count_nonzero())
     return Race(times.pop("dense"), min(times.values()), *work)
 
 
-def thinned(layer: nn.Module, *, density: float, seed: int) -> nn.Module:
-    """Give a layer random weights of which each is there with probability ``density``. In place; returns the layer.
+def thinned(layer: Product, *, density: float, seed: int) -> Product:
+    """Fill a layer with random weights, each of which is there with probability ``density``.
 
-    Time does not depend on which weights are there, so the shapes of networks that nobody has to train can be timed.
+    In place; returns the layer. Time does not depend on which weights are there, so layers of any network can be timed
+    without training it.
+
+    layer: linear, or a 2-d convolution; its bias is left alone.
+    density: in (0, 1].
+    seed: of the draw; the global random state is left alone.
+
+    Raises ValueError for a density outside (0, 1].
+
+        >>> thinned(nn.Linear(5, 4), density=1.0, seed=0).weight.count_nonzero().item()
+        20
     """
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], not {density}")
     generator, size = np.random.default_rng(seed), layer.weight.numel()
     expected = int(size * density + 10 * math.sqrt(size) + 10)
-    places = np.cumsum(generator.geometric(density, expected)) - 1  # gaps between the successes of independent draws
-    places = torch.from_numpy(places[places < size])
+    drawn = np.cumsum(generator.geometric(density, expected)) - 1  # gaps between the successes of independent draws
+    places = torch.from_numpy(drawn[drawn < size])
     values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
     with torch.no_grad():
         layer.weight.zero_().view(-1)[places] = values.to(layer.weight.dtype)
@@ -163,25 +220,44 @@ def thinned(layer: nn.Module, *, density: float, seed: int) -> nn.Module:
 
 
 def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple_of: int = 8) -> nn.Module:
-    """A copy without the ``fraction`` of each layer's filters that have the least sum of magnitudes, really smaller.
+    """Remove the filters of small magnitude from every layer, and return a copy that is really smaller.
 
-    multiple_of: what is kept of a layer is rounded to a multiple of this many filters, see :func:`lib.structure.keep`.
+    model: any network that can be traced. It is not changed.
+    example_input: with which it is traced, (n, channels, height, width).
+    fraction: of the filters of each layer, those with the least sum of magnitudes, in [0, 1).
+    multiple_of: how many filters a layer keeps is rounded to a multiple of this, by default of 8: convolutions work on
+        blocks of channels, and an odd number costs as much as the next multiple.
+
+    Raises ValueError for a value that is not accepted and for a model that cannot be traced or has compressed weights.
+
+        >>> from lib import models
+        >>> shrunk(models.lenet5(), torch.zeros(1, 1, 28, 28), fraction=0.5).conv2
+        Conv2d(8, 24, kernel_size=(5, 5), stride=(1, 1))
     """
-    found = structure.groups(model, example_input)
+    groups = structure.groups(model, example_input)
     scores = {
-        name: model.get_submodule(name).weight.detach().abs().flatten(1).sum(1)
-        for group in found
+        name: layer_named(model, name).weight.detach().abs().flatten(1).sum(1)
+        for group in groups
         for name in group.producers
     }
-    masks = structure.keep(scores, fraction=fraction, groups=found, multiple_of=multiple_of)
+    masks = structure.keep(scores, fraction=fraction, groups=groups, multiple_of=multiple_of)
     return structure.shrink(model, masks, example_input)
 
 
 def break_even(densities: Sequence[float], ratios: Sequence[float]) -> float:
-    """The density at which the ratio of times, sparse to dense, first reaches 1; both rise along the sequences.
+    """Find the density at which the ratio of times, sparse to dense, first reaches 1.
 
-    Between two measured densities the ratio is a straight line in logarithms. Where all ratios lie on one side of 1,
-    the density at that end: the break-even is there or beyond.
+    Between two measured densities the ratio is taken as a straight line in logarithms.
+
+    densities: at which the ratios were measured, positive and rising.
+    ratios: one for each density, positive.
+
+    Returns the density. Where all ratios lie on one side of 1, it is the density at that end: the break-even is there
+    or beyond.
+    Raises ValueError for sequences of different lengths, for empty ones and for values that are not accepted.
+
+        >>> round(break_even([0.01, 0.1, 1.0], [0.1, 1.0, 10.0]), 3)
+        0.1
     """
     if len(densities) != len(ratios) or not len(densities):
         raise ValueError(f"{len(densities)} densities and {len(ratios)} ratios: as many of both are needed")

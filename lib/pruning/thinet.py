@@ -1,15 +1,17 @@
 r"""ThiNet: remove the channels that the next layer misses least.
 
-Of a layer's channels the set T goes whose contributions to the next layer's outputs sum to the least (luo2017thinet),
+The set T of channels to remove is the one whose contributions to the next layer's outputs sum to the least
+(luo2017thinet),
 
 .. math:: \arg\min_T \sum_i \Big(\sum_{c \in T} \hat x_{i,c}\Big)^2 = \arg\min_T \sum_{c,d \in T} G_{cd},
 
-over sampled outputs i. It is found greedily: one channel after the other, each time the one that leaves the smallest
-sum. Then one least-squares factor for each channel that stays makes up for what is gone,
+over sampled outputs i. The search is greedy: it removes one channel after the other, each time the one that leaves the
+smallest sum. Then every channel that is kept gets one least-squares factor, which makes up for what is gone,
 
 .. math:: w = \arg\min_w \sum_i \Big(y_i - \sum_{c \notin T} w_c\, \hat x_{i,c}\Big)^2,
 
-and is multiplied into the next layer's kernels. :mod:`lib.reconstruction` has the contributions and the matrix G.
+and is multiplied into the next layer's kernels. The contributions and the matrix G come from
+:mod:`lib.pruning.shared.reconstruction`.
 """
 
 from collections.abc import Mapping
@@ -22,9 +24,17 @@ from lib.pruning.shared import reconstruction
 
 
 def removal_order(gram: Tensor) -> Tensor:
-    """The channels in the order in which the greedy search removes them. gram: (channels, channels), symmetric.
+    r"""Order the channels as the greedy search removes them.
 
-    With G's diagonal and the row sums over T at hand, adding j to T costs G_jj + 2 sum_{c in T} G_jc: a step is O(C).
+    Adding channel j to the set T costs :math:`G_{jj} + 2 \sum_{c \in T} G_{jc}`, and the sums are kept from step to
+    step: a step takes time proportional to the number of channels.
+
+    gram: (channels, channels), the matrix G, symmetric.
+
+    Returns (channels,) numbers of the channels, the first to go first.
+
+    >>> removal_order(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+    tensor([1, 0])
     """
     cost, order = gram.diagonal().clone(), []
     for _ in range(len(gram)):
@@ -36,45 +46,99 @@ def removal_order(gram: Tensor) -> Tensor:
 
 
 def objective(gram: Tensor, removed: Tensor) -> float:
-    """The squared error of the next layers, as a share of their answers' energy, if ``removed`` (indices) go."""
+    """Give the squared error of the next layers if channels go, as a share of the energy of their answers.
+
+    gram: (channels, channels), the matrix G that :func:`lib.pruning.shared.reconstruction.grams` returns.
+    removed: numbers of the channels that go.
+
+    Returns the error: 0 where nothing is missed, 1 where all channels go.
+
+    >>> objective(torch.tensor([[0.75, 0.0], [0.0, 0.25]]), torch.tensor([1]))
+    0.25
+    """
     return gram[removed][:, removed].sum().item()
 
 
 def scores(
-    model: nn.Module, data: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
+    model: nn.Module, split: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Layer name -> (filters,) in [0, 1): the share of the layer that the greedy search removes before this filter.
+    """Score each filter by how late the greedy search removes it.
 
-    So ``keep(scores, fraction=f)`` removes exactly the set that the search has removed at f. Layers that an addition
-    ties have the same scores. images, places, outputs: what is sampled, see :func:`lib.reconstruction.grams`; the paper
-    draws one output at each place, we draw up to ``outputs``. Raises ValueError for an empty split.
+    ``keep(scores, fraction=f)`` therefore removes exactly the set that the search has removed when it reaches the share
+    f. Layers that an addition ties get the same scores. The paper draws one output at each place; we draw up to
+    ``outputs``.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples from which the contributions are measured; labels are not read.
+    images: number of images to draw, 1 or more. Default 200.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer; all of them where there are fewer. Default 64.
+    seed: seed of the draws. Default 0.
+
+    Returns layer name -> (filters,) in [0, 1): the share of the layer that is removed before this filter, larger =
+    keep.
+    Raises ValueError for an empty split, numbers out of range, inputs that are not finite, and a network that cannot be
+    traced.
+    Source: luo2017thinet.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    >>> split = Split(torch.rand(5, 1, 8, 8), torch.zeros(5, dtype=torch.long))
+    >>> scores(model, split)["0"].sort().values
+    tensor([0.0000, 0.2500, 0.5000, 0.7500])
     """
-    found = {}
+    result: dict[str, Tensor] = {}
     for name, gram in reconstruction.grams(
-        model, data, images=images, places=places, outputs=outputs, seed=seed
+        model, split, images=images, places=places, outputs=outputs, seed=seed
     ).items():
-        found[name] = torch.empty(len(gram))
-        found[name][removal_order(gram)] = torch.arange(len(gram)) / len(gram)
-    return found
+        result[name] = torch.empty(len(gram))
+        result[name][removal_order(gram)] = torch.arange(len(gram)) / len(gram)
+    return result
 
 
-def rescale(model: nn.Module, masks: Mapping[str, Tensor], data: Split, **sampling: int) -> nn.Module:
-    """A masked copy of the model, in which each kept channel's kernels in the next layers have a least-squares factor.
+def rescale(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    split: Split,
+    *,
+    images: int = 1000,
+    places: int = 10,
+    seed: int = 0,
+) -> nn.Module:
+    """Multiply the kernels that read a kept channel by a least-squares factor, in a masked copy of the model.
 
-    masks: from the scores of any criterion. sampling: images, places and seed of
-    :func:`lib.reconstruction.reconstruct`, which goes through the network from first to last layer.
+    The layers get their factors one after the other, from first to last. Shrink the copy with the same masks
+    afterwards.
+
+    model: any network that can be traced; it is left as it was.
+    masks: layer name -> (filters,) bool, True = keep, from the scores of any criterion.
+    split: samples from which the factors are computed; labels are not read.
+    images: number of images to draw, 1 or more. Default 1000.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    seed: seed of the draws. Default 0.
+
+    Returns the copy, of the size of the model.
+    Raises ValueError for an empty split, numbers out of range, and masks that :func:`lib.structure.mask` refuses.
+    Source: luo2017thinet.
     """
-    return reconstruction.reconstruct(model, masks, data, factors, **sampling)
+    return reconstruction.reconstruct(model, masks, split, factors, images=images, places=places, seed=seed)
 
 
 def factors(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor) -> Tensor:
-    """The weight with a factor for each channel; one that contributes nothing keeps 1. Shapes as in ``reconstruct``."""
+    """Multiply the weight of one layer by the best factor for each channel, in the sense of least squares.
+
+    patches: (n, inputs, k), what the layer reads; k is the number of positions of the kernel.
+    answers: (n, outputs), what it should answer, without the bias.
+    weight: (outputs, inputs, k).
+    channel: (inputs,) number of the channel that an input belongs to; a channel may have several inputs.
+
+    Returns the new weight, (outputs, inputs, k). A channel that contributes nothing keeps the factor 1.
+    """
     names, number = channel.unique(return_inverse=True)
     gram, error = torch.zeros(len(names), len(names), dtype=weight.dtype), torch.zeros(len(names), dtype=weight.dtype)
     step = max(1, 2**22 // max(1, len(weight) * len(channel)))
     for x, y in zip(patches.split(step), answers.split(step), strict=True):
-        each = reconstruction.contributions(x, weight).flatten(0, 1)
-        rows = each.new_zeros(len(each), len(names)).index_add_(1, number, each)
+        parts = reconstruction.contributions(x, weight).flatten(0, 1)  # of each input; a channel may be several
+        rows = parts.new_zeros(len(parts), len(names)).index_add_(1, number, parts)
         gram += rows.T @ rows
         error += rows.T @ (y.flatten() - rows.sum(1))
     change = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ error  # (X^T X)^-1 X^T (y - X 1), around w = 1

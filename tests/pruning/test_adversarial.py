@@ -3,6 +3,7 @@
 import copy
 import math
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -10,15 +11,14 @@ from torch import nn
 from lib import measure, models, structure
 from lib.datasets import Split
 from lib.pruning import adversarial
-from lib.pruning.adversarial import Fista, Learned, discriminator, learn, scores, summands, weights, without
+from lib.pruning.adversarial import Fista, Learned, discriminator, learn_masks, scores, summands, weights, without
 from lib.vision import torchvision
 
 QUICK = {"epochs": 1, "batch_size": 8, "seed": 0}
 
 
 def split(n=10, shape=(1, 28, 28)):
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(n, *shape, generator=generator), torch.arange(n) % 10)
+    return given.split(n, *shape, labels="in turn")
 
 
 def resnet(build=models.resnet8):
@@ -34,7 +34,7 @@ def resnet(build=models.resnet8):
 # -- FISTA -------------------------------------------------------------------------------------------------------------
 
 
-def test_fista_reaches_the_soft_threshold_of_a_quadratic_at_the_rate_it_promises():
+def test_fista_reaches_the_soft_threshold_of_a_quadratic_as_fast_as_promised():
     curvature, target, sparsity = torch.tensor([4.0, 1.0, 0.05, 0.5]), torch.tensor([1.0, 0.2, 2.0, 0.3]), 0.25
     best = (target - sparsity / curvature).clamp_min(0)  # of h/2 (m - c)^2 + sparsity m over m >= 0
 
@@ -88,7 +88,7 @@ def test_factors_of_one_and_copied_weights_are_the_network_itself():
 
 def test_a_channels_factor_is_what_its_map_is_multiplied_by():
     model, images = models.lenet5(), split(3).images
-    group = structure.groups(model, images[:1])[1]  # conv2, read by fc1 behind pooling and flatten
+    group = structure.groups(model, images[:1])[1]  # conv2, read by fc1 after pooling and flatten
     factors = torch.rand(group.channels, generator=torch.Generator().manual_seed(0))
     hook = model.pool2.register_forward_hook(lambda layer, given, output: output * factors[:, None, None])
     expected = model(images)
@@ -98,7 +98,7 @@ def test_a_channels_factor_is_what_its_map_is_multiplied_by():
 
 
 @pytest.mark.parametrize("build", [models.resnet8, models.resnet20])
-def test_a_block_of_factor_zero_is_the_identity_and_leaving_it_out_is_the_same_bit_for_bit(build):
+def test_a_block_of_factor_zero_can_be_left_out_bit_for_bit(build):
     model, images = resnet(build), split(4, (3, 16, 16)).images
     blocks = [names[0] for names in summands(model) if len(names) == 1]
     assert len(blocks) == {models.resnet8: 1, models.resnet20: 7}[build]
@@ -116,7 +116,7 @@ def test_a_block_of_factor_zero_is_the_identity_and_leaving_it_out_is_the_same_b
         assert measure.parameters(model) - measure.parameters(smaller) == measure.parameters(block)
 
 
-def test_a_branch_without_its_layers_is_the_network_with_zeros_in_its_place():
+def test_a_branch_without_its_layers_equals_zeros_in_its_place():
     model, images = resnet(), split(4, (3, 16, 16)).images
     branches = [name for names in summands(model) if len(names) == 2 for name in names]
     assert branches == ["stage2_1.bn2", "stage2_1.shortcut.1", "stage3_1.bn2", "stage3_1.shortcut.1"]
@@ -174,28 +174,28 @@ def test_zero_masks_grow_with_the_sparsity_from_none_to_all():
     data, model = split(16), models.lenet5()
     zeros = []
     for sparsity in (0.0, 0.1, 10.0):
-        learned = learn(model, data.images, sparsity=sparsity, **QUICK | {"epochs": 6})
+        learned = learn_masks(model, data.images, sparsity=sparsity, **QUICK | {"epochs": 6})
         zeros.append(sum(int((mask == 0).sum()) for mask in learned.channels))
     assert zeros[0] == 0 and zeros[0] <= zeros[1] <= zeros[2] == 570
 
 
-def test_masks_that_died_later_score_higher_than_those_that_died_before_and_less_than_the_living(monkeypatch):
+def test_masks_that_died_later_score_between_the_earlier_and_the_living(monkeypatch):
     model, images = models.lenet5(), split().images
     groups = structure.groups(model, images[:1])
     masks = [torch.zeros(group.channels) for group in groups]
     silent = [torch.linspace(0.1, 1, group.channels) for group in groups]
     masks[0][3] = 0.2
     learned = Learned(model, groups, masks, {}, silent)
-    monkeypatch.setattr(adversarial, "learn", lambda *given, **how: learned)
+    monkeypatch.setattr(adversarial, "learn_masks", lambda *given, **options: learned)
     found = scores(model, split())["conv1"]
     assert found.argmax() == 3 and found.argsort(descending=True)[1:].tolist() == [n for n in range(20) if n != 3]
 
 
-def test_the_model_and_the_random_state_stay_and_a_second_run_is_the_same():
+def test_model_and_random_state_stay_and_a_second_run_agrees():
     model, data = resnet().train(), split(9, (3, 16, 16))
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     parts = [name for names in summands(model) for name in names]
-    first, second = (learn(model, data.images, parts=parts, **QUICK) for _ in range(2))
+    first, second = (learn_masks(model, data.images, parts=parts, **QUICK) for _ in range(2))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules()) and all(p.grad is None for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)
@@ -228,14 +228,18 @@ def test_the_discriminator_has_rectifiers_and_gives_logits():
 
 def test_bad_input_is_refused_in_a_sentence():
     model, data = models.lenet5(), split()
-    with pytest.raises(ValueError, match="there are no images: at least one"):
+    with pytest.raises(ValueError, match="the split is empty: at least one sample is needed to learn masks from"):
         scores(model, data.first(0))
+    with pytest.raises(ValueError, match="there are no images: at least one"):
+        learn_masks(model, data.images[:0], seed=0)
     for wrong in ({"sparsity": -1.0}, {"step_size": 0}, {"epochs": 0}, {"fidelity": float("nan")}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="sparsity and fidelity must be 0 or more"):
             scores(model, data, **wrong)
     for part in ("relu1", "conv9"):
-        with pytest.raises(ValueError, match=f"'{part}' is no layer with a weight"):
-            learn(model, data.images, seed=0, parts=[part])
+        with pytest.raises(
+            ValueError, match=f"parts must be last layers of branches or blocks, with a weight, not '{part}'"
+        ):
+            learn_masks(model, data.images, seed=0, parts=[part])
     with pytest.raises(ValueError, match="layer 'conv1' is not one of two summands"):
         without(model, ["conv1"])
     with pytest.raises(ValueError, match=r"layer 'stage2_1\.shortcut\.1' is not one of two summands"):

@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from given import split as noise
+from given import two_convolutions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
-from torch import nn
 
 from lib import structure
 from lib.datasets import Split
@@ -19,17 +20,7 @@ from lib.vision import torchvision
 
 
 def split(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(*shape, generator=generator).double(), torch.zeros(shape[0], dtype=torch.long))
-
-
-def network(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        parts = [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 4)]
-        for layer in (parts[0], parts[2]):
-            nn.init.uniform_(layer.bias, 0.2, 0.6)  # so that no channel is dead
-        return nn.Sequential(*parts).double().eval()
+    return noise(*shape, seed=seed, labels="zero", dtype=torch.float64)
 
 
 def sample(seed, rows=40, channels=7):
@@ -77,7 +68,7 @@ def test_orthogonal_contributions_are_thresholded_softly():
 
 
 def test_a_score_is_the_penalty_at_which_the_channel_leaves():
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = two_convolutions(), split(8, 1, 8, 8)
     scores, matrices = channel_lasso.scores(model, data), reconstruction.grams(model, data)
     for name, score in scores.items():
         gram = matrices[name].numpy()
@@ -184,7 +175,7 @@ def test_channels_that_add_up_to_nothing_have_an_empty_path():
 
 
 def test_a_factor_moved_from_one_layer_to_the_next_changes_no_score():
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = two_convolutions(), split(8, 1, 8, 8)
     before = channel_lasso.scores(model, data)
     model[0].weight.data[2] *= 100
     model[0].bias.data[2] *= 100
@@ -205,7 +196,7 @@ def test_fitted_weights_are_the_least_squares_of_numpy():
 
 
 def test_the_fitted_layer_answers_as_well_as_any_can():
-    model, data = network(), split(40, 1, 8, 8)
+    model, data = two_convolutions(), split(40, 1, 8, 8)
     masks = {"0": torch.tensor([True, False, True, True, False, True])}
     fitted = channel_lasso.refit(model, masks, data, places=99, ridge=1e-12)
     (_, patches, answers) = next(reconstruction.sampled(model, ["2"], data, places=99))
@@ -219,7 +210,7 @@ def test_the_fitted_layer_answers_as_well_as_any_can():
 
 @pytest.mark.parametrize("ridge", [1e-9, 1e-3, 1.0])
 def test_fitting_never_errs_more_than_factors_or_than_nothing(ridge):
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = two_convolutions(), split(8, 1, 8, 8)
 
     def error(other):
         (_, read, _), (_, _, wanted) = (next(reconstruction.sampled(m, ["2"], data, places=99)) for m in (other, model))
@@ -233,8 +224,8 @@ def test_fitting_never_errs_more_than_factors_or_than_nothing(ridge):
         assert fitted < error(thinet.rescale(model, masks, data, places=99))
 
 
-def test_the_loss_of_a_copied_filter_is_made_up_for_in_every_layer():
-    model, data = network(), split(60, 1, 8, 8)
+def test_the_loss_of_a_copied_filter_is_repaired_in_every_layer():
+    model, data = two_convolutions(), split(60, 1, 8, 8)
     for layer in (model[0], model[2]):  # filters 4 and 1 say the same in both layers
         layer.weight.data[4], layer.bias.data[4] = layer.weight.data[1], layer.bias.data[1]
     masks = {"0": torch.arange(6) != 4, "2": torch.arange(5) != 4}
@@ -250,7 +241,7 @@ def test_the_loss_of_a_copied_filter_is_made_up_for_in_every_layer():
 
 
 def test_errors_of_an_earlier_layer_are_corrected_and_not_passed_on():
-    model, data = network(), split(200, 1, 8, 8)
+    model, data = two_convolutions(), split(200, 1, 8, 8)
     masks = {"0": torch.arange(6) < 3, "2": torch.arange(5) < 4}
     fitted = channel_lasso.refit(model, masks, data, places=99)
 
@@ -286,11 +277,11 @@ def test_networks_of_others(build):
 @pytest.mark.parametrize("ridge", [0, -1, 1e-13, float("nan"), float("inf")])
 def test_a_ridge_that_is_no_penalty_is_refused(ridge):
     with pytest.raises(ValueError, match=f"ridge must be 1e-12 or more and finite, not {ridge}"):
-        channel_lasso.refit(network(), {}, split(2, 1, 8, 8), ridge=ridge)
+        channel_lasso.refit(two_convolutions(), {}, split(2, 1, 8, 8), ridge=ridge)
 
 
 def test_an_empty_split_is_refused():
-    model, data = network(), split(2, 1, 8, 8)
+    model, data = two_convolutions(), split(2, 1, 8, 8)
     with pytest.raises(ValueError, match="the split is empty"):
         channel_lasso.scores(model, data.first(0))
     with pytest.raises(ValueError, match="the split is empty"):

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import given
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,7 @@ from lib.vision import torchvision
 
 
 def split(n=12, shape=(1, 28, 28), classes=10):
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(n, *shape, generator=generator), torch.arange(n) % classes)
+    return given.split(n, *shape, classes=classes, labels="in turn")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_several_channels_at_once_without_steps_follow_the_first_gradient(regres
     assert torch.equal(fits[0]["layer"], start["layer"])
 
 
-def test_a_channel_that_alone_carries_the_classes_is_chosen_first_by_the_discriminative_loss():
+def test_the_only_channel_that_carries_the_classes_is_chosen_first():
     torch.manual_seed(0)
     labels = torch.arange(64) % 2
     images = torch.rand(64, 4, 4, 4) * 3
@@ -107,9 +107,9 @@ def test_a_channel_that_alone_carries_the_classes_is_chosen_first_by_the_discrim
     model[2].weight.data = torch.tensor([0.3, 0.2, 0.1])[:, None, None, None].expand(3, 4, 1, 1).clone()
     model[2].bias.data.fill_(1)
     model[6].weight.data, model[6].bias.data = torch.tensor([[-1.0, 1, 0], [1, -1, 0]]), torch.zeros(2)
-    how = {"rounds": 4, "steps": 0, "classifiers": 0, "batch_size": 64}
-    discriminative = scores(model, Split(images, labels), reconstruction=0, **how)["0"]
-    rebuilding = scores(model, Split(images, labels), discrimination=0, **how)["0"]
+    options = {"rounds": 4, "steps": 0, "classifiers": 0, "batch_size": 64}
+    discriminative = scores(model, Split(images, labels), reconstruction=0, **options)["0"]
+    rebuilding = scores(model, Split(images, labels), discrimination=0, **options)["0"]
     assert rebuilding.argmin() == 2
     assert discriminative.argmax() == 2
 
@@ -176,7 +176,7 @@ def test_bad_input_is_refused_in_a_sentence():
     model, data = models.lenet5(), split()
     with pytest.raises(ValueError, match="the split is empty: at least one sample"):
         scores(model, data.first(0))
-    with pytest.raises(ValueError, match=r"must be 0 or more and not both 0, not 0\.0 and 0\.0"):
+    with pytest.raises(ValueError, match=r"must be finite, 0 or more and not both 0, not 0\.0 and 0\.0"):
         scores(model, data, discrimination=0.0, reconstruction=0.0)
     for wrong in (
         {"rounds": 0},

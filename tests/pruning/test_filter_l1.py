@@ -2,6 +2,7 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -14,16 +15,15 @@ from lib.vision import torchvision
 
 
 def images(*shape, n=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(n, *shape, generator=generator), torch.randint(0, 10, (n,), generator=generator))
+    return given.split(n, *shape, seed=seed)
 
 
-GREY, COLOUR, PHOTOGRAPH = images(1, 28, 28), images(3, 32, 32), images(3, 64, 64, n=1)
+GRAY, COLOR, PHOTOGRAPH = images(1, 28, 28), images(3, 32, 32), images(3, 64, 64, n=1)
 
 
 def test_a_score_is_the_sum_of_the_absolute_weights_of_one_filter():
     model = models.lenet5()
-    scores = filter_l1.scores(model, GREY)
+    scores = filter_l1.scores(model, GRAY)
     assert scores.keys() == {"conv1", "conv2", "fc1"}
     for name, score in scores.items():
         filters = model.get_submodule(name).weight.detach()
@@ -34,7 +34,7 @@ def test_a_score_is_the_sum_of_the_absolute_weights_of_one_filter():
 
 @pytest.mark.parametrize("build", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
 @pytest.mark.parametrize("folded", [False, True])
-def test_every_filter_that_can_go_has_a_score_in_networks_we_did_not_write(build, folded):
+def test_networks_we_did_not_write_get_a_score_for_every_filter(build, folded):
     model = getattr(torchvision.models, build)(num_classes=10)
     found = structure.groups(model, PHOTOGRAPH.images)
     scores = filter_l1.scores(model, PHOTOGRAPH, folded=folded)
@@ -45,11 +45,11 @@ def test_every_filter_that_can_go_has_a_score_in_networks_we_did_not_write(build
     assert sum(structure.keep(scores, fraction=0.5, groups=found).removed.values()) > 0
 
 
-def test_scaling_a_filter_and_undoing_it_in_the_next_layer_changes_its_rank_but_not_the_function():
+def test_a_scale_moved_into_the_next_layer_changes_only_the_rank():
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(2 * 24 * 24, 3)
     ).double()
-    data = Split(GREY.images.double(), GREY.labels)
+    data = Split(GRAY.images.double(), GRAY.labels)
     before, answer = filter_l1.scores(model, data)["0"], model(data.images)
     first = int(before.argmin())
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_scaling_a_filter_and_undoing_it_in_the_next_layer_changes_its_rank_but_
 
 def test_folded_counts_what_batch_norm_multiplies_with():
     model = models.resnet8().double()
-    data = Split(COLOUR.images.double(), COLOUR.labels)
+    data = Split(COLOR.images.double(), COLOR.labels)
     generator = torch.Generator().manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -82,14 +82,14 @@ def test_folded_counts_what_batch_norm_multiplies_with():
 
 def test_folded_leaves_layers_without_batch_norm_alone():
     model = models.lenet5()
-    plain, folded = filter_l1.scores(model, GREY), filter_l1.scores(model, GREY, folded=True)
+    plain, folded = filter_l1.scores(model, GRAY), filter_l1.scores(model, GRAY, folded=True)
     assert all(torch.equal(plain[name], folded[name]) for name in plain)
 
 
-def test_greedy_is_the_ranking_of_one_layer_where_only_one_can_be_cut():
+def test_greedy_ranks_like_scores_where_only_one_layer_is_cut():
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 10))
-    masks = filter_l1.greedy(model, GREY, fraction=0.4)
-    alone = structure.keep(filter_l1.scores(model, GREY), fraction=0.4)
+    masks = filter_l1.greedy(model, GRAY, fraction=0.4)
+    alone = structure.keep(filter_l1.scores(model, GRAY), fraction=0.4)
     assert masks.keys() == alone.keys() == {"1"}
     assert torch.equal(masks["1"], alone["1"])
 
@@ -97,8 +97,8 @@ def test_greedy_is_the_ranking_of_one_layer_where_only_one_can_be_cut():
 def test_greedy_leaves_out_the_kernels_that_are_gone():
     model = models.lenet5(1)
     before = copy.deepcopy(model.state_dict())
-    masks = filter_l1.greedy(model, GREY, fraction=0.5)
-    first = structure.keep(filter_l1.scores(model, GREY), fraction=0.5)["conv1"]
+    masks = filter_l1.greedy(model, GRAY, fraction=0.5)
+    first = structure.keep(filter_l1.scores(model, GRAY), fraction=0.5)["conv1"]
     second = model.conv2.weight.detach()[:, first].abs().sum((1, 2, 3))
     assert torch.equal(masks["conv1"], first)
     assert torch.equal(masks["conv2"], structure.keep({"conv2": second}, fraction=0.5)["conv2"])
@@ -109,7 +109,7 @@ def test_greedy_leaves_out_the_kernels_that_are_gone():
 
 def test_greedy_masks_of_a_residual_network_can_be_cut_out():
     model = models.resnet8().double().eval()
-    data = Split(COLOUR.images.double(), COLOUR.labels)
+    data = Split(COLOR.images.double(), COLOR.labels)
     masks = filter_l1.greedy(model, data, fraction=0.5)
     small, masked = (cut(model, masks, data.images) for cut in (structure.shrink, structure.mask))
     assert masks.removed["conv"] == masks.removed["stage1_1.conv2"] == 8
@@ -118,7 +118,7 @@ def test_greedy_masks_of_a_residual_network_can_be_cut_out():
 
 
 def test_the_largest_filters_are_the_complement_of_the_smallest():
-    scores = filter_l1.scores(models.lenet5(), GREY)
+    scores = filter_l1.scores(models.lenet5(), GRAY)
     smallest = structure.keep(scores, fraction=0.5)
     largest = structure.keep({name: -score for name, score in scores.items()}, fraction=0.5)
     assert all(torch.equal(smallest[name], ~largest[name]) for name in scores)
@@ -128,13 +128,13 @@ def test_the_largest_filters_are_the_complement_of_the_smallest():
 def test_an_empty_split_and_weights_not_finite_are_refused(score):
     model = models.lenet5()
     with pytest.raises(ValueError, match="the split is empty: at least one sample"):
-        score(model, GREY.first(0))
+        score(model, GRAY.first(0))
     model.conv2.weight.data[3] = float("inf")
     with pytest.raises(ValueError, match="weights of layer 'conv2' hold NaN or infinity"):
-        score(model, GREY)
+        score(model, GRAY)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_greedy_refuses_a_fraction_outside(fraction):
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), not"):
-        filter_l1.greedy(models.lenet5(), GREY, fraction=fraction)
+        filter_l1.greedy(models.lenet5(), GRAY, fraction=fraction)

@@ -1,5 +1,6 @@
 """Distances against scipy, the facts that a geometric median must obey, and the soft schedule."""
 
+import given
 import pytest
 import torch
 from scipy.spatial.distance import cdist
@@ -12,11 +13,10 @@ from lib.vision import torchvision
 
 
 def images(*shape, n=3):
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(n, *shape, generator=generator), torch.randint(0, 10, (n,), generator=generator))
+    return given.split(n, *shape)
 
 
-GREY, PHOTOGRAPH = images(1, 28, 28), images(3, 64, 64, n=1)
+GRAY, PHOTOGRAPH = images(1, 28, 28), images(3, 64, 64, n=1)
 
 
 @pytest.mark.parametrize("build", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
@@ -33,7 +33,7 @@ def test_scores_are_the_sums_of_distances_in_networks_we_did_not_write(build):
 def layer(filters):
     """A network whose first layer has these filters (n, 4): a 2 x 2 convolution of one channel."""
     model = nn.Sequential(nn.Conv2d(1, len(filters), 2, bias=False), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).double()
-    model(GREY.images.double())
+    model(GRAY.images.double())
     model[0].weight.data = filters.reshape(-1, 1, 2, 2).clone()
     return model
 
@@ -44,7 +44,7 @@ def filters():
 
 
 def score(filters):
-    return geometric_median.scores(layer(filters), Split(GREY.images.double(), GREY.labels))["0"]
+    return geometric_median.scores(layer(filters), Split(GRAY.images.double(), GRAY.labels))["0"]
 
 
 def test_the_choice_is_the_same_with_the_filter_itself_left_out(filters):
@@ -63,7 +63,7 @@ def test_moving_turning_and_reordering_all_filters_changes_nothing_but_the_order
     assert torch.allclose(score(3 * filters), 3 * score(filters))
 
 
-def test_two_equal_filters_at_the_centre_go_first(filters):
+def test_two_equal_filters_at_the_center_go_first(filters):
     planted = torch.cat([filters, filters.mean(0).expand(2, 4)])
     planted[3], planted[12] = planted[12].clone(), planted[3].clone()
     assert set(score(planted).argsort()[:2].tolist()) == {3, 13}
@@ -94,7 +94,7 @@ def test_filters_that_are_zero_are_trained_on():
 
     class Watched(nn.Sequential):
         def train(self, mode=True):
-            if mode:  # fit calls this behind before_epoch
+            if mode:  # fit calls this after before_epoch
                 seen.append(int((self.conv1.weight.flatten(1) == 0).all(1).sum()))
             return original(self, mode)
 
@@ -108,14 +108,22 @@ def test_soft_refuses_a_fraction_before_it_trains():
     model = models.lenet5()
     before = model.conv1.weight.clone()
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), not 1.0"):
-        geometric_median.soft(model, GREY, fraction=1.0, epochs=1, seed=0)
+        geometric_median.soft(model, GRAY, fraction=1.0, epochs=1, seed=0)
     assert torch.equal(model.conv1.weight, before)
+
+
+def test_soft_refuses_an_unknown_option_before_it_trains():
+    model = models.lenet5()
+    before = model.conv1.weight.clone()
+    with pytest.raises(TypeError, match="there is no option 'before_epoch': accepted are learning_rate, "):
+        geometric_median.soft(model, GRAY, fraction=0.5, epochs=1, seed=0, before_epoch=print)
+    assert torch.equal(model.conv1.weight, before) and model.conv1.weight.grad is None
 
 
 def test_bad_input_is_refused():
     model = models.lenet5()
     with pytest.raises(ValueError, match="the split is empty"):
-        geometric_median.scores(model, GREY.first(0))
+        geometric_median.scores(model, GRAY.first(0))
     model.conv1.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="weights of layer 'conv1' hold NaN or infinity"):
-        geometric_median.scores(model, GREY)
+        geometric_median.scores(model, GRAY)

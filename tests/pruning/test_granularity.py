@@ -14,7 +14,7 @@ from lib.pruning.granularity import LoweredConvolution, lower, masks, multiply_a
 from lib.vision import torchvision
 from lib.weights import layers
 
-HOW = {
+OPTIONS = {
     "weight": {"density": 0.5},
     "kernel": {"density": 0.5},
     "stride": {"stride": 2},
@@ -22,17 +22,13 @@ HOW = {
 }
 
 
-def convolution(*arguments, seed=0, **how):
+def convolution(*arguments, seed=0, **options):
     torch.manual_seed(seed)
-    return nn.Conv2d(*arguments, **how)
+    return nn.Conv2d(*arguments, **options)
 
 
 def images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def prune(model, found):
-    return magnitude.prune(model, kept=found)
 
 
 class Mixed(nn.Sequential):
@@ -65,7 +61,7 @@ def test_a_stride_keeps_every_sth_place_from_the_offset(kernel, stride, offset, 
 
 @pytest.mark.parametrize("select", ["magnitude", "random"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_all_kernels_of_a_source_map_share_stride_and_offset_and_source_maps_differ(select, groups):
+def test_kernels_of_a_source_map_share_the_offset_and_source_maps_differ(select, groups):
     layer = convolution(8, 12, 3, groups=groups)
     mask = masks(layer, images(1, 8, 9, 9), level="stride", stride=2, select=select)[""]
     by_group = mask.flatten(2).unflatten(0, (groups, -1))
@@ -74,7 +70,7 @@ def test_all_kernels_of_a_source_map_share_stride_and_offset_and_source_maps_dif
     assert patterns == {(1, 0) * 4 + (1,), (0, 1) * 4 + (0,)}
 
 
-def test_offsets_are_chosen_by_the_mean_so_that_the_larger_pattern_has_no_advantage():
+def test_offsets_are_chosen_by_the_mean_of_what_they_keep():
     layer = convolution(1, 1, 3, bias=False)
     layer.weight.data.view(-1)[:] = torch.tensor([1.0, 1.2] * 4 + [1.0])  # the sum is larger at offset 0: 5 against 4.8
     assert rows(masks(layer, images(1, 1, 9, 9), level="stride", stride=2)[""]).sum() == 4
@@ -95,12 +91,12 @@ def test_weights_and_kernels_keep_their_share_the_largest(density):
 def test_masked_maps_are_the_physically_smaller_network(build):
     model = build().eval()
     x = images(5, {Mixed: 1, models.lenet5: 1}.get(build, 3), *((28, 28) if build is models.lenet5 else (12, 12)))
-    found = structure.groups(model, x)
+    groups = structure.groups(model, x)
     mask = masks(model, x, level="map", density=0.5)
-    scores = {n: model.get_submodule(n).weight.abs().flatten(1).sum(1).detach() for g in found for n in g.producers}
-    kept = structure.keep(scores, fraction=0.5, groups=found)
+    scores = {n: model.get_submodule(n).weight.abs().flatten(1).sum(1).detach() for g in groups for n in g.producers}
+    kept = structure.keep(scores, fraction=0.5, groups=groups)
     small = structure.shrink(model, kept, x)
-    masked = prune(copy.deepcopy(model), mask)
+    masked = magnitude.apply(copy.deepcopy(model), mask)
     assert torch.allclose(masked(x), small(x), atol=1e-5)
     assert not torch.allclose(masked(x), model(x), atol=1e-3)
     if build is models.resnet8:
@@ -109,19 +105,19 @@ def test_masked_maps_are_the_physically_smaller_network(build):
         assert multiply_adds(model, alone, x) == multiply_adds(small, counted, x)
 
 
-def test_a_kernel_mask_with_a_zero_column_is_the_removal_of_the_source_map():
+def test_a_kernel_mask_with_a_zero_column_removes_the_source_map():
     model = nn.Sequential(convolution(2, 6, 3), nn.ReLU(), convolution(6, 4, 3, seed=1)).eval()
     x = images(3, 2, 10, 10)
     mask = torch.ones(4, 6, 3, 3, dtype=torch.bool)
     mask[:, 2] = False
     kept = torch.arange(6) != 2
     small = structure.shrink(model, {"0": kept}, x)
-    assert torch.allclose(prune(copy.deepcopy(model), {"2": mask})(x), small(x), atol=1e-6)
+    assert torch.allclose(magnitude.apply(copy.deepcopy(model), {"2": mask})(x), small(x), atol=1e-6)
     assert torch.equal(rows(mask), kept.repeat_interleave(9))
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {},
         {"padding": 1},
@@ -132,8 +128,8 @@ def test_a_kernel_mask_with_a_zero_column_is_the_removal_of_the_source_map():
     ],
 )
 @pytest.mark.parametrize("n", [1, 3])
-def test_the_lowered_product_is_the_masked_convolution(how, n):
-    layer = convolution(5, 7, (3, 4), **how)
+def test_the_lowered_product_is_the_masked_convolution(options, n):
+    layer = convolution(5, 7, (3, 4), **options)
     x = images(n, 5, 11, 13)
     for mask in (
         masks(layer, x, level="stride", stride=2, select="random", seed=n)[""],
@@ -141,7 +137,7 @@ def test_the_lowered_product_is_the_masked_convolution(how, n):
         torch.ones(7, 5, 3, 4, dtype=torch.bool),
         torch.zeros(7, 5, 3, 4, dtype=torch.bool),
     ):
-        expected = prune(copy.deepcopy(layer), {"": mask})(x)
+        expected = magnitude.apply(copy.deepcopy(layer), {"": mask})(x)
         small = LoweredConvolution(layer, mask)
         assert small(x).shape == expected.shape and torch.allclose(small(x), expected, atol=1e-5)
         assert small.kernel.shape == (7, rows(mask).sum())
@@ -167,7 +163,7 @@ def test_a_lowered_network_computes_and_learns_what_the_masked_one_does():
     model = models.lenet5().eval()
     x = images(4, 1, 28, 28)
     mask = masks(model, x, level="stride", stride=2)
-    small, masked = lower(model, mask), prune(copy.deepcopy(model), mask)
+    small, masked = lower(model, mask), magnitude.apply(copy.deepcopy(model), mask)
     assert sum(isinstance(layer, LoweredConvolution) for layer in small) == 2
     assert torch.allclose(small(x), masked(x), atol=1e-5)
     small(x).square().sum().backward()
@@ -188,7 +184,7 @@ def test_networks_that_others_wrote(name, level):
     model = getattr(torchvision.models, name)(num_classes=5).eval()
     before = copy.deepcopy(model.state_dict())
     x = images(1, 3, 64, 64)
-    mask = masks(model, x, level=level, **HOW[level])
+    mask = masks(model, x, level=level, **OPTIONS[level])
     convolutions = {n for n, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
     assert convolutions <= set(mask)
     if level == "stride":  # a kernel of one place has nothing to leave out
@@ -196,7 +192,7 @@ def test_networks_that_others_wrote(name, level):
         mask = {n: m for n, m in mask.items() if m.shape[2:] != (1, 1)}
     kept = multiply_adds(model, mask, x) / multiply_adds(model, {n: torch.ones_like(m) for n, m in mask.items()}, x)
     assert 0.2 < kept < 0.7
-    assert torch.isfinite(prune(copy.deepcopy(model), mask)(x)).all()
+    assert torch.isfinite(magnitude.apply(copy.deepcopy(model), mask)(x)).all()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -204,7 +200,7 @@ def test_networks_that_others_wrote(name, level):
 def test_the_seed_draws_the_random_masks_and_leaves_the_global_state(level):
     model, x = models.lenet5(), images(1, 1, 28, 28)
     state = torch.get_rng_state()
-    one, same, other = (masks(model, x, level=level, select="random", seed=s, **HOW[level]) for s in (1, 1, 2))
+    one, same, other = (masks(model, x, level=level, select="random", seed=s, **OPTIONS[level]) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[n], same[n]) for n in one) and any(not torch.equal(one[n], other[n]) for n in one)
 
@@ -212,8 +208,8 @@ def test_the_seed_draws_the_random_masks_and_leaves_the_global_state(level):
 @pytest.mark.parametrize("level", granularity.LEVELS)
 def test_holes_stay_while_training(level):
     model, x = Mixed(), images(12, 1, 12, 12)
-    mask = masks(model, x, level=level, **HOW[level])
-    prune(model, mask)
+    mask = masks(model, x, level=level, **OPTIONS[level])
+    magnitude.apply(model, mask)
     split = Split(x, torch.arange(12) % 10)
     training.fit(model, split, epochs=2, seed=0, learning_rate=0.01, batch_size=5)
     assert all((dict(layers(model))[name].weight[~m] == 0).all() for name, m in mask.items())
@@ -226,8 +222,15 @@ def test_multiply_adds_by_hand():
     assert multiply_adds(layer, {"": mask}, images(4, 2, 5, 7)) == 3 * 35
 
 
+def test_counting_leaves_a_network_in_training_as_it_was():
+    model, x = Mixed().train(), images(2, 1, 12, 12)
+    before = copy.deepcopy(model.state_dict())
+    multiply_adds(model, masks(model, x, level="kernel", density=0.5), x)
+    assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("options", "message"),
     [
         ({"level": "filter", "density": 0.5}, "weight, kernel, stride, map, not 'filter'"),
         ({"level": "kernel"}, "takes density, in .0, 1., and no stride, not None"),
@@ -236,12 +239,12 @@ def test_multiply_adds_by_hand():
         ({"level": "stride"}, "takes stride, 1 or more"),
         ({"level": "stride", "stride": 0}, "not 0"),
         ({"level": "stride", "stride": 2, "density": 0.5}, "no density"),
-        ({"level": "map", "density": 0.5, "select": "best"}, "'magnitude' or 'random', not 'best'"),
+        ({"level": "map", "density": 0.5, "select": "best"}, "one of magnitude, random, not 'best'"),
     ],
 )
-def test_bad_arguments_are_one_sentence(how, says):
-    with pytest.raises(ValueError, match=says):
-        masks(models.lenet5(), images(1, 1, 28, 28), **how)
+def test_bad_arguments_are_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        masks(models.lenet5(), images(1, 1, 28, 28), **options)
 
 
 def test_models_and_layers_that_cannot_be_served_are_refused_by_name():
@@ -252,5 +255,8 @@ def test_models_and_layers_that_cannot_be_served_are_refused_by_name():
     for layer in (convolution(4, 4, 3, groups=2), convolution(1, 1, 3, padding="same")):
         with pytest.raises(ValueError, match="cannot be lowered"):
             LoweredConvolution(layer, layer.weight > 0)
-    with pytest.raises(ValueError, match="the mask has the shape"):
+    for call in (lower, lambda model, chosen: multiply_adds(model, chosen, images(1, 1, 28, 28))):
+        with pytest.raises(ValueError, match="has no layer 'conv9'"):
+            call(models.lenet5(), {"conv9": torch.zeros(1, 1, 3, 3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"the mask must be of shape \(4, 4, 3, 3\), not \(4, 4\)"):
         LoweredConvolution(convolution(4, 4, 3), torch.ones(4, 4, dtype=torch.bool))

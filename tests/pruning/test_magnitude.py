@@ -3,26 +3,26 @@
 import copy
 import math
 
+import given
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from lib import models, training
 from lib.coding import gaps
-from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.magnitude import PrunedWeight, masks, prune
 from lib.weights import layers
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def split():
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(48, 1, 28, 28, generator=generator), torch.randint(0, 10, (48,), generator=generator))
+    return given.split(48, 1, 28, 28)
 
 
 class Mixed(nn.Sequential):
-    """Depthwise without bias, normalisation, grouped, one channel."""
+    """Depthwise without bias, normalization, grouped, one channel."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -49,13 +49,13 @@ def test_quality_zero_prunes_nothing():
     assert all(torch.equal(layer.weight, before[name]) for name, layer in layers(model))
 
 
-@pytest.mark.parametrize("how", [{"quality": 1.2}, {"density": 0.3}, {"density": 0.3, "scope": "global"}])
-def test_masks_do_not_change_when_layers_are_scaled(how):
+@pytest.mark.parametrize("options", [{"quality": 1.2}, {"density": 0.3}, {"density": 0.3, "scope": "global"}])
+def test_masks_do_not_change_when_layers_are_scaled(options):
     model = Mixed()
-    before = masks(model, **how)
+    before = masks(model, **options)
     for i, (_, layer) in enumerate(layers(model)):
         layer.weight.data *= 4.0**i  # powers of two: exact
-    after = masks(model, **how)
+    after = masks(model, **options)
     assert all(torch.equal(after[name], mask) for name, mask in before.items())
 
 
@@ -110,18 +110,18 @@ def test_ties_keep_the_first_and_constant_layers_stay_under_quality():
 def test_zeros_are_never_kept_even_where_the_density_would_allow():
     layer = nn.Linear(10, 1, bias=False)
     layer.weight.data = torch.tensor([[0.0, 1, 0, 2, 0, 0, 0, 0, 0, -0.0]])
-    for how in ({"density": 0.9}, {"quality": 0}, {"density": 0.9, "scope": "global"}):
-        assert masks(layer, **how)[""].sum() == 2
+    for options in ({"density": 0.9}, {"quality": 0}, {"density": 0.9, "scope": "global"}):
+        assert masks(layer, **options)[""].sum() == 2
     layer.weight.data.zero_()
     assert prune(layer, density=0.5).weight.count_nonzero() == 0
 
 
-@pytest.mark.parametrize("arguments", [{}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"batch_size": 5}])
-def test_pruned_weights_stay_exactly_zero_while_training(arguments, split):
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"batch_size": 5}])
+def test_pruned_weights_stay_exactly_zero_while_training(options, split):
     model = prune(Mixed(), density=0.3)
     kept = {name: layer.weight != 0 for name, layer in layers(model)}
     before = dense(model)
-    training.fit(model, split, epochs=2, seed=0, learning_rate=0.01, **arguments)
+    training.fit(model, split, epochs=2, seed=0, learning_rate=0.01, **options)
     for name, layer in layers(model):
         assert (layer.weight[~kept[name]] == 0).all()
         assert not torch.equal(layer.weight, before[name])  # the survivors do move
@@ -140,7 +140,7 @@ def test_weights_pruned_while_momentum_carries_them_stay_positive_zero(split):
     assert (weight[form.mask == 0] == 0).all() and not torch.signbit(weight[form.mask == 0]).any()
 
 
-def test_gradient_of_a_pruned_weight_is_zero_and_of_a_survivor_the_dense_one():
+def test_a_pruned_weight_has_no_gradient_and_a_survivor_the_dense_one():
     mask = torch.tensor([[True, False, True]])
     form, weight = PrunedWeight(mask), torch.tensor([[1.0, 2, 3]], requires_grad=True)
     (form(weight) * torch.tensor([[5.0, 6, 7]])).sum().backward()
@@ -185,7 +185,7 @@ def test_gradual_takes_a_density_for_each_layer(split):
     assert [int(layer.weight.count_nonzero()) for _, layer in layers(model)] == [18_816, 2_700, 260]
 
 
-def test_biases_and_normalisation_are_left_alone():
+def test_biases_and_normalization_are_left_alone():
     model = Mixed()
     expected = copy.deepcopy({n: p for n, p in model.named_parameters() if p.dim() == 1})
     prune(model, density=0.01)
@@ -220,30 +220,77 @@ def test_a_negative_quality_is_refused(quality):
 
 def test_one_way_to_choose_is_needed_and_unknown_names_are_refused():
     model = models.lenet_300_100()
-    for how in ({}, {"density": 0.5, "quality": 1}):
+    for options in ({}, {"density": 0.5, "quality": 1}):
         with pytest.raises(ValueError, match="exactly one"):
-            masks(model, **how)
+            prune(model, **options)
+    assert magnitude.density(model) == 1
     with pytest.raises(ValueError, match="no layer 'fc9' to prune: the layers are fc1, fc2, fc3"):
         masks(model, density={"fc9": 0.5})
-    with pytest.raises(ValueError, match="scope must be 'layer' or 'global', not 'all'"):
+    with pytest.raises(ValueError, match="scope must be one of layer, global, not 'all'"):
         masks(model, density=0.5, scope="all")
-    with pytest.raises(ValueError, match="one density for the whole network"):
+    with pytest.raises(ValueError, match="density must be one number with scope='global'"):
         masks(model, density={"fc1": 0.5}, scope="global")
 
 
-@pytest.mark.parametrize("how", [{"density": 0.5}, {"density": 0.5, "scope": "global"}, {"quality": 1.0}])
-def test_a_model_without_weights_and_weights_not_finite_are_refused(how):
+@pytest.mark.parametrize("options", [{"density": 0.5}, {"density": 0.5, "scope": "global"}, {"quality": 1.0}])
+def test_a_model_without_weights_and_weights_not_finite_are_refused(options):
     with pytest.raises(ValueError, match="ReLU has no layer with a weight"):
-        prune(nn.ReLU(), **how)
+        prune(nn.ReLU(), **options)
     layer = nn.Linear(2, 2)
     layer.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinity"):
-        prune(layer, **how)
+        prune(layer, **options)
 
 
 @pytest.mark.parametrize(("rounds", "ramp"), [(0, 0), (-1, 9)])
 def test_loops_that_would_not_reach_the_density_are_refused(rounds, ramp, split):
-    with pytest.raises(ValueError, match="rounds 1 or more"):
+    with pytest.raises(ValueError, match="rounds must be 1 or more"):
         magnitude.iterative(models.lenet_300_100(), split, density=0.5, rounds=rounds, epochs=1, seed=0)
-    with pytest.raises(ValueError, match=r"ramp in 1\.\.3"):
+    with pytest.raises(ValueError, match=r"ramp must be in 1\.\.3"):
         magnitude.gradual(models.lenet_300_100(), split, density=0.5, ramp=ramp, epochs=3, seed=0)
+
+
+def test_a_misspelt_argument_changes_nothing(split):
+    model = models.lenet_300_100()
+    common = {"density": 0.5, "epochs": 2, "seed": 0}
+    with pytest.raises(TypeError, match="densty"):
+        prune(model, densty=0.5)
+    for run in (
+        lambda **options: magnitude.iterative(model, split, rounds=1, **common, **options),
+        lambda **options: magnitude.gradual(model, split, ramp=1, **common, **options),
+    ):
+        with pytest.raises(TypeError, match="no option 'learning_rat'"):
+            run(learning_rat=0.1)
+        with pytest.raises(ValueError, match="scope must be one of layer, global, not 'all'"):
+            run(scope="all")
+    assert magnitude.density(model) == 1 and not any(map(parametrize.is_parametrized, model.modules()))
+
+
+def test_loops_refuse_unknown_layers_and_empty_splits_before_they_prune(split):
+    model = models.lenet_300_100()
+    common = {"ramp": 1, "epochs": 1, "seed": 0}
+    with pytest.raises(ValueError, match="no layer 'fc9' to prune"):
+        magnitude.gradual(model, split, density={"fc1": 0.5, "fc9": 0.5}, **common)
+    with pytest.raises(ValueError, match="density must be one number with scope='global'"):
+        magnitude.gradual(model, split, density={"fc1": 0.5}, scope="global", **common)
+    with pytest.raises(ValueError, match="at least one sample"):
+        magnitude.gradual(model, split.first(0), density=0.5, **common)
+    with pytest.raises(ValueError, match="at least one sample"):
+        magnitude.iterative(model, split.first(0), density=0.5, rounds=1, epochs=1, seed=0)
+    assert magnitude.density(model) == 1 and not any(map(parametrize.is_parametrized, model.modules()))
+
+
+def test_masks_of_another_criterion_are_applied_or_refused_as_they_are():
+    model = models.lenet_300_100()
+    mask = torch.rand(10, 100, generator=torch.Generator().manual_seed(0)) < 0.3
+    before = dense(model)
+    for wrong, message in (
+        ({"fc3": mask, "fc9": mask}, "no weight 'fc9' to mask: there are fc1, fc2, fc3"),
+        ({"fc3": mask.T}, r"the mask of 'fc3' must be of shape \(10, 100\), not \(100, 10\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            magnitude.apply(model, wrong)
+    assert not any(map(parametrize.is_parametrized, model.modules()))
+    assert magnitude.apply(model, {"fc3": mask}) is model
+    assert torch.equal(model.fc3.weight, torch.where(mask, before["fc3"], 0.0))
+    assert torch.equal(model.fc1.weight, before["fc1"])

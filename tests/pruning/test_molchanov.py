@@ -2,6 +2,7 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from scipy.stats import entropy
@@ -15,15 +16,14 @@ from lib.vision import torchvision
 
 
 def images(*shape, n=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(n, *shape, generator=generator), torch.randint(0, 10, (n,), generator=generator))
+    return given.split(n, *shape, seed=seed)
 
 
 def double(data):
     return Split(data.images.double(), data.labels)
 
 
-GREY, COLOUR, PHOTOGRAPH = images(1, 28, 28), images(3, 32, 32), images(3, 64, 64, n=3)
+GRAY, COLOR, PHOTOGRAPH = images(1, 28, 28), images(3, 32, 32), images(3, 64, 64, n=3)
 CONVOLUTIONS = ("conv1", "conv2")
 
 
@@ -35,8 +35,8 @@ def lenet():
 # -- What each criterion is --------------------------------------------------------------------------------------------
 
 
-def test_weight_mean_and_deviation_are_those_of_the_maps_that_the_next_layer_reads(lenet):
-    data = double(GREY)
+def test_weight_mean_and_deviation_are_of_the_maps_that_are_read(lenet):
+    data = double(GRAY)
     first = lenet.pool1(lenet.conv1(data.images)).detach()
     second = lenet.pool2(lenet.conv2(first)).detach()
     third = torch.relu(lenet.fc1(second.flatten(1))).detach()
@@ -50,8 +50,8 @@ def test_weight_mean_and_deviation_are_those_of_the_maps_that_the_next_layer_rea
     assert torch.allclose(weight["conv2"], lenet.conv2.weight.detach().square().mean((1, 2, 3)))
 
 
-def test_taylor_is_the_mean_over_samples_of_the_absolute_product_of_map_and_gradient(lenet):
-    data, expected = double(GREY), torch.zeros(20, dtype=torch.float64)
+def test_taylor_is_the_mean_absolute_product_of_map_and_gradient(lenet):
+    data, expected = double(GRAY), torch.zeros(20, dtype=torch.float64)
     for image, label in zip(data.images, data.labels, strict=True):  # one by one, as equation 8 has it
         z = lenet.pool1(lenet.conv1(image[None])).detach().requires_grad_()
         molchanov.cross_entropy(lenet[2:](z), label[None]).backward()
@@ -64,7 +64,7 @@ def test_taylor_is_the_mean_over_samples_of_the_absolute_product_of_map_and_grad
 def test_taylor_is_exactly_the_oracle_where_the_cost_is_linear():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 26 * 26, 4)).double()
-    one, places = double(GREY).first(1), 26 * 26
+    one, places = double(GRAY).first(1), 26 * 26
 
     def cost(logits, labels):
         return logits.sum(1)
@@ -75,8 +75,8 @@ def test_taylor_is_exactly_the_oracle_where_the_cost_is_linear():
     assert oracle.max() > 0
 
 
-def test_signed_terms_of_all_maps_add_up_to_the_product_of_gradient_and_maps(lenet):
-    one, found = double(GREY).first(1), structure.groups(lenet, GREY.images[:1].double())
+def test_signed_terms_add_up_to_the_product_of_gradient_and_maps(lenet):
+    one, found = double(GRAY).first(1), structure.groups(lenet, GRAY.images[:1].double())
     gates = [torch.ones(1, g.channels, dtype=torch.float64, requires_grad=True) for g in found]
     with molchanov._gated(lenet, found, gates):
         cost = molchanov.cross_entropy(lenet(one.images), one.labels).sum()
@@ -86,8 +86,8 @@ def test_signed_terms_of_all_maps_add_up_to_the_product_of_gradient_and_maps(len
     assert torch.allclose(slopes["conv1"].sum(), (gradient * z).sum())
 
 
-@pytest.mark.parametrize(("build", "data", "name"), [(models.lenet5, GREY, "conv2"), (models.resnet8, COLOUR, "conv")])
-def test_the_oracle_is_the_change_of_the_cost_when_the_filter_is_cut_out(build, data, name):
+@pytest.mark.parametrize(("build", "data", "name"), [(models.lenet5, GRAY, "conv2"), (models.resnet8, COLOR, "conv")])
+def test_the_oracle_is_the_change_of_cost_without_the_filter(build, data, name):
     model, data = build(3).double().eval(), double(data.first(2))
     group = next(group for group in structure.groups(model, data.images) if name in group.producers)
     signed = molchanov.oracle(model, data, layers=[name], signed=True)
@@ -115,7 +115,7 @@ def test_information_is_that_of_scikit_learn(bins):
     assert (ours <= entropy(labels.bincount().numpy()) + 1e-12).all()
 
 
-def test_information_of_the_label_is_its_entropy_and_of_noise_its_known_bias():
+def test_information_is_entropy_for_labels_and_known_bias_for_noise():
     labels = torch.arange(2000) % 5
     noise = torch.rand(2000, 200, generator=torch.Generator().manual_seed(0))
     everything = molchanov.information(labels[:, None].float(), labels, bins=5)
@@ -125,7 +125,7 @@ def test_information_of_the_label_is_its_entropy_and_of_noise_its_known_bias():
     assert molchanov.information(torch.zeros(50, 1), torch.arange(50) % 3).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_normalised_scores_have_unit_norm_and_a_silent_layer_stays_zero():
+def test_normalized_scores_have_unit_norm_and_a_silent_layer_stays_zero():
     scores = molchanov.normalized({"a": torch.tensor([3.0, 4.0]), "silent": torch.zeros(3)})
     assert scores["a"].tolist() == pytest.approx([0.6, 0.8])
     assert scores["silent"].tolist() == [0, 0, 0]
@@ -133,7 +133,7 @@ def test_normalised_scores_have_unit_norm_and_a_silent_layer_stays_zero():
 
 def test_random_is_fixed_by_its_seed_and_touches_no_global_state(lenet):
     state = torch.get_rng_state()
-    one, same, other = (molchanov.scores(lenet, double(GREY), criterion="random", seed=s)["fc1"] for s in (1, 1, 2))
+    one, same, other = (molchanov.scores(lenet, double(GRAY), criterion="random", seed=s)["fc1"] for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
     ranks = torch.stack([one.argsort().argsort().double(), other.argsort().argsort().double()])
@@ -145,7 +145,7 @@ def test_random_is_fixed_by_its_seed_and_touches_no_global_state(lenet):
 
 @pytest.mark.parametrize("criterion", molchanov.CRITERIA)
 @pytest.mark.parametrize("build", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
-def test_every_filter_that_can_go_has_a_score_in_networks_we_did_not_write(build, criterion):
+def test_networks_we_did_not_write_get_a_score_for_every_filter(build, criterion):
     model = getattr(torchvision.models, build)(num_classes=10)
     found = structure.groups(model, PHOTOGRAPH.images)
     before = copy.deepcopy(model.state_dict())
@@ -156,7 +156,7 @@ def test_every_filter_that_can_go_has_a_score_in_networks_we_did_not_write(build
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_channels_behind_a_concatenation_are_gated_apart():
+def test_channels_after_a_concatenation_are_gated_apart():
     class Fork(nn.Module):
         def __init__(self):
             super().__init__()
@@ -168,7 +168,7 @@ def test_channels_behind_a_concatenation_are_gated_apart():
             return self.head(self.join(joined).mean((2, 3)))
 
     torch.manual_seed(0)
-    model, data = Fork().double(), double(GREY)
+    model, data = Fork().double(), double(GRAY)
     data = Split(data.images, data.labels % 3)
     oracle = molchanov.oracle(model, data, layers=["left", "right"], signed=True)
     whole = molchanov.cross_entropy(model(data.images), data.labels).mean()
@@ -180,11 +180,11 @@ def test_channels_behind_a_concatenation_are_gated_apart():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_no_gradient_is_left_or_lost_also_of_a_frozen_network_and_without_gradients(frozen, lenet):
+def test_no_gradient_is_left_or_lost_even_of_a_frozen_network(frozen, lenet):
     lenet.requires_grad_(not frozen)
     lenet.conv1.weight.grad = torch.ones_like(lenet.conv1.weight)
     with torch.no_grad():
-        scores = molchanov.scores(lenet, double(GREY))
+        scores = molchanov.scores(lenet, double(GRAY))
     assert (scores["conv1"] > 0).all()
     assert (lenet.conv1.weight.grad == 1).all() and lenet.conv2.weight.grad is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lenet.modules())
@@ -192,7 +192,7 @@ def test_no_gradient_is_left_or_lost_also_of_a_frozen_network_and_without_gradie
 
 @pytest.mark.parametrize("criterion", molchanov.CRITERIA)
 def test_one_sample_is_enough(criterion, lenet):
-    scores = molchanov.scores(lenet, double(GREY).first(1), criterion=criterion)
+    scores = molchanov.scores(lenet, double(GRAY).first(1), criterion=criterion)
     assert all(torch.isfinite(score).all() for score in scores.values())
 
 
@@ -200,28 +200,35 @@ def test_one_sample_is_enough(criterion, lenet):
 
 
 @pytest.mark.parametrize("criterion", ["taylor", filter_l1.scores])
-def test_the_loop_removes_the_share_asked_for_step_by_step_and_leaves_the_model(criterion):
+def test_the_loop_removes_the_share_in_steps_and_leaves_the_model(criterion):
     model, data, seen = models.lenet5(), images(1, 28, 28, n=30), []
     before = copy.deepcopy(model.state_dict())
-    how = {"fraction": 0.2, "step": 4, "updates": 1, "layers": CONVOLUTIONS, "batch_size": 10, "learning_rate": 0.01}
-    how["samples"] = 10
-    small = molchanov.iterative(
+    options = {
+        "fraction": 0.2,
+        "step": 4,
+        "updates": 1,
+        "layers": CONVOLUTIONS,
+        "batch_size": 10,
+        "learning_rate": 0.01,
+    }
+    options["samples"] = 10
+    small = molchanov.shrink_iteratively(
         model,
         data,
         criterion=criterion,
         watch=lambda m: seen.append(m.conv1.out_channels + m.conv2.out_channels),
-        **how,
+        **options,
     )
     assert seen == [66, 66, 62, 62, 58, 58, 56, 56]  # just cut, and after the updates; 14 of 70 in steps of 4
     assert small.fc1.out_features == 500
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    again = molchanov.iterative(model, data, criterion=criterion, **how)
+    again = molchanov.shrink_iteratively(model, data, criterion=criterion, **options)
     assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_the_price_of_a_filter_steers_the_loop_to_the_expensive_layer():
     data = images(1, 28, 28, n=10)
-    how = {
+    options = {
         "fraction": 0.3,
         "step": 21,
         "updates": 1,
@@ -230,7 +237,9 @@ def test_the_price_of_a_filter_steers_the_loop_to_the_expensive_layer():
         "batch_size": 10,
         "learning_rate": 1e-4,
     }
-    free, priced = (molchanov.iterative(models.lenet5(), data, flops_weight=w, **how) for w in (0.0, 100.0))
+    free, priced = (
+        molchanov.shrink_iteratively(models.lenet5(), data, flops_weight=w, **options) for w in (0.0, 100.0)
+    )
     assert measure.multiply_adds(priced, (1, 28, 28)) < measure.multiply_adds(free, (1, 28, 28))
     assert priced.conv1.out_channels <= 2  # a map of conv1 costs 25 x 24 x 24 and 50 x 25 x 8 x 8 multiply-adds
     model = models.lenet5()
@@ -239,7 +248,7 @@ def test_the_price_of_a_filter_steers_the_loop_to_the_expensive_layer():
 
 def test_the_loop_keeps_tied_layers_alike():
     data = images(3, 16, 16, n=8)
-    small = molchanov.iterative(models.resnet8(width=4), data, fraction=0.25, step=10, updates=1, batch_size=8)
+    small = molchanov.shrink_iteratively(models.resnet8(width=4), data, fraction=0.25, step=10, updates=1, batch_size=8)
     assert small(data.images).shape == (8, 10)
     kept = small.conv.out_channels
     assert small.stage1_1.conv2.out_channels == kept
@@ -248,26 +257,35 @@ def test_the_loop_keeps_tied_layers_alike():
 # -- Bad input ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_loop_refuses_an_unknown_option_before_it_begins():
+    model, seen = models.lenet5(), []
+    with pytest.raises(TypeError, match="there is no option 'epochs': accepted are learning_rate, "):
+        molchanov.shrink_iteratively(model, GRAY, fraction=0.5, watch=seen.append, epochs=2)
+    with pytest.raises(ValueError, match=r"criterion must be a function or one of weight, .*, not 'oracle'"):
+        molchanov.shrink_iteratively(model, GRAY, fraction=0.0, criterion="oracle")
+    assert not seen
+
+
 def test_bad_input_is_refused(lenet):
-    data = double(GREY)
-    with pytest.raises(ValueError, match="no criterion is called 'oracle': accepted are weight, mean"):
+    data = double(GRAY)
+    with pytest.raises(ValueError, match=r"criterion must be one of weight, mean, .*, not 'oracle'"):
         molchanov.scores(lenet, data, criterion="oracle")
     with pytest.raises(ValueError, match="bins must be 2 or more and batch_size 1 or more, not 1 and 250"):
         molchanov.scores(lenet, data, bins=1)
-    with pytest.raises(ValueError, match="layer 'fc9' has no filters that can go"):
+    with pytest.raises(ValueError, match="layer 'fc9' has no filters that can go: accepted are conv1, conv2, fc1"):
         molchanov.oracle(lenet, data, layers=["fc9"])
-    for call in (molchanov.scores, molchanov.oracle, lambda m, d: molchanov.iterative(m, d, fraction=0.1)):
+    for call in (molchanov.scores, molchanov.oracle, lambda m, d: molchanov.shrink_iteratively(m, d, fraction=0.1)):
         with pytest.raises(ValueError, match="the split is empty"):
             call(lenet, data.first(0))
-    for how in ({"fraction": 1.0}, {"fraction": -0.1}, {"fraction": 0.5, "step": 0}, {"fraction": 0.5, "updates": 0}):
+    for wrong in ({"fraction": 1.0}, {"fraction": -0.1}, {"fraction": 0.5, "step": 0}, {"fraction": 0.5, "updates": 0}):
         with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), step and updates 1 or more"):
-            molchanov.iterative(lenet, data, **how)
+            molchanov.shrink_iteratively(lenet, data, **wrong)
     with pytest.raises(ValueError, match=r"without 0\.99 of its filters the network has a layer without any"):
-        molchanov.iterative(lenet, data, fraction=0.99, layers=CONVOLUTIONS)
+        molchanov.shrink_iteratively(lenet, data, fraction=0.99, layers=CONVOLUTIONS)
 
 
 @pytest.mark.parametrize("criterion", ["weight", "mean", "deviation", "information", "taylor"])
 def test_nan_is_refused(criterion, lenet):
     lenet.conv1.weight.data[3] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        molchanov.scores(lenet, double(GREY), criterion=criterion)
+        molchanov.scores(lenet, double(GRAY), criterion=criterion)

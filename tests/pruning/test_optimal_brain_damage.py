@@ -3,12 +3,12 @@
 import copy
 from functools import partial
 
+import given
 import pytest
 import torch
 from torch import nn
 
 from lib import models
-from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.weights import layers
@@ -19,7 +19,7 @@ def generator(seed=0):
 
 
 def split(*shape, classes=4, seed=0):
-    return Split(torch.rand(shape, generator=generator(seed)), torch.arange(shape[0]) % classes)
+    return given.split(*shape, classes=classes, seed=seed, labels="in turn")
 
 
 def seeded(build):
@@ -68,7 +68,7 @@ NETWORKS = {
 def test_the_diagonal_is_that_of_the_whole_gauss_newton_matrix(name, batch_size):
     build, shape = NETWORKS[name]
     model, data = seeded(build), split(*shape)
-    found = damage.curvature(model, data, batch_size=batch_size)
+    curvature = damage.curvature(model, data, batch_size=batch_size)
     images = data.images.double()
     p = model(images).softmax(dim=1).detach()
     factor = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
@@ -77,10 +77,10 @@ def test_the_diagonal_is_that_of_the_whole_gauss_newton_matrix(name, batch_size)
         logits = partial(lambda key, w: torch.func.functional_call(model, {key: w}, (images,)), key)
         j = torch.func.jacrev(logits)(layer.weight.detach()).flatten(2)
         expected = torch.einsum("nck,ncd,ndk->k", j, factor, j) / len(data)
-        torch.testing.assert_close(found[layer_name].flatten(), expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(curvature[layer_name].flatten(), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_it_is_the_whole_second_derivative_where_the_network_is_linear_in_its_weights():
+def test_it_is_the_whole_second_derivative_of_a_linear_network():
     model, data = seeded(lambda: nn.Linear(6, 4)), split(9, 6)
 
     def loss(weight):
@@ -90,7 +90,7 @@ def test_it_is_the_whole_second_derivative_where_the_network_is_linear_in_its_we
     torch.testing.assert_close(damage.curvature(model, data)[""].flatten(), hessian.diagonal())
 
 
-def test_one_pass_of_the_paper_gives_the_same_for_one_hidden_layer_and_squared_error():
+def test_one_pass_of_the_paper_gives_the_same_for_one_hidden_layer():
     """d²E/da_i² = f'(a_i)² Σ_l w_li² d²E/da_l², with d²E/da_l² = 2 at linear outputs; h_ij = d²E/da_i² x_j²."""
     x = torch.rand(8, 5, generator=generator(), dtype=torch.float64)
     first, second = (torch.randn(s, generator=generator(1), dtype=torch.float64) for s in ((6, 5), (3, 6)))
@@ -109,7 +109,7 @@ def test_the_last_layer_agrees_with_the_papers_p_times_one_minus_p():
     torch.testing.assert_close(damage.curvature(model, data)["3"], expected.detach())
 
 
-def test_a_single_deletion_on_a_bowl_costs_its_saliency_and_on_a_diagonal_bowl_sets_add_up():
+def test_a_deletion_costs_its_saliency_on_a_bowl():
     a = torch.randn(6, 6, generator=generator(), dtype=torch.float64)
     w = torch.randn(6, generator=generator(1), dtype=torch.float64)
     for h in (a @ a.T, torch.diag(a.diagonal().square())):
@@ -145,7 +145,7 @@ def test_saliency_is_half_curvature_times_square_and_decay_adds():
         torch.testing.assert_close(s[name], (h[name] + 0.5) * layer.weight.detach() ** 2 / 2)
 
 
-def test_masks_keep_the_share_of_the_network_with_the_largest_saliency_and_are_nested():
+def test_masks_keep_the_largest_saliencies_of_the_network_and_are_nested():
     saliency = {"a": torch.tensor([[5.0, 1.0], [0.0, 2.0]]), "b": torch.tensor([[9.0, 0.5]])}
     assert damage.masks(saliency, density=0.5)["a"].tolist() == [[True, False], [False, True]]
     last = damage.masks(saliency, density=1.0)
@@ -156,7 +156,7 @@ def test_masks_keep_the_share_of_the_network_with_the_largest_saliency_and_are_n
         last = kept
 
 
-def test_the_model_is_left_as_it_was_and_pruned_weights_have_no_saliency():
+def test_the_model_is_unchanged_and_pruned_weights_have_no_saliency():
     model, data = models.lenet5(0).train(), split(3, 1, 28, 28)
     magnitude.prune(model, density=0.3)
     model.requires_grad_(False)
@@ -176,16 +176,16 @@ def test_models_of_others_have_a_curvature_for_every_layer(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, num_classes=3)
-    found = damage.curvature(model, split(2, 3, 32, 32, classes=3), batch_size=1)
+    curvature = damage.curvature(model, split(2, 3, 32, 32, classes=3), batch_size=1)
     for layer_name, layer in layers(model):
-        h = found[layer_name]
+        h = curvature[layer_name]
         assert h.shape == layer.weight.shape and torch.isfinite(h).all() and (h >= 0).all() and (h > 0).any()
 
 
 def test_the_recipe_ends_dense_at_the_density_asked_for():
     model = models.lenet_300_100()
-    how = {"density": 0.1, "rounds": 2, "epochs": 1, "seed": 0, "samples": 8, "learning_rate": 0.01}
-    damage.iterative(model, split(16, 1, 28, 28), **how)
+    options = {"density": 0.1, "rounds": 2, "epochs": 1, "seed": 0, "samples": 8, "learning_rate": 0.01}
+    assert damage.iterative(model, split(16, 1, 28, 28), **options) is model
     assert magnitude.density(model) == pytest.approx(0.1, abs=1e-5)
     assert model.state_dict().keys() == models.lenet_300_100().state_dict().keys()
 
@@ -214,8 +214,19 @@ def test_a_density_outside_0_to_1_is_refused(density):
         damage.iterative(nn.Linear(2, 2), split(2, 2), density=density, rounds=1, epochs=1, seed=0, samples=1)
 
 
-def test_saliencies_that_are_not_finite_and_masks_that_do_not_fit_are_refused():
+def test_saliencies_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="saliencies hold NaN or infinity"):
         damage.masks({"a": torch.tensor([[1.0, float("nan")]])}, density=0.5)
-    with pytest.raises(ValueError, match=r"the mask of layer 'fc9' has shape \(2, 2\)"):
-        magnitude.prune(models.lenet_300_100(), kept={"fc9": torch.ones(2, 2, dtype=torch.bool)})
+
+
+def test_a_misspelt_option_and_missing_samples_change_nothing():
+    model, data = models.lenet_300_100(), split(8, 1, 28, 28)
+    before = copy.deepcopy(model.state_dict())
+    common = {"density": 0.1, "rounds": 1, "epochs": 1, "seed": 0}
+    with pytest.raises(TypeError, match="no option 'learning_rat'"):
+        damage.iterative(model, data, samples=8, learning_rat=0.1, **common)
+    with pytest.raises(ValueError, match="rounds and samples must be 1 or more, not 1 and 0"):
+        damage.iterative(model, data, samples=0, **common)
+    with pytest.raises(ValueError, match="at least one sample is needed to train on"):
+        damage.iterative(model, data.first(0), samples=8, **common)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def randn(*shape, seed=0):
 
 
 def split(*shape, classes=3):
-    return Split(torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.arange(shape[0]) % classes)
+    return given.split(*shape, classes=classes, labels="in turn")
 
 
 def network(seed=0, inputs=4, hidden=3, classes=3):
@@ -80,8 +81,8 @@ def test_two_deletions_in_a_row_are_one_of_both(bowl):
 def test_the_recursion_is_the_inverse(block):
     rows = randn(20, 8)
     direct = torch.linalg.inv(rows.T @ rows / 5 + 1e-4 * torch.eye(8, dtype=torch.float64))
-    found = surgeon.inverse_hessian(rows, samples=5, alpha=1e-4, block=block)
-    torch.testing.assert_close(found, direct, rtol=1e-7, atol=1e-7)
+    inverse = surgeon.inverse_hessian(rows, samples=5, alpha=1e-4, block=block)
+    torch.testing.assert_close(inverse, direct, rtol=1e-7, atol=1e-7)
 
 
 def test_the_rows_make_the_matrix_whose_diagonal_damage_has():
@@ -94,24 +95,24 @@ def test_the_rows_make_the_matrix_whose_diagonal_damage_has():
     assert rows.shape == (21, 27)
 
 
-def test_pruning_a_model_linear_in_its_weights_follows_brute_force_step_by_step():
-    """Against the exact matrix, inverted anew after each deletion."""
+def test_surgery_on_a_linear_model_follows_brute_force_step_by_step():
+    """Against the exact matrix, inverted again after each deletion."""
     model, data = nn.Linear(4, 3).double(), split(9, 4)
     nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(0))
     w = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     rows = surgeon.gauss_newton_rows(model, data)
     h = rows.T @ rows / 9 + 1e-3 * torch.eye(15, dtype=torch.float64)
-    found = surgeon.prune(model, data, delete=6, alpha=1e-3, refresh=100)
+    surgery = surgeon.operate(model, data, delete=6, alpha=1e-3, refresh=100)
     alive, deleted, v = list(range(15)), [], w.clone()
     for _ in range(6):
         inverse = torch.linalg.inv(h[alive][:, alive])
         costs = v[alive] ** 2 / (2 * inverse.diagonal())
         deleted.append(alive.pop(int(costs.argmin())))
         v = constrained(h, w, torch.tensor(deleted))  # the updates of all steps are that of the set
-    assert found.deleted.tolist() == deleted
+    assert surgery.deleted.tolist() == deleted
     torch.testing.assert_close(nn.utils.parameters_to_vector(model.parameters()).detach(), v)
-    assert float((v - w) @ h @ (v - w) / 2) == pytest.approx(float(found.costs.sum()), rel=1e-9)
-    flat = torch.cat([mask.flatten() for mask in found.kept.values()])
+    assert float((v - w) @ h @ (v - w) / 2) == pytest.approx(float(surgery.costs.sum()), rel=1e-9)
+    flat = torch.cat([mask.flatten() for mask in surgery.masks.values()])
     assert sorted(deleted) == (~flat).nonzero().flatten().tolist()
     assert (v[~flat] == 0).all()
 
@@ -119,12 +120,12 @@ def test_pruning_a_model_linear_in_its_weights_follows_brute_force_step_by_step(
 @pytest.mark.parametrize("refresh", [1, 3])
 def test_deletions_go_on_from_masks_and_leave_what_is_gone_alone(refresh):
     model, data = network(), split(7, 4)
-    first = surgeon.prune(model, data, delete=5, alpha=1e-3, refresh=refresh)
-    second = surgeon.prune(model, data, delete=5, alpha=1e-3, refresh=refresh, kept=first.kept)
+    first = surgeon.operate(model, data, delete=5, alpha=1e-3, refresh=refresh)
+    second = surgeon.operate(model, data, delete=5, alpha=1e-3, refresh=refresh, masks=first.masks)
     assert not set(first.deleted.tolist()) & set(second.deleted.tolist())
-    assert sum(int(m.sum()) for m in second.kept.values()) == 17
+    assert sum(int(m.sum()) for m in second.masks.values()) == 17
     for name, p in model.named_parameters():
-        assert (p[~second.kept[name]] == 0).all()
+        assert (p[~second.masks[name]] == 0).all()
 
 
 def test_the_path_goes_down_one_by_one_to_minima_and_is_nested():
@@ -133,16 +134,16 @@ def test_the_path_goes_down_one_by_one_to_minima_and_is_nested():
         stages = surgeon.path(model, data, weight_decay=1e-2, choose_by=by)
         assert [s.size for s in stages] == list(range(stages[0].size, 0, -1))
         for big, small in pairwise(stages):
-            assert all(not (small.kept[n] & ~big.kept[n]).any() for n in big.kept)
+            assert all(not (small.masks[n] & ~big.masks[n]).any() for n in big.masks)
         middle = stages[8]
         surgeon.put(model, middle)
         for name, p in model.named_parameters():
-            assert (p[~middle.kept[name]] == 0).all()
+            assert (p[~middle.masks[name]] == 0).all()
         loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
         decay = sum(p.square().sum() for p in model.parameters()) * 1e-2 / 2
         gradients = torch.autograd.grad(loss + decay, list(model.parameters()))
         for g, (name, _) in zip(gradients, model.named_parameters(), strict=True):
-            assert g[middle.kept[name]].abs().max() < 1e-4 if middle.kept[name].any() else True
+            assert g[middle.masks[name]].abs().max() < 1e-4 if middle.masks[name].any() else True
         assert loss.item() == pytest.approx(middle.loss, rel=1e-9)
 
 
@@ -163,13 +164,13 @@ def test_each_row_is_the_least_squares_solution_on_its_support():
     layer, data = nn.Linear(6, 3).double(), split(40, 6)
     data = Split(data.images.double(), data.labels)
     before, x = layer(data.images).detach(), torch.cat([data.images, torch.ones(40, 1)], dim=1).double()
-    mask = surgeon.prune_layers(layer, data, density=0.5, alpha=1e-12)[""]
+    mask = surgeon.operate_by_layer(layer, data, density=0.5, alpha=1e-12)[""]
     assert mask.sum() == 9 and (layer.weight[~mask] == 0).all()
     for row in range(3):
         support = torch.cat([mask[row], torch.tensor([True])])
         expected = torch.linalg.lstsq(x[:, support], before[:, row, None]).solution.flatten()
-        found = torch.cat([layer.weight[row], layer.bias[row, None]]).detach()[support]
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+        solved = torch.cat([layer.weight[row], layer.bias[row, None]]).detach()[support]
+        torch.testing.assert_close(solved, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_one_at_a_time_is_the_papers_greedy_order():
@@ -186,9 +187,20 @@ def test_one_at_a_time_is_the_papers_greedy_order():
         alive.remove(q)
 
 
-@pytest.mark.parametrize(("groups", "bias", "stride"), [(1, True, 1), (2, False, 2), (4, True, 1)])
-def test_a_convolution_is_its_unfolded_product(groups, bias, stride):
-    layer = nn.Conv2d(4, 8, 3, stride=stride, padding=1, groups=groups, bias=bias).double()
+@pytest.mark.parametrize(
+    ("groups", "bias", "options"),
+    [
+        (1, True, {"padding": 1}),
+        (2, False, {"padding": 1, "stride": 2}),
+        (4, True, {"padding": 1}),
+        (1, True, {"padding": "same"}),
+        (1, True, {"padding": (2, 0), "dilation": (1, 2)}),
+        (1, True, {"padding": 1, "padding_mode": "reflect"}),
+        (2, True, {"padding": (1, 2), "padding_mode": "circular", "stride": 2}),
+    ],
+)
+def test_a_convolution_is_its_unfolded_product(groups, bias, options):
+    layer = nn.Conv2d(4, 8, 3, groups=groups, bias=bias, **options).double()
     images = randn(3, 4, 6, 6)
     x = surgeon.columns(layer, images)
     rows = layer.weight.flatten(1) if not bias else torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1)
@@ -203,9 +215,9 @@ def test_density_one_changes_no_output_and_lower_ones_less_than_zeroing():
     with torch.no_grad():
         before = plain(data.images)
         same, pruned, zeroed = models.lenet5(0), models.lenet5(0), models.lenet5(0)
-        surgeon.prune_layers(same, data, density=1.0)
+        surgeon.operate_by_layer(same, data, density=1.0)
         assert torch.equal(same(data.images), before)
-        masks = surgeon.prune_layers(pruned, data, density={"conv2": 0.3})
+        masks = surgeon.operate_by_layer(pruned, data, density={"conv2": 0.3})
         zeroed.conv2.weight *= masks["conv2"]
         assert list(masks) == ["conv2"] and masks["conv2"].sum() == round(0.3 * 25_000)
         assert (pruned(data.images) - before).square().sum() < 0.5 * (zeroed(data.images) - before).square().sum()
@@ -214,7 +226,7 @@ def test_density_one_changes_no_output_and_lower_ones_less_than_zeroing():
 def test_inputs_that_are_always_zero_go_first():
     layer, data = nn.Linear(6, 4), split(40, 6)
     data.images[:, [1, 3]] = 0.0
-    mask = surgeon.prune_layers(layer, data, density=4 / 6, alpha=1e-12)[""]
+    mask = surgeon.operate_by_layer(layer, data, density=4 / 6, alpha=1e-12)[""]
     assert not mask[:, [1, 3]].any() and mask[:, [0, 2, 4, 5]].all()
 
 
@@ -225,11 +237,19 @@ def test_models_of_others_are_pruned_layer_by_layer():
         torch.manual_seed(0)
         model = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.25).eval()
     names = ["features.0.0", "features.1.conv.0.0", "classifier.1"]  # strided, depthwise, linear
-    masks = surgeon.prune_layers(model, split(4, 3, 32, 32), density=dict.fromkeys(names, 0.5))
+    masks = surgeon.operate_by_layer(model, split(4, 3, 32, 32), density=dict.fromkeys(names, 0.5))
     for name, layer in layers(model):
         if name in names:
             assert masks[name].sum() == round(0.5 * layer.weight.numel()) and (layer.weight[~masks[name]] == 0).all()
     assert torch.isfinite(model(torch.rand(1, 3, 32, 32))).all()
+
+
+def test_every_module_keeps_its_mode():
+    model, data = nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Linear(3, 3)).train(), split(7, 4)
+    model[1].eval()
+    surgeon.operate(model, data, delete=3, alpha=1e-3)
+    surgeon.operate_by_layer(model, data, density=0.5)
+    assert [module.training for module in model.modules()] == [True, True, False, True]
 
 
 # -- Bad input ---------------------------------------------------------------------------------------------------------
@@ -243,18 +263,27 @@ def test_bad_input_is_refused_and_nothing_changes():
         (lambda: surgeon.gauss_newton_rows(model, data.first(0)), "at least one sample"),
         (lambda: surgeon.gauss_newton_rows(models.lenet_300_100(), data), "266,610 parameters are too many"),
         (lambda: surgeon.inverse_hessian(randn(2, 2), samples=1, alpha=0), "alpha must be above 0"),
-        (lambda: surgeon.prune(model, data, delete=28, alpha=1e-3), r"delete must be in 0\.\.27"),
-        (lambda: surgeon.prune(model, data, delete=1, alpha=1e-3, refresh=0), "refresh 1 or more"),
+        (lambda: surgeon.operate(model, data, delete=28, alpha=1e-3), r"delete must be in 0\.\.27"),
+        (lambda: surgeon.operate(model, data, delete=1, alpha=1e-3, refresh=0), "refresh 1 or more"),
+        (
+            lambda: surgeon.operate(model, data, delete=1, alpha=1e-3, masks={"0.wait": doubles.labels}),
+            "no weight '0.wait'",
+        ),
+        (lambda: surgeon.operate(model, data, delete=1, alpha=1e-3, masks={"0.bias": doubles.labels}), r"shape \(3,\)"),
+        (lambda: surgeon.operate(model, data, delete=1, alpha=0), "alpha must be above 0"),
         (lambda: surgeon.path(model, data, weight_decay=1e-3, choose_by="luck"), "not 'luck'"),
         (lambda: surgeon.path(model, data, weight_decay=0), "weight_decay must be above 0"),
-        (lambda: surgeon.prune_layers(model, doubles.first(0), density=0.5), "at least one sample"),
-        (lambda: surgeon.prune_layers(model, doubles, density=1.5), r"density must be in \(0, 1\], not 1.5"),
-        (lambda: surgeon.prune_layers(model, doubles, density={"9": 0.5}), "no linear or 2-d convolution layer"),
-        (lambda: surgeon.prune_layers(model, doubles, density=0.5, alpha=0), "alpha must be above 0"),
-        (lambda: surgeon.prune_layers(model, doubles, density=0.5, at_once=1), r"at_once in \[0, 1\)"),
+        (lambda: surgeon.operate_by_layer(model, doubles.first(0), density=0.5), "at least one sample"),
+        (lambda: surgeon.operate_by_layer(model, doubles, density=1.5), r"density must be in \(0, 1\], not 1.5"),
+        (
+            lambda: surgeon.operate_by_layer(model, doubles, density={"9": 0.5}),
+            "no layer '9' to prune: the layers are 0, 2",
+        ),
+        (lambda: surgeon.operate_by_layer(model, doubles, density=0.5, alpha=0), "alpha must be above 0"),
+        (lambda: surgeon.operate_by_layer(model, doubles, density=0.5, at_once=1), r"at_once in \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
     with pytest.raises(ValueError, match="at least one sample"):
-        training.minimise(model, data.first(0), weight_decay=0.1)
+        training.minimize(model, data.first(0), weight_decay=0.1)

@@ -80,7 +80,7 @@ def table(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_search_finds_the_best_of_all_masks(seed, evolutionary):
     rates = table(seed)
-    found = search(
+    history = search(
         lambda mask: rates[mask.numpy().tobytes()],
         channels=6,
         keep=3,
@@ -90,12 +90,12 @@ def test_the_search_finds_the_best_of_all_masks(seed, evolutionary):
         moves=1,
         evolutionary=evolutionary,
     )
-    assert found.best_error == min(rates.values()) == rates[found.best.numpy().tobytes()]
-    assert found.evaluations <= 20
+    assert history.best_error == min(rates.values()) == rates[history.best.numpy().tobytes()]
+    assert history.evaluations <= 20
 
 
 @pytest.mark.parametrize("evolutionary", [False, True])
-def test_the_history_is_that_of_masks_of_one_size_and_the_best_never_gets_worse(evolutionary):
+def test_the_masks_keep_their_size_and_the_best_never_gets_worse(evolutionary):
     weights = torch.rand(20, generator=generator())
     calls = []
 
@@ -103,13 +103,13 @@ def test_the_history_is_that_of_masks_of_one_size_and_the_best_never_gets_worse(
         calls.append(mask)
         return float(1 - weights[mask].sum() / weights.sum())
 
-    found = search(evaluate, channels=20, keep=8, seed=1, particles=12, iterations=9, evolutionary=evolutionary)
-    best = found.errors.min(1).values
-    assert found.errors.shape == (10, 12) and found.masks.shape == (12, 20)
-    assert (found.masks.sum(1) == 8).all()
-    assert (best[1:] <= best[:-1]).all() and found.best_error == best[-1]
-    assert found.evaluations == len(calls) == len({call.numpy().tobytes() for call in calls})
-    assert found.errors[-1].mean() < found.errors[0].mean()  # a sum of weights is an easy hill
+    history = search(evaluate, channels=20, keep=8, seed=1, particles=12, iterations=9, evolutionary=evolutionary)
+    best = history.errors.min(1).values
+    assert history.errors.shape == (10, 12) and history.masks.shape == (12, 20)
+    assert (history.masks.sum(1) == 8).all()
+    assert (best[1:] <= best[:-1]).all() and history.best_error == best[-1]
+    assert history.evaluations == len(calls) == len({call.numpy().tobytes() for call in calls})
+    assert history.errors[-1].mean() < history.errors[0].mean()  # a sum of weights is an easy hill
 
 
 def test_the_seed_decides_and_the_global_state_is_left_alone():
@@ -120,8 +120,8 @@ def test_the_seed_decides_and_the_global_state_is_left_alone():
 
 
 def test_no_iterations_are_a_random_search():
-    found = search(lambda mask: mask[0].item() / 2, channels=5, keep=2, seed=0, particles=90, iterations=0)
-    assert found.errors.shape == (1, 90) and found.best_error == 0 and found.evaluations == 10
+    history = search(lambda mask: mask[0].item() / 2, channels=5, keep=2, seed=0, particles=90, iterations=0)
+    assert history.errors.shape == (1, 90) and history.best_error == 0 and history.evaluations == 10
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "fc1"])
@@ -150,15 +150,15 @@ def test_bad_arguments_are_one_sentence():
     def evaluate(mask):
         return 0.0
 
-    for how, says in (
+    for options, message in (
         ({"channels": 4, "keep": 4}, "between 1 and 3 of 4 channels, not 4"),
         ({"channels": 4, "keep": 0}, "not 0"),
         ({"channels": 4, "keep": 2, "particles": 0}, "particles and moves must be 1 or more"),
         ({"channels": 4, "keep": 2, "iterations": -1}, "not 30, 1, -1"),
         ({"channels": 4, "keep": 2, "temperature": 0}, "temperature must be above 0, not 0"),
     ):
-        with pytest.raises(ValueError, match=says):
-            search(evaluate, seed=0, **how)
+        with pytest.raises(ValueError, match=message):
+            search(evaluate, seed=0, **options)
     for rate in (float("nan"), 1.5, -0.1):
         with pytest.raises(ValueError, match="misclassification rates must be numbers in"):
             search(lambda mask, rate=rate: rate, channels=4, keep=2, seed=0)
@@ -170,7 +170,7 @@ def test_evaluators_without_data_or_layer_are_refused():
         evaluator(models.lenet5(), "conv1", split.first(0))
     for name in ("fc2", "conv9"):  # an output, and nothing
         with pytest.raises(
-            ValueError, match=f"layer '{name}' has no filters that can go: accepted are conv1, conv2, fc1"
+            ValueError, match=rf"layer must be one whose filters can go \(conv1, conv2, fc1\), not '{name}'"
         ):
             evaluator(models.lenet5(), name, split)
     evaluate, _ = evaluator(models.lenet5(), "conv1", split)

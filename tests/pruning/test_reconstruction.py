@@ -2,20 +2,19 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from torch import nn
 
 from lib import models, running, structure
-from lib.datasets import Split
 from lib.pruning.shared import reconstruction
 from lib.pruning.shared.reconstruction import contributions, grams, kernels, reconstruct, sampled
 from lib.vision import torchvision
 
 
 def split(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(*shape, generator=generator).double(), torch.zeros(shape[0], dtype=torch.long))
+    return given.split(*shape, seed=seed, labels="zero", dtype=torch.float64)
 
 
 def small(seed=0):
@@ -70,7 +69,7 @@ def test_the_kernels_of_a_grouped_convolution_are_those_of_a_dense_one():
     assert dense[0, 3:].count_nonzero() == 0
 
 
-def test_sampling_depends_on_the_seed_alone_and_leaves_the_model_as_it_was():
+def test_sampling_depends_on_the_seed_alone_and_leaves_the_model():
     model, data = small().train(), split(30, 1, 9, 9)
     before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
 
@@ -200,25 +199,33 @@ def test_one_image_of_one_channel_will_do():
 def test_an_empty_split_and_no_samples_are_refused():
     model, data = small(), split(2, 1, 9, 9)
     for run in (
-        lambda **how: grams(model, **how),
-        lambda **how: list(sampled(model, ["0"], **how)),
-        lambda **how: reconstruct(model, {}, solve=lambda x, y, w, c: w, **how),
+        lambda split, **options: grams(model, split, **options),
+        lambda split, **options: list(sampled(model, ["0"], split, **options)),
+        lambda split, **options: reconstruct(model, {}, split, lambda x, y, w, c: w, **options),
     ):
-        with pytest.raises(ValueError, match="the split is empty: at least one image is needed"):
-            run(data=data.first(0))
+        with pytest.raises(
+            ValueError, match="the split is empty: at least one sample is needed to see what the layers read"
+        ):
+            run(data.first(0))
         with pytest.raises(ValueError, match="images and places must be 1 or more, not 0 and 10"):
-            run(data=data, images=0, places=10)
+            run(data, images=0, places=10)
 
 
-def test_what_is_not_finite_is_refused_and_the_model_gets_its_mode_back():
+def test_what_is_not_finite_is_refused_and_the_mode_restored():
     model, data = small().train(), split(2, 1, 9, 9)
     data.images[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="read is not finite: look for NaN"):
+    with pytest.raises(ValueError, match="what the layers after '3' read must be finite: look for NaN in the split"):
         grams(model, data)
     assert model.training
     with pytest.raises(ValueError, match="does not take images of shape"):
         list(sampled(model, ["0"], split(2, 3, 9, 9)))
     assert model.training and not any(module._forward_hooks for module in model.modules())
+
+
+def test_layers_of_other_kinds_are_refused_by_name():
+    model = nn.Sequential(nn.ConvTranspose2d(1, 2, 3)).double()
+    with pytest.raises(ValueError, match="layer '0' must be a convolution or linear, not ConvTranspose2d"):
+        list(sampled(model, ["0"], split(2, 1, 9, 9)))
 
 
 def test_unknown_layers_are_named():

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -14,8 +15,7 @@ from lib.vision import torchvision
 
 
 def split(n=10, shape=(1, 28, 28)):
-    generator = torch.Generator().manual_seed(0)
-    return Split(torch.rand(n, *shape, generator=generator), torch.arange(n) % 10)
+    return given.split(n, *shape, labels="in turn")
 
 
 def path(*actions):
@@ -31,7 +31,7 @@ def test_all_groups_everywhere_are_the_network_itself(model):
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 10, 3), nn.Conv2d(3, 8, 3, bias=False, stride=2, padding=1)])
-def test_the_first_groups_are_a_slice_of_the_full_output_and_the_others_are_zero(layer):
+def test_the_first_groups_are_a_slice_and_the_others_are_zero(layer):
     images = split(12, (3, 9, 9)).images
     network = RuntimeNetwork(nn.Sequential(layer), images[:1])
     full = layer(images)
@@ -88,7 +88,7 @@ def test_rewards_and_values_to_come_by_hand():
 def test_q_learning_in_a_table_finds_the_best_of_all_paths(penalty):
     k, generator = 4, torch.Generator().manual_seed(1)
     loss = torch.rand(k, k, generator=generator)  # of each path of two layers
-    first, second = torch.zeros(k), torch.zeros(k, k)  # Q(s1, a1) and, behind each a1, Q(s2, a2)
+    first, second = torch.zeros(k), torch.zeros(k, k)  # Q(s1, a1) and, after each a1, Q(s2, a2)
     paths = torch.tensor(list(itertools.product(range(1, k + 1), repeat=2)))
     for _ in range(2):
         values = torch.stack([first.expand(k * k, k), second[paths[:, 0] - 1]], dim=1)
@@ -167,12 +167,23 @@ def test_a_network_that_nobody_here_wrote():
     assert network.overhead() >= controller
 
 
+def test_an_unknown_option_is_refused_before_the_network_learns():
+    network = RuntimeNetwork(models.lenet5(), split().images)
+    before, state = copy.deepcopy(network.state_dict()), network.generator.get_state()
+    with pytest.raises(TypeError, match="there is no option 'learning_rates': accepted are learning_rate, "):
+        nest(network, split(), epochs=1, seed=0, learning_rates=0.1)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(network.generator.get_state(), state) and network.skip
+
+
 def test_bad_input_is_refused_in_a_sentence():
     model, data = models.lenet5(), split()
     for wrong in ({"groups": 1}, {"hidden": 0}):
         with pytest.raises(ValueError, match="groups must be 2 or more and hidden 1 or more"):
             RuntimeNetwork(model, data.images, **wrong)
-    with pytest.raises(ValueError, match="layer 'fc1' is no convolution of 4 groups of channels: accepted are"):
+    with pytest.raises(
+        ValueError, match=r"layers must be convolutions of 4 groups of channels \(conv1, conv2\), not 'fc1'"
+    ):
         RuntimeNetwork(model, data.images, layers=["fc1"])
     with pytest.raises(ValueError, match="Sequential has no convolution with at least 4 channels"):
         RuntimeNetwork(models.lenet_300_100(), data.images)

@@ -35,9 +35,9 @@ def test_a_large_weight_is_compressed_in_parts_as_it_is_whole():
     places = torch.randint(0, weight.numel(), (1000,), generator=torch.Generator().manual_seed(0))
     weight.view(-1)[places] = places.float() + 1
     weight[3] = 0  # an empty row
-    found, expected = csr(weight), scipy.sparse.csr_array(weight.numpy())
-    assert (found != expected).nnz == 0 and found.nnz == expected.nnz
-    assert np.array_equal(found.indptr, expected.indptr) and found.indptr.dtype == found.indices.dtype == np.int32
+    matrix, expected = csr(weight), scipy.sparse.csr_array(weight.numpy())
+    assert (matrix != expected).nnz == 0 and matrix.nnz == expected.nnz
+    assert np.array_equal(matrix.indptr, expected.indptr) and matrix.indptr.dtype == matrix.indices.dtype == np.int32
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -48,9 +48,11 @@ def test_linear_products_agree(n, bias, density):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("how", [{"padding": 1}, {"stride": 2, "bias": False}, {"dilation": (2, 1), "padding": (0, 2)}])
-def test_convolution_products_agree(n, how):
-    same(thin(nn.Conv2d(3, 8, 3, **how)), torch.randn(n, 3, 11, 9, generator=torch.Generator().manual_seed(0)))
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": 2, "bias": False}, {"dilation": (2, 1), "padding": (0, 2)}]
+)
+def test_convolution_products_agree(n, options):
+    same(thin(nn.Conv2d(3, 8, 3, **options)), torch.randn(n, 3, 11, 9, generator=torch.Generator().manual_seed(0)))
 
 
 def test_a_layer_that_was_pruned_and_one_of_zeros():
@@ -79,8 +81,8 @@ def test_compressed_rows_hold_exactly_the_non_zeros():
 @pytest.mark.parametrize("density", [0.04, 0.35, 1.0])
 def test_thinned_layers_have_the_density_of_independent_draws(density):
     layer = thin(nn.Linear(500, 400), density)
-    found = layer.weight.count_nonzero().item() / layer.weight.numel()
-    assert found == pytest.approx(density, abs=4 * math.sqrt(density * (1 - density) / 200_000) + 1e-9)
+    kept = layer.weight.count_nonzero().item() / layer.weight.numel()
+    assert kept == pytest.approx(density, abs=4 * math.sqrt(density * (1 - density) / 200_000) + 1e-9)
     assert layer.weight[layer.weight != 0].std().item() == pytest.approx(500**-0.5, rel=0.05)
     columns = (layer.weight != 0).float().mean(0)
     assert columns.std().item() == pytest.approx(math.sqrt(density * (1 - density) / 400), rel=0.2, abs=1e-9)
@@ -107,8 +109,7 @@ def test_shrunk_networks_are_smaller_and_keep_the_filters_of_largest_magnitude(n
         norms = model.stage1_1.conv1.weight.abs().flatten(1).sum(1)
         kept = small.stage1_1.conv1.out_channels
         expected = norms.topk(kept).indices.sort().values
-        found = structure.groups(model, x)
-        tied = next(g for g in found if "conv" in g.producers)
+        tied = next(g for g in structure.groups(model, x) if "conv" in g.producers)
         assert kept == (11 if multiple_of == 1 else 8)
         assert torch.equal(small.stage1_1.bn1.weight, model.stage1_1.bn1.weight[expected])
         assert len(tied.producers) > 1  # the stem and the block's sum lose the same channels
@@ -117,10 +118,10 @@ def test_shrunk_networks_are_smaller_and_keep_the_filters_of_largest_magnitude(n
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_race_counts_the_work_of_one_input(n):
-    found = race(thin(nn.Conv2d(2, 4, 3), 0.25), torch.rand(n, 2, 6, 7), runs=20)
+    timed = race(thin(nn.Conv2d(2, 4, 3), 0.25), torch.rand(n, 2, 6, 7), runs=20)
     kept = thin(nn.Conv2d(2, 4, 3), 0.25).weight.count_nonzero().item()
-    assert (found.dense_work, found.sparse_work) == (20 * 72, 20 * kept)
-    assert found.dense_ms > 0 and found.ratio == found.sparse_ms / found.dense_ms
+    assert (timed.dense_work, timed.sparse_work) == (20 * 72, 20 * kept)
+    assert timed.dense_ms > 0 and timed.ratio == timed.sparse_ms / timed.dense_ms
     assert race(thin(nn.Linear(7, 5), 1.0), torch.rand(n, 7), runs=20).sparse_work == 35
 
 
@@ -142,7 +143,7 @@ def test_break_even_beyond_the_sweep_is_its_end():
 
 
 @pytest.mark.parametrize(
-    ("densities", "ratios", "says"),
+    ("densities", "ratios", "message"),
     [
         ([0.1, 0.2], [1.0], "2 densities and 1 ratios"),
         ([], [], "as many of both"),
@@ -150,8 +151,8 @@ def test_break_even_beyond_the_sweep_is_its_end():
         ([0.1, 0.2], [0.0, 2.0], "positive"),
     ],
 )
-def test_sequences_that_are_no_sweep_are_refused(densities, ratios, says):
-    with pytest.raises(ValueError, match=says):
+def test_sequences_that_are_no_sweep_are_refused(densities, ratios, message):
+    with pytest.raises(ValueError, match=message):
         break_even(densities, ratios)
 
 

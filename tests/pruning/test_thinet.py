@@ -2,10 +2,10 @@
 
 from itertools import combinations
 
+import given
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lib import models, structure
 from lib.datasets import Split
@@ -20,17 +20,7 @@ def matrix(channels, seed, rows=30):
 
 
 def split(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(*shape, generator=generator).double(), torch.zeros(shape[0], dtype=torch.long))
-
-
-def network(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        parts = [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 4)]
-        for layer in (parts[0], parts[2]):
-            nn.init.uniform_(layer.bias, 0.2, 0.6)  # so that no channel is dead
-        return nn.Sequential(*parts).double().eval()
+    return given.split(*shape, seed=seed, labels="zero", dtype=torch.float64)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -46,7 +36,7 @@ def test_each_step_of_the_search_is_the_best_by_brute_force(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_set_is_better_than_the_best_of_all_sets_and_the_first_pick_is_that(seed):
+def test_the_search_is_best_of_all_sets_for_the_first_pick(seed):
     _, gram = matrix(8, seed)
     order = thinet.removal_order(gram)
     for size in range(1, 9):
@@ -72,7 +62,7 @@ def test_channels_that_cancel_go_one_after_the_other():
 
 
 def test_keep_removes_exactly_what_the_search_has_removed():
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = given.two_convolutions(), split(8, 1, 8, 8)
     found = structure.groups(model, data.images[:1])
     scores, matrices = thinet.scores(model, data), reconstruction.grams(model, data)
     assert scores.keys() == {"0", "2"} == {name for group in found for name in group.producers}
@@ -84,7 +74,7 @@ def test_keep_removes_exactly_what_the_search_has_removed():
 
 
 def test_a_filter_that_no_one_hears_has_the_lowest_score():
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = given.two_convolutions(), split(8, 1, 8, 8)
     model[2].weight.data[:, 3] = 0
     model[5].weight.data.view(4, 5, 16)[:, 1] = 0
     scores = thinet.scores(model, data)
@@ -92,7 +82,7 @@ def test_a_filter_that_no_one_hears_has_the_lowest_score():
 
 
 def test_factors_are_the_least_squares_of_numpy():
-    model, data = network(), split(8, 1, 8, 8)
+    model, data = given.two_convolutions(), split(8, 1, 8, 8)
     masks = {"0": torch.tensor([True, False, True, True, False, True])}
     scaled = thinet.rescale(model, masks, data, places=99)
     (_, patches, answers) = next(reconstruction.sampled(model, ["2"], data, places=99))
@@ -103,8 +93,8 @@ def test_factors_are_the_least_squares_of_numpy():
     assert torch.equal(scaled[5].weight, model[5].weight)
 
 
-def test_factors_behind_a_flatten_are_one_for_each_map():
-    model, data = network(), split(30, 1, 8, 8)
+def test_factors_after_a_flatten_are_one_for_each_map():
+    model, data = given.two_convolutions(), split(30, 1, 8, 8)
     masks = {"2": torch.tensor([True, False, True, True, False])}
     scaled = thinet.rescale(model, masks, data)
     ratio = (scaled[5].weight / model[5].weight).view(4, 5, 16)[:, masks["2"]]
@@ -115,7 +105,7 @@ def test_factors_behind_a_flatten_are_one_for_each_map():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_factors_never_increase_the_sampled_error_of_a_layer(seed):
-    model, data = network(seed), split(8, 1, 8, 8, seed=seed)
+    model, data = given.two_convolutions(seed), split(8, 1, 8, 8, seed=seed)
     for name, consumer, count in (("0", 2, 6), ("2", 5, 5)):
         masks = {name: torch.arange(count) % 2 == 0}
         plain, scaled = structure.mask(model, masks, data.images[:1]), thinet.rescale(model, masks, data, places=99)
@@ -148,7 +138,7 @@ def test_tied_layers_have_the_same_scores_and_parameters_keep_their_gradients():
 
 
 def test_an_empty_split_is_refused():
-    model, data = network(), split(2, 1, 8, 8)
+    model, data = given.two_convolutions(), split(2, 1, 8, 8)
     with pytest.raises(ValueError, match="the split is empty"):
         thinet.scores(model, data.first(0))
     with pytest.raises(ValueError, match="the split is empty"):

@@ -7,8 +7,20 @@ from lib.datasets import Split
 from lib.structure import Group
 
 
-def groups_of(model: nn.Module, data: Split) -> list[Group]:
-    """The groups of the network, by the first image of the split, which must not be empty."""
-    if len(data) == 0:
-        raise ValueError("the split is empty: at least one sample is needed to score filters")
-    return structure.groups(model, data.images[:1])
+def groups_of(model: nn.Module, split: Split) -> list[Group]:
+    """List the groups of filters that a criterion may score.
+
+    model: any network that can be traced, with dense weights; it is left as it was.
+    split: its first image traces the network.
+
+    Returns the groups of :func:`lib.structure.groups`, in the order in which the model holds their first layers.
+    Raises ValueError for an empty split and for a network that cannot be traced.
+
+    >>> import torch
+    >>> from lib import models
+    >>> split = Split(torch.zeros(1, 1, 28, 28), torch.tensor([0]))
+    >>> [group.producers for group in groups_of(models.lenet5(), split)]
+    [('conv1',), ('conv2',), ('fc1',)]
+    """
+    split.check_not_empty("to score filters")
+    return structure.groups(model, split.images[:1])
