@@ -53,6 +53,7 @@ from lib.cache import cached
 from lib.coding import coders, gaps
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
+from lib.weights import layers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -81,8 +82,13 @@ def networks(build, rate, seed, epochs, kept, final_epochs):
     """A trained network, and the same after pruning and retraining."""
     common = {"split": dataset.train, "learning_rate": rate}
     dense = cached(training.fit, build(seed), epochs=epochs, seed=seed, **common)
-    how = {"density": kept, "ramp": final_epochs // 2, "epochs": final_epochs, "seed": 1000 + seed}
-    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
+    options = {
+        "density": kept,
+        "ramp": final_epochs // 2,
+        "epochs": final_epochs,
+        "seed": 1000 + seed,
+    }
+    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **options, **common)
 
 
 plan5, plan300 = (lenet5_epochs, lenet5_kept, lenet5_final_epochs), (epochs, kept, final_epochs)
@@ -134,16 +140,18 @@ torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 # %%
 tuning = {"learning_rate": 3e-4, "weight_decay": 0.0}
 rows = []
-for how in deep_compression.STARTS:
+for start in deep_compression.STARTS:
     shared, trained = [], []
     for seed, (_, pruned) in enumerate(lenet300):
-        model = deep_compression.share_survivors(copy.deepcopy(pruned), bits=2, how=how, seed=seed)
+        model = deep_compression.share_survivors(
+            copy.deepcopy(pruned), bits=2, start=start, seed=seed
+        )
         shared.append(error(model))
         training.fit(model, dataset.train, epochs=1, seed=seed, **tuning)
         trained.append(error(model))
-    before = record(f"start_{how}.shared_error_pct", shared, "%", 2)
-    after = record(f"start_{how}.trained_error_pct", trained, "%", 2)
-    rows.append({"start": how, "error, just shared": before, "error, values trained": after})
+    before = record(f"start_{start}.shared_error_pct", shared, "%", 2)
+    after = record(f"start_{start}.trained_error_pct", trained, "%", 2)
+    rows.append({"start": start, "error, just shared": before, "error, values trained": after})
 figures.table(
     rows, caption="LeNet-300-100 with three values and zero; one epoch of training the values"
 )
@@ -155,7 +163,7 @@ figures.table(
 # Where the distance does not fit, a *filler* is stored: a weight of value zero, $2^g$ places on.
 
 # %% tags=["remove-input"]
-figures.show_source(coders.gaps)
+figures.show_source(gaps.encode)
 
 # %% [markdown]
 # **An exact check.** Survivors at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers.
@@ -175,8 +183,8 @@ _, pruned = lenet300[0]
 sizes = {"huffman": [], "fixed": []}
 for bits in widths:
     model = deep_compression.share_survivors(copy.deepcopy(pruned), bits=weight_bits, gap_bits=bits)
-    for coder, found in sizes.items():
-        found.append(len(storage.dumps(model, coder=coder)))
+    for coder, by_width in sizes.items():
+        by_width.append(len(storage.dumps(model, coder=coder)))
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
@@ -187,8 +195,8 @@ for coder, look, label in (
     ax.plot(widths, np.array(sizes[coder]) / 1000, **look, label=label)
 ax.set(xlabel="bits of a gap field", ylabel="file (kB)", ylim=(0, None))
 figures.legend(ax)
-kb = {coder: min(found) / 1000 for coder, found in sizes.items()}
-at = {coded: widths[int(np.argmin(found))] for coded, found in sizes.items()}
+kb = {coder: min(by_width) / 1000 for coder, by_width in sizes.items()}
+at = {coder: widths[int(np.argmin(by_width))] for coder, by_width in sizes.items()}
 figures.show(
     figure,
     name="fig-gaps",
@@ -237,18 +245,18 @@ def deep_compressed(sparse, epochs, seed):
 
 def measured(name, build, pairs, epochs):
     """Compress, write, read back, and record; the first compressed network is returned."""
-    found = [deep_compressed(sparse, epochs, seed) for seed, (_, sparse) in enumerate(pairs)]
-    files = [folder / f"{name}{seed}.slim" for seed in range(len(found))]
-    sizes = [storage.save(*each, coder="huffman") for each in zip(found, files, strict=True)]
+    compressed = [deep_compressed(sparse, epochs, seed) for seed, (_, sparse) in enumerate(pairs)]
+    files = [folder / f"{name}{seed}.slim" for seed in range(len(compressed))]
+    sizes = [storage.save(*pair, coder="huffman") for pair in zip(compressed, files, strict=True)]
     loaded = [storage.load(file, build(99)) for file in files]
     images = dataset.test.first(500).images
-    assert all(torch.equal(a(images), b(images)) for a, b in zip(found, loaded, strict=True))
+    assert all(torch.equal(a(images), b(images)) for a, b in zip(compressed, loaded, strict=True))
     record(f"{name}.error_pct", [error(model) for model in loaded], "%", 2)
     dense = measure.dense_bytes(loaded[0])
     record(f"{name}.file_ratio", [dense / size for size in sizes])
     record(f"{name}.file_bytes", sizes, "bytes", 0)
     record(f"{name}.dense_bytes", dense, "bytes", 0, exact=True)
-    return found
+    return compressed
 
 
 compressed300 = measured("lenet300", models.lenet_300_100, lenet300, share_epochs)
@@ -284,19 +292,19 @@ words = {
     "file": "bytes of the file",
 }
 rows = [{"what is counted": text} for text in words.values()]
-for label, name, found in zip(
+for label, name, compressed in zip(
     named, ("lenet300", "lenet5"), (compressed300, compressed5), strict=True
 ):
     # Codes of one length want the short gaps of the paper's tables.
-    plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in found]
+    plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in compressed]
     for row, kind in zip(rows, words, strict=True):
-        counted = plain if kind == "fixed_codes" else found
+        counted = plain if kind == "fixed_codes" else compressed
         sizes = [getattr(measure.accountings(model, coder="huffman"), kind) for model in counted]
         ratio = [
-            measure.dense_bytes(model) / size for model, size in zip(found, sizes, strict=True)
+            measure.dense_bytes(model) / size for model, size in zip(compressed, sizes, strict=True)
         ]
         row[label] = record(f"{name}.{kind}_accounting_ratio", ratio)
-    before, after = [smaller(m, "fixed") for m in plain], [smaller(m) for m in found]
+    before, after = [smaller(m, "fixed") for m in plain], [smaller(m) for m in compressed]
     record(f"{name}.uncoded_file_ratio", before)
     gain = [b / a for a, b in zip(before, after, strict=True)]
     record(f"{name}.huffman_gain_ratio", gain, digits=2)
@@ -323,13 +331,13 @@ def shared_only(bits, dense, sparse):
 
 
 def both(bits, dense, sparse):
-    return deep_compression.share_survivors(copy.deepcopy(sparse), bits=bits, how="optimal")
+    return deep_compression.share_survivors(copy.deepcopy(sparse), bits=bits, start="optimal")
 
 
 def curve(change, settings):
     """For each setting the mean times smaller, and the error of each seed's network."""
-    found = [[change(setting, *pair) for pair in lenet300] for setting in settings]
-    return [(np.mean([*map(smaller, models)]), [*map(error, models)]) for models in found]
+    changed = [[change(setting, *pair) for pair in lenet300] for setting in settings]
+    return [(np.mean([*map(smaller, models)]), [*map(error, models)]) for models in changed]
 
 
 curves = {
@@ -424,7 +432,7 @@ encodings = [encoding for _, encoding in storage.streams(compressed300[0])]
 streams = [np.bincount(symbols) for encoding in encodings for symbols in encoding.symbols.values()]
 least = sum(coders.entropy_bits(counts) for counts in streams) / 8
 tables = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
-biases = sum(4 * layer.bias.numel() for _, layer in magnitude.layers(compressed300[0]))
+biases = sum(4 * layer.bias.numel() for _, layer in layers(compressed300[0]))
 print(
     f"file {len(storage.dumps(compressed300[0], coder='huffman')):,} bytes: streams {least:,.0f}, codebooks {tables:,}, biases {biases:,}"
 )

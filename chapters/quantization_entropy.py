@@ -59,6 +59,7 @@ from lib.pruning import magnitude, optimal_brain_damage
 from lib.quantization import deep_compression, entropy_constrained, optimal_kmeans, scalar_kmeans
 from lib.quantization import hessian_weighted_kmeans as hessian_weighted
 from lib.quantization import uniform_quantization as uniform
+from lib.quantization.shared import hessian_diagonal, joint_codebook
 from lib.weights import compressed_form, layers
 
 dataset = datasets.load(data)
@@ -81,14 +82,19 @@ def networks(seed):
     common = {"split": dataset.train, "learning_rate": 0.1}
     network = models.lenet_300_100(seed)
     dense = cached(training.fit, network, epochs=epochs, seed=seed, **common)
-    how = {"density": kept, "ramp": final_epochs // 2, "epochs": final_epochs, "seed": 1000 + seed}
-    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **how, **common)
+    options = {
+        "density": kept,
+        "ramp": final_epochs // 2,
+        "epochs": final_epochs,
+        "seed": 1000 + seed,
+    }
+    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **options, **common)
 
 
 pairs = [networks(seed) for seed in range(seeds)]
 nets = {"dense": [dense for dense, _ in pairs], "pruned": [pruned for _, pruned in pairs]}
 part, seen = dataset.train.first(samples), dataset.train.first(loss_samples)
-baseline = {n: [training.error_pct(m, dataset.test) for m in each] for n, each in nets.items()}
+baseline = {n: [training.error_pct(m, dataset.test) for m in group] for n, group in nets.items()}
 for net, wrong in baseline.items():
     record(f"{net}.baseline_error_pct", wrong)
 
@@ -109,7 +115,7 @@ for net, wrong in baseline.items():
 # **The code.** One parameter is the codebook of all layers, and autograd sums its gradient over them.
 
 # %% tags=["remove-input"]
-figures.show_source(hessian_weighted.share_together, hessian_weighted.gauss_newton_diagonal)
+figures.show_source(joint_codebook.share_together, hessian_diagonal.gauss_newton_diagonal)
 
 # %% [markdown]
 # **An exact check.** Whole-number importances are repeated points; and where logits are linear in the weights, the curvature is $\mathbb E[p_c (1 - p_c)\, x_j^2]$.
@@ -123,31 +129,33 @@ linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
 inputs = Split(torch.rand(20, 4), torch.randint(3, (20,)))
 p = linear(inputs.images).softmax(dim=1)
 by_hand = (p * (1 - p)).T @ inputs.images.square() / 20
-assert torch.allclose(hessian_weighted.exact_diagonal(linear, inputs)["1"], by_hand, atol=1e-6)
+assert torch.allclose(hessian_diagonal.exact_diagonal(linear, inputs)["1"], by_hand, atol=1e-6)
 
 # %% [markdown]
 # **Where the curvature comes from.** Exact second derivatives take one backward pass for each weight: only toy networks can afford that.
 # The Gauss-Newton diagonal, the same for most purposes and never negative, takes one pass for each class ({cite:t}`lecun1989obd`, in the [chapter on saliency](pruning_saliency.py)), or one in all if labels are drawn from the network's own answers.
 
 # %%
-curvature = {n: [optimal_brain_damage.curvature(m, part) for m in each] for n, each in nets.items()}
+curvature = {
+    n: [optimal_brain_damage.curvature(m, part) for m in group] for n, group in nets.items()
+}
 more = optimal_brain_damage.curvature(nets["dense"][0], dataset.train.first(more_samples))
 
 
 # %%
 def flat(importance, net, seed):  # of the weights that are not pruned
-    each = [importance[name][layer.weight != 0] for name, layer in layers(nets[net][seed])]
-    return torch.cat(each).double().numpy()
+    kept_weights = [importance[name][layer.weight != 0] for name, layer in layers(nets[net][seed])]
+    return torch.cat(kept_weights).double().numpy()
 
 
 def alike(importance, net, seed):  # rank correlation with the diagonal
-    return spearmanr(*(flat(each, net, seed) for each in (importance, curvature[net][seed])))[0]
+    return spearmanr(*(flat(h, net, seed) for h in (importance, curvature[net][seed])))[0]
 
 
 record("samples.spearman", alike(more, "dense", 0), "", 3)
 for name, count in (("few", samples), ("more", more_samples)):
     record(f"samples.{name}", count, "images", 0, exact=True)
-dead = [100 * np.mean(flat(each, "dense", s) == 0) for s, each in enumerate(curvature["dense"])]
+dead = [100 * np.mean(flat(h, "dense", s) == 0) for s, h in enumerate(curvature["dense"])]
 record("dead.share_pct", dead, digits=1)
 
 # %% [markdown]
@@ -160,54 +168,54 @@ record("dead.share_pct", dead, digits=1)
 
 
 # %%
-def kmeans(net, seed, k, importance=None, **how):  # all layers together
+def kmeans(net, seed, k, importance=None, **options):  # all layers together
     model = copy.deepcopy(nets[net][seed])
-    return hessian_weighted.share(model, k=k - (net == "pruned"), importance=importance, **how)
+    return hessian_weighted.share(model, k=k - (net == "pruned"), importance=importance, **options)
 
 
-def weighted(net, seed, k, **how):
-    return kmeans(net, seed, k, curvature[net][seed], **how)
+def weighted(net, seed, k, **options):
+    return kmeans(net, seed, k, curvature[net][seed], **options)
 
 
 def layer_by_layer(net, seed, k):
     model, bits = copy.deepcopy(nets[net][seed]), int(np.log2(k))
     if net == "dense":
         return scalar_kmeans.share(model, bits=bits)
-    return deep_compression.share_survivors(model, bits=bits, how="optimal")
+    return deep_compression.share_survivors(model, bits=bits, start="optimal")
 
 
 # %%
 def measured(model, net, seed):
     """What is read off one quantized network; sizes of its file in kB."""
-    before, bends, found = nets[net][seed], curvature[net][seed], {"predicted": 0.0}
+    before, bends, row = nets[net][seed], curvature[net][seed], {"predicted": 0.0}
     with torch.no_grad():
         for name, layer in layers(model):
             moved = layer.weight - before.get_submodule(name).weight
-            found["predicted"] += (bends[name] * moved**2).sum().item() / 2
-        losses = [cross_entropy(each(seen.images), seen.labels).item() for each in (model, before)]
+            row["predicted"] += (bends[name] * moved**2).sum().item() / 2
+        losses = [cross_entropy(m(seen.images), seen.labels).item() for m in (model, before)]
     codes = torch.cat([compressed_form(layer)[0].codes for _, layer in layers(model)])
-    found |= {"loss": losses[0] - losses[1], "bits": uniform.rate(codes.numpy())}
-    found |= {c: len(storage.dumps(model, coder=c)) / 1000 for c in ("fixed", "huffman")}
-    return found | {"error": training.error_pct(model, dataset.test)}
+    row |= {"loss": losses[0] - losses[1], "bits": uniform.rate(codes.numpy())}
+    row |= {c: len(storage.dumps(model, coder=c)) / 1000 for c in ("fixed", "huffman")}
+    return row | {"error": training.error_pct(model, dataset.test)}
 
 
 # %%
 def sweep(make, net, settings):
     """Name -> what is measured, (settings, seeds). A setting may be a list, of one for each seed."""
-    rows = [each if isinstance(each, list) else [each] * seeds for each in settings]
-    found = [[measured(make(net, s, row[s]), net, s) for s in range(seeds)] for row in rows]
-    return {key: np.array([[each[key] for each in row] for row in found]) for key in found[0][0]}
+    rows = [s if isinstance(s, list) else [s] * seeds for s in settings]
+    results = [[measured(make(net, s, row[s]), net, s) for s in range(seeds)] for row in rows]
+    return {key: np.array([[one[key] for one in row] for row in results]) for key in results[0][0]}
 
 
 WAYS = {"plain": kmeans, "hessian": weighted, "layers": layer_by_layer}
 swept = {(way, net): sweep(make, net, values) for way, make in WAYS.items() for net in nets}
 
 # %% tags=["remove-cell"]
-for (way, net), found in swept.items():
+for (way, net), results in swept.items():
     for i, k in enumerate(values):
         for what, unit, digits in (("error", "%", 2), ("loss", "", 3)):
             key = f"{net}_{way}{k}.{what}_{'pct' if what == 'error' else 'rise'}"
-            record(key, found[what][i], unit, digits)
+            record(key, results[what][i], unit, digits)
 off = {net: swept["hessian", net]["loss"] / swept["hessian", net]["predicted"] for net in nets}
 for net, ratios in off.items():
     pairs = zip(*(swept["hessian", net][what].T for what in ("predicted", "loss")), strict=True)
@@ -232,7 +240,7 @@ mean = {net: ratios[0].mean() for net, ratios in off.items()}
 figures.show(
     figure,
     name="fig-predicted-loss",
-    caption="Rise of the cross-entropy on training images, predicted from the diagonal and measured. Each mark is one network with one number of values; on the grey line both are equal.",
+    caption="Rise of the cross-entropy on training images, predicted from the diagonal and measured. Each mark is one network with one number of values; on the gray line both are equal.",
     alt=f"Marks around a rising diagonal line. At the coarsest weighted codebooks the measured rise is {mean['dense']:.1f} times the predicted one in dense and {mean['pruned']:.1f} times in pruned networks.",
 )
 
@@ -260,14 +268,14 @@ def panelled(curves, labels, **shown):
     figures.show(figure, **shown)
 
 
-eight = {key: found["error"][values.index(8)].mean() for key, found in swept.items()}
-said = ", ".join(f"{TEXT[way]} {wrong:.1f} % ({net})" for (way, net), wrong in eight.items())
+eight = {key: results["error"][values.index(8)].mean() for key, results in swept.items()}
+texts = ", ".join(f"{TEXT[way]} {wrong:.1f} % ({net})" for (way, net), wrong in eight.items())
 panelled(
     [{way: (np.log2(values), swept[way, net]["error"]) for way in WAYS} for net in nets],
     [f"bits of a code, {net} networks" for net in nets],
     name="fig-joint-codebook",
     caption="Test error against the logarithm of the number of shared values: one codebook for all layers, or one for each. Means with 95 % intervals.",
-    alt=f"Three falling curves in each of two panels. With eight values: {said}.",
+    alt=f"Three falling curves in each of two panels. With eight values: {texts}.",
 )
 
 # %% [markdown]
@@ -288,19 +296,19 @@ panelled(
 def stand_in(name, net, seed):
     model = nets[net][seed]
     if name == "labels":
-        return hessian_weighted.gauss_newton_diagonal(model, part, seed=seed)
-    how = {"optimizer": name, "seed": seed, "steps": moment_steps}
-    return hessian_weighted.second_moment_roots(model, dataset.train, **how)
+        return hessian_diagonal.gauss_newton_diagonal(model, part, seed=seed)
+    options = {"optimizer": name, "seed": seed, "steps": moment_steps}
+    return hessian_diagonal.second_moment_roots(model, dataset.train, **options)
 
 
 # %% tags=["remove-input"]
 rows = []
-for name in ("labels", *hessian_weighted.OPTIMIZERS):
+for name in ("labels", *hessian_diagonal.OPTIMIZERS):
     text = "labels drawn from the answers" if name == "labels" else f"root of {name}'s moment"
     row = {"importance": text}
     for net in nets:
         given = [stand_in(name, net, seed) for seed in range(seeds)]
-        ranks = [alike(each, net, seed) for seed, each in enumerate(given)]
+        ranks = [alike(h, net, seed) for seed, h in enumerate(given)]
         row[f"Spearman, {net}"] = record(f"{net}_{name}.spearman", ranks, "", 2)
         wrong = [
             training.error_pct(kmeans(net, s, 8, given[s]), dataset.test) for s in range(seeds)
@@ -333,7 +341,7 @@ figures.table(
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(uniform.fit, uniform.step_for)
+figures.show_source(uniform.codebook, uniform.step_for)
 
 # %% [markdown]
 # **An exact check, and the theory.** Draws from a Gaussian, three steps, and the bytes of a range code, its table included, that decode to the same cells.
@@ -352,17 +360,17 @@ def rated(draws, codes):
 def gaps(step, draws):
     """Bits above the exact entropy of the cells, and above the rate-distortion bound."""
     p = np.diff(norm.cdf((np.arange(-80, 82) - 0.5) * step))
-    book = uniform.fit(draws, step)
+    book = uniform.codebook(draws, step)
     bits, error = rated(draws, book.codes), book.squared_error / len(draws)
     return bits + (p[p > 0] * np.log2(p[p > 0])).sum(), bits - 0.5 * np.log2(draws.var() / error)
 
 
 # %%
 gaussians = [np.random.default_rng(s).normal(size=source_symbols) for s in range(source_draws)]
-found = np.array([[gaps(step, draws) for draws in gaussians] for step in (1, 0.5, 0.25)])
-assert np.abs(found[..., 0]).max() < 0.02  # bits, from the theory
-record("gaussian.rate_gap_bits", np.abs(found[..., 0]).max(axis=0), "bits", 4)
-record("gaussian.bound_gap_bits", found[..., 1].max(axis=0), "bits", 3)
+excess = np.array([[gaps(step, draws) for draws in gaussians] for step in (1, 0.5, 0.25)])
+assert np.abs(excess[..., 0]).max() < 0.02  # bits, from the theory
+record("gaussian.rate_gap_bits", np.abs(excess[..., 0]).max(axis=0), "bits", 4)
+record("gaussian.bound_gap_bits", excess[..., 1].max(axis=0), "bits", 3)
 record("gaussian.theory_gap_bits", 0.5 * np.log2(np.pi * np.e / 6), "bits", 3, exact=True)
 
 # %% [markdown]
@@ -392,12 +400,12 @@ figures.show_source(entropy_constrained.iterated, entropy_constrained.assign)
 # %%
 few = gaussians[0][:2000]
 begin, price = np.linspace(-3, 3, 40), 0.05
-books = [entropy_constrained.fit(few, price, start=begin, iterations=n) for n in range(20)]
+books = [entropy_constrained.codebook(few, price, start=begin, iterations=n) for n in range(20)]
 course = [entropy_constrained.objective(book, price) for book in books]
 assert (np.diff(course) <= 0).all()
-free = entropy_constrained.fit(few, 0, start=np.linspace(-2, 2, 7))
+free = entropy_constrained.codebook(few, 0, start=np.linspace(-2, 2, 7))
 assert np.allclose(free.centroids, optimal_kmeans.lloyd(few, np.linspace(-2, 2, 7)).centroids)
-assert len(entropy_constrained.fit(few, 1e9).centroids) == 1
+assert len(entropy_constrained.codebook(few, 1e9).centroids) == 1
 
 # %% [markdown]
 # **An experiment.** The Gaussian source again, from coarse to fine, and every rate from real bytes.
@@ -406,8 +414,11 @@ assert len(entropy_constrained.fit(few, 1e9).centroids) == 1
 draws, above = gaussians[0], {"fixed": [], "plain": [], "uniform": [], "ecsq": []}
 for bits in (1, 2, 3, 4, 5):
     step = uniform.step_for(draws, bits)
-    books = {"plain": optimal_kmeans.optimal(draws, 2**bits), "uniform": uniform.fit(draws, step)}
-    books["ecsq"] = entropy_constrained.fit(draws, np.log(2) * step**2 / 6)
+    books = {
+        "plain": optimal_kmeans.optimal(draws, 2**bits),
+        "uniform": uniform.codebook(draws, step),
+    }
+    books["ecsq"] = entropy_constrained.codebook(draws, np.log(2) * step**2 / 6)
     for name, book in (books | {"fixed": books["plain"]}).items():
         bound = 0.5 * np.log2(draws.var() / (book.squared_error / len(draws)))
         spent = bits if name == "fixed" else rated(draws, book.codes)
@@ -442,8 +453,8 @@ figures.show(
 
 # %%
 def celled(net, seed, bits):
-    how = {"bits": bits, "importance": curvature[net][seed]}
-    return uniform.share(copy.deepcopy(nets[net][seed]), **how)
+    options = {"bits": bits, "importance": curvature[net][seed]}
+    return uniform.share(copy.deepcopy(nets[net][seed]), **options)
 
 
 def constrained(net, seed, bits, importance=None):
@@ -467,19 +478,19 @@ LOOK["bent"], TEXT["bent"] = figures.DENSE, "with curvature"
 ORDER = ("plain", "hessian", *RATED)
 for net in nets:
     ends = {way: {k: v[0].mean() for k, v in swept[way, net].items()} for way in ORDER}
-    said = [f"{TEXT[w]} {e['error']:.1f} % at {e['huffman']:.0f} kB" for w, e in ends.items()]
+    texts = [f"{TEXT[w]} {e['error']:.1f} % at {e['huffman']:.0f} kB" for w, e in ends.items()]
     titles = {"fixed": "codes of one length", "huffman": "Huffman codes"}
-    found = {way: swept[way, net] for way in ORDER}
+    results = {way: swept[way, net] for way in ORDER}
     panelled(
-        [{w: (each[c].mean(axis=1), each["error"]) for w, each in found.items()} for c in titles],
+        [{w: (r[c].mean(axis=1), r["error"]) for w, r in results.items()} for c in titles],
         [f"file (kB), {text}" for text in titles.values()],
         name=f"fig-rate-{net}",
-        caption=f"Test error against the size of the file, {net} networks. Grey squares: entropy-constrained cells with the curvature. Means over seeds with 95 % intervals.",
-        alt=f"Five curves in each of two panels. Their left ends with Huffman codes: {', '.join(said)}.",
+        caption=f"Test error against the size of the file, {net} networks. Gray squares: entropy-constrained cells with the curvature. Means over seeds with 95 % intervals.",
+        alt=f"Five curves in each of two panels. Their left ends with Huffman codes: {', '.join(texts)}.",
     )
 
 # %% [markdown]
-# **What to see.** Follow one colour from the left panel to the right: whom does Huffman's code help?
+# **What to see.** Follow one color from the left panel to the right: whom does Huffman's code help?
 #
 # For a comparison at one rate the last two get the entropy of eight Hessian-weighted values; plain k-means gets eight values, whatever their entropy is.
 
@@ -491,13 +502,13 @@ for net in nets:
     row8 = values.index(8)
     equal = {way: {k: v[row8] for k, v in swept[way, net].items()} for way in ("plain", "hessian")}
     for way in ("uniform", "ecsq"):
-        found = sweep(RATED[way], net, [equal["hessian"]["bits"].tolist()])
-        equal[way] = {key: value[0] for key, value in found.items()}
-    for way, found in equal.items():
+        results = sweep(RATED[way], net, [equal["hessian"]["bits"].tolist()])
+        equal[way] = {key: value[0] for key, value in results.items()}
+    for way, measures in equal.items():
         row = {"networks": net, "technique": TEXT[way]}
         for what, (text, unit, digits) in COLUMNS.items():
             key = f"{net}_equal_{way}.{'error_pct' if what == 'error' else what}"
-            row[text] = record(key, found[what], unit, digits)
+            row[text] = record(key, measures[what], unit, digits)
         rows.append(row | {"multiply-adds": f"{work:,}"})
 figures.table(
     rows,
@@ -519,8 +530,8 @@ for way in ("plain", "hessian"):
     trained = []
     for seed in range(seeds):
         model = WAYS[way]("pruned", seed, 8)
-        how = {"epochs": tune_epochs, "learning_rate": 1e-3, "weight_decay": 0.0}
-        training.fit(model, dataset.train, seed=2000 + seed, **how)
+        options = {"epochs": tune_epochs, "learning_rate": 1e-3, "weight_decay": 0.0}
+        training.fit(model, dataset.train, seed=2000 + seed, **options)
         trained.append(training.error_pct(model, dataset.test))
     record(f"pruned_{way}8.trained_error_pct", trained)
 
@@ -539,10 +550,10 @@ for way in ("plain", "hessian"):
 moved = training.shifted(dataset.test.images, 3, torch.Generator().manual_seed(0))
 rows, splits = [], {"error": dataset.test, "moved_error": Split(moved, dataset.test.labels)}
 for key, floor in (("floor0", 0.0), ("floor1", 1e-3), ("floor2", 0.1), ("floor3", 1e3)):
-    found = [weighted("dense", seed, 8, floor=floor) for seed in range(seeds)]
+    shared = [weighted("dense", seed, 8, floor=floor) for seed in range(seeds)]
     row = {"floor": f"{floor:g}"}
     for what, split in splits.items():
-        wrong = [training.error_pct(model, split) for model in found]
+        wrong = [training.error_pct(model, split) for model in shared]
         row[what.replace("_", " ")] = record(f"{key}.{what}_pct", wrong)
     rows.append(row)
 figures.table(
@@ -589,12 +600,12 @@ from lib.vision import torchvision
 
 build = torchvision.models.shufflenet_v2_x0_5
 network, pictures = build(num_classes=10).eval(), Split(torch.rand(4, 3, 32, 32), torch.arange(4))
-importance = hessian_weighted.gauss_newton_diagonal(network, pictures, seed=0)
+importance = hessian_diagonal.gauss_newton_diagonal(network, pictures, seed=0)
 uniform.share(network, bits=3.0, importance=importance)
 content, fresh = storage.dumps(network), build(num_classes=10)
 weights = dict(layers(network)).values()
-found = [value for value in storage.loads(content, fresh) if value.dim() > 1]
-assert all(torch.equal(a, b.weight) for a, b in zip(found, weights, strict=True))
+loaded = [value for value in storage.loads(content, fresh) if value.dim() > 1]
+assert all(torch.equal(a, b.weight) for a, b in zip(loaded, weights, strict=True))
 print(f"{measure.dense_bytes(network) / len(content):.1f} times smaller")
 
 # %% [markdown]

@@ -80,13 +80,13 @@ def smaller(net, coder="fixed"):
 
 # %% tags=["hide-input"]
 def trained(build, rate, seed, epochs):
-    how = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
-    return cached(training.fit, build(seed), **how)
+    options = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
+    return cached(training.fit, build(seed), **options)
 
 
-def simulated(net, bits=8, per_channel=True, **how):
+def simulated(net, bits=8, per_channel=True, **options):
     net = affine.simulate(net, bits=bits, per_channel=per_channel)
-    return affine.calibrate(net, calibrating, **how)
+    return affine.calibrate(net, calibrating, **options)
 
 
 dense = {"lenet300": [trained(models.lenet_300_100, 0.1, seed, epochs) for seed in range(seeds)]}
@@ -175,10 +175,10 @@ assert torch.allclose(one.grid(now).scale, factor * one.grid(was).scale)
 # %%
 ways = {"extremes": {}, "moving average": {"decay": 0.9}, "all but 0.1 %": {"percentile": 99.9}}
 rows = []
-for text, how in ways.items():
+for text, options in ways.items():
     row = {"range": text}
     for b in (8, 4):
-        wrong = errors([simulated(net, b, **how) for net in dense["lenet300"]])
+        wrong = errors([simulated(net, b, **options) for net in dense["lenet300"]])
         row[f"error, {b} bits"] = evidence.formatted(wrong, unit="%", digits=2)
     rows.append(row)
 figures.table(rows, caption=f"Three ways to calibrate LeNet-300-100, {calibration} images")
@@ -216,8 +216,8 @@ for q1, q2 in zip(pixels[0].tolist(), layer.q2[unit].tolist(), strict=True):
 half, n = Fraction(1, 2), -layer.exponent[unit].item()
 inner = floor(Fraction(total * layer.m0[unit].item(), 2**31) + half)
 exact = floor(abs(Fraction(inner, 2**n)) + half) * (1 if inner >= 0 else -1) + layer.z3
-found = layer(pixels[:1].int())[0, unit].item()
-assert found == min(layer.high, max(layer.low, exact))
+computed = layer(pixels[:1].int())[0, unit].item()
+assert computed == min(layer.high, max(layer.low, exact))
 
 # %% [markdown]
 # **An experiment.** Does the integer network answer as the float network that only *simulates* the rounding?
@@ -286,11 +286,11 @@ assert torch.equal(r.grad, ((r >= a) & (r <= b)).float())
 curves = {}
 for name, key in ((name, key) for name in dense for key in ("tensor", "channel", "qat")):
     part = dataset.train.first(tune_images[name])
-    how = {"split": part, "epochs": tune_epochs[name], "learning_rate": tune_rate}
+    options = {"split": part, "epochs": tune_epochs[name], "learning_rate": tune_rate}
     for b in trained_bits if key == "qat" else bits:
         nets = [simulated(net, b, key != "tensor") for net in dense[name]]
         if key == "qat":
-            nets = [cached(qat.fit, net, seed=i, **how) for i, net in enumerate(nets)]
+            nets = [cached(qat.fit, net, seed=i, **options) for i, net in enumerate(nets)]
         curves[name, key, b] = errors(nets), nets[0]
         record(f"{name}_{key}{b}.error_pct", curves[name, key, b][0], "%")
 
@@ -364,14 +364,14 @@ for name, (net, low, images) in racers.items():
 figure, ax = figures.axes()
 columns, rows = ("network", "images", "float (ms)", "int8 (ms)", "int8 / float", "quartiles"), []
 looks = {"one": ("one image", figures.PRUNING), "many": ("many images", figures.QUANTIZATION)}
-for y, ((name, count), found) in enumerate(times.items()):
-    (text, look), usual = looks[count], found.pop("float").median
+for y, ((name, count), by_form) in enumerate(times.items()):
+    (text, look), usual = looks[count], by_form.pop("float").median
     texts = {
         form: record(f"{name}.{count}_{form}_latency_ratio", time.median / usual)
-        for form, time in found.items()
+        for form, time in by_form.items()
     }
     n, *_, side = racers[name][2][count == "many"].shape
-    middle, low, high = (getattr(found["int8"], q) / usual for q in ("median", "lower", "upper"))
+    middle, low, high = (getattr(by_form["int8"], q) / usual for q in ("median", "lower", "upper"))
     row = NAMES[name], f"{n} of {side} × {side}", f"{usual:.3g}", f"{middle * usual:.3g}"
     row += str(texts["int8"]), f"{low:.2f} to {high:.2f}"
     rows.append(dict(zip(columns, row, strict=True)))
@@ -433,8 +433,8 @@ for key, q in (("eight", pixels - layer.low), ("seven", (pixels - layer.low) // 
 # 1. Take the range of every activation from the very images that flow (*dynamic* quantization). Which settings do it?
 
 # %% tags=["hide-cell"]
-for each in affine.activations(net := copy.deepcopy(ready["lenet300"][0])):
-    each.observing, each.decay = True, 0.0  # a moving average that forgets everything
+for activation in affine.activations(net := copy.deepcopy(ready["lenet300"][0])):
+    activation.observing, activation.decay = True, 0.0  # a moving average that forgets everything
 print(f"test error {errors([net])[0]:.2f} %")
 
 # %% [markdown]
@@ -442,7 +442,7 @@ print(f"test error {errors([net])[0]:.2f} %")
 
 # %% tags=["hide-cell"]
 longest = (2**31 - 1) // (255 * 127)  # the largest distances from Z and from zero
-assert longest > max(each.weight[0].numel() for _, each in layers(mobilenet))
+assert longest > max(layer.weight[0].numel() for _, layer in layers(mobilenet))
 print(f"{longest:,}, more than any layer here needs")
 
 # %% [markdown]

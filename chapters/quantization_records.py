@@ -88,11 +88,11 @@ def error(model, split=dataset.validation):
 # %%
 dense = {name: [] for name in TITLES}
 for seed in range(seeds):
-    how = {"split": dataset.train, "learning_rate": 0.1, "epochs": epochs, "seed": seed}
-    dense["lenet300"].append(cached(training.fit, models.lenet_300_100(seed), **how))
+    options = {"split": dataset.train, "learning_rate": 0.1, "epochs": epochs, "seed": seed}
+    dense["lenet300"].append(cached(training.fit, models.lenet_300_100(seed), **options))
 for seed in range(lenet5_seeds):
-    how = {"split": dataset.train, "learning_rate": 0.05, "epochs": lenet5_epochs, "seed": seed}
-    dense["lenet5"].append(cached(training.fit, models.lenet5(seed), **how))
+    options = {"split": dataset.train, "learning_rate": 0.05, "epochs": lenet5_epochs, "seed": seed}
+    dense["lenet5"].append(cached(training.fit, models.lenet5(seed), **options))
 
 # %% [markdown]
 # (sec-whole-steps)=
@@ -129,7 +129,7 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # (sec-context-code)=
 # ## A code that looks around
 # **The idea.** Huffman's code gives a symbol the same word wherever it stands.
-# But survivors stand together: a unit that reads a stroke reads its neighbours too, with the same sign, and the border of the image is read by none.
+# But survivors stand together: a unit that reads a stroke reads its neighbors too, with the same sign, and the border of the image is read by none.
 # A context code estimates each answer, zero or not, sign, size, from what it has already coded around it, by counting how often such surroundings had which answer {cite:p}`mahoney2000fast`.
 # The reader counts along, so no table is stored.
 #
@@ -185,13 +185,19 @@ def narrow(model):
     return structure.shrink(model, masks, dataset.train.images[:1])
 
 
-def trained(name, seed, n, **how):
-    model, how = copy.deepcopy(dense[name][seed]), {"survivors": n, "seed": seed} | how
+def trained(name, seed, n, **options):
+    model = copy.deepcopy(dense[name][seed])
+    options = {"survivors": n, "seed": seed, "split": dataset.train, "shift": 1} | options
     if name == "lenet300":
-        how |= {"epochs": final_epochs, "learning_rate": 0.1}
-        return cached(whole_steps.train, model, split=dataset.train, shift=1, **how)
-    how |= {"epochs": lenet5_final_epochs, "learning_rate": 0.05, "batch_size": 64, "balance": 0}
-    small = cached(whole_steps.train, narrow(model), split=dataset.train, shift=1, **how)
+        options |= {"epochs": final_epochs, "learning_rate": 0.1}
+        return cached(whole_steps.train, model, **options)
+    options |= {
+        "epochs": lenet5_final_epochs,
+        "learning_rate": 0.05,
+        "batch_size": 64,
+        "balance": 0,
+    }
+    small = cached(whole_steps.train, narrow(model), **options)
     return whole_steps.embed(small, models.lenet5())
 
 
@@ -204,8 +210,8 @@ def packed(model, name):
 def run(name, seed, n):
     raw = trained(name, seed, n)
     model = packed(raw, name)
-    found = {"raw": raw, "model": model, "bytes": size(model), "validation": error(model)}
-    return found | {"ratio": measure.dense_bytes(model) / found["bytes"]}
+    row = {"raw": raw, "model": model, "bytes": size(model), "validation": error(model)}
+    return row | {"ratio": measure.dense_bytes(model) / row["bytes"]}
 
 
 plans = {"lenet300": survivors, "lenet5": lenet5_survivors}
@@ -221,7 +227,7 @@ sweep = {name: {n: run(name, 0, n) for n in plan} for name, plan in plans.items(
 # %%
 chosen, best = {}, {}
 for name, limit in limits.items():
-    good = [n for n, found in sweep[name].items() if found["validation"] <= caution * limit]
+    good = [n for n, row in sweep[name].items() if row["validation"] <= caution * limit]
     good.sort(key=lambda n: sweep[name][n]["bytes"])
     for n in [*good, min(plans[name], key=lambda n: sweep[name][n]["validation"])]:
         more = [run(name, seed, n) for seed in range(1, len(dense[name]))]
@@ -235,28 +241,28 @@ for name, limit in limits.items():
 
 
 # %%
-def from_file(name, found):
+def from_file(name, row):
     """The network that its file holds."""
     path = folder / f"{name}.slim"
-    assert storage.save(found["model"], path, coder="context") == found["bytes"]
+    assert storage.save(row["model"], path, coder="context") == row["bytes"]
     loaded = storage.load(path, BUILDS[name](99))
     for layer in CHAINS[name]:
-        new, old = (model.get_submodule(layer) for model in (loaded, found["model"]))
+        new, old = (model.get_submodule(layer) for model in (loaded, row["model"]))
         assert torch.equal(new.weight, old.weight) and torch.equal(new.bias, old.bias)
     return loaded
 
 
 for name in TITLES:
-    for found in [*sweep[name].values(), *best[name]]:
-        found["test"] = error(from_file(name, found), dataset.test)
+    for row in [*sweep[name].values(), *best[name]]:
+        row["test"] = error(from_file(name, row), dataset.test)
 
 # %% tags=["remove-cell"]
 record("records.caution_pct", 100 * caution, "%", 0)
-for name, found in best.items():
-    record(f"{name}.best_file_ratio", [one["ratio"] for one in found], digits=0)
-    record(f"{name}.best_file_bytes", [one["bytes"] for one in found], "bytes", 0)
-    record(f"{name}.best_error_pct", [one["test"] for one in found], "%", 2)
-    record(f"{name}.best_validation_error_pct", [one["validation"] for one in found], "%", 2)
+for name, rows in best.items():
+    record(f"{name}.best_file_ratio", [one["ratio"] for one in rows], digits=0)
+    record(f"{name}.best_file_bytes", [one["bytes"] for one in rows], "bytes", 0)
+    record(f"{name}.best_error_pct", [one["test"] for one in rows], "%", 2)
+    record(f"{name}.best_validation_error_pct", [one["validation"] for one in rows], "%", 2)
     errors = [error(model, dataset.test) for model in dense[name]]
     record(f"records.{name}_dense_error_pct", errors, "%", 2)
 
@@ -282,22 +288,24 @@ for ax, name in zip(panels, TITLES, strict=True):
     ax.set_title(TITLES[name], fontsize=12)
 panels[0].set_ylabel("test error (%)")
 figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-told = {name: [np.mean([one[k] for one in best[name]]) for k in ("ratio", "test")] for name in best}
+means = {
+    name: [np.mean([one[k] for one in best[name]]) for k in ("ratio", "test")] for name in best
+}
 figures.show(
     figure,
     name="fig-records",
     caption="Test error against how many times the file is smaller than the floats, for several numbers of survivors, and the records with 95 % intervals over seeds. Hollow: what papers report, each counted in its own way.",
-    alt=f"Two panels, each with a curve and hollow stars for published results. The record of LeNet-300-100 lies at {told['lenet300'][0]:.0f} times "
-    f"and {told['lenet300'][1]:.2f} % error, that of LeNet-5 at {told['lenet5'][0]:.0f} times and {told['lenet5'][1]:.2f} %.",
+    alt=f"Two panels, each with a curve and hollow stars for published results. The record of LeNet-300-100 lies at {means['lenet300'][0]:.0f} times "
+    f"and {means['lenet300'][1]:.2f} % error, that of LeNet-5 at {means['lenet5'][0]:.0f} times and {means['lenet5'][1]:.2f} %.",
 )
 
 # %% tags=["remove-input"]
 rows = []
-for name, n in [(each, n) for each in TITLES for n in plans[each]]:
-    found, mark = sweep[name][n], " (record)" if chosen[name] == n else ""
+for name, n in [(key, n) for key in TITLES for n in plans[key]]:
+    result, mark = sweep[name][n], " (record)" if chosen[name] == n else ""
     row = {"network": TITLES[name] + mark, "survivors asked": f"{n:,}"}
-    row |= {"file (bytes)": f"{found['bytes']:,}", "times smaller": f"{found['ratio']:.0f}"}
-    row |= {f"{key} error": f"{found[key]:.2f} %" for key in ("validation", "test")}
+    row |= {"file (bytes)": f"{result['bytes']:,}", "times smaller": f"{result['ratio']:.0f}"}
+    row |= {f"{key} error": f"{result[key]:.2f} %" for key in ("validation", "test")}
     rows.append(row)
 figures.table(rows, caption="The first network of each kind, trained to several sizes")
 
@@ -313,12 +321,12 @@ figures.table(rows, caption="The first network of each kind, trained to several 
 # Every rung is a whole file, and its error is that of the validation images.
 
 # %%
-how = {"split": dataset.train, "learning_rate": 0.1, "epochs": deep_epochs, "seed": 1000}
-how |= {"density": kept, "ramp": deep_epochs // 2}
-old = cached(magnitude.gradual, copy.deepcopy(dense["lenet300"][0]), **how)
+options = {"split": dataset.train, "learning_rate": 0.1, "epochs": deep_epochs, "seed": 1000}
+options |= {"density": kept, "ramp": deep_epochs // 2}
+old = cached(magnitude.gradual, copy.deepcopy(dense["lenet300"][0]), **options)
 deep_compression.share_survivors(old, bits=weight_bits)
-how = {"learning_rate": 3e-4, "weight_decay": 0.0, "epochs": share_epochs, "seed": 2000}
-training.fit(old, dataset.train, **how)
+options = {"learning_rate": 3e-4, "weight_decay": 0.0, "epochs": share_epochs, "seed": 2000}
+training.fit(old, dataset.train, **options)
 n = chosen["lenet300"]
 floats = trained("lenet300", 0, n, step=None)
 last, raw = (best["lenet300"][0][key] for key in ("model", "raw"))
@@ -346,12 +354,12 @@ for y, b, (_, e) in zip(heights, kb, rungs.values(), strict=True):
     ax.text(b, y, f"  {b:.1f} kB, {e:.1f} %", va="center", fontsize=10)
 ax.set_yticks(heights, [text.replace(", ", ",\n") for text in rungs], fontsize=10)
 ax.set(xlabel="file (kB), and validation error", xlim=(0, 1.4 * max(kb)))
-told = "; ".join(f"{t}, {b / 1000:.1f} kB at {e:.1f} %" for t, (b, e) in rungs.items())
+texts = "; ".join(f"{t}, {b / 1000:.1f} kB at {e:.1f} %" for t, (b, e) in rungs.items())
 figures.show(
     figure,
     name="fig-ladder",
     caption="Bytes of the file, and validation error, after each step from Deep Compression to the record.",
-    alt=f"Bars of file size, one for each step: {told}.",
+    alt=f"Bars of file size, one for each step: {texts}.",
 )
 
 # %% tags=["remove-cell"]
@@ -399,7 +407,7 @@ for key in ("nonzeros", "code_lengths", "file"):
 # By other ways of counting the same network is {glue:text}`quantization.records.nonzeros_accounting_ratio` smaller (non-zeros as floats, places free) or {glue:text}`quantization.records.code_lengths_accounting_ratio` (Huffman's words for whole steps, biases free); the file is {glue:text}`quantization.records.file_accounting_ratio` smaller.
 #
 # ## Where it breaks
-# **No neighbours, less gain.** Shuffle the pixels that the first layer reads.
+# **No neighbors, less gain.** Shuffle the pixels that the first layer reads.
 # The network is as good, for whoever shuffles images alike, but the contexts find nothing around a weight.
 # And what can they find in a dense network, whose weights share sixteen values by k-means without any pruning?
 
@@ -444,7 +452,7 @@ print(f"at most {most:.0f} bytes; here {steps[-2] - steps[-1]} bytes")
 # %% tags=["hide-cell"]
 zeros = np.zeros(1_000_000, dtype=int)
 one = np.append(zeros[1:], 1)
-print([len(context.context_code(each, 1000, 1)) for each in (zeros, one)], "bytes")
+print([len(context.context_code(symbols, 1000, 1)) for symbols in (zeros, one)], "bytes")
 
 # %% [markdown]
 # ## Sources of this chapter

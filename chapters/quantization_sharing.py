@@ -52,6 +52,7 @@ from lib.pruning import magnitude
 from lib.quantization import deep_compression, optimal_kmeans, scalar_kmeans, sign_quantization
 from lib.quantization import product_quantization as pq
 from lib.quantization import residual_quantization as rq
+from lib.weights import layers
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -69,8 +70,8 @@ def smaller(model):  # in files with codes of one length, as the formulas count
     return measure.dense_bytes(model) / len(storage.dumps(model, coder="fixed"))
 
 
-def coded(method, model, **how):  # a copy
-    return method(copy.deepcopy(model), **how)
+def coded(method, model, **options):  # a copy
+    return method(copy.deepcopy(model), **options)
 
 
 @torch.no_grad()
@@ -80,8 +81,8 @@ def missing(layer, other):  # squared error of the weights, in percent of their 
 
 # %%
 def trained(build, rate, seed, epochs):
-    how = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
-    return cached(training.fit, build(seed), **how)
+    options = {"split": dataset.train, "learning_rate": rate, "epochs": epochs, "seed": seed}
+    return cached(training.fit, build(seed), **options)
 
 
 dense = [trained(models.lenet_300_100, 0.1, seed, epochs) for seed in range(seeds)]
@@ -114,25 +115,30 @@ figures.show_source(optimal_kmeans.optimal, optimal_kmeans.priced)
 # %%
 values = np.sort(np.random.default_rng(0).normal(size=10))
 parts = [np.split(values, [a, b]) for a in range(1, 9) for b in range(a + 1, 10)]
-brute = min(sum(((part - part.mean()) ** 2).sum() for part in each) for each in parts)
+brute = min(sum(((part - part.mean()) ** 2).sum() for part in cut) for cut in parts)
 assert abs(optimal_kmeans.optimal(values, 3).squared_error - brute) < 1e-12
 
 # %% [markdown]
 # **An experiment.** The survivors of the first layer of pruned networks, with Lloyd's iteration from the three starts of {cite:t}`han2016deep`: values evenly spaced, evenly spaced in rank, or drawn at random.
 
 # %%
-how = {"split": dataset.train, "density": kept, "epochs": final_epochs, "ramp": final_epochs // 2}
+options = {
+    "split": dataset.train,
+    "density": kept,
+    "epochs": final_epochs,
+    "ramp": final_epochs // 2,
+}
 survivors, rows = [], []
 for seed, net in enumerate(dense):
     net, more = copy.deepcopy(net), {"learning_rate": 0.1, "seed": 1000 + seed}
-    weights = cached(magnitude.gradual, net, **how, **more).fc1.weight.detach().double()
+    weights = cached(magnitude.gradual, net, **options, **more).fc1.weight.detach().double()
     survivors.append(weights[weights != 0].numpy())
-best = [optimal_kmeans.optimal(each, clusters).squared_error for each in survivors]
-for how in ("linear", "density", "random"):
-    found = [deep_compression.cluster(each, clusters, how).squared_error for each in survivors]
-    excess = [100 * (a / b - 1) for a, b in zip(found, best, strict=True)]
-    text = record(f"quantization.start_{how}.excess_pct", excess, "%")
-    rows.append({"start of Lloyd's iteration": how, "squared error above the optimum": text})
+best = [optimal_kmeans.optimal(weights, clusters).squared_error for weights in survivors]
+for start in deep_compression.LLOYD_STARTS:
+    books = [deep_compression.cluster(weights, clusters, start=start) for weights in survivors]
+    excess = [100 * (a.squared_error / b - 1) for a, b in zip(books, best, strict=True)]
+    text = record(f"quantization.start_{start}.excess_pct", excess, "%")
+    rows.append({"start of Lloyd's iteration": start, "squared error above the optimum": text})
 figures.table(rows, caption=f"{clusters} clusters of the survivors of the first layer")
 
 # %% [markdown]
@@ -158,7 +164,7 @@ figures.show_source(scalar_kmeans.SharedWeight)
 # %%
 shared = coded(scalar_kmeans.share, dense[0], bits=4)
 content = storage.dumps(shared, coder="fixed")
-weights = [layer.weight.numel() for _, layer in magnitude.layers(shared)]
+weights = [layer.weight.numel() for _, layer in layers(shared)]
 formula = sum(4 * n / scalar_kmeans.compression_rate(n, 4) for n in weights)
 biases = 4 * (measure.parameters(shared) - sum(weights))
 assert 0 <= len(content) - formula - biases < 250
@@ -169,11 +175,11 @@ assert torch.equal(storage.loads(content, models.lenet_300_100())[1], shared.fc1
 
 
 # %%
-def each(method, **how):  # of the dense networks, coded
-    return [coded(method, net, **how) for net in dense]
+def all_coded(method, **options):  # of the dense networks, coded
+    return [coded(method, net, **options) for net in dense]
 
 
-scalar, rows = {bits: each(scalar_kmeans.share, bits=bits) for bits in range(6, 0, -1)}, []
+scalar, rows = {bits: all_coded(scalar_kmeans.share, bits=bits) for bits in range(6, 0, -1)}, []
 for bits, shared in scalar.items():
     ratio = record(f"quantization.scalar{bits}.file_ratio", [*map(smaller, shared)])
     wrong = record(f"quantization.scalar{bits}.error_pct", [*map(error, shared)], "%", 2)
@@ -187,7 +193,7 @@ same = [measure.parameters(net) / measure.parameters(dense[0]) for net in four]
 record(f"{of}.parameters_ratio", same, digits=2)
 neurons = [len(net.fc1.weight.unique(dim=0)) / len(net.fc1.weight) for net in four]
 record(f"{of}.distinct_neurons_ratio", neurons, digits=2)
-distinct = [layer.weight.unique().numel() for net in four for _, layer in magnitude.layers(net)]
+distinct = [layer.weight.unique().numel() for net in four for _, layer in layers(net)]
 record(f"{of}.distinct_values", max(distinct), "", 0)
 
 # %% [markdown]
@@ -214,7 +220,7 @@ figures.show_source(sign_quantization.SignWeight, sign_quantization.signed)
 # %%
 def signs(net, scale, zero_biases=False):
     net = coded(sign_quantization.quantize, net, scale=scale)
-    for _, layer in magnitude.layers(net) if zero_biases else ():
+    for _, layer in layers(net) if zero_biases else ():
         torch.nn.init.zeros_(layer.bias)
     return net
 
@@ -286,10 +292,10 @@ figures.show_source(rq.ResidualWeight.right_inverse, rq.summed)
 # **An exact check.** One stage is product quantization with one segment, and each stage leaves less than the one before.
 
 # %%
-layer, how = dense[0].fc2, {"vectors": "inputs", "bits": residual_bits}
-left = [coded(rq.quantize, layer, stages=count, **how) for count in (1, 2, 3)]
+layer, options = dense[0].fc2, {"vectors": "inputs", "bits": residual_bits}
+left = [coded(rq.quantize, layer, stages=count, **options) for count in (1, 2, 3)]
 assert missing(layer, left[0]) > missing(layer, left[1]) > missing(layer, left[2])
-assert torch.equal(left[0].weight, coded(pq.quantize, layer, length=100, **how).weight)
+assert torch.equal(left[0].weight, coded(pq.quantize, layer, length=100, **options).weight)
 
 # %% [markdown]
 # ## All techniques on one baseline
@@ -302,10 +308,10 @@ runs, by_input = [], {"vectors": "inputs"}
 
 
 def run(kind, line, rate, nets):
-    found = {"kind": kind, "line": line, "bits": 32 / rate}  # of a weight of fc1, by the formula
-    found["missing"] = [missing(a.fc1, b.fc1) for a, b in zip(dense, nets, strict=True)]
-    found["judged"] = np.mean([error(net, dataset.validation) for net in nets])
-    runs.append(found | {"times": [*map(smaller, nets)], "errors": [*map(error, nets)]})
+    point = {"kind": kind, "line": line, "bits": 32 / rate}  # of a weight of fc1, by the formula
+    point["missing"] = [missing(a.fc1, b.fc1) for a, b in zip(dense, nets, strict=True)]
+    point["judged"] = np.mean([error(net, dataset.validation) for net in nets])
+    runs.append(point | {"times": [*map(smaller, nets)], "errors": [*map(error, nets)]})
 
 
 # %%
@@ -314,14 +320,14 @@ for bits, nets in scalar.items():
     run("scalar", "single weights", rate, nets)
 for length in lengths:
     for bits in sorted(product_bits, reverse=True):
-        how = {"bits": bits, "length": length}
-        rate = pq.compression_rate(m, n, **how)
-        run("product", f"pieces of {length}", rate, each(pq.quantize, **how, **by_input))
+        options = {"bits": bits, "length": length}
+        rate = pq.compression_rate(m, n, **options)
+        run("product", f"pieces of {length}", rate, all_coded(pq.quantize, **options, **by_input))
 for count in sorted(stages, reverse=True):
-    how = {"bits": residual_bits, "stages": count}
-    rate = rq.compression_rate(m, n, **how)
-    run("residual", "rows in stages", rate, each(rq.quantize, **how, **by_input))
-run("signs", "signs", 32, each(sign_quantization.quantize))
+    options = {"bits": residual_bits, "stages": count}
+    rate = rq.compression_rate(m, n, **options)
+    run("residual", "rows in stages", rate, all_coded(rq.quantize, **options, **by_input))
+run("signs", "signs", 32, all_coded(sign_quantization.quantize))
 
 # %% [markdown]
 # **Squared error at equal bits.** Within the bits that two, four or eight shared values take for the first layer, codebooks included, what is the least that each method leaves missing of its weights?
@@ -346,8 +352,8 @@ figures.table(rows, caption="Squared error of the first layer, share of its ener
 # %%
 picked, allowed = {}, 1 + np.mean([error(net, dataset.validation) for net in dense])
 for kind in kinds:
-    found = [p for p in runs if p["kind"] == kind]
-    fits = [p for p in found if p["judged"] <= allowed] or [min(found, key=lambda p: p["judged"])]
+    points = [p for p in runs if p["kind"] == kind]
+    fits = [p for p in points if p["judged"] <= allowed] or [min(points, key=lambda p: p["judged"])]
     picked[kind] = max(fits, key=lambda p: np.mean(p["times"]))
     record(f"quantization_sharing.{kind}.chosen_file_ratio", picked[kind]["times"])
     record(f"quantization_sharing.{kind}.chosen_error_pct", picked[kind]["errors"], "%", 2)
@@ -358,21 +364,23 @@ pieces = [figures.RETRAINED, figures.PRUNING, figures.PRUNING | {"color": "#56b4
 last = [figures.COMBINED, figures.DENSE | {"linestyle": "none", "marker": "X"}]
 looks = [figures.QUANTIZATION, *pieces[: len(lengths)], *last]
 for line, look in zip(dict.fromkeys(p["line"] for p in runs), looks, strict=True):
-    found = [p for p in runs if p["line"] == line]
-    figures.line(ax, [np.mean(p["times"]) for p in found], [p["errors"] for p in found], look, line)
+    points = [p for p in runs if p["line"] == line]
+    figures.line(
+        ax, [np.mean(p["times"]) for p in points], [p["errors"] for p in points], look, line
+    )
 level = np.mean([*map(error, dense)])
 ax.axhline(level, **figures.DENSE | {"marker": ""}, label="dense network")
 ax.set(xlabel="times smaller (file)", ylabel="test error (%)", ylim=(level / 2, 105))
 figures.logarithmic(ax, "x", "y")
 figures.legend(ax, columns=3)
-said = [*picked.values(), runs[-1]]
-said = [f"{np.mean(p['times']):.1f} times at {np.mean(p['errors']):.1f} %" for p in said]
+shown = [*picked.values(), runs[-1]]
+texts = [f"{np.mean(p['times']):.1f} times at {np.mean(p['errors']):.1f} %" for p in shown]
 figures.show(
     figure,
     name="fig-sharing-curves",
     caption="Test error of LeNet-300-100 against the size of its file, for all four methods and without training; means over seeds with 95 % intervals.",
     alt="Curves of test error against times smaller. Picked on validation: single weights {}, pieces of rows {}, rows in stages {}; signs {}; ".format(
-        *said
+        *texts
     )
     + f"the dense network errs on {level:.1f} %.",
 )
@@ -392,10 +400,10 @@ changes = {
 
 # %%
 rows, of = [], "quantization_sharing.lenet5"
-for key, (text, method, bits, how) in changes.items():
+for key, (text, method, bits, options) in changes.items():
     rows.append({"LeNet-5": text})
     for part, names in (("all", ["conv1", "conv2", "fc1", "fc2"]), ("dense", ["fc1", "fc2"])):
-        nets = [coded(method, net, bits=dict.fromkeys(names, bits), **how) for net in lenet5]
+        nets = [coded(method, net, bits=dict.fromkeys(names, bits), **options) for net in lenet5]
         times = record(f"{of}.{key}_{part}_file_ratio", [*map(smaller, nets)])
         wrong = record(f"{of}.{key}_{part}_error_pct", [*map(error, nets)], "%", 2)
         rows[-1] |= {f"{part} layers: smaller": times, f"{part} layers: test error": wrong}

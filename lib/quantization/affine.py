@@ -1,4 +1,4 @@
-r"""Affine quantization: small integers q stand for the real numbers r = S (q - Z), so that products can be integer too.
+r"""Affine quantization: small integers q represent the real numbers r = S (q - Z), so products can be integer too.
 
 .. math:: q = \mathrm{clip}\big(\mathrm{round}(r / S) + Z,\; q_{min},\; q_{max}\big), \qquad r \approx S\,(q - Z)
 
@@ -11,20 +11,31 @@ Rounding is to nearest, ties to even. The integers are signed: -128..127 for 8 b
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lib import running
 from lib.quantization.shared import graph
-from lib.weights import CompressedWeight, Encoding, compress, layers
+from lib.weights import CompressedWeight, Encoding, compress, compressed_form, layers
 
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The real numbers S (q - Z) for the integers q from low to high. S float32 and Z int64, of one broadcast shape."""
+    """The real numbers S (q - Z) for the integers q from low to high.
+
+    scale: S, float32, above 0; a scalar, or of a shape that broadcasts against what is quantized.
+    zero: Z, int64, of the same shape.
+    low: the least integer.
+    high: the greatest integer.
+
+    >>> signed = grid(-1.0, 1.0, bits=2, symmetric=True)  # -1, 0 and 1
+    >>> signed.quantize(torch.tensor([-3.0, 0.2, 0.6])).tolist()
+    [-1, 0, 1]
+    """
 
     scale: Tensor
     zero: Tensor
@@ -32,21 +43,22 @@ class Grid:
     high: int
 
     def quantize(self, r: Tensor) -> Tensor:
-        """The integers, int64, that stand for the real numbers r."""
+        """Round the real numbers r to the grid; return the integers, int64."""
         return self._codes(r).long()
 
     def dequantize(self, q: Tensor) -> Tensor:
-        """The real numbers, float32, that the integers q stand for."""
+        """Return the real numbers, float32, that the integers q represent."""
         exact = torch.float64 if self.high - self.low >= 2**16 else torch.float32  # float32 holds 24 bits
         return (q.to(exact) - self.zero).mul_(self.scale).float()
 
     def fake(self, r: Tensor) -> Tensor:
-        """dequantize(quantize(r)) in r's type, bit for bit, with gradient 1 inside the range and 0 outside."""
+        """Round r to the grid and keep r's type; the gradient is 1 inside the range and 0 outside."""
         return StraightThrough.apply(r, self)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """The least and the greatest number of the grid."""
-        return tuple(self.dequantize(torch.full_like(self.zero, end)) for end in (self.low, self.high))
+        """Return the least and the greatest number of the grid."""
+        lower, upper = (self.dequantize(torch.full_like(self.zero, end)) for end in (self.low, self.high))
+        return lower, upper
 
     def _codes(self, r: Tensor) -> Tensor:
         r = r.double() if self.high - self.low >= 2**16 else r
@@ -54,8 +66,10 @@ class Grid:
 
 
 class StraightThrough(torch.autograd.Function):
+    """Rounds to a grid; its gradient is 1 inside the range and 0 outside."""
+
     @staticmethod
-    def forward(ctx, r: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, r: Tensor, grid: Grid) -> Tensor:
         if ctx.needs_input_grad[0]:
             lower, upper = grid.bounds()
             slack = 2**-20 * (upper - lower)  # S is rounded, and the value that set the range must not fall out of it
@@ -63,15 +77,24 @@ class StraightThrough(torch.autograd.Function):
         return grid.dequantize(grid._codes(r)).to(r.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.saved_tensors[0], None
 
 
-def grid(lower: Tensor, upper: Tensor, *, bits: int = 8, symmetric: bool = False) -> Grid:
-    """The grid of 2^bits integers for values between lower and upper, widened where zero is not between them.
+def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetric: bool = False) -> Grid:
+    """Choose the grid of 2^bits integers for a range of values.
 
-    One grid for each entry of the two tensors. A range of no width gets S = 1. Raises ValueError for bits outside 1..32
-    (2..32 where symmetric), and for ranges that are not finite or whose lower end is above the upper.
+    lower: least value, a number or a tensor with one entry for each grid; taken as 0 where it is above.
+    upper: greatest value, of the same shape; taken as 0 where it is below.
+    bits: 1 to 32, or 2 to 32 where symmetric.
+    symmetric: whether Z is 0 and the lowest integer is left out.
+
+    Returns the grid; a range of no width gets S = 1.
+    Raises ValueError for other bits, and for ranges that are not finite or whose lower end is above the upper.
+
+    >>> four = grid(-1.0, 2.0, bits=2)  # the numbers -1, 0, 1 and 2
+    >>> four.scale.item(), four.zero.item(), four.low, four.high
+    (1.0, -1, -2, 1)
     """
     check_bits(bits, 2 if symmetric else 1, 32)
     lower, upper = torch.as_tensor(lower).double(), torch.as_tensor(upper).double()
@@ -88,7 +111,10 @@ def grid(lower: Tensor, upper: Tensor, *, bits: int = 8, symmetric: bool = False
 
 
 def check_bits(bits: int, least: int, most: int) -> None:
-    """ValueError where bits is no whole number from least to most."""
+    """Raise ValueError where ``bits`` is not a whole number from ``least`` to ``most``.
+
+    >>> check_bits(8, 1, 16)
+    """
     if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= most:
         raise ValueError(f"bits must be in {least}..{most}, not {bits}")
 
@@ -96,10 +122,14 @@ def check_bits(bits: int, least: int, most: int) -> None:
 class AffineWeight(CompressedWeight):
     """A dense weight that is rounded to its grid at every use; the grid follows its least and greatest value.
 
-    axis: the dimension that has a grid for each of its entries; None for one grid. Training moves the dense weight.
+    Training moves the dense weight.
+
+    bits: 1 to 16, or 2 to 16 where symmetric.
+    axis: the dimension that has a grid for each of its entries; None for one grid.
+    symmetric: whether Z is 0.
     """
 
-    def __init__(self, bits: int = 8, *, axis: int | None = 0, symmetric: bool = True):
+    def __init__(self, bits: int = 8, *, axis: int | None = 0, symmetric: bool = True) -> None:
         super().__init__()
         check_bits(bits, 2 if symmetric else 1, 16)
         self.bits, self.axis, self.symmetric = bits, axis, symmetric
@@ -111,7 +141,7 @@ class AffineWeight(CompressedWeight):
         return weight.detach().clone()
 
     def grid(self, weight: Tensor) -> Grid:
-        """The grid of this weight, of shape (1, ..., channels, ..., 1)."""
+        """Return the grid of this weight, of shape (1, ..., channels, ..., 1)."""
         others = [d for d in range(weight.dim()) if d != self.axis]
         lower, upper = (end(weight.detach(), dim=others, keepdim=True) for end in (torch.amin, torch.amax))
         return grid(lower, upper, bits=self.bits, symmetric=self.symmetric)
@@ -120,13 +150,13 @@ class AffineWeight(CompressedWeight):
         return self.grid(weight).fake(weight)
 
     def encode(self, weight: Tensor) -> Encoding:
-        found = self.grid(weight)
-        tables = {"scale": found.scale.flatten(), "zero": (found.zero - found.low).flatten().float()}
+        grid = self.grid(weight)
+        tables = {"scale": grid.scale.flatten(), "zero": (grid.zero - grid.low).flatten().float()}
         if self.symmetric:
             tables["zero"] = tables["zero"][:1]
         if self.axis:  # 0 goes without saying
             tables["axis"] = torch.tensor([float(self.axis)])
-        return Encoding({"code": (found.quantize(weight) - found.low).flatten()}, tables)
+        return Encoding({"code": (grid.quantize(weight) - grid.low).flatten()}, tables)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
@@ -136,10 +166,41 @@ class AffineWeight(CompressedWeight):
         return scale * (encoding.symbols["code"].reshape(shape).float() - zero)
 
 
-def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symmetric: bool = True) -> nn.Module:
-    """Store each weight as integers of so many bits, with one scale a layer, or one an output channel. In place.
+def form_on_grid(layer: nn.Module, name: str) -> tuple[AffineWeight, Tensor]:
+    """Look up how a layer's weight is rounded.
 
-    Activations stay as they are. Raises ValueError for bits outside 1..16 (2..16 where symmetric).
+    layer: a layer of what :func:`quantize` or :func:`simulate` returned.
+    name: what to call it in an error.
+
+    Returns the form, which knows the grid, and the weight before it is rounded.
+    Raises ValueError where the weight is not on a grid.
+
+    >>> form, weight = form_on_grid(quantize(nn.Linear(3, 2), bits=4), "fc")
+    >>> form, weight.shape
+    (AffineWeight(bits=4, axis=0, symmetric=True), torch.Size([2, 3]))
+    """
+    form, stored = compressed_form(layer) or (None, ())
+    if not isinstance(form, AffineWeight):
+        raise ValueError(f"the weight of layer {name!r} is not on a grid: accepted is what simulate returns")
+    return form, stored[0]
+
+
+def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symmetric: bool = True) -> nn.Module:
+    """Store each weight as integers, with one scale for each output channel or one for the layer. In place.
+
+    Activations stay as they are.
+
+    model: any network.
+    bits: of the integers, 1 to 16, or 2 to 16 where symmetric.
+    per_channel: whether each output channel has a scale of its own.
+    symmetric: whether Z is 0.
+
+    Returns the model. Raises ValueError for other bits, or a model without a layer that has a weight
+    (krishnamoorthi2018whitepaper, section 3).
+
+    >>> layer = quantize(nn.Linear(300, 2), bits=3)
+    >>> [len(row.unique()) for row in layer.weight]  # -3 to 3 times the scale of the row
+    [7, 7]
     """
 
     def form(name: str, layer: nn.Module) -> AffineWeight:
@@ -150,13 +211,21 @@ def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symme
 
 
 class Activation(nn.Module):
-    """What flows through is rounded to a grid for the range that was observed. lower and upper: float32 scalars.
+    """What flows through is rounded to a grid for the range that was observed.
 
-    observing: widen the range to that of each batch, or, where ``decay`` is a number, move it by a moving average,
-    range = decay * range + (1 - decay) * batch. percentile: leave out so many of the extreme values on either side.
+    While ``observing``, the range is widened to that of each batch, or, where ``decay`` is a number, moved by a moving
+    average, range = decay · range + (1 - decay) · batch. ``percentile`` leaves out extreme values: 99.9 leaves out a
+    thousandth of them on either side. While ``quantizing``, what flows through is rounded. ``lower`` and ``upper``,
+    float32 scalars, are the range.
+
+    bits: of the grid, 1 to 32.
     """
 
-    def __init__(self, bits: int = 8):
+    lower: Tensor
+    upper: Tensor
+    decay: float | None
+
+    def __init__(self, bits: int = 8) -> None:
         super().__init__()
         check_bits(bits, 1, 32)
         self.bits, self.percentile, self.decay = bits, 100.0, None
@@ -168,21 +237,25 @@ class Activation(nn.Module):
         return f"bits={self.bits}"
 
     def grid(self) -> Grid:
-        """The grid of the range; ValueError where nothing has been observed."""
+        """Return the grid of the range; raise ValueError where nothing has been observed."""
         if self.lower > self.upper:
             raise ValueError("no image has gone through this network: calibrate it with at least one")
         return grid(self.lower, self.upper, bits=self.bits)
 
     def observe(self, r: Tensor) -> None:
+        """Move the range by the values of a batch."""
         n, flat = r.numel(), r.detach().flatten().float()
         left = min(int(n * (1 - self.percentile / 100)), (n - 1) // 2)  # values left out at either end
-        ends = [flat.kthvalue(k).values for k in (left + 1, n - left)] if left else flat.aminmax()
+        least, most = [flat.kthvalue(k).values for k in (left + 1, n - left)] if left else flat.aminmax()
         if self.lower > self.upper:
-            self.lower.copy_(ends[0]), self.upper.copy_(ends[1])
+            self.lower.copy_(least)
+            self.upper.copy_(most)
         elif self.decay is None:
-            self.lower.clamp_(max=ends[0]), self.upper.clamp_(min=ends[1])
+            self.lower.clamp_(max=least)
+            self.upper.clamp_(min=most)
         else:
-            self.lower.lerp_(ends[0], 1 - self.decay), self.upper.lerp_(ends[1], 1 - self.decay)
+            self.lower.lerp_(least, 1 - self.decay)
+            self.upper.lerp_(most, 1 - self.decay)
 
     def forward(self, r: Tensor) -> Tensor:
         if self.observing:
@@ -198,24 +271,43 @@ def simulate(
     per_channel: bool = True,
     symmetric: bool = True,
 ) -> fx.GraphModule:
-    """A copy of the network that computes in float with the values an integer network would have; calibrate it next.
+    """Copy a network into one that computes in float with the values an integer network would have. Calibrate it next.
 
-    Batch norm is folded into the layer before it. Weights have ``bits`` bits, and so has what flows between the layers;
-    the network's input and output have ``edge_bits``. A layer and the ReLU that alone reads it have one grid.
-    Raises ValueError for a network that cannot be traced or holds what the integer network cannot compute.
+    Batch norm is folded into the layer before it. A layer and the ReLU that alone reads it have one grid.
+
+    model: a network of linear and convolution layers, batch norm right after them, ReLU, ReLU6, max and average
+        pooling, flatten, dropout and sums of two; it is left as it was.
+    bits: of the weights and of what flows between the layers, 1 to 16, or 2 to 16 where symmetric.
+    edge_bits: of the network's input and output, 1 to 32.
+    per_channel: whether each output channel of a layer has a scale of its own.
+    symmetric: whether the weights' grids have Z = 0.
+
+    Returns the simulated network.
+    Raises ValueError for other bits, and for a network that cannot be traced or does something else
+    (jacob2018quantization, section 3).
+
+    >>> network = simulate(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), bits=4)
+    >>> len(activations(network))  # of the input and of both layers
+    3
     """
     check_bits(bits, 2 if symmetric else 1, 16)
     network = graph.traced(model)
     graph.insert(network, lambda edge: Activation(edge_bits if edge else bits))
-    return quantize(network, bits=bits, per_channel=per_channel, symmetric=symmetric)
+    quantize(network, bits=bits, per_channel=per_channel, symmetric=symmetric)
+    return network
 
 
 def activations(network: nn.Module) -> list[Activation]:
-    """Its activations, in order; ValueError where there are none."""
-    found = [module for module in network.modules() if isinstance(module, Activation)]
-    if not found:
+    """List the activations on a grid of a network, in order.
+
+    network: what :func:`simulate` returned.
+
+    Raises ValueError where it has none.
+    """
+    modules = [module for module in network.modules() if isinstance(module, Activation)]
+    if not modules:
         raise ValueError(f"{type(network).__name__} has no activation on a grid: accepted is what simulate returns")
-    return found
+    return modules
 
 
 @torch.no_grad()
@@ -227,10 +319,20 @@ def calibrate(
     decay: float | None = None,
     batch_size: int = 100,
 ) -> nn.Module:
-    """Choose the range of each activation from images (n, channels, height, width); then quantize with it. In place.
+    """Choose the range of each activation from images, and round to it from now on. In place.
 
-    percentile: 100 takes the extremes, 99.9 leaves out a thousandth of the values on either side. decay: None takes the
-    widest range of all batches, a number between 0 and 1 their moving average. Raises ValueError for no images.
+    network: what :func:`simulate` returned.
+    images: (n, channels, height, width), or what else the network takes; one or more, finite.
+    percentile: above 50, up to 100: 100 takes the extremes, 99.9 leaves out a thousandth of the values on either side.
+    decay: None takes the widest range of all batches; a number in [0, 1) takes their moving average.
+    batch_size: images at once, 1 or more.
+
+    Returns the network. Raises ValueError for no images or images that are not finite or do not fit, and for arguments
+    that are not accepted; the ranges stay as they were then.
+
+    >>> network = calibrate(simulate(nn.Linear(2, 1)), torch.tensor([[0.0, 3.0], [1.0, -1.0]]))
+    >>> [end.item() for end in (activations(network)[0].lower, activations(network)[0].upper)]
+    [-1.0, 3.0]
     """
     if len(images) == 0:
         raise ValueError("there are no images to calibrate with: at least one is needed")
@@ -238,11 +340,14 @@ def calibrate(
         raise ValueError(f"percentile must be in (50, 100] and decay in [0, 1), not {percentile} and {decay}")
     if not torch.isfinite(images).all():
         raise ValueError("the images to calibrate with hold NaN or infinity: finite ones are needed")
-    found, before = activations(network), copy.deepcopy(network.state_dict())
-    for each in found:
-        each.percentile, each.decay = percentile, decay
-        each.observing, each.quantizing = True, False
-        each.lower.fill_(torch.inf), each.upper.fill_(-torch.inf)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    calibrated, before = activations(network), copy.deepcopy(network.state_dict())
+    for activation in calibrated:
+        activation.percentile, activation.decay = percentile, decay
+        activation.observing, activation.quantizing = True, False
+        activation.lower.fill_(torch.inf)
+        activation.upper.fill_(-torch.inf)
     try:
         with running.evaluating(network):
             for batch in images.split(batch_size):
@@ -251,29 +356,36 @@ def calibrate(
         network.load_state_dict(before)
         raise
     finally:
-        for each in found:
-            each.observing, each.quantizing = False, True
+        for activation in calibrated:
+            activation.observing, activation.quantizing = False, True
     return network
 
 
 @torch.no_grad()
 def correct_biases(network: nn.Module, model: nn.Module, images: Tensor) -> nn.Module:
-    """Take off each bias by how much rounding moves the mean of its layer, from the first layer to the last. In place.
+    """Subtract from each bias the shift that rounding causes in the layer's mean output, first layer first. In place.
 
-    network: what :func:`simulate` made of ``model``, calibrated; images (n, channels, height, width). A layer without a
-    bias stays as it is. Raises ValueError for no images.
+    network: what :func:`simulate` made of ``model``, calibrated; layers without a bias stay as they are.
+    model: the network in float; it is left as it was.
+    images: (n, channels, height, width), over which the means are taken; one or more.
+
+    Returns the network. Raises ValueError for no images.
+
+    >>> model, images = nn.Linear(5, 3), torch.rand(10, 5)
+    >>> network = correct_biases(calibrate(simulate(model, bits=2), images), model, images)
+    >>> network.get_submodule("0").bias.shape
+    torch.Size([3])
     """
     if len(images) == 0:
         raise ValueError("there are no images to correct biases with: at least one is needed")
-    names = [name for name, layer in layers(network) if layer.bias is not None]
+    biased = [(name, layer, layer.bias) for name, layer in layers(network) if layer.bias is not None]
     original = graph.traced(model)
-    with running.captured(original, names) as exact, running.evaluating(network):
+    with running.captured(original, [name for name, *_ in biased]) as exact, running.evaluating(network):
         running.logits(original, images)
-        for name in names:
+        for name, layer, bias in biased:
             with running.captured(network, [name]) as rounded:
                 running.logits(network, images)
             gap = exact.outputs[name] - rounded.outputs[name]
-            layer = network.get_submodule(name)
             outputs = gap.dim() - 1 if isinstance(layer, nn.Linear) else 1
-            layer.bias += gap.mean([d for d in range(gap.dim()) if d != outputs])
+            bias.add_(gap.mean([d for d in range(gap.dim()) if d != outputs]))
     return network

@@ -5,11 +5,11 @@ are trained on: with :math:`W_{ij} = C_{I_{ij}}` the gradient of a centroid is t
 
 .. math:: \frac{\partial L}{\partial C_k} = \sum_{ij} \frac{\partial L}{\partial W_{ij}}\, \mathbb 1(I_{ij} = k) .
 
-Places of survivors are kept as gaps of g bits, with fillers of value zero where a gap is too long; codes and gaps are
-two streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
+The places of survivors are stored as gaps of g bits, with fillers of value zero where a gap is too long. Codes and gaps
+are two streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -21,19 +21,22 @@ from lib.quantization.scalar_kmeans import SharedWeight
 from lib.quantization.shared.names import bits_of, check_names
 from lib.weights import Encoding, compress
 
-STARTS = ("linear", "density", "random", "optimal")
+LLOYD_STARTS = ("linear", "density", "random")
+STARTS = (*LLOYD_STARTS, "optimal")
 
 
 class PrunedSharedWeight(SharedWeight):
     """centroids[codes] at the places of the survivors, zero elsewhere. Code 0 in the file is a filler's zero.
 
-    gap_bits: width g of the gap fields; None takes the width that costs least.
+    cluster: from the survivors' values, (n,), to their codebook.
+    gap_bits: width g of the gap fields, 1 to 16; None takes the width that costs least.
     """
 
-    def __init__(self, cluster, gap_bits: int | None = None):
+    places: Tensor
+
+    def __init__(self, cluster: Callable[[np.ndarray], Codebook], gap_bits: int | None = None) -> None:
         super().__init__(cluster)
-        if gap_bits is not None and not 1 <= gap_bits <= 16:
-            raise ValueError(f"gap_bits must be in 1..16, not {gap_bits}")
+        check_gap_bits(gap_bits)
         self.gap_bits = gap_bits
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -66,55 +69,123 @@ class PrunedSharedWeight(SharedWeight):
         return gaps.scatter(encoding.symbols["gap"], values[encoding.symbols["code"]], shape)
 
 
-def start(values: np.ndarray, k: int, how: str, seed: int = 0) -> np.ndarray:
-    """Initial centroids (han2016deep, section 3.2): evenly spaced in value ("linear"), in rank ("density"), or drawn
-    from the values without replacement ("random", Forgy)."""
-    if how == "linear":
+def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) -> np.ndarray:
+    """Choose the centroids from which Lloyd's iteration begins (han2016deep, section 3.2).
+
+    values: (n,) finite numbers.
+    k: number of centroids, 1 to n.
+    start: "linear" spaces them evenly from the least value to the greatest, "density" evenly in rank, and "random"
+        draws them from the values without replacement (Forgy's start).
+    seed: of the draw.
+
+    Returns (k,) centroids in ascending order. Raises ValueError for another start.
+
+    >>> starting_points(np.array([0.0, 1.0, 2.0, 10.0]), 3, start="linear").tolist()
+    [0.0, 5.0, 10.0]
+    """
+    check_start(start, LLOYD_STARTS)
+    if start == "linear":
         return np.linspace(values.min(), values.max(), k)
-    if how == "density":  # c_j = F^-1((j - 1/2) / k)
+    if start == "density":  # c_j = F^-1((j - 1/2) / k)
         return np.quantile(values, (np.arange(k) + 0.5) / k)
-    if how == "random":
-        return np.sort(np.random.default_rng(seed).choice(values, k, replace=False))
-    raise ValueError(f"start must be one of {', '.join(STARTS)}, not {how!r}")
+    return np.sort(np.random.default_rng(seed).choice(values, k, replace=False))
 
 
-def cluster(values: np.ndarray, k: int, how: str, seed: int = 0) -> Codebook:
-    """k clusters of the values by Lloyd's iteration from a :func:`start`, or the optimal ones."""
+def check_start(start: str, accepted: tuple[str, ...] = STARTS) -> None:
+    """Raise ValueError where ``start`` is not one of the accepted names.
+
+    start: how a clustering begins.
+    accepted: the names to choose from; by default all of ``STARTS``.
+
+    >>> check_start("linear")
+    """
+    if start not in accepted:
+        raise ValueError(f"start must be one of {', '.join(accepted)}, not {start!r}")
+
+
+def cluster(values: np.ndarray, k: int, *, start: str, seed: int = 0, weights: np.ndarray | None = None) -> Codebook:
+    """Cluster numbers by Lloyd's iteration from a start, or find the best clusters.
+
+    values: (n,) finite numbers.
+    k: number of clusters, 1 or more; n where there are fewer values.
+    start: "linear", "density" or "random" for Lloyd's iteration from :func:`starting_points`, "optimal" for the
+        clusters of least squared error.
+    seed: of the start "random".
+    weights: (n,) importance of each value, finite and not negative; None weighs them all alike.
+
+    Returns the codebook. Raises ValueError for another start, no values, or values or weights that are not accepted.
+
+    >>> cluster(np.array([0.0, 1.0, 10.0, 11.0]), 2, start="optimal").centroids.tolist()
+    [0.5, 10.5]
+    """
+    check_start(start)
     k = min(k, len(values))
-    return optimal(values, k) if how == "optimal" else lloyd(values, start(values, k, how, seed))
+    if start == "optimal":
+        return optimal(values, k, weights)
+    return lloyd(values, starting_points(values, k, start=start, seed=seed), weights)
 
 
 def share_survivors(
     model: nn.Module,
     *,
     bits: int | Mapping[str, int],
-    how: str = "linear",
+    start: str = "linear",
     gap_bits: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Let the non-zero weights of each layer share 2^bits - 1 trainable values; zero stays zero. In place.
 
-    One of the 2^bits codes is the zero of fillers. ``how`` is the start of the clustering. Then train the model as
-    usual, at a learning rate of about a hundredth: a centroid's gradient is a sum over its cluster.
-    Raises ValueError on an unknown start or layer, or bits outside 1..16.
-    """
-    if how not in STARTS:
-        raise ValueError(f"how must be one of {', '.join(STARTS)}, not {how!r}")
+    One of the 2^bits codes is the zero of fillers. Then train the model as usual, at a learning rate of about a
+    hundredth: a centroid's gradient is a sum over its cluster.
 
+    model: a network, pruned or not.
+    bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone.
+    start: how the clustering begins: "linear", "density" or "random" for Lloyd's iteration from evenly spaced values,
+        from evenly spaced ranks or from weights drawn at random; "optimal" for the best values.
+    gap_bits: width of the fields that hold the gaps between survivors in a file, 1 to 16; None takes the cheapest.
+    seed: of the start "random".
+
+    Returns the model. Raises ValueError for bits or gap_bits outside 1..16, an unknown start or layer, or a model
+    without a layer that has a weight.
+
+    >>> layer = nn.Linear(40, 25)
+    >>> layer.weight.data[:, 4:] = 0.0  # pruned
+    >>> layer = share_survivors(layer, bits=2, start="optimal")
+    >>> layer.weight.count_nonzero().item(), len(layer.weight.unique())  # three shared values and zero
+    (100, 4)
+    """
+    check_start(start)
     check_names(model, bits)
 
     def form(name: str, layer: nn.Module) -> PrunedSharedWeight | None:
         chosen = bits_of(bits, name)
         if chosen is None:
             return None
-        return PrunedSharedWeight(lambda values: cluster(values, 2**chosen - 1, how, seed), gap_bits)
+        return PrunedSharedWeight(lambda values: cluster(values, 2**chosen - 1, start=start, seed=seed), gap_bits)
 
     return compress(model, form)
 
 
 def set_gap_bits(model: nn.Module, bits: int | None) -> nn.Module:
-    """Store the places of all shared survivors as gaps of so many bits; None takes the cheapest width. In place."""
+    """Set the width of the gaps between the survivors that a file holds. In place.
+
+    model: a network with layers whose survivors share values; others are left alone.
+    bits: width of the fields, 1 to 16; None takes the cheapest for each layer.
+
+    Returns the model. Raises ValueError for bits outside 1..16.
+
+    >>> layer = set_gap_bits(share_survivors(nn.Linear(4, 3), bits=2), 5)
+    >>> layer.parametrizations.weight[0].gap_bits
+    5
+    """
+    check_gap_bits(bits)
     for module in model.modules():
         if isinstance(module, PrunedSharedWeight):
             module.gap_bits = bits
     return model
+
+
+def check_gap_bits(gap_bits: int | None) -> None:
+    """Raise ValueError for a width of gaps that is neither None nor in 1..16."""
+    if gap_bits is not None and not 1 <= gap_bits <= 16:
+        raise ValueError(f"gap_bits must be in 1..16, not {gap_bits}")

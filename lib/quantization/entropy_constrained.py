@@ -15,11 +15,12 @@ import numpy as np
 from torch import nn
 
 from lib.quantization import uniform_quantization
-from lib.quantization.hessian_weighted_kmeans import Importance, share_together
 from lib.quantization.optimal_kmeans import Codebook
+from lib.quantization.shared.hessian_diagonal import Importance
+from lib.quantization.shared.joint_codebook import share_together
 
 
-def fit(
+def codebook(
     values: np.ndarray,
     penalty: float,
     weights: np.ndarray | None = None,
@@ -27,12 +28,22 @@ def fit(
     start: np.ndarray | None = None,
     iterations: int = 100,
 ) -> Codebook:
-    """The codebook at which the iteration stops: J falls by less than a millionth of itself, or it is run so often.
+    """Cluster numbers so that squared error plus the price of the codes' bits is small.
 
-    values, weights: as in ``optimal_kmeans.optimal``. penalty: the price λ of a bit, in squared units of the values
-    times those of the weights. start: centroids to begin with; by default those of uniform cells, at most 256, of the
-    width that this price is worth, or, where weights differ, of a third of it, whichever ends better. Raises ValueError
-    on a penalty that is negative or not finite, and on values or weights that are no good.
+    values: (n,) finite numbers, one or more.
+    penalty: the price λ of a bit, in squared units of the values times the unit of the weights; 0 or more, finite.
+    weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
+    start: (k,) centroids to begin with. None begins with those of uniform cells, at most 256, of the width that this
+        price is worth, or, where weights differ, also of a third of it, and keeps the better end.
+    iterations: at most so many rounds; fewer where J falls by less than a millionth of itself.
+
+    Returns the codebook, of the clusters that have members.
+    Raises ValueError for a penalty that is negative or not finite, and for values, weights or a start that are not
+    accepted (chou1989entropy).
+
+    >>> values = np.array([0.0, 0.1, 0.2, 5.0])
+    >>> [len(codebook(values, penalty).centroids) for penalty in (0.0, 0.1, 100.0)]
+    [4, 2, 1]
     """
     if not 0 <= penalty < np.inf:
         raise ValueError(f"penalty must be 0 or more and finite, not {penalty}")
@@ -43,35 +54,63 @@ def fit(
     width = np.sqrt(6 * penalty / np.log(2) / max(weights.mean(), np.finfo(float).tiny))
     parts = (1, 1 / 3) if np.ptp(weights) > 0 else (1,)
     steps = {max(width * part, np.ptp(values) / 255) or 1.0 for part in parts}
-    starts = [uniform_quantization.fit(values, step, weights).centroids for step in sorted(steps)]
-    found = [iterated(values, weights, centroids, penalty, iterations) for centroids in starts]
-    return min(found, key=lambda book: objective(book, penalty))
+    starts = [uniform_quantization.codebook(values, step, weights).centroids for step in sorted(steps)]
+    books = [iterated(values, weights, centroids, penalty, iterations) for centroids in starts]
+    return min(books, key=lambda book: objective(book, penalty))
 
 
-def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty: float, most: int) -> Codebook:
+def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty: float, iterations: int) -> Codebook:
+    """Run the three steps from given centroids until J falls by less than a millionth of itself.
+
+    values: (n,) float64, contiguous.
+    weights: (n,) float64, contiguous, the importance h of each value.
+    start: (k,) centroids, finite and ascending.
+    penalty: the price λ of a bit.
+    iterations: at most so many rounds, 0 or more.
+
+    Returns the codebook. Raises ValueError for a start that is empty or not finite.
+
+    >>> values = np.array([0.0, 0.2, 1.0, 1.2])
+    >>> book = iterated(values, np.ones(4), np.array([0.0, 1.0]), 0.01, 10)
+    >>> book.centroids.round(3).tolist(), book.codes.tolist()
+    ([0.1, 1.1], [0, 0, 1, 1])
+    """
     if start.ndim != 1 or len(start) == 0 or not np.isfinite(start).all():
         raise ValueError("the centroids to start from must be finite numbers, one or more of them")
     codes = np.searchsorted((start[1:] + start[:-1]) / 2, values)
-    found = _updated(values, weights, start, codes)
-    last = objective(found, penalty)
-    for _ in range(most):
+    book = _updated(values, weights, start, codes)
+    last = objective(book, penalty)
+    for _ in range(iterations):
         codes = np.empty(len(values), dtype=np.int64)
-        assign(values, weights, found.centroids, -penalty * np.log2(shares(found.codes)), codes)
-        found = _updated(values, weights, found.centroids, codes)
-        now = objective(found, penalty)
+        assign(values, weights, book.centroids, -penalty * np.log2(shares(book.codes)), codes)
+        book = _updated(values, weights, book.centroids, codes)
+        now = objective(book, penalty)
         if last - now <= 1e-6 * last:
             break
         last = now
-    return found
+    return book
 
 
 def shares(codes: np.ndarray) -> np.ndarray:
-    """p_j: the share of each code."""
+    """Compute p_j, the share of each code among all codes.
+
+    codes: (n,) whole numbers from 0 up.
+
+    >>> shares(np.array([0, 2, 2, 2])).tolist()
+    [0.25, 0.0, 0.75]
+    """
     return np.bincount(codes) / max(1, len(codes))
 
 
 def objective(book: Codebook, penalty: float) -> float:
-    """J: mean weighted squared error + penalty · entropy of the codes in bits."""
+    """Compute J: the mean weighted squared error plus ``penalty`` times the entropy of the codes in bits.
+
+    book: the codebook whose codes are charged.
+    penalty: the price λ of a bit.
+
+    >>> objective(Codebook(np.array([0.0, 1.0]), np.array([0, 1]), 0.5), penalty=2.0)
+    2.25
+    """
     return book.squared_error / max(1, len(book.codes)) + penalty * uniform_quantization.rate(book.codes)
 
 
@@ -86,8 +125,19 @@ def _updated(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, cod
 
 
 @numba.njit("void(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1])", cache=True)
-def assign(values, weights, centroids, prices, codes):
-    """Cheapest centroid of each value: the commonest, or from the nearest outwards till distance costs too much."""
+def assign(
+    values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, prices: np.ndarray, codes: np.ndarray
+) -> None:
+    """Write the cheapest centroid of each value into ``codes``, by weights[i] (values[i] - centroids[j])^2 + prices[j].
+
+    The search begins with the commonest centroid, and goes from the nearest outwards until distance alone costs more.
+
+    values: (n,) float64.
+    weights: (n,) float64, not negative.
+    centroids: (k,) float64, ascending.
+    prices: (k,) float64, what the code of each centroid costs, not negative.
+    codes: (n,) int64, to be overwritten.
+    """
     common = prices.argmin()
     for i in range(len(values)):
         above = np.searchsorted(centroids, values[i])
@@ -105,9 +155,23 @@ def assign(values, weights, centroids, prices, codes):
 
 
 def share(model: nn.Module, *, penalty: float, importance: Importance | None = None, floor: float = 1e-3) -> nn.Module:
-    """Quantize the non-zero weights of all layers together at the price ``penalty`` of a bit. In place.
+    """Quantize the non-zero weights of all layers together at a price per bit; zero stays zero. In place.
 
-    penalty: in units of squared weights, since the importance is brought to mean 1. Other arguments and errors as in
-    ``hessian_weighted_kmeans.share_together``; ValueError also on a negative penalty.
+    model: any network whose layers' weights are of one type of float.
+    penalty: the price of a bit, 0 or more: in units of squared weights, since the importance is scaled to mean 1.
+    importance: layer name -> importance of each of its weights, of the weight's shape, finite and not negative. Layers
+        that it does not name are left alone. None: all layers, all weights alike.
+    floor: added to each importance, in units of their mean, 0 or more, so that a weight that no sample ever used
+        counts a little.
+
+    Returns the model.
+    Raises ValueError for a penalty that is negative or not finite, a negative floor, layers whose weights are of
+    several types, and an importance that does not fit the model (choi2017towards).
+
+    >>> layer = share(nn.Linear(100, 50), penalty=1.0)
+    >>> len(layer.weight.unique())  # no second value is worth its bits
+    1
     """
-    return share_together(model, lambda v, h: fit(v, penalty, h), importance=importance, floor=floor)
+    if not 0 <= penalty < np.inf:
+        raise ValueError(f"penalty must be 0 or more and finite, not {penalty}")
+    return share_together(model, lambda v, h: codebook(v, penalty, h), importance=importance, floor=floor)

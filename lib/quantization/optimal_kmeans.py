@@ -24,7 +24,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Codebook:
-    """centroids: (k,) float64, ascending; codes: (n,) int64, the centroid of each value; squared_error: the loss."""
+    """Centroids, and which of them stands for each value.
+
+    centroids: (k,) float64, ascending.
+    codes: (n,) int64, the index of each value's centroid.
+    squared_error: the weighted squared error that is lost.
+    """
 
     centroids: np.ndarray
     codes: np.ndarray
@@ -32,10 +37,18 @@ class Codebook:
 
 
 def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Codebook:
-    """The codebook of ``k`` centroids with the least weighted squared error.
+    """Find the k centroids with the least weighted squared error: no other k lose less.
 
-    values: (n,) finite numbers. weights: (n,) importances :math:`h_i \\ge 0`; 1 each by default.
-    Fewer than k distinct values give fewer than k centroids, and no error. Raises ValueError on k outside 1..n.
+    values: (n,) finite numbers, one or more.
+    k: number of centroids, 1 to n; fewer come back where fewer values are distinct, and lose nothing.
+    weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
+
+    Returns the codebook. Raises ValueError for another k, and for values or weights that are not accepted
+    (wu1991optimal; gronlund2017fast).
+
+    >>> book = optimal(np.array([1.0, 2.0, 10.0, 12.0]), k=2)
+    >>> book.centroids.tolist(), book.codes.tolist(), book.squared_error
+    ([1.5, 11.0], [0, 0, 1, 1], 2.5)
     """
     values, weights = _checked(values, k, weights)
     distinct, inverse = np.unique(values, return_inverse=True)
@@ -43,8 +56,8 @@ def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Co
     if k >= len(distinct):
         return _codebook(values, weights, distinct)
     mean = np.average(values, weights=weights) if weights.sum() > 0 else values.mean()
-    centred = distinct - mean  # differences of prefix sums cancel less near zero
-    starts = _intervals(centred, np.ascontiguousarray(mass), k)
+    centered = distinct - mean  # differences of prefix sums cancel less near zero
+    starts = _intervals(centered, np.ascontiguousarray(mass), k)
     edges = np.append(starts, len(distinct))
     centroids = [_mean(distinct[a:b], mass[a:b]) for a, b in pairwise(edges)]
     return _codebook(values, weights, np.array(centroids), np.searchsorted(starts, inverse, side="right") - 1)
@@ -53,9 +66,21 @@ def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Co
 def lloyd(
     values: np.ndarray, centroids: np.ndarray, weights: np.ndarray | None = None, *, iterations: int = 100
 ) -> Codebook:
-    """Lloyd's iteration from the given start: assign to the nearest centroid, move it to the mean, until all stays.
+    """Assign each value to its nearest centroid, move the centroids to the means, and repeat until none moves.
 
-    A cluster that loses all its values keeps its centroid (han2016deep). Arguments otherwise as in :func:`optimal`.
+    A cluster that loses all its values keeps its centroid (han2016deep). The result is only a local optimum
+    (lloyd1982least).
+
+    values: (n,) finite numbers, one or more.
+    centroids: (k,) where they begin, in any order; at most n.
+    weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
+    iterations: at most so many rounds.
+
+    Returns the codebook. Raises ValueError for no centroids or more than n, and for values or weights that are not
+    accepted.
+
+    >>> lloyd(np.array([1.0, 2.0, 10.0, 12.0]), np.array([0.0, 3.0])).centroids.tolist()
+    [1.5, 11.0]
     """
     values, weights = _checked(values, len(centroids), weights)
     centroids = np.sort(np.asarray(centroids, dtype=float))
@@ -109,10 +134,18 @@ def _intervals(w: np.ndarray, h: np.ndarray, k: int) -> np.ndarray:
 
 
 def priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: float) -> tuple[np.ndarray | None, float]:
-    """The price of a cluster at which exactly k of them are cheapest, sought outwards and by bisection, and those k.
+    """Search the price of a cluster at which exactly k of them are cheapest, outwards and then by bisection.
 
     The least error falls ever more slowly as k grows, so what is cheapest at some price is optimal for its own k.
-    Where several k tie at one price, no price singles k out: the clusters are None then.
+
+    mass: (n + 1,) prefix sums of the weights h of the ascending, distinct values.
+    moment: (n + 1,) prefix sums of h w.
+    k: number of clusters, 1 to n.
+    price: where the search begins, in units of the squared error.
+    step: factor by which the price is changed at first, above 1.
+
+    Returns the first index of each of the k clusters and the price. Where several k tie at one price no price singles k
+    out: the clusters are None then.
     """
     low, high, price = 0.0, np.inf, max(price, 1e-300)  # a price of 0 could not be raised
     while high > low * (1 + 1e-13):
@@ -134,14 +167,14 @@ def priced(mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: flo
 
 
 @numba.njit(cache=True)
-def _cost(D, H, S, i, j):
+def _cost(D: np.ndarray, H: np.ndarray, S: np.ndarray, i: int, j: int) -> float:
     mass, moment = H[j] - H[i], S[j] - S[i]
     return D[i] - moment * moment / mass if mass > 0 else D[i]
 
 
 @numba.njit("int64[::1](float64[::1], float64[::1], float64)", cache=True)
-def _cheapest(H, S, price):
-    """First indices of the clusters that minimise error + price * clusters, for prefix sums H of h and S of h w.
+def _cheapest(H: np.ndarray, S: np.ndarray, price: float) -> np.ndarray:
+    """First indices of the clusters that minimize error + price * clusters, for prefix sums H of h and S of h w.
 
     The error of a cluster is written without T, which adds up to the same total for all partitions. A later start i
     only ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and from where.
@@ -185,7 +218,7 @@ def _cheapest(H, S, price):
 
 
 @numba.njit("int64[::1](float64[::1], float64[::1], int64)", cache=True)
-def _layered(H, S, k):
+def _layered(H: np.ndarray, S: np.ndarray, k: int) -> np.ndarray:
     """The same k clusters by dynamic programming over m = 1..k, divide and conquer within a layer; needed for ties."""
     n = len(H) - 1
     before, after = np.zeros(n + 1), np.zeros(n + 1)

@@ -24,14 +24,19 @@ from torch import Tensor, nn
 
 from lib.quantization import optimal_kmeans
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import CompressedWeight, Encoding, compress
+from lib.weights import CompressedWeight, Encoding, Layer, compress
 
 VECTORS = ("outputs", "inputs")
 
 
 @dataclass(frozen=True)
 class VectorCodebook:
-    """codewords: (k, d) float64; codes: (n,) int64, the codeword of each vector; squared_error: the loss."""
+    """Codewords, and which of them stands for each vector.
+
+    codewords: (k, d) float64.
+    codes: (n,) int64, the index of each vector's codeword.
+    squared_error: the squared error that is lost.
+    """
 
     codewords: np.ndarray
     codes: np.ndarray
@@ -39,11 +44,22 @@ class VectorCodebook:
 
 
 def kmeans(vectors: np.ndarray, k: int, *, seed: int, iterations: int = 25, restarts: int = 3) -> VectorCodebook:
-    """k codewords for n vectors by Lloyd's iteration from k-means++ starts, the best of ``restarts`` runs.
+    """Cluster vectors by Lloyd's iteration from k-means++ starts, and keep the best of several runs.
 
-    vectors: (n, d) finite numbers. Vectors of one number are clustered exactly instead. A cluster that loses all its
-    vectors keeps its codeword; more clusters than vectors give one codeword a vector.
-    Raises ValueError on no vectors, numbers that are not finite, and a k, iterations or restarts below 1.
+    A cluster that loses all its vectors keeps its codeword. Vectors of one number are clustered exactly instead.
+
+    vectors: (n, d) finite numbers, n and d 1 or more.
+    k: number of codewords, 1 or more; n where there are fewer vectors.
+    seed: of the starts.
+    iterations: at most so many rounds for each run, 1 or more.
+    restarts: number of runs, 1 or more.
+
+    Returns the codebook.
+    Raises ValueError for no vectors, numbers that are not finite, and a k, iterations or restarts below 1.
+
+    >>> book = kmeans(np.array([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]]), 2, seed=0)
+    >>> sorted(book.codewords.tolist()), book.squared_error
+    ([[0.0, 1.0], [9.0, 9.0]], 2.0)
     """
     vectors = np.ascontiguousarray(vectors, dtype=float)
     if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
@@ -60,10 +76,10 @@ def kmeans(vectors: np.ndarray, k: int, *, seed: int, iterations: int = 25, rest
 
 
 @numba.njit("Tuple((float64[:, ::1], int64[::1], float64))(float64[:, ::1], float64[::1], int64)", cache=True)
-def _lloyd(x, draws, iterations):
+def _lloyd(x: np.ndarray, draws: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray, float]:
     n, d = x.shape
     k = len(draws)
-    centres = np.empty((d, k))  # k last: the distances to all of them are computed side by side
+    centers = np.empty((d, k))  # k last: the distances to all of them are computed side by side
     codes, nearest = np.full(n, -1), np.full(n, np.inf)
     pick = int(draws[0] * n)
     for j in range(k):  # k-means++: a vector is drawn with a chance that grows with its squared distance so far
@@ -73,7 +89,7 @@ def _lloyd(x, draws, iterations):
                 if nearest[i] > 0 and passed <= aim:
                     pick = i
                 passed += nearest[i]
-        centres[:, j] = x[pick]
+        centers[:, j] = x[pick]
         for i in range(n):
             apart = 0.0
             for t in range(d):
@@ -86,7 +102,7 @@ def _lloyd(x, draws, iterations):
             distance[:] = 0
             for t in range(d):
                 for j in range(k):
-                    difference = x[i, t] - centres[t, j]
+                    difference = x[i, t] - centers[t, j]
                     distance[j] += difference * difference
             best = 0
             for j in range(1, k):
@@ -103,16 +119,22 @@ def _lloyd(x, draws, iterations):
                 sums[t, codes[i]] += x[i, t]
         for j in range(k):
             if counts[j] > 0:
-                centres[:, j] = sums[:, j] / counts[j]
-    return centres.T.copy(), codes, nearest.sum()
+                centers[:, j] = sums[:, j] / counts[j]
+    return centers.T.copy(), codes, nearest.sum()
 
 
 class ProductWeight(CompressedWeight):
     """Codewords looked up piece by piece. Stored, and trained if the network is: all codewords, flat.
 
-    bits: of a code, k = 2^bits. length: columns of a segment. vectors: whether a row holds an output's weights or an
-    input's. shared: one codebook for all segments, of one length then.
+    bits: of a code, 1 to 16; k = 2^bits codewords for each segment.
+    length: columns of a segment, 1 or more.
+    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    shared: whether all segments, of one length then, share one codebook.
+    seed: of the clustering.
     """
+
+    codes: Tensor
+    places: Tensor
 
     def __init__(
         self, bits: int, *, length: int, vectors: str = "outputs", shared: bool = False, seed: int = 0
@@ -120,7 +142,7 @@ class ProductWeight(CompressedWeight):
         super().__init__()
         check_vectors(vectors)
         if length < 1:
-            raise ValueError(f"the length of a segment must be 1 or more, not {length}")
+            raise ValueError(f"length must be 1 or more, not {length}")
         self.bits, self.length, self.vectors, self.shared, self.seed = bits, length, vectors, shared, seed
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -164,32 +186,56 @@ def _places(codes: Tensor, total: int, shape: torch.Size, length: int, by_input:
     segment, within = column // length, column % length
     width = (columns - segment * length).clamp(max=length)  # of the column's segment
     start = torch.zeros_like(column) if shared else total // columns * segment * length
-    found = start + codes[:, segment] * width + within
-    return (found.T if by_input else found).reshape(shape)
+    places = start + codes[:, segment] * width + within
+    return (places.T if by_input else places).reshape(shape)
 
 
 def matrix(weight: Tensor, vectors: str) -> Tensor:
-    """The weight as the matrix whose rows are clustered: (outputs, rest), or its transpose for "inputs"."""
+    """See a weight as the matrix whose rows are cut into pieces.
+
+    weight: (outputs, ...).
+    vectors: "outputs" for (outputs, rest), "inputs" for its transpose.
+
+    >>> matrix(torch.zeros(20, 6, 5, 5), "inputs").shape
+    torch.Size([150, 20])
+    """
     rows = weight.reshape(len(weight), -1)
     return rows.T if vectors == "inputs" else rows
 
 
 def sizes(shape: torch.Size, vectors: str) -> tuple[int, int]:
-    """Rows and columns of that matrix, for a weight of ``shape``."""
+    """Count the rows and columns of the matrix that :func:`matrix` makes of a weight.
+
+    shape: of the weight, (outputs, ...).
+    vectors: "outputs" or "inputs".
+
+    >>> sizes(torch.Size([20, 6, 5, 5]), "inputs")
+    (150, 20)
+    """
     outputs, rest = shape[0], shape[1:].numel()
     return (rest, outputs) if vectors == "inputs" else (outputs, rest)
 
 
 def check_vectors(vectors: str) -> None:
-    """ValueError for a name that is neither of VECTORS."""
+    """Raise ValueError for anything but "outputs" and "inputs"."""
     if vectors not in VECTORS:
         raise ValueError(f"vectors must be one of {', '.join(VECTORS)}, not {vectors!r}")
 
 
 def check_length(length: int, columns: int, *, shared: bool, name: str = "") -> None:
-    """ValueError where one codebook cannot serve all segments, because the last of them would be shorter."""
+    """Raise ValueError where one codebook cannot serve all segments, because the last of them would be shorter.
+
+    length: columns of a segment.
+    columns: of the matrix.
+    shared: whether all segments share one codebook.
+    name: of the layer, for the error.
+
+    >>> check_length(4, 10, shared=True)
+    Traceback (most recent call last):
+    ValueError: segments of 4 do not divide the 10 columns: one shared codebook needs 1, 2, 5, 10
+    """
     if shared and columns % length:
-        accepted = ", ".join(str(each) for each in range(1, columns + 1) if columns % each == 0)
+        accepted = ", ".join(str(n) for n in range(1, columns + 1) if columns % n == 0)
         of = f" of layer {name!r}" if name else ""
         raise ValueError(
             f"segments of {length} do not divide the {columns} columns{of}: one shared codebook needs {accepted}"
@@ -205,16 +251,26 @@ def quantize(
     shared: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """Let pieces of ``length`` weights share 2^bits codewords, a codebook for each segment of a layer. In place.
+    """Let the pieces of each segment of a layer share 2^bits codewords. In place.
 
-    bits: of each code, 1 to 16, for all layers or by layer name (layers not named are left alone). A layer with fewer
-    rows than codewords gets one codeword a row; one with fewer columns than ``length`` is one segment.
-    Returns the model. Raises ValueError on bits outside 1..16, an unknown layer, unknown ``vectors``, a length below 1,
-    and one that does not divide the columns of a layer where ``shared``.
+    model: any network.
+    bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer
+        rows than codewords gets one codeword per row.
+    length: weights in a piece, 1 or more; a layer with fewer columns is one segment.
+    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    shared: whether all segments of a layer share one codebook; ``length`` must divide the columns then.
+    seed: of the clustering.
+
+    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, other ``vectors``, a length below 1,
+    or one that does not divide the columns of a layer where ``shared`` (gong2014vq, section 3.3).
+
+    >>> layer = quantize(nn.Linear(40, 50), bits=3, length=4)
+    >>> len(layer.weight[:, :4].unique(dim=0))  # the first pieces of the 50 rows
+    8
     """
     check_names(model, bits)
 
-    def form(name: str, layer: nn.Module) -> ProductWeight | None:
+    def form(name: str, layer: Layer) -> ProductWeight | None:
         if (chosen := bits_of(bits, name)) is None:
             return None
         made = ProductWeight(chosen, length=length, vectors=vectors, shared=shared, seed=seed)
@@ -226,6 +282,15 @@ def quantize(
 
 
 def compression_rate(rows: int, columns: int, *, bits: int, length: int) -> float:
-    """32 m n / (32 k n + q m s) for k = 2^q codewords in each of s segments (gong2014vq)."""
+    """Compute how many times smaller a layer gets: 32 m n / (32 k n + q m s) (gong2014vq, section 3.3).
+
+    rows: m, of the matrix.
+    columns: n, of the matrix.
+    bits: q, of a code; k = 2^q codewords in each of s segments.
+    length: columns of a segment.
+
+    >>> compression_rate(1024, 64, bits=4, length=4)
+    21.333333333333332
+    """
     segments = -(-columns // length)
     return 32 * rows * columns / (32 * 2**bits * columns + bits * rows * segments)

@@ -7,7 +7,7 @@ r"""Quantization-aware training: the forward pass rounds as the integer network 
 activation is a moving average over the batches, and its rounding begins after a delay, when the average is worth
 something. Biases are not rounded: the integer network holds them in int32.
 
-The paper folds batch norm anew in each step, with the statistics of the batch; here it is folded once, before training.
+The paper folds batch norm in each step, with the statistics of the batch; here it is folded once, before training.
 """
 
 import math
@@ -30,26 +30,51 @@ def fit(
     decay: float = 0.99,
     batch_size: int = 128,
 ) -> list[float]:
-    """Train what :func:`lib.quantization.affine.simulate` returned, after it was calibrated; return each epoch's loss.
+    """Train a simulated network while it rounds as the integer network will. In place.
 
-    learning_rate: about a tenth of that which trained the float network. delay: share of the epochs, rounded up, before
-    activations are rounded; weights are rounded from the start. decay: of the moving average of their ranges.
-    In place. Raises ValueError for a network without grids, an empty split, a delay outside [0, 1] or a decay outside
-    [0, 1).
+    network: what :func:`lib.quantization.affine.simulate` returned, calibrated.
+    split: samples to train on, one or more.
+    epochs: passes over the split, 0 or more.
+    seed: of the order of the samples.
+    learning_rate: about a tenth of that which trained the float network; it falls to zero along a cosine.
+    delay: share of the epochs, in [0, 1] and rounded up, before activations are rounded; weights are from the start.
+    decay: of the moving average of the activations' ranges, in [0, 1).
+    batch_size: samples per step, 1 or more.
+
+    Returns the mean loss of each epoch.
+    Raises ValueError for a network without grids, an empty split, and arguments that are not accepted
+    (jacob2018quantization, section 3).
+
+    >>> from torch import rand, tensor, nn
+    >>> from lib.quantization.affine import calibrate, simulate
+    >>> split = Split(rand(6, 3), tensor([0, 1, 0, 1, 0, 1]))
+    >>> network = calibrate(simulate(nn.Linear(3, 2)), split.images)
+    >>> len(fit(network, split, epochs=2, seed=0))
+    2
     """
-    found = activations(network)
+    split.check_not_empty("to train on")
+    followed = activations(network)
     if not 0 <= delay <= 1 or not 0 <= decay < 1:
         raise ValueError(f"delay must be in [0, 1] and decay in [0, 1), not {delay} and {decay}")
+    if epochs < 0 or batch_size < 1:
+        raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
 
     def before_epoch(epoch: int) -> None:
-        for each in found:
-            each.observing, each.quantizing = True, epoch >= math.ceil(delay * epochs)
+        for activation in followed:
+            activation.observing, activation.quantizing = True, epoch >= math.ceil(delay * epochs)
 
-    for each in found:
-        each.percentile, each.decay = 100.0, decay
-    how = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate, "batch_size": batch_size}
+    for activation in followed:
+        activation.percentile, activation.decay = 100.0, decay
     try:
-        return training.fit(network, split, before_epoch=before_epoch, **how)
+        return training.fit(
+            network,
+            split,
+            epochs=epochs,
+            seed=seed,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            before_epoch=before_epoch,
+        )
     finally:
-        for each in found:
-            each.observing, each.quantizing = False, True
+        for activation in followed:
+            activation.observing, activation.quantizing = False, True

@@ -6,8 +6,8 @@ With the rows of an m × n weight as :math:`R_0 = W`, stage t clusters what the 
 
 where :math:`\hat R_{t-1}` replaces each row of :math:`R_{t-1}` by the nearest of the k codewords of stage t, found by
 k-means. T stages with codes of q bits, :math:`k = 2^q`, take T (32 k n + q m) bits: codewords are as long as a row, so
-that the codebooks soon outweigh the codes (gong2014vq, section 3.4). Matrices and ``vectors`` are those of
-:mod:`lib.quantization.product_quantization`.
+that the codebooks soon outweigh the codes (gong2014vq, section 3.4). Rows are those of the matrix that product
+quantization cuts into pieces, see :func:`lib.quantization.product_quantization.matrix`.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,14 @@ from lib.weights import CompressedWeight, Encoding, compress
 class ResidualWeight(CompressedWeight):
     """The sum of one codeword from each stage. Stored, and trained if the network is: (stages, k, columns) codewords.
 
-    bits: of a code, k = 2^bits. stages: codebooks, one after the other. vectors: whether a row holds an output's
-    weights or an input's.
+    bits: of a code, 1 to 16; k = 2^bits codewords in a stage.
+    stages: codebooks, one after the other, 1 to 255.
+    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    seed: of the clustering.
     """
+
+    codes: Tensor
+    shape: torch.Size
 
     def __init__(self, bits: int, *, stages: int, vectors: str = "outputs", seed: int = 0) -> None:
         super().__init__()
@@ -57,7 +62,7 @@ class ResidualWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        vectors = VECTORS[encoding.tables["layout"].long().item()]
+        vectors = VECTORS[int(encoding.tables["layout"].item())]
         _, columns = sizes(shape, vectors)
         codes = torch.stack(list(encoding.symbols.values()))
         codewords = encoding.tables["codeword"].reshape(len(codes), -1, columns)
@@ -65,7 +70,17 @@ class ResidualWeight(CompressedWeight):
 
 
 def summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) -> Tensor:
-    """w_z = sum over stages t of codeword a_t(z); the order of the sum is the order of the stages."""
+    """Add up the codewords of each row, w_z = sum over the stages t of codeword a_t(z), in the order of the stages.
+
+    codewords: (stages, k, columns).
+    codes: (stages, rows), int64.
+    shape: of the weight that is returned.
+    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+
+    >>> codewords = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[10.0, 10.0], [20.0, 20.0]]])
+    >>> summed(codewords, torch.tensor([[0, 1], [1, 0]]), torch.Size([2, 2]), "outputs").tolist()
+    [[21.0, 22.0], [13.0, 14.0]]
+    """
     rows = codewords[0].index_select(0, codes[0])
     for book, chosen in zip(codewords[1:], codes[1:], strict=True):
         rows = rows + book.index_select(0, chosen)
@@ -80,11 +95,21 @@ def quantize(
     vectors: str = "outputs",
     seed: int = 0,
 ) -> nn.Module:
-    """Write each row of a layer as a sum of ``stages`` codewords, one of 2^bits from each stage. In place.
+    """Write each row of a layer as a sum of codewords, one of 2^bits from each stage. In place.
 
-    bits: of each code, 1 to 16, for all layers or by layer name (layers not named are left alone). A layer with fewer
-    rows than codewords gets one codeword a row. Returns the model.
-    Raises ValueError on bits outside 1..16, an unknown layer, unknown ``vectors``, and stages outside 1..255.
+    model: any network.
+    bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer
+        rows than codewords gets one codeword per row.
+    stages: codebooks, one after the other, 1 to 255.
+    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    seed: of the clustering.
+
+    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, other ``vectors``, and stages outside
+    1..255 (gong2014vq, section 3.4).
+
+    >>> layer = quantize(nn.Linear(6, 50), bits=2, stages=2)
+    >>> len(layer.weight.unique(dim=0)) <= 4 * 4
+    True
     """
     check_names(model, bits)
 
@@ -96,5 +121,14 @@ def quantize(
 
 
 def compression_rate(rows: int, columns: int, *, bits: int, stages: int) -> float:
-    """32 m n / (T (32 k n + q m)) for T stages of k = 2^q codewords (gong2014vq)."""
+    """Compute how many times smaller a layer gets: 32 m n / (T (32 k n + q m)) (gong2014vq, section 3.4).
+
+    rows: m, of the matrix.
+    columns: n, of the matrix.
+    bits: q, of a code; k = 2^q codewords in a stage.
+    stages: T.
+
+    >>> compression_rate(1024, 16, bits=4, stages=2)
+    21.333333333333332
+    """
     return 32 * rows * columns / (stages * (32 * 2**bits * columns + bits * rows))

@@ -22,9 +22,15 @@ from lib.weights import CompressedWeight, Encoding, compress
 
 
 class SharedWeight(CompressedWeight):
-    """centroids[codes]. ``cluster`` gives the codebook of a layer's weights, flattened to (n,) float64."""
+    """centroids[codes]. Stored, and trained if the network is: the centroids.
 
-    def __init__(self, cluster: Callable[[np.ndarray], Codebook]):
+    cluster: from a layer's weights, flattened to (n,) float64, to their codebook.
+    """
+
+    codes: Tensor
+    shape: torch.Size
+
+    def __init__(self, cluster: Callable[[np.ndarray], Codebook]) -> None:
         super().__init__()
         self.cluster = cluster
 
@@ -46,10 +52,19 @@ class SharedWeight(CompressedWeight):
 
 
 def share(model: nn.Module, *, bits: int | Mapping[str, int]) -> nn.Module:
-    """Let the weights of each layer share 2^bits values, the optimal ones. In place; returns the model.
+    """Let the weights of each layer share 2^bits values, the ones that lose the least squared error. In place.
 
-    bits: of each code, 1 to 16, for all layers or by layer name (layers not named are left alone). A layer of fewer
-    weights than 2^bits gets one value per weight. Raises ValueError on bits outside 1..16 or an unknown layer.
+    model: any network.
+    bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer
+        weights than 2^bits gets one value per weight.
+
+    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, or a model without a layer that has a
+    weight (gong2014vq, section 3.2).
+
+    >>> from lib import models
+    >>> model = share(models.lenet_300_100(), bits={"fc2": 3, "fc3": 2})
+    >>> len(model.fc2.weight.unique()), len(model.fc3.weight.unique())
+    (8, 4)
     """
     check_names(model, bits)
     return compress(model, lambda name, layer: _form(bits_of(bits, name)))
@@ -62,5 +77,12 @@ def _form(bits: int | None) -> SharedWeight | None:
 
 
 def compression_rate(weights: int, bits: int) -> float:
-    """32 n / (q n + 32 2^q): codes of q bits and a codebook of 2^q floats (gong2014vq; han2016deep, equation 1)."""
+    """Compute how many times smaller a layer gets: 32 n / (q n + 32 2^q) (gong2014vq; han2016deep, equation 1).
+
+    weights: n, the weights of the layer.
+    bits: q, of a code; the codebook has 2^q floats.
+
+    >>> compression_rate(1_000_000, 4)  # nearly 32 / 4
+    7.998976131055225
+    """
     return 32 * weights / (bits * weights + 32 * 2**bits)

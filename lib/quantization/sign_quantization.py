@@ -14,18 +14,22 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.weights import CompressedWeight, Encoding, compress, layers
+from lib.weights import CompressedWeight, Encoding, compress, layer_named
 
 SCALES = ("none", "layer", "row")
 
 
 class SignWeight(CompressedWeight):
-    """scale · sign(weight). The scale is what is stored, and trained if the network is: (0,), (1,) or (outputs,)."""
+    """scale · sign(weight). Stored, and trained if the network is: the scale, (0,), (1,) or (outputs,).
 
-    def __init__(self, scale: str = "none"):
+    scale: "none", "layer" for one scale, or "row" for one per output.
+    """
+
+    positive: Tensor
+
+    def __init__(self, scale: str = "none") -> None:
         super().__init__()
-        if scale not in SCALES:
-            raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
+        check_scale(scale)
         self.scale = scale
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -48,21 +52,39 @@ class SignWeight(CompressedWeight):
 
 
 def signed(positive: Tensor, scale: Tensor) -> Tensor:
-    """± 1 for each weight, times one scale for the layer, one for each row, or none."""
+    """Turn signs into weights: ±1, times one scale for the layer, one for each row, or none.
+
+    positive: bool, of the weight's shape; False is -1.
+    scale: (0,) for none, (1,) or (outputs,).
+
+    >>> signed(torch.tensor([[True, False], [False, False]]), torch.tensor([0.5, 2.0])).tolist()
+    [[0.5, -0.5], [-2.0, -2.0]]
+    """
     signs = torch.where(positive, 1.0, -1.0).to(scale.dtype)
     return signs * scale.reshape(-1, *[1] * (signs.dim() - 1)) if len(scale) else signs
 
 
-def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | None = None) -> nn.Module:
-    """Keep the sign of each weight alone, times the mean size of the layer's or the row's weights. In place.
-
-    scale: "none" as published, "layer", or "row" for one scale an output. names: of the layers; None takes them all.
-    Returns the model. Raises ValueError on an unknown scale or layer, and for a model without a layer.
-    """
+def check_scale(scale: str) -> None:
+    """Raise ValueError for a scale that is not one of ``SCALES``."""
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-    known = [name for name, _ in layers(model)]
-    for name in known if names is None else names:
-        if name not in known:
-            raise ValueError(f"no layer {name!r} to quantize: the layers are {', '.join(known)}")
+
+
+def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | None = None) -> nn.Module:
+    """Keep the sign of each weight alone, times the mean magnitude of the layer's or the row's weights. In place.
+
+    model: any network.
+    scale: "none" as published, "layer" for one scale a layer, or "row" for one per output.
+    names: of the layers to quantize; None takes them all.
+
+    Returns the model.
+    Raises ValueError for another scale, an unknown layer, or a model without a layer that has a weight (gong2014vq).
+
+    >>> layer = quantize(nn.Linear(30, 20))
+    >>> layer.weight.unique().tolist()
+    [-1.0, 1.0]
+    """
+    check_scale(scale)
+    for name in names or ():
+        layer_named(model, name)
     return compress(model, lambda name, _: SignWeight(scale) if names is None or name in names else None)

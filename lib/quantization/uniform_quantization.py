@@ -15,17 +15,27 @@ import numpy as np
 from torch import nn
 
 from lib.coding import coders
-from lib.quantization.hessian_weighted_kmeans import Importance, share_together
 from lib.quantization.optimal_kmeans import Codebook
+from lib.quantization.shared.hessian_diagonal import Importance
+from lib.quantization.shared.joint_codebook import share_together
 
 MOST_CELLS = 2**16 - 1  # what a stream of symbols holds, one left for a filler's zero
 
 
-def fit(values: np.ndarray, step: float, weights: np.ndarray | None = None) -> Codebook:
-    """Codebook of the cells of width ``step`` that hold a value. Arguments as in ``optimal_kmeans.optimal``.
+def codebook(values: np.ndarray, step: float, weights: np.ndarray | None = None) -> Codebook:
+    """Round the values to the middle of cells of one width, and let each used cell keep the mean of its members.
 
-    A cell whose members have no weight keeps their plain mean. Raises ValueError on a step that is not positive or
-    makes more than 65,535 cells, and on values or weights that are no good.
+    values: (n,) finite numbers, one or more.
+    step: width of a cell, above 0 and wide enough for at most 65,535 used cells.
+    weights: (n,) importance of each value, finite and not negative; None weighs them all alike. A cell whose members
+        have no weight keeps their plain mean.
+
+    Returns the codebook of the used cells, in ascending order.
+    Raises ValueError for another step, and for values or weights that are not accepted.
+
+    >>> book = codebook(np.array([0.1, 0.3, 0.9, 5.0]), step=1.0)
+    >>> book.centroids.round(3).tolist(), book.codes.tolist()
+    ([0.2, 0.9, 5.0], [0, 0, 1, 2])
     """
     values, weights = checked(values, weights)
     used, codes = np.unique(_cells(values, step), return_inverse=True)
@@ -38,7 +48,16 @@ def fit(values: np.ndarray, step: float, weights: np.ndarray | None = None) -> C
 
 
 def checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights as contiguous (n,) float64, weights 1 if none are given; ValueError if they are no good."""
+    """Return values and weights as contiguous float64, after checking them.
+
+    values: (n,) finite numbers, one or more.
+    weights: (n,) importance of each value, finite and not negative; None gives 1 to each.
+
+    Returns two arrays (n,). Raises ValueError where values are empty or not finite, or weights do not fit them.
+
+    >>> checked(np.array([1, 2]), None)
+    (array([1., 2.]), array([1., 1.]))
+    """
     values = np.ascontiguousarray(values, dtype=float).ravel()
     weights = np.ones_like(values) if weights is None else np.ascontiguousarray(weights, dtype=float).ravel()
     if len(values) == 0 or not np.isfinite(values).all():
@@ -55,7 +74,13 @@ def _cells(values: np.ndarray, step: float) -> np.ndarray:
 
 
 def rate(codes: np.ndarray) -> float:
-    """Entropy of the codes, bits for each."""
+    """Compute the entropy of codes, in bits per code.
+
+    codes: (n,) whole numbers.
+
+    >>> rate(np.array([0, 0, 7, 7]))
+    1.0
+    """
     lowest = codes.min(initial=0)
     spread = codes.max(initial=0) - lowest
     counts = np.bincount(codes - lowest) if spread < 2**24 else np.unique(codes, return_counts=True)[1]
@@ -63,9 +88,17 @@ def rate(codes: np.ndarray) -> float:
 
 
 def step_for(values: np.ndarray, bits: float) -> float:
-    """The step, by bisection of its logarithm, at which the cells' numbers have an entropy of ``bits`` or just less.
+    """Find the width of cells at which their numbers have a given entropy, or just less.
 
-    Raises ValueError where no step within reach does: bits must be positive and below the entropy of the finest cells.
+    values: (n,) finite numbers.
+    bits: the entropy, in bits per value: above 0 and below that of the finest cells that are accepted.
+
+    Returns the step, found by bisection of its logarithm.
+    Raises ValueError for bits outside that range, and for values that are not accepted.
+
+    >>> values = np.linspace(0, 1, 1000)
+    >>> round(rate(codebook(values, step_for(values, bits=2)).codes), 2)
+    2.0
     """
     values, _ = checked(values, None)
     widest = 4 * np.abs(values).max()
@@ -88,16 +121,28 @@ def share(
     importance: Importance | None = None,
     floor: float = 1e-3,
 ) -> nn.Module:
-    """Quantize the non-zero weights of all layers together, by cells of width ``step``. In place.
+    """Quantize the non-zero weights of all layers together, by cells of one width; zero stays zero. In place.
 
-    bits: give these instead of a step for that entropy of the codes, in bits a weight that is kept.
-    Other arguments and errors as in ``hessian_weighted_kmeans.share_together``; ValueError unless one of them is given.
+    Give either ``step`` or ``bits``.
+
+    model: any network whose layers' weights are of one type of float.
+    step: width of a cell, in units of the weights, above 0.
+    bits: instead of a step, the entropy of the codes, in bits per weight that is kept.
+    importance: layer name -> importance of each of its weights, of the weight's shape, finite and not negative; it
+        weighs the means of the cells. Layers that it does not name are left alone. None: all layers, all weights alike.
+    floor: added to each importance, in units of their mean, 0 or more, so that a weight that no sample ever used
+        counts a little.
+
+    Returns the model.
+    Raises ValueError unless exactly one of ``step`` and ``bits`` is given and accepted, for a negative floor, layers
+    whose weights are of several types, and an importance that does not fit the model (choi2017towards).
+
+    >>> layer = share(nn.Linear(100, 50), step=0.04)
+    >>> len(layer.weight.unique())  # the weights lie between -0.1 and 0.1
+    5
     """
-    if (step is None) == (bits is None):
-        raise ValueError(f"give either a step or bits, not step={step} and bits={bits}")
-    return share_together(
-        model,
-        lambda values, weights: fit(values, step_for(values, bits) if step is None else step, weights),
-        importance=importance,
-        floor=floor,
-    )
+    if step is not None and bits is None:
+        return share_together(model, lambda v, h: codebook(v, step, h), importance=importance, floor=floor)
+    if bits is not None and step is None:
+        return share_together(model, lambda v, h: codebook(v, step_for(v, bits), h), importance=importance, floor=floor)
+    raise ValueError(f"either step or bits must be given, not step={step} and bits={bits}")

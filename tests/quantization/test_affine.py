@@ -2,15 +2,12 @@
 
 import copy
 import math
-from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lib import models, running, storage
-from lib.datasets import Split
 from lib.quantization.affine import (
     Activation,
     AffineWeight,
@@ -21,8 +18,6 @@ from lib.quantization.affine import (
     quantize,
     simulate,
 )
-from lib.quantization.shared import graph, integer_network, torch_kernels
-from lib.training import error_pct
 from lib.vision import torchvision
 from lib.weights import layers
 
@@ -42,49 +37,49 @@ def rand(*shape, seed=0):
 )
 @pytest.mark.parametrize(("a", "b"), RANGES)
 def test_a_value_in_the_range_is_at_most_half_a_step_away(a, b, bits, symmetric):
-    found = grid(a, b, bits=bits, symmetric=symmetric)
+    chosen = grid(a, b, bits=bits, symmetric=symmetric)
     r = torch.linspace(min(a, 0), max(b, 0), 1001)
-    distance = (r - found.dequantize(found.quantize(r))).abs().max()
-    assert distance <= 0.5001 * found.scale + 1e-6 * r.abs().max()
-    assert found.high - found.low == 2**bits - (2 if symmetric else 1)
+    distance = (r - chosen.dequantize(chosen.quantize(r))).abs().max()
+    assert distance <= 0.5001 * chosen.scale + 1e-6 * r.abs().max()
+    assert chosen.high - chosen.low == 2**bits - (2 if symmetric else 1)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5, 8, 24, 31, 32])
 @pytest.mark.parametrize(("a", "b"), RANGES)
 def test_zero_is_on_the_grid(a, b, bits):
     for symmetric in (False, True)[: 1 + (bits > 1)]:
-        found = grid(a, b, bits=bits, symmetric=symmetric)
-        assert found.low <= found.zero <= found.high
-        assert found.dequantize(found.quantize(torch.zeros(1))).item() == 0
-        assert not symmetric or found.zero == 0
+        chosen = grid(a, b, bits=bits, symmetric=symmetric)
+        assert chosen.low <= chosen.zero <= chosen.high
+        assert chosen.dequantize(chosen.quantize(torch.zeros(1))).item() == 0
+        assert not symmetric or chosen.zero == 0
 
 
 @pytest.mark.parametrize(("a", "b"), RANGES)
 def test_each_code_comes_back(a, b):
-    found = grid(a, b)
+    chosen = grid(a, b)
     codes = torch.arange(-128, 128)
-    assert torch.equal(found.quantize(found.dequantize(codes)), codes)
+    assert torch.equal(chosen.quantize(chosen.dequantize(codes)), codes)
 
 
 @pytest.mark.parametrize(("a", "b"), RANGES[:4])
 def test_scale_and_zero_are_the_formulas(a, b):
-    found = grid(a, b)
-    assert math.isclose(found.scale, (b - a) / 255, rel_tol=1e-6)
-    assert abs(found.zero - min(127, max(-128, -128 - a / ((b - a) / 255)))) <= 0.5001
+    chosen = grid(a, b)
+    assert math.isclose(chosen.scale, (b - a) / 255, rel_tol=1e-6)
+    assert abs(chosen.zero - min(127, max(-128, -128 - a / ((b - a) / 255)))) <= 0.5001
     assert math.isclose(grid(a, b, symmetric=True).scale, max(-a, b) / 127, rel_tol=1e-6)
 
 
 def test_numbers_outside_are_clipped_and_ties_go_to_even():
-    found = grid(-2, 1.984375, bits=8)  # S = 1 / 64
-    assert found.quantize(torch.tensor([-9.0, 9.0])).tolist() == [-128, 127]
+    chosen = grid(-2, 1.984375, bits=8)  # S = 1 / 64
+    assert chosen.quantize(torch.tensor([-9.0, 9.0])).tolist() == [-128, 127]
     ties = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5]) / 64
-    assert (found.quantize(ties) - found.zero).tolist() == [0, 2, 2, 0, -2]
+    assert (chosen.quantize(ties) - chosen.zero).tolist() == [0, 2, 2, 0, -2]
 
 
 @pytest.mark.parametrize("bits", [24, 28, 32])
 def test_wide_grids_lose_no_more_than_float32_does(bits):
-    r, found = rand(1000).clamp(-5, 4), grid(-5.0, 4.0, bits=bits)
-    assert ((found.dequantize(found.quantize(r)) - r).abs() <= found.scale / 2 + 1.2e-7 * r.abs()).all()
+    r, chosen = rand(1000).clamp(-5, 4), grid(-5.0, 4.0, bits=bits)
+    assert ((chosen.dequantize(chosen.quantize(r)) - r).abs() <= chosen.scale / 2 + 1.2e-7 * r.abs()).all()
 
 
 def test_a_range_of_no_width_has_scale_one():
@@ -96,9 +91,9 @@ def test_a_range_of_no_width_has_scale_one():
 def test_grids_of_torch_are_the_same():
     x = rand(10_000)
     for a, b in ((-2.0, 3.0), (-0.1, 5.0)):
-        found = grid(a, b)
-        one = torch.fake_quantize_per_tensor_affine(x, found.scale.item(), found.zero.item(), -128, 127)
-        assert ((found.fake(x) - one).abs() > 1e-6).sum() <= 2  # torch multiplies by 1 / S: a tie may fall otherwise
+        chosen = grid(a, b)
+        one = torch.fake_quantize_per_tensor_affine(x, chosen.scale.item(), chosen.zero.item(), -128, 127)
+        assert ((chosen.fake(x) - one).abs() > 1e-6).sum() <= 2  # torch multiplies by 1 / S: a tie may fall otherwise
 
 
 @pytest.mark.parametrize("bits", [0, -1, 33, 2.0, True, "8", None])
@@ -134,10 +129,10 @@ def test_a_file_says_the_weight_bit_for_bit(shape, axis, symmetric):
 
 def test_a_scale_for_each_channel_loses_no_more_in_any_channel():
     weight = rand(20, 50) * torch.logspace(-2, 1, 20)[:, None]
-    each, one = (form(weight) - weight for form in (AffineWeight(8), AffineWeight(8, axis=None)))
+    own, one = (form(weight) - weight for form in (AffineWeight(8), AffineWeight(8, axis=None)))
     coarser = weight.abs().amax() / weight.abs().amax(1)
-    errors = [lost.square().mean(1) for lost in (each, one)]
-    assert (errors[0] < errors[1])[coarser > 1.5].all() and torch.equal(each[coarser == 1], one[coarser == 1])
+    errors = [lost.square().mean(1) for lost in (own, one)]
+    assert (errors[0] < errors[1])[coarser > 1.5].all() and torch.equal(own[coarser == 1], one[coarser == 1])
     assert (errors[0] < 0.01 * errors[1]).any()
 
 
@@ -247,386 +242,7 @@ def test_corrected_biases_bring_each_mean_back():
 # --- the network as a graph --------------------------------------------------------------------------------------
 
 
-def test_folded_batch_norm_answers_the_same():
-    torch.manual_seed(0)
-    for model, side in ((torchvision.models.mobilenet_v2(), 32), (models.resnet8(), 16)):
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-                module.weight.data.uniform_(-2, 2)
-                module.bias.data.normal_()
-        x = rand(2, 3, side, side)
-        folded = graph.traced(model)
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-        with torch.no_grad():
-            expected = model.eval()(x)
-            torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
-
-
-def test_grids_stand_behind_input_layers_and_sums_with_their_relu():
-    network = simulate(models.resnet8(), bits=4, edge_bits=8)
-    bits = {name: m.bits for name, m in network.named_modules() if isinstance(m, Activation)}
-    assert bits["input_1_grid"] == bits["fc_grid"] == 8 and set(list(bits.values())[1:-1]) == {4}
-    assert len(bits) == 1 + 9 + 3 + 1 + 1  # input; convolutions; sums; pooling; the last layer
-
-
-class Odd(nn.Module):
-    def __init__(self, call):
-        super().__init__()
-        self.layer, self.norm, self.call = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), call
-
-    def forward(self, x):
-        return self.call(self, x)
-
-
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda m, x: torch.sigmoid(m.layer(x)), "sigmoid.* has no integer form here"),
-        (lambda m, x: m.layer(x) if x.sum() > 0 else x, "cannot be traced"),
-        (lambda m, x: m.norm(functional.relu(m.layer(x))), "batch norm 'norm' cannot be folded"),
-        (lambda m, x: m.norm(m.layer(x)) + m.layer(x), "batch norm 'norm' cannot be folded"),
-        (lambda m, x: m.layer(x) + 1, "add.* has no integer form"),
-        (lambda m, x: (m.layer(x), x), "output has no integer form"),
-    ],
-)
-def test_networks_without_an_integer_form_are_refused(call, says):
-    with pytest.raises(ValueError, match=says):
-        simulate(Odd(call))
-
-
 # --- integer arithmetic ------------------------------------------------------------------------------------------
 
 
-def exactly(x: int, m0: int, exponent: int) -> int:
-    """TensorFlow Lite's two roundings with Python's integers."""
-    product = (x << max(exponent, 0)) * m0
-    nudge = 2**30 if product >= 0 else 1 - 2**30
-    high = math.trunc(Fraction(product + nudge, 2**31))
-    n = max(-exponent, 0)
-    half = Fraction(high, 2**n)
-    return math.floor(half + Fraction(1, 2)) if half >= 0 else -math.floor(-half + Fraction(1, 2))
-
-
-def test_rescaling_is_that_of_python_integers_and_one_step_from_the_real_product():
-    generator = torch.Generator().manual_seed(0)
-    q = torch.cat([torch.randint(-(2**30), 2**30, (150,), generator=generator), torch.arange(-50, 51) * 2**9])
-    for factor in (0.5, 0.25, 0.003, 0.9999999999, 1e-9, 0.7071, 1.0, 3.7, 2.0**-31):
-        m0, exponent = integer_network.multiplier(torch.tensor(factor, dtype=torch.float64))
-        assert 2**30 <= m0 < 2**31 and math.isclose(m0.item() / 2**31 * 2.0 ** exponent.item(), factor, rel_tol=1e-9)
-        inside = q[(q.abs() << exponent.clamp(min=0)) < 2**31]
-        found = integer_network.rescale(inside, m0, exponent)
-        assert found.tolist() == [exactly(x, m0.item(), exponent.item()) for x in inside.tolist()]
-        assert (found - (factor * inside.double()).round()).abs().max() <= 1
-
-
-def test_rounding_once_is_half_up():
-    q = torch.arange(-300, 301) * 71
-    for factor in (0.5, 0.25, 0.01, 0.7071, 1.0, 2.5):
-        m0, exponent = integer_network.multiplier(torch.tensor(factor, dtype=torch.float64))
-        found = integer_network.rescale(q, m0, exponent, rounding="once")
-        exact = [Fraction(x * m0.item(), 2**31) * Fraction(2) ** exponent.item() for x in q.tolist()]
-        assert found.tolist() == [math.floor(x + Fraction(1, 2)) for x in exact]
-
-
-def test_a_factor_below_two_to_the_minus_31_gives_zero():
-    assert (
-        integer_network.rescale(torch.tensor([2**31 - 1]), *integer_network.multiplier(torch.tensor(1e-12))).item() == 0
-    )
-
-
-@pytest.mark.parametrize("z2", [0, 3])
-def test_four_sums_are_the_sum_of_products(z2):
-    generator = torch.Generator().manual_seed(0)
-    q1 = torch.randint(-128, 128, (7, 12), generator=generator)
-    q2 = torch.randint(-127, 128, (5, 12), generator=generator)
-    zeros = torch.full((5,), z2) * torch.arange(5)
-    found = integer_network.accumulate(q1.int(), -11, q2.int(), zeros.int(), functional.linear)
-    assert torch.equal(found.long(), (q1 + 11) @ (q2 - zeros[:, None]).T)
-    image, kernel = q1.reshape(1, 7, 3, 4), torch.randint(-127, 128, (5, 7, 2, 2), generator=generator)
-    found = integer_network.accumulate(image.int(), -11, kernel.int(), zeros.int(), functional.conv2d)
-    assert torch.equal(found.long(), functional.conv2d(image + 11, kernel - zeros.reshape(-1, 1, 1, 1)))
-
-
-def test_the_integer_product_is_the_product_of_the_real_numbers():
-    a, b = rand(9, 30), rand(4, 30, seed=1)
-    ga, gb = grid(a.min(), a.max()), grid(b.amin(1, keepdim=True), b.amax(1, keepdim=True))
-    qa, qb = ga.quantize(a), gb.quantize(b)
-    total = integer_network.accumulate(qa.int(), ga.zero.item(), qb.int(), gb.zero.flatten().int(), functional.linear)
-    real = (ga.scale.double() * (qa - ga.zero)) @ (gb.scale.double() * (qb - gb.zero)).T
-    torch.testing.assert_close(total * ga.scale.double() * gb.scale.double().T, real, rtol=1e-9, atol=1e-9)
-
-
-def by_hand(simulated, x):
-    """A convolution, ReLU and a linear layer with Python's integers, one value at a time."""
-    first, second, third = (each.grid() for each in activations(simulated))
-    q = first.quantize(x)[0].tolist()
-    out = []
-    for layer, before, after in ((simulated.conv, first, second), (simulated.fc, second, third)):
-        form, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original
-        weights = form.grid(weight)
-        scale, codes = weights.scale.flatten().expand(len(weight)), weights.quantize(weight).tolist()
-        zeros = weights.zero.flatten().expand(len(weight)).tolist()
-        z1, z3, found = before.zero.item(), after.zero.item(), []
-        for channel, kernel in enumerate(codes):
-            step = before.scale.double() * scale[channel].double()
-            bias = 0 if layer.bias is None else round((layer.bias[channel].double() / step).item())
-            m = [v.item() for v in integer_network.multiplier(step / after.scale.double())]
-            if isinstance(layer, nn.Linear):
-                flat = [v for plane in q for row in plane for v in row]
-                totals = [bias + sum((a - z1) * (b - zeros[channel]) for a, b in zip(flat, kernel, strict=True))]
-            else:
-                totals = []
-                for y in range(len(q[0])):
-                    for x0 in range(len(q[0][0])):
-                        total = bias
-                        for c, plane in enumerate(kernel):
-                            for dy, row in enumerate(plane):
-                                for dx, b in enumerate(row):
-                                    i, j = y + dy - 1, x0 + dx - 1  # outside is zero, and so is a - z1
-                                    if 0 <= i < len(q[0]) and 0 <= j < len(q[0][0]):
-                                        total += (q[c][i][j] - z1) * (b - zeros[channel])
-                        totals.append(total)
-            rows = [min(after.high, max(after.low, z3 + exactly(t, *m))) for t in totals]
-            found.append(rows if isinstance(layer, nn.Linear) else [max(z3, v) for v in rows])
-        if isinstance(layer, nn.Linear):
-            out = [v for row in found for v in row]
-        else:
-            side = len(q[0][0])
-            q = [[plane[i : i + side] for i in range(0, len(plane), side)] for plane in found]
-    return out
-
-
-@pytest.mark.parametrize("bits", [8, 3])
-@pytest.mark.parametrize(("per_channel", "symmetric"), [(True, True), (False, True), (True, False), (False, False)])
-def test_a_network_is_that_of_python_integers(per_channel, symmetric, bits):
-    torch.manual_seed(0)
-    model = nn.Sequential()
-    model.add_module("conv", nn.Conv2d(2, 3, 3, padding=1))
-    model.add_module("relu", nn.ReLU())
-    model.add_module("flatten", nn.Flatten())
-    model.add_module("fc", nn.Linear(3 * 16, 4))
-    images = rand(20, 2, 4, 4)
-    simulated = simulate(model, bits=bits, per_channel=per_channel, symmetric=symmetric)
-    network = integer_network.convert(calibrate(simulated, images))
-    last = activations(simulated)[-1].grid()
-    for i in range(3):
-        found = last.quantize(network(images[i : i + 1]))[0].tolist()
-        assert found == by_hand(simulated, images[i : i + 1])
-
-
-def sum_by_hand(a, b, ga, gb, after):
-    """TensorFlow Lite's addition with Python's integers."""
-    twice = 2 * max(ga.scale.double(), gb.scale.double())
-    m = [[v.item() for v in integer_network.multiplier(g.scale.double() / twice)] for g in (ga, gb)]
-    out = [v.item() for v in integer_network.multiplier(twice / (2**20 * after.scale.double()))]
-    total = exactly((a - ga.zero.item()) << 20, *m[0]) + exactly((b - gb.zero.item()) << 20, *m[1])
-    return min(after.high, max(after.low, after.zero.item() + exactly(total, *out)))
-
-
-def test_sums_and_means_are_those_of_python_integers():
-    ga, gb, after = grid(-1.0, 3.0), grid(-0.2, 0.1), grid(-1.1, 2.5)
-    a, b = torch.randint(-128, 128, (2, 300), generator=torch.Generator().manual_seed(0)).int()
-    expected = [sum_by_hand(*pair, ga, gb, after) for pair in zip(a.tolist(), b.tolist(), strict=True)]
-    assert integer_network.Sum(ga, gb, after)(a, b).tolist() == expected
-    real = after.quantize(ga.dequantize(a) + gb.dequantize(b))
-    assert (torch.tensor(expected) - real).abs().max() <= 1
-    maps = a[:288].reshape(2, 4, 6, 6)
-    for layer in (nn.AvgPool2d(2), nn.AvgPool2d(3, 2), nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((2, None))):
-        found = integer_network.Mean(layer, ga, after)(maps)
-        assert (found - after.quantize(layer(ga.dequantize(maps)))).abs().max() <= 1
-    m = [v.item() for v in integer_network.multiplier(ga.scale.double() / (36 * after.scale.double()))]
-    totals = (maps.long() - ga.zero).sum((2, 3)).flatten().tolist()
-    expected = [min(127, max(-128, after.zero.item() + exactly(t, *m))) for t in totals]
-    assert integer_network.Mean(nn.AdaptiveAvgPool2d(1), ga, after)(maps).flatten().tolist() == expected
-
-
-@pytest.mark.parametrize("bits", [2, 3, 8])
-@pytest.mark.parametrize("build", [models.lenet_300_100, models.resnet8])
-def test_with_rounded_biases_and_one_rounding_the_simulated_network_is_the_integer_network(build, bits):
-    images = torch.rand(6, 1, 28, 28) if build is models.lenet_300_100 else torch.rand(6, 3, 16, 16)
-    simulated = calibrate(simulate(build(), bits=bits), images)
-    integer_network.round_biases(simulated)
-    step = activations(simulated)[-1].grid().scale
-    with torch.no_grad():
-        steps = ((simulated(images) - integer_network.convert(simulated, rounding="once")(images)) / step).round().abs()
-    assert steps.max() == 0 if build is models.lenet_300_100 else steps.max() <= 2  # sums of residuals can tie
-
-
-def test_windows_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="windows of one size"):
-        integer_network.Mean(nn.AdaptiveAvgPool2d(4), grid(0.0, 1.0), grid(0.0, 1.0))(torch.zeros(1, 1, 6, 6).int())
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(4, 4, 3, groups=4, padding="same"),
-        nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False),
-        nn.Conv2d(4, 3, 3, padding=2, dilation=2, padding_mode="reflect"),
-        nn.Conv2d(4, 3, 1, padding_mode="circular", padding=1),
-    ],
-)
-def test_convolutions_of_all_kinds_follow_the_simulated_ones(layer):
-    torch.manual_seed(0)
-    model = nn.Sequential(layer, nn.ReLU6(), nn.Conv2d(layer.out_channels, 1, 1), nn.MaxPool2d(2), nn.ReLU())
-    images = rand(8, 4, 9, 9) + 0.5
-    simulated = calibrate(simulate(model), images)
-    step = activations(simulated)[-1].grid().scale
-    with torch.no_grad():
-        assert (simulated(images) - integer_network.convert(simulated)(images)).abs().max() <= 1.01 * step
-
-
-def test_one_dimension_one_sample_and_functions_instead_of_modules():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv1d(1, 3, 3), nn.Linear(18, 2)
-
-        def forward(self, x):
-            x = functional.relu(self.a(x))
-            return self.b((x + x.relu()).view(x.size(0), -1))
-
-    simulated = calibrate(simulate(Net()), rand(1, 1, 8))
-    step = activations(simulated)[-1].grid().scale
-    assert (simulated(rand(1, 1, 8)) - integer_network.convert(simulated)(rand(1, 1, 8))).abs().max() <= 1.01 * step
-
-
-def test_a_bias_too_large_for_its_channel_takes_a_coarser_scale():
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    with torch.no_grad():
-        model[0].weight[0] *= 1e-12  # as batch norm leaves a channel that is dead
-        model[0].bias[:] = 0.5
-    images = torch.rand(9, 4)
-    simulated = calibrate(simulate(model), images)
-    step = activations(simulated)[-1].grid().scale
-    assert (simulated(images) - integer_network.convert(simulated)(images)).abs().max() <= 1.01 * step
-
-
-def test_sums_that_may_leave_int32_and_networks_without_grids_are_refused():
-    simulated = calibrate(simulate(nn.Linear(4, 2), bits=16, edge_bits=16), torch.rand(2, 4))
-    with pytest.raises(ValueError, match="int32 ends at 2147483647, take fewer bits"):
-        integer_network.convert(simulated)
-    for model in (nn.Linear(2, 2), graph.traced(nn.Linear(2, 2))):
-        with pytest.raises(ValueError, match="has no grids"):
-            integer_network.convert(model)
-    with pytest.raises(ValueError, match="no image has gone through"):
-        integer_network.convert(simulate(nn.Linear(2, 2)))
-    with pytest.raises(ValueError, match="rounding must be one of twice, once, not 'up'"):
-        integer_network.convert(simulate(nn.Linear(2, 2)), rounding="up")
-
-
 # --- whole networks, and torch's kernels as a second implementation --------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5"])
-def test_integer_and_simulated_networks_agree_and_so_do_the_kernels(name):
-    model, images = getattr(models, name)(), torch.rand(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    simulated = calibrate(simulate(model), images)
-    step = activations(simulated)[-1].grid().scale
-    networks = [integer_network.convert(simulated)]
-    if torch_kernels.kernels_available():
-        networks.append(torch_kernels.convert_to_kernels(simulated))
-    with torch.no_grad():
-        expected = simulated(images)
-        for network in networks:
-            steps = ((network(images) - expected) / step).abs()
-            assert steps.max() < 1.01 and (steps > 0.5).float().mean() < 0.3
-    split = Split(images, expected.argmax(1))
-    assert error_pct(networks[0], split) <= 5  # of an untrained network, whose answers lie close together
-
-
-def test_the_processor_is_named_and_missing_kernels_are_said(monkeypatch):
-    assert all(torch_kernels.processor().values())
-    monkeypatch.setattr(torch_kernels, "exact_engine", lambda preferred: None)
-    assert torch_kernels.processor()["kernels for 8 bits"] == "none that is exact: int32 without kernels"
-    assert not torch_kernels.kernels_available()
-    with pytest.raises(ValueError, match="no quantized kernels that add exactly on this processor: use convert"):
-        torch_kernels.convert_to_kernels(calibrate(simulate(nn.Linear(2, 2)), torch.rand(1, 2)))
-
-
-@pytest.mark.parametrize("wrong", [["x86"], ["x86", "fbgemm"], ["x86", "fbgemm", "onednn"]])
-def test_engines_that_cut_sums_off_are_not_used(monkeypatch, wrong):
-    exact = [name for name in ("fbgemm", "onednn", "qnnpack") if name not in wrong and torch_kernels.adds_exactly(name)]
-    right, before = torch_kernels.adds_exactly, torch.backends.quantized.engine
-    monkeypatch.setattr(torch_kernels, "adds_exactly", lambda name: name not in wrong and right(name))
-    torch_kernels.exact_engine.cache_clear()
-    assert torch_kernels.exact_engine("x86") == next(iter(exact), None)
-    torch_kernels.exact_engine.cache_clear()
-    assert torch.backends.quantized.engine == before
-
-
-KINDS = {
-    "linear": (nn.Linear(60, 5), (60,)),
-    "convolution": (nn.Conv2d(16, 12, 3, padding=1), (16, 5, 5)),
-    "few channels": (nn.Conv2d(3, 8, 3), (3, 6, 6)),
-    "one pixel": (nn.Conv2d(64, 8, 1), (64, 3, 3)),
-    "depthwise": (nn.Conv2d(16, 16, 3, groups=16), (16, 5, 5)),
-    "two groups": (nn.Conv2d(16, 8, 3, groups=2), (16, 5, 5)),
-}
-
-
-@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no exact kernels here")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("signs", ["ones", "random", "mostly ones"])
-def test_the_largest_values_are_added_exactly_by_the_kernels(kind, signs):
-    """uint8 near 255 and int8 of 127 or -127: two products do not fit into 16 bits."""
-    layer, shape = copy.deepcopy(KINDS[kind][0]), KINDS[kind][1]
-    generator = torch.Generator().manual_seed(0)
-    threshold = {"ones": -1.0, "random": 0.5, "mostly ones": 0.1}[signs]
-    drawn = torch.rand(layer.weight.shape, generator=generator)
-    layer.weight.data = torch.where(drawn < threshold, -0.1, 0.1)
-    x = 0.8 + 0.2 * torch.rand(6, *shape, generator=generator)
-    simulated = calibrate(simulate(layer), x)
-    step = activations(simulated)[-1].grid().scale
-    with torch.no_grad():
-        expected = simulated(x)
-        for convert in (integer_network.convert, torch_kernels.convert_to_kernels):
-            assert ((convert(simulated)(x) - expected) / step).abs().max() < 1.01
-
-
-@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
-def test_a_layer_of_torch_ao_is_the_same():
-    from torch.ao.nn import quantized
-
-    layer = nn.Linear(20, 6)
-    x = torch.rand(50, 20)
-    simulated = calibrate(simulate(layer), x)
-    first, last = (each.grid() for each in activations(simulated))
-    form, weight = simulated.get_submodule("0").parametrizations.weight[0], layer.weight.detach()
-    scale = form.grid(weight).scale.flatten().double()
-    with torch_kernels._quiet():
-        packed = torch.quantize_per_channel(weight, scale, torch.zeros(6).long(), 0, torch.qint8)
-    with torch_kernels._engine(torch_kernels.exact_engine(torch.backends.quantized.engine)):  # others may cut sums off
-        peer = quantized.Linear(20, 6)
-        peer.set_weight_bias(packed, layer.bias.detach())
-    peer.scale, peer.zero_point = last.scale.item(), last.zero.item() + 128
-    q = torch.quantize_per_tensor(x, first.scale.item(), first.zero.item() + 128, torch.quint8)
-    ours = last.quantize(integer_network.convert(simulated)(x))
-    assert (peer(q).int_repr().long() - 128 - ours).abs().max() <= 1
-
-
-@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
-def test_residual_and_depthwise_networks_of_torchvision_follow_the_simulated_one():
-    torch.manual_seed(0)
-    x = torch.rand(2, 3, 32, 32)
-    for name in ("mobilenet_v2", "resnet18"):
-        simulated = calibrate(simulate(getattr(torchvision.models, name)(num_classes=10)), x)
-        step = activations(simulated)[-1].grid().scale
-        with torch.no_grad():
-            expected = simulated(x)
-            for convert in (integer_network.convert, torch_kernels.convert_to_kernels):
-                assert (convert(simulated)(x) - expected).abs().max() < 20 * step  # of 255, through dozens of layers
-
-
-@pytest.mark.skipif(not torch_kernels.kernels_available(), reason="torch has no quantized kernels here")
-def test_what_the_kernels_do_not_compute_is_refused():
-    x = torch.rand(1, 2, 8, 8)
-    for layer, more, says in (
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), {}, "border of zeros"),
-        (nn.Conv2d(2, 2, 3), {"symmetric": False}, "symmetric weights"),
-        (nn.Conv2d(2, 2, 3), {"edge_bits": 4}, "activations of 8 bits, not of 4"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            torch_kernels.convert_to_kernels(calibrate(simulate(layer, **more), x))

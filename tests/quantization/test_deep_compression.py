@@ -11,7 +11,15 @@ from lib import models, training
 from lib.coding import coders, gaps
 from lib.datasets import Split
 from lib.pruning.magnitude import prune
-from lib.quantization.deep_compression import STARTS, PrunedSharedWeight, cluster, share_survivors, start
+from lib.quantization.deep_compression import (
+    LLOYD_STARTS,
+    STARTS,
+    PrunedSharedWeight,
+    cluster,
+    set_gap_bits,
+    share_survivors,
+    starting_points,
+)
 from lib.quantization.optimal_kmeans import optimal
 from lib.weights import compressed_form, layers
 
@@ -34,44 +42,44 @@ def encoded(layer):
 
 
 def test_linear_start_is_evenly_spaced_from_least_to_largest():
-    begin = start(VALUES, 9, "linear")
+    begin = starting_points(VALUES, 9, start="linear")
     assert begin[0] == VALUES.min() and begin[-1] == VALUES.max()
     np.testing.assert_allclose(np.diff(begin), np.diff(begin)[0])
 
 
 def test_density_start_has_as_many_values_between_any_two():
-    begin = start(np.random.default_rng(0).permutation(1000), 10, "density")
+    begin = starting_points(np.random.default_rng(0).permutation(1000), 10, start="density")
     assert np.histogram(np.arange(1000), begin)[0].tolist() == [100] * 9
 
 
 def test_random_start_is_drawn_from_the_values_without_replacement():
-    begin = start(VALUES, 50, "random", seed=3)
+    begin = starting_points(VALUES, 50, start="random", seed=3)
     assert len(set(begin)) == 50 and set(begin) <= set(VALUES)
-    assert np.array_equal(begin, start(VALUES, 50, "random", seed=3))
-    assert not np.array_equal(begin, start(VALUES, 50, "random", seed=4))
+    assert np.array_equal(begin, starting_points(VALUES, 50, start="random", seed=3))
+    assert not np.array_equal(begin, starting_points(VALUES, 50, start="random", seed=4))
 
 
-@pytest.mark.parametrize("how", STARTS)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("k", [1, 2, 31])
-def test_no_start_ends_below_the_optimum(how, k):
-    book, best = cluster(VALUES, k, how), optimal(VALUES, k)
+def test_no_start_ends_below_the_optimum(start, k):
+    book, best = cluster(VALUES, k, start=start), optimal(VALUES, k)
     assert book.squared_error >= best.squared_error * (1 - 1e-12)
-    assert (how == "optimal") <= (book.squared_error == best.squared_error)
+    assert (start == "optimal") <= (book.squared_error == best.squared_error)
 
 
-@pytest.mark.parametrize("how", STARTS)
-def test_fewer_values_than_clusters_lose_nothing(how):
-    assert cluster(np.array([3.0, -1, 2]), 31, how).squared_error == 0
+@pytest.mark.parametrize("start", STARTS)
+def test_fewer_values_than_clusters_lose_nothing(start):
+    assert cluster(np.array([3.0, -1, 2]), 31, start=start).squared_error == 0
 
 
 # -- Survivors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", STARTS)
-def test_survivors_share_values_and_zeros_stay_zero(how):
+@pytest.mark.parametrize("start", STARTS)
+def test_survivors_share_values_and_zeros_stay_zero(start):
     model = prune(models.lenet5(), density=0.1)
     zero = {name: layer.weight == 0 for name, layer in layers(model)}
-    share_survivors(model, bits=3, how=how)
+    share_survivors(model, bits=3, start=start)
     for name, layer in layers(model):
         assert (layer.weight[zero[name]] == 0).all()
         assert layer.weight[~zero[name]].unique().numel() <= 7
@@ -83,8 +91,8 @@ def test_gradient_of_a_centroid_is_the_sum_over_its_cluster():
     share_survivors(layer, bits=3)
     plain = nn.Linear(30, 20)
     plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
-    for each in (layer, plain):
-        each(x).square().sum().backward()
+    for network in (layer, plain):
+        network(x).square().sum().backward()
     form, (centroids,) = compressed_form(layer)
     dense = plain.weight.grad.double().flatten()
     for k in range(len(centroids)):
@@ -138,7 +146,7 @@ def test_codes_fit_their_bits_with_the_fillers_included(bits):
         assert len(encoding.tables["centroid"]) <= 2**bits - 1
 
 
-def test_a_gap_width_that_is_chosen_is_never_beaten_in_coded_bits_by_much():
+def test_a_chosen_gap_width_is_never_beaten_by_much():
     model = prune(models.lenet_300_100(), density=0.08)
 
     def bits_of_streams(g):
@@ -162,7 +170,7 @@ def test_a_layer_pruned_to_nothing_is_kept_and_trains_on():
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Conv2d(1, 1, 1), nn.Embedding(5, 3)])
 def test_depthwise_single_and_embedding_layers_share(layer):
-    share_survivors(layer, bits=2, how="optimal")
+    share_survivors(layer, bits=2, start="optimal")
     assert layer.weight.unique().numel() <= 3
     assert torch.equal(PrunedSharedWeight.decode(encoded(layer), layer.weight.shape), layer.weight)
 
@@ -172,10 +180,9 @@ def test_depthwise_single_and_embedding_layers_share(layer):
 
 def test_bad_arguments_are_refused_with_what_is_accepted():
     model = models.lenet_300_100()
-    with pytest.raises(ValueError, match="how must be one of linear, density, random, optimal, not 'best'"):
-        share_survivors(model, bits=2, how="best")
-    with pytest.raises(ValueError, match=r"start must be one of .*, not 'best'"):
-        start(VALUES, 3, "best")
+    for call in (lambda: share_survivors(model, bits=2, start="best"), lambda: cluster(VALUES, 3, start="best")):
+        with pytest.raises(ValueError, match="start must be one of linear, density, random, optimal, not 'best'"):
+            call()
     for bits, gap in itertools.product((0, 17), (None, 5)):
         with pytest.raises(ValueError, match=rf"bits must be in 1..16, not {bits}"):
             share_survivors(model, bits=bits, gap_bits=gap)
@@ -186,3 +193,20 @@ def test_bad_arguments_are_refused_with_what_is_accepted():
         share_survivors(model, bits={"fc9": 2})
     with pytest.raises(ValueError, match="no layer with a weight"):
         share_survivors(nn.ReLU(), bits=2)
+
+
+@pytest.mark.parametrize(("call", "listed"), [(cluster, STARTS), (starting_points, LLOYD_STARTS)])
+def test_the_error_lists_the_starts_that_are_accepted(call, listed):
+    for start in STARTS:
+        if start in listed:
+            call(VALUES, 3, start=start)
+        else:
+            with pytest.raises(ValueError, match=f"start must be one of {', '.join(listed)}, not '{start}'"):
+                call(VALUES, 3, start=start)
+
+
+def test_a_gap_width_that_is_refused_changes_none():
+    model = share_survivors(models.lenet_300_100(), bits=2, gap_bits=5)
+    with pytest.raises(ValueError, match=r"gap_bits must be in 1..16, not 17"):
+        set_gap_bits(model, 17)
+    assert model.fc1.parametrizations.weight[0].gap_bits == 5

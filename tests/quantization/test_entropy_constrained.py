@@ -38,9 +38,9 @@ def test_the_assignment_is_the_cheapest_of_all(penalty, weights):
 @pytest.mark.parametrize("penalty", [1e-3, 0.03, 0.5])
 def test_the_objective_never_rises(penalty, weights):
     start = np.linspace(-3, 3, 64)
-    books = [ecsq.fit(VALUES, penalty, weights, start=start, iterations=n) for n in range(25)]
-    found = [ecsq.objective(book, penalty) for book in books]
-    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(found))
+    books = [ecsq.codebook(VALUES, penalty, weights, start=start, iterations=n) for n in range(25)]
+    objectives = [ecsq.objective(book, penalty) for book in books]
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(objectives))
     given = np.ones(3000) if weights is None else weights
     for book in books:
         assert book.squared_error == pytest.approx((given * (VALUES - book.centroids[book.codes]) ** 2).sum())
@@ -51,30 +51,30 @@ def test_the_objective_never_rises(penalty, weights):
 def test_bits_that_cost_nothing_leave_lloyds_iteration(weights):
     start = np.linspace(-2, 2, 9)
     for n in (1, 2, 5):
-        mine = ecsq.fit(VALUES, 0.0, weights, start=start, iterations=n)
+        mine = ecsq.codebook(VALUES, 0.0, weights, start=start, iterations=n)
         np.testing.assert_allclose(mine.centroids, lloyd(VALUES, start, weights, iterations=n + 1).centroids)
     assert ecsq.objective(mine, 0.0) >= optimal(VALUES, 9, weights).squared_error / 3000 * (1 - 1e-12)
 
 
 @pytest.mark.parametrize("weights", [None, H])
 def test_bits_beyond_price_leave_one_cluster(weights):
-    book = ecsq.fit(VALUES, 1e9, weights)
+    book = ecsq.codebook(VALUES, 1e9, weights)
     assert book.centroids == pytest.approx([np.average(VALUES, weights=weights)]) and (book.codes == 0).all()
 
 
 @pytest.mark.parametrize("weights", [None, H])
 def test_entropy_falls_as_the_price_rises(weights):
-    rates = [uniform.rate(ecsq.fit(VALUES, penalty, weights).codes) for penalty in np.geomspace(1e-4, 3, 15)]
+    rates = [uniform.rate(ecsq.codebook(VALUES, penalty, weights).codes) for penalty in np.geomspace(1e-4, 3, 15)]
     assert all(b <= a + 0.1 for a, b in pairwise(rates)) and rates[-1] < 0.6 < 4 < rates[0]
 
 
 @pytest.mark.parametrize("bits", [1.0, 2.0, 3.0])
-def test_at_one_rate_a_gaussian_loses_less_than_in_uniform_cells_and_not_less_than_the_bound(bits):
-    plain = uniform.fit(GAUSS, uniform.step_for(GAUSS, bits))
+def test_a_gaussian_loses_less_than_in_uniform_cells(bits):
+    plain = uniform.codebook(GAUSS, uniform.step_for(GAUSS, bits))
     rate = uniform.rate(plain.codes)
     # At the price at which a bit quarters the error uniform cells are nearly stationary: J must not be above theirs.
     penalty = 2 * np.log(2) * plain.squared_error / len(GAUSS)
-    book = ecsq.fit(GAUSS, penalty)
+    book = ecsq.codebook(GAUSS, penalty)
     assert ecsq.objective(book, penalty) <= ecsq.objective(plain, penalty) * (1 + 1e-4)
     distortion = book.squared_error / len(GAUSS) / GAUSS.var()
     assert uniform.rate(book.codes) >= 0.5 * np.log2(1 / distortion) and abs(uniform.rate(book.codes) - rate) < 0.2
@@ -83,13 +83,13 @@ def test_at_one_rate_a_gaussian_loses_less_than_in_uniform_cells_and_not_less_th
 def test_of_two_equal_values_the_important_one_keeps_the_rarer_centroid():
     values = np.array([0.0] * 90 + [1.0] * 6 + [0.6, 0.6])
     weights = np.array([1.0] * 96 + [1e3, 1e-3])
-    book = ecsq.fit(values, 0.05, weights, start=np.array([0.0, 1.0]), iterations=3)
+    book = ecsq.codebook(values, 0.05, weights, start=np.array([0.0, 1.0]), iterations=3)
     assert book.codes[96] == 1 and book.codes[97] == 0
 
 
 def test_constant_single_and_unimportant_values():
     for values, weights in ((np.full(50, 0.3), None), (np.array([0.3]), None), (np.full(3, 0.3), np.zeros(3))):
-        book = ecsq.fit(values, 0.1, weights)
+        book = ecsq.codebook(values, 0.1, weights)
         assert book.centroids == pytest.approx([0.3]) and book.squared_error == pytest.approx(0)
 
 
@@ -122,13 +122,13 @@ def test_a_torchvision_network_and_odd_layers():
 def test_bad_arguments_are_refused():
     for penalty in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="penalty must be 0 or more and finite"):
-            ecsq.fit(VALUES, penalty)
+            ecsq.codebook(VALUES, penalty)
         with pytest.raises(ValueError, match="penalty must be 0 or more and finite"):
             ecsq.share(models.lenet_300_100(), penalty=penalty)
     for start in ([], [np.nan], [[1.0, 2.0]]):
         with pytest.raises(ValueError, match="centroids to start from must be finite"):
-            ecsq.fit(VALUES, 0.1, start=np.array(start))
+            ecsq.codebook(VALUES, 0.1, start=np.array(start))
     with pytest.raises(ValueError, match="must be finite numbers"):
-        ecsq.fit(np.array([]), 0.1)
+        ecsq.codebook(np.array([]), 0.1)
     with pytest.raises(ValueError, match="one finite weight that is not negative"):
-        ecsq.fit(VALUES, 0.1, -H)
+        ecsq.codebook(VALUES, 0.1, -H)

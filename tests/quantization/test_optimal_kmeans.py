@@ -120,7 +120,7 @@ def test_scikit_learn_never_beats_the_optimum(kind, k):
 
 
 def test_many_values_and_equal_gaps_reach_the_known_optimum():
-    # 0 .. 9999 in 100 clusters: 100 runs of 100 neighbours, each losing (100^3 - 100) / 12
+    # 0 .. 9999 in 100 clusters: 100 runs of 100 neighbors, each losing (100^3 - 100) / 12
     book = optimal(np.random.default_rng(0).permutation(10_000), 100)
     assert book.squared_error == pytest.approx(100 * (100**3 - 100) / 12)
     assert np.bincount(book.codes).tolist() == [100] * 100

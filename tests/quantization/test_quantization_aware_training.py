@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from lib import datasets, models, storage
+from lib.cache import cached
 from lib.datasets import Split
 from lib.quantization.affine import AffineWeight, activations, calibrate, grid, simulate
 from lib.quantization.quantization_aware_training import fit
 from lib.quantization.shared import integer_network
-from lib.training import cached, error_pct
+from lib.training import error_pct
 from lib.vision import torchvision
 
 
@@ -26,25 +27,27 @@ def network(bits=4, build=models.lenet_300_100):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_fake_quantization_is_quantization_and_back_bit_for_bit(bits):
     x = torch.randn(2000, generator=torch.Generator().manual_seed(0)) * 3
-    found = grid(-2.0, 4.0, bits=bits)
-    fake = found.fake(x)
-    assert torch.equal(fake, found.dequantize(found.quantize(x)))
-    assert torch.equal(found.fake(fake), fake)
-    a, b = (end.double() for end in found.bounds())
-    clipped = (x.double().clamp(a, b) - a) / found.scale.double()  # the paper's formula, with the nudged range
+    chosen = grid(-2.0, 4.0, bits=bits)
+    fake = chosen.fake(x)
+    assert torch.equal(fake, chosen.dequantize(chosen.quantize(x)))
+    assert torch.equal(chosen.fake(fake), fake)
+    a, b = (end.double() for end in chosen.bounds())
+    clipped = (x.double().clamp(a, b) - a) / chosen.scale.double()  # the paper's formula, with the nudged range
     near = (clipped - clipped.floor() - 0.5).abs() > 1e-3
-    assert ((clipped.round() * found.scale.double() + a - fake.double()).abs() < 1e-5)[near].all()
+    assert ((clipped.round() * chosen.scale.double() + a - fake.double()).abs() < 1e-5)[near].all()
 
 
 def test_the_gradient_is_one_inside_the_range_and_zero_outside():
-    found = grid(-1.0, 2.0, bits=3)
-    a, b = (end.item() for end in found.bounds())
+    chosen = grid(-1.0, 2.0, bits=3)
+    a, b = (end.item() for end in chosen.bounds())
     x = torch.tensor([a - 0.01, a, a + 0.01, 0.0, 1.0, b - 0.01, b, b + 0.01], requires_grad=True)
-    found.fake(x).sum().backward()
+    chosen.fake(x).sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
     torch_own = x.detach().clone().requires_grad_()
-    low, high = found.low, found.high
-    torch.fake_quantize_per_tensor_affine(torch_own, found.scale.item(), found.zero.item(), low, high).sum().backward()
+    low, high = chosen.low, chosen.high
+    torch.fake_quantize_per_tensor_affine(
+        torch_own, chosen.scale.item(), chosen.zero.item(), low, high
+    ).sum().backward()
     assert torch.equal(torch_own.grad[1:-1], x.grad[1:-1])
 
 
@@ -102,8 +105,8 @@ def test_training_lowers_the_loss_and_depends_on_the_seed_alone():
 
 def test_it_can_be_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
-    how = {"split": split(), "epochs": 1, "seed": 0}
-    one, two = (cached(fit, network(), **how) for _ in range(2))
+    options = {"split": split(), "epochs": 1, "seed": 0}
+    one, two = (cached(fit, network(), **options) for _ in range(2))
     assert torch.equal(one(split().images), two(split().images))
 
 
@@ -118,11 +121,11 @@ def test_the_exported_network_answers_as_the_trained_one(bits):
         integer_network.round_biases(simulated)
     with torch.no_grad():
         images = dataset.test.images
-        expected, found = simulated(images), integer_network.convert(simulated, rounding=rounding)(images)
+        expected, computed = simulated(images), integer_network.convert(simulated, rounding=rounding)(images)
     step = activations(simulated)[-1].grid().scale
     top = expected.topk(2).values
     clear = top[:, 0] - top[:, 1] > 2.5 * step  # else one step decides between two classes
-    assert (expected.argmax(1) == found.argmax(1))[clear].float().mean() >= 0.999
+    assert (expected.argmax(1) == computed.argmax(1))[clear].float().mean() >= 0.999
 
 
 def test_its_file_loads_as_the_same_network(tmp_path):
@@ -130,8 +133,8 @@ def test_its_file_loads_as_the_same_network(tmp_path):
     fit(simulated, split(), epochs=1, seed=0)
     storage.save(simulated, tmp_path / "q.slim")
     again = storage.load(tmp_path / "q.slim", simulate(models.lenet_300_100(1), bits=4))
-    for each in activations(again):
-        each.quantizing = True
+    for activation in activations(again):
+        activation.quantizing = True
     assert torch.equal(again(split().images), simulated(split().images))
 
 
@@ -156,5 +159,18 @@ def test_wrong_arguments_are_refused():
             fit(network(), split(), epochs=1, seed=0, **more)
     with pytest.raises(ValueError, match="no activation on a grid"):
         fit(models.lenet_300_100(), split(), epochs=1, seed=0)
-    with pytest.raises(ValueError, match="empty"):
-        fit(network(), split(0), epochs=1, seed=0)
+    with pytest.raises(TypeError, match="'momentun'"):
+        fit(network(), split(), epochs=1, seed=0, momentun=0.5)
+
+
+def test_a_refusal_leaves_the_network_as_it_was():
+    simulated = calibrate(simulate(models.lenet_300_100(), bits=4), split().images, percentile=99.0)
+    first = activations(simulated)[0]
+    for more, says in (
+        ({"split": split(0)}, "the split is empty: at least one sample is needed to train on"),
+        ({"batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
+        ({"epochs": -1}, "epochs must be 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            fit(simulated, **{"split": split(), "epochs": 1, "seed": 0} | more)
+        assert first.percentile == 99.0 and first.decay is None

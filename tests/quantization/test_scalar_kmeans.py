@@ -7,7 +7,7 @@ from torch import nn
 
 from lib import models
 from lib.quantization.optimal_kmeans import optimal
-from lib.quantization.scalar_kmeans import SharedWeight, bits_of, compression_rate, share
+from lib.quantization.scalar_kmeans import SharedWeight, compression_rate, share
 from lib.weights import layers
 
 
@@ -49,8 +49,8 @@ def test_gradient_of_a_centroid_is_the_sum_over_its_cluster():
     share(layer, bits=2)
     plain = nn.Conv2d(4, 6, 3, groups=2)
     plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
-    for each in (layer, plain):
-        each(x).square().sum().backward()
+    for network in (layer, plain):
+        network(x).square().sum().backward()
     codes = layer.parametrizations.weight[0].codes
     expected = torch.zeros(4, dtype=torch.float64).index_add(0, codes, plain.weight.grad.double().flatten())
     torch.testing.assert_close(layer.parametrizations.weight.original.grad.double(), expected, rtol=1e-5, atol=1e-5)
@@ -80,7 +80,7 @@ def test_bits_outside_1_to_16_are_refused(bits):
 
 
 def test_unknown_layers_missing_weights_and_weights_not_finite_are_refused():
-    with pytest.raises(ValueError, match="no layer 'fc9' to share: the layers are fc1, fc2, fc3"):
+    with pytest.raises(ValueError, match="has no layer 'fc9' with a weight: it has fc1, fc2, fc3"):
         share(models.lenet_300_100(), bits={"fc9": 2})
     with pytest.raises(ValueError, match="no layer with a weight"):
         share(nn.ReLU(), bits=2)
@@ -88,7 +88,3 @@ def test_unknown_layers_missing_weights_and_weights_not_finite_are_refused():
     layer.weight.data[0, 0] = float("inf")
     with pytest.raises(ValueError, match="NaN or infinity"):
         share(layer, bits=1)
-
-
-def test_bits_of_a_layer_that_is_not_named_are_none():
-    assert bits_of({"a": 3}, "b") is None and bits_of({"a": 3}, "a") == bits_of(3, "b") == 3

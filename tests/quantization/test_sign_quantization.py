@@ -30,14 +30,14 @@ def test_each_weight_keeps_its_sign_and_the_file_says_it(shape, scale):
     weight.view(-1)[0] = 0.0  # counts as positive
     form = SignWeight(scale)
     stored = form.right_inverse(weight)
-    found = form(stored)
+    weights = form(stored)
     rows = weight.abs().flatten(1)
     size = {"none": torch.ones(1, 1), "layer": rows.mean().reshape(1, 1), "row": rows.mean(1, keepdim=True)}[scale]
-    torch.testing.assert_close(found, (size * torch.where(weight.flatten(1) >= 0, 1.0, -1.0)).reshape(shape))
-    assert torch.equal(SignWeight.decode(form.encode(stored), weight.shape), found)
+    torch.testing.assert_close(weights, (size * torch.where(weight.flatten(1) >= 0, 1.0, -1.0)).reshape(shape))
+    assert torch.equal(SignWeight.decode(form.encode(stored), weight.shape), weights)
 
 
-def test_a_scale_for_each_row_loses_no_more_than_one_for_the_layer_and_that_no_more_than_any_other():
+def test_row_scales_lose_least_and_the_mean_is_the_best_scale():
     layer = nn.Linear(40, 30)
     weight = layer.weight.detach().clone() * torch.linspace(0.1, 2, 30)[:, None]
     losses = {}
@@ -117,13 +117,13 @@ def test_other_types_of_float_keep_their_type(dtype):
     assert all(quantize(nn.Linear(5, 5).to(dtype), scale=scale).weight.dtype == dtype for scale in SCALES)
 
 
-def test_unknown_scales_and_layers_and_weights_not_finite_are_refused_and_change_nothing():
+def test_bad_arguments_are_refused_and_change_nothing():
     model = models.lenet_300_100()
     with pytest.raises(ValueError, match="one of none, layer, row, not 'column'"):
         quantize(model, scale="column")
     with pytest.raises(ValueError, match="one of none, layer, row, not 'column'"):
         SignWeight("column")
-    with pytest.raises(ValueError, match="no layer 'fc9' to quantize: the layers are fc1, fc2, fc3"):
+    with pytest.raises(ValueError, match="has no layer 'fc9' with a weight: it has fc1, fc2, fc3"):
         quantize(model, names=["fc1", "fc9"])
     model.fc3.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinity"):

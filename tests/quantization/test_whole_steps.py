@@ -23,15 +23,15 @@ def images(n: int = 64, seed: int = 0) -> Split:
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 1, 5), (6, 1, 3, 3), (1, 1), (0, 3)])
 @pytest.mark.parametrize("step", [0.1, 0.37, 3.0])
-def test_a_weight_is_the_nearest_whole_number_of_steps_and_its_file_says_it(shape, step):
+def test_a_weight_is_whole_steps_and_its_file_says_it(shape, step):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weight[weight.abs() < 0.2] = 0
     form = GridWeight(step)
-    found = form(form.right_inverse(weight))
-    assert ((found - weight).abs() <= step / 2 + 1e-6).all() and (found[weight == 0] == 0).all()
+    rounded = form(form.right_inverse(weight))
+    assert ((rounded - weight).abs() <= step / 2 + 1e-6).all() and (rounded[weight == 0] == 0).all()
     back = GridWeight.decode(form.encode(weight), weight.shape)
-    assert back.numpy().tobytes() == found.numpy().tobytes()  # 0 and -0 differ
-    np.testing.assert_allclose(found.double() / step, np.round(weight.double().numpy() / step), atol=1e-5)
+    assert back.numpy().tobytes() == rounded.numpy().tobytes()  # 0 and -0 differ
+    np.testing.assert_allclose(rounded.double() / step, np.round(weight.double().numpy() / step), atol=1e-5)
 
 
 def test_the_gradient_passes_to_the_survivors_as_if_nothing_were_rounded():
@@ -125,7 +125,9 @@ def test_without_a_step_weights_are_pruned_only_and_the_number_is_exact():
 
 def test_the_schedule_is_the_cubic(monkeypatch):
     asked, prune = [], whole_steps._prune
-    monkeypatch.setattr(whole_steps, "_prune", lambda chains, keep, how: (asked.append(keep), prune(chains, keep, how)))
+    monkeypatch.setattr(
+        whole_steps, "_prune", lambda chains, keep, power: (asked.append(keep), prune(chains, keep, power))
+    )
     whole_steps.train(models.lenet_300_100(), images(8), survivors=1200, epochs=8, seed=0)
     total = 266_200
     cubic = [round(1200 + (total - 1200) * (1 - t) ** 3) for t in (0.25, 0.5, 0.75, 1)]
@@ -133,17 +135,43 @@ def test_the_schedule_is_the_cubic(monkeypatch):
 
 
 def test_training_depends_on_its_seed_alone():
-    how = {"survivors": 999, "epochs": 4, "batch_size": 16, "shift": 1}
-    found = [whole_steps.train(models.lenet_300_100(), images(), seed=seed, **how) for seed in (0, 0, 1)]
-    first, again, other = (model.fc1.weight for model in found)
+    options = {"survivors": 999, "epochs": 4, "batch_size": 16, "shift": 1}
+    networks = [whole_steps.train(models.lenet_300_100(), images(), seed=seed, **options) for seed in (0, 0, 1)]
+    first, again, other = (model.fc1.weight for model in networks)
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("wrong", [{"pruned": 0}, {"pruned": 0.8}, {"rounded": 0.9}, {"fixed": 1.1}, {"survivors": 0}])
-def test_a_schedule_out_of_order_is_refused(wrong):
+ORDER = "shares must be 0 < pruned <= rounded <= fixed <= 1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        *(
+            (shares, "shares must be 0 < pruned <= rounded <= fixed <= 1")
+            for shares in ({"pruned": 0}, {"pruned": 0.8})
+        ),
+        *(
+            (shares, "shares must be 0 < pruned <= rounded <= fixed <= 1")
+            for shares in ({"rounded": 0.9}, {"fixed": 1.1})
+        ),
+        ({"survivors": 0}, "survivors and epochs must be 1 or more, not 0 and 2"),
+        ({"epochs": 0}, "survivors and epochs must be 1 or more, not 9 and 0"),
+        ({"step": 0.0}, "step must be a finite number above 0, not 0.0"),
+        ({"split": images(0)}, "the split is empty"),
+    ],
+)
+def test_training_that_cannot_be_is_refused(wrong, says):
     model = models.lenet_300_100()
-    with pytest.raises(ValueError, match="accepted are 0 < pruned <= rounded <= fixed <= 1"):
-        whole_steps.train(model, images(), **{"survivors": 9, "epochs": 2, "seed": 0} | wrong)
+    with pytest.raises(ValueError, match=says):
+        whole_steps.train(model, **{"split": images(), "survivors": 9, "epochs": 2, "seed": 0} | wrong)
+    assert not hasattr(model.fc1, "parametrizations")
+
+
+def test_a_misspelt_option_of_training_is_refused_before_anything_is_changed():
+    model = models.lenet_300_100()
+    with pytest.raises(TypeError, match="there is no option 'learning_rat': accepted are learning_rate, momentum"):
+        whole_steps.train(model, images(), survivors=9, epochs=2, seed=0, learning_rat=0.1)
     assert not hasattr(model.fc1, "parametrizations")
 
 
@@ -174,6 +202,8 @@ def test_layers_that_do_not_follow_each_other_are_refused():
     before = model.fc1.weight.clone()
     with pytest.raises(ValueError, match="the 100 units of 'fc2' do not divide"):
         whole_steps.busiest_first(model, ["fc1", "fc2", "fc1"][1:])
+    with pytest.raises(ValueError, match="has no layer 'fc9' with a weight"):
+        whole_steps.busiest_first(model, ["fc1", "fc9"])
     assert torch.equal(model.fc1.weight, before)
 
 

@@ -10,24 +10,37 @@ those of TensorFlow Lite's reference kernels. Between the layers flow int32 tens
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lib.quantization.affine import Activation, Grid
+from lib.quantization.affine import Activation, Grid, form_on_grid
 from lib.quantization.shared import graph
-from lib.weights import compressed_form
+from lib.weights import layer_named
 
 INT32 = torch.iinfo(torch.int32)
 ROUNDINGS = ("twice", "once")
-CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+    nn.Conv3d: functional.conv3d,
+}
 
 
 def multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """round(2^31 M_0) and the exponent -n of positive factors M = 2^-n M_0, M_0 in [1/2, 1); both int64."""
+    """Split positive factors M = 2^-n M_0 into an int32 number and an exponent.
+
+    factor: of any shape, above 0.
+
+    Returns round(2^31 M_0), M_0 in [1/2, 1), and -n, both int64 and of that shape. A factor below 2^-32 gives 0.
+
+    >>> [part.item() for part in multiplier(torch.tensor(0.75))]  # 0.75 = 2^0 · 0.75
+    [1610612736, 0]
+    """
     mantissa, exponent = torch.frexp(factor.double())
     m0, exponent = (mantissa * 2**31).round().long(), exponent.long()
     over = m0 == 2**31  # M_0 was rounded up to 1
@@ -36,10 +49,21 @@ def multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice") -> Tensor:
-    """M q, rounded to an integer, int64.
+    """Multiply integers by M and round to integers.
 
-    "twice": M_0 q to the nearest, then / 2^n to the nearest, away from zero. "once": both in one step, ties up, as a
-    build of TensorFlow Lite can do too."""
+    q: integers, int32 or int64.
+    m0: round(2^31 M_0), as :func:`multiplier` returns it.
+    exponent: -n, as :func:`multiplier` returns it.
+    rounding: "twice" rounds M_0 q to the nearest, then the division by 2^n to the nearest, ties away from zero, as
+        TensorFlow Lite's reference kernels do; "once" rounds both in one step, ties up, as a build of it can do too.
+
+    Returns M q, int64.
+
+    >>> rescale(torch.tensor([10, -10]), *multiplier(torch.tensor(0.25))).tolist()
+    [3, -3]
+    >>> rescale(torch.tensor([10, -10]), *multiplier(torch.tensor(0.25)), rounding="once").tolist()
+    [3, -2]
+    """
     if rounding == "once":
         shift = 31 - exponent
         return (q.long() * m0 + (1 << (shift - 1))) >> shift
@@ -53,9 +77,19 @@ def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice")
 
 
 def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """product(q1 - z1, q2 - z2) for a product that is linear in both, as four sums of which only one is large; int32.
+    """Compute product(q1 - z1, q2 - z2) as sums of integers, of which only one is large.
 
-    product: of int32 inputs (n, ...) and weights (outputs, ...), such as ``torch.nn.functional.linear``; z2 (outputs,).
+    q1: inputs, int32, (n, ...).
+    z1: the zero of the inputs' grid.
+    q2: weights, int32, (outputs, ...).
+    z2: the zero of each output's grid, int32, (outputs,).
+    product: linear in both of its arguments, such as ``torch.nn.functional.linear``.
+
+    Returns int32.
+
+    >>> q1, q2 = torch.tensor([[5, 6]], dtype=torch.int32), torch.tensor([[2, 3]], dtype=torch.int32)
+    >>> accumulate(q1, 4, q2, torch.tensor([1], dtype=torch.int32), functional.linear).tolist()  # 1 · 1 + 2 · 2
+    [[5]]
     """
     total = product(q1, q2)
     wide = [1, -1] + [1] * (total.dim() - 2) if q2.dim() > 2 else [-1]  # outputs are dimension 1, of linear the last
@@ -67,9 +101,12 @@ def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[T
 
 
 class Quantize(nn.Module):
-    """Real numbers to the integers of a grid."""
+    """Turns real numbers into the integers of a grid.
 
-    def __init__(self, grid: Grid):
+    grid: of the numbers.
+    """
+
+    def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
 
@@ -78,21 +115,31 @@ class Quantize(nn.Module):
 
 
 class Dequantize(Quantize):
-    """The integers of a grid to real numbers."""
+    """Turns the integers of a grid into real numbers.
+
+    grid: of the numbers.
+    """
 
     def forward(self, q: Tensor) -> Tensor:
         return self.grid.dequantize(q)
 
 
 class Layer(nn.Module):
-    """A linear or convolution layer: int32 integers of the grid before to those of the grid after."""
+    """A linear or convolution layer that turns int32 integers of the grid before it into those of the grid after it.
 
-    def __init__(self, name: str, layer: nn.Module, before: Grid, after: Grid, *, rounding: str = "twice"):
+    name: of the layer, for errors.
+    layer: of a simulated network.
+    before: grid of its input.
+    after: grid of its output.
+    rounding: "twice" or "once", see :func:`rescale`.
+    """
+
+    def __init__(self, name: str, layer: graph.LAYERS, before: Grid, after: Grid, *, rounding: str = "twice") -> None:
         super().__init__()
-        form, (weight,) = compressed_form(layer)
+        form, weight = form_on_grid(layer, name)
         grid = form.grid(weight)
-        scale, zero = (each.flatten().expand(len(weight)) for each in (grid.scale.double(), grid.zero))
-        self.layer, self.z1, self.low, self.high = layer, before.zero.item(), after.low, after.high
+        scale, zero = (of.flatten().expand(len(weight)) for of in (grid.scale.double(), grid.zero))
+        self.layer, self.z1, self.low, self.high = layer, int(before.zero.item()), after.low, after.high
         self.name, self.rounding = name, rounding
         q2, bias = grid.quantize(weight), torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
         # A bias must fit: where the weights' S is too fine for it, the weights take a coarser one.
@@ -104,38 +151,44 @@ class Layer(nn.Module):
         most = max(self.z1 - before.low, before.high - self.z1) * (q2 - zero.reshape(wide)).abs().flatten(1).sum(1)
         if (worst := (most + self.bias.long().abs()).max().item()) > INT32.max:
             raise ValueError(f"a sum in layer {name!r} may reach {worst}: int32 ends at {INT32.max}, take fewer bits")
-        self.q2, self.z2, self.z3 = q2.int(), zero.int(), after.zero.item()
+        self.q2, self.z2, self.z3 = q2.int(), zero.int(), int(after.zero.item())
         self.m0, self.exponent = multiplier(self.bias_scale / after.scale.double())
 
     def product(self, q1: Tensor, q2: Tensor) -> Tensor:
-        """The layer's sums of products without its bias; its input is padded already."""
+        """Compute the layer's sums of products without its bias; the input is padded already."""
         if isinstance(self.layer, nn.Linear):
             return functional.linear(q1, q2)
-        kind = next(convolve for each, convolve in CONVOLUTIONS.items() if isinstance(self.layer, each))
+        convolution = next(convolve for kind, convolve in CONVOLUTIONS.items() if isinstance(self.layer, kind))
         steps = self.layer.dilation
         if max(steps) > 1:  # torch has no int32 kernel for it: the holes become zeros
             reach = [(side - 1) * step + 1 for side, step in zip(q2.shape[2:], steps, strict=True)]
             holes = q2.new_zeros(*q2.shape[:2], *reach)
-            holes[(..., *(slice(None, None, step) for step in steps))] = q2
+            places: Any = (..., *(slice(None, None, step) for step in steps))
+            holes[places] = q2
             q2 = holes
-        return kind(q1, q2, None, self.layer.stride, 0, 1, self.layer.groups)
+        return convolution(q1, q2, None, self.layer.stride, 0, 1, self.layer.groups)
 
     def forward(self, q1: Tensor) -> Tensor:
         if not isinstance(self.layer, nn.Linear):  # a border of zeros is one of Z_1
-            mode = self.layer.padding_mode
-            mode, border = ("constant", {"value": self.z1}) if mode == "zeros" else (mode, {})
-            q1 = functional.pad(q1, self.layer._reversed_padding_repeated_twice, mode, **border)
+            padding = self.layer.padding_mode
+            mode, border = ("constant", self.z1) if padding == "zeros" else (padding, None)
+            q1 = functional.pad(q1, self.layer._reversed_padding_repeated_twice, mode, border)
         total = accumulate(q1, self.z1, self.q2, self.z2, self.product)
         wide = [-1] if isinstance(self.layer, nn.Linear) else [-1] + [1] * len(self.layer.kernel_size)
-        bias, m0, exponent = (each.reshape(wide) for each in (self.bias, self.m0, self.exponent))
+        bias, m0, exponent = (of.reshape(wide) for of in (self.bias, self.m0, self.exponent))
         scaled = rescale(total + bias, m0, exponent, rounding=self.rounding)
         return (scaled + self.z3).clamp(self.low, self.high).int()
 
 
 class Clamp(nn.Module):
-    """ReLU or ReLU6 on integers: no less than Z, no more than Z + 6 / S."""
+    """ReLU or ReLU6 on integers: no less than Z, no more than Z + 6 / S.
 
-    def __init__(self, layer: nn.Module, grid: Grid, fused: bool):
+    layer: an ``nn.ReLU`` or ``nn.ReLU6``.
+    grid: of the integers.
+    fused: whether the layer before it has the same grid; not used here.
+    """
+
+    def __init__(self, layer: nn.Module, grid: Grid, fused: bool) -> None:
         super().__init__()
         six = grid.quantize(torch.tensor(6.0)).item() if isinstance(layer, nn.ReLU6) else grid.high
         self.least, self.most = grid.zero.item(), six
@@ -145,25 +198,43 @@ class Clamp(nn.Module):
 
 
 class Sum(nn.Module):
-    """Both sides to a common scale, 20 bits finer than the coarser of the two; then their sum to the scale after."""
+    """Adds integers of two grids.
 
-    def __init__(self, a: Grid, b: Grid, after: Grid, *, rounding: str = "twice"):
+    Both sides go to a common scale, 20 bits finer than the coarser of the two; their sum goes to the grid after it.
+
+    a: grid of one side.
+    b: grid of the other.
+    after: grid of the sum.
+    rounding: "twice" or "once", see :func:`rescale`.
+    """
+
+    def __init__(self, a: Grid, b: Grid, after: Grid, *, rounding: str = "twice") -> None:
         super().__init__()
         self.rounding = rounding
         twice = 2 * torch.maximum(a.scale, b.scale).double()
-        self.sides = [(side.zero.item(), *multiplier(side.scale.double() / twice)) for side in (a, b)]
+        self.zeros = [side.zero.item() for side in (a, b)]
+        self.factors = [multiplier(side.scale.double() / twice) for side in (a, b)]
         self.after, self.out = after, multiplier(twice / (2**20 * after.scale.double()))
 
-    def forward(self, *q: Tensor) -> Tensor:
-        how = {"rounding": self.rounding}
-        total = sum(rescale((each - z) << 20, *m, **how) for each, (z, *m) in zip(q, self.sides, strict=True))
-        return (rescale(total, *self.out, **how) + self.after.zero).clamp(self.after.low, self.after.high).int()
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        wide = [(side - zero) << 20 for side, zero in zip((a, b), self.zeros, strict=True)]
+        first, second = (
+            rescale(q, *factor, rounding=self.rounding) for q, factor in zip(wide, self.factors, strict=True)
+        )
+        total = rescale(first + second, *self.out, rounding=self.rounding)
+        return (total + self.after.zero).clamp(self.after.low, self.after.high).int()
 
 
 class Mean(nn.Module):
-    """Average pooling over windows of one size: a sum, and M = S_1 / (N S_3)."""
+    """Average pooling over windows of one size: a sum, times M = S_1 / (N S_3).
 
-    def __init__(self, layer: nn.Module, before: Grid, after: Grid, *, rounding: str = "twice"):
+    layer: an ``nn.AvgPool2d`` or ``nn.AdaptiveAvgPool2d``.
+    before: grid of its input.
+    after: grid of its output.
+    rounding: "twice" or "once", see :func:`rescale`.
+    """
+
+    def __init__(self, layer: graph.MEANS, before: Grid, after: Grid, *, rounding: str = "twice") -> None:
         super().__init__()
         self.layer, self.before, self.after, self.rounding = layer, before, after, rounding
 
@@ -175,8 +246,10 @@ class Mean(nn.Module):
         return (scaled + self.after.zero).clamp(self.after.low, self.after.high).int()
 
 
-def _window(layer: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    def pair(value: object) -> tuple:
+def _window(layer: graph.MEANS, size: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Height and width of the windows that are averaged, and the steps between them."""
+
+    def pair(value: Any) -> tuple[Any, ...]:
         return value if isinstance(value, tuple) else (value, value)
 
     if isinstance(layer, nn.AvgPool2d):
@@ -189,10 +262,20 @@ def _window(layer: nn.Module, size: tuple[int, int]) -> tuple[tuple[int, int], t
 
 
 def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphModule:
-    """A network that computes in int32 what the simulated one imitates; images and logits are float.
+    """Convert a simulated network into one that computes in int32; images and logits are float.
 
-    rounding: as in :func:`rescale`. Raises ValueError for another one, for a network that is not of
-    :func:`lib.quantization.affine.simulate`, or not calibrated yet, and for one whose sums may leave int32.
+    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; it is left as it was.
+    rounding: "twice" or "once", see :func:`rescale`.
+
+    Returns the new network.
+    Raises ValueError for another rounding, for a network that is not simulated or not calibrated, and for one whose
+    sums may leave int32 (jacob2018quantization, section 2).
+
+    >>> from lib.quantization.affine import calibrate, simulate
+    >>> images = torch.tensor([[0.0, 1.0], [1.0, 0.5]])
+    >>> simulated = calibrate(simulate(nn.Linear(2, 3)), images)
+    >>> [type(module).__name__ for module in convert(simulated).children()]
+    ['Quantize', 'Layer', 'Dequantize']
     """
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
@@ -203,21 +286,36 @@ def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphMo
 def round_biases(simulated: fx.GraphModule) -> fx.GraphModule:
     """Give each bias the value that the integer network has for it, a multiple of S_1 S_2. In place.
 
-    With it, and with ``rounding="once"``, the simulated and the integer network have the same integers everywhere, but
-    for ties and for a float's rounding. Errors as those of :func:`convert`.
+    With it, and with ``rounding="once"``, the simulated and the integer network have the same integers everywhere,
+    except for ties and for float rounding.
+
+    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated.
+
+    Returns the network.
+    Raises ValueError for a network that is not simulated or not calibrated, and for one whose sums may leave int32.
     """
     for part in convert(simulated).modules():
         if isinstance(part, Layer) and part.layer.bias is not None:
-            layer = simulated.get_submodule(part.name)
-            layer.bias.data.copy_(part.bias * part.bias_scale)
+            bias = layer_named(simulated, part.name).bias
+            assert bias is not None
+            bias.data.copy_(part.bias * part.bias_scale)
     return simulated
 
 
-def lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module]]) -> fx.GraphModule:
-    """The graph with each module replaced by the part that does it on integers."""
+def lowered(simulated: fx.GraphModule, parts: Mapping[str, Callable[..., nn.Module | None]]) -> fx.GraphModule:
+    """Copy the graph of a simulated network with each module replaced by the part that does its work on integers.
+
+    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; it is left as it was.
+    parts: makers of modules: "quantize" and "dequantize" (grid), "layer" (name, layer, grid before, grid after), "sum"
+        (two grids before, grid after), "mean" (layer, grid before, grid after), "clamp" (layer, grid, whether the layer
+        before has the same grid), which returns None where nothing is left to do.
+
+    Returns the new network. Raises ValueError for a network that is not simulated or not calibrated.
+    """
     if not isinstance(simulated, fx.GraphModule) or not any(isinstance(m, Activation) for m in simulated.modules()):
         raise ValueError(f"{type(simulated).__name__} has no grids: accepted is what simulate returns, calibrated")
-    network, grids = copy.deepcopy(simulated).eval(), {}
+    network = copy.deepcopy(simulated).eval()
+    grids: dict[fx.Node, Grid] = {}
 
     def after(node: fx.Node) -> Grid:  # the next grid: a ReLU may stand between
         reader = next(iter(node.users))
@@ -229,15 +327,17 @@ def lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module]
         if node.op in ("placeholder", "output"):
             continue
         real = inputs[0].op == "placeholder"
-        grids[node] = module.grid() if isinstance(module, Activation) else grids.get(inputs[0])
+        if inputs[0] in grids:
+            grids[node] = grids[inputs[0]]
         if isinstance(module, Activation):
+            grids[node] = module.grid()
             new = parts["quantize"](grids[node]) if real else None
         elif isinstance(module, graph.LAYERS):
             grids[node] = after(node)
             new = parts["layer"](node.target, module, grids[inputs[0]], grids[node])
         elif isinstance(module, graph.Sum):
             grids[node] = after(node)
-            new = parts["sum"](*(grids[each] for each in node.args), grids[node])
+            new = parts["sum"](*(grids[side] for side in node.args if isinstance(side, fx.Node)), grids[node])
         elif isinstance(module, graph.MEANS):
             grids[node] = after(node)
             new = parts["mean"](module, grids[inputs[0]], grids[node])
@@ -254,7 +354,7 @@ def lowered(simulated: fx.GraphModule, parts: dict[str, Callable[..., nn.Module]
             network.add_submodule(f"{node.name}_integer", new)
             node.target = f"{node.name}_integer"
     output = network.graph.output_node()
-    network.add_submodule("output_real", parts["dequantize"](grids[output.args[0]]))
+    network.add_module("output_real", parts["dequantize"](grids[output.all_input_nodes[0]]))
     with network.graph.inserting_before(output):
         output.args = (network.graph.call_module("output_real", output.args),)
     network.delete_all_unused_submodules()

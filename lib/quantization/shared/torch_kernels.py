@@ -1,12 +1,12 @@
 """The network that :func:`lib.quantization.affine.simulate` imitates, on torch's own 8-bit integer kernels.
 
-They use what the processor has for such products, which is what makes it fast. What the same network is in integers
-alone, by TensorFlow Lite's rules, stands in :mod:`lib.quantization._integer`.
+They use the processor's instructions for such products, which makes them fast. The same network in integers alone, by
+TensorFlow Lite's rules, is in :mod:`lib.quantization.shared.integer_network`.
 """
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,22 +14,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from lib.quantization.affine import Grid
-from lib.quantization.shared import integer_network
-from lib.weights import compressed_form
+from lib.quantization.affine import Grid, form_on_grid
+from lib.quantization.shared import graph, integer_network
 
 
 def kernels_available() -> bool:
-    """Whether this torch multiplies 8-bit integers exactly on this processor."""
+    """Say whether this torch multiplies 8-bit integers exactly on this processor."""
     return exact_engine(torch.backends.quantized.engine) is not None
 
 
 @cache
 def exact_engine(preferred: str) -> str | None:
-    """The first of torch's engines for 8-bit kernels whose sums are exact here, the preferred one first; or None.
+    """Find an engine of torch for 8-bit kernels whose sums are exact on this processor.
 
-    Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where those of large values are cut off:
-    the answers would be wrong, and nothing would say so.
+    Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where large sums are cut off: the
+    answers would be wrong, and nothing would say so.
+
+    preferred: the engine to try first.
+
+    Returns its name, or None where no engine is exact.
     """
     supported = torch.backends.quantized.supported_engines
     engines = [preferred, *(name for name in ("fbgemm", "onednn", "x86", "qnnpack") if name in supported)]
@@ -41,7 +44,10 @@ PROBES = [((6, 64), 1), ((24, 16, 3, 3), 1), ((24, 3, 3, 3), 1), ((24, 64, 1, 1)
 
 
 def adds_exactly(engine: str) -> bool:
-    """Whether that engine's sums of the largest values, 255 times 127 or -127, are those of whole numbers."""
+    """Say whether an engine adds the largest products, 255 times 127 or -127, like whole numbers.
+
+    engine: its name in torch; one that is not supported adds nothing exactly.
+    """
     try:
         with _engine(engine), _quiet():
             return all(_exact(shape, groups) for shape, groups in PROBES)
@@ -60,16 +66,16 @@ def _exact(shape: tuple[int, ...], groups: int) -> bool:
     x = torch.full((4, shape[1] * groups, *shape[2:]), 255.0)
     x = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
     if len(shape) == 2:
-        found = torch.ops.quantized.linear(x, torch.ops.quantized.linear_prepack(weight, None), scale, zero)
+        outputs = torch.ops.quantized.linear(x, torch.ops.quantized.linear_prepack(weight, None), scale, zero)
     else:
         packed = torch.ops.quantized.conv2d_prepack(weight, None, [1, 1], [0, 0], [1, 1], groups)
-        found = torch.ops.quantized.conv2d.new(x, packed, scale, zero)
-    return bool((found.int_repr().reshape(4, -1) == expected).all())
+        outputs = torch.ops.quantized.conv2d.new(x, packed, scale, zero)
+    return bool((outputs.int_repr().reshape(4, -1) == expected).all())
 
 
 @contextmanager
 def _engine(name: str) -> Iterator[None]:
-    """What is packed inside is for that engine's kernels, and stays so."""
+    """Inside, weights are packed for that engine's kernels, and they stay so."""
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = name
     try:
@@ -79,9 +85,9 @@ def _engine(name: str) -> Iterator[None]:
 
 
 def processor() -> dict[str, str]:
-    """Which instructions this processor has for 8-bit products, as far as it tells, and what uses them here."""
-    told = Path("/proc/cpuinfo")
-    flags = set(told.read_text("utf-8", "replace").split()) if told.exists() else set()
+    """Describe this processor's instructions for 8-bit products, as far as it tells, and what uses them here."""
+    description = Path("/proc/cpuinfo")
+    flags = set(description.read_text("utf-8", "replace").split()) if description.exists() else set()
     dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
     engine = exact_engine(torch.backends.quantized.engine) or "none that is exact: int32 without kernels"
     vectors = torch.backends.cpu.get_cpu_capability()
@@ -89,23 +95,36 @@ def processor() -> dict[str, str]:
 
 
 def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
-    """The network on torch's quantized kernels: uint8 activations, int8 weights; images and logits are float.
+    """Convert a simulated network to torch's 8-bit kernels; images and logits are float.
 
-    They are those of an engine of torch whose sums are exact here, see :func:`exact_engine`. They multiply by M in
-    float, so that a value in many may differ by one step. Raises ValueError where no engine is exact, for other layers
-    than linear and 2-d convolution with a border of zeros, and for other than 8 bits.
+    Activations are uint8, weights int8. The kernels are those of an engine whose sums are exact here, see
+    :func:`exact_engine`. They multiply by M in float, so one value in many may differ by one step from the integer
+    network's.
+
+    simulated: what :func:`lib.quantization.affine.simulate` returned with 8 bits, calibrated; it is left as it was.
+
+    Returns the new network.
+    Raises ValueError where no engine is exact, for layers other than linear ones and 2-d convolutions with a border of
+    zeros, and for activations or weights of other than 8 bits.
     """
     engine = exact_engine(torch.backends.quantized.engine)
     if engine is None:
         raise ValueError("this torch has no quantized kernels that add exactly on this processor: use convert")
-    parts = {"quantize": KernelQuantize, "layer": KernelLayer, "clamp": _own, "sum": KernelSum, "mean": KernelMean}
+    parts: dict[str, Callable[..., nn.Module | None]] = {
+        "quantize": KernelQuantize,
+        "layer": KernelLayer,
+        "clamp": _own,
+        "sum": KernelSum,
+        "mean": KernelMean,
+        "dequantize": KernelDequantize,
+    }
     with _engine(engine):
-        return integer_network.lowered(simulated, parts | {"dequantize": KernelDequantize})
+        return integer_network.lowered(simulated, parts)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the one warning that tensors of quantized types will go, some day."""
+    """Silences the one warning that quantized tensors are deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*", category=UserWarning)
         yield
@@ -121,13 +140,16 @@ def _packed_weight(codes: Tensor, scale: Tensor) -> Tensor:
 def _uint8(grid: Grid) -> tuple[float, int]:
     if grid.high - grid.low != 255:
         raise ValueError(f"the kernels take activations of 8 bits, not of {(grid.high - grid.low).bit_length()}")
-    return grid.scale.item(), grid.zero.item() - grid.low
+    return grid.scale.item(), int(grid.zero.item()) - grid.low
 
 
 class KernelQuantize(nn.Module):
-    """Float to uint8."""
+    """Turns float into uint8.
 
-    def __init__(self, grid: Grid):
+    grid: of the numbers.
+    """
+
+    def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.scale, self.zero = _uint8(grid)
 
@@ -136,9 +158,12 @@ class KernelQuantize(nn.Module):
 
 
 class KernelDequantize(nn.Module):
-    """uint8 to float."""
+    """Turns uint8 into float.
 
-    def __init__(self, grid: Grid):
+    grid: of the numbers; the tensors carry their own.
+    """
+
+    def __init__(self, grid: Grid) -> None:
         super().__init__()
 
     def forward(self, q: Tensor) -> Tensor:
@@ -146,11 +171,17 @@ class KernelDequantize(nn.Module):
 
 
 class KernelLayer(nn.Module):
-    """A linear layer or a 2-d convolution."""
+    """A linear layer or a 2-d convolution.
 
-    def __init__(self, name: str, layer: nn.Module, before: Grid, after: Grid):
+    name: of the layer, for errors.
+    layer: of a simulated network.
+    before: grid of its input.
+    after: grid of its output.
+    """
+
+    def __init__(self, name: str, layer: graph.LAYERS, before: Grid, after: Grid) -> None:
         super().__init__()
-        form, (weight,) = compressed_form(layer)
+        form, weight = form_on_grid(layer, name)
         grid = form.grid(weight)
         plain = isinstance(layer, nn.Linear) or (
             isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
@@ -168,7 +199,7 @@ class KernelLayer(nn.Module):
             if isinstance(layer, nn.Linear):
                 self.packed = torch.ops.quantized.linear_prepack(packed, bias)
                 self.run = torch.ops.quantized.linear.default
-            else:
+            elif isinstance(layer, nn.Conv2d):
                 place = (layer.stride, layer.padding, layer.dilation, layer.groups)
                 self.packed = torch.ops.quantized.conv2d_prepack(packed, bias, *place)
                 self.run = torch.ops.quantized.conv2d.new  # the overload without stride and padding
@@ -178,9 +209,14 @@ class KernelLayer(nn.Module):
 
 
 class KernelSum(nn.Module):
-    """a + b."""
+    """a + b.
 
-    def __init__(self, a: Grid, b: Grid, after: Grid):
+    a: grid of one side.
+    b: grid of the other.
+    after: grid of the sum.
+    """
+
+    def __init__(self, a: Grid, b: Grid, after: Grid) -> None:
         super().__init__()
         self.scale, self.zero = _uint8(after)
 
@@ -189,9 +225,14 @@ class KernelSum(nn.Module):
 
 
 class KernelMean(nn.Module):
-    """Average pooling; the kernel keeps the grid of its input, so the mean is written anew on its own."""
+    """Average pooling. The kernel keeps the grid of its input, so the mean is rounded to its own grid afterwards.
 
-    def __init__(self, layer: nn.Module, before: Grid, after: Grid):
+    layer: an ``nn.AvgPool2d`` or ``nn.AdaptiveAvgPool2d``.
+    before: grid of its input.
+    after: grid of its output.
+    """
+
+    def __init__(self, layer: nn.Module, before: Grid, after: Grid) -> None:
         super().__init__()
         self.layer, (self.scale, self.zero) = layer, _uint8(after)
 
@@ -200,5 +241,5 @@ class KernelMean(nn.Module):
 
 
 def _own(layer: nn.Module, grid: Grid, fused: bool) -> nn.Module | None:
-    """torch's ReLU and ReLU6 take quantized tensors; right behind a layer, the range of its uint8 does their work."""
+    """torch's ReLU and ReLU6 take quantized tensors; right after a layer, the range of its uint8 does their work."""
     return None if fused and grid.zero == grid.low else layer

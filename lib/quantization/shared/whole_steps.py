@@ -4,47 +4,53 @@ Each weight is a whole number of steps, most of them zero,
 
 .. math:: W_{ij} = \Delta\, k_{ij}, \qquad k_{ij} = m_{ij} \operatorname{round}(w_{ij} / \Delta),
 
-with the mask m of the survivors, a step :math:`\Delta` for each layer, and a real weight w behind each survivor, which
-the gradient moves as if nothing had been rounded. It joins what section 2.4 teaches: prune first (han2016deep), then a
-uniform step under an entropy code (choi2017towards), and train on. Units have no order, so the busiest are put first:
-the code of :mod:`lib.context_coding` finds the empty part of a matrix more easily.
+with the mask m of the survivors, a step :math:`\Delta` for each layer, and a real weight w for each survivor, which the
+gradient moves as if nothing had been rounded. This combines what section 2.4 of the survey teaches: prune first
+(han2016deep), use a uniform step with an entropy code (choi2017towards), and train on. Units have no order, so the
+busiest are put first: the code of :mod:`lib.coding.context` then finds the empty part of a matrix more easily.
 """
 
 from itertools import pairwise
-from math import ceil
+from math import ceil, isnan, nan
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from lib import training
 from lib.datasets import Split
-from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
+from lib.training import FitOptions
+from lib.weights import CompressedWeight, Encoding, compress, decompress, layer_named, layers
 
 BIAS_STEP = 0.125  # a power of two, so that a file can tell it by an exponent
 
 
 class GridWeight(CompressedWeight):
-    """step * round(weight / step) where a weight was not zero, zero elsewhere; the gradient passes to the survivors.
+    """step * round(weight / step) where a weight was not zero, zero elsewhere. The gradient passes to the survivors.
 
-    step: width of the grid; None for the smallest magnitude in the layer; 0 for no rounding, which cannot be stored.
+    Stored, and trained if the network is: the weights before they are rounded.
+
+    step: width of the grid; None takes the smallest magnitude in the layer; 0 rounds nothing, and cannot be stored.
     """
 
-    def __init__(self, step: float | None = None):
+    mask: Tensor
+
+    def __init__(self, step: float | None = None) -> None:
         super().__init__()
         if step is not None and not 0 <= step < float("inf"):
-            raise ValueError(f"the step must be a finite number from 0 up, not {step}")
-        self.step = step
+            raise ValueError(f"step must be a finite number from 0 up, not {step}")
+        self.step = nan if step is None else step  # NaN until a weight says which
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         self.register_buffer("mask", (weight != 0).to(weight.dtype))
-        if self.step is None:
+        if isnan(self.step):
             magnitudes = weight.detach().abs()[weight != 0]
             self.step = magnitudes.min().item() if len(magnitudes) else 1.0
         self.step = torch.tensor(self.step, dtype=torch.float32).item()
         return weight.detach() + 0.0
 
     def levels(self, weight: Tensor) -> Tensor:
-        """The whole numbers k."""
+        """Return the whole numbers k."""
         return torch.round(weight.detach() * self.mask / self.step) + 0.0  # adding zero turns -0 into 0
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -68,16 +74,27 @@ class GridWeight(CompressedWeight):
 
 
 def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
-    """Store each weight as a number of steps: of ``step`` times the mean magnitude of its layer's survivors, or, with
-    None, of the layer's smallest magnitude. In place; returns the model. Biases are left as they are."""
+    """Store each weight as a whole number of steps. In place.
+
+    model: any network, dense or pruned; biases are left as they are.
+    step: width of a step, in units of the mean magnitude of the layer's survivors; None takes the layer's smallest
+        magnitude, which finds the grid of a network that is on one.
+
+    Returns the model. Raises ValueError for a step that is not finite or not above 0.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> layer.weight.data = torch.tensor([[0.9, -3.1]])
+    >>> to_steps(layer, step=0.5).weight.tolist()  # steps of 1, half the mean magnitude
+    [[1.0, -3.0]]
+    """
     if step is not None and not 0 < step < float("inf"):
-        raise ValueError(f"the step must be a finite number above 0, not {step}")
+        raise ValueError(f"step must be a finite number above 0, not {step}")
     return compress(model, lambda _, layer: GridWeight(None if step is None else step * _mean(layer.weight)))
 
 
 def _mean(weight: Tensor) -> float:
-    found = weight.detach().abs()[weight != 0]
-    return found.mean().item() if len(found) else 1.0
+    magnitudes = weight.detach().abs()[weight != 0]
+    return magnitudes.mean().item() if len(magnitudes) else 1.0
 
 
 def train(
@@ -92,23 +109,47 @@ def train(
     pruned: float = 0.5,
     rounded: float = 0.7,
     fixed: float = 0.85,
-    **how: object,
+    **options: Unpack[FitOptions],
 ) -> nn.Module:
-    """Train the model until so many weights are left, all of them whole steps; dense again, in place.
+    """Prune a network to so many weights while it trains, then round them to whole steps and train on. In place.
 
-    Before each epoch of the share ``pruned`` of all epochs the smallest weights go, on a cubic schedule; a weight
-    counts in units of its layer's root mean square to the power ``balance`` (0: as it is). From the share ``rounded``
-    on weights are ``step`` times their layer's mean magnitude (None: never), from ``fixed`` on biases are multiples of
-    1/8 and rest. ``how``: see :func:`lib.training.fit`. Raises ValueError unless 0 < pruned <= rounded <= fixed <= 1
-    and survivors >= 1.
+    Before each epoch of the first part, a cubic schedule prunes the weights that are smallest in units of their layer's
+    root mean square to the power ``balance``. Then weights are rounded. In the end biases become multiples of 1/8 and
+    are no longer trained.
+
+    model: any network; it is dense again when it is returned.
+    split: samples to train on, one or more.
+    survivors: weights that are left in all layers together, 1 or more.
+    epochs: passes over the split, 1 or more.
+    seed: of the order of the samples.
+    step: width of a step, in units of the mean magnitude of the layer's survivors; None never rounds.
+    balance: 0 compares weights as they are, 1 relative to their layer's.
+    pruned: share of the epochs in which weights are pruned.
+    rounded: share of the epochs after which weights are rounded.
+    fixed: share of the epochs after which biases are fixed.
+    options: of :func:`lib.training.fit`, by name.
+
+    Returns the model.
+    Raises TypeError for an unknown option, and ValueError unless 0 < pruned <= rounded <= fixed <= 1, for survivors or
+    epochs below 1, a step that is not finite or not above 0, and an empty split. The model is left as it was then.
+
+    >>> from torch import rand, tensor
+    >>> split = Split(rand(4, 6), tensor([0, 1, 2, 3]))
+    >>> layer = train(nn.Linear(6, 4), split, survivors=10, epochs=4, seed=0)
+    >>> layer.weight.count_nonzero().item() <= 10
+    True
     """
-    if not (0 < pruned <= rounded <= fixed <= 1 and survivors >= 1):
-        raise ValueError(
-            f"accepted are 0 < pruned <= rounded <= fixed <= 1 and 1 survivor or more, not {pruned}, {rounded},"
-            f" {fixed} and {survivors}"
-        )
+    training.check_options(options)
+    split.check_not_empty("to train on")
+    if not 0 < pruned <= rounded <= fixed <= 1:
+        raise ValueError(f"the shares must be 0 < pruned <= rounded <= fixed <= 1, not {pruned}, {rounded} and {fixed}")
+    if survivors < 1 or epochs < 1:
+        raise ValueError(f"survivors and epochs must be 1 or more, not {survivors} and {epochs}")
+    if step is not None and not 0 < step < float("inf"):
+        raise ValueError(f"step must be a finite number above 0, not {step}")
     compress(model, lambda *_: GridWeight(0))
-    chains = [layer.parametrizations.weight for _, layer in layers(model)]
+    shared: list[Any] = [layer for _, layer in layers(model)]  # torch makes the attribute that holds a parametrization
+    chains = [layer.parametrizations.weight for layer in shared]
     biases = [layer.bias for _, layer in layers(model) if layer.bias is not None]
     total = sum(chain.original.numel() for chain in chains)
 
@@ -127,14 +168,14 @@ def train(
                 bias.data = BIAS_STEP * torch.round(bias.data / BIAS_STEP) + 0.0
                 bias.requires_grad_(False)
 
-    training.fit(model, split, epochs=epochs, seed=seed, before_epoch=prepare, **how)
+    training.fit(model, split, epochs=epochs, seed=seed, before_epoch=prepare, **options)
     for bias in biases:
         bias.requires_grad_(True)
     return decompress(model)
 
 
 @torch.no_grad()
-def _prune(chains: list, keep: int, balance: float) -> None:
+def _prune(chains: list[Any], keep: int, balance: float) -> None:
     """Keep the ``keep`` survivors that are largest in units of their layer's root mean square to a power."""
     sizes = []
     for chain in chains:
@@ -148,16 +189,25 @@ def _prune(chains: list, keep: int, balance: float) -> None:
 
 @torch.no_grad()
 def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
-    """Reorder the units between each two layers of ``chain``: those with most weights that are not zero come first.
+    """Reorder the units between layers so that those with most non-zero weights come first. In place.
 
-    The network computes what it did. Each layer must feed only the next (through activations, pooling, flattening).
-    In place; returns the model. Raises ValueError where two layers do not fit.
+    The network computes the same as before.
+
+    model: any network.
+    chain: names of its layers in order; each must feed only the next, through activations, pooling or flattening.
+
+    Returns the model. Raises ValueError for an unknown layer, and where two layers do not fit.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> model[0].weight.data = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    >>> busiest_first(model, ["0", "1"])[0].weight.tolist()
+    [[2.0, 3.0], [0.0, 1.0]]
     """
-    found = [model.get_submodule(name) for name in chain]
-    for name, first, second in zip(chain, found, found[1:], strict=False):
+    following = [layer_named(model, name) for name in chain]
+    for name, (first, second) in zip(chain, pairwise(following), strict=False):
         if second.weight.shape[1] % first.weight.shape[0]:
             raise ValueError(f"the {first.weight.shape[0]} units of {name!r} do not divide what the next layer reads")
-    for first, second in pairwise(found):
+    for first, second in pairwise(following):
         reads = second.weight.reshape(len(second.weight), len(first.weight), -1)
         busy = first.weight.flatten(1).count_nonzero(1) + reads.flatten(2).count_nonzero(2).sum(0)
         order = busy.argsort(descending=True, stable=True)
@@ -170,8 +220,16 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
 
 @torch.no_grad()
 def embed(small: nn.Module, large: nn.Module) -> nn.Module:
-    """Put a network with fewer units into one of the same layers with more: the first units of each layer, the others
-    zero. In place in ``large``, which is returned. Raises ValueError where a layer of ``small`` does not fit."""
+    """Put a network into a larger one of the same layers: it takes the first units of each, and the others become zero.
+
+    small: the network to put in; it is left as it was.
+    large: the network that is overwritten, in place.
+
+    Returns ``large``. Raises ValueError where a layer of ``small`` is missing in ``large`` or does not fit.
+
+    >>> embed(nn.Linear(1, 1, bias=False), nn.Linear(2, 2, bias=False)).weight.count_nonzero().item()
+    1
+    """
     into = dict(layers(large))
     for name, layer in layers(small):
         if name not in into or any(a > b for a, b in zip(layer.weight.shape, into[name].weight.shape, strict=True)):
