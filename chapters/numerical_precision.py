@@ -58,7 +58,10 @@ from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.datasets import Split
 from lib.precision import dynamic_fixed_point, fixed_point
 from lib.precision.dynamic_fixed_point import DynamicFixedPoint, HalfFloat, find_ranges
-from lib.precision.fixed_point import Arithmetic, FixedPoint, Format, convert
+from lib.precision.fixed_point import FixedPoint
+from lib.precision.shared import formats, gradient_descent
+from lib.precision.shared.arithmetic import Arithmetic, computing
+from lib.precision.shared.formats import Format, rounded
 from lib.quantization import scalar_kmeans
 
 dataset = datasets.load(data)
@@ -70,7 +73,7 @@ def averaged(split):
 
 
 train, test = averaged(dataset.train.first(train_images)), averaged(dataset.test.first(test_images))
-how = {"learning_rate": learning_rate, "batch_size": batch_size, "decay": decay, "epochs": epochs}
+options = {"learning_rate": learning_rate, "batch_size": batch_size, "decay": decay}
 
 
 def network(seed):
@@ -91,7 +94,7 @@ def record(key, values, unit="%", digits=2, exact=False):
 #
 # **The formula.** A format $\langle IL, FL \rangle$ has $IL$ integer bits, the sign among them, and $FL$ fractional bits.
 # Its step is $\epsilon = 2^{-FL}$ and its range $[-2^{IL-1},\, 2^{IL-1} - \epsilon]$.
-# A number $x$ lies between its neighbours $\lfloor x \rfloor$ and $\lfloor x \rfloor + \epsilon$, and two ways of rounding choose between them:
+# A number $x$ lies between its neighbors $\lfloor x \rfloor$ and $\lfloor x \rfloor + \epsilon$, and two ways of rounding choose between them:
 #
 # $$ Q(x) = \begin{cases} \lfloor x \rfloor + \epsilon & \text{if } x - \lfloor x \rfloor \ge \tfrac{\epsilon}{2} \\ \lfloor x \rfloor & \text{else} \end{cases} \qquad \text{or} \qquad Q(x) = \begin{cases} \lfloor x \rfloor + \epsilon & \text{with probability } \tfrac{x - \lfloor x \rfloor}{\epsilon} \\ \lfloor x \rfloor & \text{else.} \end{cases} $$ (eq-two-roundings)
 #
@@ -103,27 +106,27 @@ def record(key, values, unit="%", digits=2, exact=False):
 # **The code.** Any network of layers can be trained so; the first function is the rounding, the second the loop.
 
 # %% tags=["remove-input"]
-figures.show_source(fixed_point.convert, fixed_point.convert_each, fixed_point.train)
+figures.show_source(formats.rounded, formats.round_each, gradient_descent.train)
 
 # %% [markdown]
 # The wide accumulator is simulated with 32-bit floats, which round a long sum at its 24th bit; in a `float64` network it is exact, and a test holds it against whole numbers.
 # The loss and its softmax are computed in floats.
 # We divide by the size of the batch in the accumulator, and use no momentum, for which one more format would be needed.
 #
-# **An exact check.** Which of the two neighbours is taken, and how often?
+# **An exact check.** Which of the two neighbors is taken, and how often?
 
 # %%
 format = Format(8, 8, word=16)
-places = torch.linspace(0.1, 0.9, 9)  # between two neighbours, in steps
+places = torch.linspace(0.1, 0.9, 9)  # between two neighbors, in steps
 values, generator = (places + 3) * format.step, torch.Generator().manual_seed(0)
 many = values.repeat(draws, 1)
-up = convert(many, format, rounding="stochastic", generator=generator) / format.step > 3.5
+up = rounded(many, format, rounding="stochastic", generator=generator) / format.step > 3.5
 sigma = (places * (1 - places) / draws).sqrt()
 from_frequency = (up.double().mean(dim=0) - places).abs() / sigma
 from_mean = abs(up.double().mean() - 0.5) * 9 / sigma.square().sum().sqrt()
 line = torch.linspace(-4, 4, 100_001)
-worst = (convert(line, format) - line).abs().max() / format.step
-assert torch.equal(convert(values, format), ((places >= 0.5) + 3) * format.step)
+worst = (rounded(line, format) - line).abs().max() / format.step
+assert torch.equal(rounded(values, format), ((places >= 0.5) + 3) * format.step)
 
 # %% tags=["remove-cell"]
 record("stochastic.frequency_sigmas", from_frequency.max(), "standard deviations", 1)
@@ -132,18 +135,18 @@ record("nearest.worst_steps", worst, "steps", 3)
 
 # %% [markdown]
 # Rounded to nearest, no number moves by more than {glue:text}`numerical_precision.nearest.worst_steps`.
-# Rounded by chance, the share that goes up is the distance from the lower neighbour: at nine places the counts deviate from that by at most {glue:text}`numerical_precision.stochastic.frequency_sigmas`, and the mean of all by {glue:text}`numerical_precision.stochastic.bias_sigmas`.
+# Rounded by chance, the share that goes up is the distance from the lower neighbor: at nine places the counts deviate from that by at most {glue:text}`numerical_precision.stochastic.frequency_sigmas`, and the mean of all by {glue:text}`numerical_precision.stochastic.bias_sigmas`.
 #
 # ### The update that is swallowed
 # A weight is to be moved by less than half a step, again and again.
 
 # %%
 small = torch.tensor([0.4 * format.step])
-weights = {rounding: torch.ones(1) for rounding in fixed_point.ROUNDINGS}
+weights = {rounding: torch.ones(1) for rounding in formats.ROUNDINGS}
 for _ in range(updates):
     for rounding in weights:
-        change = convert(small, format, rounding=rounding, generator=generator)
-        weights[rounding] = convert(weights[rounding] - change, format)
+        change = rounded(small, format, rounding=rounding, generator=generator)
+        weights[rounding] = rounded(weights[rounding] - change, format)
 moved = {rounding: (1 - weight.item()) / format.step for rounding, weight in weights.items()}
 assert moved["nearest"] == 0
 assert abs(moved["stochastic"] - 0.4 * updates) < 4 * np.sqrt(updates * 0.4 * 0.6)
@@ -161,18 +164,18 @@ record("setting.updates", updates, "updates", 0, exact=True)
 
 # %%
 class Watched(FixedPoint):
-    kinds, off_grid = (), 0  # what was converted, and how many numbers were not in the format
+    kinds, off_grid = (), 0  # what was rounded, and how many numbers were not in the format
 
-    def convert(self, values, place):
-        result = super().convert(values, place)
+    def rounded(self, values, place):
+        result = super().rounded(values, place)
         self.kinds = {*self.kinds, ".".join(place.split(".")[1:]) or place}
         self.off_grid += int((result / self.format.step).frac().count_nonzero())
         return result
 
 
 watched = Watched(format, rounding="stochastic")
-one_epoch = how | {"epochs": 1, "seed": 0}
-fixed_point.train(network(0), train.first(256), arithmetic=watched, **one_epoch)
+part = train.first(256)
+gradient_descent.train(network(0), part, arithmetic=watched, epochs=1, seed=0, **options)
 record("kinds.off_grid", watched.off_grid, "numbers", 0, exact=True)
 record("kinds.watched", len(watched.kinds), "kinds", 0)
 
@@ -185,16 +188,17 @@ record("kinds.watched", len(watched.kinds), "kinds", 0)
 errors, nets = {}, {}
 
 
-def learn(name, make, *, build=network, data=(train, test), **changes):
+def learn(name, make, *, build=network, splits=(train, test), epochs=epochs, **changes):
     """A network trained in the arithmetic ``make(seed)`` for each seed, and its error in that arithmetic."""
     nets[name], errors[name] = [], []
     for seed in range(seeds):
-        model, arithmetic, each = build(seed), make(seed), how | {"seed": seed} | changes
+        model, arithmetic, own = build(seed), make(seed), options | changes
         if getattr(arithmetic, "every", None):
-            find_ranges(model, data[0], **each | {"arithmetic": arithmetic, "epochs": 1})
-        fixed_point.train(model, data[0], arithmetic=arithmetic, **each)
-        with fixed_point.computing(model, arithmetic):
-            errors[name].append(training.error_pct(model, data[1]))
+            find_ranges(model, splits[0], arithmetic=arithmetic, epochs=1, seed=seed, **own)
+        own |= {"arithmetic": arithmetic, "epochs": epochs, "seed": seed}
+        gradient_descent.train(model, splits[0], **own)
+        with computing(model, arithmetic):
+            errors[name].append(training.error_pct(model, splits[1]))
         nets[name].append((model, arithmetic))
     record(f"{name}.error_pct", errors[name])
 
@@ -208,7 +212,7 @@ words = {fl: Format(16 - fl, fl, word=16) for fl in fractions}
 record("formats.word_bits", [words[fl].word for fl in (8, 10, 14)], "bits", 0, exact=True)
 learn("float", lambda seed: Arithmetic())
 for fl, word in words.items():
-    for rounding in fixed_point.ROUNDINGS:
+    for rounding in formats.ROUNDINGS:
         learn(f"{rounding}{fl}", fixed(word, rounding=rounding))
 
 # %% tags=["remove-input"]
@@ -270,10 +274,10 @@ learn("finished20", fixed(Format(4, 16, word=20)), build=begun.__getitem__, **la
 # %%
 parts = dataset.train.first(lenet5_images), dataset.test.first(test_images // 2)
 record("lenet5.images", len(parts[0]), "images", 0)
-short = {"build": models.lenet5, "data": parts, "batch_size": 32}
+short = {"build": models.lenet5, "splits": parts, "batch_size": 32}
 short |= {"epochs": lenet5_epochs, "learning_rate": lenet5_rate, "decay": lenet5_decay}
 learn("lenet5_float", lambda seed: Arithmetic(), **short)
-for rounding in fixed_point.ROUNDINGS:
+for rounding in formats.ROUNDINGS:
     learn(f"lenet5_{rounding}", fixed(words[12], rounding=rounding), **short)
 
 # %% [markdown]
@@ -297,7 +301,7 @@ for rounding in fixed_point.ROUNDINGS:
 
 # %% tags=["remove-input"]
 figures.show_source(
-    dynamic_fixed_point.Range, DynamicFixedPoint.convert, DynamicFixedPoint.end_of_step
+    dynamic_fixed_point.Range, DynamicFixedPoint.rounded, DynamicFixedPoint.end_of_step
 )
 
 # %% [markdown]
@@ -308,7 +312,7 @@ largest = 0.003
 steady = DynamicFixedPoint(bits=9, integer_bits=5, every=1)
 steady.learning, visited = True, []
 for _ in range(30):
-    steady.convert(torch.tensor([largest, -largest / 2]), "gradient")
+    steady.rounded(torch.tensor([largest, -largest / 2]), "gradient")
     steady.end_of_step()
     visited.append(steady.ranges["gradient"].integer_bits)
 target = int(np.ceil(np.log2(largest / (1 - 2.0**-9))))
@@ -337,11 +341,10 @@ for bits in widths:
 record("setting.move_every", move_every, "steps", 0, exact=True)
 ranges, layers = [arithmetic.ranges for _, arithmetic in nets["dynamic10"]], ["fc1", "fc2", "fc3"]
 record("dynamic10.ranges", len(ranges[0]), "ranges", 0)
-distinct = [len({found.integer_bits for found in each.values()}) for each in ranges]
+distinct = [len({known.integer_bits for known in own.values()}) for own in ranges]
 record("dynamic10.distinct_ranges", distinct, "different values", 1)
-record(
-    "dynamic10.moves", [sum(found.moves for found in each.values()) for each in ranges], "moves", 0
-)
+moves = [sum(known.moves for known in own.values()) for own in ranges]
+record("dynamic10.moves", moves, "moves", 0)
 KINDS = ["output", "output.error", "weight", "weight.gradient", "weight.update", "bias"]
 rows = [
     {"layer": name} | {kind: str(ranges[0][f"{name}.{kind}"].integer_bits) for kind in KINDS}
@@ -404,12 +407,12 @@ ax.set_yticks(range(len(ALL)), [text for text, _ in ALL.values()])
 ax.invert_yaxis()
 figures.logarithmic(ax, "x")
 ax.set(xlabel="test error (%); the line: 32-bit floats", xlim=(None, 100))
-found = ", ".join(f"{text} {mean[name]:.1f} %" for name, (text, _) in ALL.items())
+errors_by_arithmetic = ", ".join(f"{text} {mean[name]:.1f} %" for name, (text, _) in ALL.items())
 figures.show(
     figure,
     name="fig-arithmetics",
     caption="LeNet-300-100 trained in each arithmetic: each seed, and the mean as a larger marker.",
-    alt=f"Rows of test errors on a logarithmic axis: {found}.",
+    alt=f"Rows of test errors on a logarithmic axis: {errors_by_arithmetic}.",
 )
 rows, work = [], measure.multiply_adds(nets["float"][0][0], train.images.shape[1:])
 for name, (text, _) in ALL.items():
@@ -433,7 +436,7 @@ figures.table(
 
 # %%
 record("setting.slow_rate", slow_rate, "", 1, exact=True)
-for rounding in fixed_point.ROUNDINGS:
+for rounding in formats.ROUNDINGS:
     learn(f"slow_{rounding}8", fixed(words[8], rounding=rounding), learning_rate=slow_rate)
 
 # %% [markdown]
@@ -444,29 +447,29 @@ for rounding in fixed_point.ROUNDINGS:
 # %%
 def coarse(values):
     range = int(values.abs().max().log2().ceil())
-    return dynamic_fixed_point.quantize(values, bits=coarse_bits - 1, integer_bits=range)
+    return dynamic_fixed_point.rounded(values, bits=coarse_bits - 1, integer_bits=range)
 
 
 @torch.no_grad()
 def travelled(model, names):
     """The error of each layer's output, in percent of its energy; and the answers."""
-    x, y, found = test.images, test.images, []
+    x, y, lost = test.images, test.images, {}
     for name, layer in model.named_children():
-        x, rounded = layer(x), copy.deepcopy(layer)
+        x, own = layer(x), copy.deepcopy(layer)
         if name in names:
-            rounded.weight.copy_(coarse(layer.weight))
-        y = coarse(rounded(y)) if name in names else rounded(y)
-        found.append(100 * ((x - y).square().sum() / x.square().sum()).item())
-    return dict(zip(dict(model.named_children()), found, strict=True)), y.argmax(dim=1)
+            own.weight.copy_(coarse(layer.weight))
+        y = coarse(own(y)) if name in names else own(y)
+        lost[name] = 100 * ((x - y).square().sum() / x.square().sum()).item()
+    return lost, y.argmax(dim=1)
 
 
 # %% tags=["remove-cell"]
 record("setting.coarse_bits", coarse_bits, "bits", 0, exact=True)
 for name, chosen in (("first_rounded", ["fc1"]), ("all_rounded", layers)):
-    found = [travelled(model, chosen) for model, _ in nets["float"]]
+    results = [travelled(model, chosen) for model, _ in nets["float"]]
     for layer in layers:
-        record(f"{name}.{layer}_error_pct", [lost[layer] for lost, _ in found])
-    wrong = [100 * (answers != test.labels).double().mean().item() for _, answers in found]
+        record(f"{name}.{layer}_error_pct", [lost[layer] for lost, _ in results])
+    wrong = [100 * (answers != test.labels).double().mean().item() for _, answers in results]
     record(f"{name}.error_pct", wrong)
 
 # %% [markdown]
@@ -493,9 +496,9 @@ record(
 # 1. Is the dot product in 32-bit floats the one of the wide accumulator? Compare it with `float64` for 784 products of ⟨2, 14⟩.
 
 # %% tags=["hide-cell"]
-a, b = convert(torch.rand(2, 1000, 784, generator=generator), words[14]).double()
-exact = convert((a * b).sum(dim=1), Format(10, 14))
-single = convert((a.float() * b.float()).sum(dim=1).double(), Format(10, 14))
+a, b = rounded(torch.rand(2, 1000, 784, generator=generator), words[14]).double()
+exact = rounded((a * b).sum(dim=1), Format(10, 14))
+single = rounded((a.float() * b.float()).sum(dim=1).double(), Format(10, 14))
 print(f"of 1,000 sums {(exact != single).sum()} differ", end=", ")
 print(f"by at most {(exact - single).abs().max() * 2**14:.0f} steps")
 
@@ -505,8 +508,8 @@ print(f"by at most {(exact - single).abs().max() * 2**14:.0f} steps")
 # %% tags=["hide-cell"]
 residual, pictures = models.resnet8(channels=1), dataset.train.first(4)
 sixteen = FixedPoint(Format(6, 10, word=16), rounding="stochastic")
-fixed_point.train(residual, pictures, arithmetic=sixteen, epochs=1, seed=0, learning_rate=0.01)
-assert all(torch.equal(convert(p, sixteen.format), p) for p in residual.parameters())
+gradient_descent.train(residual, pictures, arithmetic=sixteen, epochs=1, seed=0, learning_rate=0.01)
+assert all(torch.equal(rounded(p, sixteen.format), p) for p in residual.parameters())
 print("a sum of two numbers of the grid is on the grid, but may lie beyond its rails")
 
 # %% [markdown]

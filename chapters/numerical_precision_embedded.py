@@ -57,7 +57,7 @@ from torch import nn
 from lib import datasets, evidence, figures, measure, storage, training
 from lib.cache import cached
 from lib.precision import embedded_cnn, fixed_point, limited_precision
-from lib.precision.shared import integers
+from lib.precision.shared import formats, integers, short_floats
 
 dataset = datasets.load(data)
 evidence.uses(dataset)
@@ -93,19 +93,19 @@ def error(model):
 # **The code.** A number is rounded as the integer that its bits are:
 
 # %% tags=["remove-input"]
-figures.show_source(limited_precision.round_bits)
+figures.show_source(short_floats.round_bits)
 
 # %% [markdown]
 # **An exact check.** The formats that torch has come out bit for bit: half precision, bfloat16, and an 8-bit float.
 
 # %%
-short, size = limited_precision.float_format, torch.logspace(-24, 18, 6300, base=2.0)
+short, size = short_floats.rounded, torch.logspace(-24, 18, 6300, base=2.0)
 types = {(5, 10): torch.half, (8, 7): torch.bfloat16, (5, 2): torch.float8_e5m2}
 for (e, m), dtype in types.items():
     assert torch.equal(short(size, exponent=e, significand=m), size.to(dtype).float())
-formats = {"half, 16 bits": (5, 10), "bfloat16": (8, 7), "24-bit float": (7, 16)}
-rounded = {name: short(size, exponent=e, significand=m) for name, (e, m) in formats.items()}
-rounded["fixed point, 16 bits"] = fixed_point.convert(size, fixed_point.Format(4, 12))
+widths = {"half, 16 bits": (5, 10), "bfloat16": (8, 7), "24-bit float": (7, 16)}
+rounded = {name: short(size, exponent=e, significand=m) for name, (e, m) in widths.items()}
+rounded["fixed point, 16 bits"] = formats.rounded(size, formats.Format(4, 12))
 lost = {name: (values - size).abs() / size for name, values in rounded.items()}
 
 # %% tags=["remove-input"]
@@ -156,8 +156,8 @@ inputs, classes = train.images[0].numel(), len(dataset.classes)
 def learned(words, seed):
     model = limited_precision.Perceptron(inputs, hidden=hidden, classes=classes, seed=seed)
     model.words = words
-    how = {"epochs": learning_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    return model, limited_precision.learn(model, train, seed=seed, **how)
+    options = {"epochs": learning_epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    return model, limited_precision.learn(model, train, seed=seed, **options)
 
 
 fixed, words = limited_precision.fixed, {"float32": limited_precision.single()}
@@ -166,34 +166,34 @@ words |= {f"learning{bits}": fixed(bits) for bits in learning_bits}
 networks = {name: [learned(w, seed) for seed in range(seeds)] for name, w in words.items()}
 
 # %%
-errors = {name: [error(model) for model, _ in found] for name, found in networks.items()}
+errors = {name: [error(model) for model, _ in pairs] for name, pairs in networks.items()}
 for bits in inference_bits:
     retrieved = [limited_precision.retrieve(m, fixed(bits)) for m, _ in networks["float32"]]
     errors[f"inference{bits}"] = [error(model) for model in retrieved]
 for name, values in errors.items():
     record(f"{name}.error_pct", values, "%", 2)
-for name, found in networks.items():
-    record(f"{name}.swallowed_pct", [100 * share for _, share in found], "%", 1)
+for name, pairs in networks.items():
+    record(f"{name}.swallowed_pct", [100 * share for _, share in pairs], "%", 1)
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 baseline = float(np.mean(errors["float32"]))
-for kind, widths in (("learning", learning_bits), ("inference", inference_bits)):
+for kind, lengths in (("learning", learning_bits), ("inference", inference_bits)):
     look = figures.QUANTIZATION if kind == "learning" else figures.PRUNING
     text = "learning and answering" if kind == "learning" else "answering only"
-    places = [bits + (0.1 if kind == "learning" else -0.1) for bits in widths]
-    figures.line(ax, places, [errors[f"{kind}{bits}"] for bits in widths], look, text)
+    places = [bits + (0.1 if kind == "learning" else -0.1) for bits in lengths]
+    figures.line(ax, places, [errors[f"{kind}{bits}"] for bits in lengths], look, text)
 ax.axhline(baseline, color="#b0b0b0", linewidth=1, label="floats of 32 bits")
 ax.set(xlabel="bits of a word in fixed point", ylabel="test error (%)", ylim=(0, 100))
 ax.set_xticks(inference_bits)
 figures.legend(ax)
-told = {re.sub(r"(?<=[a-z])(?=[0-9])", " with ", name): np.mean(e) for name, e in errors.items()}
+by_word = {re.sub(r"(?<=[a-z])(?=[0-9])", " with ", name): np.mean(e) for name, e in errors.items()}
 figures.show(
     figure,
     name="fig-learning-bits",
     caption="Test error of a network with one hidden layer, whose words have so many bits in learning, or in answering only. Means over seeds with 95 % intervals.",
     alt="Test error by the bits of a word. "
-    + ", ".join(f"{name} bits: {value:.1f} %" for name, value in told.items()),
+    + ", ".join(f"{name} bits: {value:.1f} %" for name, value in by_word.items()),
 )
 
 # %% [markdown]
@@ -227,7 +227,7 @@ figures.show_source(embedded_cnn.IntegerSum.__init__, integers.convolve_codes)
 # %% [markdown]
 # ### Convolution and pooling in one
 #
-# The mean of four neighbouring sums is one sum over a larger window, with the stride 2 and the kernel
+# The mean of four neighboring sums is one sum over a larger window, with the stride 2 and the kernel
 #
 # $$ \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big) : $$ (eq-fused-kernel)
 #
@@ -256,8 +256,8 @@ assert (integers.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
 # %%
 def finder(seed):
     model = embedded_cnn.face_finder(seed, channels=train.images.shape[1], classes=classes)
-    how = {"epochs": finder_epochs, "learning_rate": 0.05, "batch_size": 32, "seed": seed}
-    return cached(training.fit, model, split=dataset.train.first(finder_images), **how)
+    options = {"epochs": finder_epochs, "learning_rate": 0.05, "batch_size": 32, "seed": seed}
+    return cached(training.fit, model, split=dataset.train.first(finder_images), **options)
 
 
 finders = [finder(seed) for seed in range(seeds)]
@@ -271,11 +271,11 @@ assert torch.allclose(finders[0](images), fused[0](images), atol=1e-4)
 # A table holds tanh at equal distances $h$, and a straight line runs between two entries: that errs by at most $\tfrac{h^2}{8} \max \lvert \tanh'' \rvert$ and half a unit for rounding; where tanh reaches the largest code, by one unit.
 
 # %%
-every, rows = np.arange(-(2**15), 2**15).astype(np.int16), []
-exact = np.tanh(every / 2.0**integers.TANH_FRACTION)
+all_codes, rows = np.arange(-(2**15), 2**15).astype(np.int16), []
+exact = np.tanh(all_codes / 2.0**integers.TANH_FRACTION)
 for bits, entries in ((16, 6), (16, 8), (16, 10), (8, 4), (8, 6)):
     table, unit = integers.tanh_table(bits, entries), 2.0 ** (1 - bits)
-    worst = np.abs(integers.tanh(every, table, 0, 2 ** (bits - 1) - 1) * unit - exact).max()
+    worst = np.abs(integers.tanh(all_codes, table, 0, 2 ** (bits - 1) - 1) * unit - exact).max()
     bound = integers.tanh_error(bits, entries)
     assert worst <= bound
     row = {"bits": bits, "entries": len(table), "largest error (units)": f"{worst / unit:.2f}"}
@@ -289,17 +289,17 @@ figures.table(rows, caption="A table of tanh, tried with all 65,536 codes; a uni
 
 
 # %%
-def integers(models, bits):
+def in_integers(models, bits):
     seen = dataset.train.first(range_images)
-    return [embedded_cnn.integer(model, seen, bits=bits) for model in models]
+    return [embedded_cnn.convert(model, seen, bits=bits) for model in models]
 
 
 twins = [error(model) for model in finders]
-in_bits = {bits: integers(fused, bits) for bits in network_bits}
+in_bits = {bits: in_integers(fused, bits) for bits in network_bits}
 record("face_finder.error_pct", twins, "%", 2)
 rows = [{"bits of a code": bits} for bits in network_bits]
-for row, (bits, found) in zip(rows, in_bits.items(), strict=True):
-    values = [error(model) for model in found]
+for row, (bits, copies) in zip(rows, in_bits.items(), strict=True):
+    values = [error(model) for model in copies]
     change = np.subtract(values, twins).tolist()
     row["test error (%)"] = record(f"int{bits}.error_pct", values, "%", 2).removesuffix(" %")
     row["change (points)"] = evidence.formatted(change, unit="", digits=2)
@@ -321,16 +321,16 @@ forms = {"float24": (7, 16), "float16": (5, 10), "bfloat16": (8, 7), "float8": (
 for name, (e, m) in forms.items():
     copies = copy.deepcopy(finders)
     stored[name] = [limited_precision.store(f, exponent=e, significand=m) for f in copies]
-word = fixed_point.Format(4, 12)
+word = formats.Format(4, 12)
 stored["fixed16"] = [fixed_point.quantize(f, word) for f in copy.deepcopy(finders)]
-stored["int16, apart"] = integers(finders, 16)
+stored["int16, apart"] = in_integers(finders, 16)
 stored |= {"int16, fused": in_bits[16], "int8, fused": in_bits[8]}
-ends = {name: [error(model) for model in found] for name, found in stored.items()}
-files = {name: [len(storage.dumps(model)) for model in found] for name, found in stored.items()}
+ends = {name: [error(model) for model in copies] for name, copies in stored.items()}
+files = {n: [len(storage.dumps(model)) for model in copies] for n, copies in stored.items()}
 
 # %%
 frame = torch.rand(1, images.shape[1], 144, 176, generator=torch.Generator().manual_seed(0))
-first = {name: found[0] for name, found in stored.items()}
+first = {name: copies[0] for name, copies in stored.items()}
 calls = {name: lambda network=network: network(frame) for name, network in first.items()}
 times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
 apart, one = first["int16, apart"].steps, first["int16, fused"].steps[0]
@@ -338,7 +338,7 @@ codes = first["int16, apart"].trace(frame)[0][0]
 calls = {"apart": lambda: apart[2](integers.mean_pool(apart[0](codes)))}
 stage = measure.latency_ms(calls | {"fused": lambda: one(codes)}, runs=runs)
 layers = [measure.multiply_adds_by_layer(net[0], images.shape[1:]) for net in (finders, fused)]
-work = [sum(each.values()) for each in layers]
+work = [sum(by_layer.values()) for by_layer in layers]
 
 # %% tags=["remove-input"]
 record("fused.multiply_adds_ratio", work[0] / work[1], exact=True)
@@ -364,13 +364,13 @@ for name, look in zip(shown, marks, strict=True):
     figures.line(ax, place, [change], look | {"linestyle": "none"} | hollow, name)
 ax.axhline(0, color="#b0b0b0", linewidth=1)
 ax.set(xlabel="file (kB)", ylabel="change of test error (points)", xlim=(0, None))
-figures.legend(ax, 4, handletextpad=0.2, columnspacing=1)
-told = "; ".join(f"{n}: {np.mean(files[n]):,.0f} bytes, {np.mean(ends[n]):.2f} %" for n in shown)
+figures.legend(ax, 4, narrow=True)
+points = "; ".join(f"{n}: {np.mean(files[n]):,.0f} bytes, {np.mean(ends[n]):.2f} %" for n in shown)
 figures.show(
     figure,
     name="fig-formats-compared",
     caption="Change of the test error against the size of the file, for one network in eight formats. Means over seeds with 95 % intervals.",
-    alt=f"File size and test error by format. {told}.",
+    alt=f"File size and test error by format. {points}.",
 )
 rows = [{"format": name} for name in stored]
 for row, (name, values) in zip(rows, ends.items(), strict=True):
@@ -397,16 +397,16 @@ figures.table(rows, caption="One network in ten forms; memory and time for the l
 # Here more and more bright inputs are summed, exactly, in such formats, and in those of the network:
 
 # %%
-rows, how = [], {"bits": 16, "fraction": 15, "wanted": 0, "output_bits": 32}
+rows, options = [], {"bits": 16, "fraction": 15, "wanted": 0, "output_bits": 32}
 for n in (16, 64, 256, 784):
     light, layer = np.full((1, n), 2**15 - 1, np.int16), nn.Linear(n, 1, bias=False)
     nn.init.constant_(layer.weight, 0.9)
     greedy = np.full((1, n, 1, 1), round(0.9 * 2**15), np.int16)
     wrapped = integers.convolve(light[:, :, None, None], greedy, none[:1]).item() / 2.0**30
-    careful = embedded_cnn.IntegerSum(layer, **how)
-    found = wrapped, careful(light).item() / 2.0**careful.fraction
-    row = {"inputs": n, "exact": f"{0.9 * n:.1f}", "formats by range only": f"{found[0]:.2f}"}
-    row |= {"with the guarantee": f"{found[1]:.2f}"}
+    careful = embedded_cnn.IntegerSum(layer, **options)
+    kept = careful(light).item() / 2.0**careful.fraction
+    row = {"inputs": n, "exact": f"{0.9 * n:.1f}", "formats by range only": f"{wrapped:.2f}"}
+    row |= {"with the guarantee": f"{kept:.2f}"}
     rows.append(row | {"fraction of a weight (bits)": int(careful.formats[1])})
 figures.table(rows, caption="A sum of products of 16-bit codes in 32 bits, weights 0.9, inputs 1")
 
@@ -436,7 +436,7 @@ from lib.vision import torchvision
 
 alexnet = torchvision.models.alexnet().features.eval()
 picture = Split(torch.rand(1, 3, 64, 64), torch.zeros(1, dtype=torch.long))
-network, exact = embedded_cnn.integer(alexnet, picture), alexnet(picture.images).detach()
+network, exact = embedded_cnn.convert(alexnet, picture), alexnet(picture.images).detach()
 far = (network(picture.images) - exact).abs().max() / exact.abs().max()
 fractions = [int(step.formats[1]) for step in network.steps if hasattr(step, "formats")]
 print(

@@ -65,8 +65,8 @@ def error(model):
 
 
 def retrained(model, epochs, seed, learning_rate):
-    how = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
-    return cached(training.fit, copy.deepcopy(model), split=tune, **how)
+    options = {"epochs": epochs, "seed": seed, "learning_rate": learning_rate}
+    return cached(training.fit, copy.deepcopy(model), split=tune, **options)
 
 
 # %% [markdown]
@@ -107,14 +107,14 @@ rate = {models.lenet_300_100: 0.1, models.lenet5: 0.05}  # learning rates
 
 
 def trained(build, seed, epochs):
-    how = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
-    return cached(training.fit, build(seed), split=dataset.train, **how)
+    options = {"epochs": epochs, "seed": seed, "learning_rate": rate[build]}
+    return cached(training.fit, build(seed), split=dataset.train, **options)
 
 
 dense = [trained(models.lenet_300_100, seed, epochs) for seed in range(seeds)]
 baseline = [error(model) for model in dense]
 record("lenet300.baseline_error_pct", baseline, "%", 2)
-cut = [[low_rank.compress(model, rank={"fc1": r})[0] for model in dense] for r in ranks]
+cut = [[low_rank.factorize_model(model, rank={"fc1": r})[0] for model in dense] for r in ranks]
 again = [[retrained(m, tune_epochs, 10 + i, 0.02) for i, m in enumerate(row)] for row in cut]
 before = [[error(model) for model in row] for row in cut]
 after = [[error(model) for model in row] for row in again]
@@ -201,8 +201,8 @@ figures.show_source(cp.decompose, cp.factorize)
 generator = torch.Generator().manual_seed(0)
 planted = [torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (8, 6, 3, 3)]
 kernel = torch.einsum("tr,sr,yr,xr->tsyx", *planted)
-found = cp.decompose(kernel, 3, starts=5, ridge=1e-9)
-assert (found.kernel - kernel).norm() < 1e-6 * kernel.norm()
+fitted = cp.decompose(kernel, 3, starts=5, ridge=1e-9)
+assert (fitted.kernel - kernel).norm() < 1e-6 * kernel.norm()
 
 # %% [markdown]
 # (sec-tucker)=
@@ -255,10 +255,10 @@ def largest(method, weights, layer):
 
 
 factorize = {
-    "SVD": lambda r: low_rank.compress(lenet5, rank={"conv2": r})[0],
-    "spatial": lambda r: spatial.compress(lenet5, rank={"conv2": r})[0],
-    "CP": lambda r: cp.compress(lenet5, rank={"conv2": r}, sweeps=sweeps)[0],
-    "Tucker": lambda r: tucker.compress(lenet5, ranks={"conv2": r})[0],
+    "SVD": lambda r: low_rank.factorize_model(lenet5, rank={"conv2": r})[0],
+    "spatial": lambda r: spatial.factorize_model(lenet5, rank={"conv2": r})[0],
+    "CP": lambda r: cp.factorize_model(lenet5, rank={"conv2": r}, sweeps=sweeps)[0],
+    "Tucker": lambda r: tucker.factorize_model(lenet5, ranks={"conv2": r})[0],
 }
 
 # %% [markdown]
@@ -295,12 +295,12 @@ for ax, share in zip(panels, shares, strict=True):
     ax.set_yticks(places, methods)
     figures.logarithmic(ax, "x")
 figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
-told = (f"{m} {a:.1f} and {b:.1f} at {s:.0%}" for (m, s), (a, b) in errors5.items())
+errors_by_method = (f"{m} {a:.1f} and {b:.1f} at {s:.0%}" for (m, s), (a, b) in errors5.items())
 figures.show(
     figure,
     name="fig-four",
     caption="LeNet-5 with its second convolution factorized four ways at equal numbers of weights: test error as cut, and after one short retraining.",
-    alt=f"Dot plot of test errors in percent, as cut and retrained: {'; '.join(told)}. The dense network has {baseline5:.1f}.",
+    alt=f"Dot plot of test errors in percent, as cut and retrained: {'; '.join(errors_by_method)}. The dense network has {baseline5:.1f}.",
 )
 
 # %% [markdown]
@@ -315,18 +315,18 @@ figures.show(
 
 # %%
 rank = max(1, tucker.bayesian_rank(lenet5.fc1.weight.detach()))
-small, report = tucker.compress(lenet5, layers=["conv2"])
-small, more = low_rank.compress(small, rank={"fc1": rank})
+small, report = tucker.factorize_model(lenet5, layers=["conv2"])
+small, more = low_rank.factorize_model(small, rank={"fc1": rank})
 tuned = retrained(small, lenet5_tune_epochs, 1, 0.01)
 record("lenet5.network_cut_error_pct", error(small), "%", 2)
 record("lenet5.network_retrained_error_pct", error(tuned), "%", 2)
 
 # %% tags=["remove-input"]
 rows = []
-for found in report + more:
-    ranks_of = " and ".join(map(str, found.ranks))
-    counts = {"parameters": f"{found.before:,}", "after": f"{found.after:,}"}
-    rows.append({"layer": found.layer, "ranks": ranks_of, **counts})
+for replaced in report + more:
+    ranks_of = " and ".join(map(str, replaced.ranks))
+    counts = {"parameters": f"{replaced.before:,}", "after": f"{replaced.after:,}"}
+    rows.append({"layer": replaced.layer, "ranks": ranks_of, **counts})
 figures.table(rows, caption="Ranks that the Bayesian rule finds in LeNet-5")
 
 # %% tags=["remove-input"]
@@ -390,9 +390,9 @@ def costs(run):
 def epoch(model):
     """The same for one epoch of training, from one batch."""
     part, model = dataset.train.first(128), copy.deepcopy(model)
-    how = {"epochs": 1, "seed": 0, "learning_rate": 0.0}
-    batch = min(costs(lambda: training.fit(model, part, **how)) for _ in range(2))
-    return [len(dataset.train) / len(part) * each for each in batch]
+    options = {"epochs": 1, "seed": 0, "learning_rate": 0.0}
+    batch = min(costs(lambda: training.fit(model, part, **options)) for _ in range(2))
+    return [len(dataset.train) / len(part) * cost for cost in batch]
 
 
 # %% tags=["remove-input"]
@@ -402,11 +402,11 @@ one_epoch, rows = {model: epoch(model) for model in (lenet5, dense[0])}, []
 for (model, method), run in runs.items():
     network = "LeNet-5" if model is lenet5 else "LeNet-300-100"
     key = f"cost.{'lenet5' if model is lenet5 else 'lenet300'}_{method.lower()}_epochs"
-    found = costs(run)
-    counted, timed = (a / b for a, b in zip(found, one_epoch[model], strict=True))
+    own = costs(run)
+    counted, timed = (a / b for a, b in zip(own, one_epoch[model], strict=True))
     record(key, counted, "epochs", 6)
     record(f"{key}_of_seconds", timed, "epochs", 4)
-    shown = {"operations": f"{found[0]:,.0f}", "in epochs": f"{counted:.6f}"}
+    shown = {"operations": f"{own[0]:,.0f}", "in epochs": f"{counted:.6f}"}
     rows.append({"network": network, "method": method, **shown, "time, in epochs": f"{timed:.4f}"})
 figures.table(rows, caption="One decomposition, beside one epoch of training on this data")
 
@@ -450,7 +450,7 @@ for ridge in (1e-12, 1e-3):
     runs = [cp.decompose(tensor, 2, sweeps=n, ridge=ridge) for n in steps]
     away = [float((run.kernel - tensor).norm() / tensor.norm()) for run in runs]
     terms = [torch.stack([f.norm(dim=0) for f in run.factors]).prod(0).max() for run in runs]
-    fits[ridge] = away, [float(each) for each in terms]
+    fits[ridge] = away, [float(term) for term in terms]
 three = cp.decompose(tensor, 3, ridge=1e-12)
 assert (three.kernel - tensor).norm() < 1e-6 < fits[1e-12][0][-1]
 
@@ -501,7 +501,7 @@ wide = {n: m.weight.shape for n, m in squeezenet.named_modules() if n.endswith("
 image = torch.rand(1, 3, 64, 64)
 for part in (1, 2):
     pairs = {name: (shape[1] // part, shape[0] // part) for name, shape in wide.items()}
-    smaller, _ = tucker.compress(squeezenet, ranks=pairs, sweeps=1)
+    smaller, _ = tucker.factorize_model(squeezenet, ranks=pairs, sweeps=1)
     if part == 1:
         assert torch.allclose(smaller(image), squeezenet(image), atol=1e-4)
     saved = measure.multiply_adds(smaller, (3, 64, 64)) / measure.multiply_adds(
@@ -510,7 +510,7 @@ for part in (1, 2):
     print(f"ranks divided by {part}: {saved:.2f} of the multiply-adds")
 with tempfile.NamedTemporaryFile() as file:
     storage.save(smaller, file.name)
-    again, _ = tucker.compress(squeezenet, ranks=pairs, sweeps=0)
+    again, _ = tucker.factorize_model(squeezenet, ranks=pairs, sweeps=0)
     assert torch.equal(storage.load(file.name, again).eval()(image), smaller(image))
 
 # %% [markdown]

@@ -6,8 +6,8 @@ The kernel, a tensor of four ways (outputs, inputs, rows, columns), is a sum of 
 .. math:: W_{tsij} \approx \sum_{r=1}^{R} A^t_{tr}\, A^s_{sr}\, A^y_{ir}\, A^x_{jr},
 
 which is a 1 x 1 convolution from S inputs to R channels, a d x 1 and a 1 x d depthwise one, and a 1 x 1 one to T
-outputs: R (S + 2 d + T) weights. No decomposition gives the best factors. Alternating least squares solves for one
-factor while the other three stay (the paper uses non-linear least squares),
+outputs: R (S + 2 d + T) weights. No formula gives the best factors. Alternating least squares solves for one factor
+while the other three stay as they are (the paper uses non-linear least squares),
 
 .. math:: A^n \leftarrow W_{(n)} K \, (G + \lambda I)^{-1}, \qquad K = \bigodot_{m \ne n} A^m, \qquad
           G = \circledast_{m \ne n} (A^m)^\top A^m,
@@ -34,32 +34,46 @@ WAYS = "tsyx"
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The four factors of the best start, and for every sweep and start the relative residual and the objective."""
+    """The four factors of the best start, and how the fit went.
+
+    factors: A^t (T, R), A^s (S, R), A^y (d_y, R), A^x (d_x, R).
+    residuals: ||W - W^|| / ||W|| after each sweep, (sweeps, starts).
+    objectives: the squared residual plus the ridge's term, which never rises, (sweeps, starts).
+    """
 
     factors: tuple[Tensor, Tensor, Tensor, Tensor]
-    residuals: Tensor  # (sweeps, starts): ||W - W^|| / ||W||
-    objectives: Tensor  # (sweeps, starts): what falls
+    residuals: Tensor
+    objectives: Tensor
 
     @property
     def kernel(self) -> Tensor:
-        """The kernel that the factors stand for."""
+        """The kernel that is made of the factors, W^ (T, S, d_y, d_x)."""
         return torch.einsum("tr,sr,yr,xr->tsyx", *self.factors)
 
 
 def decompose(
     weight: Tensor, rank: int, *, sweeps: int = 100, starts: int = 3, ridge: float = 1e-6, seed: int = 0
 ) -> Decomposition:
-    """Alternating least squares on a kernel (T, S, d_y, d_x), in float64.
+    r"""Fit a sum of products of four vectors to a kernel, by alternating least squares in float64.
 
-    sweeps: how often each factor is solved for. starts: random beginnings, of which the best is returned. ridge:
-        :math:`\\lambda`, for a kernel of length one. Raises ValueError for numbers out of range and kernels not finite.
+    weight: the kernel, (T, S, d_y, d_x), finite.
+    rank: R, number of products, 1 to :func:`largest_rank`.
+    sweeps: how often each factor is solved for, default 100.
+    starts: number of random starts, of which the one with the least objective is returned, default 3.
+    ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
+    seed: of the random starts, default 0.
+
+    Raises ValueError for numbers out of range, and for a kernel of another shape or not finite (lebedev2015speeding).
+
+    >>> column, line = torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 0, -1])
+    >>> sobel = (column[:, None] * line)[None, None]
+    >>> bool((decompose(sobel, rank=1, sweeps=5).kernel - sobel).abs().max() < 1e-4)
+    True
     """
     if weight.dim() != 4 or not weight.numel() or not torch.isfinite(weight).all():
         raise ValueError(f"the kernel of shape {tuple(weight.shape)} must have four ways and finite entries")
     if sweeps < 1 or starts < 1 or not 0 < ridge < 1:
-        raise ValueError(
-            f"accepted are sweeps and starts from 1 and a ridge in (0, 1), not {sweeps}, {starts}, {ridge}"
-        )
+        raise ValueError(f"sweeps and starts must be 1 or more and ridge in (0, 1), not {sweeps}, {starts} and {ridge}")
     rows.checked_rank(rank, largest_rank(weight))
     weight = weight.detach().double()
     length = weight.norm()
@@ -78,30 +92,55 @@ def decompose(
         misfit = (w.square().sum() - 2 * fit + length_hat).clamp_min(0)  # ||W||^2 - 2 <W, W^> + ||W^||^2
         a = _balanced(a)
         residuals.append(misfit.sqrt())
-        objectives.append(misfit + ridge * sum(each.square().sum((1, 2)) for each in a))
+        objectives.append(misfit + ridge * sum(factor.square().sum((1, 2)) for factor in a))
     best = int(objectives[-1].nan_to_num(torch.inf).argmin())
-    found = tuple(each[best] * length**0.25 for each in a)
-    return Decomposition(found, torch.stack(residuals), torch.stack(objectives))
+    t, s, y, x = (factor[best] * length**0.25 for factor in a)
+    return Decomposition((t, s, y, x), torch.stack(residuals), torch.stack(objectives))
 
 
 def largest_rank(weight: Tensor) -> int:
-    """No tensor needs more terms than it has entries for each number of its longest way."""
+    """The number of products that is enough for any kernel of this shape: all its ways but the longest, multiplied.
+
+    >>> largest_rank(torch.zeros(50, 20, 5, 5))
+    500
+    """
     return weight.numel() // max(weight.shape)
 
 
 def _balanced(a: list[Tensor]) -> list[Tensor]:
     """The same products with columns of one length in all four factors, which makes the ridge's term least."""
-    lengths = [each.norm(dim=1, keepdim=True) for each in a]
+    lengths = [factor.norm(dim=1, keepdim=True) for factor in a]
     mean = (lengths[0] * lengths[1] * lengths[2] * lengths[3]) ** 0.25
-    return [each * (mean / length.clamp_min(1e-300)) for each, length in zip(a, lengths, strict=True)]
+    return [factor * (mean / length.clamp_min(1e-300)) for factor, length in zip(a, lengths, strict=True)]
 
 
-def factorize(layer: nn.Conv2d, rank: int, **how: object) -> nn.Sequential:
-    """Four convolutions: 1 x 1, d x 1 depthwise, 1 x d depthwise, and 1 x 1 with the bias.
+def factorize(
+    layer: nn.Conv2d,
+    rank: int,
+    *,
+    sweeps: int = 100,
+    starts: int = 3,
+    ridge: float = 1e-6,
+    seed: int = 0,
+) -> nn.Sequential:
+    r"""Replace a convolution by four: 1 x 1, d x 1 depthwise, 1 x d depthwise, and 1 x 1 with the bias.
 
-    layer: a two-dimensional convolution of one group. how: arguments of :func:`decompose`.
+    layer: a two-dimensional convolution of one group.
+    rank: R, number of products of four vectors, and of channels between the four.
+    sweeps: how often each factor is solved for, default 100.
+    starts: number of random starts, of which the best is taken, default 3.
+    ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
+    seed: of the random starts, default 0.
+
+    The layer itself is left as it is. Raises ValueError for another layer, for weights that are not finite, and for
+    numbers out of range (lebedev2015speeding).
+
+    >>> factors = factorize(nn.Conv2d(4, 6, 3), rank=5, sweeps=2)
+    >>> [tuple(part.weight.shape) for part in factors]
+    [(5, 4, 1, 1), (5, 1, 3, 1), (5, 1, 1, 3), (6, 5, 1, 1)]
     """
-    t, s, y, x = decompose(rows.checked(layer, KINDS), rank, **how).factors
+    weight = rows.checked(layer, KINDS)
+    t, s, y, x = decompose(weight, rank, sweeps=sweeps, starts=starts, ridge=ridge, seed=seed).factors
     down, across = rows.apart(layer)
     return rows.row(
         layer,
@@ -112,17 +151,38 @@ def factorize(layer: nn.Conv2d, rank: int, **how: object) -> nn.Sequential:
     )
 
 
-def compress(
-    model: nn.Module, *, rank: int | Mapping[str, int], layers: Iterable[str] | None = None, **how: object
+def factorize_model(
+    model: nn.Module,
+    *,
+    rank: int | Mapping[str, int],
+    layers: Iterable[str] | None = None,
+    sweeps: int = 100,
+    starts: int = 3,
+    ridge: float = 1e-6,
+    seed: int = 0,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """A copy of the model with its convolutions in four factors each, where that is smaller; and what became of each.
+    r"""Copy the model and replace each convolution by four, where these have fewer parameters.
 
-    rank: one for all layers, or one for each layer of a mapping. layers: names; by default every two-dimensional
-    convolution of one group. how: arguments of :func:`decompose`.
+    model: any network; it is left as it is.
+    rank: of every layer, cut to its :func:`largest_rank`; or layer name -> rank, for the layers that it names.
+    layers: names of the layers to factorize; default: every two-dimensional convolution of one group.
+    sweeps: how often each factor is solved for, default 100.
+    starts: number of random starts, of which the best is taken, default 3.
+    ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
+    seed: of the random starts of each layer, default 0.
+
+    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Raises ValueError for layers beside a rank that names its layers, for a name that the model does not have, a layer
+    that cannot be factorized, a weight that two layers share, and numbers out of range.
+
+    >>> from lib import models
+    >>> small, report = factorize_model(models.lenet5(), rank={"conv1": 3}, sweeps=2)
+    >>> report[0].before, report[0].after
+    (520, 113)
     """
 
-    def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
+    def form(name: str, layer: nn.Conv2d) -> tuple[nn.Sequential, tuple[int, ...]]:
         chosen = rows.chosen_rank(rank, name, largest_rank(layer.weight))
-        return factorize(layer, chosen, **how), (chosen,)
+        return factorize(layer, chosen, sweeps=sweeps, starts=starts, ridge=ridge, seed=seed), (chosen,)
 
-    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.factorize_model(model, form, KINDS, rows.chosen_layers(layers, rank))

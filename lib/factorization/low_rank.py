@@ -17,30 +17,60 @@ import torch
 from torch import Tensor, nn
 
 from lib.factorization.shared import rows
-from lib.factorization.shared.rows import Replaced
+from lib.factorization.shared.rows import Dense, Replaced
 
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS: tuple[type[Dense], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """The weight (outputs, inputs, kernel) as a matrix (outputs, inputs x kernel)."""
+    return weight.flatten(1)
 
 
 def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest product of an (m, rank) and a (rank, n) matrix; both carry the root of the singular values."""
+    """Find the two thin matrices whose product is nearest to a matrix; both carry the root of the singular values.
+
+    matrix: (m, n).
+    rank: r, 1 to min(m, n).
+
+    Returns the factors, (m, r) and (r, n). Raises ValueError for another rank.
+
+    >>> left, right = split(torch.tensor([[3.0, 0], [0, 1]]), rank=1)
+    >>> (left @ right).round(decimals=4).abs()
+    tensor([[3., 0.],
+            [0., 0.]])
+    """
     u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
     root = sigma[: rows.checked_rank(rank, len(sigma))].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
-def rank_for(layer: nn.Module, energy: float) -> int:
-    """The smallest rank that holds the share ``energy`` in (0, 1] of the sum of the squared singular values."""
-    return rows.rank_for(torch.linalg.svdvals(rows.checked(layer, KINDS).flatten(1)), energy)
+def rank_for(layer: Dense, energy: float) -> int:
+    """The smallest rank of a layer that holds a share of the sum of its squared singular values.
+
+    layer: linear, or a convolution of one group.
+    energy: the share, in (0, 1].
+
+    Raises ValueError for another layer, for weights that are not finite, and for an energy out of range.
+    """
+    return rows.rank_for(torch.linalg.svdvals(matrix(rows.checked(layer, KINDS))), energy)
 
 
-def factorize(layer: nn.Module, rank: int) -> nn.Sequential:
-    """Two layers in a row that compute the layer's best approximation of this rank, exact at the full one.
+def factorize(layer: Dense, rank: int) -> nn.Sequential:
+    """Replace a layer by two in a row that compute its best approximation of a rank; exact at the full rank.
 
-    layer: linear, or a convolution of one group. rank: 1 to min(m, n). Raises ValueError for anything else.
+    layer: linear, or a convolution of one group; m outputs, n inputs (times the places of its kernel).
+    rank: r, 1 to min(m, n).
+
+    Returns n -> r -> m; the second layer has the bias. The layer itself is left as it is.
+    Raises ValueError for another layer or rank, and for weights that are not finite (denton2014exploiting).
+
+    >>> factors = factorize(nn.Linear(20, 10), rank=3)
+    >>> [tuple(part.weight.shape) for part in factors]
+    [(3, 20), (10, 3)]
     """
     weight = rows.checked(layer, KINDS)
-    left, right = split(weight.flatten(1), rank)
+    left, right = split(matrix(weight), rank)
     if isinstance(layer, nn.Linear):
         return rows.row(layer, rows.linear(right), rows.linear(left, layer.bias))
     first = rows.convolution(right.reshape(rank, *weight.shape[1:]), **rows.geometry(layer))
@@ -48,24 +78,29 @@ def factorize(layer: nn.Module, rank: int) -> nn.Sequential:
     return rows.row(layer, first, rows.convolution(mix, layer.bias))
 
 
-def compress(
+def factorize_model(
     model: nn.Module,
     *,
     rank: int | Mapping[str, int] | None = None,
     energy: float | None = None,
     layers: Iterable[str] | None = None,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """A copy of the model with the layers in two factors each, where that is smaller; and what became of each layer.
+    """Copy the model and replace each layer by two thin ones, where these have fewer parameters.
 
-    Exactly one of rank (one for all layers, cut to a layer's full rank, or one for each layer of a mapping) and energy
-    (:func:`rank_for`). layers: names; by default every linear layer and every convolution of one group.
+    Exactly one of rank and energy must be given.
+
+    model: any network; it is left as it is.
+    rank: of every layer, cut to the layer's full rank; or layer name -> rank, for the layers that it names.
+    energy: share in (0, 1] of the sum of squared singular values that each layer's rank must hold.
+    layers: names of the layers to factorize; default: every linear layer and every convolution of one group.
+
+    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
+    that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
+
+    >>> from lib import models
+    >>> small, report = factorize_model(models.lenet_300_100(), rank={"fc3": 5})
+    >>> report[0].before, report[0].after
+    (1010, 560)
     """
-    if (rank is None) == (energy is None):
-        raise ValueError("give exactly one of rank and energy")
-
-    def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
-        most = min(layer.weight.flatten(1).shape)
-        chosen = rank_for(layer, energy) if rank is None else rows.chosen_rank(rank, name, most)
-        return factorize(layer, chosen), (chosen,)
-
-    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.factorize_matrices(model, factorize, matrix, KINDS, rank=rank, energy=energy, layers=layers)

@@ -25,19 +25,37 @@ KINDS = (nn.Conv2d,)
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """The kernels (C_o, C_i, d_y, d_x) as a matrix (C_i d_y, C_o d_x)."""
+    """The kernels (C_o, C_i, d_y, d_x) as a matrix (C_i d_y, C_o d_x).
+
+    >>> tuple(matrix(torch.zeros(5, 3, 2, 4)).shape)
+    (6, 20)
+    """
     return weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 
 
 def rank_for(layer: nn.Conv2d, energy: float) -> int:
-    """The smallest rank that holds the share ``energy`` in (0, 1] of the sum of the squared singular values."""
+    """The smallest rank of a layer that holds a share of the sum of the squared singular values of its matrix.
+
+    layer: a two-dimensional convolution of one group.
+    energy: the share, in (0, 1].
+
+    Raises ValueError for another layer, for weights that are not finite, and for an energy out of range.
+    """
     return rows.rank_for(torch.linalg.svdvals(matrix(rows.checked(layer, KINDS))), energy)
 
 
 def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
-    """A column convolution and a row convolution; exact at the full rank, min(C_i d_y, C_o d_x).
+    """Replace a convolution by a column convolution and a row convolution; exact at the full rank.
 
-    layer: a two-dimensional convolution of one group. Raises ValueError for anything else and for a rank out of range.
+    layer: a two-dimensional convolution of one group.
+    rank: R, 1 to min(C_i d_y, C_o d_x).
+
+    Returns a d_y x 1 convolution to R channels and a 1 x d_x one, which has the bias. The layer is left as it is.
+    Raises ValueError for another layer or rank, and for weights that are not finite (jaderberg2014speeding).
+
+    >>> factors = factorize(nn.Conv2d(4, 6, 3), rank=5)
+    >>> [tuple(part.weight.shape) for part in factors]
+    [(5, 4, 3, 1), (6, 5, 1, 3)]
     """
     weight = rows.checked(layer, KINDS)
     outputs, inputs, height, width = weight.shape
@@ -48,24 +66,29 @@ def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
     return rows.row(layer, rows.convolution(columns, **down), rows.convolution(lines, layer.bias, **across))
 
 
-def compress(
+def factorize_model(
     model: nn.Module,
     *,
     rank: int | Mapping[str, int] | None = None,
     energy: float | None = None,
     layers: Iterable[str] | None = None,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """A copy of the model with its convolutions in two factors each, where that is smaller; and what became of each.
+    """Copy the model and replace each convolution by a column and a row one, where these have fewer parameters.
 
-    Exactly one of rank (one for all layers, cut to a layer's full rank, or one for each layer of a mapping) and energy
-    (:func:`rank_for`). layers: names; by default every two-dimensional convolution of one group.
+    Exactly one of rank and energy must be given.
+
+    model: any network; it is left as it is.
+    rank: of every layer, cut to the layer's full rank; or layer name -> rank, for the layers that it names.
+    energy: share in (0, 1] of the sum of squared singular values that each layer's rank must hold.
+    layers: names of the layers to factorize; default: every two-dimensional convolution of one group.
+
+    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
+    that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
+
+    >>> from lib import models
+    >>> small, report = factorize_model(models.lenet5(), rank={"conv1": 2})
+    >>> report[0].before, report[0].after
+    (520, 230)
     """
-    if (rank is None) == (energy is None):
-        raise ValueError("give exactly one of rank and energy")
-
-    def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
-        most = min(matrix(layer.weight).shape)
-        chosen = rank_for(layer, energy) if rank is None else rows.chosen_rank(rank, name, most)
-        return factorize(layer, chosen), (chosen,)
-
-    return rows.compress(model, form, KINDS, rank if layers is None and isinstance(rank, Mapping) else layers)
+    return rows.factorize_matrices(model, factorize, matrix, KINDS, rank=rank, energy=energy, layers=layers)

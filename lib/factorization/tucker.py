@@ -8,9 +8,9 @@ outputs; the places of the kernel are left as they are (kim2016compression),
 
 a 1 x 1 convolution S -> R_3, one of the kernel's size R_3 -> R_4, and a 1 x 1 one R_4 -> T, with
 S R_3 + d^2 R_3 R_4 + R_4 T weights. The matrices begin as the leading singular vectors of the two unfoldings and are
-then solved for in turn, each as the best one while the other stays. The ranks are those that the variational Bayesian
-model of a matrix and noise finds in each unfolding, in the closed form of Nakajima and others (2013) that the paper
-uses. The whole network is done in one go. Shapes: W (T, S, kernel), one to three dimensions of kernel.
+then solved for in turn, each as the best one for the other. The ranks are those that the variational Bayesian model of
+a matrix under noise finds in each unfolding, in the closed form of Nakajima and others (2013) that the paper uses. The
+whole network is factorized in one go. Shapes: W (T, S, kernel), one to three dimensions of kernel.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,15 +22,24 @@ from torch import Tensor, nn
 
 from lib import weights
 from lib.factorization.shared import rows
-from lib.factorization.shared.rows import Replaced
+from lib.factorization.shared.rows import Convolution, Replaced
 
-KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-    """U_t (T, R_4), the core (R_4, R_3, kernel), U_s (S, R_3), and the relative residual at first and after each sweep.
+    """Fit a core between two matrices of orthonormal columns to a kernel, in float64.
 
-    ranks: (R_3 of the inputs, R_4 of the outputs). Raises ValueError for a rank above that of its unfolding.
+    weight: (T, S, kernel).
+    ranks: (R_3 of the inputs, R_4 of the outputs), each 1 to the full rank of its unfolding.
+    sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
+
+    Returns U_t (T, R_4), the core (R_4, R_3, kernel), U_s (S, R_3), and the relative residual at first and after each
+    sweep. Raises ValueError for ranks or sweeps out of range (kim2016compression).
+
+    >>> u_t, core, u_s, residuals = decompose(torch.ones(6, 4, 3, 3), ranks=(1, 1))
+    >>> tuple(core.shape), residuals[-1] < 1e-6
+    ((1, 1, 3, 3), True)
     """
     if not isinstance(ranks, Sequence) or len(ranks) != 2:
         raise ValueError(f"ranks must be a pair, that of the inputs and that of the outputs, not {ranks!r}")
@@ -58,16 +67,27 @@ def _leading(w: Tensor, way: int, rank: int) -> Tensor:
 
 
 def unfolding(w: Tensor, way: int) -> Tensor:
-    """The tensor as a matrix with one row for each number of one way."""
+    """The tensor as a matrix with one row for each number of one way.
+
+    w: any shape.
+    way: dimension of the tensor that becomes the rows.
+    """
     return w.movedim(way, 0).flatten(1)
 
 
 def bayesian_rank(matrix: Tensor) -> int:
-    r"""The rank of the matrix behind the noise, by the empirical variational Bayesian factorization in closed form.
+    r"""Estimate the rank of a matrix under noise, by empirical variational Bayesian factorization in closed form.
 
     For an (L, M) matrix, L <= M, with singular values :math:`\gamma` and :math:`\alpha = L / M`: the noise's variance
-    :math:`\sigma^2` minimises the free energy, and a component counts where
+    :math:`\sigma^2` minimizes the free energy, and a component counts where
     :math:`\gamma^2 > M \sigma^2 \bar x`, :math:`\bar x = (1 + \bar\tau)(1 + \alpha / \bar\tau)`. Noise alone: 0.
+
+    matrix: two dimensions, finite; otherwise ValueError.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> left, right, noise = (torch.randn(n, m, generator=generator) for n, m in ((20, 2), (2, 60), (20, 60)))
+    >>> bayesian_rank(left @ right + 0.1 * noise)
+    2
     """
     if matrix.dim() != 2 or not matrix.numel() or not torch.isfinite(matrix).all():
         raise ValueError(
@@ -95,24 +115,44 @@ def bayesian_rank(matrix: Tensor) -> int:
     most = int(np.ceil(short / (1 + alpha))) - 1  # no more components than these are told from noise
     lowest, highest = max(x[most] / x_bar, x[most:].mean(), 1e-12 * x[0]), x.mean()
     grid = np.geomspace(lowest, max(highest, lowest * (1 + 1e-9)), 200)  # it has several valleys
-    near = int(np.argmin([free_energy(each) for each in grid]))
+    near = int(np.argmin([free_energy(variance) for variance in grid]))
     bounds = grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]
     variance = minimize_scalar(free_energy, bounds=bounds, method="bounded").x
     return int((x > variance * x_bar).sum())
 
 
-def ranks_for(layer: nn.Module, energy: float | None = None) -> tuple[int, int]:
-    """(R_3, R_4), each at least 1: the Bayesian ranks of the two unfoldings, or those that hold a share of energy."""
+def ranks_for(layer: Convolution, energy: float | None = None) -> tuple[int, int]:
+    """Choose the ranks (R_3, R_4) of a layer from its two unfoldings, each at least 1.
+
+    layer: a convolution of one group.
+    energy: share in (0, 1] of the sum of squared singular values that they must hold; None: the Bayesian ranks.
+
+    Raises ValueError for another layer, for weights that are not finite, and for an energy out of range.
+    """
     w = rows.checked(layer, KINDS).flatten(2)
-    if energy is not None:
-        return tuple(rows.rank_for(torch.linalg.svdvals(unfolding(w, way)), energy) for way in (1, 0))
-    return tuple(max(1, bayesian_rank(unfolding(w, way))) for way in (1, 0))
+
+    def rank(way: int) -> int:
+        matrix = unfolding(w, way)
+        return max(1, bayesian_rank(matrix)) if energy is None else rows.rank_for(torch.linalg.svdvals(matrix), energy)
+
+    return rank(1), rank(0)
 
 
-def factorize(layer: nn.Module, ranks: tuple[int, int], *, sweeps: int = 5) -> nn.Sequential:
-    """The three convolutions; one of the 1 x 1 is left out where its rank is full, its rotation goes into the core.
+def factorize(layer: Convolution, ranks: tuple[int, int], *, sweeps: int = 5) -> nn.Sequential:
+    """Replace a convolution by three: 1 x 1, one of the kernel's size on fewer channels, and 1 x 1 with the bias.
 
-    layer: a convolution of one group. ranks: (R_3 of the inputs, R_4 of the outputs).
+    A 1 x 1 convolution of full rank is left out: its rotation goes into the core.
+
+    layer: a convolution of one group.
+    ranks: (R_3 of the inputs, R_4 of the outputs).
+    sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
+
+    The layer itself is left as it is. Raises ValueError for another layer, for weights that are not finite, and for
+    ranks or sweeps out of range (kim2016compression).
+
+    >>> factors = factorize(nn.Conv2d(4, 6, 3), ranks=(2, 5))
+    >>> [tuple(part.weight.shape) for part in factors]
+    [(2, 4, 1, 1), (5, 2, 3, 3), (6, 5, 1, 1)]
     """
     weight = rows.checked(layer, KINDS)
     u_t, core, u_s, _ = decompose(weight, ranks, sweeps=sweeps)
@@ -130,7 +170,7 @@ def factorize(layer: nn.Module, ranks: tuple[int, int], *, sweeps: int = 5) -> n
     return rows.row(layer, *parts)
 
 
-def compress(
+def factorize_model(
     model: nn.Module,
     *,
     ranks: Mapping[str, tuple[int, int]] | None = None,
@@ -138,21 +178,32 @@ def compress(
     layers: Iterable[str] | None = None,
     sweeps: int = 5,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """A copy of the model with its convolutions in factors, where that is smaller; and what became of each layer.
+    """Copy the model and replace each convolution by up to three, where these have fewer parameters.
 
-    ranks: (R_3, R_4) for each layer that is named. Without: by the Bayesian rule, or by a share of energy.
-    layers: names; by default every convolution of one group whose kernel has more than one place.
+    model: any network; it is left as it is.
+    ranks: layer name -> (R_3, R_4), for the layers that it names; default: by the Bayesian rule.
+    energy: share in (0, 1] of the sum of squared singular values that both ranks must hold, instead of that rule.
+    layers: names of the layers to factorize; default: every convolution of one group with more than a 1 x 1 kernel.
+    sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
+
+    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Raises ValueError for ranks together with energy or with layers, for a name that the model does not have, a layer
+    that cannot be factorized, a weight that two layers share, and numbers out of range.
+
+    >>> from lib import models
+    >>> small, report = factorize_model(models.lenet5(), ranks={"conv1": (1, 6)})
+    >>> report[0].before, report[0].after
+    (520, 290)
     """
     if ranks is not None and energy is not None:
         raise ValueError("give ranks or energy, not both")
-    if layers is None:
-        suited = ((name, layer.weight[0, 0]) for name, layer in weights.layers(model) if not rows.refusal(layer, KINDS))
-        layers = ranks if ranks is not None else [name for name, kernel in suited if kernel.numel() > 1]
+    names = rows.chosen_layers(layers, ranks)
+    if names is None:
+        suited = ((name, layer.weight[0, 0]) for name, layer in weights.layers(model) if rows.accepted(layer, KINDS))
+        names = [name for name, kernel in suited if kernel.numel() > 1]
 
-    def form(name: str, layer: nn.Module) -> tuple[nn.Sequential, tuple[int, ...]]:
-        if ranks is not None and name not in ranks:
-            raise ValueError(f"ranks holds no pair for layer {name!r}: it names {', '.join(ranks)}")
+    def form(name: str, layer: Convolution) -> tuple[nn.Sequential, tuple[int, ...]]:
         chosen = ranks_for(layer, energy) if ranks is None else ranks[name]
         return factorize(layer, chosen, sweeps=sweeps), chosen
 
-    return rows.compress(model, form, KINDS, layers)
+    return rows.factorize_model(model, form, KINDS, names)

@@ -5,9 +5,9 @@ With B bits beside the sign and the range I, which may be negative, the numbers 
 .. math:: q(x) = \operatorname{clip}\big(\operatorname{round}(x\, 2^{B-I}),\, \pm(2^B - 1)\big)\, 2^{I-B} .
 
 Fixed point has one range for everything. Dynamic fixed point has one for the outputs of a layer, one for its weights,
-one for its biases, and one for the errors, gradients and updates of each. Every so many steps a range grows by one bit
-if more than a share r of its numbers have reached its end, and shrinks by one bit if no more than r would reach the
-smaller end. Parameters are kept with more bits than those that are multiplied. There is no chance in rounding.
+one for its biases, and one each for their errors, gradients and updates. Every so many steps a range grows by one bit
+if more than a share r of its numbers have reached its end, and shrinks by one bit if no more than r would reach the end
+of half the range. Parameters are kept with more bits than they are multiplied with. Rounding is never random.
 """
 
 import copy
@@ -19,34 +19,43 @@ import torch
 from torch import Tensor, nn
 
 from lib.datasets import Split
-from lib.precision.fixed_point import Arithmetic, Format, plain, train
+from lib.precision.shared.arithmetic import Arithmetic
+from lib.precision.shared.formats import Format, flat_floats
+from lib.precision.shared.gradient_descent import train
 
 LIMITS = -60, 60  # of a range
 
 
-def quantize(values: Tensor, *, bits: int, integer_bits: int) -> Tensor:
-    """q of the values (any shape, float32 or float64): symmetric, rounded to nearest, ties to even.
+def rounded(values: Tensor, *, bits: int, integer_bits: int) -> Tensor:
+    """Round values to the nearest number of a symmetric range, q(x); ties go to even.
 
-    bits: B, 1 to 31, without the sign. integer_bits: I, -60 to 60. Raises ValueError beyond, and for NaN.
+    values: any shape, float32 or float64.
+    bits: B, 1 to 31, without the sign.
+    integer_bits: I, the range, -60 to 60.
+
+    Raises ValueError for numbers out of range, for NaN, and for another type of number (courbariaux2014low).
+
+    >>> rounded(torch.tensor([0.3, -0.3, 9.0]), bits=3, integer_bits=0)
+    tensor([ 0.2500, -0.2500,  0.8750])
     """
     return _counted(values, bits, integer_bits)[0]
 
 
 def _counted(values: Tensor, bits: int, integer_bits: int) -> tuple[Tensor, int, int]:
-    """The quantized values; how many reached the end of the range; how many would that of half the range."""
+    """The rounded values; how many reached the end of the range; how many would reach the end of half the range."""
     if not 1 <= bits <= 31:
         raise ValueError(f"bits must be in 1..31 beside the sign, not {bits}")
     if not LIMITS[0] <= integer_bits <= LIMITS[1]:
         raise ValueError(f"integer_bits must be in {LIMITS[0]}..{LIMITS[1]}, not {integer_bits}")
-    flat, out = plain(values), torch.empty(values.shape, dtype=values.dtype)
+    flat, out = flat_floats(values), torch.empty(values.shape, dtype=values.dtype)
     nan, over, half = _quantized(flat, 2.0 ** (integer_bits - bits), 2.0**bits - 1, out.view(-1).numpy())
     if nan:
-        raise ValueError("the values to quantize hold NaN, which no fixed-point number is")
+        raise ValueError("the values to round hold NaN, which no fixed-point number is")
     return out.to(values.device), over, half
 
 
 @numba.njit(cache=True)
-def _quantized(values, step, top, out):
+def _quantized(values: np.ndarray, step: float, top: float, out: np.ndarray) -> tuple[bool, int, int]:
     nan, over, half = False, 0, 0
     for i in range(values.size):
         x = values[i] / step
@@ -59,30 +68,54 @@ def _quantized(values, step, top, out):
 
 @dataclass
 class Range:
-    """A range I, and what was seen since it last moved."""
+    """A range I, and how many numbers it held since it last moved: all of them, and those that were too large for it.
+
+    integer_bits: I.
+    numbers: how many were rounded.
+    over: how many of them reached the end of the range.
+    half: how many would have reached the end of half the range.
+    moves: how often the range has moved.
+    """
 
     integer_bits: int
     numbers: int = 0
-    over: int = 0  # of them, those that reached the end of the range
-    half: int = 0  # those that would reach the end of the next smaller one
+    over: int = 0
+    half: int = 0
     moves: int = 0
 
     def move(self, limit: float) -> None:
-        """One bit up, one bit down, or not at all; then count anew. Zeros alone say nothing about a range."""
+        """Move one bit up, one bit down, or not at all; then count from zero. Zeros alone do not move a range.
+
+        limit: the share of the numbers that may reach the end of the range.
+
+        >>> grown = Range(3, numbers=1000, over=5, half=400)
+        >>> grown.move(limit=1e-4)
+        >>> grown.integer_bits
+        4
+        """
         if self.numbers:
             change = (self.over > limit * self.numbers) - (self.half <= limit * self.numbers)
-            found = min(max(self.integer_bits + change, LIMITS[0]), LIMITS[1])
-            self.moves += found != self.integer_bits
-            self.integer_bits = found
+            moved = min(max(self.integer_bits + change, LIMITS[0]), LIMITS[1])
+            self.moves += moved != self.integer_bits
+            self.integer_bits = moved
         self.numbers = self.over = self.half = 0
 
 
 class DynamicFixedPoint(Arithmetic):
-    """Numbers of ``bits`` bits beside the sign, parameters kept with ``storage_bits``; ``ranges`` holds I by place.
+    """Numbers in ranges that move as they overflow; ``ranges`` holds place -> :class:`Range`.
 
-    integer_bits: every range to begin with. every: steps between two moves; None never moves them, which is the fixed
-    point that the paper compares with. limit: the share r that may overflow.
-    Raises ValueError for bits outside 1..31, storage of fewer bits, every below 1 and a limit outside 0..1.
+    bits: B, of the numbers that are multiplied, beside the sign, 1 to 31.
+    storage_bits: of kept parameters, beside the sign, from ``bits`` to 31; default: as many.
+    integer_bits: I of every range to begin with, default 5.
+    every: steps between two moves, default 100; None never moves them, which is the fixed point that the paper compares
+        with.
+    limit: the share r of the numbers that may overflow, 0 to 1, default 1e-4.
+
+    Raises ValueError for numbers out of range (courbariaux2014low).
+
+    >>> arithmetic = DynamicFixedPoint(bits=3, integer_bits=1)
+    >>> arithmetic.rounded(torch.tensor([0.3, 9.0]), "fc1.output")
+    tensor([0.2500, 1.7500])
     """
 
     def __init__(
@@ -99,17 +132,13 @@ class DynamicFixedPoint(Arithmetic):
             raise ValueError(f"bits must be in 1..31 and no more than storage_bits, not {bits} and {storage_bits}")
         if (every is not None and every < 1) or not 0 <= limit <= 1:
             raise ValueError(f"every must be 1 or more, or None, and limit in 0..1, not {every} and {limit}")
-        self.bits, self.storage_bits, self.start, self.every, self.limit = (
-            bits,
-            storage_bits,
-            integer_bits,
-            every,
-            limit,
-        )
+        self.bits, self.storage_bits, self.start = bits, storage_bits, integer_bits
+        self.every, self.limit = every, limit
         self.ranges: dict[str, Range] = {}
         self.steps = 0
 
-    def convert(self, values: Tensor, place: str) -> Tensor:
+    def rounded(self, values: Tensor, place: str) -> Tensor:
+        """The values in the range of their place; in training, those that leave it are counted."""
         known = self.ranges.setdefault(place, Range(self.start))
         quantized, over, half = _counted(values, self.bits, known.integer_bits)
         if self.learning and (half or values.any()):
@@ -117,10 +146,12 @@ class DynamicFixedPoint(Arithmetic):
         return quantized
 
     def keep(self, values: Tensor, place: str) -> Tensor:
+        """A parameter with the bits of the storage, in the range of its place."""
         known = self.ranges.setdefault(place, Range(self.start))
-        return quantize(values, bits=self.storage_bits, integer_bits=known.integer_bits)
+        return rounded(values, bits=self.storage_bits, integer_bits=known.integer_bits)
 
     def end_of_step(self) -> None:
+        """Move all ranges, if enough steps have passed."""
         self.steps += 1
         if self.every and self.steps % self.every == 0:
             for known in self.ranges.values():
@@ -135,18 +166,50 @@ class DynamicFixedPoint(Arithmetic):
 class HalfFloat(Arithmetic):
     """IEEE's 16-bit floats for everything, parameters included."""
 
-    def convert(self, values: Tensor, place: str) -> Tensor:
+    def rounded(self, values: Tensor, place: str) -> Tensor:
+        """The values as the nearest 16-bit floats."""
         return values.half().to(values.dtype)
 
     def keep(self, values: Tensor, place: str) -> Tensor:
-        return self.convert(values, place)
+        """A parameter as the nearest 16-bit floats."""
+        return self.rounded(values, place)
 
 
-def find_ranges(model: nn.Module, split: Split, *, arithmetic: DynamicFixedPoint, epochs: int, **how: object) -> None:
-    """Let the ranges settle while a copy of the model is trained with 31 bits; ``how``: for ``train``.
+def find_ranges(
+    model: nn.Module,
+    split: Split,
+    *,
+    arithmetic: DynamicFixedPoint,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 0.1,
+    decay: float = 0.95,
+    batch_size: int = 128,
+) -> None:
+    """Let the ranges settle while a copy of the model is trained with 31 bits.
 
     The model itself is left as it is, so that its training begins from the same parameters, with good ranges.
+
+    model: any network whose layers are modules, float32 or float64.
+    split: images and labels to train on.
+    arithmetic: whose ranges are set.
+    epochs: passes over the split, 0 or more.
+    seed: of the order of the samples.
+    learning_rate: of the first epoch, default 0.1.
+    decay: factor of the learning rate after each epoch, default 0.95.
+    batch_size: samples a step, 1 or more, default 128.
+
+    Raises ValueError for an empty split, numbers out of range, and a loss that is not finite.
     """
     wide = DynamicFixedPoint(bits=31, integer_bits=arithmetic.start, every=arithmetic.every, limit=arithmetic.limit)
-    train(copy.deepcopy(model), split, arithmetic=wide, epochs=epochs, **how)
+    train(
+        copy.deepcopy(model),
+        split,
+        arithmetic=wide,
+        epochs=epochs,
+        seed=seed,
+        learning_rate=learning_rate,
+        decay=decay,
+        batch_size=batch_size,
+    )
     arithmetic.ranges = {place: Range(known.integer_bits) for place, known in wide.ranges.items()}

@@ -7,24 +7,25 @@ is observed on images (roux2007embedded). With codes :math:`x = X 2^{-f_x}` and 
 
 and the sum A fits 32 bits whatever the input: bits are taken from :math:`f_w` until every output has
 :math:`2^{b-1} \sum_i |W_i| + |B| + 2^{s-1} < 2^{31}`. tanh is a table. A convolution with the kernel k and
-the mean of windows of 2 x 2 behind it are one convolution of stride 2 with a kernel that is larger by one,
+the mean of windows of 2 x 2 after it are one convolution of stride 2 with a kernel that is larger by one,
 
 .. math:: \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big),
 
 so four sums of 25 products become one of 36. The network follows the kind of the Convolutional Face Finder
-(garcia2004cff), with one difference that is meant: all second maps read all first ones.
+(garcia2004cff), with one deliberate difference: every second map reads all first ones.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypedDict, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import running
+from lib import running, weights
 from lib.datasets import Split
 from lib.precision.shared import integers
 
@@ -33,7 +34,11 @@ def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Se
     """Two stages of convolution, mean of 2 x 2, factor and bias for each map, tanh; then a neuron for each map.
 
     1,172 parameters for one channel. Input (n, channels, 28, 28), output (n, classes) logits. A larger image gives the
-    logits of every window of 28 x 28, four pixels apart, (n, classes * rows * columns).
+    logits of every window of 28 x 28, four pixels apart, (n, classes * rows * columns) (garcia2004cff).
+
+    seed: of the random weights, default 0.
+    channels: of the images, default 1.
+    classes: number of outputs, default 10.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,67 +58,106 @@ def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Se
                 flatten=nn.Flatten(),
             )
         )
-        for scale in (model.s1, model.s2):
-            nn.init.constant_(scale.weight, 2.0)  # what a mean of four loses in spread, if they are independent
+        for name in ("s1", "s2"):
+            # what a mean of four loses in spread, if they are independent
+            nn.init.constant_(weights.layer_named(model, name).weight, 2.0)
     return model
 
 
 def fused_kernel(kernel: Tensor, *, step: int = 1) -> Tensor:
-    """The sum of four copies of a kernel (..., height, width), ``step`` apart; ``step`` is the convolution's stride.
+    """Add four copies of a kernel, one step apart: a fourth of it convolves and takes the mean of 2 x 2 at once.
 
-    A fourth of it makes convolution and mean one; of integers the sum is exact, and the fourth a shift by two.
+    Of integers the sum is exact, and the fourth is a shift by two.
+
+    kernel: (..., height, width).
+    step: the convolution's stride, default 1.
+
+    Returns (..., height + step, width + step).
+
+    >>> fused_kernel(torch.ones(1, 2, dtype=torch.int64))
+    tensor([[1, 2, 1],
+            [1, 2, 1]])
     """
     wide = nn.functional.pad(kernel, (0, step, 0, step))
-    return sum(wide.roll((y, x), (-2, -1)) for y in (0, step) for x in (0, step))
+    copies = (wide.roll((y, x), (-2, -1)) for y in (0, step) for x in (0, step))
+    return sum(copies, start=torch.zeros_like(wide))
 
 
 @torch.no_grad()
 def fuse(model: nn.Sequential) -> nn.Sequential:
-    """The same function with each convolution, the AvgPool2d(2) and the factors for each map behind it made one.
+    """Make one convolution of each convolution, the AvgPool2d(2) and the factors for each map after it.
 
-    A new network of plain layers; the given one is not changed. A pooling with no convolution before it stays.
-    Raises ValueError for a model that is no chain, and for layers as :func:`integer` does.
+    model: a chain of the layers that :func:`chain` accepts; it is left as it is.
+
+    Returns a new network of plain layers that computes the same. A pooling with no convolution before it stays.
+    Raises ValueError for other layers.
+
+    >>> [type(layer).__name__ for layer in fuse(nn.Sequential(nn.Conv2d(1, 4, 5), nn.AvgPool2d(2), nn.Tanh()))]
+    ['Conv2d', 'Tanh']
     """
     fused: list[nn.Module] = []
     for layer in chain(model):
         before = fused[-1] if fused else None
-        plain = isinstance(before, nn.Conv2d) and before.dilation == (1, 1) and before.stride[0] == before.stride[1]
-        if isinstance(layer, nn.AvgPool2d) and plain:
-            fused[-1] = _convolution(
-                before,
-                fused_kernel(before.weight, step=before.stride[0]) / 4,
-                before.bias,
-                stride=2 * before.stride[0],
-            )
+        if isinstance(layer, nn.AvgPool2d) and _plain(before):
+            step = before.stride[0]
+            wide = fused_kernel(before.weight, step=step) / 4
+            fused[-1] = _convolution(wide, before.bias, geometry(before) | {"stride": (2 * step, 2 * step)})
         elif isinstance(before, nn.Conv2d) and _scales(layer):
             factor = layer.weight.flatten()
             bias = factor * before.bias if before.bias is not None else torch.zeros_like(factor)
             bias = bias + layer.bias if layer.bias is not None else bias
-            fused[-1] = _convolution(before, before.weight * factor[:, None, None, None], bias)
+            fused[-1] = _convolution(before.weight * factor[:, None, None, None], bias, geometry(before))
         else:
             fused.append(layer)
     return nn.Sequential(*fused)
 
 
-def _scales(layer: nn.Module) -> bool:
-    """Whether a convolution multiplies each map by one factor."""
+def _plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution with one stride, whose kernel is not spread."""
+    return isinstance(layer, nn.Conv2d) and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
+
+
+def _scales(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution that multiplies each map by one factor."""
     if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1) or layer.padding != (0, 0):
         return False
     return layer.groups == layer.in_channels == layer.out_channels and layer.stride == (1, 1)
 
 
-def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, stride: int | None = None) -> nn.Conv2d:
-    outputs, inputs, *size = weight.shape
-    how = {"stride": stride or like.stride, "padding": like.padding, "dilation": like.dilation, "groups": like.groups}
-    layer = nn.Conv2d(inputs * like.groups, outputs, tuple(size), bias=bias is not None, **how)
+class Geometry(TypedDict):
+    """How a convolution moves over its maps: down the rows, across the columns."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def geometry(layer: nn.Conv2d) -> Geometry:
+    """How a convolution moves over its maps. Raises ValueError for a named padding such as "same"."""
+    if isinstance(layer.padding, str):
+        raise ValueError(f"padding must be numbers, not {layer.padding!r}")
+    (sy, sx), (py, px), (dy, dx) = layer.stride, layer.padding, layer.dilation
+    return Geometry(stride=(sy, sx), padding=(py, px), dilation=(dy, dx), groups=layer.groups)
+
+
+def _convolution(weight: Tensor, bias: Tensor | None, geometry: Geometry) -> nn.Conv2d:
+    outputs, inputs, height, width = weight.shape
+    layer = nn.Conv2d(inputs * geometry["groups"], outputs, (height, width), bias=bias is not None, **geometry)
     layer.weight.copy_(weight)
-    if bias is not None:
+    if bias is not None and layer.bias is not None:
         layer.bias.copy_(bias)
     return layer
 
 
 def chain(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a chain in their order, without those that do nothing; ValueError for one not known here."""
+    """The layers of a chain in their order, without those that do nothing.
+
+    model: nn.Sequential, nested or not, of Linear, Conv2d padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh,
+        ReLU, Flatten, Dropout and Identity; or one such layer.
+
+    Raises ValueError for any other layer.
+    """
     if isinstance(model, nn.Sequential):
         for layer in model:
             yield from chain(layer)
@@ -138,40 +182,50 @@ def chain(model: nn.Module) -> Iterator[nn.Module]:
         )
 
 
-def _square(pool: nn.Module, size: int | None = None) -> bool:
+def _square(pool: nn.AvgPool2d | nn.MaxPool2d, size: int | None = None) -> bool:
     side, stride = pool.kernel_size, pool.stride
-    whole = all(isinstance(each, int) for each in (side, stride, pool.padding))
+    whole = all(isinstance(number, int) for number in (side, stride, pool.padding))
     return whole and not pool.ceil_mode and (size is None or side == stride == size)
 
 
 class IntegerSum(nn.Module):
-    """A convolution, or a linear layer as one of a single pixel, in integers. Its formats stand in a buffer.
+    """A convolution, or a linear layer as one of a single pixel, in integers.
 
-    kernel: (outputs, inputs / groups, height, width) codes, int8 up to 8 bits, else int16. bias: (outputs,) int32.
-    formats: the fractions of input, kernel and output, and the bits of an output's code (32: the sum itself).
+    Its buffers are ``kernel``, (outputs, inputs / groups, height, width) codes, int8 up to 8 bits, else int16;
+    ``bias``, (outputs,) int32; and ``formats``: the fractions of input, kernel and output, and the bits of an output.
+
+    layer: whose weights are encoded; it is left as it is.
+    bits: of the codes of input and kernel, 2 to 16.
+    fraction: bits of fraction of the input.
+    wanted: bits of fraction that the output should have; it gets less where the sums have less.
+    output_bits: of an output's code, up to 16, or 32 for the sum itself, whose fraction it then has.
     """
+
+    kernel: Tensor
+    bias: Tensor
+    formats: Tensor
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, *, bits: int, fraction: int, wanted: int, output_bits: int):
         super().__init__()
         self.linear = isinstance(layer, nn.Linear)
-        how = {} if self.linear else {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
-        self.how = how
+        pixel = Geometry(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+        self.geometry = pixel if isinstance(layer, nn.Linear) else geometry(layer)
         weight = layer.weight.detach().double().numpy()
         weight = weight[:, :, None, None] if self.linear else weight
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
-        found = integers.fraction(abs(weight).max(), bits)
+        own = integers.fraction(abs(weight).max(), bits)  # the kernel's bits of fraction
         while True:  # bits are taken from the kernel until no input can make a sum overflow
-            kernel = integers.encode(weight, found, bits)
-            start = np.floor(bias * 2.0 ** (fraction + found) + 0.5)
-            output = fraction + found if output_bits == 32 else min(wanted, fraction + found + 15)
-            shift = fraction + found - output
+            kernel = integers.encode(weight, own, bits)
+            start = np.floor(bias * 2.0 ** (fraction + own) + 0.5)
+            output = fraction + own if output_bits == 32 else min(wanted, fraction + own + 15)
+            shift = fraction + own - output
             largest = 2.0 ** (bits - 1) * np.abs(kernel.astype(np.int64)).sum((1, 2, 3)) + abs(start)
             if (largest + 2.0 ** max(0, shift - 1)).max() < 2**31:
                 break
-            found -= 1
+            own -= 1
         self.register_buffer("kernel", torch.from_numpy(kernel.astype(np.int8 if bits <= 8 else np.int16)))
         self.register_buffer("bias", torch.from_numpy(start.astype(np.int32)))
-        self.register_buffer("formats", torch.tensor([fraction, found, output, output_bits], dtype=torch.int16))
+        self.register_buffer("formats", torch.tensor([fraction, own, output, output_bits], dtype=torch.int16))
 
     @property
     def fraction(self) -> int:
@@ -179,19 +233,26 @@ class IntegerSum(nn.Module):
         return int(self.formats[2])
 
     def forward(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (n, inputs, height, width), or (n, inputs) of a linear layer, to those of the outputs."""
         before, kernel, after, bits = self.formats.tolist()
         codes = codes[:, :, None, None] if self.linear else codes
         out = integers.convolve(
-            codes, self.kernel.numpy(), self.bias.numpy(), shift=before + kernel - after, bits=bits, **self.how
+            codes, self.kernel.numpy(), self.bias.numpy(), shift=before + kernel - after, bits=bits, **self.geometry
         )
         return out[:, :, 0, 0] if self.linear else out
 
 
 class IntegerNetwork(nn.Module):
-    """What :func:`integer` makes: images (n, channels, height, width) in, outputs out, and integers in between.
+    """What :func:`convert` makes: it takes images (n, channels, height, width), and computes in integers.
 
     Its state is integer tensors alone, so `storage.save` writes what a device would hold.
+
+    steps: layers of a chain, those with a weight as :class:`IntegerSum`.
+    bits: of the codes that flow between them.
+    fraction: bits of fraction of the images' codes.
     """
+
+    input: Tensor
 
     def __init__(self, steps: list[nn.Module], *, bits: int, fraction: int):
         super().__init__()
@@ -199,46 +260,54 @@ class IntegerNetwork(nn.Module):
         self.register_buffer("input", torch.tensor([fraction], dtype=torch.int16))
 
     def forward(self, images: Tensor) -> Tensor:
+        """The outputs as floats, in the shape that the last layer gives."""
         codes, fraction = self.trace(images)[-1]
         return torch.from_numpy(codes.astype(np.float32) * np.float32(2.0**-fraction))
 
     def trace(self, images: Tensor) -> list[tuple[np.ndarray, int]]:
-        """The codes of the images and those behind every step, each with its bits of fraction."""
+        """The codes of the images and those after every step, each with its bits of fraction."""
         fraction = int(self.input)
-        found = [(integers.encode(images.numpy(), fraction, self.bits), fraction)]
+        traced = [(integers.encode(images.numpy(), fraction, self.bits), fraction)]
         for step in self.steps:
-            codes, fraction = found[-1]
+            codes, fraction = traced[-1]
             if isinstance(step, IntegerSum):
-                found.append((step(codes), step.fraction))
+                traced.append((step(codes), step.fraction))
             elif isinstance(step, nn.Tanh):
                 highest, table = 2 ** (self.bits - 1) - 1, integers.tanh_table(self.bits)
                 shift = fraction - integers.TANH_FRACTION
-                found.append((integers.tanh(codes, table, shift, highest), self.bits - 1))
+                traced.append((integers.tanh(codes, table, shift, highest), self.bits - 1))
             elif isinstance(step, nn.ReLU):
-                found.append((np.maximum(codes, 0), fraction))
+                traced.append((np.maximum(codes, 0), fraction))
             elif isinstance(step, nn.AvgPool2d):
-                found.append((integers.mean_pool(codes), fraction))
+                traced.append((integers.mean_pool(codes), fraction))
             elif isinstance(step, nn.MaxPool2d):
-                how = {"size": step.kernel_size, "stride": step.stride, "padding": step.padding}
-                found.append((integers.max_pool(codes, **how), fraction))
+                size, stride, padding = step.kernel_size, step.stride, step.padding
+                assert isinstance(size, int) and isinstance(stride, int) and isinstance(padding, int)  # see chain
+                traced.append((integers.max_pool(codes, size=size, stride=stride, padding=padding), fraction))
             else:
-                found.append((codes.reshape(len(codes), -1), fraction))
-        return found
+                traced.append((codes.reshape(len(codes), -1), fraction))
+        return traced
 
 
 @torch.no_grad()
 def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Bytes of all parameters as they are held, and of the largest map with the one computed from it.
+    """The memory that a network needs to run, in bytes: for its parameters, and for its maps.
+
+    Two maps are held at a time, the one that is read and the one that is computed from it: the largest pair counts.
 
     model: an integer network, or a chain of float layers; of a compressed weight both what is stored and the dense
-    weight count, as both are held.
+        weight count, as both are held.
+    images: (n, channels, height, width) that flow through it.
+
+    >>> memory_bytes(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))
+    (40, 24)
     """
     if isinstance(model, IntegerNetwork):
         held = sum(value.nbytes for value in model.state_dict().values())
         maps = [codes.nbytes for codes, _ in model.trace(images)]
     else:
         held = sum(parameter.nbytes for parameter in model.parameters())
-        held += sum(layer.weight.nbytes for layer in model.modules() if parametrize.is_parametrized(layer))
+        held += sum(layer.weight.nbytes for _, layer in weights.layers(model) if parametrize.is_parametrized(layer))
         maps = [images.nbytes]
         for layer in chain(model):
             images = layer(images)
@@ -247,40 +316,48 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def integer(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork:
-    """The model in codes of ``bits`` bits, each layer in the format that its numbers on the split's images ask for.
+def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork:
+    """Compute a network in integers, each layer in the format that its numbers on some images need.
 
-    model: a chain of layers, see :func:`chain`; it is not changed. bits: 2 to 16, of weights and of what flows between
-    layers; what a tanh reads has 16, the last sum 32. Raises ValueError for other layers and bits, an empty split, and
-    numbers that are not finite.
+    model: a chain of the layers that :func:`chain` accepts; it is left as it is.
+    split: images on which the range of each layer's numbers is observed.
+    bits: of weights and of what flows between layers, 2 to 16, default 16; what a tanh reads has 16, the last sum 32.
+
+    Returns a new network. Raises ValueError for other layers and bits, an empty split, and numbers that are not finite
+    (mamalet2007realtime, roux2007embedded).
+
+    >>> model, split = face_finder(), Split(torch.rand(2, 1, 28, 28), torch.zeros(2))
+    >>> network = convert(fuse(model), split)
+    >>> {value.dtype for value in network.state_dict().values()} == {torch.int16, torch.int32}
+    True
     """
     if not 2 <= bits <= 16:
         raise ValueError(f"bits must be in 2..16, not {bits}")
-    if len(split) == 0:
-        raise ValueError("the split is empty: at least one image is needed to see the ranges")
+    split.check_not_empty("to see the ranges")
     layers = list(chain(model))
     sums = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Linear)]
     if not sums:
         raise ValueError(
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
-    values, steps = split.images.clone(), []  # a ReLU may compute in place
+    values = split.images.clone()  # a ReLU may compute in place
+    steps: list[nn.Module] = []
     start = fraction = integers.fraction(_peak(values, "the images"), bits)
     for i, layer in enumerate(layers):
-        if i in sums and values.dim() != (2 if isinstance(layer, nn.Linear) else 4):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and values.dim() != (2 if isinstance(layer, nn.Linear) else 4):
             raise ValueError(
                 f"{layer} meets numbers of shape {tuple(values.shape)}: images, or flattened ones, are needed"
             )
         values = running.logits(layer, values)
         peak = _peak(values, f"the outputs of {layer}")
-        if i in sums:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             if not layer.weight.numel():
                 raise ValueError(f"{layer} has no weights: at least one input and one output are needed")
-            behind = layers[i + 1] if i + 1 < len(layers) else None
+            following = layers[i + 1] if i + 1 < len(layers) else None
             wanted, width = integers.fraction(peak, bits), bits
-            if isinstance(behind, nn.Tanh):
+            if isinstance(following, nn.Tanh):
                 wanted, width = integers.TANH_FRACTION, 16
-            elif i == sums[-1] and all(isinstance(each, nn.Flatten) for each in layers[i + 1 :]):
+            elif i == sums[-1] and all(isinstance(later, nn.Flatten) for later in layers[i + 1 :]):
                 width = 32
             step = IntegerSum(layer, bits=bits, fraction=fraction, wanted=wanted, output_bits=width)
             steps.append(step)

@@ -1,96 +1,56 @@
 r"""Limited precision as it was studied around 1990: short floats, fixed point, and a network with one hidden layer.
 
-A float of e exponent and m significand bits holds, with the bias :math:`\beta = 2^{e-1} - 1`,
+A float of e exponent and m significand bits is wrong by at most :math:`2^{-(m+1)}` of the number
+(``shared/short_floats.py``). Iwata's processors computed with 24 bits (iwata1989artificial); how these were divided is
+not known here, and ours are 1 + 7 + 16. A word of b bits in fixed point has one step for all numbers
+(``shared/formats.py``).
 
-.. math:: \pm (1 + F / 2^m)\, 2^{E - \beta}, \quad 0 < E < 2^e - 1, \qquad \pm F\, 2^{1 - \beta - m}, \quad E = 0,
-
-and infinity where E is at its top, all as IEEE 754 says; rounding goes to the nearest, ties to the even F. Its relative
-error is at most :math:`2^{-(m+1)}`. Iwata's processors computed with 24 bits (iwata1989artificial); how these were
-divided is not known here, and ours are 1 + 7 + 16. A word of b bits in fixed point has one step for all numbers.
-
-The network learns by the back-propagation of its time, with squared errors behind sigmoids. Every variable that is kept
-is rounded: weights, activations, errors, updates. Sums of products and the sigmoid itself are computed in float32
-before they are rounded, so this simulates the words that memory holds, and not each step inside an adder.
+The network learns by back-propagation as it was then: sigmoids, and squared errors. Every variable that memory holds is
+rounded: weights, activations, errors, updates. Sums of products and the sigmoid itself are computed in float32 before
+they are rounded, so this simulates the words in memory, and not each step inside an adder.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib.datasets import Split
-from lib.precision.fixed_point import Format, convert
+from lib.precision.shared import formats, short_floats
+from lib.precision.shared.formats import Format
+from lib.precision.shared.straight_through import through
 from lib.weights import CompressedWeight, Encoding, compress
 
 Rounding = Callable[[Tensor], Tensor]
-INFINITY = 255 << 23  # the bits of float32's
-
-
-def float_format(x: Tensor, *, exponent: int = 7, significand: int = 16) -> Tensor:
-    """x rounded to floats of 1 + exponent + significand bits, in float32. Shape as x, no gradient.
-
-    exponent: 2 to 8; significand: 1 to 23 (without the leading one). Small numbers become subnormal, then zero with
-    their sign; large ones infinity; NaN stays. Raises ValueError for other widths, and for x not of float32.
-    """
-    _check(exponent, significand)
-    if x.dtype != torch.float32:
-        raise ValueError(f"x is {x.dtype}: float32 is needed, of which every shorter format is a part")
-    bits = x.detach().contiguous().view(torch.int32).numpy()
-    rounded = np.empty_like(bits)
-    round_bits(bits.reshape(-1), rounded.reshape(-1), exponent, significand)
-    return torch.from_numpy(rounded).view(torch.float32)
-
-
-@numba.njit("void(int32[::1], int32[::1], int64, int64)", cache=True)
-def round_bits(bits, rounded, exponent, significand):
-    """The bits of float32 numbers, rounded to a shorter format: half a unit is added, what lies below it cut off."""
-    least = 129 - (1 << exponent - 1) if exponent < 8 else 0  # biased exponent of the least normal number
-    top = ((1 << exponent - 1) + 127) << 23  # bits of the first number that is too large
-    for i in range(len(bits)):
-        magnitude = bits[i] & 0x7FFFFFFF
-        if magnitude > INFINITY:  # NaN
-            rounded[i] = bits[i]
-            continue
-        field = magnitude >> 23
-        drop = 23 - significand + max(0, least - field)  # subnormal: one bit less for each power of two
-        if drop > 24:
-            magnitude = 0
-        elif drop > 0:
-            kept = (magnitude & 0x7FFFFF) + 0x800000  # with the leading one, so that a carry is seen
-            odd = kept >> drop & 1  # ties go to the even neighbour: half a unit, less one bit where that is below
-            kept = kept + (1 << drop - 1) - 1 + odd >> drop << drop
-            magnitude = magnitude - (magnitude & 0x7FFFFF) + kept - 0x800000 if kept else 0
-        rounded[i] = (INFINITY if magnitude >= top else magnitude) | (bits[i] & ~0x7FFFFFFF)
-
-
-def largest(*, exponent: int, significand: int) -> float:
-    """The largest finite number of the format, (2 - 2^-m) 2^bias."""
-    _check(exponent, significand)
-    return (2 - 2.0**-significand) * 2.0 ** (2 ** (exponent - 1) - 1)
 
 
 class FloatWeight(CompressedWeight):
-    """A dense weight, rounded to a short float; the gradient passes through the rounding."""
+    """A dense weight, rounded to a short float; the gradient passes through the rounding.
+
+    exponent: bits of the exponent, 2 to 8.
+    significand: bits of the significand without the leading one, 1 to 16.
+
+    Raises ValueError for other widths, and later for a weight beyond the format.
+    """
 
     def __init__(self, *, exponent: int, significand: int):
         super().__init__()
-        _check(exponent, significand)
+        short_floats.check_widths(exponent, significand)
         if significand > 16:
             raise ValueError(f"significand must be in 1..16 for a weight that is stored, not {significand}")
         self.exponent, self.significand = exponent, significand
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         if not self.forward(weight).isfinite().all():
-            top = largest(exponent=self.exponent, significand=self.significand)
+            top = short_floats.largest(exponent=self.exponent, significand=self.significand)
             raise ValueError(f"a weight of {weight.abs().max():g} overflows: the format ends at {top:g}")
         return weight
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _PassedThrough.apply(weight, self.exponent, self.significand)
+        return through(weight, lambda w: short_floats.rounded(w, exponent=self.exponent, significand=self.significand))
 
     def encode(self, weight: Tensor) -> Encoding:
         value = self.forward(weight).detach().flatten().numpy().astype(np.float64)
@@ -103,7 +63,7 @@ class FloatWeight(CompressedWeight):
         )
         symbols = {"sign and exponent": field, "significand": whole & (1 << self.significand) - 1}
         widths = torch.tensor([self.exponent, self.significand], dtype=torch.float32)
-        return Encoding({name: torch.from_numpy(each) for name, each in symbols.items()}, {"widths": widths})
+        return Encoding({name: torch.from_numpy(codes) for name, codes in symbols.items()}, {"widths": widths})
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
@@ -116,20 +76,20 @@ class FloatWeight(CompressedWeight):
         return torch.from_numpy(np.where(field >> exponent, -value, value).astype(np.float32)).reshape(shape)
 
 
-class _PassedThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weight: Tensor, exponent: int, significand: int) -> Tensor:
-        return float_format(weight, exponent=exponent, significand=significand)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient, None, None
-
-
 def store(model: nn.Module, *, exponent: int, significand: int) -> nn.Module:
     """Keep the weights of every layer as short floats. In place; returns the model.
 
-    Raises ValueError for widths outside 2..8 and 1..16, weights beyond the format, and what `compress` refuses.
+    model: any network; its biases stay floats of 32 bits.
+    exponent: bits of the exponent, 2 to 8.
+    significand: bits of the significand without the leading one, 1 to 16.
+
+    Raises ValueError for other widths, for weights beyond the format or not finite, for a weight that two layers share,
+    and for a model without a layer.
+
+    >>> from lib import models
+    >>> model = store(models.lenet_300_100(), exponent=8, significand=7)
+    >>> torch.equal(model.fc1.weight, models.lenet_300_100().fc1.weight.bfloat16().float())
+    True
     """
     return compress(model, lambda name, layer: FloatWeight(exponent=exponent, significand=significand))
 
@@ -139,7 +99,11 @@ def store(model: nn.Module, *, exponent: int, significand: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Words:
-    """How weights (with biases and updates) and signals (activations and errors, in [-1, 1]) are rounded."""
+    """How the numbers of a network are rounded.
+
+    weights: rounds weights, biases and their updates, of any shape.
+    signals: rounds activations and errors, all in [-1, 1].
+    """
 
     weights: Rounding
     signals: Rounding
@@ -151,28 +115,45 @@ def single() -> Words:
 
 
 def floating(*, exponent: int = 7, significand: int = 16) -> Words:
-    """One short float format for everything."""
-    _check(exponent, significand)
+    """One short float format for everything.
+
+    exponent: bits of the exponent, 2 to 8, default 7.
+    significand: bits of the significand without the leading one, 1 to 23, default 16.
+
+    Raises ValueError for other widths.
+    """
+    short_floats.check_widths(exponent, significand)
 
     def rounding(x: Tensor) -> Tensor:
-        return float_format(x, exponent=exponent, significand=significand)
+        return short_floats.rounded(x, exponent=exponent, significand=significand)
 
     return Words(rounding, rounding)
 
 
 def fixed(bits: int, *, integer: int = 4) -> Words:
-    """Words of ``bits`` bits with the sign, rounded to the nearest: weights in [-2^(integer-1), 2^(integer-1)), step
-    2^(integer-bits); signals in [-1, 1), step 2^(1-bits)."""
+    """Words in fixed point, rounded to the nearest: signals in [-1, 1), their step 2^(1-bits).
+
+    bits: of a word, the sign among them, ``integer`` to 24.
+    integer: bits of a weight before the point, the sign among them, 1 or more, default 4: weights are in
+        [-2^(integer-1), 2^(integer-1)), their step 2^(integer-bits).
+
+    Raises ValueError for numbers out of range.
+    """
     if not 1 <= integer <= bits <= 24:
         raise ValueError(f"bits must be in {max(1, integer)}..24 and integer in 1..bits, not {bits} and {integer}")
     weights, signals = Format(integer, bits - integer), Format(1, bits - 1)
-    return Words(lambda x: convert(x, weights), lambda x: convert(x, signals))
+    return Words(lambda x: formats.rounded(x, weights), lambda x: formats.rounded(x, signals))
 
 
 class Perceptron(nn.Module):
     """A hidden layer of sigmoids and a sigmoid for each class; input (n, ...), output (n, classes) in [0, 1].
 
-    ``words`` rounds inputs and activations; the weights are rounded where they are kept.
+    ``words`` rounds inputs and activations, float32 to begin with; the weights are rounded where they are kept.
+
+    inputs: pixels of an image.
+    hidden: units of the hidden layer, default 32.
+    classes: number of outputs, default 10.
+    seed: of the random weights, default 0.
     """
 
     def __init__(self, inputs: int, *, hidden: int = 32, classes: int = 10, seed: int = 0):
@@ -183,7 +164,10 @@ class Perceptron(nn.Module):
         self.words = single()
 
     def activations(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the inputs, the hidden units and the outputs hold."""
+        """What the inputs, the hidden units and the outputs hold: (n, inputs), (n, hidden), (n, classes).
+
+        x: images, (n, ...).
+        """
         rounded = self.words.signals
         x = rounded(x.flatten(1))
         h = rounded(torch.sigmoid(self.hidden(x)))
@@ -195,7 +179,11 @@ class Perceptron(nn.Module):
 
 @torch.no_grad()
 def retrieve(model: Perceptron, words: Words) -> Perceptron:
-    """A copy whose weights are rounded once and that computes in the given words: inference only."""
+    """Copy a network, round its weights once, and let it compute in the given words: inference only.
+
+    model: left as it is.
+    words: how weights and signals are rounded.
+    """
     model = copy.deepcopy(model)
     model.words = words
     for parameter in model.parameters():
@@ -207,15 +195,27 @@ def retrieve(model: Perceptron, words: Words) -> Perceptron:
 def learn(
     model: Perceptron, split: Split, *, epochs: int, seed: int, learning_rate: float = 1.0, batch_size: int = 16
 ) -> float:
-    """Back-propagation of the squared error in the model's own words; the share of updates that rounding swallowed.
+    """Train by back-propagation of the squared error in the model's own words; return the share of updates lost.
 
     With targets t in {0, 1}: the output's error is (y - t) y (1 - y), the hidden layer's W^T of it times h (1 - h), and
-    an update is the learning rate times the batch's mean of error times activation. In place, sample order by ``seed``.
-    The share counts the weights' updates of the last epoch that were not zero and changed nothing.
-    Raises ValueError on an empty split.
+    an update is the learning rate times the batch's mean of error times activation. In place.
+
+    model: its ``words`` round every variable that is kept.
+    split: images and labels to train on.
+    epochs: passes over the split.
+    seed: of the order of the samples.
+    learning_rate: of every step, default 1.
+    batch_size: samples a step, default 16.
+
+    Returns the share of the weights' updates in the last epoch that were not zero and yet changed nothing.
+    Raises ValueError for an empty split.
+
+    >>> model, split = Perceptron(4), Split(torch.rand(8, 1, 2, 2), torch.arange(8))
+    >>> model.words = fixed(8)
+    >>> learn(model, split, epochs=1, seed=0, learning_rate=1e-4)  # every update is below half a step
+    1.0
     """
-    if len(split) == 0:
-        raise ValueError("the training split is empty: at least one sample is needed")
+    split.check_not_empty("to train on")
     generator = torch.Generator().manual_seed(seed)
     weights, signals = model.words.weights, model.words.signals
     for parameter in model.parameters():
@@ -238,8 +238,3 @@ def learn(
                 layer.weight.copy_(new)
                 layer.bias.copy_(weights(layer.bias - weights(rate * error.sum(0))))
     return swallowed / max(1, moved)
-
-
-def _check(exponent: int, significand: int) -> None:
-    if not 2 <= exponent <= 8 or not 1 <= significand <= 23:
-        raise ValueError(f"exponent must be in 2..8 and significand in 1..23, not {exponent} and {significand}")

@@ -26,32 +26,32 @@ def planted(shape, rank, seed=0):
 )
 def test_planted_terms_are_found_again(shape, rank):
     kernel, factors = planted(shape, rank)
-    found = cp.decompose(kernel, rank, sweeps=300, starts=5, ridge=1e-9)
-    assert (found.kernel - kernel).norm() < 1e-6 * kernel.norm()
+    fitted = cp.decompose(kernel, rank, sweeps=300, starts=5, ridge=1e-9)
+    assert (fitted.kernel - kernel).norm() < 1e-6 * kernel.norm()
     # terms are unique up to their order and the scale of their vectors
-    for mine, theirs in zip(found.factors, factors, strict=True):
+    for mine, theirs in zip(fitted.factors, factors, strict=True):
         if min(mine.shape) > 1:
             cosines = (nn.functional.normalize(mine, dim=0).T @ nn.functional.normalize(theirs, dim=0)).abs()
             assert torch.allclose(cosines.max(dim=0).values, torch.ones(rank, dtype=torch.float64), atol=1e-4)
 
 
 def test_the_objective_never_rises_and_holds_the_residual():
-    found = cp.decompose(drawn(9, 8, 3, 3), 6, sweeps=60, starts=4, ridge=1e-3)
-    assert found.objectives.shape == found.residuals.shape == (60, 4)
-    assert (found.objectives.diff(dim=0) <= 1e-12).all()
-    assert (found.objectives > found.residuals.square()).all()
+    fitted = cp.decompose(drawn(9, 8, 3, 3), 6, sweeps=60, starts=4, ridge=1e-3)
+    assert fitted.objectives.shape == fitted.residuals.shape == (60, 4)
+    assert (fitted.objectives.diff(dim=0) <= 1e-12).all()
+    assert (fitted.objectives > fitted.residuals.square()).all()
     tiny = cp.decompose(drawn(9, 8, 3, 3), 6, sweeps=60, starts=4, ridge=1e-12)
     assert (tiny.residuals.diff(dim=0) <= 1e-9).all()
 
 
 def test_the_best_start_is_returned_and_its_residual_is_true():
     kernel = drawn(7, 6, 3, 3)
-    found = cp.decompose(kernel, 4, sweeps=20, starts=6)
-    best = found.residuals[-1, found.objectives[-1].argmin()]
-    assert ((found.kernel - kernel).norm() / kernel.norm()).item() == pytest.approx(best.item(), abs=1e-7)
+    fitted = cp.decompose(kernel, 4, sweeps=20, starts=6)
+    best = fitted.residuals[-1, fitted.objectives[-1].argmin()]
+    assert ((fitted.kernel - kernel).norm() / kernel.norm()).item() == pytest.approx(best.item(), abs=1e-7)
 
 
-def test_a_factor_is_the_least_squares_solution_of_scipy_while_the_others_stay():
+def test_a_factor_is_the_least_squares_solution_given_the_others():
     kernel, ridge = drawn(6, 5, 3, 2), 1e-12
     a = list(cp.decompose(kernel, 3, sweeps=200, ridge=ridge).factors)
     for n, letters in enumerate(cp.WAYS):
@@ -65,8 +65,8 @@ def test_a_factor_is_the_least_squares_solution_of_scipy_while_the_others_stay()
 def test_one_term_of_two_ways_is_the_first_singular_pair():
     kernel = drawn(6, 5, 1, 1)
     u, sigma, v = torch.linalg.svd(kernel[..., 0, 0])
-    found = cp.decompose(kernel, 1, sweeps=300, ridge=1e-12)
-    assert torch.allclose(found.kernel[..., 0, 0], sigma[0] * u[:, :1] @ v[:1], atol=1e-6)
+    fitted = cp.decompose(kernel, 1, sweeps=300, ridge=1e-12)
+    assert torch.allclose(fitted.kernel[..., 0, 0], sigma[0] * u[:, :1] @ v[:1], atol=1e-6)
 
 
 def test_scaling_and_the_order_of_channels_do_not_matter():
@@ -74,7 +74,7 @@ def test_scaling_and_the_order_of_channels_do_not_matter():
     one = cp.decompose(kernel, 3, sweeps=30)
     ten = cp.decompose(1000 * kernel, 3, sweeps=30)
     assert torch.allclose(1000 * one.kernel, ten.kernel, rtol=1e-8)
-    lengths = [each.norm(dim=0) for each in one.factors]
+    lengths = [factor.norm(dim=0) for factor in one.factors]
     assert all(torch.allclose(a, b) for a, b in itertools.pairwise(lengths))
 
 
@@ -86,12 +86,12 @@ def test_the_seed_decides_and_nothing_else():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_tensor_of_border_rank_two_draws_the_terms_out_and_a_ridge_holds_them():
+def test_border_rank_two_makes_terms_grow_and_a_ridge_holds_them():
     tensor = torch.zeros(2, 2, 2, 1)
     tensor[0, 0, 1], tensor[0, 1, 0], tensor[1, 0, 0] = 1, 1, 1
 
-    def longest(found):
-        return torch.stack([each.norm(dim=0) for each in found.factors]).prod(0).max()
+    def longest(fitted):
+        return torch.stack([factor.norm(dim=0) for factor in fitted.factors]).prod(0).max()
 
     short, long, held = (
         cp.decompose(tensor, 2, sweeps=n, ridge=r) for n, r in ((10, 1e-12), (200, 1e-12), (200, 1e-2))
@@ -119,8 +119,8 @@ def test_the_four_layers_compute_with_the_kernel_of_the_factors(layer):
     x = drawn(2, layer.in_channels, 12, 13).float()
     assert torch.allclose(factors(x), whole(x), atol=1e-5)
     t, s, height, width = layer.weight.shape
-    assert sum(each.weight.numel() for each in factors) == rank * (t + s + height + width)
-    assert [each.bias is not None for each in factors] == [False] * 3 + [layer.bias is not None]
+    assert sum(part.weight.numel() for part in factors) == rank * (t + s + height + width)
+    assert [part.bias is not None for part in factors] == [False] * 3 + [layer.bias is not None]
 
 
 def test_the_largest_rank_computes_what_the_layer_does():
@@ -136,7 +136,7 @@ def test_a_kernel_of_zeros_stays_zero():
 
 
 def test_the_report_counts_as_the_formula():
-    small, report = cp.compress(models.lenet5(), rank=16, sweeps=2)
+    small, report = cp.factorize_model(models.lenet5(), rank=16, sweeps=2)
     assert [(row.layer, row.ranks, row.after) for row in report] == [("conv1", (16,), 516), ("conv2", (16,), 1_330)]
     assert small(torch.rand(1, 1, 28, 28)).shape == (1, 10)
 
@@ -144,7 +144,7 @@ def test_the_report_counts_as_the_formula():
 def test_a_model_that_we_did_not_write():
     model = torchvision.models.squeezenet1_1(num_classes=10).eval()
     x = torch.rand(1, 3, 64, 64)
-    small, report = cp.compress(model, rank={"features.3.expand3x3": 4, "features.0": 5}, sweeps=3)
+    small, report = cp.factorize_model(model, rank={"features.3.expand3x3": 4, "features.0": 5}, sweeps=3)
     assert small(x).shape == (1, 10)
     assert measure.parameters(model) - measure.parameters(small) == sum(row.before - row.after for row in report) > 0
 
@@ -155,11 +155,11 @@ def test_bad_input_is_one_sentence():
         (lambda: cp.factorize(nn.Linear(3, 3), 1), "it is Linear, accepted are Conv2d"),
         (lambda: cp.factorize(nn.Conv2d(4, 4, 3, groups=4), 1), "a convolution of 4 groups"),
         (lambda: cp.decompose(kernel, 9), "the rank must be a whole number from 1 to 8, not 9"),
-        (lambda: cp.decompose(kernel, 1, sweeps=0), "accepted are sweeps and starts from 1"),
-        (lambda: cp.decompose(kernel, 1, ridge=0), r"a ridge in \(0, 1\), not 100, 3, 0"),
+        (lambda: cp.decompose(kernel, 1, sweeps=0), "sweeps and starts must be 1 or more"),
+        (lambda: cp.decompose(kernel, 1, ridge=0), r"ridge in \(0, 1\), not 100, 3 and 0"),
         (lambda: cp.decompose(kernel * torch.inf, 1), "must have four ways and finite entries"),
         (lambda: cp.decompose(drawn(3, 3), 1), r"the kernel of shape \(3, 3\) must have four ways"),
-        (lambda: cp.compress(models.lenet_300_100(), rank=2), "has no layer to factorize"),
+        (lambda: cp.factorize_model(models.lenet_300_100(), rank=2), "has no layer to factorize"),
     ):
         with pytest.raises(ValueError, match=says):
             call()

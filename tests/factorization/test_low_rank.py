@@ -9,11 +9,10 @@ from sklearn.decomposition import TruncatedSVD
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lib import measure, models, storage, training
+from lib import measure, models, storage, training, weights
 from lib.cache import cached
 from lib.datasets import Split
 from lib.factorization import low_rank
-from lib.factorization.shared import rows
 from lib.pruning import magnitude
 from lib.vision import torchvision
 
@@ -23,7 +22,7 @@ def drawn(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(7, 12), (12, 7), (5, 5), (1, 6), (6, 1)])
-def test_squared_error_is_the_sum_of_the_squared_singular_values_that_were_cut(shape):
+def test_squared_error_is_that_of_the_singular_values_cut(shape):
     matrix = drawn(*shape)
     sigma = np.linalg.svd(matrix.numpy(), compute_uv=False)
     errors = []
@@ -75,8 +74,7 @@ def test_full_rank_computes_what_the_layer_does(layer, shape):
     assert len(factors) == 2 and factors[0].bias is None and (factors[1].bias is None) == (layer.bias is None)
     assert torch.allclose(factors(x), layer(x), atol=1e-5)
     rank = min(matrix.shape)
-    weights = sum(each.weight.numel() for each in factors)
-    assert weights == rank * sum(matrix.shape)
+    assert sum(part.weight.numel() for part in factors) == rank * sum(matrix.shape)
 
 
 def test_a_lower_rank_computes_with_the_product():
@@ -95,49 +93,21 @@ def test_energy_is_the_smallest_rank_that_holds_it():
     assert low_rank.rank_for(layer, 0.9) == 1
 
 
-def test_layers_are_replaced_where_two_are_smaller_and_the_report_says_so():
-    model = models.lenet_300_100()
-    before = copy.deepcopy(model.state_dict())
-    small, report = low_rank.compress(model, rank=20)
-    assert [(row.layer, row.ranks, row.before, row.after) for row in report] == [
-        ("fc1", (20,), 235_500, 20 * (784 + 300) + 300),
-        ("fc2", (20,), 30_100, 20 * 400 + 100),
-        ("fc3", (10,), 1_010, 1_010),
-    ]
-    assert isinstance(small.fc3, nn.Linear) and isinstance(small.fc1, nn.Sequential)
-    assert measure.parameters(small) == sum(row.after for row in report)
-    assert measure.multiply_adds(small, (1, 28, 28)) == 20 * 1084 + 20 * 400 + 1000
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_break_even_is_the_rank_of_the_formula():
-    layer = nn.Linear(30, 20, bias=False)  # 600 / 50 = 12: equal is not smaller
-    for rank, smaller in ((11, True), (12, False)):
-        model, (row,) = low_rank.compress(nn.Sequential(layer), rank=rank)
-        assert isinstance(model[0], nn.Sequential) == smaller == (row.after < row.before)
-
-
 def test_ranks_by_layer_by_energy_and_a_layer_alone():
     model = models.lenet_300_100()
-    small, report = low_rank.compress(model, rank={"fc2": 7})
+    small, report = low_rank.factorize_model(model, rank={"fc2": 7})
     assert [(row.layer, row.ranks) for row in report] == [("fc2", (7,))]
     assert isinstance(small.fc1, nn.Linear)
-    _, report = low_rank.compress(model, energy=0.5, layers=["fc1"])
+    _, report = low_rank.factorize_model(model, energy=0.5, layers=["fc1"])
     assert report[0].ranks == (low_rank.rank_for(model.fc1, 0.5),)
-    alone, _ = low_rank.compress(nn.Linear(50, 50), rank=2)
+    alone, _ = low_rank.factorize_model(nn.Linear(50, 50), rank=2)
     assert isinstance(alone, nn.Sequential)
-
-
-def test_mode_type_and_frozen_weights_stay():
-    layer = nn.Linear(6, 5).double().eval().requires_grad_(False)
-    factors = low_rank.factorize(layer, 2)
-    assert not factors.training and not factors[0].weight.requires_grad and factors[1].weight.dtype == torch.float64
 
 
 def test_global_random_state_is_not_touched():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    low_rank.compress(models.lenet5(), rank=3)
+    low_rank.factorize_model(models.lenet5(), rank=3)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -147,28 +117,21 @@ def test_a_pruned_layer_is_factorized_as_it_computes():
     assert parametrize.is_parametrized(layer)
     assert torch.allclose(low_rank.factorize(layer, 9)(x), layer(x), atol=1e-5)
     network = magnitude.prune(models.lenet_300_100(), density=0.1)
-    small, report = low_rank.compress(network, rank=10)
+    small, report = low_rank.factorize_model(network, rank=10)
     assert [row.after < row.before for row in report] == [True, True, False]
     assert parametrize.is_parametrized(network.fc1) and parametrize.is_parametrized(small.fc3)
-
-
-def test_a_layer_with_two_names_stays_one():
-    layer = nn.Linear(20, 20)
-    model = nn.ModuleDict({"a": layer, "b": layer})
-    small, _ = low_rank.compress(model, rank=2)
-    assert isinstance(small["a"], nn.Sequential) and small["a"] is small["b"]
 
 
 def test_a_factorized_network_trains_is_stored_and_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     split = Split(torch.rand(32, 1, 28, 28), torch.randint(0, 10, (32,)))
-    small, _ = low_rank.compress(models.lenet_300_100(), rank=4)
+    small, _ = low_rank.factorize_model(models.lenet_300_100(), rank=4)
     before = small.fc1[0].weight.detach().clone()
     tuned = cached(training.fit, small, split=split, epochs=1, seed=0)
     assert not torch.equal(tuned.fc1[0].weight, before)
     n_bytes = storage.save(tuned, tmp_path / "small.slim")
     assert n_bytes < 0.1 * measure.dense_bytes(models.lenet_300_100())
-    blank, _ = low_rank.compress(models.lenet_300_100(1), rank=4)
+    blank, _ = low_rank.factorize_model(models.lenet_300_100(1), rank=4)
     again = storage.load(tmp_path / "small.slim", blank)
     assert torch.equal(again(split.images), tuned(split.images))
 
@@ -181,23 +144,14 @@ def test_models_that_we_did_not_write(name):
     for layer in layers[:3]:
         weight = model.get_submodule(layer).weight
         factors = low_rank.factorize(model.get_submodule(layer), min(weight.flatten(1).shape))
-        assert torch.allclose(rows.weights.replace(copy.deepcopy(model), layer, factors)(x), model(x), atol=1e-3)
-    small, report = low_rank.compress(model, rank=4, layers=layers)
+        assert torch.allclose(weights.replace(copy.deepcopy(model), layer, factors)(x), model(x), atol=1e-3)
+    small, report = low_rank.factorize_model(model, rank=4, layers=layers)
     assert small(x).shape == (1, 10) and measure.parameters(small) < measure.parameters(model)
     assert measure.parameters(model) - measure.parameters(small) == sum(row.before - row.after for row in report)
 
 
-def test_layers_that_their_owner_reads_are_left_alone():
-    block = torchvision.models.vision_transformer.EncoderBlock(2, 16, 64, 0.0, 0.0).eval()  # reads out_proj.weight
-    small, report = low_rank.compress(block, rank=2)
-    assert [row.layer for row in report] == ["mlp.0", "mlp.3"]
-    assert small(torch.rand(1, 3, 16)).shape == (1, 3, 16)
-
-
 def test_bad_input_is_one_sentence():
     depthwise, model = nn.Conv2d(4, 4, 3, groups=4), models.lenet_300_100()
-    tied = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
-    tied[1].weight = tied[0].weight
     broken = nn.Linear(3, 3)
     broken.weight.data[0, 0] = torch.nan
     for call, says in (
@@ -212,17 +166,9 @@ def test_bad_input_is_one_sentence():
         (lambda: low_rank.factorize(nn.Linear(5, 3), 2.5), "from 1 to 3, not 2.5"),
         (lambda: low_rank.factorize(broken, 1), "hold NaN or infinity"),
         (lambda: low_rank.rank_for(nn.Linear(5, 3), 1.5), r"energy must be in \(0, 1\], not 1.5"),
-        (lambda: low_rank.compress(model), "give exactly one of rank and energy"),
-        (lambda: low_rank.compress(model, rank=2, energy=0.5), "give exactly one of rank and energy"),
-        (lambda: low_rank.compress(model, rank=0), "from 1 to 300, not 0"),
-        (
-            lambda: low_rank.compress(model, rank={"fc9": 2}),
-            "no layer 'fc9' to factorize: the layers are fc1, fc2, fc3",
-        ),
-        (lambda: low_rank.compress(model, rank={"fc1": 2}, layers=["fc2"]), "rank holds no number for layer 'fc2'"),
-        (lambda: low_rank.compress(model, rank=2, layers=["relu1"]), "layer 'relu1' cannot be factorized: it is ReLU"),
-        (lambda: low_rank.compress(depthwise, rank=2), "Conv2d has no layer to factorize: accepted are Linear"),
-        (lambda: low_rank.compress(tied, rank=2), "layers '0' and '1' share one weight"),
+        (lambda: low_rank.factorize_model(model), "give exactly one of rank and energy"),
+        (lambda: low_rank.factorize_model(model, rank=2, energy=0.5), "give exactly one of rank and energy"),
+        (lambda: low_rank.factorize_model(model, rank=0), "from 1 to 300, not 0"),
     ):
         with pytest.raises(ValueError, match=says):
             call()

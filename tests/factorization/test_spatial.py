@@ -38,8 +38,8 @@ def test_full_rank_computes_what_the_layer_does(layer):
     factors = spatial.factorize(layer, rank)
     x = drawn(2, c_in, 13, 11)
     assert torch.allclose(factors(x), layer(x), atol=1e-5)
-    assert [each.kernel_size for each in factors] == [(height, 1), (1, width)]
-    assert sum(each.weight.numel() for each in factors) == rank * (c_in * height + c_out * width)
+    assert [part.kernel_size for part in factors] == [(height, 1), (1, width)]
+    assert sum(part.weight.numel() for part in factors) == rank * (c_in * height + c_out * width)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -60,7 +60,7 @@ def test_squared_error_is_what_was_cut_and_falls_with_the_rank():
     assert errors == sorted(errors, reverse=True)
 
 
-def test_the_matrix_has_a_row_for_each_input_and_row_and_a_column_for_each_output_and_column():
+def test_the_matrix_pairs_inputs_with_rows_and_outputs_with_columns():
     weight = drawn(5, 3, 2, 4)
     matrix = spatial.matrix(weight)
     assert matrix.shape == (3 * 2, 5 * 4)
@@ -78,7 +78,7 @@ def test_separable_kernels_need_one_term():
 
 def test_a_square_kernel_is_smaller_where_the_formula_says():
     model = models.lenet5()
-    small, report = spatial.compress(model, rank=14)
+    small, report = spatial.factorize_model(model, rank=14)
     assert [(row.layer, row.ranks, row.before, row.after) for row in report] == [
         ("conv1", (5,), 520, 520),
         ("conv2", (14,), 25_050, 14 * 5 * (20 + 50) + 50),
@@ -94,7 +94,7 @@ def test_models_that_we_did_not_write(name):
     model = getattr(torchvision.models, name)(num_classes=10).eval()
     x = drawn(1, 3, 64, 64)
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1 and m.in_channels < 100]
-    small, report = spatial.compress(model, rank=3, layers=names)
+    small, report = spatial.factorize_model(model, rank=3, layers=names)
     assert small(x).shape == (1, 10) and [row.layer for row in report] == names
     assert measure.parameters(model) - measure.parameters(small) == sum(row.before - row.after for row in report) > 0
     first = next(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
@@ -114,9 +114,9 @@ def test_bad_input_is_one_sentence():
         (lambda: spatial.factorize(nn.Linear(3, 3), 1), "it is Linear, accepted are Conv2d"),
         (lambda: spatial.factorize(nn.Conv2d(4, 4, 3, groups=2), 1), "a convolution of 2 groups"),
         (lambda: spatial.factorize(nn.Conv2d(1, 2, 3), 4), "the rank must be a whole number from 1 to 3, not 4"),
-        (lambda: spatial.compress(models.lenet5()), "give exactly one of rank and energy"),
-        (lambda: spatial.compress(models.lenet5(), energy=0.0), r"energy must be in \(0, 1\], not 0.0"),
-        (lambda: spatial.compress(models.lenet_300_100(), rank=1), "Sequential has no layer to factorize"),
+        (lambda: spatial.factorize_model(models.lenet5()), "give exactly one of rank and energy"),
+        (lambda: spatial.factorize_model(models.lenet5(), energy=0.0), r"energy must be in \(0, 1\], not 0.0"),
+        (lambda: spatial.factorize_model(models.lenet_300_100(), rank=1), "Sequential has no layer to factorize"),
     ):
         with pytest.raises(ValueError, match=says):
             call()

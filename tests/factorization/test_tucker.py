@@ -22,7 +22,7 @@ def kernel(u_t, core, u_s):
     return torch.einsum("ta,ab...,sb->ts...", u_t, core, u_s)
 
 
-def test_error_lies_between_the_bounds_of_the_unfoldings_and_factors_are_orthonormal():
+def test_error_is_within_the_unfoldings_bounds_and_factors_are_orthonormal():
     w = drawn(8, 6, 3, 3)
     for ranks in ((2, 3), (1, 1), (6, 2), (5, 8)):
         cut = [
@@ -50,9 +50,9 @@ def test_sweeps_never_raise_the_residual():
 def test_planted_factors_are_found_again():
     u_t, u_s = (torch.linalg.qr(drawn(n, r)).Q for n, r in ((9, 3), (7, 2)))
     w = kernel(u_t, drawn(3, 2, 3, 3), u_s)
-    found = tucker.decompose(w, (2, 3), sweeps=0)
-    assert found[-1][0] < 1e-7
-    assert torch.allclose(found[0] @ found[0].T, u_t @ u_t.T, atol=1e-7)  # the same space
+    u, _, _, residuals = tucker.decompose(w, (2, 3), sweeps=0)
+    assert residuals[0] < 1e-7
+    assert torch.allclose(u @ u.T, u_t @ u_t.T, atol=1e-7)  # the same space
     assert tucker.ranks_for(with_weight(w), energy=1.0 - 1e-9) == (2, 3)
 
 
@@ -73,7 +73,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
-def test_full_ranks_compute_what_the_layer_does_and_lower_ones_with_their_kernel(layer, shape):
+def test_full_ranks_are_exact_and_lower_ones_compute_with_their_kernel(layer, shape):
     x, full = drawn(*shape).float(), (layer.in_channels, layer.out_channels)
     exact = tucker.factorize(layer, full)
     assert len(exact) == 1 and torch.allclose(exact(x), layer(x), atol=1e-5)
@@ -91,7 +91,7 @@ def test_weights_and_multiply_adds_are_those_of_the_formula():
     layer, (a, b), size = nn.Conv2d(16, 24, 3, padding=1, bias=False), (5, 7), 10 * 10
     factors = tucker.factorize(layer, (a, b))
     weights = 16 * a + 9 * a * b + b * 24
-    assert sum(each.weight.numel() for each in factors) == weights
+    assert sum(part.weight.numel() for part in factors) == weights
     assert measure.multiply_adds(factors, (16, 10, 10)) == size * weights
 
 
@@ -112,7 +112,7 @@ def test_the_bayesian_rank_without_noise_and_of_nothing():
     assert tucker.bayesian_rank(drawn(30, 10_000)) == 0
 
 
-def test_the_threshold_is_the_limit_that_is_known_for_a_square_matrix():
+def test_the_threshold_is_the_known_limit_of_a_square_matrix():
     tau = brentq(lambda z: 2 * (np.log1p(z) / z - 0.5), 0.1, 10)
     assert tau == pytest.approx(2.5129, abs=1e-4)  # the constant of the literature
     n, x_bar = 400, (1 + tau) * (1 + 1 / tau)
@@ -126,27 +126,27 @@ def test_the_threshold_is_the_limit_that_is_known_for_a_square_matrix():
 
 def test_the_whole_network_by_the_bayesian_rule_or_by_energy():
     model = models.resnet8()
-    small, report = tucker.compress(model)
+    small, report = tucker.factorize_model(model)
     wide = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert [row.layer for row in report] == wide  # the 1 x 1 shortcuts are matrices already
     assert all(row.ranks == tucker.ranks_for(model.get_submodule(row.layer)) for row in report)
     assert measure.parameters(model) - measure.parameters(small) == sum(row.before - row.after for row in report)
     x = torch.rand(2, 3, 32, 32)
     assert small(x).shape == (2, 10)
-    same, report = tucker.compress(model, energy=1.0)  # nothing is smaller: nothing is replaced
+    same, report = tucker.factorize_model(model, energy=1.0)  # nothing is smaller: nothing is replaced
     assert torch.equal(same.eval()(x), model.eval()(x)) and all(row.after == row.before for row in report)
 
 
 def test_a_model_that_we_did_not_write_is_stored_and_read_back(tmp_path):
     model = torchvision.models.resnet18(num_classes=10).eval()
     ranks = {"layer1.0.conv1": (8, 8), "layer2.0.conv1": (16, 24)}
-    small, report = tucker.compress(model, ranks=ranks)
+    small, report = tucker.factorize_model(model, ranks=ranks)
     x = torch.rand(1, 3, 64, 64)
     assert [row.ranks for row in report] == list(ranks.values())
-    exact, _ = tucker.compress(model, ranks={"conv1": (3, 64)})
+    exact, _ = tucker.factorize_model(model, ranks={"conv1": (3, 64)})
     assert torch.allclose(exact(x), model(x), atol=1e-4)
     storage.save(small, tmp_path / "small.slim")
-    blank, _ = tucker.compress(torchvision.models.resnet18(num_classes=10), ranks=ranks)
+    blank, _ = tucker.factorize_model(torchvision.models.resnet18(num_classes=10), ranks=ranks)
     assert torch.equal(storage.load(tmp_path / "small.slim", blank).eval()(x), small(x))
 
 
@@ -160,13 +160,16 @@ def test_bad_input_is_one_sentence():
         (lambda: tucker.factorize(layer, (1, 6)), "the rank must be a whole number from 1 to 5, not 6"),
         (lambda: tucker.factorize(layer, (1, 1), sweeps=-1), "sweeps must be 0 or more, not -1"),
         (lambda: tucker.ranks_for(layer, energy=0), r"energy must be in \(0, 1\], not 0"),
-        (lambda: tucker.compress(model, ranks={"conv2": (2, 2)}, energy=0.5), "give ranks or energy, not both"),
+        (lambda: tucker.factorize_model(model, ranks={"conv2": (2, 2)}, energy=0.5), "give ranks or energy, not both"),
         (
-            lambda: tucker.compress(model, ranks={"conv2": (2, 2)}, layers=["conv1"]),
-            "ranks holds no pair for layer 'conv1'",
+            lambda: tucker.factorize_model(model, ranks={"conv2": (2, 2)}, layers=["conv2"]),
+            "give the names of layers once",
         ),
-        (lambda: tucker.compress(model, ranks={"fc1": (2, 2)}), "layer 'fc1' cannot be factorized: it is Linear"),
-        (lambda: tucker.compress(nn.Sequential(nn.Conv2d(3, 5, 1))), "has no layer to factorize"),
+        (
+            lambda: tucker.factorize_model(model, ranks={"fc1": (2, 2)}),
+            "layer 'fc1' cannot be factorized: it is Linear",
+        ),
+        (lambda: tucker.factorize_model(nn.Sequential(nn.Conv2d(3, 5, 1))), "has no layer to factorize"),
         (lambda: tucker.bayesian_rank(torch.full((2, 2), torch.nan)), "finite"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -1,7 +1,6 @@
-"""Short floats against the types of torch, words of fixed point against their grid, and back-propagation by hand."""
+"""Weights as short floats in a file, words of fixed point against their grid, and back-propagation by hand."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -10,75 +9,15 @@ from torch import nn
 from lib import models, storage, training
 from lib.datasets import Split
 from lib.precision import limited_precision as lp
+from lib.precision.shared import short_floats
 from lib.vision import torchvision
 from lib.weights import layers
-
-
-def numbers(n=200_000, seed=0):
-    """Every kind of float32: random bits, so all exponents, subnormal numbers, infinities and NaN."""
-    bits = torch.randint(-(2**31), 2**31, (n,), generator=torch.Generator().manual_seed(seed))
-    special = torch.tensor(
-        [0.0, -0.0, math.inf, -math.inf, math.nan, 65504, 65519.99, 65520, 2**-24, 2**-25, 3e-8, 1e-45]
-    )
-    return torch.cat([bits.to(torch.int32).view(torch.float32), special])
 
 
 def same(a, b):
     """Equal bit for bit, but that every NaN is like every other."""
     nan = a.isnan()
     return torch.equal(nan, b.isnan()) and torch.equal(a[~nan].view(torch.int32), b[~nan].view(torch.int32))
-
-
-@pytest.mark.parametrize(
-    ("exponent", "significand", "dtype"),
-    [(8, 23, torch.float32), (8, 7, torch.bfloat16), (5, 10, torch.float16), (5, 2, torch.float8_e5m2)],
-)
-def test_a_format_is_that_of_torch(exponent, significand, dtype):
-    x = torch.cat([numbers(), torch.randn(100_000) * 1e-6, torch.randn(100_000) * 100])
-    rounded = lp.float_format(x, exponent=exponent, significand=significand)
-    assert same(rounded, x.to(dtype).to(torch.float32))
-
-
-@pytest.mark.parametrize(("exponent", "significand"), [(7, 16), (6, 9), (8, 1), (4, 3), (2, 1)])
-def test_normal_numbers_have_a_bounded_relative_error_and_keep_their_order(exponent, significand):
-    least, top = 2.0 ** (2 - 2 ** (exponent - 1)), lp.largest(exponent=exponent, significand=significand)
-    x = torch.linspace(math.log2(least), math.log2(top), 20_001, dtype=torch.float64).exp2().float().clamp(least, top)
-    rounded = lp.float_format(x, exponent=exponent, significand=significand)
-    assert ((rounded - x).double().abs() <= 2.0 ** -(significand + 1) * x.double()).all()
-    assert (rounded.diff() >= 0).all()
-    assert torch.equal(lp.float_format(rounded, exponent=exponent, significand=significand), rounded)
-    assert torch.equal(lp.float_format(-x, exponent=exponent, significand=significand), -rounded)
-
-
-def test_a_small_format_against_the_list_of_its_numbers():
-    grid = sorted({(m / 4 if e == 0 else 1 + m / 4) * 2.0 ** (max(e, 1) - 3) for e in range(7) for m in range(4)})
-    x = torch.rand(5000, generator=torch.Generator().manual_seed(0)) * lp.largest(exponent=3, significand=2)
-    rounded = lp.float_format(x, exponent=3, significand=2)
-    table = torch.tensor(grid)
-    assert torch.equal(rounded, table[(x[:, None] - table).abs().argmin(1)])
-    assert lp.largest(exponent=3, significand=2) == grid[-1] == 14
-    halfway = torch.tensor([1.125, 1.375, 14.9, 15.0, 2**-5, 3 * 2**-5])
-    expected = torch.tensor([1.0, 1.5, 14.0, math.inf, 0.0, 0.125])  # ties to even; half a step above 14 is infinity
-    assert torch.equal(lp.float_format(halfway, exponent=3, significand=2), expected)
-
-
-def test_shapes_layouts_and_the_input_are_kept():
-    x = torch.randn(4, 6).T
-    before = x.clone()
-    assert torch.equal(lp.float_format(x), lp.float_format(x.contiguous())) and torch.equal(x, before)
-    assert lp.float_format(torch.tensor(1.5)).shape == () and lp.float_format(torch.zeros(0, 3)).shape == (0, 3)
-
-
-@pytest.mark.parametrize(("exponent", "significand"), [(1, 5), (9, 5), (5, 0), (5, 24)])
-def test_widths_that_are_no_float_are_refused(exponent, significand):
-    for call in (lambda **k: lp.float_format(torch.zeros(1), **k), lp.largest, lp.floating):
-        with pytest.raises(ValueError, match=f"not {exponent} and {significand}"):
-            call(exponent=exponent, significand=significand)
-
-
-def test_other_types_of_number_are_refused():
-    with pytest.raises(ValueError, match="float64: float32 is needed"):
-        lp.float_format(torch.zeros(1, dtype=torch.float64))
 
 
 # -- weights in a file ----------------------------------------------------------------------------
@@ -103,9 +42,9 @@ def test_the_subnormal_numbers_of_the_widest_exponent_come_back_too():
     assert same(lp.FloatWeight.decode(form.encode(weight), weight.shape).flatten(), form(weight).flatten())
 
 
-@pytest.mark.parametrize(("name", "how"), [("squeezenet1_1", {}), ("mobilenet_v2", {"width_mult": 0.25})])
-def test_a_network_of_torchvision_in_24_bits(name, how, tmp_path):
-    model = torchvision.models.get_model(name, num_classes=3, **how).eval()
+@pytest.mark.parametrize(("name", "options"), [("squeezenet1_1", {}), ("mobilenet_v2", {"width_mult": 0.25})])
+def test_a_network_of_torchvision_in_24_bits(name, options, tmp_path):
+    model = torchvision.models.get_model(name, num_classes=3, **options).eval()
     x = torch.rand(1, 3, 64, 64)
     dense, size = model(x), sum(layer.weight.numel() for _, layer in layers(model))
     plain = len(storage.dumps(model))
@@ -113,7 +52,7 @@ def test_a_network_of_torchvision_in_24_bits(name, how, tmp_path):
     assert (model(x) - dense).abs().max() < 1e-3 * dense.abs().max()
     written = storage.save(model, tmp_path / "model.slim")
     assert written < plain - size  # at least one byte of each weight's four
-    other = storage.load(tmp_path / "model.slim", torchvision.models.get_model(name, num_classes=3, **how)).eval()
+    other = storage.load(tmp_path / "model.slim", torchvision.models.get_model(name, num_classes=3, **options)).eval()
     assert torch.equal(other(x), model(x))
 
 
@@ -121,11 +60,11 @@ def test_the_gradient_passes_through_the_rounding():
     layer, plain = nn.Linear(5, 3), nn.Linear(5, 3)
     lp.store(layer, exponent=4, significand=3)
     plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
-    for each in (layer, plain):
-        each(torch.ones(2, 5)).square().sum().backward()
+    for linear in (layer, plain):
+        linear(torch.ones(2, 5)).square().sum().backward()
     assert torch.equal(layer.parametrizations.weight.original.grad, plain.weight.grad)
     training.fit(layer, Split(torch.randn(8, 5), torch.randint(3, (8,))), epochs=1, seed=0)
-    assert torch.equal(lp.float_format(layer.weight, exponent=4, significand=3), layer.weight)
+    assert torch.equal(short_floats.rounded(layer.weight, exponent=4, significand=3), layer.weight)
 
 
 def test_weights_beyond_the_format_and_long_significands_are_refused():
@@ -144,7 +83,7 @@ def test_weights_beyond_the_format_and_long_significands_are_refused():
 # -- the network with one hidden layer ------------------------------------------------------------
 
 
-def split(n=40, seed=0):
+def samples(n=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return Split(torch.rand(n, 1, 3, 4, generator=generator), torch.randint(4, (n,), generator=generator))
 
@@ -156,14 +95,14 @@ def network(words, seed=0):
 
 
 def test_back_propagation_is_gradient_descent_on_the_squared_error():
-    model, data = network(lp.single()), split()
+    model, split = network(lp.single()), samples()
     twin = copy.deepcopy(model)
-    lp.learn(model, data, epochs=3, seed=1, learning_rate=0.7, batch_size=8)
+    lp.learn(model, split, epochs=3, seed=1, learning_rate=0.7, batch_size=8)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         for batch in torch.randperm(40, generator=generator).split(8):
-            targets = nn.functional.one_hot(data.labels[batch], 4).float()
-            loss = (twin(data.images[batch]) - targets).square().sum() / 2 / 8
+            targets = nn.functional.one_hot(split.labels[batch], 4).float()
+            loss = (twin(split.images[batch]) - targets).square().sum() / 2 / 8
             gradients = torch.autograd.grad(loss, list(twin.parameters()))
             with torch.no_grad():
                 for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
@@ -175,11 +114,11 @@ def test_back_propagation_is_gradient_descent_on_the_squared_error():
 @pytest.mark.parametrize("bits", [4, 8, 12, 16])
 def test_weights_and_signals_stay_on_their_grids(bits):
     model = network(lp.fixed(bits))
-    share = lp.learn(model, split(), epochs=2, seed=0, learning_rate=2.0)
+    share = lp.learn(model, samples(), epochs=2, seed=0, learning_rate=2.0)
     for parameter in model.parameters():
         whole = parameter.detach().double() * 2 ** (bits - 4)
         assert torch.equal(whole, whole.round()) and parameter.abs().max() <= 8
-    for signal in model.activations(split().images):
+    for signal in model.activations(samples().images):
         whole = signal.double() * 2 ** (bits - 1)
         assert torch.equal(whole, whole.round()) and signal.max() <= 1 - 2.0 ** (1 - bits)
     assert 0 <= share <= 1
@@ -188,16 +127,16 @@ def test_weights_and_signals_stay_on_their_grids(bits):
 def test_an_update_below_half_a_step_is_swallowed():
     model = network(lp.fixed(8))
     start = copy.deepcopy(lp.retrieve(model, lp.fixed(8)).state_dict())
-    assert lp.learn(model, split(), epochs=20, seed=0, learning_rate=1e-3) == 1
+    assert lp.learn(model, samples(), epochs=20, seed=0, learning_rate=1e-3) == 1
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
-    assert lp.learn(network(lp.single()), split(), epochs=1, seed=0, learning_rate=1.0) == 0
+    assert lp.learn(network(lp.single()), samples(), epochs=1, seed=0, learning_rate=1.0) == 0
 
 
 def test_a_float_of_32_bits_learns_as_float32_and_seeds_repeat():
     states = []
     for words in (lp.single(), lp.floating(exponent=8, significand=23), lp.floating(exponent=8, significand=23)):
         model = network(words)
-        lp.learn(model, split(), epochs=2, seed=3)
+        lp.learn(model, samples(), epochs=2, seed=3)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], other[name]) for name in states[0] for other in states[1:])
 
@@ -209,7 +148,7 @@ def test_inference_rounds_a_copy():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     whole = rounded.hidden.weight.detach() * 4
     assert torch.equal(whole, whole.round())
-    images = split().images
+    images = samples().images
     assert torch.equal(lp.retrieve(model, lp.single())(images), model(images))
     x = torch.floor(images.flatten(1) * 32 + 0.5).clamp(max=31) / 32
     h = torch.floor(torch.sigmoid(rounded.hidden(x)) * 32 + 0.5).clamp(max=31) / 32
@@ -219,10 +158,15 @@ def test_inference_rounds_a_copy():
 
 def test_one_sample_and_no_sample():
     model = network(lp.fixed(8))
-    lp.learn(model, split(1), epochs=1, seed=0)
-    assert model(split(1).images).shape == (1, 4)
+    lp.learn(model, samples(1), epochs=1, seed=0)
+    assert model(samples(1).images).shape == (1, 4)
     with pytest.raises(ValueError, match="at least one sample"):
-        lp.learn(model, split(0), epochs=1, seed=0)
+        lp.learn(model, samples(0), epochs=1, seed=0)
+
+
+def test_widths_that_are_no_float_are_refused_for_words():
+    with pytest.raises(ValueError, match="not 9 and 5"):
+        lp.floating(exponent=9, significand=5)
 
 
 @pytest.mark.parametrize(("bits", "integer"), [(3, 4), (25, 4), (8, 0)])

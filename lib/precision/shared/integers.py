@@ -5,6 +5,7 @@ width). Rounding adds half a unit and shifts, so halves go up; what does not fit
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -16,15 +17,32 @@ BLOCK = 2048  # sums that are held at a time
 
 
 def fraction(peak: float, bits: int) -> int:
-    """The most bits of fraction with which numbers up to ``peak`` fit a code of ``bits`` bits; 30 at most."""
-    highest, found = 2 ** (bits - 1) - 1, 30
-    while found > -30 and round(peak * 2.0**found) > highest:
-        found -= 1
-    return found
+    """The most bits of fraction with which numbers up to a peak fit a code; 30 at most.
+
+    peak: the largest size of a number, 0 or more.
+    bits: of the code, the sign among them.
+
+    >>> fraction(0.99, bits=8)  # 0.99 * 2^7 is 127, the largest code
+    7
+    """
+    highest, most = 2 ** (bits - 1) - 1, 30
+    while most > -30 and round(peak * 2.0**most) > highest:
+        most -= 1
+    return most
 
 
 def encode(values: np.ndarray, fraction: int, bits: int) -> np.ndarray:
-    """The codes (int16) of real values, rounded to the nearest and saturated."""
+    """The codes of real values, rounded to the nearest and saturated.
+
+    values: any shape.
+    fraction: bits of fraction of the codes.
+    bits: of a code, the sign among them, up to 16.
+
+    Returns int16, in the shape of the values.
+
+    >>> encode(np.array([0.5, -2.0]), fraction=7, bits=8)
+    array([  64, -128], dtype=int16)
+    """
     codes = np.floor(np.asarray(values, np.float64) * 2.0**fraction + 0.5)
     return np.clip(codes, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int16)
 
@@ -41,10 +59,19 @@ def convolve(
     shift: int = 0,
     bits: int = 32,
 ) -> np.ndarray:
-    """Sums of int16 x int16 in int32, shifted right and saturated to ``bits`` bits (32: int32, else int16).
+    """Convolve codes: sums of int16 x int16 in int32, shifted right and saturated.
 
-    kernel: (outputs, inputs / groups, height, width); bias: (outputs,) int32, in the unit of the sums. The caller sees
-    to it that no sum overflows. A negative shift is one to the left. Raises ValueError for shapes that do not fit.
+    The caller makes sure that no sum overflows.
+
+    codes: (n, inputs, height, width), int16.
+    kernel: (outputs, inputs / groups, height, width), int16 or int8.
+    bias: (outputs,) int32, in the unit of the sums.
+    stride, padding, dilation: down the rows and across the columns, default (1, 1), (0, 0) and (1, 1).
+    groups: parts into which the maps are split, default 1.
+    shift: bits by which a sum is shifted right, rounded; a negative one is a shift to the left; default 0.
+    bits: of the result, up to 16 in int16, or 32 in int32 (default).
+
+    Returns (n, outputs, rows, columns). Raises ValueError for shapes that do not fit.
     """
     if any(padding):
         codes = np.pad(codes, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
@@ -67,11 +94,25 @@ def convolve(
 
 
 @numba.njit(cache=True)
-def convolve_codes(codes, kernel, bias, out, steps, end):
-    """One product of a weight with a whole map after the other, in blocks that stay in the nearest memory.
+def convolve_codes(
+    codes: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    steps: tuple[int, int, int, int, int],
+    end: tuple[int, int, int],
+) -> None:
+    """The loops of :func:`convolve`: multiply a whole map by one weight after the other, in blocks that fit the cache.
 
-    The map is dealt into sy x sx maps first, so that each weight of a strided convolution reads neighbours too. The end
-    of a row runs into the next one: what is summed there is a sum like any other, and is left out of the result.
+    The map is split into sy x sx maps first, so that a strided convolution reads neighbors too. The windows at the end
+    of a row run into the next row; these sums are computed like all others, and left out of the result.
+
+    codes: (n, inputs, height, width), int16.
+    kernel: (outputs, inputs / groups, height, width), int16.
+    bias: (outputs,), int32.
+    out: (n, outputs, rows, columns), int16 or int32, which is filled.
+    steps: strides and dilations, each down and across, and the number of groups.
+    end: the shift to the right, the lowest and the highest result.
     """
     sy, sx, dy, dx, groups = steps
     shift, low, high = np.int32(end[0]), np.int32(end[1]), np.int32(end[2])
@@ -117,8 +158,13 @@ def convolve_codes(codes, kernel, bias, out, steps, end):
 
 
 @numba.njit(cache=True)
-def mean_pool(codes):
-    """The mean of each window of 2 x 2, (n, channels, height, width) -> half of both, int16."""
+def mean_pool(codes: np.ndarray) -> np.ndarray:
+    """The mean of each window of 2 x 2, rounded.
+
+    codes: (n, channels, height, width), int16; an odd last row or column is left out.
+
+    Returns (n, channels, height // 2, width // 2), int16.
+    """
     n, channels, height, width = codes.shape
     out = np.empty((n, channels, height // 2, width // 2), np.int16)
     for image in range(n):
@@ -132,7 +178,16 @@ def mean_pool(codes):
 
 
 def max_pool(codes: np.ndarray, *, size: int, stride: int, padding: int = 0) -> np.ndarray:
-    """The largest code of each window of ``size`` x ``size``."""
+    """The largest code of each window.
+
+    codes: (n, channels, height, width), any integers.
+    size: of a window, in both directions.
+    stride: distance of the windows, in both directions.
+    padding: pixels added on all sides, default 0; they are never the largest.
+
+    >>> max_pool(np.arange(4).reshape(1, 1, 2, 2), size=2, stride=2)
+    array([[[[3]]]])
+    """
     if padding:
         edges = ((0, 0), (0, 0), (padding, padding), (padding, padding))
         codes = np.pad(codes, edges, constant_values=np.iinfo(codes.dtype).min)
@@ -141,7 +196,16 @@ def max_pool(codes: np.ndarray, *, size: int, stride: int, padding: int = 0) -> 
 
 
 def tanh_table(bits: int, entries: int = 10) -> np.ndarray:
-    r"""(2^entries + 1,) int32: :math:`\tanh` at equal distances in [0, 8], the fraction ``bits`` - 1 + ``GUARD``."""
+    r"""A table of :math:`\tanh` at equal distances in [0, 8], with ``bits`` - 1 + ``GUARD`` bits of fraction.
+
+    bits: of the codes that :func:`tanh` gives, 2 to 16.
+    entries: the table has 2^entries + 1 of them, 1 to 15, default 10.
+
+    Returns (2^entries + 1,) int32. Raises ValueError for numbers out of range.
+
+    >>> tanh_table(bits=8, entries=2) / 2 ** (7 + GUARD)  # of 0, 2, 4, 6, 8
+    array([0.        , 0.96401978, 0.99932861, 1.        , 1.        ])
+    """
     if not 1 <= entries <= 15 or not 2 <= bits <= 16:
         raise ValueError(f"bits must be in 2..16 and entries in 1..15, not {bits} and {entries}")
     places = np.arange(2**entries + 1) * 2.0 ** (3 - entries)
@@ -149,17 +213,28 @@ def tanh_table(bits: int, entries: int = 10) -> np.ndarray:
 
 
 def tanh_error(bits: int, entries: int) -> float:
-    r"""What :func:`tanh` may be wrong by: :math:`\tfrac{h^2}{8} \max|\tanh''|` between entries of distance h, half a
-    unit, and the little that the guard bits leave; where the result saturates below 1, one unit."""
+    r"""The most that :func:`tanh` can be wrong by.
+
+    It is :math:`\tfrac{h^2}{8} \max|\tanh''|` between entries at distance h, half a unit, and the little that the guard
+    bits leave; where the result saturates below 1, one unit.
+
+    bits: of the codes that :func:`tanh` gives.
+    entries: of the table, as in :func:`tanh_table`.
+    """
     unit, h = 2.0 ** (1 - bits), 2.0 ** (3 - entries) if entries < 15 else 0.0
     return max(unit, h * h / 8 * 4 / (3 * math.sqrt(3)) + unit / 2 + 2 * unit / 2**GUARD)
 
 
 @numba.njit(cache=True)
-def tanh(codes, table, shift, highest):
-    """Codes of ``TANH_FRACTION`` plus ``shift`` bits of fraction to codes of tanh, by a straight line between entries.
+def tanh(codes: np.ndarray, table: np.ndarray, shift: int, highest: int) -> np.ndarray:
+    """Compute tanh of codes, by a straight line between two entries of a table.
 
-    highest: the largest code of the result. tanh is odd, so the table has one half of it.
+    codes: any shape, int16, of ``TANH_FRACTION`` plus ``shift`` bits of fraction.
+    table: of :func:`tanh_table`, for positive numbers; tanh is odd.
+    shift: the codes' bits of fraction beyond ``TANH_FRACTION``; may be negative.
+    highest: the largest code of the result.
+
+    Returns int16, in the shape of the codes.
     """
     out = np.empty(codes.shape, np.int16)
     flat, result = codes.reshape(-1), out.reshape(-1)
@@ -167,13 +242,13 @@ def tanh(codes, table, shift, highest):
     while entry < 1 << 15:
         drop, entry = drop + 1, entry << 1
     for i in range(len(flat)):
-        z = np.int32(flat[i])
+        z: Any = np.int32(flat[i])
         if shift > 0:
             z = (z + (1 << (shift - 1))) >> shift
         elif shift < 0:
             end = (1 << 15) - 1
             z = z << -shift if abs(z) <= end >> -shift else (end if z > 0 else -end)
-        size = min(abs(z), (1 << 15) - 1)
+        size: Any = min(abs(z), (1 << 15) - 1)
         low, rest = table[size >> drop], size & ((1 << drop) - 1)
         value = low + (((table[(size >> drop) + 1] - low) * rest) >> drop)
         value = min((value + (1 << (GUARD - 1))) >> GUARD, highest)

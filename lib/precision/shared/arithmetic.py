@@ -1,0 +1,93 @@
+"""How the numbers of a network are kept while it computes: one class for each arithmetic, and the hooks that use it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from lib.precision.shared.straight_through import through
+
+POOLS = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d | nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d
+KEEP_THE_GRID = nn.Flatten | nn.Unflatten | nn.Identity | POOLS  # their outputs are some of their inputs
+
+
+class Arithmetic:
+    """How the numbers of a network are kept; this one leaves them the floats that they are.
+
+    A place says which number it is: ``fc1.output`` and its ``fc1.output.error``, ``fc1.weight`` and its
+    ``fc1.weight.gradient`` and ``fc1.weight.update``. ``learning`` is True while a network is trained in the
+    arithmetic, and only then.
+    """
+
+    learning = False
+
+    def rounded(self, values: Tensor, place: str) -> Tensor:
+        """The values as the network computes with them."""
+        return values
+
+    def keep(self, values: Tensor, place: str) -> Tensor:
+        """A parameter as it is kept from one update to the next."""
+        return values
+
+    def saturated(self, values: Tensor, place: str) -> Tensor | None:
+        """Where an output left the range, so that its error is zero; None where errors are to pass everywhere."""
+        return None
+
+    def end_of_step(self) -> None:
+        """Called after each update of the parameters."""
+
+
+def rounded_both_ways(values: Tensor, arithmetic: Arithmetic, place: str) -> Tensor:
+    """Round values on their way through a network, and their error on its way back; it is zero where they saturated.
+
+    values: any shape.
+    arithmetic: in which they are kept.
+    place: their name; the error's is ``place.error``.
+    """
+    saturated = arithmetic.saturated(values.detach(), place)
+
+    def back(error: Tensor) -> Tensor:
+        error = arithmetic.rounded(error, f"{place}.error")
+        return error if saturated is None else error.masked_fill(saturated, 0)
+
+    return through(values, lambda v: arithmetic.rounded(v, place), back)
+
+
+@contextmanager
+def computing(model: nn.Module, arithmetic: Arithmetic) -> Iterator[nn.Module]:
+    """Inside the block, the model's input and the output of each of its layers are rounded, and their errors as well.
+
+    Layers are the modules without children, except those that pass numbers on as they are (flatten, max pooling).
+    Weights and biases are left alone.
+
+    model: any network; its first input is rounded.
+    arithmetic: in which the numbers are kept.
+
+    >>> import torch
+    >>> from lib.precision.fixed_point import FixedPoint, Format
+    >>> with computing(nn.ReLU(), FixedPoint(Format(3, 2))) as model:
+    ...     model(torch.tensor([0.3, 9.0]))
+    tensor([0.2500, 3.7500])
+    """
+
+    def hook(place: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                return rounded_both_ways(output, arithmetic, place)
+            return None
+
+        return after
+
+    def before(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arithmetic.rounded(inputs[0], "input"), *inputs[1:])
+
+    handles = [model.register_forward_pre_hook(before)]
+    for name, layer in model.named_modules():
+        whole = not {key for key, _ in layer.named_children()} - {"parametrizations"}
+        if whole and not isinstance(layer, KEEP_THE_GRID) and ".parametrizations" not in f".{name}":
+            handles.append(layer.register_forward_hook(hook(f"{name}.output".lstrip("."))))
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
