@@ -38,7 +38,7 @@ lenet5_images = 500  # training images of LeNet-5
 lenet5_epochs = 5  # to train it
 lenet5_batch_size = 50  # for it
 lenet5_rates = {"float": 0.003, "bwn": 0.01}  # learning rates of Adam
-few_images = 150  # in the experiment on generalisation
+few_images = 150  # in the experiment on generalization
 few_epochs = 30  # of it
 push_images = 1_000  # in the experiment with the bipolar regularizer
 push_epochs = 6  # of it
@@ -78,15 +78,18 @@ def smaller(net):
     return measure.dense_bytes(net) / len(storage.dumps(net))
 
 
-def mlps(change=lambda net, seed: net, **how):
-    how = {
+def mlps(change=lambda net, seed: net, **options):
+    options = {
         "split": train,
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
-    } | how
+    } | options
     nets = [change(models.mlp(seed, hidden=tuple(hidden)), seed) for seed in range(seeds)]
-    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
+    for seed, net in enumerate(nets):
+        torch.manual_seed(seed)  # dropout draws from here
+        cached(binaryconnect.fit, net, seed=seed, **options)
+    return nets
 
 
 # %% [markdown]
@@ -145,6 +148,9 @@ def averaged(net):  # the error of the mean answer of networks that are drawn
     for layer in net.modules():
         if isinstance(layer, binaryconnect.BinaryConnectWeight):
             layer.training = True
+            layer.generator.manual_seed(
+                layer.seed
+            )  # the same draws after training and from the cache
     with torch.no_grad():
         for _ in range(draws):
             total = total + torch.cat([net(part) for part in test.images.split(1000)])
@@ -158,13 +164,16 @@ for layer in (layer for net in signed for layer in net.modules()):
         layer.inference = "sign"
 
 # %% tags=["hide-input"]
-found = {"float": errors(dense), "binaryconnect": errors(taken), "stochastic": errors(drawn)}
-found |= {"stochastic_sign": errors(signed), "stochastic_mean": [averaged(net) for net in drawn]}
+test_errors = {"float": errors(dense), "binaryconnect": errors(taken), "stochastic": errors(drawn)}
+test_errors |= {
+    "stochastic_sign": errors(signed),
+    "stochastic_mean": [averaged(net) for net in drawn],
+}
 learned = {
     name: errors(nets, train.first(10_000))
     for name, nets in (("float", dense), ("binaryconnect", taken))
 }
-for name, wrong in found.items():
+for name, wrong in test_errors.items():
     record(f"mlp.{name}_error_pct", wrong)
 form, latent, _ = bipolar_regularizer.forms(taken[0])[0]
 record("connect.values_in_passes", len(form(latent).unique()), "values", 0, exact=True)
@@ -186,7 +195,7 @@ names = (
 )
 figure, ax = figures.axes()
 looks = [figures.DENSE, figures.PRUNING, *[figures.QUANTIZATION] * 3]
-for i, (wrong, look) in enumerate(zip(found.values(), looks, strict=True)):
+for i, (wrong, look) in enumerate(zip(test_errors.values(), looks, strict=True)):
     figures.line(ax, [i], [wrong], {"color": look["color"], "marker": look["marker"]}, "_")
 ax.plot([1, 2], [1.29, 1.18], label="reported, MNIST, full length", **figures.REPORTED)
 ax.set(xticks=range(5), xticklabels=names, ylabel="test error (%)", ylim=(0, None))
@@ -198,7 +207,7 @@ figures.show(
     caption="Five ways to train and to use the same network; means over seeds with 95 % intervals.",
     alt="Test errors: "
     + "; ".join(
-        f"{n} {sum(e) / len(e):.2f} %" for n, e in zip(names, found.values(), strict=True)
+        f"{n} {sum(e) / len(e):.2f} %" for n, e in zip(names, test_errors.values(), strict=True)
     ).replace("\n", " "),
 )
 
@@ -228,14 +237,14 @@ def weight_bytes(net):  # of the weights, and of what the backward pass keeps of
     sizes = {layer.weight.numel() for _, layer in layers(net)}
     seen = {p.untyped_storage().data_ptr(): p for p in net.parameters() if p.numel() in sizes}
 
-    def keep(each):
-        if each.numel() in sizes:
-            seen[each.untyped_storage().data_ptr()] = each
-        return each
+    def keep(tensor):
+        if tensor.numel() in sizes:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = net(train.images[:7])
-    return sum(4 * each.numel() for each in seen.values()) if outputs.requires_grad else 0
+    return sum(4 * tensor.numel() for tensor in seen.values()) if outputs.requires_grad else 0
 
 
 work = [layer.weight.numel() for _, layer in layers(models.mlp(hidden=tuple(hidden)))]
@@ -301,10 +310,13 @@ record(
 
 # %%
 def lenets(change, rate):
-    how = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "learning_rate": rate}
-    how |= {"batch_size": lenet5_batch_size, "loss": "cross_entropy"}
+    options = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "learning_rate": rate}
+    options |= {"batch_size": lenet5_batch_size, "loss": "cross_entropy"}
     nets = [change(models.lenet5(seed)) for seed in range(seeds)]
-    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
+    for seed, net in enumerate(nets):
+        torch.manual_seed(seed)  # dropout draws from here
+        cached(binaryconnect.fit, net, seed=seed, **options)
+    return nets
 
 
 lenet = {
@@ -376,12 +388,16 @@ for strength, factor in settings:
     flipped, size, wrong = [], [], []
     for seed in range(seeds):
         net, seen = binaryconnect.binarize(models.mlp(seed, hidden=tuple(hidden))), []
-        how = {"epochs": push_epochs, "seed": seed, "learning_rate": factor * learning_rate / 10}
-        how |= {
+        options = {
+            "epochs": push_epochs,
+            "seed": seed,
+            "learning_rate": factor * learning_rate / 10,
+        }
+        options |= {
             "batch_size": batch_size,
             "before_epoch": lambda _, n=net, s=seen: s.append(bipolar_regularizer.signs(n)),
         }
-        bipolar_regularizer.fit(net, train.first(push_images), strength=strength, **how)
+        bipolar_regularizer.fit(net, train.first(push_images), strength=strength, **options)
         flipped.append(100 * bipolar_regularizer.flips(seen[-1], bipolar_regularizer.signs(net)))
         size.append(bipolar_regularizer.mean_size(net))
         wrong += errors([net])
@@ -450,9 +466,9 @@ figures.table(
 # **What to see.** Five matrices of ABC-Net miss {glue:text}`binarization.abc5.missed_pct`, three greedy ones {glue:text}`binarization.greedy3.missed_pct`.
 # The price is paid in products: the chapter on [speed](binarization_speed.py) measures it.
 #
-# ## Does it regularise?
+# ## Does it regularize?
 #
-# The survey says that noise on weights helps to generalise, and that binarization is a regularization.
+# The survey says that noise on weights helps to generalize, and that binarization is a regularization.
 # A training set of {glue:text}`binarization.few.images` images shows it if anything does.
 
 # %%
@@ -498,7 +514,7 @@ figures.table(
 # **Rounded updates.** If the weights are rounded to signs after each update, a small step never gets anywhere.
 # Then {glue:text}`binarization.rounded.turned_pct` of the signs turn in the whole training, and the error is {glue:text}`binarization.rounded.error_pct`, where real weights give {glue:text}`binarization.none_fast.error_pct`: what is learned is batch norm.
 #
-# **Drawn signs in a short training.** See the figure above: the noise that regularises is also noise.
+# **Drawn signs in a short training.** See the figure above: the noise that regularizes is also noise.
 
 
 # %% tags=["hide-input"]
@@ -512,24 +528,24 @@ def round_weights(net):
             latent.copy_(limit * form(latent))
 
 
-nets, how = fresh(), {"epochs": push_epochs, "batch_size": batch_size, "weight_decay": 0.0}
-how |= {"learning_rate": learning_rate, "optimizer": "adam", "loss": "squared_hinge"}
+nets, options = fresh(), {"epochs": push_epochs, "batch_size": batch_size, "weight_decay": 0.0}
+options |= {"learning_rate": learning_rate, "optimizer": "adam", "loss": "squared_hinge"}
 for seed, net in enumerate(nets):
-    training.fit(net, train.first(push_images), seed=seed, **how)
+    training.fit(net, train.first(push_images), seed=seed, **options)
 outside = [
     torch.cat([(w.abs() > form.limit).flatten() for form, w, _ in bipolar_regularizer.forms(net)])
     .float()
     .mean()
     for net in nets
 ]
-record("unclipped.outside_pct", [100 * each.item() for each in outside], digits=1)
+record("unclipped.outside_pct", [100 * share.item() for share in outside], digits=1)
 record("unclipped.error_pct", errors(nets))
 turned, nets = [], fresh()
 for seed, net in enumerate(nets):
     before = bipolar_regularizer.signs(net)
     round_weights(net)
-    how["after_step"] = lambda net=net: round_weights(net)
-    training.fit(net, train.first(push_images), seed=seed, **how)
+    options["after_step"] = lambda net=net: round_weights(net)
+    training.fit(net, train.first(push_images), seed=seed, **options)
     turned.append(100 * bipolar_regularizer.flips(before, bipolar_regularizer.signs(net)))
 record("rounded.turned_pct", turned, exact=True)
 record("rounded.error_pct", errors(nets))

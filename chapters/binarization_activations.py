@@ -58,7 +58,7 @@ from torch.nn import functional
 from lib import datasets, evidence, figures, models, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization import bulat_binary_block as bulat
-from lib.binarization.shared import inference, ternary_bits
+from lib.binarization.shared import inference, state_optimizer, states, ternary_bits
 from lib.binarization.shared.signs import EPSILON, LAYERS, Binarized, Sign, SignActivation
 from lib.cache import cached
 from lib.weights import layers
@@ -79,10 +79,10 @@ def errors(nets, split=test):
     return [training.error_pct(net, split) for net in nets]
 
 
-def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, units=hidden, **how):
-    how = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size} | how
+def mlps(change=lambda net: net, fit=binaryconnect.fit, count=seeds, units=hidden, **options):
+    options = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size} | options
     nets = [change(models.mlp(seed, hidden=tuple(units))) for seed in range(count)]
-    return [cached(fit, net, split=train, seed=seed, **how) for seed, net in enumerate(nets)]
+    return [cached(fit, net, split=train, seed=seed, **options) for seed, net in enumerate(nets)]
 
 
 # %% [markdown]
@@ -143,16 +143,16 @@ for key, change in (("bnn", bnn.binarize), ("binaryconnect", binaryconnect.binar
     record(f"{key}.signs_read_pct", signs_pct(change(models.mlp(hidden=tuple(hidden)))), digits=0)
 
 # %%
-found = {"linear": mlps(units=()), "float": mlps(), "bnn": mlps(bnn.binarize)}
+networks = {"linear": mlps(units=()), "float": mlps(), "bnn": mlps(bnn.binarize)}
 different = 0
-for net in found["bnn"]:
+for net in networks["bnn"]:
     counting = inference.convert(net)
     with torch.no_grad():
         pairs = [(net(part), counting(part)) for part in test.images.split(1000)]
     different += sum((a.argmax(1) != b.argmax(1)).sum().item() for a, b in pairs)
     assert all(torch.equal(a, b) for a, b in pairs)  # not only the class: the ten numbers
 record("bnn.different_answers", different, "", 0, exact=True)
-mlp = {name: errors(nets) for name, nets in found.items()}
+mlp = {name: errors(nets) for name, nets in networks.items()}
 for name, wrong in mlp.items():
     record(f"mlp.{name}_error_pct", wrong)
 
@@ -164,7 +164,7 @@ for name, wrong in mlp.items():
 # ## XNOR-Net: sizes for both signs
 #
 # **The idea.** A sign forgets a size.
-# XNOR-Net gives one back to each filter, $\alpha$, and one to each place of the input, $K$; and it normalises and takes signs right before a layer, not right behind one {cite:p}`rastegari2016xnor`.
+# XNOR-Net gives one back to each filter, $\alpha$, and one to each place of the input, $K$; and it normalizes and takes signs right before a layer, not right behind one {cite:p}`rastegari2016xnor`.
 #
 # **The formula.** With $A$, the mean of $|I|$ over the $c$ channels, and a filter of $w \times h$ pixels
 #
@@ -200,10 +200,14 @@ assert torch.allclose(((X * W) - gamma * X.sign() * W.sign()).square().sum(), mi
 
 # %%
 def lenets(change, kind="signs"):
-    how = {"split": train.first(lenet5_images), "epochs": lenet5_epochs, "loss": "cross_entropy"}
-    how |= {"batch_size": batch_size, "learning_rate": lenet5_rates[kind]}
+    options = {
+        "split": train.first(lenet5_images),
+        "epochs": lenet5_epochs,
+        "loss": "cross_entropy",
+    }
+    options |= {"batch_size": batch_size, "learning_rate": lenet5_rates[kind]}
     nets = [change(models.lenet5(seed)) for seed in range(lenet5_seeds)]
-    return [cached(binaryconnect.fit, net, seed=seed, **how) for seed, net in enumerate(nets)]
+    return [cached(binaryconnect.fit, net, seed=seed, **options) for seed, net in enumerate(nets)]
 
 
 def with_norm(net):  # floats, with the batch norm that the layers of signs get
@@ -221,24 +225,24 @@ def signs_before_pooling(net):  # C-B-A-P: convolution, batch norm, sign, poolin
 
 # %%
 XNOR = {"maps": {"fc1": 50}}  # the input of fc1 is 50 maps: one batch norm for each
-found["lenet5"] = lenets(with_norm, "float")
-found["xnor"] = lenets(lambda net: xnor_net.binarize(net, **XNOR))
-found["xnor_k"] = lenets(lambda net: xnor_net.binarize(net, input_scale=True, **XNOR))
-found["signs_first"] = lenets(signs_before_pooling)
-lenet = {"float": errors(found["lenet5"])}
-lenet |= {name: errors(found[name]) for name in ("xnor", "xnor_k", "signs_first")}
+networks["lenet5"] = lenets(with_norm, "float")
+networks["xnor"] = lenets(lambda net: xnor_net.binarize(net, **XNOR))
+networks["xnor_k"] = lenets(lambda net: xnor_net.binarize(net, input_scale=True, **XNOR))
+networks["signs_first"] = lenets(signs_before_pooling)
+lenet = {"float": errors(networks["lenet5"])}
+lenet |= {name: errors(networks[name]) for name in ("xnor", "xnor_k", "signs_first")}
 random = torch.randn(100, 10, 28, 28, generator=draw).sign()
 pooled = functional.max_pool2d(random, 2)
 noise = (0.9375 * 0.0625 / pooled.numel()) ** 0.5
 assert abs((pooled == 1).float().mean() - (1 - 2**-4)) < 4 * noise
 with torch.no_grad():
-    maps = [net[:4](test.images[:500]) for net in found["signs_first"]]
+    maps = [net[:4](test.images[:500]) for net in networks["signs_first"]]
 record("pooled.random_positive_pct", 100 * (pooled == 1).float().mean().item(), digits=1)
 record("pooled.trained_positive_pct", [100 * (m == 1).float().mean() for m in maps], digits=1)
 
 # %%
-kinds = [m for _, m in layers(found["xnor"][0]) if isinstance(m, LAYERS)]
-reading = [m.layer for m in found["xnor"][0].modules() if isinstance(m, Binarized)]
+kinds = [m for _, m in layers(networks["xnor"][0]) if isinstance(m, LAYERS)]
+reading = [m.layer for m in networks["xnor"][0].modules() if isinstance(m, Binarized)]
 record("xnor.inner_layers_binary_pct", 100 * len(reading) / len(kinds[1:-1]), digits=0, exact=True)
 record("xnor.all_layers_binary_pct", 100 * len(reading) / len(kinds), digits=0, exact=True)
 parts = [sum(m.weight.numel() for m in some) for some in (reading, kinds)]
@@ -307,7 +311,7 @@ for name, wrong in lenet.items():
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(gxnor_dst.TernaryActivation, gxnor_dst.transition)
+figures.show_source(gxnor_dst.TernaryActivation, states.transition)
 
 # %% tags=["remove-input"]
 figure, (ax, other) = figures.axes(2)
@@ -322,12 +326,12 @@ ax.set(xlabel="signal x", ylabel="value, and slope for training")
 sizes, taken = torch.linspace(0, 1, 21), {}
 middle = torch.ones(4000, 21, dtype=torch.int8)
 for kind, look in (("tanh", figures.PRUNING), ("linear", figures.DENSE)):
-    moved = gxnor_dst.transition(middle, sizes.expand(4000, 21), generator=draw, probability=kind)
+    moved = states.transition(middle, sizes.expand(4000, 21), generator=draw, probability=kind)
     taken[kind] = (moved - middle).float().mean(0)
     other.plot(sizes, taken[kind], label=kind, **look)
 other.set(xlabel="increment of the weight", ylabel="mean step (drawn)")
-for each in (ax, other):
-    figures.legend(each, columns=1)
+for panel in (ax, other):
+    figures.legend(panel, columns=1)
 figures.show(
     figure,
     name="fig-gxnor",
@@ -339,12 +343,12 @@ figures.show(
 # **An exact check.** Weights stay in their space, and one at its end is not pushed beyond; a linear probability moves the mean by the increment itself, tanh by more; and products on two planes of bits are those of floats.
 
 # %%
-states = torch.randint(0, 3, (100_000,), generator=draw).to(torch.int8)
-increments = torch.randn(len(states), generator=draw)
-after = gxnor_dst.transition(states, increments, generator=draw)
+before = torch.randint(0, 3, (100_000,), generator=draw).to(torch.int8)
+increments = torch.randn(len(before), generator=draw)
+after = states.transition(before, increments, generator=draw)
 assert set(after.tolist()) == {0, 1, 2}
-assert (after[(states == 2) & (increments > 0)] == 2).all()
-assert ((after - states) * increments >= 0).all()  # never against the increment
+assert (after[(before == 2) & (increments > 0)] == 2).all()
+assert ((after - before) * increments >= 0).all()  # never against the increment
 noise = (sizes * (1 - sizes) / 4000).sqrt() + 1e-6
 assert ((taken["linear"] - sizes).abs() <= 4.5 * noise).all()
 assert (taken["tanh"][1:15] > sizes[1:15] + noise[1:15]).all()
@@ -374,17 +378,19 @@ def audit(key, change, make):
         kind.replace("_", " "): record(f"{key}.{kind}_bytes", n, "bytes", 0)
         for kind, n in held.items()
     }
-    each = (held["real_weights"] + held["moments"]) / sum(m.weight.numel() for _, m in layers(net))
+    per_weight = (held["real_weights"] + held["moments"]) / sum(
+        m.weight.numel() for _, m in layers(net)
+    )
     return row | {
         "real, for each weight": record(
-            f"{key}.bytes_for_each_weight", each, "bytes", 0, exact=True
+            f"{key}.bytes_for_each_weight", per_weight, "bytes", 0, exact=True
         )
     }
 
 
 # %%
 def transitions(increment):
-    return lambda net: gxnor_dst.DiscreteStateTransition(net, increment=increment)
+    return lambda net: state_optimizer.DiscreteStateTransition(net, increment=increment)
 
 
 held = audit("bnn", bnn.binarize, lambda net: torch.optim.Adam(net.parameters()))
@@ -416,17 +422,17 @@ record("gxnor.values_seen", len(seen), "values", 0)
 record("gxnor.largest_value_seen", max(map(abs, seen)), "", 0)
 
 # %%
-how = {"fit": gxnor_dst.fit, "epochs": ternary_epochs, "batch_size": ternary_batch}
+options = {"fit": gxnor_dst.fit, "epochs": ternary_epochs, "batch_size": ternary_batch}
 for name, rate in ternary_rates.items():
     own = {"real_learning_rate": real_rate, "increment": name} if name == "sgd" else {}
-    found[name] = mlps(gxnor_dst.ternarize, learning_rate=rate, **how, **own)
-    mlp[name] = errors(found[name])
+    networks[name] = mlps(gxnor_dst.ternarize, learning_rate=rate, **options, **own)
+    mlp[name] = errors(networks[name])
 record("mlp.gxnor_error_pct", mlp["adam"])
 record("mlp.gxnor_sgd_error_pct", mlp["sgd"])
-zeros = [torch.cat([m.weight.flatten() for _, m in layers(net)]) == 0 for net in found["adam"]]
+zeros = [torch.cat([m.weight.flatten() for _, m in layers(net)]) == 0 for net in networks["adam"]]
 record("gxnor.zero_weights_pct", [100 * z.float().mean() for z in zeros], digits=1)
 resting = []
-for net in found["adam"]:
+for net in networks["adam"]:
     active, whole = np.sum(list(ternary_bits.gated_operations(net, test.images[:500]).values()), 0)
     resting.append(100 * (1 - active / whole))
 record("gxnor.resting_pct", resting, digits=1)
@@ -482,7 +488,7 @@ figures.show_source(bulat.BinaryBlock.forward, bulat.Bottleneck, bulat.unit)
 
 # %%
 block, neck = bulat.BinaryBlock(256, 256), bulat.Bottleneck(256, bulat.equal_width(256))
-counts = [sum(m.weight.numel() for _, m in layers(each)) for each in (block, neck)]
+counts = [sum(m.weight.numel() for _, m in layers(part)) for part in (block, neck)]
 assert abs(counts[1] - counts[0]) < 0.003 * counts[0]
 small, image = bulat.BinaryBlock(8, 8), torch.randn(2, 8, 6, 6, generator=draw)
 for _, layer in layers(small):
@@ -522,15 +528,15 @@ def reach(kind):  # how many rows of pixels one value of a map depends on
 # %%
 halved = [functional.max_pool2d(s.images, 2) for s in (train.first(block_images), test)]
 targets = [bulat.keypoints(images) for images in halved]
-how = {"epochs": block_epochs, "learning_rate": block_rate, "batch_size": block_batch}
-how |= {"images": halved[0], "targets": targets[0]}
+options = {"epochs": block_epochs, "learning_rate": block_rate, "batch_size": block_batch}
+options |= {"images": halved[0], "targets": targets[0]}
 NAMES = {"block": "two blocks", "bottleneck": "two bottlenecks", "narrow": "six narrow bottlenecks"}
 rows, cases = [], [(kind, "signs") for kind in WIDTHS]
 for kind, of in [*cases, ("block", "floats"), ("bottleneck", "floats")]:
     count = 1 if kind == "narrow" or of == "floats" else block_seeds
     far, nets = [], [finder(kind, seed, of == "signs") for seed in range(count)]
     for seed, net in enumerate(nets):
-        cached(bulat.fit_heatmaps, net, seed=seed, **how)
+        cached(bulat.fit_heatmaps, net, seed=seed, **options)
         with torch.no_grad():
             maps = torch.cat([net(part) for part in halved[1].split(250)])
         far.append(bulat.heatmap_error(maps, targets[1]))
@@ -564,8 +570,8 @@ with torch.no_grad():
     positive = net[:4](test.images[:500]) >= 0
 record("relu.positive_pct", 100 * positive.float().mean().item(), digits=0)
 record("relu.error_pct", errors([net]))
-how = {"epochs": ternary_epochs, "batch_size": ternary_batch, "count": 1}
-fast = mlps(gxnor_dst.ternarize, gxnor_dst.fit, learning_rate=10 * ternary_rates["adam"], **how)
+options = {"epochs": ternary_epochs, "batch_size": ternary_batch, "count": 1}
+fast = mlps(gxnor_dst.ternarize, gxnor_dst.fit, learning_rate=10 * ternary_rates["adam"], **options)
 record("fast.error_pct", errors(fast))
 W = torch.randn(1000, 200, generator=draw)
 ratio = W.abs().mean(1).square() / W.square().mean(1)  # X = W: K alpha over gamma

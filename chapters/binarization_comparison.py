@@ -13,7 +13,7 @@
 # All methods of this section on the same three networks, with the same images and the same number of epochs.
 # LeNet-5 errs on {glue:text}`binarization_comparison.lenet5.float_error_pct` with floats and on {glue:text}`binarization_comparison.lenet5.float_norm_error_pct` with floats and the batch norm that the binary networks have.
 # Binary weights give {glue:text}`binarization_comparison.lenet5.bwn_error_pct`, signs for weights and inputs {glue:text}`binarization_comparison.lenet5.xnor_error_pct` (XNOR-Net) and {glue:text}`binarization_comparison.lenet5.bnn_error_pct` (BNN, all layers), three values {glue:text}`binarization_comparison.lenet5.gxnor_error_pct`.
-# On colour images, where there is more to lose, floats err on {glue:text}`binarization_comparison.vgg.float_error_pct`, binary weights on {glue:text}`binarization_comparison.vgg.bwn_error_pct` and XNOR-Net on {glue:text}`binarization_comparison.vgg.xnor_error_pct`.
+# On color images, where there is more to lose, floats err on {glue:text}`binarization_comparison.vgg.float_error_pct`, binary weights on {glue:text}`binarization_comparison.vgg.bwn_error_pct` and XNOR-Net on {glue:text}`binarization_comparison.vgg.xnor_error_pct`.
 # Is XNOR-Net as accurate as single precision, as the survey says {cite:p}`berthelier2020survey`? {verdict}`C2.6-22`.
 #
 # ## What the survey says, and what came out
@@ -27,10 +27,10 @@
 # ```
 
 # %% tags=["parameters"]
-data = "digits"  # grey data set, for the first two networks: digits, mnist, or the path of an image folder
+data = "digits"  # gray data set, for the first two networks: digits, mnist, or the path of an image folder
 first = [400, 100, 300]  # of it: training, validation and test images
 color_data = (
-    "street-digits"  # colour data set of 32 x 32 pixels, for the third: street-digits or cifar10
+    "street-digits"  # color data set of 32 x 32 pixels, for the third: street-digits or cifar10
 )
 color_first = [200, 50, 200]  # of it: training, validation and test images
 seeds = 1  # networks of each kind, trained from different starts
@@ -64,18 +64,18 @@ from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_n
 from lib.binarization.shared import inference
 from lib.binarization.shared.signs import NORMS, Binarized, BinaryForm, inner, norm_before
 from lib.cache import cached
-from lib.weights import compressed_form, decompress, replace
+from lib.weights import compressed_form, decompress, layer_named, replace
 
-grey, color = datasets.load(data, first=first), datasets.load(color_data, first=color_first)
-evidence.uses(grey)
+gray, color = datasets.load(data, first=first), datasets.load(color_data, first=color_first)
+evidence.uses(gray)
 evidence.uses(color)
-sets = {"mlp": grey, "lenet5": grey, "vgg": color}
+sets = {"mlp": gray, "lenet5": gray, "vgg": color}
 NETWORKS = {
     "mlp": lambda seed: models.mlp(seed, hidden=tuple(hidden)),
     "lenet5": models.lenet5,
     "vgg": lambda seed: models.vgg_small(seed, width=width),
 }
-TITLES = {"mlp": "three hidden layers", "lenet5": "LeNet-5", "vgg": "VGG, colour images"}
+TITLES = {"mlp": "three hidden layers", "lenet5": "LeNet-5", "vgg": "VGG, color images"}
 
 
 def record(key, values, unit="%", digits=2):
@@ -93,7 +93,7 @@ def record(key, values, unit="%", digits=2):
 # %%
 def with_norm(net):  # floats, with the batch norm that XNOR-Net puts before its layers
     for name in inner(net):
-        layer = net.get_submodule(name)
+        layer = layer_named(net, name)
         replace(net, name, nn.Sequential(norm_before(layer), layer))
     return net
 
@@ -126,17 +126,17 @@ METHODS = {
 
 def trained(network, method, seed):
     net = METHODS[method][1](NETWORKS[network](seed))
-    how = {
+    options = {
         "split": sets[network].train,
         "epochs": epochs[network],
         "seed": seed,
         "batch_size": batch_size,
     }
-    how["loss"] = "squared_hinge" if network == "mlp" else "cross_entropy"
+    options["loss"] = "squared_hinge" if network == "mlp" else "cross_entropy"
     if method == "gxnor":
-        return cached(gxnor_dst.fit, net, learning_rate=state_rates[network], **how)
+        return cached(gxnor_dst.fit, net, learning_rate=state_rates[network], **options)
     rate = (rates if method.startswith("float") else sign_rates)[network]
-    return cached(binaryconnect.fit, net, learning_rate=rate, **how)
+    return cached(binaryconnect.fit, net, learning_rate=rate, **options)
 
 
 # %% [markdown]
@@ -147,11 +147,11 @@ def trained(network, method, seed):
 tried = [(n, m) for n, m in product(NETWORKS, METHODS) if m != "float_norm" or n == "lenet5"]
 nets, errors = {}, {}
 for network, method in tried:
-    found = [trained(network, method, seed) for seed in range(seeds)]
-    wrong = [training.error_pct(net, sets[network].test, batch_size=200) for net in found]
-    errors[network, method], nets[network, method] = wrong, found[0]
+    networks = [trained(network, method, seed) for seed in range(seeds)]
+    wrong = [training.error_pct(net, sets[network].test, batch_size=200) for net in networks]
+    errors[network, method], nets[network, method] = wrong, networks[0]
     record(f"{network}.{method}_error_pct", wrong)
-    rated = [training.error_pct(net, sets[network].validation, batch_size=200) for net in found]
+    rated = [training.error_pct(net, sets[network].validation, batch_size=200) for net in networks]
     record(f"{network}.{method}_validation_error_pct", rated)
 
 
@@ -170,18 +170,20 @@ def work(network, method):
     modules = {
         name.removeprefix("0."): module for name, module in nets[network, method].named_modules()
     }
-    for name, each in places.items():
+    for name, multiply_adds in places.items():
         module = modules.get(name, modules.get(f"{name}.1"))
         module = module[-1] if isinstance(module, nn.Sequential) else module
         layer = module.layer if isinstance(module, Binarized) else module
         form = compressed_form(layer)
         if form is None or not isinstance(form[0], BinaryForm):
-            count["floats"] += each
+            count["floats"] += multiply_adds
             continue
         pairs = len(form[0].bases(*form[1])[0])
         if isinstance(module, Binarized):
             pairs *= len(module.activation.bases())
-        count["sign × sign" if isinstance(module, Binarized) else "float × sign"] += pairs * each
+        count["sign × sign" if isinstance(module, Binarized) else "float × sign"] += (
+            pairs * multiply_adds
+        )
     return count
 
 
@@ -263,10 +265,10 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Compare triangles with circles, the price of signs for weights with that of signs for what flows; and digits with colour images.
+# **What to see.** Compare triangles with circles, the price of signs for weights with that of signs for what flows; and digits with color images.
 # On the digits LeNet-5 with floats *and* batch norm is the fair rival, with {glue:text}`binarization_comparison.lenet5.float_norm_error_pct`: part of what a binary network seems to win over plain LeNet-5 is its batch norm.
 #
-# Several bases buy accuracy back: on colour images ABC-Net errs on {glue:text}`binarization_comparison.vgg.abc1_error_pct` with one base each, {glue:text}`binarization_comparison.vgg.abc3_error_pct` with three and {glue:text}`binarization_comparison.vgg.abc5_error_pct` with five.
+# Several bases buy accuracy back: on color images ABC-Net errs on {glue:text}`binarization_comparison.vgg.abc1_error_pct` with one base each, {glue:text}`binarization_comparison.vgg.abc3_error_pct` with three and {glue:text}`binarization_comparison.vgg.abc5_error_pct` with five.
 # The bill is the number of products: many images take {glue:text}`binarization_comparison.vgg.abc1_latency_ratio`, {glue:text}`binarization_comparison.vgg.abc3_latency_ratio` and {glue:text}`binarization_comparison.vgg.abc5_latency_ratio` of the float network's time.
 #
 # The files of LeNet-5 are {glue:text}`binarization_comparison.lenet5.bwn_file_ratio` smaller with binary weights, {glue:text}`binarization_comparison.lenet5.xnor_file_ratio` with XNOR-Net, which adds batch norm for each of the inputs, and {glue:text}`binarization_comparison.lenet5.bnn_file_ratio` with all layers in signs; nowhere as many times as a float has bits.

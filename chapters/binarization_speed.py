@@ -64,7 +64,13 @@ evidence.uses(dataset)
 
 
 def record(key, values, unit="x", digits=1, exact=False):
-    return evidence.record(f"binarization{key}", values, unit=unit, digits=digits, exact=exact)
+    return evidence.record(f"binarization.{key}", values, unit=unit, digits=digits, exact=exact)
+
+
+def record_speed(key, values, unit="x", digits=1, exact=False):
+    return evidence.record(
+        f"binarization_speed.{key}", values, unit=unit, digits=digits, exact=exact
+    )
 
 
 def timed(calls):  # milliseconds: medians, the calls taking turns
@@ -106,8 +112,8 @@ for rows, filters, length in ((5, 3, 1), (1, 7, 63), (9, 17, 65), (0, 4, 9), (13
 layer = nn.Conv2d(20, 50, 5, stride=2, padding=2, bias=False)
 layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw).sign())
 x = torch.randn(3, 20, 13, 9, generator=draw)
-how = {"stride": (2, 2), "border": (2, 2, 2, 2)}
-counted = kernels.convolution(x, kernels.arrange(layer.weight), torch.zeros(20), **how)
+options = {"stride": (2, 2), "border": (2, 2, 2, 2)}
+counted = kernels.convolution(x, kernels.arrange(layer.weight), torch.zeros(20), **options)
 assert torch.equal(counted, layer(x.sign()))
 
 # %% [markdown]
@@ -120,10 +126,10 @@ assert torch.equal(counted, layer(x.sign()))
 
 # %%
 roof = speed.peaks(runs=runs)
-record(".kernel.peak_bits", roof.bits, "billion operations/s", 0)
-record(".kernel.peak_floats", roof.floats, "billion operations/s", 0)
-record("_speed.memory.bandwidth", roof.memory, "GB/s", 0)
-record(".kernel.roof_ratio", roof.bits / roof.floats)
+record("kernel.peak_bits", roof.bits, "billion operations/s", 0)
+record("kernel.peak_floats", roof.floats, "billion operations/s", 0)
+record_speed("memory.bandwidth", roof.memory, "GB/s", 0)
+record("kernel.roof_ratio", roof.bits / roof.floats)
 work = {  # operations of one call, and the numbers it must read and write
     "product": (2 * gemm_side**3, 2 * gemm_side**2, gemm_side**2),
     "small product": (2 * 256 * 256 * 2304, 512 * 2304, 256 * 256),
@@ -136,31 +142,28 @@ calls = {
     "linear, one input": speed.linear(1, linear_side, linear_side),
     "convolution": speed.convolution(channels, side),
 }
-times = {name: timed(each) for name, each in calls.items()}
+times = {name: timed(ways) for name, ways in calls.items()}
 
 # %% tags=["hide-input"]
-ratio = {
-    name: {way: found["float"] / t for way, t in found.items()} for name, found in times.items()
-}
-record(".kernel.gemm1024_side", gemm_side, "rows and columns", 0)
-record(".kernel.gemm1024_ratio", ratio["product"]["packed"])
-record(".kernel.gemm1024_with_packing_ratio", ratio["product"]["bits"])
-record(".kernel.gemm256_ratio", ratio["small product"]["packed"])
-record(".kernel.linear_batch1_ratio", ratio["linear, one input"]["bits"])
-record(".kernel.conv_ratio", ratio["convolution"]["bits"])
-record(".kernel.conv_with_k_ratio", ratio["convolution"]["bits and K"])
+ratio = {name: {way: ms["float"] / t for way, t in ms.items()} for name, ms in times.items()}
+record("kernel.gemm1024_side", gemm_side, "rows and columns", 0)
+record("kernel.gemm1024_ratio", ratio["product"]["packed"])
+record("kernel.gemm1024_with_packing_ratio", ratio["product"]["bits"])
+record("kernel.gemm256_ratio", ratio["small product"]["packed"])
+record("kernel.linear_batch1_ratio", ratio["linear, one input"]["bits"])
+record("kernel.conv_ratio", ratio["convolution"]["bits"])
+record("kernel.conv_with_k_ratio", ratio["convolution"]["bits and K"])
 reached = {
-    name: work[name][0] / min(found.get("packed", 9e9), found["bits"]) / 1e6
-    for name, found in times.items()
+    name: work[name][0] / min(ms.get("packed", 9e9), ms["bits"]) / 1e6 for name, ms in times.items()
 }
-record(".kernel.peak_pct", 100 * reached["product"] / roof.bits, "%", 0)
-floats = {name: work[name][0] / found["float"] / 1e6 for name, found in times.items()}
-record(".kernel.float_peak_pct", 100 * floats["product"] / roof.floats, "%", 0)
-record(".kernel.float_peak_ratio", reached["convolution"] / roof.floats)
+record("kernel.peak_pct", 100 * reached["product"] / roof.bits, "%", 0)
+floats = {name: work[name][0] / ms["float"] / 1e6 for name, ms in times.items()}
+record("kernel.float_peak_pct", 100 * floats["product"] / roof.floats, "%", 0)
+record("kernel.float_peak_ratio", reached["convolution"] / roof.floats)
 rows = []
-for name, found in times.items():
-    row = {"operation": name, "float (ms)": f"{found['float']:.3g}"}
-    row |= {"bits (ms)": f"{found['bits']:.3g}", "ratio": f"{ratio[name]['bits']:.1f}×"}
+for name, ms in times.items():
+    row = {"operation": name, "float (ms)": f"{ms['float']:.3g}"}
+    row |= {"bits (ms)": f"{ms['bits']:.3g}", "ratio": f"{ratio[name]['bits']:.1f}×"}
     row["bits, billion/s"] = f"{reached[name]:,.0f}"
     rows.append(row | {"of peak": f"{reached[name] / roof.bits:.0%}"})
 figures.table(
@@ -189,8 +192,8 @@ for name, (operations, inputs, outputs) in work.items():
         at = operations / (size * inputs + 4 * outputs)
         dot = {"color": look["color"], "marker": look["marker"]}
         ax.plot(at, rate[name], markersize=7, linestyle="none", **dot)
-        how = {"textcoords": "offset points", "fontsize": 9}
-        ax.annotate(words.get(name, name), (at, rate[name]), place, **how)
+        options = {"textcoords": "offset points", "fontsize": 9}
+        ax.annotate(words.get(name, name), (at, rate[name]), place, **options)
 figures.logarithmic(ax, "x", "y")
 ax.set_xticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
 ax.set_yticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
@@ -219,22 +222,22 @@ figures.show(
 figures.show_source(xnor_net.speedup)
 
 # %% tags=["hide-input"]
-record(".xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2, exact=True)
-record(".xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2, exact=True)
-record(".kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
+record("xnor.counted_ratio", xnor_net.speedup(256, 9), digits=2, exact=True)
+record("xnor.counted_few_ratio", xnor_net.speedup(3, 1), digits=2, exact=True)
+record("kernel.counted_here_ratio", xnor_net.speedup(256, 9, bits=roof.bits / roof.floats))
 weight = np.ascontiguousarray(speed.random_normal(channels, 3, 3, channels).numpy())
 image = np.zeros((side + 2, side + 2, channels), np.float32)
 image[1:-1, 1:-1] = speed.random_normal(side, side, channels).numpy()
 out = np.empty((side, side, channels), np.float32)
 scalar = timed({"scalar": lambda: speed.scalar_convolution(image, weight, out)})["scalar"]
-record(".kernel.scalar_conv_ratio", scalar / times["convolution"]["bits"], digits=0)
+record("kernel.scalar_conv_ratio", scalar / times["convolution"]["bits"], digits=0)
 batch = {
     "linear": speed.linear(many, linear_side, linear_side),
     "convolution": speed.convolution(channels, side, batch=many),
 }
-for name, each in batch.items():
-    found = times[name, many] = timed(each)
-    record(f".kernel.{name}_many_ratio", found["float"] / found["bits"])
+for name, ways in batch.items():
+    ms = times[name, many] = timed(ways)
+    record(f"kernel.{name}_many_ratio", ms["float"] / ms["bits"])
 
 # %% [markdown]
 # **Whole networks.** LeNet-5 in XNOR-Net's way, trained for a moment: its first and last layer stay real.
@@ -243,17 +246,22 @@ for name, each in batch.items():
 # %%
 with torch.enable_grad():
     net = xnor_net.binarize(models.lenet5(0), maps={"fc1": 50})
-    how = {"epochs": epochs, "seed": 0, "learning_rate": learning_rate, "batch_size": batch_size}
-    how |= {"split": dataset.train.first(train_images), "loss": "cross_entropy"}
-    net = cached(binaryconnect.fit, net, **how)
+    options = {
+        "epochs": epochs,
+        "seed": 0,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+    }
+    options |= {"split": dataset.train.first(train_images), "loss": "cross_entropy"}
+    net = cached(binaryconnect.fit, net, **options)
 bits = inference.convert(net)
 images = dataset.test.images.split(250)
 different = sum((net(part) != bits(part)).sum().item() for part in images)
-record("_speed.lenet5.different_answers", different, "", 0, exact=True)
-record("_speed.lenet5.error_pct", training.error_pct(bits, dataset.test), "%", 2)
+record_speed("lenet5.different_answers", different, "", 0, exact=True)
+record_speed("lenet5.error_pct", training.error_pct(bits, dataset.test), "%", 2)
 size = len(storage.dumps(net))
-record("_speed.lenet5.file_bytes", size, "bytes", 0)
-record("_speed.lenet5.file_ratio", measure.dense_bytes(models.lenet5()) / size)
+record_speed("lenet5.file_bytes", size, "bytes", 0)
+record_speed("lenet5.file_ratio", measure.dense_bytes(models.lenet5()) / size)
 
 # %% tags=["hide-input"]
 vgg, sign_vgg = (
@@ -268,16 +276,16 @@ pairs = {
 speedups = {}
 for name, (dense, low, x) in pairs.items():
     for count, part in (("one", x[:1]), ("many", x)):
-        found = timed({"float": lambda f=dense, x=part: f(x), "bits": lambda f=low, x=part: f(x)})
-        speedups[name, count] = found["float"] / found["bits"]
-        record(f"_speed.{name}.{count}_speedup_latency_ratio", speedups[name, count])
+        ms = timed({"float": lambda f=dense, x=part: f(x), "bits": lambda f=low, x=part: f(x)})
+        speedups[name, count] = ms["float"] / ms["bits"]
+        record_speed(f"{name}.{count}_speedup_latency_ratio", speedups[name, count])
 part = sum(
     v
     for k, v in measure.multiply_adds_by_layer(vgg, (3, 32, 32)).items()
     if k not in ("conv1", "fc")
 )
-record(
-    "_speed.vgg.binary_work_pct",
+record_speed(
+    "vgg.binary_work_pct",
     100 * part / measure.multiply_adds(vgg, (3, 32, 32)),
     "%",
     exact=True,
@@ -328,7 +336,7 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The count gives {glue:text}`binarization.xnor.counted_ratio` for 256 channels and {glue:text}`binarization.xnor.counted_few_ratio` for a colour image with filters of one pixel; the authors measured 58, on a CPU, for one convolution.
+# **What to see.** The count gives {glue:text}`binarization.xnor.counted_ratio` for 256 channels and {glue:text}`binarization.xnor.counted_few_ratio` for a color image with filters of one pixel; the authors measured 58, on a CPU, for one convolution.
 # With the distance of the roofs in place of 64 the same count gives {glue:text}`binarization.kernel.counted_here_ratio`.
 # Floats one at a time are the rival that nobody would use; against them the kernel is {glue:text}`binarization.kernel.scalar_conv_ratio` as fast.
 # In the converted LeNet-5 {glue:text}`binarization_speed.lenet5.different_answers` of all its answers for the test set differ from the float graph's.
@@ -350,20 +358,18 @@ steps = {"pack the signs of the image": lambda: kernels.pack(pixels, zeros)}
 gathered = kernels.Bits(np.zeros((side**2, filters.bits.words.shape[1]), np.uint64), 9 * channels)
 steps["count"] = lambda: kernels.product(gathered, filters, dtype=torch.float32)
 steps["all of it"] = calls["convolution"]["bits"]
-found = timed(steps)
-found["gather, border, scale, calls"] = 2 * found["all of it"] - sum(found.values())
-total = found.pop("all of it")
-rows = [
-    {"step": name, "share of the time": f"{100 * t / total:.0f} %"} for name, t in found.items()
-]
+ms = timed(steps)
+ms["gather, border, scale, calls"] = 2 * ms["all of it"] - sum(ms.values())
+total = ms.pop("all of it")
+rows = [{"step": name, "share of the time": f"{100 * t / total:.0f} %"} for name, t in ms.items()]
 figures.table(
     rows, caption="A 3 × 3 convolution on bits, one image, batch norm folded into thresholds"
 )
-record("_speed.count.latency_pct", 100 * found["count"] / total, "%", 0)
+record_speed("count.latency_pct", 100 * ms["count"] / total, "%", 0)
 real = 100 / (9 * channels)  # one real product for each output, beside 9 · channels of signs
-record(".xnor.real_products_pct", real, "%", 3, exact=True)
+record("xnor.real_products_pct", real, "%", 3, exact=True)
 shared = 9 / channels  # for K: nine products for each place, which all filters share
-record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True)
+record("xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True)
 
 # %% [markdown]
 # **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time, although real numbers are only {glue:text}`binarization.xnor.real_products_pct` of the products, and {glue:text}`binarization.xnor.real_products_with_k_pct` with K, which makes the convolution {glue:text}`binarization.kernel.conv_with_k_ratio` as fast as torch's in place of {glue:text}`binarization.kernel.conv_ratio`.
@@ -385,14 +391,14 @@ record(".xnor.real_products_with_k_pct", (2 + shared) * real, "%", 3, exact=True
 # %% tags=["hide-input"]
 a, b = speed.random_normal(many, linear_side), speed.random_normal(linear_side, linear_side)
 signs = speed.signs_of(b)
-found = timed(
+ms = timed(
     {"float": lambda: nn.functional.linear(a, b), "signs": lambda: nn.functional.linear(a, signs)}
 )
-record(".signs.latency_ratio", found["signs"] / found["float"], digits=2)
+record("signs.latency_ratio", ms["signs"] / ms["float"], digits=2)
 whole = a.mul(100).round().long()  # the same sums without any product, of whole numbers
 added = [whole[:, row > 0].sum(1) - whole[:, row < 0].sum(1) for row in signs[:20]]
 wrong = (torch.stack(added, 1) != whole @ signs[:20].long().T).sum().item()
-record(".signs.different_sums", wrong, "", 0, exact=True)
+record("signs.different_sums", wrong, "", 0, exact=True)
 for count in bases:
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     conv.weight.copy_(speed.random_normal(*conv.weight.shape))
@@ -400,13 +406,13 @@ for count in bases:
         nn.Sequential(conv), names=["0"], bases=count, activation_bases=count
     )
     several = inference.convert(several.eval())
-    found = timed({"float": calls["convolution"]["float"], "bases": lambda f=several: f(x)})
-    record(f".abc{count}.speedup_latency_ratio", found["float"] / found["bases"])
-record(".abc5.roof_ratio", roof.bits / roof.floats / 25, digits=2)
+    ms = timed({"float": calls["convolution"]["float"], "bases": lambda f=several: f(x)})
+    record(f"abc{count}.speedup_latency_ratio", ms["float"] / ms["bases"])
+record("abc5.roof_ratio", roof.bits / roof.floats / 25, digits=2)
 few = 8
-record("_speed.few.channels", few, "", 0, exact=True)
-found = timed(speed.convolution(few, 2 * side))
-record(".few.speedup_latency_ratio", found["float"] / found["bits"], digits=2)
+record_speed("few.channels", few, "", 0, exact=True)
+ms = timed(speed.convolution(few, 2 * side))
+record("few.speedup_latency_ratio", ms["float"] / ms["bits"], digits=2)
 
 # %% tags=["hide-input"]
 kept = (
@@ -416,10 +422,10 @@ weight = torch.zeros(linear_side**2)
 weight[torch.randperm(linear_side**2, generator=draw)[:kept]] = 1.0
 sparse = sparse_speed.csr(weight.reshape(linear_side, linear_side))
 one = speed.random_normal(linear_side).numpy()
-found = timed({"bits": calls["linear, one input"]["bits"], "sparse": lambda: sparse @ one})
-record("_speed.sparse.kept_pct", 100 * kept / linear_side**2, "%", 2, exact=True)
-record(".sparse.latency_ratio", found["sparse"] / found["bits"], digits=1)
-record("_speed.sparse.bytes_ratio", 8 * kept / (linear_side**2 / 8), digits=2, exact=True)
+ms = timed({"bits": calls["linear, one input"]["bits"], "sparse": lambda: sparse @ one})
+record_speed("sparse.kept_pct", 100 * kept / linear_side**2, "%", 2, exact=True)
+record("sparse.latency_ratio", ms["sparse"] / ms["bits"], digits=1)
+record_speed("sparse.bytes_ratio", 8 * kept / (linear_side**2 / 8), digits=2, exact=True)
 
 # %% [markdown]
 # ## Exercises
@@ -436,10 +442,8 @@ print(f"{fewest} channels: from 64 products on")
 
 # %% tags=["hide-cell"]
 for count in (64, 256, 1024):
-    each = timed(speed.matrices(256, count, 1024))
-    print(
-        f"{count:5} columns: packing takes {1 - each['packed'] / each['bits']:.0%} of the product"
-    )
+    ms = timed(speed.matrices(256, count, 1024))
+    print(f"{count:5} columns: packing takes {1 - ms['packed'] / ms['bits']:.0%} of the product")
 
 # %% [markdown]
 # ## Sources of this chapter

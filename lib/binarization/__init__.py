@@ -1,1 +1,12 @@
-"""Section 2.6: weights, and what flows between the layers, in one bit or in three values."""
+"""Binarization: weights, and activations, of one bit or of three values (section 2.6).
+
+binaryconnect.py         signs for weights in both passes; real weights add up the updates
+bipolar_regularizer.py   a penalty that pulls weights to +1 and -1, where weight decay pulls them to 0
+bnn.py                   weights and activations are signs
+bwn.py                   one bit per weight and one scale per filter
+xnor_net.py              signs of weights times signs of inputs, with scales
+abc_net.py               weights and activations as sums of a few matrices of signs
+gxnor_dst.py             three values for both, and no real copy of the weights in training
+bulat_binary_block.py    a block for binary networks without 1 x 1 convolutions
+shared/                  what several of these use
+"""

@@ -1,30 +1,32 @@
-r"""ABC-Net: weights, and what flows between the layers, as sums of a few matrices of signs.
+r"""ABC-Net: weights and activations as sums of a few matrices of signs.
 
-A weight W becomes :math:`\widehat W = \sum_{m=1}^{M} \alpha_m B_m`, with its signs at M thresholds,
+A weight W becomes :math:`\widehat W = \sum_{m=1}^{M} \alpha_m B_m`, with the signs at M thresholds
 
 .. math:: B_m = \operatorname{sign}(\bar W + u_m \operatorname{std}(W)), \quad \bar W = W - \operatorname{mean}(W),
    \quad u_m = -1 + (m - 1) \tfrac{2}{M - 1}, \qquad \alpha = \arg\min \Big\lVert W - \sum_m \alpha_m B_m \Big\rVert^2
 
-(lin2017abcnet; u = 0 for M = 1). The mean is not added again: α fits W itself. As the bases are nested there are at
-most M + 1 values. The outer two are opposites; each other one is the mean of the weights it stands for. Another kind,
-"greedy", is residual binarization: the sign of what is left and its mean size, M times (tang2017compact), 2^M values.
+(lin2017abcnet; u = 0 for M = 1). The mean is not added back, since α fits W itself. The bases are nested, so there are
+at most M + 1 values: the outer two are opposites, and each of the others is the mean of the weights it stands for.
+Another kind, "greedy", is residual binarization (tang2017compact): M times the sign of what is left and its mean size,
+which gives up to 2^M values.
 
-W is trained and α found anew in each forward pass. For the gradient α is a constant, and each sign is as W itself,
-whatever the size of W. With the gradient at each base taken before its factor α, as in the paper,
+W is trained, and α is computed again in each forward pass. For the gradient α is a constant and each sign is W itself,
+whatever the size of W. The gradient at each base is taken before its factor α, as in the paper, so
 
 .. math:: \frac{\partial C}{\partial W} = \sum_m \alpha_m \frac{\partial C}{\partial B_m}
    = \frac{\partial C}{\partial \widehat W} \sum_m \alpha_m .
 
-What a layer reads becomes :math:`\sum_n \beta_n A_n`, :math:`A_n = 2 \cdot \mathbb 1[h_n(x) \ge \tfrac12] - 1`,
+The input of a layer becomes :math:`\sum_n \beta_n A_n`, :math:`A_n = 2 \cdot \mathbb 1[h_n(x) \ge \tfrac12] - 1`,
 :math:`h_n(x) = \mathrm{clip}(x + v_n, 0, 1)`, with trained β and v. A layer is then M N products of signs.
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.shared.signs import Binarized, BinaryForm, Sign, chosen, norm_before, read_signs
+from lib.binarization.shared.signs import Binarized, BinaryForm, Sign, check_one_of, chosen, norm_before, read_signs
 from lib.weights import Encoding, compress
 
 MOST = 16  # bases: a symbol of a file has at most 16 bits
@@ -33,10 +35,19 @@ KINDS, SCOPES = ("abc", "greedy"), ("layer", "filter")
 
 @torch.no_grad()
 def approximate(weight: Tensor, bases: int = 3, kind: str = "abc", scope: str = "layer") -> tuple[Tensor, Tensor]:
-    """Signs (M, *weight's shape) of ±1 and scales (M, groups), M = ``bases``: what :func:`combine` adds up.
+    """Approximate a weight by signs and scales, which :func:`combine` adds up.
 
-    weight: any shape. scope: one group, the "layer", or each "filter", weight[i], for itself. kind: "abc" or "greedy".
+    weight: any shape, (filters, ...).
+    bases: M, from 1 to 16; 3 by default.
+    kind: "abc" (default), signs at M thresholds, or "greedy", each sign for what the ones before it leave.
+    scope: what shares its scales, the whole "layer" (default) or each "filter", weight[i].
+
+    Returns signs, (M, *shape of the weight), +1 and -1, and scales, (M, groups), with one group or as many as filters.
     Raises ValueError for another scope, kind or number of bases, and for a weight that is empty or not finite.
+
+    >>> signs, scales = approximate(torch.tensor([[0.5, -0.5, 2.0, -2.0]]), bases=2, kind="greedy")
+    >>> combine(signs, scales).tolist()
+    [[0.5, -0.5, 2.0, -2.0]]
     """
     _check(bases, kind, scope)
     if not weight.numel():
@@ -46,11 +57,17 @@ def approximate(weight: Tensor, bases: int = 3, kind: str = "abc", scope: str = 
 
 
 def combine(signs: Iterable[Tensor], scales: Tensor) -> Tensor:
-    """The sum of scale · sign over the M ``signs``, always in one order, so that a file gives the same floats again."""
-    total = None
-    for sign, scale in zip(signs, scales, strict=True):
-        rows = sign.reshape(len(scale), -1), scale[:, None]
-        total = torch.mul(*rows) if total is None else total.addcmul_(*rows)
+    """The sum of scale · sign over M bases, always in the same order, so that a file gives the same floats again.
+
+    signs: M tensors of the weight's shape, +1 and -1.
+    scales: (M, groups).
+    Returns the approximation, of the weight's shape.
+    """
+    pairs = zip(signs, scales, strict=True)
+    sign, scale = next(pairs)
+    total = sign.reshape(len(scale), -1) * scale[:, None]
+    for sign, scale in pairs:
+        total.addcmul_(sign.reshape(len(scale), -1), scale[:, None])
     return total.reshape(sign.shape)
 
 
@@ -65,14 +82,14 @@ def _terms(weight: Tensor, count: int, kind: str, scope: str) -> tuple[Iterable[
 
 
 def _abc(rows: Tensor, count: int) -> tuple[Iterable[Tensor], Tensor]:
-    centred = rows - rows.mean(1, keepdim=True)
-    std = centred.square().mean(1, keepdim=True).sqrt_()
+    centered = rows - rows.mean(1, keepdim=True)
+    std = centered.square().mean(1, keepdim=True).sqrt_()
     u = torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1)
 
     def signs() -> Iterator[Tensor]:  # all in one buffer: fresh memory costs more than computing them twice
         buffer = torch.empty_like(rows)
-        for each in u.to(rows):
-            yield torch.add(centred, each * std, out=buffer).ge_(0).mul_(2).sub_(1)
+        for shift in u.to(rows):
+            yield torch.add(centered, shift * std, out=buffer).ge_(0).mul_(2).sub_(1)
 
     sums = torch.stack([torch.stack([sign.sum(1), sign.mul_(rows).sum(1)], 1) for sign in signs()], 1).double()
     s, moments = sums[:, :, :1], sums[:, :, 1:]
@@ -93,9 +110,8 @@ def _greedy(rows: Tensor, count: int) -> tuple[Iterable[Tensor], Tensor]:
 def _check(bases: int, kind: str = "abc", scope: str = "layer") -> None:
     if not isinstance(bases, int) or not 1 <= bases <= MOST:
         raise ValueError(f"the number of bases must be a whole number from 1 to {MOST}, not {bases}")
-    for name, value, accepted in (("kind", kind, KINDS), ("scope", scope, SCOPES)):
-        if value not in accepted:
-            raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
+    check_one_of("kind", kind, KINDS)
+    check_one_of("scope", scope, SCOPES)
 
 
 def _groups(shape: torch.Size, scope: str) -> int:
@@ -103,12 +119,17 @@ def _groups(shape: torch.Size, scope: str) -> int:
 
 
 class AbcWeight(BinaryForm):
-    """The sum of ``bases`` matrices of signs for a latent weight, of two dimensions or more.
+    """A latent weight, of two dimensions or more, seen as a sum of matrices of signs.
 
-    kind, scope, errors: those of :func:`approximate`. A file holds one symbol for each weight, and the scales.
+    A file holds one symbol for each weight, and the scales.
+
+    bases: M, how many matrices, from 1 to 16; 3 by default.
+    kind: "abc" (default) or "greedy".
+    scope: what shares its scales, the "layer" (default) or each "filter".
+    Raises ValueError for another scope, kind or number of bases.
     """
 
-    def __init__(self, bases: int = 3, *, kind: str = "abc", scope: str = "layer"):
+    def __init__(self, bases: int = 3, *, kind: str = "abc", scope: str = "layer") -> None:
         super().__init__()
         _check(bases, kind, scope)
         self.settings = bases, kind, scope
@@ -122,12 +143,14 @@ class AbcWeight(BinaryForm):
     def forward(self, latent: Tensor) -> Tensor:
         return _Approximation.apply(latent, self.settings)
 
-    def bases(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
+        (latent,) = stored
         signs, scales = approximate(latent, *self.settings)
         return signs, scales.expand(-1, len(latent))
 
-    def encode(self, latent: Tensor) -> Encoding:
-        """One symbol for each weight: how many of its signs are +1 or, for "greedy", its signs as M bits."""
+    def encode(self, *stored: Tensor) -> Encoding:
+        """One symbol for each weight: how many of its signs are +1, or for "greedy" its signs as M bits."""
+        (latent,) = stored
         count, kind, scope = self.settings
         signs, scales = approximate(latent, count, kind, scope)
         worth = torch.ones(count, dtype=torch.long) if kind == "abc" else 2 ** torch.arange(count)
@@ -140,32 +163,34 @@ class AbcWeight(BinaryForm):
         count, m = len(scales), torch.arange(len(scales))[:, None]
         _check(count, kind, scope)
         if symbols.max() > (count if kind == "abc" else 2**count - 1):
-            raise ValueError(f"symbol {symbols.max()} stands where {count} signs are told")
+            raise ValueError(f"symbol {symbols.max()} is too large for {count} signs")
         bits = symbols >= count - m if kind == "abc" else symbols >> m & 1  # the last threshold is reached first
         return combine((2.0 * bits - 1.0).reshape(count, *shape), scales)
 
 
 class _Approximation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, latent: Tensor, settings: tuple[int, str, str]) -> Tensor:
+    def forward(ctx: Any, latent: Tensor, settings: tuple[int, str, str]) -> Tensor:
         signs, scales = _terms(latent, *settings)
         ctx.slope = scales.sum(0)[:, None]
         return combine(signs, scales).to(latent.dtype).reshape(latent.shape)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return (gradient.reshape(len(ctx.slope), -1) * ctx.slope).reshape(gradient.shape), None
 
 
 class AbcActivation(nn.Module):
-    r"""The sum of β_n A_n, x of any shape. Trained: v and β, (N,) each, N = ``bases`` from 1 to 16, else ValueError.
+    r"""The sum of β_n A_n, for x of any shape, with trained v and β of shape (N,).
 
     A_n is +1 where x reaches :math:`t_n = \tfrac12 - v_n`, else -1, and its gradient passes where 0 <= x + v_n <= 1,
     that is :math:`\lvert x - t_n \rvert \le \tfrac12`. At first v and β are those of :func:`gaussian`, the best for
     what comes out of batch norm.
+
+    bases: N, from 1 to 16; 3 by default. ValueError for another.
     """
 
-    def __init__(self, bases: int = 3):
+    def __init__(self, bases: int = 3) -> None:
         super().__init__()
         t, beta = gaussian(bases)
         self.v, self.beta = nn.Parameter(0.5 - t), nn.Parameter(beta)
@@ -177,14 +202,21 @@ class AbcActivation(nn.Module):
         return sum(beta * Sign.apply(x - t, 0.5) for t, beta in zip(0.5 - self.v, self.beta, strict=True))
 
     def bases(self) -> list[tuple[float, float]]:
-        """(threshold t, factor b) of each term of the output, sum of b · (+1 where x >= t, else -1)."""
+        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
         return list(zip((0.5 - self.v).tolist(), self.beta.tolist(), strict=True))
 
 
 def gaussian(bases: int) -> tuple[Tensor, Tensor]:
-    """Thresholds t and factors b, (bases,) each, whose sum is nearest to a standard Gaussian in the mean square.
+    """Thresholds t and factors b whose sum is nearest to a standard Gaussian in the mean square.
 
-    By Lloyd's iteration: each value is the mean of what it stands for, each threshold the middle of two values.
+    Found by Lloyd's iteration: each value is the mean of what it stands for, each threshold the middle of two values.
+
+    bases: how many, from 1 to 16.
+    Returns t and b, (bases,) each.
+
+    >>> t, b = gaussian(1)
+    >>> t.abs().tolist(), round(b.item(), 3)  # the sign, with the mean of |x|
+    ([0.0], 0.798)
     """
     _check(bases)
     t = torch.special.ndtri(torch.arange(1, bases + 1, dtype=torch.float64) / (bases + 1))
@@ -206,15 +238,32 @@ def binarize(
     scope: str = "layer",
     activation_bases: int | None = None,
 ) -> nn.Module:
-    """Give the named layers, or all but the first and the last, weights of ``bases`` matrices of signs. In place.
+    """Binarize the weights, and if asked the inputs, of a network and return it; do not use the original afterwards.
 
-    activation_bases: also let these layers read sums of that many signs, behind batch norm; None: values as they are.
-    kind, scope: as in :func:`approximate`. Returns the model. Raises ValueError as that function does, for a layer
-    that is not there, where none is left, and for weights that are not finite; the model is then as it was.
+    The weights of the named layers become sums of matrices of signs.
+
+    model: the network.
+    names: of linear and 2-d convolution layers; None (default): all but the first and the last.
+    bases: M, matrices of signs for each weight, from 1 to 16; 3 by default.
+    kind: of the matrices, "abc" (default) or "greedy".
+    scope: what shares its scales, the "layer" (default) or each "filter".
+    activation_bases: N, signs for each input of these layers, after a batch norm, from 1 to 16; None (default): inputs
+      stay as they are.
+
+    Returns the model to use from now on. Raises ValueError for another number of bases, kind or scope, an unknown
+    layer, where no layer is left, and for weights that are not finite; the model is then as it was.
+
+    >>> from lib import models
+    >>> model = binarize(models.lenet_300_100(), bases=2)
+    >>> len(model.fc2.weight.unique())
+    3
     """
-    _check(1 if activation_bases is None else activation_bases)
-    names = chosen(model, names)
-    compress(model, lambda name, layer: AbcWeight(bases, kind=kind, scope=scope) if name in names else None)
+    if activation_bases is not None:
+        _check(activation_bases)
+    layers_to_change = chosen(model, names)
+    compress(model, lambda name, _: AbcWeight(bases, kind=kind, scope=scope) if name in layers_to_change else None)
     if activation_bases is None:
         return model
-    return read_signs(model, names, lambda layer: Binarized(layer, AbcActivation(activation_bases), norm_before(layer)))
+    return read_signs(
+        model, layers_to_change, lambda layer: Binarized(layer, AbcActivation(activation_bases), norm_before(layer))
+    )

@@ -1,21 +1,23 @@
-r"""BinaryConnect: binary weights when signals pass, real ones when they are updated.
+r"""BinaryConnect: signs for weights in both passes, and real weights that add up the updates.
 
-Of the real weight w both passes see its sign, drawn or taken (courbariaux2015binaryconnect, equations 1 to 3),
+Both passes see only the sign of a real weight w, taken or drawn (courbariaux2015binaryconnect, equations 1 to 3),
 
 .. math:: w_b = \operatorname{sign}(w) \quad\text{or}\quad
    P(w_b = +1) = \sigma(w) = \mathrm{clip}\big(\tfrac{w / c + 1}{2}, 0, 1\big),
 
 and the gradient of :math:`w_b` moves w, which is then clipped: :math:`w \leftarrow \mathrm{clip}(w - \eta\,
-\partial C / \partial w_b, -c, c)`. The paper has c = 1 and, for Adam, a learning rate 1 / H larger for each layer, with
-:math:`H = \sqrt{1.5 / (n_{in} + n_{out})}`. Adam's step does not depend on the size of the gradient, so c = H with one
-learning rate for all is the same; that is the default here, and weights enter at the size at which they are made.
+\partial C / \partial w_b, -c, c)`. The paper has c = 1 and, for Adam, learning rates 1 / H times as large, with
+:math:`H = \sqrt{1.5 / (n_{in} + n_{out})}` of each layer. Adam's step does not depend on the size of the gradient, so
+c = H with one learning rate for all layers is the same. That is the default: weights keep the size they were made with.
 """
+
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization.shared.signs import BinaryForm, Sign, clip
+from lib.binarization.shared.signs import BinaryForm, Sign, check_one_of, clip
 from lib.datasets import Split
 from lib.weights import Encoding, compress
 
@@ -23,18 +25,22 @@ INFERENCE = ("real", "sign")
 
 
 class BinaryConnectWeight(BinaryForm):
-    """The sign of a latent weight in [-c, c], any shape of two dimensions or more.
+    """The sign of a latent weight in [-c, c], of any shape of two dimensions or more.
 
-    limit: c, or None for H of the layer. stochastic: draw the sign at each forward pass of training, from ``seed``.
-    inference: what a stochastic one is in evaluation mode, the "real" weight / c as in the paper, or its "sign".
+    limit: c, above 0; None (default): H of the layer.
+    stochastic: whether a new sign is drawn at each forward pass of training; False by default.
+    seed: of the draws; 0 by default.
+    inference: what a stochastic weight is in evaluation mode: "real" (default), weight / c as in the paper, or "sign".
+    Raises ValueError for another limit or inference.
     """
 
-    def __init__(self, *, limit: float | None = None, stochastic: bool = False, seed: int = 0, inference: str = "real"):
+    def __init__(
+        self, *, limit: float | None = None, stochastic: bool = False, seed: int = 0, inference: str = "real"
+    ) -> None:
         super().__init__()
         if limit is not None and not limit > 0:
             raise ValueError(f"limit must be a number above 0, or None, not {limit}")
-        if inference not in INFERENCE:
-            raise ValueError(f"inference must be one of {', '.join(INFERENCE)}, not {inference!r}")
+        check_one_of("inference", inference, INFERENCE)
         self.limit, self.stochastic, self.inference = limit, stochastic, inference
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
 
@@ -50,21 +56,30 @@ class BinaryConnectWeight(BinaryForm):
         if not self.stochastic or (not self.training and self.inference == "sign"):
             return Sign.apply(latent, torch.inf)  # the gradient of w_b is that of w, whatever w
         if not self.training:
-            return latent / self.limit
+            return latent / self._c()
         drawn = torch.rand(latent.shape, generator=self.generator, dtype=latent.dtype)
-        positive = drawn < hard_sigmoid(latent / self.limit)  # drawn is below 1 and may be 0
+        positive = drawn < hard_sigmoid(latent / self._c())  # drawn is below 1 and may be 0
         return Sign.apply(latent, torch.inf, positive.to(latent.dtype) - 0.5)
 
     def clip(self, latent: Tensor) -> None:
+        """Bring the latent weight back into [-c, c], after an update. In place."""
         with torch.no_grad():
-            latent.clamp_(-self.limit, self.limit)
+            latent.clamp_(-self._c(), self._c())
 
-    def bases(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def _c(self) -> float:
+        """The limit c, which is known once a weight has entered."""
+        if self.limit is None:
+            raise ValueError("limit is that of the layer: store a layer's weight in this form first")
+        return self.limit
+
+    def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
+        (latent,) = stored
         return Sign.apply(latent)[None], latent.new_ones(1, len(latent))
 
-    def encode(self, latent: Tensor) -> Encoding:
+    def encode(self, *stored: Tensor) -> Encoding:
+        (latent,) = stored
         if self.stochastic and self.inference == "real":
-            return Encoding(tables={"real": latent / self.limit})
+            return Encoding(tables={"real": latent / self._c()})
         return Encoding(symbols={"bit": (latent >= 0).flatten().long()})
 
     @staticmethod
@@ -75,24 +90,52 @@ class BinaryConnectWeight(BinaryForm):
 
 
 def glorot(weight: Tensor) -> float:
-    r"""H = :math:`\sqrt{1.5 / (n_{in} + n_{out})}`, for a convolution times the kernel's area (the authors' code)."""
+    r"""H = :math:`\sqrt{1.5 / (n_{in} + n_{out})}`; a convolution's n count the area of its kernel (the authors' code).
+
+    weight: (outputs, inputs, ...).
+
+    >>> round(glorot(torch.zeros(300, 784)), 4)
+    0.0372
+    """
     area = weight[0, 0].numel()
     return (1.5 / (area * (weight.shape[0] + weight.shape[1]))) ** 0.5
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """clip((x + 1) / 2, 0, 1): equation 3."""
+    """clip((x + 1) / 2, 0, 1), for x of any shape: equation 3."""
     return ((x + 1) / 2).clamp(0, 1)
 
 
-def binarize(model: nn.Module, **settings: object) -> nn.Module:
-    """Store every linear and convolution weight as :class:`BinaryConnectWeight` with ``settings``. In place.
+def binarize(
+    model: nn.Module,
+    *,
+    limit: float | None = None,
+    stochastic: bool = False,
+    seed: int = 0,
+    inference: str = "real",
+) -> nn.Module:
+    """Binarize the weights of a network and return it; do not use the original afterwards.
 
-    Layers get seeds of their own, from ``seed`` upward. Returns the model; raises ValueError as ``compress`` does.
+    Every linear and convolution weight is stored as :class:`BinaryConnectWeight`.
+
+    limit: c, above 0, of the latent weights, which stay in [-c, c]; None (default): H of each layer.
+    stochastic: whether signs are drawn at each forward pass of training; False by default.
+    seed: of the first layer's draws; each following layer has the next whole number. 0 by default.
+    inference: what a stochastic weight is in evaluation mode, "real" (default) or "sign".
+
+    Returns the model to use from now on. Raises ValueError for another limit or inference, for weights that are shared
+    or not finite, and for a model without weights; the model is then as it was.
+
+    >>> from lib import models
+    >>> model = binarize(models.mlp(hidden=(8,)))
+    >>> model.fc1.weight.unique().tolist()
+    [-1.0, 1.0]
     """
-    seed = int(settings.pop("seed", 0))
-    count = iter(range(seed, seed + 10**6))
-    return compress(model, lambda name, layer: BinaryConnectWeight(seed=next(count), **settings))
+    seeds = count(seed)
+    return compress(
+        model,
+        lambda *_: BinaryConnectWeight(limit=limit, stochastic=stochastic, seed=next(seeds), inference=inference),
+    )
 
 
 def fit(
@@ -107,12 +150,32 @@ def fit(
     weight_decay: float = 0.0,
     shift: int = 0,
 ) -> list[float]:
-    """Train a network with binary weights: Adam, the squared hinge loss, and latent weights clipped after each step.
+    """Train a network with binary weights by Adam, clipping the latent weights after each step. In place.
 
-    Returns each epoch's loss. No weight decay unless it is asked for: it would pull weights to zero, where signs flip.
-    Errors as those of :func:`lib.training.fit`.
+    There is no weight decay unless it is asked for: it would pull weights to zero, where signs flip.
+
+    model: as :func:`binarize` of this file or of another of this section returns it; floats are trained as well.
+    split: images and labels to train on.
+    epochs: how often to go through the split.
+    seed: of the order of images and the shifts.
+    learning_rate: of Adam; 0.001 by default.
+    batch_size: images in a step; 100 by default.
+    loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
+    weight_decay: of parameters of two dimensions or more; 0 by default.
+    shift: pixels by which each image is moved at most, in both directions; 0 by default.
+
+    Returns each epoch's mean loss. Raises ValueError for an empty split, an unknown loss, and one that is not finite.
     """
-    how = {"learning_rate": learning_rate, "batch_size": batch_size, "weight_decay": weight_decay, "shift": shift}
     return training.fit(
-        model, split, epochs=epochs, seed=seed, optimizer="adam", loss=loss, after_step=lambda: clip(model), **how
+        model,
+        split,
+        epochs=epochs,
+        seed=seed,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        shift=shift,
+        optimizer="adam",
+        loss=loss,
+        after_step=lambda: clip(model),
     )

@@ -1,21 +1,25 @@
-r"""Bipolar regularizer: weights are drawn to +1 and -1, where weight decay would draw them to 0.
+r"""Bipolar regularizer: it pulls weights to +1 and -1, where weight decay would pull them to 0.
 
-Weight decay fights binary weights: near 0 a small step turns a sign. Its opposite (tang2017compact) is the penalty
+Weight decay works against binary weights, since near 0 a small step flips a sign. Its opposite (tang2017compact) is the
+penalty
 
 .. math:: P = \tfrac12 \sum_i (1 - w_i^2), \quad w_i \in [-1, 1], \qquad
    \frac{\partial (C + \lambda P)}{\partial w_i} = \frac{\partial C}{\partial w_i} - \lambda w_i ,
 
-least where every w is +1 or -1. A form keeps its latent weight within a limit c, so w = latent / c. The latent takes
-the gradient of w as it takes that of the sign, as if it were w; a step of Adam is then the paper's with a learning rate
-1 / c larger (:mod:`lib.binarization.binaryconnect`). Weights of :mod:`lib.binarization.bwn` have c = 1.
+which is least where every w is +1 or -1. A form keeps its latent weight in [-c, c], so w = latent / c. The gradient of
+w is applied to the latent weight unchanged, like the gradient of the sign; a step of Adam is then the paper's with a
+learning rate 1 / c times as large (:mod:`lib.binarization.binaryconnect`). Weights of :mod:`lib.binarization.bwn` have
+c = 1.
 
-The same paper adds up several matrices of signs for what flows between layers, each for what those before it leave,
+The same paper approximates activations by several matrices of signs, each for what the ones before it leave over:
 
 .. math:: A \approx \sum_k \beta_k H_k, \qquad H_k = \operatorname{sign}(R_k), \quad
    \beta_k = \operatorname{mean} \lvert R_k \rvert, \quad R_1 = A, \quad R_{k+1} = R_k - \beta_k H_k .
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,43 +33,90 @@ from lib.weights import compressed_form
 
 
 def forms(model: nn.Module) -> list[tuple[BinaryForm, Tensor, float]]:
-    """The form, the latent weight and its limit c of each layer with one sign for each weight; ValueError if none."""
-    found = [compressed_form(module) for module in model.modules()]  # reads no weight: that may draw signs
-    found = [each for each in found if each and isinstance(each[0], BinaryConnectWeight | BinaryWeight)]
-    if not found:
+    """(form, latent weight, limit c) of each layer that has one sign for each weight.
+
+    model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`; ValueError if none.
+    """
+    binary: list[tuple[BinaryForm, Tensor, float]] = []
+    for module in model.modules():  # not layers(): reading a weight may draw signs
+        compressed = compressed_form(module)
+        if compressed is None:
+            continue
+        form, (latent, *_) = compressed
+        if isinstance(form, BinaryConnectWeight | BinaryWeight):
+            binary.append((form, latent, getattr(form, "limit", 1.0)))
+    if not binary:
         raise ValueError(f"{type(model).__name__} has no BinaryConnectWeight or BinaryWeight: binarize it first")
-    return [(form, latent, getattr(form, "limit", 1.0)) for form, (latent,) in found]
+    return binary
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """P over all binary weights, a scalar: 0 where all are at their limits, half their number where all are 0."""
+    """P, summed over all binary weights: a scalar, 0 if all are at their limits and half their number if all are 0.
+
+    model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`; ValueError if none.
+    """
     return torch.stack([(1 - (latent / limit).square()).sum() / 2 for _, latent, limit in forms(model)]).sum()
 
 
 @torch.no_grad()
 def push(model: nn.Module, strength: float) -> None:
-    """Add the gradient of strength · P, -strength · w, to that of each latent weight, after a backward pass."""
+    """Add the gradient of strength · P, which is -strength · w, to the gradient of each latent weight. In place.
+
+    model: with binary weights, after a backward pass; ValueError if there are none.
+    strength: λ.
+    """
     for _, latent, limit in forms(model):
         if latent.grad is not None:
             latent.grad.sub_(latent, alpha=strength / limit)
 
 
-def fit(model: nn.Module, split: Split, *, strength: float, epochs: int, seed: int, **how: object) -> list[float]:
-    """Train as :func:`lib.binarization.binaryconnect.fit` does, on C + ``strength`` · P; return each epoch's mean C.
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    strength: float,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 1e-3,
+    momentum: float = 0.9,
+    batch_size: int = 100,
+    loss: str = "squared_hinge",
+    weight_decay: float = 0.0,
+    shift: int = 0,
+    before_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train a network with binary weights by Adam on C + strength · P, with weights kept in [-c, c]. In place.
 
-    ``strength`` is λ: below 0 it is L2 decay, in the same units, and 0 is training without a penalty. Weights are kept
-    in [-c, c]. ``how`` goes to :func:`lib.training.fit`, with ``learning_rate`` 0.001, ``batch_size`` 100, ``loss``
-    "squared_hinge" and ``weight_decay`` 0 where it does not say otherwise; ``before_epoch`` may count flips.
-    Errors as those of that function, for a strength that is not finite, and for a model without binary weights.
+    model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`.
+    split: images and labels to train on.
+    strength: λ, any finite number: above 0 weights are drawn to ±c, below 0 it is L2 decay in the same units, and 0 is
+      training without a penalty.
+    epochs: how often to go through the split.
+    seed: of the order of images and the shifts.
+    learning_rate: of Adam; 0.001 by default.
+    momentum: Adam's first decay rate; 0.9 by default.
+    batch_size: images in a step; 100 by default.
+    loss: C, "squared_hinge" (default), "cross_entropy" or "squared_error".
+    weight_decay: of parameters of two dimensions or more, besides the penalty; 0 by default.
+    shift: pixels by which each image is moved at most, in both directions; 0 by default.
+    before_epoch: called with i before epoch i, for example to note the signs; None by default.
+
+    Returns each epoch's mean C. Raises ValueError for a strength or loss that is not finite, a model without binary
+    weights, an empty split, and an unknown loss.
+
+    >>> from lib import models
+    >>> from lib.binarization import binaryconnect
+    >>> model = binaryconnect.binarize(models.mlp(inputs=4, hidden=(8,), classes=3))
+    >>> split = Split(torch.rand(12, 1, 2, 2), torch.arange(12) % 3)
+    >>> len(fit(model, split, strength=1e-3, epochs=2, seed=0)), 0 <= mean_size(model) <= 1
+    (2, True)
     """
     bounded = [(latent, limit) for _, latent, limit in forms(model)]
     if not math.isfinite(strength):
         raise ValueError(f"strength must be a finite number, not {strength}")
-    how = {"learning_rate": 1e-3, "batch_size": 100, "loss": "squared_hinge", "weight_decay": 0.0} | how
 
-    def adam(groups: list[dict]) -> torch.optim.Optimizer:
-        betas = (how.get("momentum", 0.9), 0.999)
-        optimizer = torch.optim.Adam(groups, lr=how["learning_rate"], betas=betas, fused=True)
+    def adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
         optimizer.register_step_pre_hook(lambda *_: push(model, strength))
         return optimizer
 
@@ -74,33 +125,59 @@ def fit(model: nn.Module, split: Split, *, strength: float, epochs: int, seed: i
             for latent, limit in bounded:
                 latent.clamp_(-limit, limit)
 
-    return training.fit(model, split, epochs=epochs, seed=seed, optimizer=adam, after_step=keep_limits, **how)
+    return training.fit(
+        model,
+        split,
+        epochs=epochs,
+        seed=seed,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        batch_size=batch_size,
+        loss=loss,
+        weight_decay=weight_decay,
+        shift=shift,
+        optimizer=adam,
+        before_epoch=before_epoch,
+        after_step=keep_limits,
+    )
 
 
 @torch.no_grad()
 def signs(model: nn.Module) -> list[Tensor]:
-    """The signs, +1 and -1, of the binary weights of each layer as they are now: what :func:`flips` compares."""
+    """The signs of the binary weights now, +1 and -1: one tensor for each layer, for :func:`flips` to compare."""
     return [form.bases(latent)[0][0] for form, latent, _ in forms(model)]
 
 
 def flips(before: list[Tensor], after: list[Tensor]) -> float:
-    """The share, in [0, 1], of signs that changed between two calls of :func:`signs`."""
-    if [each.shape for each in before] != [each.shape for each in after]:
+    """The share of signs that flipped between two calls of :func:`signs`, from 0 to 1.
+
+    before: what the first call returned.
+    after: what the second returned. Raises ValueError where the two have other shapes.
+
+    >>> flips([torch.tensor([1.0, -1.0])], [torch.tensor([1.0, 1.0])])
+    0.5
+    """
+    if [layer.shape for layer in before] != [layer.shape for layer in after]:
         raise ValueError(f"signs of two models: {len(before)} and {len(after)} layers must be of the same shapes")
     return torch.cat([(a != b).flatten() for a, b in zip(before, after, strict=True)]).double().mean().item()
 
 
 @torch.no_grad()
 def mean_size(model: nn.Module) -> float:
-    """The mean of |w| = |latent| / c over all binary weights, in [0, 1]: near 1, few signs are about to change."""
+    """The mean of |w| = |latent| / c over all binary weights, from 0 to 1; near 1, few signs are about to flip.
+
+    model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`; ValueError if none.
+    """
     return torch.cat([(latent / limit).abs().flatten() for _, latent, limit in forms(model)]).double().mean().item()
 
 
 @torch.no_grad()
 def residual_signs(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    r"""β (count,) and H (count, *shape of x), for the whole tensor: x is about the sum of β · H.
+    r"""Approximate x by a sum of β · H, with H matrices of signs. Each takes :math:`n \beta_k^2` off the squared error.
 
-    Each term takes :math:`n \beta_k^2` off the squared distance to the n values. ValueError for an empty x or NaN.
+    x: any shape, n values.
+    count: of the terms, from 1.
+    Returns β, (count,), and H, (count, *shape of x). Raises ValueError for an empty x and values that are not finite.
     """
     if count < 1 or not x.numel() or not x.isfinite().all():
         raise ValueError(f"{count} signs for each of {x.numel()} values: at least 1 of each is needed, all finite")

@@ -1,13 +1,13 @@
-r"""Binarized neural network: weights and what flows between the layers are signs.
+r"""Binarized neural network: the weights are signs, and so is all that flows between the layers.
 
 .. math:: a_k = \operatorname{sign}(z_k), \qquad z_k = \mathrm{BatchNorm}(W^b_k\, a_{k-1}), \qquad
    \frac{\partial C}{\partial z_k} = \frac{\partial C}{\partial a_k}\, \mathbb 1_{\lvert z_k \rvert \le 1}
 
-(courbariaux2016binarynet, algorithm 1; hubara2016bnn). Weights are those of :mod:`lib.binarization.binaryconnect`; the
-first layer reads the image as it is, every other one reads signs, and batch norm stands behind the last.
+(courbariaux2016binarynet, algorithm 1; hubara2016bnn). Weights are signs as in :mod:`lib.binarization.binaryconnect`.
+The first layer reads the image as it is, every other layer reads signs, and batch norm comes after the last.
 
-Batch norm and sign together only ask whether a sum reaches a threshold, and :func:`threshold` finds it: the network is
-one of bits, counts and comparisons, and answers as the float network does, exactly.
+Batch norm and sign together only ask whether a sum reaches a threshold, and :func:`threshold` finds it. The network can
+then run on bits, counts and comparisons, with exactly the answers of the float network.
 """
 
 from collections.abc import Collection
@@ -21,20 +21,29 @@ from lib.weights import compress, layers
 
 
 def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[str] | None = None) -> nn.Module:
-    """Turn a network into one of signs, and return it; the given one is used up.
+    """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
-    Every weight becomes a sign; every linear and 2-d layer but the first, or each of ``names``, reads signs; ReLU
-    modules go, since a sign behind them would always be +1 (behind a relu that is called as a function it will be: give
-    it a module first). A network without batch norm gets one before each sign; ``classes``, the width of the output,
-    asks for one behind that.
-    Raises ValueError for a network of fewer than two such layers, and for an unknown name.
+    Every weight becomes a sign. ReLU modules are removed, since after one a sign would always be +1. (A relu that is
+    called as a function stays: make it a module first.) A network without batch norm gets one before each sign.
+
+    model: the network.
+    classes: width of the output, which then gets a batch norm of its own; None (default): the output stays as it is.
+    names: of the linear and 2-d convolution layers that read signs; None (default): all but the first.
+
+    Returns the model to use from now on. Raises ValueError for a network of fewer than two such layers, for an unknown
+    name, and for weights that are not finite; the model is then as it was.
+
+    >>> from lib import models
+    >>> model = binarize(models.lenet_300_100())
+    >>> model.fc1.weight.unique().tolist(), type(model.fc2).__name__
+    ([-1.0, 1.0], 'Binarized')
     """
-    found = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
-    if names is None and len(found) < 2:
-        raise ValueError(f"{type(model).__name__} has {len(found)} linear and 2-d layers: at least two are needed")
+    accepted = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
+    if names is None and len(accepted) < 2:
+        raise ValueError(f"{type(model).__name__} has {len(accepted)} linear and 2-d layers: at least two are needed")
     if classes is not None and classes < 1:
         raise ValueError(f"classes, the width of the output, must be 1 or more, not {classes}")
-    names = chosen(model, found[1:] if names is None else names)
+    names = chosen(model, accepted[1:] if names is None else names)
     compress(model, lambda name, layer: BinaryConnectWeight())
     model = read_activations(model, names, SignActivation)
     return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
@@ -42,13 +51,21 @@ def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[
 
 @torch.no_grad()
 def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[Tensor, Tensor]:
-    r"""For each channel the t with :math:`\mathrm{norm}(x) \ge` target just where x >= t, or, where ``below``, x <= t.
+    r"""Replace a batch norm and a comparison by one comparison: norm(x) >= target just where x >= t, or x <= t.
 
-    Found by halving the floats between the least and the greatest: rounding never turns batch norm's line around, so
-    there is one such t, and the comparison answers as the float network does for every x. A channel whose norm is
-    constant gets a t below, or above, all floats. norm: batch norm in evaluation mode, or Identity. (Of x in plain or
-    channels-last memory: for other views of a tensor torch rounds batch norm otherwise.)
-    Returns t (channels,), float32, and below (channels,), bool. Raises ValueError for another norm.
+    t is found by bisecting all floats. Rounding never reverses batch norm's line, so there is one such t, and the
+    comparison gives the float network's answer for every x. A channel whose norm is constant gets an infinite t.
+    (For x in plain or channels-last memory: torch rounds batch norm differently for other views of a tensor.)
+
+    norm: batch norm in evaluation mode, with running statistics, or nn.Identity.
+    channels: how many the norm has.
+    target: what the norm must reach; 0 by default.
+    Returns t, (channels,) float32, and below, (channels,) bool, which is True where the comparison is x <= t.
+    Raises ValueError for another norm.
+
+    >>> t, below = threshold(nn.Identity(), 2)
+    >>> t.tolist(), below.tolist()
+    ([0.0, 0.0], [False, False])
     """
     fixed = isinstance(norm, NORMS) and not norm.training and norm.running_var is not None
     if not fixed and not isinstance(norm, nn.Identity):

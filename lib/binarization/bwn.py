@@ -1,10 +1,10 @@
-r"""Binary weight network: one bit for each weight, and one scale for each filter.
+r"""Binary weight network: one bit per weight and one scale per filter.
 
 Each filter :math:`W` of :math:`n` weights is replaced by the nearest matrix of signs with one size,
 
 .. math:: \widetilde W = \alpha B, \qquad B = \operatorname{sign}(W), \qquad \alpha = \tfrac1n \lVert W \rVert_1,
 
-which minimises :math:`\lVert W - \alpha B \rVert^2` (rastegari2016xnor, equation 6). Training keeps W in full
+which minimizes :math:`\lVert W - \alpha B \rVert^2` (rastegari2016xnor, equation 6). Training keeps W in full
 precision, and the gradient goes through both factors, the sign's where :math:`\lvert W_i \rvert \le 1`:
 
 .. math:: \frac{\partial C}{\partial W_i} = \frac{\operatorname{sign}(W_i)}{n} \sum_j g_j B_j
@@ -20,21 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from lib.binarization.shared.signs import BinaryForm, Sign, chosen
-from lib.weights import Encoding, compress
+from lib.weights import Encoding, Layer, compress
 
 
 class BinaryWeight(BinaryForm):
-    """alpha · sign(W), one alpha for each output filter. Weight: (filters, ...), two dimensions or more.
+    """alpha · sign(W), with one alpha for each filter, for a weight (filters, ...) of two dimensions or more.
 
-    centred: take the mean over the input channels off first, and clip to [-1, 1], as the authors' code does.
+    centered: whether the mean over the input channels is subtracted and the weight clipped to [-1, 1] first, as the
+      authors' code does; False by default.
     """
 
-    def __init__(self, *, centred: bool = False):
+    def __init__(self, *, centered: bool = False) -> None:
         super().__init__()
-        self.centred = centred
+        self.centered = centered
 
     def extra_repr(self) -> str:
-        return f"centred={self.centred}"
+        return f"centered={self.centered}"
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -44,14 +45,15 @@ class BinaryWeight(BinaryForm):
         return scale(latent) * Sign.apply(latent)
 
     def prepared(self, latent: Tensor) -> Tensor:
-        return (latent - latent.mean(1, keepdim=True)).clamp(-1, 1) if self.centred else latent
+        """The weight whose sign and size are taken: centered and clipped where asked for."""
+        return (latent - latent.mean(1, keepdim=True)).clamp(-1, 1) if self.centered else latent
 
-    def bases(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        latent = self.prepared(latent)
+    def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
+        latent = self.prepared(*stored)
         return Sign.apply(latent)[None], scale(latent).reshape(1, -1)
 
-    def encode(self, latent: Tensor) -> Encoding:
-        latent = self.prepared(latent)
+    def encode(self, *stored: Tensor) -> Encoding:
+        latent = self.prepared(*stored)
         return Encoding(symbols={"bit": (latent >= 0).flatten().long()}, tables={"alpha": scale(latent)})
 
     @staticmethod
@@ -61,22 +63,45 @@ class BinaryWeight(BinaryForm):
 
 
 def scale(weight: Tensor) -> Tensor:
-    """alpha = mean |W| of each filter, shaped (filters, 1, ...) to multiply the weight."""
+    """alpha = mean |W| of each filter.
+
+    weight: (filters, ...).
+    Returns (filters, 1, ...), to multiply the weight by.
+
+    >>> scale(torch.tensor([[1.0, -3.0], [0.0, 1.0]])).tolist()
+    [[2.0], [0.5]]
+    """
     return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
 
 
-def one_bit(name: str, layer: nn.Module, *, centred: bool) -> BinaryWeight:
-    """The form for a layer. Raises ValueError where centring would leave nothing: with a single input channel."""
-    if centred and layer.weight.shape[1] == 1:
-        raise ValueError(f"layer {name!r} has one input channel: centred, all its weights would be 0")
-    return BinaryWeight(centred=centred)
+def one_bit(name: str, layer: Layer, *, centered: bool) -> BinaryWeight:
+    """A new :class:`BinaryWeight` for a layer.
 
-
-def binarize(model: nn.Module, *, names: Collection[str] | None = None, centred: bool = False) -> nn.Module:
-    """Give the named layers, or all but the first and the last, one bit for each weight. In place; returns the model.
-
-    Raises ValueError for a layer that is not there, where none is left, for weights that are not finite, and for
-    ``centred`` ones of a single input channel.
+    name: what an error calls the layer.
+    layer: the one whose weight it is.
+    centered: of the form; ValueError for a layer of one input channel, where centering would leave only zeros.
     """
-    names = chosen(model, names)
-    return compress(model, lambda name, layer: one_bit(name, layer, centred=centred) if name in names else None)
+    if centered and layer.weight.shape[1] == 1:
+        raise ValueError(f"layer {name!r} has one input channel: centered, all its weights would be 0")
+    return BinaryWeight(centered=centered)
+
+
+def binarize(model: nn.Module, *, names: Collection[str] | None = None, centered: bool = False) -> nn.Module:
+    """Binarize the weights of a network and return it; do not use the original afterwards.
+
+    Each weight of the named layers is stored as one bit, with one scale for each filter.
+
+    model: the network.
+    names: of linear and 2-d convolution layers; None (default): all but the first and the last.
+    centered: whether the mean over the input channels is subtracted first; False by default.
+
+    Returns the model to use from now on. Raises ValueError for an unknown layer, where no layer is left, for weights
+    that are not finite, and for a centered layer of one input channel; the model is then as it was.
+
+    >>> from lib import models
+    >>> model = binarize(models.lenet_300_100())
+    >>> len(model.fc2.weight[0].unique())
+    2
+    """
+    binary = chosen(model, names)
+    return compress(model, lambda name, layer: one_bit(name, layer, centered=centered) if name in binary else None)

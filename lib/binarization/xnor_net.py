@@ -1,12 +1,12 @@
-r"""XNOR-Net: signs of the weights times signs of the input, with a scale for each filter and one for each place.
+r"""XNOR-Net: signs of weights times signs of inputs, with one scale per filter and one per place of the output.
 
 .. math:: I \ast W \approx \big(\operatorname{sign}(I) \circledast \operatorname{sign}(W)\big) \odot K \alpha, \qquad
    K = A \ast k, \quad A = \tfrac1c \sum_{i=1}^{c} \lvert I_{i,:,:} \rvert, \quad k_{ij} = \tfrac{1}{w h}
 
-(rastegari2016xnor, equation 11). :math:`\alpha` is that of :mod:`lib.binarization.bwn`. K, one number for each place
-of the output, costs real multiplications; the released code leaves it out, so here it is an option. Before it binarizes
-its input a layer normalises it: the order is batch norm, sign, convolution, (ReLU,) pooling. The first and the last
-layer stay real.
+(rastegari2016xnor, equation 11), with :math:`\alpha` as in :mod:`lib.binarization.bwn`. K, one number for each place
+of the output, costs real multiplications; the authors' released code leaves it out, so here it is an option. A layer
+normalizes its input before it binarizes it: the order is batch norm, sign, convolution, (ReLU,) pooling. The first and
+the last layer stay real.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,17 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.binarization.bwn import one_bit
-from lib.binarization.shared.signs import EPSILON, Binarized, SignActivation, chosen, norm_before, read_signs
-from lib.weights import compress
+from lib.binarization.shared.signs import (
+    EPSILON,
+    Binarized,
+    SignActivation,
+    chosen,
+    norm_before,
+    readable,
+)
+from lib.weights import compress, replace
 
 
 class InputScale(nn.Module):
-    """K of a layer's real input: (n, 1, height, width) for a convolution, (n, 1), the mean of |x|, for a linear layer.
+    """K of a layer's real input; for the gradient it is a constant.
 
-    K is a constant for the gradient. Zeros of the border count as zeros.
+    Its output is (n, 1, height, width) for a convolution, where the zeros of the border count, and (n, 1), the mean of
+    |x|, for a linear layer.
+
+    layer: whose input is read. Raises ValueError for a convolution of several groups or with another border than zeros.
+
+    >>> InputScale(nn.Linear(2, 5))(torch.tensor([[1.0, -3.0]])).tolist()
+    [[2.0]]
     """
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.place = None
         if isinstance(layer, nn.Conv2d):
@@ -48,7 +61,7 @@ class InputScale(nn.Module):
 
 
 class MapNorm(nn.BatchNorm1d):
-    """Batch norm for flattened maps, (n, maps · pixels), one mean and size for each map.
+    """Batch norm for flattened maps, (n, maps · pixels), with one mean and one deviation for each map.
 
     The authors' code has it before its first linear layer, which it writes as a convolution over whole maps.
     """
@@ -58,12 +71,18 @@ class MapNorm(nn.BatchNorm1d):
 
 
 def speedup(channels: int, area: int, *, bits: float = 64, floats: float = 1) -> float:
-    r"""How much faster a convolution gets by count of operations, one real product for each output left over:
+    r"""How much faster a convolution becomes, by count of operations, with one real product for each output:
 
     .. math:: S = \frac{q}{p} \cdot \frac{c N_W}{c N_W + q}
 
-    for c channels and filters of N_W places, with q products of signs (``bits``) and p of floats at a time. With 64 and
-    1 it is the paper's, :math:`64 c N_W / (c N_W + 64)` (section 4.1).
+    channels: c, of the input.
+    area: N_W, places of the filter.
+    bits: q, products of signs in one operation; 64 by default.
+    floats: p, products of floats in one operation; 1 by default. With both defaults it is the paper's
+      :math:`64 c N_W / (c N_W + 64)` (section 4.1).
+
+    >>> round(speedup(256, 9), 2)
+    62.27
     """
     return bits / floats * channels * area / (channels * area + bits)
 
@@ -75,29 +94,45 @@ def binarize(
     input_scale: bool = False,
     norm: bool = True,
     maps: Mapping[str, int] | None = None,
-    centred: bool = False,
+    centered: bool = False,
 ) -> nn.Module:
-    """Let the named layers, or all but the first and the last, read signs with weights of one bit. In place.
+    """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
-    input_scale: multiply with K. norm: batch norm before each sign, without which the network must bring its own.
-    maps: of how many maps the flattened input of a linear layer is made, by its name: its norm is then by map.
-    centred: as in :class:`lib.binarization.bwn.BinaryWeight`. Whatever stands between the layers stays where it is.
-    Returns the model. Raises ValueError as :func:`lib.binarization.bwn.binarize` does, and for a layer
-    of which K is not known.
+    The named layers read signs, with weights of one bit and one scale per filter. All between them stays where it is.
+
+    model: the network.
+    names: of linear and 2-d convolution layers; None (default): all but the first and the last.
+    input_scale: whether outputs are multiplied by K; False by default.
+    norm: whether each sign gets a batch norm before it; True by default. Without it the network must bring its own.
+    maps: name of a linear layer -> how many maps its flattened input consists of; its norm then has one mean and
+      deviation for each map. None (default): one for each input.
+    centered: whether the mean of each filter over its input channels is subtracted first; False by default.
+
+    Returns the model to use from now on. Raises ValueError for an unknown layer, where no layer is left, for weights
+    that are not finite, maps that do not fit or have no norm, a centered layer of one input channel, and a layer whose
+    K is not known; the model is then as it was.
+
+    >>> from lib import models
+    >>> model = binarize(models.lenet5(), maps={"fc1": 50})
+    >>> type(model.conv2).__name__, type(model.fc1.norm).__name__
+    ('Binarized', 'MapNorm')
     """
-    names = chosen(model, names)
-    for name, count in (maps or {}).items():
-        inputs = getattr(model.get_submodule(name), "in_features", 0) if name in names else 0
+    maps = maps or {}
+    if maps and not norm:
+        raise ValueError(f"maps must be empty where norm is False, not {dict(maps)}: they are of the norm")
+    binary = {name: readable(model, name) for name in chosen(model, names)}
+    for name, count in maps.items():
+        inputs = getattr(binary.get(name), "in_features", 0)
         if not inputs or count < 1 or inputs % count:
             raise ValueError(f"maps: {name!r} is no layer to binarize whose flattened input is {count} maps")
-    scales = {name: InputScale(model.get_submodule(name)) if input_scale else None for name in names}
-    compress(model, lambda name, layer: one_bit(name, layer, centred=centred) if name in names else None)
-    for name in names:
-        model = read_signs(
-            model,
-            [name],
-            lambda layer, k=scales[name]: Binarized(layer, SignActivation(), norm_before(layer) if norm else None, k),
-        )
-        if norm and name in (maps or {}):
-            model.get_submodule(name).norm = MapNorm(maps[name], eps=EPSILON)
+    scales = {name: InputScale(layer) if input_scale else None for name, layer in binary.items()}
+    compress(model, lambda name, layer: one_bit(name, layer, centered=centered) if name in binary else None)
+
+    def norm_of(name: str, layer: nn.Module) -> nn.Module | None:
+        if not norm:
+            return None
+        return MapNorm(maps[name], eps=EPSILON) if name in maps else norm_before(layer)
+
+    for name, layer in binary.items():
+        model = replace(model, name, Binarized(layer, SignActivation(), norm_of(name, layer), scales[name]))
     return model

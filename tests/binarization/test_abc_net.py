@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from given_binarization import snapshot, unchanged
 from scipy import stats
 from torch import nn
 from torch.nn import functional
@@ -44,10 +45,10 @@ def groups(weight, scope):
 
 def by_hand(row, count):
     """The signs (M, n) and their scales (M,) for one group, by the definition and numpy's least squares."""
-    centred = row - row.mean()
-    std = (centred**2).mean().sqrt()
+    centered = row - row.mean()
+    std = (centered**2).mean().sqrt()
     u = [-1 + (i - 1) * 2 / (count - 1) for i in range(1, count + 1)] if count > 1 else [0.0]
-    signs = torch.stack([torch.where(centred + each * std >= 0, 1.0, -1.0).double() for each in u])
+    signs = torch.stack([torch.where(centered + each * std >= 0, 1.0, -1.0).double() for each in u])
     scales, *_ = np.linalg.lstsq(signs.T.numpy(), row.numpy(), rcond=1e-9)
     return signs, torch.from_numpy(scales)
 
@@ -59,17 +60,6 @@ def lost(weight, *approximation):
 def ten_classes(count=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return Split(torch.rand(count, 1, 28, 28, generator=generator), torch.arange(count) % 10)
-
-
-def snapshot(model):
-    return str(model), {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def unchanged(model, before):
-    text, state = before
-    now = model.state_dict()
-    same = all(torch.equal(now[name].nan_to_num(9), value.nan_to_num(9)) for name, value in state.items())
-    return str(model) == text and now.keys() == state.keys() and same
 
 
 # -- the weights -------------------------------------------------------------------------------------------------------
@@ -125,7 +115,7 @@ def test_no_other_scales_of_the_same_signs_are_nearer(seed):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_of_m_plus_one_values_the_outer_two_are_opposite_and_the_others_means_of_their_weights(count):
+def test_outer_values_are_opposite_and_inner_values_means_of_their_weights(count):
     weight = random((5, 400), seed=count).exp()
     for scope in SCOPES:
         signs, scales = approximate(weight, count, "abc", scope)
@@ -143,7 +133,7 @@ def test_of_m_plus_one_values_the_outer_two_are_opposite_and_the_others_means_of
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_each_layer_or_filter_of_a_network_has_no_more_values_than_bases_and_one(count):
+def test_a_layer_or_filter_has_at_most_one_value_more_than_bases(count):
     for scope in SCOPES:
         model = binarize(models.lenet5(), bases=count, scope=scope)
         for name in ("conv2", "fc1"):
@@ -151,7 +141,7 @@ def test_each_layer_or_filter_of_a_network_has_no_more_values_than_bases_and_one
                 assert row.unique().numel() <= count + 1
 
 
-def test_one_base_for_weights_of_mean_zero_is_a_binary_weight_with_one_scale_for_the_layer():
+def test_one_base_for_weights_of_mean_zero_is_a_binary_weight():
     half = random((6, 20), dtype=torch.float32).mul(2**10).round().div(2**10)
     weight = torch.cat([half, -half], 1)[:, torch.randperm(40, generator=torch.Generator().manual_seed(0))]
     assert weight.sum() == 0 and (weight != 0).all()
@@ -300,7 +290,7 @@ def test_other_types_of_float_keep_their_type(dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_gradient_is_that_of_the_sum_of_signs_which_pass_it_straight_through(shape):
+def test_the_gradient_is_that_of_signs_that_pass_it_straight_through(shape):
     for kind, scope, count in itertools.product(KINDS, SCOPES, (1, 3, 4)):
         weight, gradient = 3 * random(shape, count), random(shape, 9)
         latent, plain = weight.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -337,7 +327,7 @@ def test_a_copy_of_a_model_is_its_own():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_output_is_that_of_the_bases_at_the_thresholds_and_beside_them(count, dtype):
+def test_the_output_is_exact_at_the_thresholds_and_beside_them(count, dtype):
     form = AbcActivation(count).to(dtype)
     with torch.no_grad():
         form.v.add_(random((count,), count, dtype) / 3)
@@ -360,7 +350,7 @@ def test_the_output_is_that_of_the_formula():
     assert torch.equal(form(x), sum(b * each for b, each in zip(beta, a, strict=True)))
 
 
-def test_the_gradients_are_those_by_hand_and_the_gate_is_closed_one_float_outside():
+def test_gradients_are_those_by_hand_and_end_one_float_outside():
     form = AbcActivation(2)
     v, beta = torch.tensor([0.5, -0.25]), torch.tensor([3.0, -2.0])
     form.v.data, form.beta.data = v.clone(), beta.clone()
@@ -576,7 +566,7 @@ def test_bad_settings_are_refused_and_change_nothing(settings, message):
         binarize(model, **settings)
     assert unchanged(model, before)
     if "bases" in settings or "kind" in settings or "scope" in settings:
-        for refuses in (lambda **how: approximate(torch.ones(2, 2), **how), AbcWeight):
+        for refuses in (lambda **options: approximate(torch.ones(2, 2), **options), AbcWeight):
             with pytest.raises(ValueError, match=message):
                 refuses(**settings)
     if "bases" in settings:
@@ -631,8 +621,8 @@ def test_shared_weights_and_models_without_inner_layers_are_refused_and_change_n
 @pytest.mark.parametrize(
     ("symbols", "tables", "message"),
     [
-        ({"abc": [0, 1, 4]}, {"layer": [1.0, 1.0, 1.0]}, "symbol 4 stands where 3 signs are told"),
-        ({"greedy": [0, 1, 8]}, {"layer": [1.0, 1.0, 1.0]}, "symbol 8 stands where 3 signs are told"),
+        ({"abc": [0, 1, 4]}, {"layer": [1.0, 1.0, 1.0]}, "symbol 4 is too large for 3 signs"),
+        ({"greedy": [0, 1, 8]}, {"layer": [1.0, 1.0, 1.0]}, "symbol 8 is too large for 3 signs"),
         ({"abc": [0, 1, 1]}, {"layer": [1.0] * 17}, "whole number from 1 to 16, not 17"),
         ({"abc": [0, 1, 1]}, {"layer": []}, "whole number from 1 to 16, not 0"),
         ({"other": [0, 1, 1]}, {"layer": [1.0]}, "kind must be one of abc, greedy, not 'other'"),

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from given_binarization import snapshot, unchanged
 from torch import nn
 from torch.nn import functional
 
@@ -43,7 +44,7 @@ def form(layer):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_weight_is_the_sign_with_zero_as_plus_one_and_the_file_says_it(shape):
+def test_weight_and_file_are_the_sign_with_zero_as_plus_one(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weight.view(-1)[0] = 0.0
     for zero in (weight, -weight, weight * 0, -weight * 0):  # -0.0 counts as 0
@@ -85,7 +86,7 @@ def test_with_whole_numbers_forward_needs_additions_and_subtractions_only():
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_the_latent_weight_gets_the_gradient_of_its_sign_bit_for_bit_whatever_its_size(stochastic):
+def test_the_latent_weight_gets_exactly_the_gradient_of_its_sign(stochastic):
     generator = torch.Generator().manual_seed(0)
     layer = binary(nn.Linear(9, 4), limit=1.0, stochastic=stochastic)
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_both_passes_see_the_same_draw_and_the_next_pass_another():
 
 
 @pytest.mark.parametrize("inference", binaryconnect.INFERENCE)
-def test_in_evaluation_a_stochastic_network_is_real_or_the_sign_and_its_file_too(tmp_path, inference):
+def test_in_evaluation_stochastic_networks_and_files_are_real_or_signs(tmp_path, inference):
     model = binarize(small(), stochastic=True, inference=inference).eval()
     x = torch.rand(5, 1, 4, 4)
     for layer in (model.fc1, model.fc2, model.fc3):
@@ -198,7 +199,7 @@ def test_in_evaluation_a_stochastic_network_is_real_or_the_sign_and_its_file_too
     assert set(model.train().fc1.weight.flatten().tolist()) == {-1, 1}
 
 
-def test_layers_draw_from_seeds_of_their_own_and_the_seed_fixes_the_draws():
+def test_each_layer_has_its_own_seed_which_fixes_its_draws():
     def twins(seed):
         model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 20))
         for layer in model:
@@ -263,10 +264,10 @@ def test_latent_weights_keep_their_limits_after_every_step(monkeypatch, split, s
 
 def test_fit_is_the_one_training_loop_with_adam_and_the_squared_hinge(split):
     ours, plain = binarize(small()), binarize(small())
-    how = {"epochs": 2, "seed": 4, "learning_rate": 0.01, "batch_size": 8}
-    losses = fit(ours, split, **how)
-    how |= {"optimizer": "adam", "loss": "squared_hinge", "weight_decay": 0.0}
-    assert losses == training.fit(plain, split, after_step=lambda: binaryconnect.clip(plain), **how)
+    options = {"epochs": 2, "seed": 4, "learning_rate": 0.01, "batch_size": 8}
+    losses = fit(ours, split, **options)
+    options |= {"optimizer": "adam", "loss": "squared_hinge", "weight_decay": 0.0}
+    assert losses == training.fit(plain, split, after_step=lambda: binaryconnect.clip(plain), **options)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
     shifted = fit(binarize(small()), split, epochs=2, seed=4, shift=1, weight_decay=0.1, loss="cross_entropy")
     assert losses != shifted and len(shifted) == 2
@@ -326,5 +327,19 @@ def test_weights_that_are_not_finite_and_models_without_weights_are_refused(spli
         binarize(nn.ReLU())
     with pytest.raises(ValueError, match=r"loss must be one of .*, not 'hinge'"):
         fit(binarize(small()), split, epochs=1, seed=0, loss="hinge")
-    with pytest.raises(ValueError, match="the training split is empty"):
+    with pytest.raises(ValueError, match="the split is empty: at least one sample is needed to train on"):
         fit(binarize(small()), split.first(0), epochs=1, seed=0)
+
+
+def test_an_unknown_argument_is_refused_and_changes_nothing():
+    model = small()
+    before = snapshot(model)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'limits'"):
+        binarize(model, limits=1.0)
+    assert unchanged(model, before)
+
+
+def test_a_form_that_saw_no_weight_has_no_limit():
+    drawn = BinaryConnectWeight(stochastic=True)
+    with pytest.raises(ValueError, match="limit is that of the layer: store a layer's weight in this form first"):
+        drawn(torch.zeros(2, 2))

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from given_binarization import snapshot, unchanged
 from scipy import integrate, stats
 from torch import nn
 
@@ -30,7 +31,7 @@ def latents(model):
     return torch.cat([(latent / limit).flatten() for _, latent, limit in forms(model)])
 
 
-def test_the_penalty_is_half_the_sum_of_one_minus_the_square_in_units_of_the_limit():
+def test_the_penalty_is_that_of_the_formula_in_units_of_the_limit():
     layer = nn.Linear(2, 2)
     layer.weight.data = torch.tensor([[0.5, -0.25], [0.0, 0.5]])
     compress(layer, lambda *_: binaryconnect.BinaryConnectWeight(limit=0.5))
@@ -48,7 +49,7 @@ def test_it_is_largest_at_0_and_nothing_at_the_limits(value, each):
     assert mean_size(model) == abs(value)
 
 
-def test_weights_with_a_scale_have_the_limit_1_and_other_layers_do_not_count():
+def test_weights_with_a_scale_have_limit_1_others_do_not_count():
     model = bwn.binarize(models.mlp(inputs=4, hidden=(8, 8), classes=3))
     inner = model.get_submodule(next(name for name, each in model.named_modules() if hasattr(each, "parametrizations")))
     weight = inner.parametrizations.weight.original
@@ -57,7 +58,7 @@ def test_weights_with_a_scale_have_the_limit_1_and_other_layers_do_not_count():
 
 
 @pytest.mark.parametrize("limit", [1.0, 0.3])
-def test_the_gradient_is_that_of_the_loss_and_the_penalty_with_respect_to_w(limit):
+def test_the_gradient_is_that_of_loss_and_penalty(limit):
     model, twin = network(limit=limit).double(), network(limit=limit).double()
     for each in (model, twin):
         training.squared_hinge(each(SPLIT.images.double()), SPLIT.labels).backward()
@@ -85,7 +86,7 @@ def test_the_first_step_moves_every_weight_outward_and_decay_moves_it_inward():
 
 
 @pytest.mark.parametrize("make", [network, lambda: bwn.binarize(models.mlp(inputs=4, hidden=(8, 8), classes=3))])
-def test_every_further_step_brings_weights_nearer_to_their_limits_and_decay_nearer_to_0(make):
+def test_each_step_moves_weights_to_their_limits_and_decay_to_0(make):
     for strength in (1e4, -1e4):
         model, sizes = make(), []
         note = partial(lambda model, sizes, epoch: sizes.append(mean_size(model)), model, sizes)
@@ -119,8 +120,8 @@ def test_a_strength_below_0_is_the_weight_decay_of_adam():
 
 def test_it_is_trained_once_for_each_strength(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
-    how = {"split": SPLIT, "epochs": 2, "seed": 0, "learning_rate": RATE}
-    a, b, c = (cached(bipolar_regularizer.fit, network(), strength=s, **how) for s in (1e3, 1e3, -1e3))
+    options = {"split": SPLIT, "epochs": 2, "seed": 0, "learning_rate": RATE}
+    a, b, c = (cached(bipolar_regularizer.fit, network(), strength=s, **options) for s in (1e3, 1e3, -1e3))
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert torch.equal(latents(a), latents(b)) and not torch.equal(latents(a), latents(c))
 
@@ -145,7 +146,7 @@ def test_signs_are_those_that_the_layer_computes_with():
     layer = nn.Linear(2, 1)
     layer.weight.data = torch.tensor([[1.0, 3.0]])
     assert signs(compress(copy.deepcopy(layer), lambda *_: bwn.BinaryWeight()))[0].tolist() == [[1, 1]]
-    assert signs(compress(layer, lambda *_: bwn.BinaryWeight(centred=True)))[0].tolist() == [[-1, 1]]
+    assert signs(compress(layer, lambda *_: bwn.BinaryWeight(centered=True)))[0].tolist() == [[-1, 1]]
 
 
 @pytest.mark.parametrize("shape", [(1,), (50,), (7, 3, 4, 4)])
@@ -205,3 +206,12 @@ def test_bad_input_is_refused():
     for x, count in ((torch.ones(3), 0), (torch.zeros(0), 1), (torch.tensor([math.inf]), 1)):
         with pytest.raises(ValueError, match="at least 1 of each is needed, all finite"):
             residual_signs(x, count)
+
+
+def test_an_unknown_argument_is_refused_and_changes_nothing():
+    model = network()
+    before = snapshot(model)
+    for name in ("learnin_rate", "optimizer", "after_step"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            bipolar_regularizer.fit(model, SPLIT, strength=0.1, epochs=1, seed=0, **{name: None})
+    assert unchanged(model, before)

@@ -42,7 +42,7 @@ def test_relu_goes_and_the_networks_own_batch_norm_stays():
     assert torch.equal(model.fc2.layer.weight, torch.where(dense.fc2.weight >= 0, 1.0, -1.0))
 
 
-def test_a_network_without_batch_norm_gets_one_before_each_sign_and_behind_its_output():
+def test_a_network_without_batch_norm_gets_it_before_signs_and_last():
     model = bnn.binarize(models.lenet5(), classes=10)
     net, last = model
     assert type(last) is nn.BatchNorm1d and (last.num_features, last.eps) == (10, EPSILON)
@@ -141,7 +141,7 @@ def test_the_gradient_of_a_network_is_that_of_one_written_out():
 # -- the first layer ---------------------------------------------------------------------------------------------------
 
 
-def test_a_first_layer_that_reads_8_bits_is_a_sum_over_bit_planes(digits):
+def test_a_first_layer_of_8_bits_is_a_sum_over_planes(digits):
     images = digits[1].images[:20].flatten(1).long()
     layer = compress(nn.Linear(784, 33, bias=False), lambda *_: BinaryConnectWeight())
     weight = layer.weight.detach().long()
@@ -307,7 +307,7 @@ def turn_some(model):
                 module.weight[3::7] = 0
 
 
-def test_a_network_of_whole_numbers_counts_and_thresholds_gives_the_very_same_answers(digits):
+def test_counts_and_thresholds_give_the_very_same_answers(digits):
     train, test = digits
     model = bnn.binarize(models.mlp(hidden=(70, 40)))
     binaryconnect.fit(model, train, epochs=3, seed=0, learning_rate=3e-3)

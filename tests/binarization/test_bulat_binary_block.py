@@ -108,7 +108,7 @@ def test_no_other_width_comes_nearer_to_the_weights_of_the_block(channels):
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_every_weight_of_the_binary_form_is_one_bit_and_a_scale_for_each_filter(kind):
+def test_every_weight_is_one_bit_with_a_scale_per_filter(kind):
     for _, layer in layers(seeded(BLOCKS[kind], True)):
         assert isinstance(compressed_form(layer)[0], BinaryWeight) and layer.bias is None
         assert all(len(each.abs().unique()) == 1 for each in layer.weight)
@@ -117,7 +117,7 @@ def test_every_weight_of_the_binary_form_is_one_bit_and_a_scale_for_each_filter(
 
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("kind", ["block", "bottleneck"])
-def test_with_scales_of_0_it_is_the_identity_and_so_is_its_gradient(kind, mode):
+def test_with_scales_of_0_block_and_gradient_are_the_identity(kind, mode):
     block, x = seeded(BLOCKS[kind], True).train(mode), images(2, 8, 5, 5).requires_grad_()
     with torch.no_grad():
         for _, layer in layers(block):
@@ -230,7 +230,7 @@ def test_an_empty_image_has_no_ends():
     assert keypoints(torch.zeros(0, 1, 4, 4)).shape == (0, 4, 4, 4)
 
 
-def test_the_error_is_the_mean_distance_in_pixels_where_there_is_a_target():
+def test_the_error_is_the_mean_distance_to_targets_in_pixels():
     targets = keypoints(torch.stack([drawn("#...", "....", "....", "....")[0], torch.zeros(1, 4, 4)]))
     moved = keypoints(torch.stack([drawn("....", "....", "....", "...#")[0], torch.ones(1, 4, 4)]))
     assert heatmap_error(targets, targets) == 0
@@ -247,14 +247,14 @@ def tiny():
 def test_training_depends_on_its_seed_alone_and_ends_in_evaluation_mode():
     x = images(10, 1, 5, 5)
     model = seeded(tiny)
-    how = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4}
+    options = {"epochs": 2, "learning_rate": 0.01, "batch_size": 4}
     runs = [copy.deepcopy(model) for _ in range(3)]
-    losses = [fit_heatmaps(each, x, keypoints(x), seed=s, **how) for each, s in zip(runs, (0, 0, 1), strict=True)]
+    losses = [fit_heatmaps(each, x, keypoints(x), seed=s, **options) for each, s in zip(runs, (0, 0, 1), strict=True)]
     assert losses[0] == losses[1] != losses[2] and len(losses[0]) == 2
     assert torch.equal(runs[0](x), runs[1](x)) and not runs[0].training
 
 
-def test_the_loss_of_a_step_is_the_mean_squared_error_and_the_step_is_adams():
+def test_the_loss_is_the_mean_squared_error_and_the_step_adams():
     x = images(6, 1, 5, 5)
     model = seeded(tiny)
     twin = copy.deepcopy(model).train()
@@ -290,13 +290,13 @@ def test_the_learning_rate_falls_to_0_along_half_a_cosine():
 def test_it_is_trained_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     x = images(6, 1, 5, 5)
-    how = {"images": x, "targets": keypoints(x), "epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 3}
-    first, second = (cached(bulat_binary_block.fit_heatmaps, seeded(tiny), **how) for _ in range(2))
+    options = {"images": x, "targets": keypoints(x), "epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 3}
+    first, second = (cached(bulat_binary_block.fit_heatmaps, seeded(tiny), **options) for _ in range(2))
     assert torch.equal(first(x), second(x)) and len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_bad_input_is_refused():
-    maps, how = torch.ones(2, 4, 3, 3), {"epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 2}
+    maps, options = torch.ones(2, 4, 3, 3), {"epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 2}
     with pytest.raises(ValueError, match=r"images \(n, 1, h, w\) and sigma > 0, not \(2, 4, 3, 3\) and 1.0"):
         keypoints(maps)
     with pytest.raises(ValueError, match="sigma > 0"):
@@ -306,6 +306,6 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="not all 0"):
         heatmap_error(maps, torch.zeros_like(maps))
     with pytest.raises(ValueError, match="not 2 for 0"):
-        fit_heatmaps(tiny(), maps[:0, :1], maps, **how)
+        fit_heatmaps(tiny(), maps[:0, :1], maps, **options)
     with pytest.raises(ValueError, match="training diverged in epoch 1: the loss is nan"):
-        fit_heatmaps(tiny(), maps[:, :1], maps * math.nan, **how)
+        fit_heatmaps(tiny(), maps[:, :1], maps * math.nan, **options)

@@ -35,7 +35,7 @@ def test_the_weight_is_the_mean_size_times_the_sign(weight):
     assert scale(weight).shape == (len(weight), *[1] * (weight.dim() - 1))
 
 
-def test_what_is_lost_is_exactly_the_size_of_the_weight_less_that_of_the_signs(weight):
+def test_what_is_lost_is_the_weight_less_the_signs_size(weight):
     w = weight.double()
     lost = (w - BinaryWeight()(w)).square().flatten(1).sum(1)
     n, alpha = w[0].numel(), scale(w).flatten()
@@ -113,13 +113,13 @@ def test_the_papers_gradient_is_that_of_a_filter_of_one_weight():
     torch.testing.assert_close(w.grad, paper, rtol=1e-15, atol=0)
 
 
-# -- centred -----------------------------------------------------------------------------------------------------------
+# -- centered ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (8, 3, 3, 3), (6, 2, 1, 1)])
-def test_centred_takes_the_mean_over_the_input_channels_off_and_clips(shape):
+def test_centered_takes_the_mean_over_the_input_channels_off_and_clips(shape):
     w = 2 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 12
-    form = BinaryWeight(centred=True)
+    form = BinaryWeight(centered=True)
     moved = w - torch.stack([w[:, i] for i in range(shape[1])]).mean(0)[:, None]
     assert moved.abs().max() > 1
     torch.testing.assert_close(form(w), BinaryWeight()(moved.clamp(-1, 1)), rtol=1e-12, atol=0)
@@ -127,11 +127,11 @@ def test_centred_takes_the_mean_over_the_input_channels_off_and_clips(shape):
     assert BinaryWeight()(w).unique().numel() == shape[0]  # while without it every sign is +1
 
 
-def test_the_gradient_of_a_centred_weight_moves_no_mean():
+def test_the_gradient_of_a_centered_weight_moves_no_mean():
     generator = torch.Generator().manual_seed(3)
     w = torch.randn(5, 4, 3, dtype=torch.float64, generator=generator).requires_grad_()
     g = torch.randn(5, 4, 3, dtype=torch.float64, generator=generator)
-    BinaryWeight(centred=True)(w).backward(g)
+    BinaryWeight(centered=True)(w).backward(g)
     moved = (w.detach() - w.detach().mean(1, keepdim=True)).requires_grad_()
     clipped = moved.detach().clamp(-1, 1).requires_grad_()
     BinaryWeight()(clipped).backward(g)
@@ -142,8 +142,8 @@ def test_the_gradient_of_a_centred_weight_moves_no_mean():
 
 def test_centring_a_single_channel_is_refused_and_changes_nothing():
     model = models.lenet5()
-    with pytest.raises(ValueError, match=r"layer 'conv1' has one input channel: centred, all its weights would be 0$"):
-        binarize(model, names=["conv2", "conv1"], centred=True)
+    with pytest.raises(ValueError, match=r"layer 'conv1' has one input channel: centered, all its weights would be 0$"):
+        binarize(model, names=["conv2", "conv1"], centered=True)
     assert str(model) == str(models.lenet5()) and torch.equal(model.conv2.weight, models.lenet5().conv2.weight)
     assert binarize(model, names=["conv1"]).conv1.weight.abs().min() > 0
 
@@ -151,9 +151,9 @@ def test_centring_a_single_channel_is_refused_and_changes_nothing():
 # -- a network ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_the_file_alone_gives_the_same_weight(weight, centred):
-    form = BinaryWeight(centred=centred)
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_file_alone_gives_the_same_weight(weight, centered):
+    form = BinaryWeight(centered=centered)
     encoding = form.encode(weight)
     assert encoding.symbols["bit"].shape == (weight.numel(),) and encoding.tables["alpha"].numel() == len(weight)
     assert set(encoding.symbols["bit"].tolist()) <= {0, 1}
@@ -178,8 +178,8 @@ def test_first_and_last_layer_stay_real_unless_they_are_named():
 
 
 def test_settings_show_in_the_text_of_a_model():
-    plain, centred = (str(binarize(models.lenet5(), centred=each)) for each in (False, True))
-    assert "BinaryWeight(centred=False)" in plain and plain.replace("centred=False", "centred=True") == centred
+    plain, centered = (str(binarize(models.lenet5(), centered=each)) for each in (False, True))
+    assert "BinaryWeight(centered=False)" in plain and plain.replace("centered=False", "centered=True") == centered
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

@@ -82,7 +82,7 @@ def bit_layers(model):
 NETWORKS = {
     "xnor lenet5": (lambda: xnor_net.binarize(models.lenet5()), 1, 28),
     "xnor lenet5, K and maps": (
-        lambda: xnor_net.binarize(models.lenet5(), input_scale=True, maps={"fc1": 50}, centred=True),
+        lambda: xnor_net.binarize(models.lenet5(), input_scale=True, maps={"fc1": 50}, centered=True),
         *(1, 28),
     ),
     "xnor lenet5, maps": (lambda: xnor_net.binarize(models.lenet5(), maps={"fc1": 50}), 1, 28),
@@ -133,7 +133,7 @@ def test_a_converted_network_gives_the_very_same_answers(path, name):
 
 
 @pytest.mark.parametrize("name", ["xnor lenet5", "bnn vgg", "xnor vgg", "ternary lenet5, r = 0.3", "bnn mlp"])
-def test_where_only_signs_and_single_values_follow_the_memory_of_the_images_does_not_matter(path, name):
+def test_between_signs_the_memory_layout_of_images_does_not_matter(path, name):
     model, channels, side = network(name)
     found = convert(model)
     for count in (1, 3):
@@ -141,7 +141,7 @@ def test_where_only_signs_and_single_values_follow_the_memory_of_the_images_does
         assert torch.equal(answers(found, x), answers(model, x))
 
 
-def test_a_real_layer_behind_signs_may_round_otherwise_for_images_in_plain_memory():
+def test_a_real_layer_after_signs_may_round_otherwise_in_plain_memory():
     torch.manual_seed(0)
     model = xnor_net.binarize(nn.Sequential(nn.Conv2d(3, 9, 3), nn.Conv2d(9, 40, 3), nn.Conv2d(40, 5, 3))).eval()
     x = images(3, 3, 12, last=False)
@@ -180,7 +180,7 @@ def test_only_the_named_layers_are_converted(path):
 
 
 @pytest.mark.parametrize("name", ["xnor lenet5, K and maps", "bnn vgg", "xnor squeezenet, K"])
-def test_a_network_from_its_file_has_dense_weights_and_is_converted_as_well(tmp_path, path, name):
+def test_a_network_read_from_its_file_is_converted_as_well(tmp_path, path, name):
     model, channels, side = network(name)
     storage.save(model, tmp_path / "net.slim")
     fresh = storage.load(tmp_path / "net.slim", NETWORKS[name][0]()).eval()
@@ -395,7 +395,7 @@ def test_weights_that_stopped_being_finite_are_refused_by_name():
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-7])
-def test_real_weights_of_a_stochastic_binaryconnect_are_refused_and_their_signs_are_not(size):
+def test_real_weights_of_a_stochastic_network_are_refused_but_not_signs(size):
     model = with_layer(nn.Linear(4, 3))
     model[1].layer.weight.data.mul_(size)
     drawn, signs = copy.deepcopy(model), copy.deepcopy(model)
@@ -419,7 +419,7 @@ def test_an_activation_that_gives_no_signs_is_refused_by_name(activation):
 def test_a_border_that_is_not_of_zeros_is_refused_by_name(mode):
     layer = compress(nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode), lambda *_: BinaryWeight())
     model = replace(nn.Sequential(nn.ReLU(), nn.Identity()), "1", Binarized(layer, SignActivation()))
-    refused(f"^layer '1' has padding_mode '{mode}': accepted is 'zeros'$", lambda: convert(model))
+    refused(f"^padding_mode of layer '1' must be 'zeros', not '{mode}'$", lambda: convert(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -443,5 +443,5 @@ def test_inputs_of_another_shape_are_refused(path):
     refused("^images of shape", lambda: maps(torch.zeros(2, 6)))
     refused("^an image of 2 x 8 with border", lambda: maps(torch.zeros(2, 6, 2, 8)))
     normed = BitLayer(reader(nn.Linear(6, 4), norm=nn.BatchNorm1d(6)))  # of steps, another axis would be normed
-    message = r"^behind its batch norm the layer reads rows \(n, features\), not \(2, 6, 6\)$"
+    message = r"^after its batch norm the layer reads rows \(n, features\), not \(2, 6, 6\)$"
     refused(message, lambda: normed(torch.zeros(2, 6, 6)))

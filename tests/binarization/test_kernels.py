@@ -6,7 +6,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lib.binarization.shared import kernels, vector
+from lib.binarization.shared import kernels
 
 INF, NAN = float("inf"), float("nan")
 LENGTHS = st.one_of(st.integers(0, 140), st.sampled_from([63, 64, 65, 127, 128, 192, 256, 257, 1000]))
@@ -247,7 +246,7 @@ def test_one_channel_and_one_column_are_right_on_any_processor(count, image, siz
 
 
 @pytest.mark.parametrize(("image", "size", "stride"), NARROW)
-def test_a_real_layer_that_reads_the_sums_of_one_filter_is_right_on_any_processor(image, size, stride):
+def test_a_real_layer_reads_the_sums_of_one_filter_right(image, size, stride):
     sums = kernels.convolution(draw(3, 20, *image, seed=1), kernels.arrange(draw(1, 20, 1, 1, seed=2)))
     weight = draw(34, 1, *size, seed=3)
     found = functional.conv2d(sums, weight, None, stride)
@@ -393,83 +392,15 @@ def test_images_must_fit_the_filters():
         message = "^images of shape .* both need four dimensions, and as many channels$"
         raises(message, lambda shape=shape: kernels.convolution(draw(*shape), filters))
     raises("^images of shape", lambda: kernels.convolution(draw(2, 5, 6, 6), kernels.arrange(draw(4, 5))))
-    for size, how in (((2, 6), {}), ((6, 2), {}), ((4, 6), {"dilation": (2, 1)}), ((1, 1), {"border": (2, 2, 1, 0)})):
+    for size, options in (
+        ((2, 6), {}),
+        ((6, 2), {}),
+        ((4, 6), {"dilation": (2, 1)}),
+        ((1, 1), {"border": (2, 2, 1, 0)}),
+    ):
         message = rf"^an image of {size[0]} x {size[1]} with border .* is smaller than the filter \(3, 3\)$"
-        raises(message, lambda size=size, how=how: kernels.convolution(draw(1, 5, *size), filters, **how))
+        raises(message, lambda size=size, options=options: kernels.convolution(draw(1, 5, *size), filters, **options))
     raises("^thresholds has the shape", lambda: kernels.convolution(draw(1, 5, 6, 6), filters, torch.zeros(6)))
-
-
-# -- vector instructions -----------------------------------------------------------------------------------------------
-
-
-@numba.njit("int64(int64, int64)")
-def popcounts(turns, seed):
-    return vector.popcounts(turns, seed)
-
-
-@numba.njit("float64(int64, int64)")
-def multiply_adds(turns, seed):
-    return vector.multiply_adds(turns, seed)
-
-
-_whole, _real = vector.tile(4, False), vector.tile(3, True)
-
-
-@numba.njit("void(uint64[:, ::1], uint64[:, ::1], int32[:, ::1], int64)")
-def whole_tile(a, b, out, length):
-    _whole(a.ctypes.data, a.shape[1], b.ctypes.data, out.ctypes.data, out.shape[1], length)
-
-
-@numba.njit("void(uint64[:, ::1], uint64[:, ::1], float32[:, ::1], int64)")
-def real_tile(a, b, out, length):
-    _real(a.ctypes.data, a.shape[1], b.ctypes.data, out.ctypes.data, out.shape[1], length)
-
-
-@numba.njit("UniTuple(int64, 3)(float32[::1], float32[::1], int64)")
-def signs(values, thresholds, count):
-    return vector.signs(values.ctypes.data, thresholds.ctypes.data, count)
-
-
-@pytest.mark.parametrize("turns", [0, 1, 2, 7, 100])
-@pytest.mark.parametrize("seed", [1, 12345, 2**60 + 7])
-def test_counts_in_registers_are_those_of_python(turns, seed):
-    total = 0
-    for chain in range(vector.CHAINS):  # the first lane of each
-        other = seed * (16 * chain + 3) % 2**64
-        total ^= sum((turn ^ other).bit_count() for turn in range(turns))
-    assert popcounts(turns, seed) == total
-
-
-@pytest.mark.parametrize("turns", [0, 1, 2, 7, 100])
-def test_fused_multiply_adds_are_those_by_hand(turns):
-    assert multiply_adds(turns, 1) == turns * vector.CHAINS
-    assert multiply_adds(turns, 0) == 0
-    assert multiply_adds(min(turns, 7), 2) == (2 ** (min(turns, 7) + 1) - 2) * vector.CHAINS  # x <- 2 x + 2
-
-
-@pytest.mark.parametrize("words", [0, 1, 2, 9])
-@pytest.mark.parametrize(("tile", "rows", "dtype"), [(whole_tile, 4, np.int32), (real_tile, 3, np.float32)])
-def test_a_tile_writes_its_rows_and_nothing_else(tile, rows, dtype, words):
-    random = np.random.default_rng(words)
-    a, b = (random.integers(0, 2**64, shape, dtype=np.uint64) for shape in ((rows, words), (words, vector.LANES)))
-    out = np.full((rows + 1, 20), 7, dtype=dtype)
-    tile(a, b, out, 64 * words + 5)
-    expected = np.full_like(out, 7)
-    counts = np.bitwise_count(a[:, :, None] ^ b[None]).sum(1, dtype=np.int64)
-    expected[:rows, : vector.LANES] = 64 * words + 5 - 2 * counts
-    assert np.array_equal(out, expected)
-
-
-@pytest.mark.parametrize("count", [0, 1, 31, 32, 63, 64])
-def test_sixty_four_comparisons_are_three_words_and_read_no_further_than_the_count(count):
-    random = np.random.default_rng(count)
-    values, thresholds = random.integers(-2, 3, (2, 64)).astype(np.float32)
-    values[::9] = NAN
-    values[count:] = NAN  # not to be read
-    found = [each % 2**64 for each in signs(values, thresholds, count)]
-    read, t = values[:count], thresholds[:count]
-    for word, expected in zip(found, (read >= t, read <= t, np.isnan(read)), strict=True):
-        assert word == sum(1 << int(place) for place in np.flatnonzero(expected))
 
 
 def test_a_processor_without_wide_vectors_gives_the_same_products(tmp_path):

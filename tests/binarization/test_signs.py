@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from given_binarization import snapshot, unchanged
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +31,7 @@ METHODS = {
     "bwn": bwn.binarize,
     "bnn": bnn.binarize,
     "xnor_net": xnor_net.binarize,
-    "xnor_net with K, centred": lambda model: xnor_net.binarize(model, input_scale=True, centred=True),
+    "xnor_net with K, centered": lambda model: xnor_net.binarize(model, input_scale=True, centered=True),
 }
 
 
@@ -39,22 +40,11 @@ def ten_classes(seed=0, size=64, count=4):
     return Split(torch.rand(count, 3, size, size, generator=generator), torch.arange(count) % 10)
 
 
-def snapshot(model):
-    return str(model), {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def unchanged(model, before):
-    text, state = before
-    now = model.state_dict()
-    same = all(torch.equal(now[name].nan_to_num(9), value.nan_to_num(9)) for name, value in state.items())
-    return str(model) == text and now.keys() == state.keys() and same
-
-
 # -- the sign ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_sign_of_both_zeros_is_plus_one_and_there_is_no_third_value(dtype):
+def test_the_sign_of_both_zeros_is_plus_one(dtype):
     tiny = torch.finfo(dtype).tiny
     x = torch.tensor([0.0, -0.0, tiny, -tiny, 1e-3, -1e-3, 7.0, -7.0, torch.inf, -torch.inf], dtype=dtype)
     found = Sign.apply(x)
@@ -77,7 +67,7 @@ def test_the_gradient_passes_up_to_one_and_not_one_float_further(dtype):
     assert torch.equal(x.grad, gradient * torch.tensor([0, 1, 1, 1, 1, 1, 0, 0], dtype=dtype))
 
 
-def test_without_an_end_every_gradient_passes_and_a_drawn_sign_has_the_gradient_of_what_it_was_drawn_from():
+def test_with_infinite_reach_every_gradient_passes_drawn_signs_too():
     x = torch.tensor([-30.0, -0.5, 0.5, 30.0], requires_grad=True)
     found = Sign.apply(x, torch.inf, torch.tensor([1.0, -1.0, 0.0, -2.0]))
     found.backward(torch.tensor([1.0, 2.0, 3.0, 4.0]))
@@ -97,7 +87,7 @@ def test_the_sign_leaves_what_it_is_given_as_it_is():
 # -- which layers ------------------------------------------------------------------------------------------------------
 
 
-def test_first_and_last_layer_stay_out_and_so_does_what_is_neither_linear_nor_an_image_convolution():
+def test_inner_layers_are_linear_or_2d_and_neither_first_nor_last():
     assert inner(models.lenet_300_100()) == ["fc2"] and inner(models.lenet5()) == ["conv2", "fc1"]
     mixed = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.Linear(4, 2))
     assert inner(mixed) == ["3"] and chosen(mixed, None) == ["3"]
@@ -106,7 +96,7 @@ def test_first_and_last_layer_stay_out_and_so_does_what_is_neither_linear_nor_an
         chosen(mixed, ["0"])
 
 
-def test_names_that_do_not_exist_and_layers_that_read_signs_already_are_refused():
+def test_unknown_layers_and_layers_that_read_signs_already_are_refused():
     model = xnor_net.binarize(models.lenet5())
     with pytest.raises(ValueError, match=r"no layer 'fc9' to binarize: accepted are conv1, fc2$"):
         chosen(model, ["fc2", "fc9"])
@@ -120,7 +110,7 @@ def test_names_that_do_not_exist_and_layers_that_read_signs_already_are_refused(
         chosen(alone, ["layer"])
 
 
-def test_a_layer_under_two_names_is_replaced_under_both_and_a_lone_layer_is_returned():
+def test_a_layer_is_replaced_under_all_its_names():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.Sequential(shared))
     read_signs(model, ["0"], lambda layer: Binarized(layer, SignActivation()))
@@ -241,7 +231,7 @@ def test_sums_are_whole_numbers_whatever_the_order_of_adding(kind, form):
 
 @pytest.mark.parametrize("filters", [1, 8, 34])
 @pytest.mark.parametrize(("image", "size", "stride"), [((2, 3), (1, 3), (1, 2)), ((5, 3), (3, 2), (1, 3))])
-def test_a_layer_of_one_channel_is_right_in_either_memory_on_any_processor(image, size, stride, filters):
+def test_a_layer_of_one_channel_is_right_in_either_memory_layout(image, size, stride, filters):
     """torch's convolutions in channels last are wrong here on some processors."""
     generator = torch.Generator().manual_seed(0)
     layer = nn.Conv2d(1, filters, size, stride=stride, bias=False)
@@ -263,7 +253,7 @@ def whole(layer, signs, weight):
     return sums if signs.dim() == 4 else sums[0]
 
 
-def test_the_size_of_a_filter_is_its_largest_weight_and_one_where_all_are_zero():
+def test_the_size_of_a_filter_is_its_largest_weight_or_one():
     weight = torch.tensor([[[0.5, -2.0]], [[0.0, 0.0]], [[1e-40, -1e-41]]], requires_grad=True)
     size = filter_size(weight)
     assert size.flatten().tolist() == [2, 1, torch.tensor(1e-40).item()] and size.shape == (3, 1, 1)
@@ -291,7 +281,7 @@ def test_sums_are_rescaled_along_their_filters():
 
 
 @pytest.mark.parametrize("kind", ["linear", "stride", "groups"])
-def test_the_gradient_is_that_of_the_product_without_the_detour_by_the_size(kind):
+def test_the_gradient_is_that_of_the_product_without_the_size(kind):
     layer, shape = copy.deepcopy(LAYERS[kind][0]).double(), LAYERS[kind][1]
     compress(layer, lambda *_: BinaryWeight())
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -37,7 +37,7 @@ def test_bits_are_the_products_of_the_signs_of_what_floats_multiply(shape):
 @pytest.mark.parametrize("shape", [(1, 64, 16), (3, 70, 5)])
 def test_a_linear_layer_on_bits_is_that_of_signs_times_alpha(monkeypatch, shape):
     layers, kept = [], speed.bit_layer
-    monkeypatch.setattr(speed, "bit_layer", lambda layer, **how: layers.append(layer) or kept(layer, **how))
+    monkeypatch.setattr(speed, "bit_layer", lambda layer, **options: layers.append(layer) or kept(layer, **options))
     with torch.no_grad():
         calls = speed.linear(*shape)
         x, (b, alpha) = speed.random_normal(*shape[:2]), scaled_signs(layers[0].weight)
@@ -49,7 +49,7 @@ def test_a_linear_layer_on_bits_is_that_of_signs_times_alpha(monkeypatch, shape)
 @pytest.mark.parametrize(("channels", "side", "batch", "size"), [(5, 6, 1, 3), (65, 4, 2, 3), (20, 5, 1, 1)])
 def test_a_convolution_on_bits_is_that_of_signs_times_alpha_and_k(monkeypatch, channels, side, batch, size):
     layers, kept = [], speed.bit_layer
-    monkeypatch.setattr(speed, "bit_layer", lambda layer, **how: layers.append(layer) or kept(layer, **how))
+    monkeypatch.setattr(speed, "bit_layer", lambda layer, **options: layers.append(layer) or kept(layer, **options))
     with torch.no_grad():
         calls = speed.convolution(channels, side, batch=batch, size=size)
         layer, again = layers

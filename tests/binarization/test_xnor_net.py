@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from given_binarization import snapshot, unchanged
 from torch import nn
 from torch.nn import functional
 
@@ -32,7 +33,7 @@ CONVOLUTIONS = {
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_k_is_the_mean_size_of_what_lies_under_each_place_of_the_filter(kind):
+def test_k_is_the_mean_size_under_each_place_of_the_filter(kind):
     layer, shape = CONVOLUTIONS[kind]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     k = InputScale(layer)(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
@@ -58,7 +59,7 @@ def test_k_of_a_linear_layer_is_the_mean_size_of_its_row():
 
 
 @pytest.mark.parametrize("kind", ["plain", "stride"])
-def test_a_layer_is_the_convolution_of_signs_times_k_and_alpha_and_k_is_a_constant(kind):
+def test_a_layer_is_a_convolution_of_signs_times_k_and_alpha(kind):
     layer, shape = CONVOLUTIONS[kind]
     layer = compress(nn.Conv2d(shape[1], 4, 3, layer.stride, layer.padding), lambda *_: BinaryWeight())
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -76,7 +77,7 @@ def test_a_layer_is_the_convolution_of_signs_times_k_and_alpha_and_k_is_a_consta
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")])
-def test_k_of_groups_and_of_a_border_that_is_not_zero_is_refused_and_changes_nothing(layer):
+def test_k_of_groups_and_of_other_borders_than_zeros_is_refused(layer):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), layer, nn.Conv2d(4, 4, 3))
     before = str(model)
     message = f"K needs a convolution of one group with a border of zeros, not one of {layer.groups} groups"
@@ -90,7 +91,7 @@ def test_k_of_groups_and_of_a_border_that_is_not_zero_is_refused_and_changes_not
 
 
 @pytest.mark.parametrize("n", range(1, 9))
-def test_the_best_scale_of_a_product_of_signs_is_the_mean_of_the_products_of_sizes(n):
+def test_the_best_scale_is_the_mean_product_of_sizes(n):
     generator = torch.Generator().manual_seed(n)
     x, w = torch.randn(2, 1, n, dtype=torch.float64, generator=generator)
     best = (x.abs() * w.abs()).mean()
@@ -144,7 +145,7 @@ def test_behind_relu_every_sign_is_plus_one():
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
-def test_inner_layers_read_signs_behind_batch_norm_and_all_else_stays_where_it_is():
+def test_inner_layers_read_signs_after_batch_norm_all_else_stays():
     model, dense = binarize(models.lenet5()), models.lenet5()
     assert list(model._modules) == list(dense._modules)
     for name, norm in (("conv2", nn.BatchNorm2d(20, eps=EPSILON)), ("fc1", nn.BatchNorm1d(800, eps=EPSILON))):
@@ -156,7 +157,7 @@ def test_inner_layers_read_signs_behind_batch_norm_and_all_else_stays_where_it_i
     assert type(model.relu1) is nn.ReLU and type(model.pool1) is nn.MaxPool2d
 
 
-def test_a_layer_normalises_takes_the_sign_and_multiplies_in_this_order():
+def test_a_layer_normalizes_takes_the_sign_and_multiplies_in_this_order():
     model = binarize(nn.Sequential(nn.Linear(5, 6)), names=["0"], input_scale=True)
     layer = model[0]
     x = 3 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 1
@@ -172,12 +173,12 @@ def test_settings_choose_and_show_in_the_text_of_a_model():
         {"names": ["fc1"]},
         {"input_scale": True},
         {"norm": False},
-        {"centred": True},
+        {"centered": True},
         {"maps": {"fc1": 50}},
     ]
     texts = [str(binarize(models.lenet5(), **each)) for each in settings]
     assert len(set(texts)) == len(settings)
-    assert "InputScale" in texts[2] and "BatchNorm" not in texts[3] and "centred=True" in texts[4]
+    assert "InputScale" in texts[2] and "BatchNorm" not in texts[3] and "centered=True" in texts[4]
     every = binarize(models.lenet5(), names=["conv1", "conv2", "fc1", "fc2"])
     assert sum(isinstance(module, Binarized) for module in every.modules()) == 4
 
@@ -228,6 +229,14 @@ def test_weights_that_are_not_finite_are_refused_and_change_nothing():
     model.conv2.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="weights of layer 'conv2' hold NaN or infinity"):
         xnor_net.binarize(model)
-    with pytest.raises(ValueError, match="layer 'conv1' has one input channel: centred"):
-        xnor_net.binarize(models.lenet5(), names=["conv1"], centred=True)
+    with pytest.raises(ValueError, match="layer 'conv1' has one input channel: centered"):
+        xnor_net.binarize(models.lenet5(), names=["conv1"], centered=True)
     assert str(model) == str(models.lenet5())
+
+
+def test_maps_of_a_norm_that_is_left_out_are_refused():
+    model = models.lenet5()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"maps must be empty where norm is False, not \{'fc1': 50\}"):
+        binarize(model, norm=False, maps={"fc1": 50})
+    assert unchanged(model, before)

@@ -1,19 +1,20 @@
-r"""Products of signs, counted in bits: 64 of them in one word, exact for every shape.
+r"""Products of signs by counting bits: 64 signs in one word, exact for every shape.
 
-A sign is one bit, 1 for +1, and two rows of K signs have the product
+A sign is one bit, 1 for +1. Two rows of K signs have the product
 
 .. math:: a \cdot b = K - 2\, \mathrm{popcount}(a \oplus b)
 
-(rastegari2016xnor, section 3.2; K the true length: what fills the last word is 0 in both and adds nothing). A
-convolution gathers the bits under each place of the filter into one row and is then such a product; where the filter
-looks over the border, at zeros that are no signs, what -1 would have added is taken off again.
+(rastegari2016xnor, section 3.2), with K the true length: what fills the last word is 0 in both rows and adds nothing.
+A convolution first gathers the bits under each place of the filter into one row. Where the filter looks over the
+border, at zeros, which are no signs, what -1 would have added there is subtracted again.
 
-The kernels are compiled by numba for any processor it knows. Where it is missing everything is computed by torch with
-floats, as exact and without the gain, and one warning says so. Words are numpy's uint64, little-endian in K.
+numba compiles the kernels for any processor it knows. Without numba torch computes everything with floats, equally
+exact but no faster than floats, and a warning says so once. Words are numpy's uint64, little-endian in K.
 """
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -27,14 +28,18 @@ try:
 
     from lib.binarization.shared import vector
 except ImportError:
-    numba = None
+    numba = None  # type: ignore[assignment]  # the module is optional
 
 BLOCK = 128  # rows that are multiplied with all filters before the next are read
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Rows of signs: ``words`` (rows, ⌈length / 64⌉) uint64, ``length`` signs in each row."""
+    """Rows of signs, packed.
+
+    words: (rows, ⌈length / 64⌉), uint64.
+    length: signs in each row.
+    """
 
     words: np.ndarray
     length: int
@@ -42,9 +47,11 @@ class Bits:
 
 @dataclass(frozen=True)
 class Filters:
-    """Signs of a layer's weight, arranged once: the Bits of each filter, and the same in panels of 16 filters.
+    """Signs of a layer's weight, arranged once for the kernels.
 
-    shape: of the weight, (filters, inputs) or (filters, channels, height, width). panels: (⌈filters / 16⌉, words, 16).
+    shape: of the weight, (filters, inputs) or (filters, channels, height, width).
+    bits: one row for each filter.
+    panels: the same, for 16 filters at a time, (⌈filters / 16⌉, words, 16).
     borders: what a border adds, kept for each size of image that was seen.
     """
 
@@ -56,7 +63,7 @@ class Filters:
 
 @cache
 def available() -> bool:
-    """Whether bits are counted by compiled kernels; if not, a warning says once what is missing."""
+    """Whether compiled kernels count the bits; if not, a warning says once what is missing."""
     if numba is None:
         warnings.warn(
             "numba is not installed: signs are multiplied as floats by torch, as exact, but no faster than floats;"
@@ -68,21 +75,26 @@ def available() -> bool:
 
 
 def pack(values: Tensor, thresholds: Tensor | None = None, below: Tensor | None = None) -> Bits:
-    """Rows of floats (rows, columns) as bits.
+    """Pack rows of floats into bits.
 
-    Without ``thresholds`` the values must be signs, +1 or -1. With them, (columns,) float32, the bit is 1 where
-    x >= t, or x <= t in the columns that ``below``, (columns,) bool, marks.
-    Raises ValueError for other values than signs, for what is not a number, and for another type or number of columns.
+    values: (rows, columns), floats: +1 and -1, or any numbers if there are thresholds.
+    thresholds: (columns,), float32: the bit is 1 where x >= t; None (default): the values are signs.
+    below: (columns,), bool: True where the bit is 1 for x <= t instead; None (default): nowhere.
+    Raises ValueError for other values than signs, for NaN, and for thresholds of another type or number.
+
+    >>> bits = pack(torch.tensor([[1.0, -1.0, 1.0]]))
+    >>> bits.words.tolist(), bits.length
+    ([[5]], 3)
     """
     if values.dim() != 2 or not values.is_floating_point():
         raise ValueError(f"rows of floats are packed, not a {values.dim()}-d tensor of {values.dtype}")
     if thresholds is None and not (values.abs() == 1).all():
         odd = values[values.abs() != 1][0].item()
         raise ValueError(f"{odd:g} is no sign: binarize the values first, or say at which threshold")
-    for name, given, dtype in (("thresholds", thresholds, torch.float32), ("below", below, torch.bool)):
-        if given is not None and (given.shape != values.shape[1:] or given.dtype != dtype):
+    for name, row, dtype in (("thresholds", thresholds, torch.float32), ("below", below, torch.bool)):
+        if row is not None and (row.shape != values.shape[1:] or row.dtype != dtype):
             raise ValueError(
-                f"{name} has the shape {tuple(given.shape)} and the type {given.dtype}: one of {dtype} for each of"
+                f"{name} has the shape {tuple(row.shape)} and the type {row.dtype}: one of {dtype} for each of"
                 f" {values.shape[1]} columns is needed"
             )
     if thresholds is None:
@@ -116,15 +128,19 @@ def _packed(values: Tensor, thresholds: Tensor, below: Tensor | None) -> Bits:
 
 
 def unpack(bits: Bits) -> Tensor:
-    """The signs as floats, (rows, length)."""
+    """The signs as floats, (rows, length): what :func:`pack` packed.
+
+    bits: packed rows.
+    """
     spread = np.unpackbits(bits.words.view(np.uint8), axis=1, count=bits.length, bitorder="little")
     return torch.from_numpy(spread).float() * 2 - 1
 
 
 def arrange(signs: Tensor) -> Filters:
-    """A layer's signs, (filters, inputs) or (filters, channels, height, width), made ready for the kernels.
+    """Arrange a layer's signs for the kernels.
 
-    Raises ValueError for values other than +1 and -1, and for another number of dimensions.
+    signs: (filters, inputs) or (filters, channels, height, width), +1 and -1. Raises ValueError for other values and
+      another number of dimensions.
     """
     if signs.dim() not in (2, 4):
         raise ValueError(f"the weight has {signs.dim()} dimensions: accepted are 2, linear, and 4, a 2-d convolution")
@@ -133,7 +149,11 @@ def arrange(signs: Tensor) -> Filters:
 
 
 def panelled(bits: Bits, shape: tuple[int, ...]) -> Filters:
-    """Filters whose bits are given as rows; ``shape`` is that of the weight."""
+    """Arrange filters whose bits are packed already.
+
+    bits: one row for each filter, channels innermost.
+    shape: of the weight, (filters, inputs) or (filters, channels, height, width).
+    """
     rows, words = bits.words.shape
     lanes = vector.LANES if available() else 1
     panels = -(-rows // lanes)
@@ -143,10 +163,16 @@ def panelled(bits: Bits, shape: tuple[int, ...]) -> Filters:
 
 
 def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int32) -> Tensor:
-    """The products of every row of ``a`` with every filter: (rows, filters), whole numbers.
+    """The product of every row with every filter.
 
-    dtype: torch.int32, or torch.float32, which holds them exactly up to 2^24. Raises ValueError for other than packed
-    operands, and where their lengths differ.
+    a: packed rows.
+    filters: arranged or packed, of the same length.
+    dtype: torch.int32 (default), or torch.float32, which holds whole numbers exactly up to 2^24.
+    Returns (rows, filters), whole numbers. Raises ValueError for operands that are not packed or differ in length, and
+    for another dtype.
+
+    >>> product(pack(torch.tensor([[1.0, -1.0, 1.0]])), pack(torch.tensor([[1.0, 1.0, 1.0]]))).tolist()
+    [[1]]
     """
     if not isinstance(a, Bits):
         raise ValueError(f"packed bits are multiplied, not {_what(a)}: pack it first")
@@ -168,7 +194,14 @@ def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int3
 
 
 def linear(x: Tensor, filters: Filters, thresholds: Tensor | None = None, below: Tensor | None = None) -> Tensor:
-    """Sums (..., filters), float32, of the signs of x (..., inputs) with the filters; thresholds as in :func:`pack`."""
+    """Sums of a linear layer whose inputs are signs.
+
+    x: (..., inputs), floats.
+    filters: arranged, (filters, inputs).
+    thresholds: (inputs,), float32: an input is +1 where x >= t; None (default): x holds signs.
+    below: (inputs,), bool: True where it is +1 for x <= t instead; None (default): nowhere.
+    Returns (..., filters), float32. Raises ValueError as :func:`pack` and :func:`product` do.
+    """
     rows = pack(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), thresholds, below)
     return product(rows, filters, dtype=torch.float32).reshape(*x.shape[:-1], filters.shape[0])
 
@@ -183,11 +216,16 @@ def convolution(
     border: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Sums (n, filters, height', width'), float32, of the signs of x (n, channels, height, width).
+    """Sums of a convolution whose inputs are signs.
 
-    They come out channels last, or in plain memory where there is one filter.
-
-    border: zeros left, right, above and below. thresholds and below: for each channel, as in :func:`pack`.
+    x: (n, channels, height, width), floats.
+    filters: arranged, (filters, channels, height, width).
+    thresholds: (channels,), float32: an input is +1 where x >= t; None (default): x holds signs.
+    below: (channels,), bool: True where it is +1 for x <= t instead; None (default): nowhere.
+    stride: down and right, in pixels; (1, 1) by default.
+    border: rows and columns of zeros on the left, right, top and bottom; none by default.
+    dilation: down and right, in pixels; (1, 1) by default.
+    Returns (n, filters, height', width'), float32, channels last, or in plain memory if there is one filter.
     Raises ValueError as :func:`pack` does, for another number of channels, and for an image smaller than the filter.
     """
     if x.dim() != 4 or len(filters.shape) != 4 or x.shape[1] != filters.shape[1]:
@@ -219,18 +257,22 @@ def convolution(
     else:
         signs = unpack(bits).reshape(count, height, width, channels).permute(0, 3, 1, 2)
         weight = unpack(filters.bits).reshape(filters.shape[0], *size, channels).permute(0, 3, 1, 2)
-        signs, weight = (each.to(memory_format=torch.contiguous_format) for each in (signs, weight))
+        signs, weight = (tensor.to(memory_format=torch.contiguous_format) for tensor in (signs, weight))
         sums = functional.conv2d(functional.pad(signs, border), weight, None, stride, 0, dilation)
     # On some processors torch's convolution of one channel is wrong for channels last: what reads it gets plain memory.
     return sums.to(memory_format=torch.contiguous_format if filters.shape[0] == 1 else torch.channels_last)
 
 
-def _what(given: object) -> str:
-    return f"a tensor of {given.dtype}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+def _what(value: object) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _border(
-    filters: Filters, size: tuple, border: tuple, stride: tuple, dilation: tuple
+    filters: Filters,
+    size: tuple[int, int],
+    border: tuple[int, int, int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places (p,) of the output that look over the border, and the sums of the weights that do, (p, filters)."""
     key = (size, border, stride, dilation)
@@ -249,10 +291,10 @@ if numba is not None:
     _tile_real, _row_real = vector.tile(vector.ROWS, True), vector.tile(1, True)
     ROWS, LANES = vector.ROWS, vector.LANES
 
-    def _multiplier(tile, row):
+    def _multiplier(tile: Callable, row: Callable) -> Callable:
         """a (rows, words), panels (p, words, 16) -> out (rows, filters): blocks of rows meet all panels in turn."""
 
-        def multiply(a, panels, out, length):
+        def multiply(a: np.ndarray, panels: np.ndarray, out: np.ndarray, length: int) -> None:
             rows, words = a.shape
             filters = out.shape[1]
             edge = np.empty((ROWS, LANES), out.dtype)
@@ -285,7 +327,7 @@ if numba is not None:
     _products_real = numba.njit(_shape.format("float32"), cache=True)(_multiplier(_tile_real, _row_real))
 
     @numba.njit("boolean(float32[:, ::1], float32[::1], uint64[::1], uint64[:, ::1])", cache=True)
-    def _pack(values, thresholds, flips, words):
+    def _pack(values: np.ndarray, thresholds: np.ndarray, flips: np.ndarray, words: np.ndarray) -> bool:
         """The bits of values against thresholds; whether one was no number."""
         rows, columns = values.shape
         v_at, t_at, bad = values.ctypes.data, thresholds.ctypes.data, 0
@@ -298,10 +340,24 @@ if numba is not None:
         return bad != 0
 
     @numba.njit(cache=True)
-    def _patches(image, channels, high, wide, down, right, left, top, dy, dx, out_height, out_width, rows):
+    def _patches(
+        image: np.ndarray,
+        channels: int,
+        high: int,
+        wide: int,
+        down: int,
+        right: int,
+        left: int,
+        top: int,
+        dy: int,
+        dx: int,
+        out_height: int,
+        out_width: int,
+        rows: np.ndarray,
+    ) -> None:
         """image (n, height, width, words) -> rows (n · height' · width', ⌈channels · high · wide / 64⌉).
 
-        The bits of the pixels under each place of the filter, one behind the other; outside the image they are 0.
+        The bits of the pixels under each place of the filter, one after the other; outside the image they are 0.
         """
         count, height, width, words = image.shape
         last = channels - 64 * (words - 1)  # bits in a pixel's last word
@@ -331,7 +387,7 @@ if numba is not None:
                     at += 1
 
     @numba.njit("void(float32[:, :, ::1], int64[::1], float32[:, ::1])", cache=True)
-    def _add_border(sums, places, border):
+    def _add_border(sums: np.ndarray, places: np.ndarray, border: np.ndarray) -> None:
         """Add to each image's sums (height' · width', filters) what belongs to the places."""
         for n in range(len(sums)):
             for i, place in enumerate(places):

@@ -1,6 +1,7 @@
-"""What the methods of this section share: the sign and its gradient, weights of signs, a layer that reads signs."""
+"""What the binary methods share: the sign and its gradient, weights made of signs, and a layer that reads signs."""
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +9,49 @@ from torch.nn import functional
 
 from lib.weights import CompressedWeight, compressed_form, layers, replace
 
-LAYERS = nn.Linear | nn.Conv2d
+LAYERS = nn.Linear | nn.Conv2d  # the layers that can read signs
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
 
 
-class Sign(torch.autograd.Function):
-    r"""sign(x) with sign(0) = +1. The gradient passes where :math:`\lvert x \rvert \le` ``reach``, as if sign were x.
+def check_one_of(name: str, value: object, accepted: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the accepted ones.
 
-    shown: take the sign of this instead, for a sign that is drawn; the gradient is still that of x.
+    name: what the sentence calls the argument.
+    value: what was given.
+    accepted: the values that may be given.
+    """
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")
+
+
+class Sign(torch.autograd.Function):
+    r"""sign(x), with sign(0) = +1. Its gradient is that of x where :math:`\lvert x \rvert \le` ``reach``, and 0 beyond.
+
+    Called as ``Sign.apply(x, reach, shown)``.
+
+    x: any shape, floats.
+    reach: how far from 0 the gradient passes; 1 by default, ``torch.inf`` for everywhere.
+    shown: a tensor of x's shape whose sign is taken instead of x's, for signs that are drawn at random; the gradient is
+      still that of x. None by default.
+
+    >>> x = torch.tensor([-2.0, -0.5, 0.0, 3.0], requires_grad=True)
+    >>> Sign.apply(x).tolist()
+    [-1.0, -1.0, 1.0, 1.0]
+    >>> Sign.apply(x).sum().backward()
+    >>> x.grad.tolist()
+    [0.0, 1.0, 1.0, 0.0]
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, reach: float = 1.0, shown: Tensor | None = None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, reach: float = 1.0, shown: Tensor | None = None) -> Tensor:
         ctx.reach = reach
         ctx.save_for_backward(x)
         x = x if shown is None else shown
         return x.sign().add_(0.5).sign_()  # 0 counts as positive; thirteen times as fast as torch.where
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         if ctx.reach == torch.inf:
             return gradient, None, None
@@ -36,32 +60,43 @@ class Sign(torch.autograd.Function):
 
 
 class SignActivation(nn.Module):
-    """sign(x); the gradient passes where |x| <= 1 (hubara2016bnn, equation 4)."""
+    """sign(x), for x of any shape. The gradient passes where |x| <= 1 (hubara2016bnn, equation 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return Sign.apply(x)
 
     def bases(self) -> list[tuple[float, float]]:
-        """(threshold t, factor b) of each term of the output, sum of b · (+1 where x >= t, else -1)."""
+        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
         return [(0.0, 1.0)]
 
 
 class BinaryForm(CompressedWeight):
-    """A weight that is a sum of few matrices of signs, each with a scale for each filter."""
+    """A weight that is the sum of a few matrices of signs, each with one scale for each filter."""
 
     def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
-        """Signs (M, *weight's shape) of ±1, scales (M, filters): the weight is the sum over M of scale · sign."""
+        """Signs (M, *shape of the weight) of ±1 and scales (M, filters): the weight is the sum of scale · sign over M.
+
+        stored: what the form stores, as ``forward`` takes it.
+        """
         raise NotImplementedError
 
 
 class Binarized(nn.Module):
     r"""A linear layer or 2-d convolution that reads signs: :math:`y = s \odot (a(\mathrm{norm}(x)) \ast W / s) + b`.
 
-    layer: holds W, as a rule in a binary form, and b. activation: a, such as :class:`SignActivation`.
-    norm: what comes before it, or None. input_scale: a module whose value for norm(x) multiplies the sums, or None.
+    The size s of a filter's weights is taken out of the sum. Signs then meet signs and each sum is a whole number,
+    exact in float32 up to 2^24: adding in another order, or counting bits, gives the same value.
 
-    The size s of a filter's weights is taken out of the sum, so that signs meet signs and each sum is a whole number,
-    exact in float32 up to 2^24: another order of adding, or counting bits, gives the very same value.
+    layer: holds W, usually in a binary form, and the bias b.
+    activation: a, for example :class:`SignActivation`.
+    norm: what comes before the activation; None (default): nothing.
+    input_scale: a module whose value for norm(x) multiplies the sums; None (default): nothing does.
+
+    Raises ValueError for a layer that is neither nn.Linear nor nn.Conv2d.
+
+    >>> layer = Binarized(nn.Linear(3, 2, bias=False), SignActivation())
+    >>> layer(torch.tensor([[0.5, -2.0, 9.0]])).equal(layer(torch.tensor([[1.0, -1.0, 1.0]])))
+    True
     """
 
     def __init__(
@@ -70,7 +105,7 @@ class Binarized(nn.Module):
         activation: nn.Module,
         norm: nn.Module | None = None,
         input_scale: nn.Module | None = None,
-    ):
+    ) -> None:
         super().__init__()
         if not isinstance(layer, LAYERS):
             raise ValueError(f"a {type(layer).__name__} cannot read signs: accepted are Linear and Conv2d layers")
@@ -93,24 +128,38 @@ class Binarized(nn.Module):
 
 
 def filter_size(weight: Tensor) -> Tensor:
-    """The largest absolute weight of each filter, (filters, 1, ...), a constant for the gradient; 1 where all are 0."""
+    """The largest absolute weight of each filter, and 1 for a filter of zeros; a constant for the gradient.
+
+    weight: (filters, ...).
+    Returns (filters, 1, ...), to divide the weight by.
+    """
     size = weight.detach().abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.dim() - 1))
     return torch.where(size > 0, size, torch.ones_like(size))
 
 
-def apply(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """The layer's linear map with another weight and without bias."""
+def apply(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer's linear map with another weight and without its bias.
+
+    layer: says how to convolve: stride, padding, dilation, groups.
+    x: the layer's input.
+    weight: of the shape of the layer's own.
+    Returns the layer's output.
+    """
     if isinstance(layer, nn.Linear):
         return functional.linear(x, weight)
     if layer.in_channels == 1:  # on some processors torch's kernels for one channel are wrong in channels last
-        x, weight = (each.to(memory_format=torch.contiguous_format) for each in (x, weight))
+        x, weight = (tensor.to(memory_format=torch.contiguous_format) for tensor in (x, weight))
     return layer._conv_forward(x, weight, None)
 
 
 def rescaled(sums: Tensor, size: Tensor, scale: Tensor | None, bias: Tensor | None, axis: int) -> Tensor:
-    """Sums times the size (filters,) of each filter, which stand along ``axis``, times ``scale``, plus the bias.
+    """sums · size · scale + bias, computed in the memory of ``sums``: new memory costs more than the multiplication.
 
-    In place: fresh memory for a large output costs more than the multiplication.
+    sums: (n, filters, height, width) or (..., filters).
+    size: (filters,).
+    scale: a factor that fits the sums, or None for none.
+    bias: (filters,), or None for none.
+    axis: where the filters are, 1 (images) or -1 (rows).
     """
     shape = (-1, 1, 1) if axis == 1 else (-1,)
     sums = sums.mul_(size.reshape(shape))
@@ -119,25 +168,40 @@ def rescaled(sums: Tensor, size: Tensor, scale: Tensor | None, bias: Tensor | No
     return sums if bias is None else sums.add_(bias.reshape(shape))
 
 
-def norm_before(layer: nn.Module) -> nn.Module:
-    """Batch norm for what a layer reads."""
+def norm_before(layer: nn.Module) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """A new batch norm for what a layer reads.
+
+    layer: nn.Linear or nn.Conv2d; ValueError for another.
+    """
     if isinstance(layer, nn.Linear):
         return nn.BatchNorm1d(layer.in_features, eps=EPSILON)
-    return nn.BatchNorm2d(layer.in_channels, eps=EPSILON)
+    if isinstance(layer, nn.Conv2d):
+        return nn.BatchNorm2d(layer.in_channels, eps=EPSILON)
+    raise ValueError(f"layer must be a Linear or a Conv2d layer, not {type(layer).__name__}")
 
 
 def inner(model: nn.Module) -> list[str]:
-    """The layers that read signs in most of the literature: all linear and 2-d ones but the first and the last."""
+    """Names of all linear and 2-d convolution layers but the first and the last: those that usually read signs.
+
+    >>> from lib import models
+    >>> inner(models.lenet5())
+    ['conv2', 'fc1']
+    """
     return [name for name, layer in layers(model) if isinstance(layer, LAYERS)][1:-1]
 
 
 def chosen(model: nn.Module, names: Collection[str] | None) -> list[str]:
-    """The names, checked: each a linear or 2-d layer that does not read signs yet; None: :func:`inner`'s."""
-    found = {name: layer for name, layer in layers(model) if isinstance(layer, LAYERS)}
+    """Names of the layers to binarize, checked and without duplicates.
+
+    model: whose layers they are.
+    names: linear or 2-d convolution layers that do not read signs yet; None: what :func:`inner` gives.
+    Raises ValueError for any other name, and where no layer is left.
+    """
+    candidates = {name: layer for name, layer in layers(model) if isinstance(layer, LAYERS)}
     taken = {f"{name}.layer".lstrip(".") for name, module in model.named_modules() if isinstance(module, Binarized)}
     for name in names or ():
-        if name not in found or name in taken:
-            free = ", ".join(each for each in found if each not in taken)
+        if name not in candidates or name in taken:
+            free = ", ".join(candidate for candidate in candidates if candidate not in taken)
             raise ValueError(f"no layer {name!r} to binarize: accepted are {free or 'none'}")
     names = inner(model) if names is None else list(dict.fromkeys(names))
     if not names or taken & set(names):
@@ -148,22 +212,45 @@ def chosen(model: nn.Module, names: Collection[str] | None) -> list[str]:
     return names
 
 
-def read_signs(model: nn.Module, names: Collection[str], make: Callable[[nn.Module], Binarized]) -> nn.Module:
-    """Put ``make(layer)`` in the place of each named layer. In place; returns the model."""
+def readable(model: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
+    """The layer called ``name``, which must be one that can read signs.
+
+    Unlike :func:`lib.weights.layer_named` it reads no weight, so that stochastic forms draw nothing.
+    Raises ValueError for a layer of another type.
+    """
+    layer = model.get_submodule(name)
+    if not isinstance(layer, LAYERS):
+        raise ValueError(f"layer {name!r} must be a Linear or a Conv2d layer, not {type(layer).__name__}")
+    return layer
+
+
+def read_signs(
+    model: nn.Module, names: Collection[str], make: Callable[[nn.Linear | nn.Conv2d], Binarized]
+) -> nn.Module:
+    """Replace each named layer by ``make(layer)``. In place.
+
+    Returns the model to use from now on: another one than that given only where the model is itself the layer.
+    """
     for name in names:
-        model = replace(model, name, make(model.get_submodule(name)))
+        model = replace(model, name, make(readable(model, name)))
     return model
 
 
 def read_activations(model: nn.Module, names: Collection[str], activation: Callable[[], nn.Module]) -> nn.Module:
-    """Let the named layers read what ``activation()`` makes of their input. In place; returns the model.
+    """Let the named layers read activations such as signs. In place.
 
-    The ReLU modules that stand before them go: behind one, a sign would always be +1. A network without batch norm of
+    ReLU modules before these layers are removed: after one, a sign would always be +1. A network without batch norm of
     its own gets one before each activation.
+
+    model: the network.
+    names: of linear and 2-d convolution layers.
+    activation: makes a new one for each layer, for example :class:`SignActivation`.
+    Returns the model to use from now on.
     """
     ours = {module.norm for module in model.modules() if isinstance(module, Binarized)}  # of a call before
     own = any(isinstance(module, NORMS) for module in model.modules() if module not in ours)
-    rectifiers, waiting = [], []
+    rectifiers: list[str] = []
+    waiting: list[str] = []
     for name, module in model.named_modules():  # in the order in which they are listed
         if isinstance(module, nn.ReLU):
             waiting.append(name)
@@ -176,7 +263,10 @@ def read_activations(model: nn.Module, names: Collection[str], activation: Calla
 
 def clip(model: nn.Module) -> None:
     """Bring the latent weights of every form that has limits back between them, after an update. In place."""
-    for module in model.modules():  # not layers(): it would compute, and draw, every weight anew
-        form = compressed_form(module)
-        if form is not None and hasattr(form[0], "clip"):
-            form[0].clip(*form[1])
+    for module in model.modules():  # not layers(): it would compute, and draw, every weight again
+        compressed = compressed_form(module)
+        if compressed is not None:
+            form, stored = compressed
+            clip_form = getattr(form, "clip", None)
+            if clip_form is not None:
+                clip_form(*stored)

@@ -1,7 +1,8 @@
-"""The same operation on bits and on floats, ready to be timed, and what one core can do at most."""
+"""The same operations on bits and on floats, ready to be timed, and the most that one core can do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,9 +22,11 @@ Calls = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Peaks:
-    """Billions of operations a second of one core, in registers alone; a product and its addition count two.
+    """What one core can do at most.
 
-    memory: billions of bytes a second that a sum of floats reads, from a block far larger than the caches.
+    bits: billions of operations a second on bits, in registers alone; a product and its addition count as two.
+    floats: the same on float32.
+    memory: billions of bytes a second that a sum of floats reads from a block far larger than the caches.
     """
 
     bits: float
@@ -32,9 +35,14 @@ class Peaks:
 
 
 def peaks(*, runs: int = 20, turns: int = 200_000, megabytes: int = 256) -> Peaks:
-    """Measured now: xor, count and add of words; fused multiply-adds of float32; reading of memory. Medians."""
+    """Measure what this core can do: xor, count and add words; fused multiply-adds of float32; read memory.
+
+    runs: timings of which the median counts, from 20; 20 by default.
+    turns: of each loop in registers; 200,000 by default.
+    megabytes: of the block that is read; 256 by default.
+    """
     block = torch.zeros(megabytes << 18)
-    calls = {
+    calls: Calls = {
         "bits": lambda: _popcounts(turns, 12345),
         "floats": lambda: _multiply_adds(turns, 1),
         "memory": block.sum,
@@ -59,15 +67,35 @@ def _multiply_adds(turns: int, seed: int) -> float:
 
 
 def timed(calls: Calls, *, runs: int = 20, least_ms: float = 2.0) -> dict[str, float]:
-    """Median milliseconds of one call each, taken in turns; a short call is repeated until that lasts ``least_ms``."""
+    """How many milliseconds each call takes; the calls take turns.
+
+    calls: name -> what to time.
+    runs: timings of which the median counts, from 20; 20 by default.
+    least_ms: milliseconds that one timing lasts at least; shorter calls are repeated. 2 by default.
+    Returns name -> median milliseconds of one call.
+    """
     once = measure.latency_ms(calls, runs=runs)
     repeats = {name: max(1, round(least_ms / once[name].median)) for name in calls}
-    again = {name: lambda f=f, n=repeats[name]: [f() for _ in range(n)] for name, f in calls.items()}
+    again = {name: _repeated(call, repeats[name]) for name, call in calls.items()}
     return {name: time.median / repeats[name] for name, time in measure.latency_ms(again, runs=runs).items()}
 
 
+def _repeated(call: Callable[[], object], times: int) -> Callable[[], object]:
+    return lambda: [call() for _ in range(times)]
+
+
 def matrices(rows: int, columns: int, inner: int) -> Calls:
-    """(rows, inner) times (inner, columns): "float", by torch; "packed", bits; "bits", floats packed on the way."""
+    """A product of matrices, (rows, inner) times (inner, columns), in three ways.
+
+    rows: of the first matrix.
+    columns: of the second.
+    inner: columns of the first, rows of the second.
+    Returns "float", by torch; "packed", bits; "bits", the first matrix packed on the way.
+
+    >>> calls = matrices(2, 3, 64)
+    >>> calls["packed"]().shape, calls["float"]().shape
+    (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
     a, b = random_normal(rows, inner), random_normal(columns, inner)
     filters, zeros = kernels.arrange(signs_of(b)), torch.zeros(inner)
     bits = kernels.pack(a, zeros)
@@ -79,55 +107,73 @@ def matrices(rows: int, columns: int, inner: int) -> Calls:
 
 
 def linear(batch: int, inputs: int, outputs: int) -> Calls:
-    """A whole linear layer: "float", and "bits", with packing and the scale of each output."""
+    """A whole linear layer, in two ways.
+
+    batch: rows of the input.
+    inputs: of the layer.
+    outputs: of the layer.
+    Returns "float", by torch, and "bits", with packing and the scale of each output.
+    """
     layer, x = nn.Linear(inputs, outputs, bias=False), random_normal(batch, inputs)
     bits = bit_layer(layer)
     return {"float": lambda: layer(x), "bits": lambda: bits(x)}
 
 
 def convolution(channels: int, side: int, *, batch: int = 1, size: int = 3) -> Calls:
-    """A whole convolution of as many filters as channels, borders kept, the image side x side, channels last.
+    """A whole convolution with as many filters as channels, in three ways, on images in channels-last memory.
 
-    "float" by torch; "bits" with packing, gathering and the scale of each filter; "bits and K" with XNOR-Net's K, too.
+    channels: of the images, and filters.
+    side: of the images, in pixels; a border of zeros keeps it.
+    batch: images; 1 by default.
+    size: of the filters, size x size; 3 by default.
+    Returns "float", by torch; "bits", with packing, gathering and the scale of each filter; "bits and K", with
+    XNOR-Net's K too.
     """
-    layer = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False).to(memory_format=torch.channels_last)
+    layer = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave this argument out
     x = random_normal(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     bits, scaled = bit_layer(layer), bit_layer(layer, input_scale=True)
     return {"float": lambda: layer(x), "bits": lambda: bits(x), "bits and K": lambda: scaled(x)}
 
 
-def bit_layer(layer: nn.Module, *, input_scale: bool = False) -> BitLayer:
-    """The layer as one of XNOR-Net, without batch norm, on bits; the layer itself stays as it is."""
-    copied = type(layer)(*_shape(layer), bias=False, **_place(layer))
+def bit_layer(layer: nn.Linear | nn.Conv2d, *, input_scale: bool = False) -> BitLayer:
+    """The layer as one of XNOR-Net, without batch norm, on bits. The layer itself stays as it is.
+
+    layer: its weight is used, its bias is not.
+    input_scale: whether outputs are multiplied by K; False by default.
+    """
+    copied: nn.Linear | nn.Conv2d
+    if isinstance(layer, nn.Linear):
+        copied = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    else:
+        size: Any = layer.kernel_size
+        padding: Any = layer.padding
+        copied = nn.Conv2d(layer.in_channels, layer.out_channels, size, padding=padding, bias=False)
     copied.weight = nn.Parameter(layer.weight.detach().clone(memory_format=torch.contiguous_format))
-    compress(copied, lambda name, each: BinaryWeight())
+    compress(copied, lambda *_: BinaryWeight())
     return BitLayer(Binarized(copied, SignActivation(), None, InputScale(copied) if input_scale else None))
 
 
-def _shape(layer: nn.Module) -> tuple:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    return layer.in_channels, layer.out_channels, layer.kernel_size
-
-
-def _place(layer: nn.Module) -> dict:
-    return {} if isinstance(layer, nn.Linear) else {"padding": layer.padding}
-
-
 def random_normal(*shape: int) -> Tensor:
+    """The same normal numbers at each call, of this shape."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def signs_of(values: Tensor) -> Tensor:
+    """+1 where a value is 0 or more, else -1."""
     return torch.where(values >= 0, 1.0, -1.0)
 
 
 @numba.njit("void(float32[:, :, ::1], float32[:, :, :, ::1], float32[:, :, ::1])", cache=True)
 def scalar_convolution(image: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """image (height + 2, width + 2, channels), weight (filters, 3, 3, channels) -> out (height, width, filters).
+    """A 3 x 3 convolution of floats, one multiplication and one addition after the other.
 
-    One multiplication and one addition after the other: floats may not be added in another order than the code says,
-    so the compiler uses no vectors. This is the rival in many published comparisons.
+    Floats may not be added in another order than the code says, so the compiler uses no vectors. This is the rival in
+    many published comparisons.
+
+    image: (height + 2, width + 2, channels), with its border.
+    weight: (filters, 3, 3, channels).
+    out: (height, width, filters), which is filled.
     """
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):

@@ -1,19 +1,25 @@
-"""Vector instructions for numba: what its Python cannot say, written in LLVM's language, 512 bits at a time.
+"""Vector instructions for numba, 512 bits at a time, written in LLVM's intermediate representation.
 
-LLVM turns each into what the processor has: one instruction with AVX-512, two or more with narrower vectors. Every
-function takes addresses and counts as whole numbers, and works inside code that numba compiles.
+numba's Python cannot express them. LLVM turns each into what the processor has: one instruction with AVX-512, two or
+more with narrower vectors. The functions take addresses and counts as whole numbers, inside code that numba compiles.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 
-ROWS, LANES = 4, 16  # a tile: so many rows of one operand meet so many of the other
+ROWS, LANES = 4, 16  # of a tile: so many rows of one operand are multiplied with so many of the other
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 WORDS = ir.VectorType(LONG, 8)
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's decorator of that name, typed as compiled code calls the function: without its first argument."""
+    return numba_intrinsic(function)
 
 
 def _constant(value: int) -> ir.Constant:
@@ -30,7 +36,7 @@ def _splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
 
 
 def _at(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, kind: ir.Type, size: int) -> ir.Value:
-    """A pointer to a value of ``kind`` that stands ``index`` items of ``size`` bytes behind an address."""
+    """A pointer to a value of ``kind``, ``index`` items of ``size`` bytes after an address."""
     return builder.inttoptr(builder.add(address, builder.mul(index, _constant(size))), kind.as_pointer())
 
 
@@ -51,7 +57,15 @@ def _accumulators(builder: ir.IRBuilder, kind: ir.VectorType, count: int) -> lis
 
 
 def count_differences(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, words: ir.Value, rows: int) -> list[ir.Value]:
-    """Where popcount(a xor b) stands at last, eight in a vector, for each of ``rows`` rows of a and the LANES of b."""
+    """popcount(a xor b) for each of some rows of a and the LANES rows of b.
+
+    builder: where the instructions go.
+    a: address of the rows of a, one after the other.
+    b: address of a panel: LANES rows of b, word by word.
+    words: in each row.
+    rows: how many of a.
+    Returns pointers to vectors of eight counts.
+    """
     counts = _accumulators(builder, WORDS, rows * LANES // 8)
     with cgutils.for_range(builder, words) as loop:
         place = builder.mul(loop.index, _constant(LANES))
@@ -68,15 +82,18 @@ def count_differences(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, words: ir
 
 
 def tile(rows: int, real: bool) -> Callable:
-    """``tile(a, words, b, out, step, length)``: products of ``rows`` rows of signs with LANES others.
+    """Make ``tile(a, words, b, out, step, length)``, which multiplies some rows of signs with LANES others.
 
-    a: address of rows of ``words`` words each. b: of ``words`` times LANES words, word by word (a panel). Writes
-    length - 2 popcount(a xor b) as int32, or float32 if ``real``, to rows of ``step`` values at ``out``.
+    It writes length - 2 popcount(a xor b) to rows of ``step`` values at the address ``out``. ``a`` is the address of
+    rows of ``words`` words each, ``b`` that of a panel: LANES rows, word by word.
+
+    rows: how many of a.
+    real: whether products are written as float32, else as int32.
     """
 
     @intrinsic
-    def function(typing, a, words, b, out, step, length):
-        def generate(context, builder, signature, arguments):
+    def function(typing: Any, a: Any, words: Any, b: Any, out: Any, step: Any, length: Any) -> tuple[Any, Callable]:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
             a, words, b, out, step, length = arguments
             counts, vectors = count_differences(builder, a, b, words, rows), LANES // 8
             kind = ir.VectorType(FLOAT if real else INT, 8)
@@ -96,10 +113,10 @@ def tile(rows: int, real: bool) -> Callable:
 
 
 @intrinsic
-def signs(typing, values, thresholds, count):
+def signs(typing: Any, values: Any, thresholds: Any, count: Any) -> tuple[Any, Callable]:
     """``signs(values, thresholds, count)`` -> three words of bits for up to 64 float32: x >= t, x <= t, x is NaN."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         values, thresholds, count = arguments
         kind, mask_kind = ir.VectorType(FLOAT, 64), ir.VectorType(ir.IntType(1), 64)
         lanes = ir.Constant(ir.VectorType(INT, 64), list(range(64)))
@@ -114,14 +131,14 @@ def signs(typing, values, thresholds, count):
             builder.call(load, [builder.inttoptr(address, kind.as_pointer()), ir.Constant(INT, 4), mask, zero])
             for address in (values, thresholds)
         )
-        found = []
+        words = []
         for compared in (
             builder.fcmp_ordered(">=", x, t),
             builder.fcmp_ordered("<=", x, t),
             builder.fcmp_unordered("uno", x, x),
         ):
-            found.append(builder.bitcast(builder.and_(compared, mask), LONG))
-        return context.make_tuple(builder, signature.return_type, found)
+            words.append(builder.bitcast(builder.and_(compared, mask), LONG))
+        return context.make_tuple(builder, signature.return_type, words)
 
     return types.UniTuple(types.intp, 3)(*[types.intp] * 3), generate
 
@@ -130,10 +147,10 @@ CHAINS = 12  # independent sums: enough to keep every pipe of the processor busy
 
 
 @intrinsic
-def popcounts(typing, turns, seed):
-    """Xor, count and add in registers, ``turns`` · CHAINS vectors of 8 words; the sum, so that none is left out."""
+def popcounts(typing: Any, turns: Any, seed: Any) -> tuple[Any, Callable]:
+    """Xor, count and add ``turns`` · CHAINS vectors of 8 words; returns the sum, so that none is skipped."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         turns, seed = arguments
         counts = _accumulators(builder, WORDS, CHAINS)
         start = _splat(builder, seed, 8)
@@ -154,10 +171,10 @@ def popcounts(typing, turns, seed):
 
 
 @intrinsic
-def multiply_adds(typing, turns, seed):
-    """Fused multiply-adds in registers, ``turns`` · CHAINS vectors of 16 float32; the sum, so that none is left out."""
+def multiply_adds(typing: Any, turns: Any, seed: Any) -> tuple[Any, Callable]:
+    """Fused multiply-adds of ``turns`` · CHAINS vectors of 16 float32; returns the sum, so that none is skipped."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         turns, seed = arguments
         kind = ir.VectorType(FLOAT, 16)
         fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fma.v16f32")
