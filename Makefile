@@ -14,8 +14,8 @@ export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 
 .ONESHELL:
 .SHELLFLAGS := -ec
-.PHONY: help book chapter pages record reproduce compare check serve doctor chapters matrix data
-.PHONY: test bench bench-kernels lint lock environment clean FORCE
+.PHONY: help book chapter page pages record reproduce compare check serve doctor chapters matrix data
+.PHONY: test bench bench-kernels lint table lock environment clean FORCE
 
 help:
 	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
@@ -25,6 +25,7 @@ help:
 	echo "make compare [PROFILE=...]                          what differs from the committed results"
 	echo "make doctor                                         are this machine's kernels right?"
 	echo "make chapter CHAPTER=pruning [PROFILE=...]          run one chapter, or several: CHAPTER='pruning quantization'"
+	echo "make page CHAPTER=pruning [PROFILE=...]             build one chapter's page for a look at it, in seconds"
 	echo "make pages [PROFILE=...]                            build the pages of the runs that are there"
 	echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
 	echo "make record [PROFILE=...] [CHAPTER=pruning]         write results/: the committed record"
@@ -33,7 +34,9 @@ help:
 	echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
 	echo "make bench                                          our algorithms against other libraries': time and result"
 	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
-	echo "make lint | lock | environment | clean              read the code | remake the lock | .venv | drop what was built"
+	echo "make lint                                           style, format and types of the code"
+	echo "make table                                          write README's table of techniques"
+	echo "make lock | environment | clean                     remake the lock | make .venv | drop what was built"
 
 book: environment
 	@$(RUN) -m lib book --profile "$$PROFILE" --cores "$$CORES"
@@ -41,6 +44,10 @@ book: environment
 chapter: environment
 	@test -n "$$CHAPTER" || { echo "which chapter? Name one: make chapter CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
 	for chapter in $$CHAPTER; do $(RUN) -m lib run "$$chapter" --profile "$$PROFILE"; done
+
+page: environment
+	@test -n "$$CHAPTER" || { echo "which chapter? Name one: make page CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
+	$(RUN) -m lib page "$$CHAPTER" --profile "$$PROFILE"
 
 pages: environment
 	@$(RUN) -m lib pages --profile "$$PROFILE"
@@ -87,6 +94,10 @@ bench-kernels: environment
 lint: environment
 	@$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+table: environment
+	@$(RUN) -m lib.book.catalogue
 
 # The lock names no CPU-only build ("+cpu"): the public index does not have it.
 lock: environment
@@ -95,7 +106,7 @@ lock: environment
 	sed -i 's/+cpu$$//' requirements.lock
 
 clean:
-	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 environment: $(VENV)/.complete
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
-from lib.book import chapters
+from lib.book import chapters, fingerprints
 
 LIBRARY = str(chapters.LIB.parent)  # a copied checkout runs its own code, whatever its environment was made for
 PROFILE = config.get("profile", "quick")
@@ -32,7 +32,7 @@ rule chapter:
         EXECUTED,
     params:
         # By content: its code, the files of lib that it imports, the lock, its parameters, its data, what it needs.
-        fingerprint=lambda w: chapters.fingerprint(ROOT, w.chapter, w.profile),
+        fingerprint=lambda w: fingerprints.fingerprint(ROOT, w.chapter, w.profile),
     benchmark:
         "_build/benchmark/{profile}/{chapter}.tsv"
     # One thread each; a chapter that measures time takes every core, so that nothing runs beside it.

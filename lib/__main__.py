@@ -1,26 +1,32 @@
-"""The commands: ``python -m lib run | book | pages | check | serve | record | reproduce | compare | chapters ...``."""
+"""The commands: ``python -m lib run | book | page | pages | check | serve | record | reproduce | compare | ...``."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
-from lib.book import warm
+try:
+    from lib.book import warm
+except ModuleNotFoundError as error:
+    if error.name != "lib.book":
+        raise
+    sys.exit("error: these commands run the book, and need a checkout of it: an installed lib has the techniques alone")
 
 ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; return the exit status, 0 only where all went well."""
-    given = _parser().parse_args(arguments)
-    if given.command == "run" and os.environ.get(warm.PLACE):
-        done = warm.hand_over(sys.argv[1:] if arguments is None else arguments)
-        if done is not None:
-            return done
-    root = given.root.resolve()
+    """Do what the command line says; return the exit status, 0 only if all went well.
+
+    arguments: the words of the command; by default those that Python was started with.
+    """
+    options = _parser().parse_args(arguments)
+    if options.command == "run" and os.environ.get(warm.PLACE):
+        status = warm.hand_over(sys.argv[1:] if arguments is None else arguments)
+        if status is not None:
+            return status
     try:
-        return _do(given, root)
+        return _call(options, options.root.resolve())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -33,11 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     profiled = argparse.ArgumentParser(add_help=False)
     profiled.add_argument("--profile", default="quick", help="quick (default), standard or full")
     cored = argparse.ArgumentParser(add_help=False)
-    cored.add_argument("--cores", type=_from_one, default=2, help="chapters to run at once (default: 2)")
+    cored.add_argument("--cores", type=_cores, default=2, help="chapters to run at once (default: 2)")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("chapter", type=_chapter, help="its file or its name, such as chapters/pruning.py or pruning")
 
-    one = commands.add_parser("run", parents=[profiled], help="run one chapter")
-    one.add_argument("chapter", help="its file or its name, such as chapters/pruning.py or pruning")
+    commands.add_parser("run", parents=[profiled, named], help="run one chapter")
     commands.add_parser("book", parents=[profiled, cored], help="run what is not up to date, and build the pages")
+    commands.add_parser("page", parents=[profiled, named], help="build one chapter's page for a look at it, in seconds")
     commands.add_parser("pages", parents=[profiled], help="build the pages of the runs that are there, and check them")
     commands.add_parser("check", parents=[profiled], help="the gates alone, on the pages built last")
     serve = commands.add_parser("serve", help="show the built pages on 127.0.0.1")
@@ -55,79 +63,69 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _do(given: argparse.Namespace, root: Path) -> int:
+def _call(options: argparse.Namespace, root: Path) -> int:
+    """Call what the command is about. It is imported here: a command that is handed over needs nothing of it."""
+    match options.command:
+        case "run":
+            from lib.book import run
+
+            return run.command(root, options.chapter, options.profile)
+        case "chapters":
+            from lib.book import fingerprints
+
+            return fingerprints.show(root, options.profile, as_json=options.json)
+        case "doctor":
+            from lib.book import doctor
+
+            return doctor.main(root)
+        case "compare":
+            from lib.book import records
+
+            return records.compare(root, options.profile)
+        case "serve":
+            from lib.book import pages
+
+            return pages.serve(root, options.port)
+        case "reproduce":
+            from lib.book import reproduce
+
+            return reproduce.reproduce(
+                root,
+                options.profile,
+                claim=options.claim,
+                chapter=options.chapter,
+                minutes=options.minutes,
+                cores=options.cores,
+            )
     from lib.book import build
 
-    if given.command == "run":
-        return _run(root, Path(given.chapter).stem, given.profile)
-    if given.command == "book":
-        return build.book(root, given.profile, given.cores)
-    if given.command == "pages":
-        return build.assemble(root, given.profile)
-    if given.command == "check":
-        return build.check(root, given.profile)
-    if given.command == "serve":
-        return build.serve(root, given.port)
-    if given.command == "chapters":
-        return _chapters(root, given.profile, given.json)
-    if given.command == "doctor":
-        from lib.book import doctor
-
-        return doctor.main(root)
-    from lib.book import records, reproduce
-
-    if given.command == "compare":
-        return records.compare(root, given.profile)
-    if given.command == "record":
-        return _record(root, given.profile, given.chapter, given.cores)
-    asked = {"claim": given.claim, "chapter": given.chapter, "minutes": given.minutes, "cores": given.cores}
-    return reproduce.reproduce(root, given.profile, **asked)
+    match options.command:
+        case "book":
+            return build.book(root, options.profile, options.cores)
+        case "page":
+            return build.page(root, options.chapter, options.profile)
+        case "pages":
+            return build.assemble(root, options.profile)
+        case "record":
+            return build.record(root, options.profile, options.cores, options.chapter)
+        case _:
+            return build.check(root, options.profile)
 
 
-def _record(root: Path, profile: str, chapter: str | None, cores: int) -> int:
-    from lib.book import build, chapters, records
-
-    chapters.profile_settings(root, profile)
-    if chapter:
-        chapters.notebook(root, chapter)
-    only = [chapter] if chapter else None
-    build.execute(root, profile, cores, only)  # what has no run then is named below
-    return build.conclusion(records.record(root, profile, only))
+def _chapter(text: str) -> str:
+    return Path(text).stem
 
 
-def _chapters(root: Path, profile: str, as_json: bool) -> int:
-    from lib.book import chapters
-
-    rows = [chapters.summary(root, name, profile) for name in chapters.names(root)]
-    print(json.dumps(rows) if as_json else "\n".join(row["chapter"] for row in rows))
-    return 0
-
-
-def _from_one(text: str) -> int:
+def _cores(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
     return int(text)
 
 
 def _port(text: str) -> int:
     if not text.isdigit() or not 0 < int(text) <= 65515:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a port from 1 to 65515")
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65515, not {text!r}")
     return int(text)
-
-
-def _run(root: Path, chapter: str, profile: str) -> int:
-    from lib.book.run import ChapterFailed, run
-
-    print(f"{chapter}: running, {profile} profile", flush=True)
-    try:
-        done = run(root, chapter, profile, bar=sys.stderr.isatty())
-    except Exception as error:
-        print(f"{chapter}: FAILED: {error}", flush=True)
-        if isinstance(error, ChapterFailed):
-            raise ValueError(str(error)) from error
-        raise
-    print(f"{chapter}: done in {done['seconds']:.1f} s, peak {done['peak_mib']} MiB", flush=True)
-    return 0
 
 
 if __name__ == "__main__":

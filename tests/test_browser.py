@@ -18,7 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lib.book import gates
+from lib.book import gates, pages
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,9 +31,9 @@ THEME = {  # axe's findings that are the theme's own, with what they are about
     "label-content-name-mismatch": "the names of the search button and of hidden cells",
     "region": "the logo stands outside a landmark",
 }
-OURS = {"exclude": [["div.highlight pre"], ["mjx-container"]]}  # coloured by the theme, drawn by MathJax; and many
+OURS = {"exclude": [["div.highlight pre"], ["mjx-container"]]}  # colored by the theme, drawn by MathJax; and many
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading looks for style sheets where they are not
-RULES = {  # the phone has the colours of the light page, and the dark page has its elements: once is enough
+RULES = {  # the phone has the colors of the light page, and the dark page has its elements: once is enough
     "light": {},
     "dark": {"runOnly": {"type": "rule", "values": ["color-contrast"]}},
     "phone": {"rules": {"color-contrast": {"enabled": False}}},
@@ -51,7 +51,7 @@ def site() -> Iterator[str]:
     """The address of the built quick book."""
     said = subprocess.run([sys.executable, "-m", "lib", "book"], cwd=PROJECT, capture_output=True, text=True)
     assert said.returncode == 0, f"the quick book does not build:\n{said.stdout}\n{said.stderr}"
-    with serving(gates.site(PROJECT)) as address:
+    with serving(pages.site(PROJECT)) as address:
         yield address
 
 
@@ -144,7 +144,7 @@ def test_a_page_is_whole_in_the_browser(site, browser, name, mode):
 
 
 def test_formulas_are_there_to_be_rendered(site):
-    assert any(page.select(".math") for _, page in gates.pages(PROJECT))
+    assert any(page.select(".math") for _, page in gates.built_pages(PROJECT))
 
 
 @pytest.mark.parametrize(

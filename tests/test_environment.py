@@ -106,7 +106,7 @@ def test_the_workflow_is_one():
     assert said.returncode == 0, said.stdout
 
 
-def test_every_step_of_the_workflow_is_a_target_of_make_or_the_checks_of_any_machine():
+def test_every_step_of_the_workflow_is_a_target_of_make():
     runs = [step["run"] for job in workflow().values() for step in job["steps"] if "run" in step]
     targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert ".ci/run" in runs
@@ -145,43 +145,6 @@ def test_the_matrix_has_what_the_workflow_reads_from_it():
     assert all(set(row) == read for row in rows)
     chapters = sorted(path.stem for path in (PROJECT / "chapters").glob("*.py"))
     assert sorted(name for row in rows for name in row["chapters"].split()) == chapters
-
-
-def rows(**needs: str) -> list[dict]:
-    return [
-        {"chapter": name, "fingerprint": f"of {name}", "needs": on.split(), "data": []} for name, on in needs.items()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("needs", "jobs"),
-    [
-        ({"a": "", "b": ""}, ["a", "b"]),
-        ({"a": "b", "b": "", "c": ""}, ["b a", "c"]),
-        ({"a": "c", "b": "c", "c": "", "d": "e", "e": ""}, ["c a b", "e d"]),
-        ({"a": "b c", "b": "d", "c": "e", "d": "", "e": "", "f": ""}, ["d b e c a", "f"]),
-        ({"a": "", "b": "", "c": "a b"}, ["a b c"]),
-        ({}, []),
-    ],
-)
-def test_chapters_that_need_each_other_share_a_job_in_the_order_of_their_runs(needs, jobs):
-    found = matrix.jobs(rows(**needs))
-    assert sorted(job["chapters"] for job in found) == sorted(jobs)
-    assert all(job["name"] == job["chapters"].split()[0] for job in found)
-
-
-def test_a_job_has_a_new_fingerprint_where_one_of_its_chapters_has():
-    old = {job["name"]: job["fingerprint"] for job in matrix.jobs(rows(a="b", b="", c=""))}
-    changed = rows(a="b", b="", c="")
-    changed[0]["fingerprint"] = "another"
-    new = {job["name"]: job["fingerprint"] for job in matrix.jobs(changed)}
-    assert new["c"] == old["c"] and new["b"] != old["b"]
-
-
-@pytest.mark.parametrize("needs", [{"a": "nobody"}, {"a": "a"}, {"a": "b", "b": "a"}])
-def test_a_need_that_cannot_be_met_is_named(needs):
-    with pytest.raises(ValueError, match="a needs"):
-        matrix.jobs(rows(**needs))
 
 
 def test_a_wrong_workflow_is_found(tmp_path):
@@ -225,12 +188,17 @@ PROGRAM = "import sys\nprint('runs', __file__, sys.argv[1:])\n"
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run make as a person would: without what the make that runs the tests has put into the environment."""
+    """Run make as a person would."""
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=of_a_person() | environment, capture_output=True, text=True
+    )
+
+
+def of_a_person() -> dict[str, str]:
+    """The environment without what the make that runs the tests has put into it, and without another path to lib."""
     ours = re.findall(r"^(\w+) \?=", (PROJECT / "Makefile").read_text(), re.MULTILINE)
-    kept = {
-        name: value for name, value in os.environ.items() if name not in {*ours, "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
-    }
-    return subprocess.run(["make", *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True)
+    others = {*ours, "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHONPATH"}
+    return {name: value for name, value in os.environ.items() if name not in others}
 
 
 def new_project(folder: Path) -> Path:
@@ -245,8 +213,9 @@ def new_project(folder: Path) -> Path:
 def runs_its_own(folder: Path) -> bool:
     """Whether the environment, from anywhere, has this folder's lib, and its scripts this environment's Python."""
     where = "import lib, sys; print(lib.__file__); print(sys.prefix)"
-    said = subprocess.run([folder / ".venv/bin/python", "-c", where], cwd="/", capture_output=True, text=True)
-    pip = subprocess.run([folder / ".venv/bin/pip", "--version"], cwd="/", capture_output=True, text=True)
+    outside = {"cwd": "/", "env": of_a_person(), "capture_output": True, "text": True}
+    said = subprocess.run([folder / ".venv/bin/python", "-c", where], **outside)
+    pip = subprocess.run([folder / ".venv/bin/pip", "--version"], **outside)
     assert pip.returncode == 0, pip.stderr
     return (
         said.stdout.splitlines() == [f"{folder}/lib/__init__.py", f"{folder}/.venv"]
@@ -439,6 +408,7 @@ def interpreter(version: str) -> str | None:
         (["serve"], ["serve"]),
         (["chapters"], ["chapters", "--json", "--profile", "quick"]),
         (["chapter", "CHAPTER=one"], ["run", "one", "--profile", "quick"]),
+        (["page", "CHAPTER=one", "PROFILE=standard"], ["page", "one", "--profile", "standard"]),
     ],
 )
 def test_targets_are_commands_of_the_package(made, asked, runs):
@@ -449,8 +419,9 @@ def test_targets_are_commands_of_the_package(made, asked, runs):
     assert said.stdout == f"runs {made}/lib/__main__.py {runs}\n", said.stderr
 
 
-def test_a_chapter_must_be_named(made):
-    said = make(made, "chapter")
+@pytest.mark.parametrize("target", ["chapter", "page"])
+def test_a_chapter_must_be_named(made, target):
+    said = make(made, target)
     assert said.returncode != 0 and "which chapter?" in said.stderr
 
 
@@ -580,3 +551,23 @@ def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path
     said = lib(small_book, "pages")
     assert said.returncode == 0, said.stderr
     assert all((small_book / "_build/html/chapters" / f"{name}.html").exists() for name in ("passes", "second"))
+
+
+def test_an_installed_lib_has_the_techniques_and_leaves_out_the_book(tmp_path):
+    find = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    find_packages = pytest.importorskip("setuptools").find_packages  # newer Pythons come without it
+    packages = find_packages(str(PROJECT), include=find["include"], exclude=find["exclude"])
+    assert {"lib", "lib.pruning", "lib.pruning.shared", "lib.datasets", "lib.coding"} <= set(packages)
+    assert not [name for name in packages if name.startswith("lib.book")]
+    for name in packages:
+        folder = tmp_path / name.replace(".", "/")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (PROJECT / name.replace(".", "/")).glob("*.py"):
+            shutil.copy(file, folder)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    python = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    code = "import lib, lib.storage; from lib.weights import form_named; print(lib.__file__, form_named('GridWeight'))"
+    said = subprocess.run([sys.executable, "-c", code], **python)
+    assert said.stdout.startswith(str(tmp_path)) and "whole_steps.GridWeight" in said.stdout, said.stderr
+    said = subprocess.run([sys.executable, "-m", "lib", "book"], **python)
+    assert said.returncode == 1 and "need a checkout" in said.stderr and len(said.stderr.splitlines()) == 1

@@ -16,17 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from lib import running
+from lib import imports
+from lib.book import files, processor
 
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_", "DNNL_", "FBGEMM_", "MKL_", "NUMBA_", "OMP_NUM_THREADS")
-SOURCES = (
-    "book/doctor.py",
-    "running.py",
-    "binarization/shared/kernels.py",
-    "binarization/shared/vector.py",
-    "quantization/shared/torch_kernels.py",
-)
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """All trials, each run now. A trial that raises an error is wrong."""
+    """Run every trial now and return what came of each. A trial that raises an error is wrong."""
     return [
         _tried("matrix products", _products),
         _tried("convolutions in plain memory", lambda: _convolutions(last=False, single=None)),
@@ -63,34 +58,35 @@ def checks() -> list[Check]:
 
 
 def main(root: Path, *, fresh: bool = False) -> int:
-    """Print the processor and one line for each check; return 1 where a result of the book would be wrong, 0 otherwise.
+    """Print the processor and one line for each check; return 1 if a result of the book would be wrong, 0 otherwise.
 
     root: the book's folder. The verdict is kept in ``_build/doctor`` for this processor, these versions and settings.
-    fresh: whether to try everything again whatever is kept.
+    fresh: try everything again, whatever is kept.
     """
     path = root / "_build" / "doctor" / f"{_key()}.json"
-    found = None if fresh else _kept(path)
-    if found is None:
-        lines, found = processor(), checks()
-        _keep(path, {"processor": lines, "checks": [asdict(check) for check in found]})
-    else:
-        lines, found = found
-    print(lines)
-    for check in found:
+    verdict = None if fresh else _kept(path)
+    if verdict is None:
+        verdict = machine(), checks()
+        content = {"processor": verdict[0], "checks": [asdict(check) for check in verdict[1]]}
+        with suppress(OSError):  # a folder that cannot be written to costs a few seconds the next time
+            files.write(path, json.dumps(content, indent=1))
+    print(verdict[0])
+    for check in verdict[1]:
         print(check)
-    return int(any(check.wrong and not check.instead for check in found))
+    return int(any(check.wrong and not check.instead for check in verdict[1]))
 
 
-def processor() -> str:
-    """The processor's name, and which instructions torch and numba use on it."""
+def machine() -> str:
+    """Return the processor's name, and which instructions torch and numba use on it."""
     import torch
 
-    parts = [_name(), f"torch {torch.__version__} for {torch.backends.cpu.get_cpu_capability()}"]
+    parts = [processor.name(), f"torch {torch.__version__} for {torch.backends.cpu.get_cpu_capability()}"]
     try:
         import llvmlite.binding
         import numba
 
-        parts.append(f"numba {numba.__version__} for {numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()}")
+        target = getattr(numba.config, "CPU_NAME", "") or llvmlite.binding.get_host_cpu_name()
+        parts.append(f"numba {numba.__version__} for {target}")
     except ImportError:
         parts.append("no numba")
     return "; ".join(parts)
@@ -117,7 +113,7 @@ def _products() -> str:
     return _listed(wrong)
 
 
-def _shapes() -> Iterator[tuple]:
+def _shapes() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]]]:
     """Images (n, channels, height, width), weight, and place of convolutions, as :func:`lib.running.convolved` has."""
     for filters in (1, 8, 34):  # one channel and, along the width, a stride and one output column
         for height, width, size, stride in (
@@ -146,13 +142,15 @@ def _convolutions(*, last: bool, single: bool | None) -> str:
     """Outputs and gradients against float64 in plain memory; single: of one input channel, of more, or None: of all."""
     import torch
 
+    from lib import running
+
     wrong, memory = [], torch.channels_last if last else torch.contiguous_format
     for images, weight, place in _shapes():
         if single is not None and (images[1] == 1) != single:
             continue
         exact = running.convolved(images, weight, place, dtype=torch.float64, memory=torch.contiguous_format)
-        found = running.convolved(images, weight, place, dtype=torch.float32, memory=memory)
-        for what, a, b in zip(("output", "gradient of images", "gradient of weight"), found, exact, strict=True):
+        tried = running.convolved(images, weight, place, dtype=torch.float32, memory=memory)
+        for what, a, b in zip(("output", "gradient of images", "gradient of weight"), tried, exact, strict=True):
             if not running.equal_sums(a, b):
                 filters, _, high, wide = weight
                 shape = f"image {images[1]} x {images[2]} x {images[3]}, {filters} filters of {high} x {wide}"
@@ -190,14 +188,14 @@ def _bits() -> str:
 
     for rows, length, filters in ((1, 1, 1), (3, 64, 16), (9, 130, 21), (130, 65, 33), (5, 1000, 3)):
         a, b = signs(rows, length), signs(filters, length)
-        found, expected = kernels.product(kernels.pack(a), kernels.pack(b)), a.long() @ b.long().T
-        if not torch.equal(found.long(), expected) or not torch.equal(kernels.unpack(kernels.pack(a)), a):
+        counted, expected = kernels.product(kernels.pack(a), kernels.pack(b)), a.long() @ b.long().T
+        if not torch.equal(counted.long(), expected) or not torch.equal(kernels.unpack(kernels.pack(a)), a):
             wrong.append(f"{rows} x {length} times {filters} filters")
     for channels, filters, size, stride in ((1, 18, 3, 1), (3, 1, 2, 2), (64, 16, 3, 1), (70, 17, 3, 2), (20, 5, 1, 1)):
         x, w = signs(2, channels, 7, 6), signs(filters, channels, size, size)
-        found = kernels.convolution(x, kernels.arrange(w), stride=(stride, stride), border=(1, 1, 1, 1))
+        counted = kernels.convolution(x, kernels.arrange(w), stride=(stride, stride), border=(1, 1, 1, 1))
         expected = torch.nn.functional.conv2d(x.long(), w.long(), None, stride, 1)
-        if not torch.equal(found.long(), expected):
+        if not torch.equal(counted.long(), expected):
             wrong.append(f"{channels} channels, {filters} filters of {size} x {size}, stride {stride}")
     return _listed(wrong)
 
@@ -205,13 +203,15 @@ def _bits() -> str:
 def _threads() -> str:
     import torch
 
+    from lib import running
+
     wrong = []
     for images, weight, groups in (((16, 3, 32, 32), (16, 3, 3, 3), 1), ((9, 16, 14, 14), (32, 8, 5, 5), 2)):
         place, results = ((1, 1), (1, 1), (1, 1), False, (0, 0), groups), []
         for threads in (1, 2):
             with _threaded(threads):
-                how = {"dtype": torch.float32, "memory": torch.contiguous_format}
-                results.append(running.convolved(images, weight, place, **how))
+                result = running.convolved(images, weight, place, dtype=torch.float32, memory=torch.contiguous_format)
+                results.append(result)
         if not all(map(running.equal_sums, *results)):
             wrong.append(f"convolution of {images[1]} channels")
     with _threaded(2):
@@ -238,22 +238,12 @@ def _listed(wrong: list[str]) -> str:
     return wrong[0] + more if wrong else ""
 
 
-def _name() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text("utf-8", "replace").splitlines() if told.exists() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
-
-
 def _key() -> str:
-    """What a verdict depends on: the processor, versions, settings that choose kernels, and what is tried.
+    """What a verdict depends on: the processor, versions, settings that choose kernels, and the code that is tried.
 
     torch itself is not imported: a kept verdict costs no more than reading a few files.
     """
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text("utf-8", "replace").splitlines() if told.exists() else []
-    kinds = ("model", "stepping", "flags", "Features", "CPU ")  # families of lines, of x86 and of ARM
-    digest = hashlib.sha256("\n".join(sorted({line for line in lines if line.startswith(kinds)})).encode())
+    digest = hashlib.sha256("\n".join(processor.decisive()).encode())
     for name in ("torch", "numba", "llvmlite", "numpy"):
         try:
             digest.update(f"{name} {metadata.version(name)}\n".encode())
@@ -261,9 +251,14 @@ def _key() -> str:
             digest.update(f"no {name}\n".encode())
     settings = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
     digest.update(json.dumps([sys.version, platform.machine(), sorted(settings.items())]).encode())
-    for name in SOURCES:
-        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    for path in sources():
+        digest.update(imports.code_of_file(path).encode())
     return digest.hexdigest()[:24]
+
+
+def sources() -> list[Path]:
+    """Return the files of ``lib`` that the trials are made of: this one, and all that it imports."""
+    return imports.closure(Path(__file__).parents[1], ["import lib.book.doctor"])
 
 
 def _kept(path: Path) -> tuple[str, list[Check]] | None:
@@ -272,15 +267,3 @@ def _kept(path: Path) -> tuple[str, list[Check]] | None:
         return str(kept["processor"]), [Check(**check) for check in kept["checks"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _keep(path: Path, verdict: dict) -> None:
-    """A folder that cannot be written to costs a few seconds the next time, and nothing else."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(verdict, indent=1), "utf-8")
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import yaml
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
-from lib.book import chapters
+from lib.book import chapters, claims, judging, ledger, wording
+from lib.book.pages import site
 
 Gate = Callable[[Path], tuple[int, list[str]]]
 EXTRA_PAGES = {"genindex.html", "search.html"}  # made by Sphinx; not in the table of contents
@@ -23,12 +24,12 @@ OUTSIDE_CSS = re.compile(r"(?:@import\s+|url\(\s*)['\"]?\s*((?:https?:)?//[^)'\"
 
 
 def outside_requests(root: Path) -> tuple[int, list[str]]:
-    """Nothing that a page loads by itself comes from the network, from style sheets neither."""
+    """Nothing that a page or its style sheets load by themselves comes from the network."""
     count, wrong = 0, []
-    for name, page in pages(root):
+    for name, page in built_pages(root):
         for tag in page.find_all(LOADING):
-            address = tag.get(LOADING[tag.name])
-            if address and not (tag.name == "link" and not LOADING_LINKS & set(tag.get("rel", []))):
+            address = _attribute(tag, LOADING[tag.name])
+            if address and not (tag.name == "link" and not LOADING_LINKS & set(_attribute(tag, "rel").split())):
                 count += 1
                 if urlsplit(address).netloc:
                     wrong.append(f"{name} loads {address} from the network")
@@ -42,10 +43,10 @@ def outside_requests(root: Path) -> tuple[int, list[str]]:
 def alternative_texts(root: Path) -> tuple[int, list[str]]:
     """Every image says what it shows: its alternative text is there, and is no file name."""
     count, wrong = 0, []
-    for name, page in pages(root):
+    for name, page in built_pages(root):
         for image in page.find_all("img"):
             count += 1
-            text = (image.get("alt") or "").strip()
+            text = _attribute(image, "alt").strip()
             if not text or re.search(r"\.(svg|png|jpe?g|gif|webp)$|^[\w./-]*/[\w./-]*$", text):
                 wrong.append(
                     f"{name}: the image {image.get('src')} has the alternative text {text!r}, which says nothing"
@@ -56,11 +57,12 @@ def alternative_texts(root: Path) -> tuple[int, list[str]]:
 def unresolved_roles(root: Path) -> tuple[int, list[str]]:
     """No role is left as it was written: outside code, no page shows ``{glue:text}`` or its kin."""
     count, wrong = 0, []
-    for name, page in pages(root):
+    for name, page in built_pages(root):
         count += 1
         for text in page.find_all(string=ROLE):
-            if not text.find_parent(["code", "pre", "script", "style"]):
-                wrong.append(f"{name} shows {ROLE.search(text)[0]} as text: it did not resolve")
+            role = ROLE.search(text)
+            if role and not text.find_parent(["code", "pre", "script", "style"]):
+                wrong.append(f"{name} shows {role[0]} as text: it did not resolve")
     return count, wrong
 
 
@@ -70,43 +72,44 @@ def traces_of_the_machine(root: Path) -> tuple[int, list[str]]:
     folders = sorted(map(re.escape, places), key=len, reverse=True)  # the longest names the place best
     trace = re.compile("|".join([r"\bat 0x[0-9a-f]{6,}", r"(?<![\w.])/(?:home|Users)/\w+", *folders]))
     count, wrong = 0, []
-    for name, page in pages(root):
+    for name, page in built_pages(root):
         count += 1
-        wrong += [f"{name} shows {found!r}" for found in sorted(set(trace.findall(str(page))))]
+        wrong += [f"{name} shows {text!r}" for text in sorted(set(trace.findall(str(page))))]
     return count, wrong
 
 
 def internal_links(root: Path) -> tuple[int, list[str]]:
-    """Every link within the book leads to a page that is there, and to a place on it that is there."""
-    built = dict(pages(root))
+    """Every link within the book leads to a page and to a place on it that exist."""
+    built = dict(built_pages(root))
     marks = {name: {tag.get("id") or tag.get("name") for tag in page.find_all(_marked)} for name, page in built.items()}
     count, wrong = 0, []
     for name, page in built.items():
         for link in page.find_all("a", href=True):
-            address, mark = urldefrag(link["href"])
+            href = _attribute(link, "href")
+            address, mark = urldefrag(href)
             if urlsplit(address).scheme or urlsplit(address).netloc:
                 continue
             count += 1
             path = (site(root) / name).parent / unquote(urlsplit(address).path) if address else site(root) / name
             target = _within(root, path)
             if target is None or not path.exists():
-                wrong.append(f"{name} links to {link['href']}, which is not there")
+                wrong.append(f"{name} links to {href}, which is not there")
             elif mark and target in marks and unquote(mark) not in marks[target]:
-                wrong.append(f"{name} links to {link['href']}, and {target} has no place of that name")
+                wrong.append(f"{name} links to {href}, and {target} has no place of that name")
     return count, wrong
 
 
 def page_count(root: Path) -> tuple[int, list[str]]:
     """The pages are those of the table of contents, no fewer and no more."""
     expected = {f"{name}.html" for name in _entries(yaml.safe_load((root / "_toc.yml").read_text("utf-8")))}
-    built = {name for name, _ in pages(root)} - EXTRA_PAGES
-    wrong = [f"{name} stands in _toc.yml and was not built" for name in sorted(expected - built)]
-    return len(built), wrong + [f"{name} was built and does not stand in _toc.yml" for name in sorted(built - expected)]
+    built = {name for name, _ in built_pages(root)} - EXTRA_PAGES
+    wrong = [f"{name} is in _toc.yml and was not built" for name in sorted(expected - built)]
+    return len(built), wrong + [f"{name} was built and is not in _toc.yml" for name in sorted(built - expected)]
 
 
 def figures_shown(root: Path) -> tuple[int, list[str]]:
-    """Every figure that a chapter's code names stands on a page of the book."""
-    marks = {tag.get("id") for _, page in pages(root) for tag in page.find_all(id=True)}
+    """Every figure that a chapter's code names is on a page of the book."""
+    marks = {tag.get("id") for _, page in built_pages(root) for tag in page.find_all(id=True)}
     count, wrong = 0, []
     for path in sorted((root / "chapters").glob("*.py")):
         named = sorted(set(re.findall(r"""["'](fig-[\w-]+)["']""", path.read_text("utf-8"))))
@@ -124,11 +127,52 @@ def typed_numbers(root: Path) -> tuple[int, list[str]]:
     for name, first, text in _prose(root):
         for number, line in enumerate(_stripped(text).splitlines(), first):
             count += bool(line.strip())
-            if (found := TYPED.search(line)) and "{cite" not in text.splitlines()[number - first]:
+            if (typed := TYPED.search(line)) and "{cite" not in text.splitlines()[number - first]:
                 wrong.append(
-                    f"{name}:{number} types {found[0].strip()!r}: show a recorded value, or cite whose number it is"
+                    f"{name}:{number} types {typed[0].strip()!r}: show a recorded value, or cite whose number it is"
                 )
     return count, wrong
+
+
+def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
+    """Every verdict is what the results of this build and the committed ones of the published profile give.
+
+    root: the book's folder.
+    profile: the profile of this build.
+    Returns how many verdicts were judged in each, and one sentence for each failure; none judged is a failure too.
+    """
+    try:
+        held = ledger.load_claims(root)
+    except ValueError as error:
+        return {f"{profile} build": 0}, [str(error)]
+    counts: dict[str, int] = {}
+    wrong = []
+    for name, built in ((profile, True), (claims.PUBLISHED, False)):
+        place = f"{name} build" if built else f"{name} records"
+        counts[place] = 0
+        try:
+            records = ledger.load_results(name, root, built=built)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if not records:
+            command = f"make book PROFILE={name}" if built else f"make record PROFILE={name}"
+            wrong.append(f"the {place} hold no record: run `{command}`")
+            continue
+        for claim in held:
+            if name not in claim.rules:
+                continue
+            try:
+                judgment = judging.judge(claim, name, records)
+            except ValueError as error:
+                wrong.append(str(error))
+                continue
+            counts[place] += 1
+            if judging.contradicts(judgment, claim):
+                wrong.append(f"{place}: {wording.contradiction(claim, judgment)}")
+    if not sum(counts.values()):
+        wrong.append(f"no verdict was judged in {' or '.join(counts)}: the ledger needs rules for one of them")
+    return counts, wrong
 
 
 GATES: dict[str, Gate] = {
@@ -187,15 +231,10 @@ def _prose(root: Path) -> Iterator[tuple[str, int, str]]:
                 yield f"chapters/{chapter}.py", position + 1, cell.source
 
 
-def site(root: Path) -> Path:
-    """Where the built pages are."""
-    return root / "_build" / "html"
-
-
-def pages(root: Path) -> list[tuple[str, BeautifulSoup]]:
-    """Every built page: its path within the site, and its parsed text."""
-    found = [path for path in sorted(site(root).rglob("*.html")) if "_static" not in path.relative_to(site(root)).parts]
-    return [(path.relative_to(site(root)).as_posix(), _parsed(path, path.stat().st_mtime_ns)) for path in found]
+def built_pages(root: Path) -> list[tuple[str, BeautifulSoup]]:
+    """Return every built page of the book at ``root``: its path within the site, and its parsed text."""
+    paths = [path for path in sorted(site(root).rglob("*.html")) if "_static" not in path.relative_to(site(root)).parts]
+    return [(path.relative_to(site(root)).as_posix(), _parsed(path, path.stat().st_mtime_ns)) for path in paths]
 
 
 @cache
@@ -203,7 +242,13 @@ def _parsed(path: Path, changed: int) -> BeautifulSoup:
     return BeautifulSoup(path.read_text("utf-8"), "html.parser")
 
 
-def _marked(tag: Any) -> bool:
+def _attribute(tag: Tag, name: str) -> str:
+    """The text of an attribute, words of a list with spaces between them, "" where there is none."""
+    value = tag.get(name) or ""
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def _marked(tag: Tag) -> bool:
     return tag.has_attr("id") or (tag.name == "a" and tag.has_attr("name"))
 
 

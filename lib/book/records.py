@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lib.book import chapters, ledger
+from lib.book import chapters, claims, fingerprints, judging, last_run, ledger, wording
 from lib.evidence import formatted, interval
 
 GATED = ("quick", "standard")  # the full profile takes hours: its records say of which sources they are
@@ -17,27 +17,34 @@ GATED = ("quick", "standard")  # the full profile takes hours: its records say o
 def record(root: Path, profile: str, only: list[str] | None = None) -> list[str]:
     """Write the finished runs of a profile to ``results/``. Returns a sentence for each chapter that has no run.
 
-    only: the chapters to record; by default all. Records of chapters that are no more are deleted.
+    Records of chapters that are no more are deleted.
+
+    root: the book's folder.
+    profile: a profile's name.
+    only: the chapters to record; by default all.
     """
     problems = []
     for chapter in only or chapters.names(root):
-        done = chapters.executed(root, chapter, profile)
+        done = last_run.executed(root, chapter, profile)
         if done is None:
-            problems.append(f"chapter {chapter}: {chapters.status(root, chapter, profile)['error']}")
+            problems.append(f"chapter {chapter}: {last_run.status(root, chapter, profile)['error']}")
         else:
-            chapters.write_results(root, done, chapters.committed_results(root, profile))
-    for path in chapters.committed_results(root, profile).glob("*.json"):
+            last_run.write_results(root, done, last_run.committed_results(root, profile))
+    for path in last_run.committed_results(root, profile).glob("*.json"):
         if path.stem not in chapters.names(root):
             path.unlink()
     return problems
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """Every record was measured with the present sources: the code of each file, the lock and the parameters."""
+    """Check that every record was measured with the present sources: the code of each file, the lock, the parameters.
+
+    Returns how many records were looked at, and a sentence for each that was not.
+    """
     count, wrong = 0, []
     for profile in GATED:
         for chapter in chapters.names(root):
-            path = chapters.committed_results(root, profile) / f"{chapter}.json"
+            path = last_run.committed_results(root, profile) / f"{chapter}.json"
             count += 1
             if why := stale(root, path):
                 wrong.append(f"{path.relative_to(root).as_posix()} {why}: make record PROFILE={profile}")
@@ -45,26 +52,30 @@ def gate(root: Path) -> tuple[int, list[str]]:
 
 
 def stale(root: Path, path: Path) -> str:
-    """Why the record at ``path`` is not of the present sources; "" where it is."""
+    """Return why the record at ``path`` is not of the present sources; "" if it is."""
     if not path.exists():
         return "is missing"
     then = ledger.load_result(path).get("run", {}).get("sources", {})
-    now = chapters.sources(root, path.stem, path.parent.name)
+    now = fingerprints.sources(root, path.stem, path.parent.name)
     if then == now:
         return ""
     changed = [name for name in now if now[name] != then.get(name)] + sorted(then.keys() - now.keys())
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return f"is of other sources than these: {', '.join(changed[:3])}{more} changed since"
+    return f"is out of date: {', '.join(changed[:3])}{more} changed since"
 
 
 def compare(root: Path, profile: str) -> int:
-    """Hold the last build's results against the committed ones; return 1 where a verdict, an exact value or a value
-    beyond its noise differs.
+    """Compare the last build's results with the committed ones and print what differs, the gravest first.
 
     Verdicts that flip come first. Then exact values, which must be equal on every machine. Then the values beyond their
     noise: with several seeds, 95 % intervals that do not meet; for one accuracy or error of one run, three standard
     deviations of the difference of two binomial shares of its test set. Values of one run without a known noise, and
     times, are counted apart.
+
+    root: the book's folder.
+    profile: a profile's name.
+    Returns 1 if a verdict, an exact value or a value beyond its noise differs, otherwise 0.
+    Raises ValueError where there is no build or no record to compare.
     """
     old, new = _results(root, profile, built=False), _results(root, profile, built=True)
     if not old.keys() & new.keys():
@@ -80,9 +91,9 @@ def compare(root: Path, profile: str) -> int:
         before, after = old[chapter]["records"], new[chapter]["records"]
         for key in sorted(before.keys() | after.keys()):
             compared += 1
-            kind, says = difference(key, before.get(key), after.get(key), _test_sizes(old[chapter], new[chapter]))
-            if says:
-                kinds[kind].append(f"  {key}: {says}")
+            kind, text = difference(key, before.get(key), after.get(key), _test_sizes(old[chapter], new[chapter]))
+            if text:
+                kinds[kind].append(f"  {key}: {text}")
     _list("Verdicts that flip", flips)
     _list("Exact values that differ", kinds["exact"])
     _list("Values beyond their noise", kinds["noise"])
@@ -100,30 +111,34 @@ def compare(root: Path, profile: str) -> int:
 def difference(
     key: str, old: dict[str, Any] | None, new: dict[str, Any] | None, test_sizes: list[int]
 ) -> tuple[str, str]:
-    """What kind of difference two records of one key have ("exact", "noise", "unknown" or "time"), and what it is.
+    """Return what kind of difference two records of one key have, and what it is, "" where they agree.
 
-    The second is "" where they agree. test_sizes: of the chapter's data sets; the smallest gives an accuracy's noise.
+    key: the measurement's key.
+    old: the committed record, or None.
+    new: the record of the build, or None.
+    test_sizes: the numbers of test samples of the chapter's data sets; the smallest gives an accuracy's noise.
+    Returns a kind, "exact", "noise", "unknown" or "time", and a text such as "was 1.62 %, is 1.70 %".
     """
     if old is None or new is None:
         return "exact", "new" if old is None else "gone"
     was, now = old["values"], new["values"]
     form = {"unit": new["unit"], "digits": new["digits"]}
-    says = f"was {formatted(was, **form)}, is {formatted(now, **form)}"
-    if ledger.TIMING.search(key.split(".", 1)[-1]):
+    text = f"was {formatted(was, **form)}, is {formatted(now, **form)}"
+    if claims.is_time(key):
         ratio = interval(now)[0] / interval(was)[0] if interval(was)[0] else math.inf
-        return "time", "" if 0.8 <= ratio <= 1.25 else says
+        return "time", "" if 0.8 <= ratio <= 1.25 else text
     if old.get("exact") or new.get("exact"):
-        return "exact", "" if _equal(was, now) else says
+        return "exact", "" if _equal(was, now) else text
     if _equal(was, now):
         return "noise", ""
     (a, half), (b, other_half) = interval(was), interval(now)
     if len(was) > 1 or len(now) > 1:
-        return "noise", "" if abs(a - b) <= half + other_half + 1e-9 * abs(a) else says
+        return "noise", "" if abs(a - b) <= half + other_half + 1e-9 * abs(a) else text
     if new["unit"] == "%" and key.endswith(("error_pct", "accuracy_pct")) and test_sizes:
         share = min(max((a + b) / 200, 0.0), 1.0)
         noise = 300 * math.sqrt(2 * max(share * (1 - share), 1 / min(test_sizes)) / min(test_sizes))
-        return "noise", "" if abs(a - b) <= noise else says
-    return "unknown", says
+        return "noise", "" if abs(a - b) <= noise else text
+    return "unknown", text
 
 
 def _equal(was: list[float], now: list[float]) -> bool:
@@ -136,20 +151,20 @@ def _flips(root: Path, profile: str, old: dict[str, Any], new: dict[str, Any]) -
     lines = []
     before, after = (_merged(results) for results in (old, new))
     for claim in ledger.load_claims(root):
-        keys = {key for rule in claim.rules.get(profile, ()) for key in rule.keys}
+        keys = claim.keys(profile)
         if not keys or not keys <= after.keys():
             continue
-        now = ledger.judge(claim, profile, after)
-        then = ledger.judge(claim, profile, before) if keys <= before.keys() else None
-        if ledger.contradiction(claim, now) or (then and then.verdict != now.verdict):
-            said = "; ".join(f"{ledger.quantity(f.rule)} is {ledger.measured(f)}, {f.outcome}" for f in now.findings)
+        now = judging.judge(claim, profile, after)
+        then = judging.judge(claim, profile, before) if keys <= before.keys() else None
+        if judging.contradicts(now, claim) or (then and then.verdict != now.verdict):
             was = f", the committed records give {then.verdict}" if then else ""
-            lines.append(f"  {claim.id}: held {claim.verdict}{was}, this build gives {now.verdict} ({said})")
+            reasons = wording.reasons(now)
+            lines.append(f"  {claim.id}: held {claim.verdict}{was}, this build gives {now.verdict} ({reasons})")
     return lines
 
 
 def _merged(results: dict[str, Any]) -> ledger.Records:
-    return {key: one for result in results.values() for key, one in result["records"].items()}
+    return {key: record for result in results.values() for key, record in result["records"].items()}
 
 
 def _results(root: Path, profile: str, *, built: bool) -> dict[str, Any]:

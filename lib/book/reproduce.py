@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.book import build, chapters, ledger
+from lib.book import build, chapters, claims, execution, judging, last_run, ledger, wording
+from lib.book.claims import Claim
 
 SLOWER = 1.3  # a stranger's machine against the one that recorded the times
 
@@ -20,38 +21,42 @@ def reproduce(
     minutes: float | None = None,
     cores: int = 2,
 ) -> int:
-    """Run the chapters that are not up to date; print held and new verdict side by side; return 1 where one flips.
+    """Run the chapters that are not up to date; print held and new verdict side by side; return 1 if one flips.
 
+    root: the book's folder.
+    profile: a profile's name.
     claim: only the chapters that decide this claim, and only its verdict.
     chapter: only this chapter, and the claims that it decides alone.
     minutes: stop after this time. Chapters whose sources changed within a day before the last commit come first; the
         others take turns, so that each commit begins with another one.
-    Raises ValueError for a claim, a chapter or a number of minutes that does not exist.
+    cores: how many chapters may run at once.
+    Raises ValueError for an unknown profile, claim or chapter, for a claim and a chapter at once, and for a number of
+        minutes that is not above 0.
     """
     if minutes is not None and not 0 < minutes < 10**6:
-        raise ValueError(f"minutes is {minutes:g}: accepted is a number above 0")
+        raise ValueError(f"minutes must be above 0, not {minutes:g}")
     if claim and chapter:
-        raise ValueError(f"both the claim {claim} and the chapter {chapter} are named: accepted is one of them")
-    claims = [one for one in ledger.load_claims(root) if one.rules.get(profile)]
+        raise ValueError(f"a claim or a chapter must be named, not both: {claim} and {chapter}")
+    chapters.profile_settings(root, profile)
+    judged_claims = [entry for entry in ledger.load_claims(root) if entry.rules.get(profile)]
     chosen = chapters.names(root)
     if claim:
-        claims = [_named(root, claim, profile)]
-        chosen = sorted(_deciding(root, claims[0], profile))
+        judged_claims = [_named(root, claim, profile)]
+        chosen = sorted(_deciding(root, judged_claims[0], profile))
     elif chapter:
         chapters.notebook(root, chapter)
         chosen = [chapter]
-    chapters.profile_settings(root, profile)
     start = time.monotonic()
     if minutes is not None:
         chosen = fitting(root, profile, in_turn(root, chosen), 60 * minutes, cores)
     print(f"Reproducing {', '.join(chosen)} in the {profile} profile")
     left = None if minutes is None else 60 * minutes - (time.monotonic() - start)
-    problems = build.execute(root, profile, cores, chosen, left)
-    late = [name for name in chosen if chapters.status(root, name, profile)["status"] == "not run"]
+    problems = execution.execute(root, profile, cores, chosen, left)
+    late = [name for name in chosen if last_run.status(root, name, profile)["status"] == "not run"]
     if minutes is not None and late:
         print(f"Not finished within {minutes:g} minutes, so not judged: {', '.join(late)}")
         problems = [problem for problem in problems if problem.split(":")[0].removeprefix("chapter ") not in late]
-    judged, flipped = _verdicts(root, profile, claims)
+    judged, flipped = _verdicts(root, profile, judged_claims)
     print(f"{judged} verdicts reproduced, {flipped} flipped")
     if not judged:
         problems.append("no verdict was judged: give it more minutes, or another claim or chapter")
@@ -59,7 +64,11 @@ def reproduce(
 
 
 def in_turn(root: Path, names: list[str]) -> list[str]:
-    """The chapters whose sources changed lately, then the others; both begin with another one at each commit."""
+    """Return the chapters whose sources changed lately, then the others; both begin with another one at each commit.
+
+    root: the book's folder.
+    names: the chapters to order.
+    """
     turn = int(_git(root, "rev-list", "--count", "HEAD") or 0)
     changed = _changed(root)
     lately = [name for name in names if not changed.isdisjoint(_paths(root, name))]
@@ -68,10 +77,17 @@ def in_turn(root: Path, names: list[str]) -> list[str]:
 
 
 def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: int) -> list[str]:
-    """As many of the chapters, from the first, as their recorded times let hope to finish in time; always one."""
+    """Return as many of the chapters, from the first, as should finish in time by their recorded times; at least one.
+
+    root: the book's folder.
+    profile: a profile's name.
+    names: the chapters, in the order of their importance.
+    seconds: the time there is.
+    cores: how many chapters run at once.
+    """
     expected = {}
     for name in names:
-        path = chapters.committed_results(root, profile) / f"{name}.json"
+        path = last_run.committed_results(root, profile) / f"{name}.json"
         known = json.loads(path.read_text("utf-8")).get("run", {}) if path.exists() else {}
         expected[name] = SLOWER * known.get("seconds", 0.0)
     chosen: list[str] = []
@@ -81,55 +97,55 @@ def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: i
         if max(expected[name], spent + cost) <= seconds:  # of those after a long one, a shorter one may still fit
             chosen.append(name)
             spent += cost
-    return chosen or (names and [min(names, key=expected.get)])
+    return chosen or sorted(names, key=lambda name: expected[name])[:1]
 
 
-def _verdicts(root: Path, profile: str, claims: list[ledger.Claim]) -> tuple[int, int]:
+def _verdicts(root: Path, profile: str, judged_claims: list[Claim]) -> tuple[int, int]:
     """Print a line for each claim that this build's runs decide; return how many, and how many flipped."""
     built = ledger.load_results(profile, root, built=True)
     kept = ledger.load_results(profile, root)
     judged = flipped = 0
-    for claim in claims:
-        keys = {key for rule in claim.rules[profile] for key in rule.keys}
+    for claim in judged_claims:
+        keys = claim.keys(profile)
         if not keys <= built.keys():
             continue
         judged += 1
-        now = ledger.judge(claim, profile, built)
-        flips = ledger.contradiction(claim, now) is not None
+        now = judging.judge(claim, profile, built)
+        flips = judging.contradicts(now, claim)
         flipped += flips
         print(f"{'FLIPPED ' if flips else ''}{claim.id}: held {claim.verdict}, here {now.verdict}")
-        before = ledger.judge(claim, profile, kept).findings if keys <= kept.keys() else (None,) * len(now.findings)
+        before = judging.judge(claim, profile, kept).findings if keys <= kept.keys() else (None,) * len(now.findings)
         for new, old in zip(now.findings, before, strict=True):
-            was = f", committed {ledger.measured(old)}" if old else ""
-            print(f"    {ledger.quantity(new.rule)}: here {ledger.measured(new)}{was} ({new.outcome})")
+            was = f", committed {wording.measured(old)}" if old else ""
+            print(f"    {wording.quantity(new.rule)}: here {wording.measured(new)}{was} ({new.outcome})")
     return judged, flipped
 
 
-def _named(root: Path, id: str, profile: str) -> ledger.Claim:
-    claims = {claim.id: claim for claim in ledger.load_claims(root)}
-    if id not in claims:
-        near = [known for known in claims if known.split("-")[0] == id.split("-")[0]]
-        raise ValueError(f"no claim has the id {id!r}: accepted are {', '.join(near or claims)}")
-    claim = claims[id]
-    if claim.verdict == ledger.NOT_TESTABLE:
+def _named(root: Path, id: str, profile: str) -> Claim:
+    by_id = {claim.id: claim for claim in ledger.load_claims(root)}
+    if id not in by_id:
+        near = [known for known in by_id if known.split("-")[0] == id.split("-")[0]]
+        raise ValueError(f"claim must be one of {', '.join(near or by_id)}, not {id!r}")
+    claim = by_id[id]
+    if claim.verdict == claims.NOT_TESTABLE:
         raise ValueError(f"the claim {id} is not testable here: {' '.join((claim.because or '').split())}")
     if profile not in claim.rules:
-        raise ValueError(f"the claim {id} has no rule for the {profile} profile: accepted are {', '.join(claim.rules)}")
+        raise ValueError(f"the profile for the claim {id} must be one of {', '.join(claim.rules)}, not {profile!r}")
     return claim
 
 
-def _deciding(root: Path, claim: ledger.Claim, profile: str) -> set[str]:
+def _deciding(root: Path, claim: Claim, profile: str) -> set[str]:
     """The chapters that record what the claim's rules name."""
-    keys = {key for rule in claim.rules[profile] for key in rule.keys}
-    found = {}
+    keys = claim.keys(profile)
+    recorded: dict[str, str] = {}
     for path in ledger.result_files(profile, root):
-        found |= dict.fromkeys(ledger.load_result(path)["records"].keys() & keys, path.stem)
-    for key in keys - found.keys():  # never recorded: the chapter whose name the key begins with
+        recorded |= dict.fromkeys(ledger.load_result(path)["records"].keys() & keys, path.stem)
+    for key in keys - recorded.keys():  # never recorded: the chapter whose name the key begins with
         known = [name for name in chapters.names(root) if key.startswith(f"{name}.")]
         if not known:
             raise ValueError(f"no record of the {profile} profile holds {key!r}: run the whole book once")
-        found[key] = known[0]
-    return set(found.values())
+        recorded[key] = known[0]
+    return set(recorded.values())
 
 
 def _paths(root: Path, chapter: str) -> set[str]:

@@ -3,8 +3,6 @@
 import copy
 import json
 import os
-import platform
-import re
 import resource
 import sys
 import tempfile
@@ -19,7 +17,7 @@ import nbformat
 from filelock import FileLock, Timeout
 
 from lib import evidence, imports
-from lib.book import chapters
+from lib.book import chapters, files, fingerprints, last_run, processor
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
 ONE_THREAD = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
@@ -28,21 +26,47 @@ ONE_THREAD = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
 class ChapterFailed(Exception):
     """A chapter that did not run to its end: which cell, and why. ``partial`` is the notebook as far as it came."""
 
-    def __init__(self, says: str, partial: str = "") -> None:
-        super().__init__(says)
+    def __init__(self, why: str, partial: str = "") -> None:
+        super().__init__(why)
         self.partial = partial
 
 
-def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> dict[str, Any]:
-    """Run one chapter; write its stamped notebook and its results; return ``chapters.status``.
+def command(root: Path, chapter: str, profile: str) -> int:
+    """Run one chapter and say so on the terminal; return 0, the exit status.
 
+    root: the book's folder.
+    chapter: a chapter's name.
+    profile: a profile's name.
+    Raises ValueError with one sentence where the chapter fails.
+    """
+    print(f"{chapter}: running, {profile} profile", flush=True)
+    try:
+        done = run(root, chapter, profile, bar=sys.stderr.isatty())
+    except Exception as error:
+        print(f"{chapter}: FAILED: {error}", flush=True)
+        if isinstance(error, ChapterFailed):
+            raise ValueError(str(error)) from error
+        raise
+    print(f"{chapter}: done in {done['seconds']:.1f} s, peak {done['peak_mib']} MiB", flush=True)
+    return 0
+
+
+def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> last_run.Status:
+    """Run one chapter; write its stamped notebook and its results; return its :func:`lib.book.last_run.status`.
+
+    A second run of the same chapter waits for the first.
+
+    root: the book's folder.
+    chapter: a chapter's name.
+    profile: a profile's name.
+    bar: show a bar that grows with each cell.
     Raises ChapterFailed where a cell raises, writes to stderr, exceeds a time limit or loses the kernel. There are then
-    no results and no stamped notebook, only the error and ``<chapter>.failed.ipynb``, with all that was shown so far.
-    Raises ValueError for an unknown chapter or profile. A second run of the same chapter waits for the first.
+        no results and no stamped notebook, only the error and ``<chapter>.failed.ipynb``, with all that was shown.
+    Raises ValueError for an unknown chapter or profile.
     """
     root = root.resolve()
-    chapters.fingerprint(root, chapter, profile)
-    target = chapters.output(root, chapter, profile)
+    fingerprints.fingerprint(root, chapter, profile)
+    target = last_run.output(root, chapter, profile)
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_suffix(".lock"))  # falls with its process: nothing to unlock after kill -9
     with ExitStack() as held:
@@ -51,31 +75,32 @@ def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> dict[st
         except Timeout:
             print(f"{chapter}: another run of it is under way, waiting for that one", flush=True)
             held.enter_context(lock.acquire())
-            if chapters.executed(root, chapter, profile) is not None:
-                return chapters.status(root, chapter, profile)
+            if last_run.executed(root, chapter, profile) is not None:
+                return last_run.status(root, chapter, profile)
         return _run(root, chapter, profile, target, bar)
 
 
-def _run(root: Path, chapter: str, profile: str, target: Path, bar: bool) -> dict[str, Any]:
+def _run(root: Path, chapter: str, profile: str, target: Path, bar: bool) -> last_run.Status:
     note, failed = target.with_suffix(".status.json"), target.with_suffix(".failed.ipynb")
     for stale in (target, note, failed):
         stale.unlink(missing_ok=True)
-    stamp = chapters.fingerprint(root, chapter, profile)
+    stamp = fingerprints.fingerprint(root, chapter, profile)
     start = time.monotonic()
     try:
         done = _execute(root, chapter, stamp, bar)
     except Exception as error:
-        says = str(error) if isinstance(error, ChapterFailed | ValueError) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, ChapterFailed | ValueError) else f"{type(error).__name__}: {error}"
         if partial := getattr(error, "partial", ""):
-            chapters.write(failed, partial)
-        record = {"status": "failed", "error": says, "seconds": _since(start), "peak_mib": _peak_mib()}
-        chapters.write(note, json.dumps(record, indent=1) + "\n")
-        raise ChapterFailed(says) from error
-    measured = {"seconds": _since(start), "peak_mib": _peak_mib(), "processor": processor(), "versions": _versions()}
+            files.write(failed, partial)
+        record = {"status": "failed", "error": why, "seconds": _since(start), "peak_mib": _peak_mib()}
+        files.write(note, json.dumps(record, indent=1) + "\n")
+        raise ChapterFailed(why) from error
+    seconds, peak_mib = _since(start), _peak_mib()
+    measured = {"seconds": seconds, "peak_mib": peak_mib, "processor": processor.described(), "versions": _versions()}
     done.metadata["survey"] = stamp | measured | {"data": evidence.harvest(done, chapter)["data"]}
-    chapters.write_results(root, done, chapters.built_results(root, profile))
-    chapters.write(target, nbformat.writes(done))
-    return {"status": "ok", "error": None, "seconds": measured["seconds"], "peak_mib": measured["peak_mib"]}
+    last_run.write_results(root, done, last_run.built_results(root, profile))
+    files.write(target, nbformat.writes(done))
+    return {"status": "ok", "error": None, "seconds": seconds, "peak_mib": peak_mib}
 
 
 def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbformat.NotebookNode:
@@ -90,11 +115,11 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
     clock = _Clock(chapter, sum(cell.cell_type == "code" for cell in source.cells), limits)
     source.cells.append(nbformat.v4.new_code_cell(LOADED))
     with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
-        given, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
-        nbformat.write(source, given)
+        origin, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
+        nbformat.write(source, origin)
         try:
             done = papermill.execute_notebook(
-                given,
+                origin,
                 partial,
                 parameters=stamp["parameters"] or None,
                 cwd=root / "chapters",
@@ -103,15 +128,15 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
             )
             loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
-            says = _fault(done, chapter) or _foreign(root, chapter, loaded)
+            why = _fault(done, chapter) or _foreign(root, chapter, loaded)
         except papermill.PapermillExecutionError as error:
-            says = f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
+            why = f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
         except CellTimeoutError:
-            says = clock.exceeded()
+            why = clock.exceeded()
         except DeadKernelError:
-            says = f"the kernel died in cell [{clock.cell}]: killed, or out of memory"
-        if says:
-            raise ChapterFailed(says, partial.read_text("utf-8"))
+            why = f"the kernel died in cell [{clock.cell}]: killed, or out of memory"
+        if why:
+            raise ChapterFailed(why, partial.read_text("utf-8"))
     for part in (done, *done.cells):
         part.metadata.pop("papermill", None)
     return done
@@ -123,38 +148,44 @@ class _Clock:
     def __init__(self, chapter: str, cells: int, limits: dict[str, float]) -> None:
         self.chapter, self.cells, self.limits = chapter, cells, limits
         self.cell, self.last = 0, False
-        self.start = self.told = time.monotonic()
+        self.start = self.reported = time.monotonic()
 
     def __call__(self, cell: nbformat.NotebookNode) -> float:
         self.cell += 1
         now = time.monotonic()
-        if now - self.told > 15:
-            self.told = now
+        if now - self.reported > 15:
+            self.reported = now
             print(f"{self.chapter}: cell {self.cell} of {self.cells}, {now - self.start:.0f} s", flush=True)
         left = self.limits["chapter_s"] - (now - self.start)
         self.last = left < self.limits["cell_s"]  # nbclient counts whole seconds, so the limit that is near decides
         return max(min(self.limits["cell_s"], left), 0.1)
 
     def exceeded(self) -> str:
+        """Which limit a cell exceeded that was stopped."""
         if self.last:
             return f"the chapter exceeded its limit of {self.limits['chapter_s']:g} s, in cell [{self.cell}]"
         return f"cell [{self.cell}] exceeded the limit of {self.limits['cell_s']:g} s for one cell"
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What a kernel inherits: one thread, absolute folders (it works in chapters/), its own ``lib``, no settings.
+    """Return what a kernel inherits: one thread, absolute folders (it works in chapters/) and its own ``lib``.
 
     Matplotlib keeps its list of fonts below ``_build``: a home folder may be missing, or closed to writing.
     """
     cache = Path(os.environ.get("SURVEY_CACHE") or root / "_build" / "cache").resolve()
-    found = {f"{name}_NUM_THREADS": "1" for name in ONE_THREAD}
-    found |= {"PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1", "SURVEY_CACHE": str(cache)}
-    found |= {"MPLCONFIGDIR": str(root.resolve() / "_build" / "matplotlib")}
-    if told := os.environ.get("SURVEY_DATA"):
-        found["SURVEY_DATA"] = str(Path(told).resolve())
+    variables = {f"{name}_NUM_THREADS": "1" for name in ONE_THREAD}
+    variables |= {"PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1", "SURVEY_CACHE": str(cache)}
+    variables |= {"MPLCONFIGDIR": str(root.resolve() / "_build" / "matplotlib")}
+    if data := os.environ.get("SURVEY_DATA"):
+        variables["SURVEY_DATA"] = str(Path(data).resolve())
+    return variables | {"PYTHONPATH": search_path(root)}
+
+
+def search_path(root: Path) -> str:
+    """Return the ``PYTHONPATH`` with which Python finds the ``lib`` of the book at ``root`` first."""
     own = str(chapters.library(root).parent.resolve())
     others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != own]
-    return found | {"PYTHONPATH": os.pathsep.join([own, *others])}
+    return os.pathsep.join([own, *others])
 
 
 @contextmanager
@@ -201,23 +232,6 @@ def _fault(done: nbformat.NotebookNode, chapter: str) -> str:
 
 def _versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS}
-
-
-def processor() -> str:
-    """The processor's name, what it is and can, and how many of its cores there are."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        text = ""
-    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
-    able = [
-        name
-        for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-        if name in fields.get("flags", "").split()
-    ]
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    kind = f"family {fields['cpu family']} model {fields['model']}" if {"cpu family", "model"} <= set(fields) else ""
-    return ", ".join(filter(None, [name, kind, " ".join(able), f"{os.cpu_count()} cores"]))
 
 
 def _peak_mib() -> int:

@@ -1,6 +1,6 @@
 """Chapters that start at once: one process loads the libraries, and every chapter's runner and kernel are forks of it.
 
-Loading torch and its like takes seconds, for each chapter anew. ``book`` starts this server (``python -m lib.book.warm
+Loading torch and its like takes seconds, again for each chapter. ``book`` starts this server (``python -m lib.book.warm
 SOCKET``) before Snakemake; ``python -m lib run`` finds it by ``SURVEY_WARM`` and hands its command over. The server
 forks a runner, and the runner, before it does anything else, forks the process that is to be its kernel: both are
 processes of their own, with their own memory limits, signals and ends, as without the server. Nothing of ``lib`` is
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 PLACE = "SURVEY_WARM"  # the environment variable that names the server's socket
 LIBRARIES = (
@@ -36,15 +37,18 @@ LIBRARIES = (
 
 
 def hand_over(arguments: list[str]) -> int | None:
-    """Let the server run ``python -m lib`` with these arguments; return its exit status, or None without a server."""
+    """Let the server run ``python -m lib`` with these arguments; return its exit status, or None without a server.
+
+    arguments: the words after ``python -m lib``.
+    """
     try:
         place = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         place.connect(os.environ[PLACE])
     except (KeyError, OSError):
         return None
     with place:
-        told = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
-        content = json.dumps(told).encode()
+        order = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        content = json.dumps(order).encode()
         socket.send_fds(place, [len(content).to_bytes(8, "big")], [0, 1, 2])
         place.sendall(content)
         answer = place.makefile("r")
@@ -59,16 +63,18 @@ def hand_over(arguments: list[str]) -> int | None:
 
 @contextmanager
 def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
-    """A server for the commands started inside; yields its socket's path. It ends with the block, or with this process.
+    """Run a server for the commands that are started inside the block; it ends with the block, or with this process.
 
+    root: the folder in which it works.
     environment: what the libraries see when they are loaded, such as the number of threads.
+    Yields the path of its socket, the value for ``SURVEY_WARM``.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder, "socket"))
         command = [sys.executable, "-m", "lib.book.warm", place]
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-        told = os.environ | environment | {"PYTHONPATH": path}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=told, cwd=root)
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        variables = os.environ | environment | {"PYTHONPATH": path}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=variables, cwd=root)
         try:
             yield place
         finally:
@@ -76,8 +82,11 @@ def server(root: Path, environment: dict[str, str]) -> Iterator[str]:
             process.wait()
 
 
-def serve(place: str) -> None:
-    """Load the libraries, then fork a runner for each client, until the process that started this one has gone."""
+def serve(place: str) -> NoReturn:
+    """Load the libraries, then fork a runner for each client, until the process that started this one has gone.
+
+    place: the path of the socket to make.
+    """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(place)
     listening.listen(64)  # clients wait here while the libraries load
@@ -117,8 +126,8 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _runner(client: socket.socket) -> None:
-    """What a fork does: take the client's command, folder, environment and terminal, run it, tell the exit status."""
+def _runner(client: socket.socket) -> NoReturn:
+    """What a fork does: take the client's command, folder, environment and terminal, run it, send the exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from jupyter_client.provisioning import local_provisioner
@@ -129,21 +138,21 @@ def _runner(client: socket.socket) -> None:
         content = b""
         while len(content) < int.from_bytes(head, "big"):
             content += client.recv(1 << 16)
-        told = json.loads(content)
+        order = json.loads(content)
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(os.dup(n), m, 1) for n, m in enumerate(("r", "w", "w")))
         os.environ.clear()
-        os.environ.update(told["environment"])
+        os.environ.update(order["environment"])
         os.environ.pop(PLACE, None)
-        os.chdir(told["folder"])
+        os.chdir(order["folder"])
         Prepared.ready = Prepared(client)
-        local_provisioner.launch_kernel = Prepared.launch
+        local_provisioner.launch_kernel = Prepared.launch  # type: ignore[attr-defined,assignment] # no Popen, but like it
         client.sendall(f"{os.getpid()}\n".encode())
         threading.Thread(target=_end_with_client, args=(client,), daemon=True).start()
-        sys.path[0] = told["folder"]
-        sys.argv[:] = ["lib", *told["arguments"]]
+        sys.path[0] = order["folder"]
+        sys.argv[:] = ["lib", *order["arguments"]]
         runpy.run_module("lib", run_name="__main__", alter_sys=True)  # ends with SystemExit: python -m lib
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
@@ -185,25 +194,31 @@ class Prepared:
         os.close(self.write)
         client.close()
         os.setsid()  # Jupyter interrupts and ends a kernel with its whole group
-        with os.fdopen(read, "rb") as told:
-            content = told.read()
+        with os.fdopen(read, "rb") as pipe:
+            content = pipe.read()
         if not content:
             os._exit(0)
         _become_kernel(json.loads(content))
 
     @classmethod
-    def launch(cls, command: list[str], **options: object) -> "Prepared":
-        """Take the place of ``jupyter_client.launcher.launch_kernel``: the waiting process becomes the kernel."""
+    def launch(cls, command: list[str], **options: Any) -> "Prepared":
+        """Take the place of ``jupyter_client.launcher.launch_kernel``: the waiting process becomes the kernel.
+
+        command: the kernel's command line.
+        options: those of ``launch_kernel``, of which ``cwd`` and ``env`` count.
+        """
         process, cls.ready = cls.ready, None
+        if process is None:
+            raise RuntimeError("a runner has one kernel, and it was launched before")
         while os.getpgid(process.pid) != process.pid:
             time.sleep(0.01)
-        told = {
+        order = {
             "command": command,
             "folder": str(options.get("cwd") or os.getcwd()),
             "environment": options.get("env") or dict(os.environ),
         }
         with os.fdopen(process.write, "wb") as pipe:
-            pipe.write(json.dumps(told).encode())
+            pipe.write(json.dumps(order).encode())
         return process
 
     def close(self) -> None:
@@ -212,6 +227,7 @@ class Prepared:
         self.wait()
 
     def poll(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
         if self.returncode is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
@@ -219,32 +235,36 @@ class Prepared:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
-            if end is not None and time.monotonic() > end:
+        """Wait for the end and return the exit status; subprocess.TimeoutExpired after ``timeout`` seconds."""
+        start = time.monotonic()
+        while (status := self.poll()) is None:
+            if timeout is not None and time.monotonic() - start > timeout:
                 raise subprocess.TimeoutExpired("kernel", timeout)
             time.sleep(0.01)
-        return self.returncode
+        return status
 
     def send_signal(self, number: int) -> None:
+        """Send the signal of this number, if the process still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
+        """Ask the process to end."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """End the process."""
         self.send_signal(signal.SIGKILL)
 
 
-def _become_kernel(told: dict) -> None:
+def _become_kernel(order: dict[str, Any]) -> NoReturn:
     """``python -m ipykernel_launcher`` without a new Python: its arguments, folder, environment and search path."""
     status = 1
     try:
-        environment = told["environment"]
+        environment = order["environment"]
         os.environ.clear()
         os.environ.update(environment)
-        os.chdir(told["folder"])
+        os.chdir(order["folder"])
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -253,7 +273,7 @@ def _become_kernel(told: dict) -> None:
         sys.path[:] = [*filter(None, first), *(place for place in sys.path[1:] if place not in first)]
         from ipykernel.kernelapp import IPKernelApp
 
-        arguments = told["command"][told["command"].index("-f") :]
+        arguments = order["command"][order["command"].index("-f") :]
         IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
         status = 0
     except SystemExit as ended:

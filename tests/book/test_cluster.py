@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib.book import chapters
+from lib.book import last_run
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "setpriv")
 SLURM = [
@@ -186,7 +186,7 @@ evidence.record("{name}.runs.count", [len(seen.read_text().split())], unit="", d
 """
 
 
-def test_two_chapters_run_on_two_nodes_and_one_whose_node_dies_runs_again(cluster, small_book, add_chapter):
+def test_a_chapter_whose_node_dies_runs_again_on_another(cluster, small_book, add_chapter):
     for name, dies in (("lives", False), ("dies", True)):
         add_chapter(name, WAITS.format(name=name, dies=dies))
     seen = {name: small_book / "_build" / f"{name}.nodes" for name in ("lives", "dies")}
@@ -208,5 +208,5 @@ def test_two_chapters_run_on_two_nodes_and_one_whose_node_dies_runs_again(cluste
 
     assert seen["lives"].read_text().split() == began["lives"]  # what was finished stays
     assert seen["dies"].read_text().split() == began["dies"] + began["lives"]
-    assert all(chapters.executed(small_book, name, "quick") is not None for name in seen)
+    assert all(last_run.executed(small_book, name, "quick") is not None for name in seen)
     assert cluster.ask("sinfo", "-h", "-N", "-n", began["dies"][0], "-o", "%t").startswith("down")

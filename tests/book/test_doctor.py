@@ -1,16 +1,20 @@
 """The doctor on this machine, on kernels made wrong on purpose, and its kept verdict."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from lib import running, training
+from lib import running
 from lib.binarization.shared import kernels
-from lib.book import doctor
+from lib.book import doctor, processor
 from lib.quantization.shared import torch_kernels
 
 LAST = torch.channels_last
+LIB = Path(__file__).parents[2] / "lib"
 
 
 def found():
@@ -32,7 +36,7 @@ def test_no_result_of_the_book_is_wrong_on_this_machine(here):
     assert not [str(check) for check in here.values() if check.wrong and not check.instead]
 
 
-def test_a_check_is_one_line_that_says_what_is_wrong_and_what_is_done():
+def test_a_check_is_one_line_with_the_fault_and_the_remedy():
     assert str(doctor.Check("sums")) == "right              sums"
     assert str(doctor.Check("sums", "off by 2")) == "WRONG              sums: off by 2"
     text = "wrong, and avoided sums: off by 2: others are used"
@@ -146,7 +150,7 @@ def test_two_threads_that_disagree_with_one_are_found_and_avoided(here, monkeypa
         return tuple(map(lost, results)) if torch.get_num_threads() == 2 else results
 
     torch.set_num_threads(1)
-    monkeypatch.setattr(training, "convolved", convolved)
+    monkeypatch.setattr(running, "convolved", convolved)
     check = found()["two threads"]
     assert check.wrong == "convolution of 3 channels, and 1 more" and "run on one thread" in check.instead
     assert torch.get_num_threads() == 1
@@ -154,7 +158,8 @@ def test_two_threads_that_disagree_with_one_are_found_and_avoided(here, monkeypa
 
 
 def test_processor_and_versions_are_named():
-    text = doctor.processor()
+    text = doctor.machine()
+    assert text.startswith(processor.name())
     assert torch.__version__ in text and torch.backends.cpu.get_cpu_capability() in text and "numba" in text
 
 
@@ -175,7 +180,7 @@ def counted(monkeypatch):
 
 def test_a_verdict_is_kept_for_this_processor_and_tried_again_if_asked(counted, tmp_path, capsys):
     assert [doctor.main(tmp_path) for _ in range(3)] == [1, 1, 1] and len(counted) == 1
-    one, two, three = capsys.readouterr().out.split("\n\n")[0].split(doctor.processor())[1:]
+    one, two, three = capsys.readouterr().out.split("\n\n")[0].split(doctor.machine())[1:]
     assert one == two == three and "WRONG              sums: off by 2" in one
     assert doctor.main(tmp_path, fresh=True) == 1 and len(counted) == 2
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["doctor"] and not list(
@@ -195,10 +200,23 @@ def test_another_version_or_other_code_has_a_verdict_of_its_own(counted, tmp_pat
     doctor.main(tmp_path)
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "0")
     doctor.main(tmp_path)
-    monkeypatch.setattr(doctor, "SOURCES", doctor.SOURCES[1:])
+    files = doctor.sources()
+    monkeypatch.setattr(doctor, "sources", lambda: files[1:])
     doctor.main(tmp_path)
     assert len(counted) == 3
-    assert all((doctor.Path(doctor.__file__).parent / name).is_file() for name in doctor.SOURCES)
+
+
+def test_the_code_that_is_tried_is_all_that_the_trials_import():
+    names = {path.relative_to(LIB).as_posix() for path in doctor.sources()}
+    assert {"book/doctor.py", "running.py", "quantization/shared/torch_kernels.py"} <= names
+    assert {"binarization/shared/kernels.py", "binarization/shared/vector.py"} <= names
+    assert "training.py" not in names
+
+
+def test_a_kept_verdict_is_found_without_loading_torch():
+    script = "import sys; from lib.book import doctor; doctor._key(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=LIB.parent)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"processor": "x"}', '{"processor": "x", "checks": [{"a": 1}]}'])

@@ -17,11 +17,11 @@ def notebook(*outputs: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Text"), cell])
 
 
-def test_every_figure_has_a_cell_of_its_own_and_its_words_are_the_cells():
+def test_every_figure_has_a_cell_and_words_of_its_own():
     given = (output("table"), output("one", "fig-a"), output("two", "fig-b"), output("last"), output("more"))
     made = executed.with_figures(notebook(*given))
     nbformat.validate(made)
-    texts = [[each.data["text/plain"] for each in cell.outputs] for cell in made.cells[1:]]
+    texts = [[shown.data["text/plain"] for shown in cell.outputs] for cell in made.cells[1:]]
     assert texts == [["table"], ["one"], ["two"], ["last", "more"]]
     words = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in made.cells[1:]]
     assert words == [None, "fig-a", "fig-b", None]
@@ -30,7 +30,7 @@ def test_every_figure_has_a_cell_of_its_own_and_its_words_are_the_cells():
     assert all("remove-input" in cell.metadata["tags"] for cell in made.cells[1:])
 
 
-def test_a_cell_of_one_figure_and_one_of_none_stay_as_they_are():
+def test_a_cell_with_at_most_one_figure_stays_as_it_is():
     made = executed.with_figures(notebook(output("one", "fig-a")))
     assert [cell.cell_type for cell in made.cells] == ["markdown", "code"]
     assert made.cells[1].metadata["mystnb"]["figure"] == {"caption": "A caption", "name": "fig-a"}

@@ -5,14 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_book import copy_book, write_record
+from small_book import KEY, copy_book, write_record
 
 from lib import evidence
 from lib.__main__ import main
-from lib.book import build, chapters, ledger, records
+from lib.book import execution, files, fingerprints, last_run, ledger, records
 from lib.book.run import run
-
-KEY = "passes.sum.value"
 
 pytestmark = pytest.mark.book
 
@@ -21,7 +19,7 @@ def leave(root: Path, values: list[float], key: str = KEY, **more: object) -> No
     """What a run of the small book's chapter would leave."""
     entry = {"values": values, "unit": "points", "digits": 1} | more
     content = {"chapter": "passes", "profile": "quick", "data": [], "records": {key: entry}}
-    chapters.write(chapters.built_results(root, "quick") / "passes.json", json.dumps(content))
+    files.write(last_run.built_results(root, "quick") / "passes.json", json.dumps(content))
 
 
 # --- of which sources ---------------------------------------------------------------------------------------------
@@ -39,13 +37,13 @@ def test_building_leaves_the_records_alone_and_record_writes_them(ran, tmp_path)
     root = shutil.copytree(ran, tmp_path / "book")
     path = write_record(root, "quick", [7.0, 8.0])
     before = path.read_bytes()
-    assert build.execute(root, "quick", 1) == []
+    assert execution.execute(root, "quick", 1) == []
     assert path.read_bytes() == before
     (root / "results" / "quick" / "gone.json").write_text("{}")
     assert main(["--root", str(root), "record"]) == 0
     kept = ledger.load_result(path)
     assert kept["records"][KEY]["values"] == [4.0, 5.0]
-    assert kept["run"]["sources"] == chapters.sources(root, "passes", "quick")
+    assert kept["run"]["sources"] == fingerprints.sources(root, "passes", "quick")
     assert {"processor", "versions", "seconds", "peak_mib", "data_sha256"} <= set(kept["run"])
     assert not (root / "results" / "quick" / "gone.json").exists()  # of a chapter that is no more
     assert records.gate(root) == (2, [])
@@ -90,7 +88,7 @@ def test_a_record_without_sources_is_found(small_book):
     content = json.loads(path.read_text())
     del content["run"]
     path.write_text(json.dumps(content))
-    assert "is of other sources" in records.gate(small_book)[1][0]
+    assert "is out of date: " in records.gate(small_book)[1][0]
 
 
 # --- compared -----------------------------------------------------------------------------------------------------
@@ -131,7 +129,7 @@ def test_a_difference_is_judged_by_its_kind(key, old, new, kind, differs):
 
 def test_compare_names_flips_first_then_values_beyond_their_noise(small_book, capsys):
     def compared(values: list[float], **more: object) -> tuple[int, str]:
-        build(small_book, values, **more)
+        leave(small_book, values, **more)
         return main(["--root", str(small_book), "compare"]), capsys.readouterr().out
 
     write_record(small_book, "quick", [4.0, 5.0])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_book import copy_book
 
-from lib.book import chapters, run, warm
+from lib.book import last_run, run, warm
 
 pytestmark = pytest.mark.book
 PROJECT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_a_forked_run_measures_what_a_fresh_one_does(small_book, place):
     said, errors = started.communicate(timeout=120)
     assert started.returncode == 0, errors
     assert "passes: done" in said and errors == ""
-    path = chapters.built_results(small_book, "quick") / "passes.json"
+    path = last_run.built_results(small_book, "quick") / "passes.json"
     forked = json.loads(path.read_text())
     run.run(small_book, "passes", "quick")
     fresh = json.loads(path.read_text())
@@ -58,7 +58,7 @@ def test_a_fork_is_what_ran_and_it_loads_its_own_lib(small_book, add_chapter, pl
     started = command(small_book, "looks", place)
     started.communicate(timeout=120)
     assert started.returncode == 0
-    found = json.loads((chapters.built_results(small_book, "quick") / "looks.json").read_text())["records"]
+    found = json.loads((last_run.built_results(small_book, "quick") / "looks.json").read_text())["records"]
     assert found["looks.at.torch"]["values"] == [1.0]  # loaded before the chapter began
     assert found["looks.at.threads"]["values"] == [1.0]
     assert found["looks.at.parent"]["values"] != [started.pid]
@@ -100,7 +100,7 @@ def test_a_run_whose_client_is_gone_ends(small_book, add_chapter, place, number)
     while kernel.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not kernel.exists()
-    assert chapters.executed(small_book, "slow", "quick") is None
+    assert last_run.executed(small_book, "slow", "quick") is None
 
 
 def test_without_a_server_a_command_runs_by_itself(small_book, tmp_path):
@@ -111,12 +111,12 @@ def test_without_a_server_a_command_runs_by_itself(small_book, tmp_path):
 
 def test_a_server_ends_with_the_process_that_started_it(tmp_path):
     code = (
-        "import os, subprocess, sys, time\nfrom pathlib import Path\nfrom lib import warm\n"
+        "import os, subprocess, sys, time\nfrom pathlib import Path\nfrom lib.book import warm\n"
         f"with warm.server(Path({str(tmp_path)!r}), {{}}) as place:\n    print(place, flush=True)\n    time.sleep(99)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     place = owner.stdout.readline().strip()
-    find = ["pgrep", "-f", f"lib.warm {place}"]
+    find = ["pgrep", "-f", f"lib.book.warm {place}"]
     deadline = time.monotonic() + 60
     while subprocess.run(find, capture_output=True).returncode and time.monotonic() < deadline:
         time.sleep(0.1)

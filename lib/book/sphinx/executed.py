@@ -12,26 +12,33 @@ import nbformat
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from lib.book import chapters
+from lib.book import chapters, last_run
 
 log = logging.getLogger(__name__)
 building: Sphinx  # MyST-NB hands a reader the text only; the page's name is known to the application
 
 
 def read(text: str) -> nbformat.NotebookNode:
-    """The notebook to show for the chapter that is being read. Called by MyST-NB (``nb_custom_formats``)."""
+    """Return the notebook to show for the chapter that is being read. MyST-NB calls it (``nb_custom_formats``).
+
+    text: the chapter's source; its name is known to the application.
+    """
     root, chapter = Path(building.srcdir), Path(building.env.docname).name
     profile = os.environ.get("SURVEY_PROFILE", "quick")
-    found = chapters.executed(root, chapter, profile)
-    if found is None:
-        why = chapters.status(root, chapter, profile)["error"]
+    done = last_run.executed(root, chapter, profile)
+    if done is None:
+        why = last_run.status(root, chapter, profile)["error"] or "it has no run"
         log.warning("chapter %s: no run matches its source in the %s profile: %s", chapter, profile, why, type="survey")
         return unexecuted(copy.deepcopy(chapters.notebook(root, chapter)), why)
-    return with_figures(found)
+    return with_figures(done)
 
 
 def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
-    """The chapter as it is written, with a note below its title that nothing of it was measured."""
+    """Add a note below the chapter's title that nothing of it was measured, and return the notebook.
+
+    notebook: the chapter's source; it is changed.
+    why: why there is no run.
+    """
     note = (
         f"````{{error}}\nThis chapter has not run, so its numbers and figures are missing.\n```text\n{why}\n```\n````"
     )
@@ -43,6 +50,9 @@ def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Move each figure's alternative text, caption and name to where MyST-NB looks for them: the cell's metadata.
 
     There they hold for all that the cell shows, so whatever comes before or after a figure gets a cell of its own.
+
+    notebook: an executed chapter; it is changed.
+    Returns the notebook.
     """
     cells = []
     for cell in notebook.cells:
@@ -70,6 +80,7 @@ def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Keep the application for :func:`read`; Sphinx calls it. Returns whether pages may be built at once."""
     global building
     building = app
     return {"parallel_read_safe": False, "parallel_write_safe": True}

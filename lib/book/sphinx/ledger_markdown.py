@@ -4,23 +4,10 @@ import math
 import re
 from typing import Any
 
-from lib.book.ledger import (
-    FAILS,
-    HOLDS,
-    NOT_MEASURED,
-    NOT_TESTABLE,
-    STRADDLES,
-    VERDICTS,
-    Claim,
-    Finding,
-    Judgement,
-    Records,
-    judgements,
-    measured,
-    quantity,
-    shown,
-    unit,
-)
+from lib.book.claims import NOT_TESTABLE, VERDICTS, Claim
+from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, Finding, Judgment, judgments, shown
+from lib.book.ledger import Records
+from lib.book.wording import measured, quantity, unit
 from lib.evidence import formatted
 
 SIGNS = dict(zip((*VERDICTS, NOT_MEASURED), "✓◐✗?–·", strict=True))
@@ -28,24 +15,34 @@ OUTCOMES = {HOLDS: "✓ holds", FAILS: "✗ fails", STRADDLES: "? the interval c
 
 
 def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str, str]:
-    """The verdict to show, and its text: a sign and words, so that it does not rest on colour alone."""
-    found = judgements(claim, profile, results)
-    verdict = shown(claim, found, profile)
-    if verdict == NOT_MEASURED and found:
-        return found[0].verdict, f"{SIGNS[found[0].verdict]} {found[0].verdict} ({found[0].profile} profile)"
+    """Return the verdict to show and its text, a sign and words, so that it does not rest on color alone.
+
+    claim: any claim.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    judged = judgments(claim, profile, results)
+    verdict = shown(claim, judged, profile)
+    if verdict == NOT_MEASURED and judged:
+        return judged[0].verdict, f"{SIGNS[judged[0].verdict]} {judged[0].verdict} ({judged[0].profile} profile)"
     return verdict, f"{SIGNS[verdict]} {verdict}"
 
 
 def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
-    """What the survey says and reports, what was measured here, and why the verdict is what it is."""
-    found = judgements(claim, profile, results)
-    here = [judgement for judgement in found if judgement.profile == profile]
+    """Return what the survey says and reports, what was measured here, and why the verdict is what it is.
+
+    claim: any claim.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    judged = judgments(claim, profile, results)
+    here = [judgment for judgment in judged if judgment.profile == profile]
     facts = [("Reported", [_reported(claim.reported)])] if claim.reported else []
-    for judgement in found:
-        lines = [_finding(finding, results[judgement.profile]) for finding in judgement.findings]
-        facts.append((_heading(judgement, profile), lines))
+    for judgment in judged:
+        lines = [_finding(finding, results[judgment.profile]) for finding in judgment.findings]
+        facts.append((_heading(judgment, profile), lines))
     if claim.verdict != NOT_TESTABLE and not here:
-        known = f" The verdict above is that of the {found[0].profile} profile." if found else ""
+        known = f" The verdict above is that of the {judged[0].profile} profile." if judged else ""
         facts.append(("Here", [f"The {profile} profile does not measure it.{known}"]))
     elif here and here[0].verdict != claim.verdict:
         facts.append(("Held", [f"{claim.verdict}, in the ledger; this run does not decide it."]))
@@ -58,7 +55,11 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
 
 
 def technique(row: dict[str, Any], source_link: str) -> str:
-    """One technique of the catalogue: ``row`` is one of ``here`` in survey/techniques.yml."""
+    """Return one technique of the catalogue.
+
+    row: one of ``here`` in survey/techniques.yml.
+    source_link: Markdown that leads to its file.
+    """
     facts = [
         ("Chapter", [f"{{ref}}`{row['name']} <{row['anchor']}>`"]),
         ("Source", [f"{{cite:t}}`{','.join(row['source'])}`"]),
@@ -70,13 +71,18 @@ def technique(row: dict[str, Any], source_link: str) -> str:
 
 
 def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
-    """What the run of a chapter used: its profile, data, time, memory, seeds and versions."""
+    """Return what the run of a chapter used: its profile, data, time, memory, seeds and versions.
+
+    profile: the profile of the run.
+    result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
+    stamp: the ``survey`` metadata of the executed notebook.
+    """
     counts = sorted({len(record["values"]) for record in result["records"].values()})
     seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
     data = [
-        f"{one['name']}: {one['train']:,} training, {one['validation']:,} validation, {one['test']:,} test samples"
-        f" ({one['source']})"
-        for one in result["data"]
+        f"{entry['name']}: {entry['train']:,} training, {entry['validation']:,} validation,"
+        f" {entry['test']:,} test samples ({entry['source']})"
+        for entry in result["data"]
     ]
     versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
     facts = [
@@ -93,7 +99,13 @@ def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
 
 
 def headline(name: str, subject: str, data: str, records: Records) -> str | None:
-    """The book's first result about one network, or None where this build has not measured it."""
+    """Return the book's first result about one network, or None if this build has not measured it.
+
+    name: the network's name.
+    subject: its name in the keys of the records.
+    data: the name of the data.
+    records: this build's measurements.
+    """
     keys = [f"quantization.{subject}.{metric}" for metric in ("file_ratio", "error_pct", "baseline_error_pct")]
     if not set(keys) <= set(records):
         return None
@@ -102,17 +114,17 @@ def headline(name: str, subject: str, data: str, records: Records) -> str | None
 
 
 def text_of(record: dict[str, Any]) -> str:
-    """A record as its page prints it, on one line."""
+    """Return a record as its page prints it, on one line."""
     return _together(formatted(record["values"], unit=record["unit"], digits=record["digits"]))
 
 
 def fact(term: str, lines: list[str]) -> str:
-    """A term and its details, one definition each."""
+    """Return a term and its details, a definition for each of the lines."""
     return "\n".join([term, *(f": {_one_line(line)}" for line in lines)])
 
 
-def _heading(judgement: Judgement, profile: str) -> str:
-    return "Measured" if judgement.profile == profile else f"{judgement.profile.capitalize()} profile"
+def _heading(judgment: Judgment, profile: str) -> str:
+    return "Measured" if judgment.profile == profile else f"{judgment.profile.capitalize()} profile"
 
 
 def _reported(reported: dict[str, Any]) -> str:

@@ -20,16 +20,23 @@ HOSTS = {"github.com": ("edit_page", "issues"), "gitlab.com": ("edit_page", "iss
 
 
 def web_address(remote: str) -> str | None:
-    """The web address of a repository on a host, from any form that git takes; None for a folder of this machine."""
-    found = ADDRESS.fullmatch(remote.strip())
-    if not found:
+    """Return the web address of a repository, or None for a folder of this machine.
+
+    remote: its address in any form that git takes.
+    """
+    parts = ADDRESS.fullmatch(remote.strip())
+    if not parts:
         return None
-    host = found["host"] or found["ssh"] or found["scp"]
-    return f"{found['scheme'] or 'https'}://{host}/{found['path'].removesuffix('.git')}"
+    host = parts["host"] or parts["ssh"] or parts["scp"]
+    return f"{parts['scheme'] or 'https'}://{host}/{parts['path'].removesuffix('.git')}"
 
 
 def settings(address: str, branch: str) -> dict[str, Any]:
-    """The theme's options for the repository. Hosts whose edit and issue addresses are unknown get no such buttons."""
+    """Return the theme's options for a repository. Hosts with unknown edit and issue addresses get no such buttons.
+
+    address: its web address, as :func:`web_address` returns it.
+    branch: the branch on which readers edit.
+    """
     host = address.split("/")[2]
     return {
         "repository_url": address,
@@ -43,6 +50,7 @@ def settings(address: str, branch: str) -> dict[str, Any]:
 
 
 def configure(app: Sphinx, config: Any) -> None:
+    """Give the theme the repository's options, where its address is known."""
     remote = os.environ.get("SURVEY_REPOSITORY") or _git(app.srcdir, "config", "--get", "remote.origin.url")
     if address := web_address(remote):
         branch = os.environ.get("SURVEY_BRANCH") or _git(app.srcdir, "branch", "--show-current") or "main"
@@ -57,5 +65,6 @@ def _git(folder: str | Path, *command: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
     app.connect("config-inited", configure, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

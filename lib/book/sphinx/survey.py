@@ -19,10 +19,13 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from lib.book import chapters, ledger
+from lib.book import chapters, judging, last_run, ledger
+from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
+from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
 
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
+PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
 BANNER = (
     "<strong>Quick profile</strong>: small data, one machine. The published verdicts come from the standard profile."
 )
@@ -30,13 +33,18 @@ HEADLINES = (("LeNet-300-100", "lenet300"), ("LeNet-5", "lenet5"))
 
 
 @lru_cache(maxsize=1)
-def load(root: Path, changed: tuple[int, ...]) -> tuple[list[ledger.Claim], dict[str, ledger.Records]]:
-    """The claims, the results of this build, and the records of the published profile where this build is of another.
+def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]]:
+    """Return the claims, this build's results, and the published profile's records if this build is of another.
 
-    ``changed`` is when their files did.
+    A preview takes the committed records of its profile for what this build has not measured.
+
+    root: the book's folder.
+    changed: when each of their files changed, so that they are read again when one does.
+    Returns the claims and {profile: measurements}.
     """
-    results = {ledger.PUBLISHED: ledger.load_results(ledger.PUBLISHED, root)}
-    results[PROFILE] = ledger.load_results(PROFILE, root, built=True)
+    results = {PUBLISHED: ledger.load_results(PUBLISHED, root)}
+    committed = ledger.load_results(PROFILE, root) if PREVIEW else {}
+    results[PROFILE] = committed | ledger.load_results(PROFILE, root, built=True)
     return ledger.load_claims(root), results
 
 
@@ -45,26 +53,35 @@ class Page(SphinxDirective):
 
     @property
     def root(self) -> Path:
+        """The book's folder."""
         return Path(self.env.srcdir)
 
-    def load(self) -> tuple[list[ledger.Claim], dict[str, ledger.Records]]:
+    def load(self) -> tuple[list[Claim], dict[str, Records]]:
+        """Return the claims and {profile: measurements}."""
         return load(self.root, watched(self.env))
 
     def run(self) -> list[nodes.Node]:
+        """Return what the directive puts on the page; Sphinx calls it. What is wrong becomes an error of the page."""
         try:
             return self.render()
         except (ValueError, OSError) as error:
             raise self.error(f"{self.name}: {error}") from error
 
     def render(self) -> list[nodes.Node]:
+        """Return what the directive puts on the page. Raises ValueError or OSError for what is wrong."""
         raise NotImplementedError
 
     def parsed(self, text: str, node: nodes.Element) -> nodes.Element:
-        """``node`` with the Markdown's content in it."""
+        """Parse Markdown into a node and return the node.
+
+        text: the Markdown.
+        node: what to fill.
+        """
         self.state.nested_parse(StringList(text.splitlines(), source=self.name), self.content_offset, node)
         return node
 
     def section(self, title: str, children: Iterable[nodes.Node]) -> nodes.section:
+        """Return a section with this title and these children."""
         section = nodes.section(ids=[nodes.make_id(title)], names=[nodes.fully_normalize_name(title)])
         section += nodes.title(title, title)
         section.extend(children)
@@ -78,13 +95,14 @@ class Claims(Page):
 
     def render(self) -> list[nodes.Node]:
         claims, results = self.load()
-        found = [claim for claim in claims if claim.chapter == self.arguments[0]]
-        if not found:
+        own = [claim for claim in claims if claim.chapter == self.arguments[0]]
+        if not own:
             known = ", ".join(sorted({claim.chapter for claim in claims}))
-            raise ValueError(f"the chapter {self.arguments[0]!r} has no claims: accepted are {known}")
-        return [self.line(claim, results) for claim in found]
+            raise ValueError(f"a chapter with claims must be one of {known}, not {self.arguments[0]!r}")
+        return [self.line(claim, results) for claim in own]
 
-    def line(self, claim: ledger.Claim, results: dict[str, ledger.Records]) -> nodes.container:
+    def line(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
+        """Return one claim in short: id, badge and text, with the results of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
         box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"])
         id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
@@ -98,19 +116,20 @@ class Ledger(Page):
     def render(self) -> list[nodes.Node]:
         claims, results = self.load()
         sections = []
-        for number, name in ledger.SECTIONS.items():
+        for number, name in SECTIONS.items():
             cards = [self.card(claim, results) for claim in sorted(claims, key=by_id) if claim.section == number]
             sections += [self.section(f"Section {number}: {name}", cards)] if cards else []
         return [*tiles(verdict_tiles(claims, results)), *sections]
 
-    def card(self, claim: ledger.Claim, results: dict[str, ledger.Records]) -> nodes.container:
+    def card(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
+        """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
         box = nodes.container(classes=["claim", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
         box["names"] = [anchor(claim.id).lower()]
         self.state.document.note_explicit_target(box)
         head = nodes.paragraph("", "", nodes.strong(text=claim.id), nodes.Text(" "), classes=["claim-head"])
         head += label(verdict, nodes.Text(text))
-        if claim.verdict != ledger.NOT_TESTABLE:
+        if claim.verdict != NOT_TESTABLE:
             head += [nodes.Text(" "), chapter_link(self.env.docname, claim.chapter)]
         box += head
         return self.parsed(markdown.card(claim, PROFILE, results), box)
@@ -122,22 +141,24 @@ class Catalogue(Page):
     def render(self) -> list[nodes.Node]:
         catalogue = ledger.load_techniques(self.root)
         sections = []
-        for number, name in ledger.SECTIONS.items():
+        for number, name in SECTIONS.items():
             rows = [self.technique(row) for row in catalogue["here"] if row["section"] == number]
             sections += [self.section(f"Section {number}: {name}", rows)] if rows else []
         missing = [
-            markdown.fact(f"{number} {ledger.SECTIONS[number]}", [", ".join(f"`{id}`" for id in ids)])
+            markdown.fact(f"{number} {SECTIONS[number]}", [", ".join(f"`{id}`" for id in ids)])
             for number, ids in catalogue["not_yet_here"].items()
         ]
         later = self.parsed("\n\n".join(missing), nodes.container(classes=["facts"]))
         return [*sections, self.section("Not yet here", [later])]
 
     def technique(self, row: dict[str, Any]) -> nodes.container:
+        """Return the card of one technique, a row of the catalogue."""
         box = nodes.container(classes=["claim"], ids=[row["id"]])
         box += nodes.paragraph("", "", nodes.strong(text=row["name"]), classes=["claim-head"])
         return self.parsed(markdown.technique(row, self.source_link(row["file"])), box)
 
     def source_link(self, path: str) -> str:
+        """Return Markdown that leads to a file of the repository, or only names it where no address is known."""
         options = self.config.html_theme_options
         if not options.get("use_repository_button"):  # Jupyter Book fills in an address of its own where none is known
             return f"`{path}`"
@@ -155,19 +176,20 @@ class State(Page):
         first = [(f"{here} of {everything}", "techniques"), (str(len(chapters.names(self.root))), "chapters")]
         names = self.data_names()
         sentences = [markdown.headline(name, subject, names, results[PROFILE]) for name, subject in HEADLINES]
-        found = [sentence for sentence in sentences if sentence]
-        text = "\n".join(f"- {sentence}" for sentence in found) or "The first result was not measured in this build."
-        told = f"The numbers are those of the **{PROFILE}** profile, except where another one is named.\n\n{text}\n"
+        measured = [f"- {sentence}" for sentence in sentences if sentence]
+        text = "\n".join(measured) or "The first result was not measured in this build."
+        text = f"The numbers are those of the **{PROFILE}** profile, except where another one is named.\n\n{text}\n"
         return [
             *tiles([*first, (str(len(claims)), "claims in the ledger")]),
             *tiles(verdict_tiles(claims, results)),
-            self.parsed(told, nodes.container(classes=["headline"])),
+            self.parsed(text, nodes.container(classes=["headline"])),
         ]
 
     def data_names(self) -> str:
-        path = chapters.built_results(self.root, PROFILE) / "quantization.json"
+        """Return the names of the data behind the first result."""
+        path = last_run.built_results(self.root, PROFILE) / "quantization.json"
         data = ledger.load_result(path)["data"] if path.exists() else []
-        return " and ".join(dict.fromkeys(one["name"] for one in data)) or "unnamed data"
+        return " and ".join(dict.fromkeys(entry["name"] for entry in data)) or "unnamed data"
 
 
 class Cost(Page):
@@ -177,8 +199,8 @@ class Cost(Page):
 
     def render(self) -> list[nodes.Node]:
         chapter = self.arguments[0]
-        done = chapters.executed(self.root, chapter, PROFILE)
-        path = chapters.built_results(self.root, PROFILE) / f"{chapter}.json"
+        done = last_run.executed(self.root, chapter, PROFILE)
+        path = last_run.built_results(self.root, PROFILE) / f"{chapter}.json"
         if done is None or not path.exists():
             raise ValueError(f"the chapter {chapter!r} has no finished run of the {PROFILE} profile: run it first")
         text = markdown.cost(PROFILE, ledger.load_result(path), done.metadata["survey"])
@@ -189,11 +211,12 @@ class Verdict(SphinxRole):
     """The badge of one claim, linked to its place in the ledger."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the badge, or an error of the page for a claim that is not there; Sphinx calls it."""
         try:
             claims, results = load(Path(self.env.srcdir), watched(self.env))
             claim = next((claim for claim in claims if claim.id == self.text), None)
             if claim is None:
-                raise ValueError(f"no claim has the id {self.text!r}: the ids are in survey/claims")
+                raise ValueError(f"a claim must be one of those in survey/claims, not {self.text!r}")
             verdict, text = markdown.badge(claim, PROFILE, results)
         except (ValueError, OSError) as error:
             message = self.inliner.reporter.error(f"verdict: {error}", line=self.lineno)
@@ -201,13 +224,14 @@ class Verdict(SphinxRole):
         return [label(verdict, link(self.env.docname, claim.id, f"{claim.id} {text}"))], []
 
 
-def verdict_tiles(claims: list[ledger.Claim], results: dict[str, ledger.Records]) -> list[tuple[str, str]]:
-    counts = ledger.tally(claims, PROFILE, results)
+def verdict_tiles(claims: list[Claim], results: dict[str, Records]) -> list[tuple[str, str]]:
+    """Return the number of claims with each verdict, for :func:`tiles`; ``results`` is {profile: measurements}."""
+    counts = judging.tally(claims, PROFILE, results)
     return [(str(n), f"{markdown.SIGNS[verdict]} {verdict}") for verdict, n in counts.items()]
 
 
 def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
-    """A row of numbers with their names below."""
+    """Return a row of numbers with their names below, from ``pairs`` of both."""
     row = nodes.bullet_list(classes=["tiles"])
     for number, name in pairs:
         text = nodes.paragraph("", "", nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name))
@@ -216,30 +240,40 @@ def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
 
 
 def label(verdict: str, text: nodes.Node) -> nodes.inline:
+    """Return a text in the look of a verdict."""
     return nodes.inline("", "", text, classes=["verdict", f"verdict-{slug(verdict)}"])
 
 
 def link(docname: str, id: str, text: str) -> addnodes.pending_xref:
-    """A link to a claim in the ledger; a missing ledger page is a warning."""
+    """Return a link to a claim in the ledger; a missing ledger page is a warning.
+
+    docname: the page that links.
+    id: the claim's id.
+    text: what the link shows.
+    """
     about = {"refdomain": "std", "reftype": "ref", "reftarget": anchor(id).lower(), "refdoc": docname}
     return addnodes.pending_xref("", nodes.inline(text, text), refexplicit=True, refwarn=True, **about)
 
 
 def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
+    """Return a link from the page ``docname`` to a chapter."""
     about = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{chapter}", "refdoc": docname}
     text = nodes.inline("", f"measured in {chapter}", classes=["doc"])
     return addnodes.pending_xref("", text, refexplicit=True, refwarn=True, **about)
 
 
 def anchor(id: str) -> str:
+    """Return the name of a claim's place in the ledger."""
     return f"claim-{id}"
 
 
 def slug(verdict: str) -> str:
+    """Return a verdict as part of the name of a style."""
     return verdict.replace(" ", "-")
 
 
-def by_id(claim: ledger.Claim) -> tuple[str, ...]:
+def by_id(claim: Claim) -> tuple[str, ...]:
+    """Return the key that sorts claims by the numbers in their ids."""
     return tuple(re.split(r"\D+", claim.id))
 
 
@@ -248,7 +282,7 @@ def watched(env: Any) -> tuple[int, ...]:
     root = Path(env.srcdir)
     patterns = ("survey/claims/*.yml", "survey/techniques.yml", "survey/references.bib")
     files = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    files += ledger.result_files(PROFILE, root, built=True) + ledger.result_files(ledger.PUBLISHED, root)
+    files += ledger.result_files(PROFILE, root, built=True) + ledger.result_files(PUBLISHED, root)
     for path in files:
         env.note_dependency(str(path))
     return tuple(path.stat().st_mtime_ns for path in files)
@@ -271,6 +305,7 @@ def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str,
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the directives and the role; Sphinx calls it. Returns whether pages may be built at once."""
     for name, directive in (
         ("claims", Claims),
         ("ledger", Ledger),

@@ -1,0 +1,112 @@
+"""What a claim may be: everything else is one clear error."""
+
+import pytest
+from small_ledger import BYTES, LATENCY, OTHER, K, claim, write_ledger
+
+from lib.book import claims, judging, ledger
+from lib.book.claims import IN_PART, SUPPORTED
+
+
+def rules(*rows: dict) -> dict:
+    """The field of a claim that these rules decide."""
+    return {"decided_by": {"quick": list(rows)}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": "C2.3-1"}, r"must have the form C2\.3-NN, like C2\.3-07, not '"),
+        ({"id": "C2.4-01"}, r"must have the form C2\.3-NN, like C2\.3-07, not '"),
+        ({"id": "c2.3-01"}, r"must have the form C2\.3-NN, like C2\.3-07, not '"),
+        ({"id": "T1-03"}, r"must have the form C2\.3-NN, like C2\.3-07, not '"),
+        ({"id": "T1-3", "section": "4"}, r"must have the form C4-NN or T1-NN, like C4-07, not 'T1-3'"),
+        ({"section": "7"}, "its section must be one of .*, not '7'"),
+        ({"section": 2.3}, r"its section must be one of .*, not 2\.3"),
+        ({"says": " "}, "its 'says' must be a sentence, not ' '"),
+        ({"erratum": 3}, "its 'erratum' must be a sentence, not 3"),
+        ({"verdict": "true"}, "its verdict must be one of .*, not 'true'"),
+        ({"decidedby": {}}, "a field must be one of .*, not 'decidedby'"),
+        ({"decided_by": None}, "the verdict 'supported' needs 'decided_by'"),
+        ({"decided_by": None, "verdict": "supported in part"}, "'supported in part' needs 'decided_by'"),
+        ({"decided_by": None, "verdict": "contradicted"}, "'contradicted' needs 'decided_by'"),
+        ({"decided_by": {}}, "the verdict 'supported' needs 'decided_by'"),
+        ({"decided_by": [{"key": K, "at_most": 1}]}, "'decided_by' must be {profile: "),
+        (
+            {"decided_by": {"fast": [{"key": K, "at_most": 1}]}},
+            "a profile must be one of quick, standard, full, not 'fast'",
+        ),
+        ({"decided_by": {"quick": []}}, "the rules of the quick profile must be a list of some"),
+        ({"verdict": "not testable here"}, "must have 'because' and no 'decided_by'"),
+        ({"verdict": "not testable here", "because": "Opinion."}, "must have 'because' and no 'decided_by'"),
+        ({"verdict": "not testable here", "decided_by": None}, "must have 'because' and no 'decided_by'"),
+        ({"kind": "historical"}, "the verdict of a historical claim must be 'not testable here'"),
+        ({"kind": "old"}, "its kind must be 'historical' or left out, not 'old'"),
+        ({"elsewhere": [IN_PART]}, "no time decides it, so its verdict is the same on every processor"),
+        ({"elsewhere": "contradicted"}, "'elsewhere' must be a list of .*, not 'contradicted'"),
+        ({"elsewhere": []}, r"'elsewhere' must be a list of .*, not \[\]"),
+        ({"elsewhere": [SUPPORTED]}, "must be a list of contradicted, supported in part, undecided"),
+        ({"reported": {"value": 9, "source": "nobody1900"}}, "the source 'nobody1900' is not in"),
+        ({"reported": {"number": 9}}, "'reported' must be a mapping of source, unit, value, where, with a value"),
+        ({"erratum": "See {cite:t}`known2020, nobody1900`."}, "the source 'nobody1900' is not in"),
+        (rules({"key": K, "at_last": 1}), "must have 'key' and one of"),
+        (rules({"key": K}), "must have 'key' and one of"),
+        (rules({"key": K, "at_least": 1, "at_most": 2}), "must have 'key' and one of"),
+        (rules({"at_least": 1}), "must have 'key' and one of"),
+        (rules("error below 2"), "must have 'key' and one of"),
+        (rules({"key": K, "at_least": 1, "of": OTHER}), "must be made of"),
+        (rules({"key": K, "within": 1}), "must be made of"),
+        (rules({"key": K, "within": 1, "of": OTHER, "above": OTHER}), "must be made of"),
+        (rules({"key": K, "exceeds": OTHER}), "must be made of"),
+        (rules({"key": "error", "at_most": 1}), "must have the form chapter.subject.metric, not 'error'"),
+        (
+            rules({"key": K, "at_most": 1, "above": "baseline"}),
+            "must have the form chapter.subject.metric, not 'baseline'",
+        ),
+        (rules({"key": K, "at_most": "1"}), "a bound must be a finite number, not '1'"),
+        (rules({"key": K, "at_most": True}), "a bound must be a finite number, not True"),
+        (rules({"key": K, "at_most": float("nan")}), "a bound must be a finite number, not nan"),
+        (rules({"key": K, "between": [1]}), "'between' must be two bounds"),
+        (rules({"key": K, "between": [2, 1]}), "no value can satisfy"),
+        (rules({"key": K, "within": -1, "of": OTHER}), "no value can satisfy"),
+        (rules({"key": LATENCY, "at_most": 1}), "only timing decides it"),
+        (rules({"key": "pruning.net.latency_ratio", "at_least": 1}), "only timing decides it"),
+        (rules({"key": "pruning.net.training_s", "at_most": 1}), "only timing decides it"),
+        (rules({"key": "pruning.kernel.product_ratio", "at_least": 1}), "only timing decides it"),
+    ],
+)
+def test_a_wrong_claim_is_one_clear_error(tmp_path, changes, says):
+    root = write_ledger(tmp_path, [claim(**changes)])
+    with pytest.raises(ValueError, match=says) as caught:
+        ledger.load_claims(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_timing_may_stand_beside_another_measurement(tmp_path):
+    root = write_ledger(tmp_path, [claim(**rules({"key": LATENCY, "at_most": 1}, {"key": BYTES, "at_most": 1}))])
+    assert len(ledger.load_claims(root)[0].rules["quick"]) == 2
+
+
+def test_a_metric_that_only_sounds_like_timing_is_none(tmp_path):
+    root = write_ledger(tmp_path, [claim(**rules({"key": "pruning.net.bits", "at_most": 1}))])
+    assert not claims.is_time(ledger.load_claims(root)[0].rules["quick"][0].key)
+
+
+def test_a_historical_claim_is_read_with_its_erratum(tmp_path):
+    about = {"verdict": "not testable here", "because": "A name.", "erratum": "It is {cite:t}`known2020`."}
+    root = write_ledger(tmp_path, [claim(**about, kind="historical", decided_by=None)])
+    (one,) = ledger.load_claims(root)
+    assert (one.kind, one.erratum) == ("historical", "It is {cite:t}`known2020`.")
+    assert judging.shown(one, [], "quick") == claims.NOT_TESTABLE
+
+
+def test_a_claim_names_the_measurements_that_decide_it(tmp_path):
+    root = write_ledger(
+        tmp_path, [claim(**rules({"key": K, "at_most": 1, "above": OTHER}, {"key": BYTES, "at_most": 1}))]
+    )
+    (read,) = ledger.load_claims(root)
+    assert read.keys("quick") == {K, OTHER, BYTES} and read.keys("standard") == set()
+
+
+def test_cited_keys_are_found_in_markdown():
+    text = "{cite:t}`a2020, b2020` and {cite}`c2020` but not `d2020` nor {ref}`e2020`."
+    assert claims.cited(text) == ["a2020", "b2020", "c2020"]
