@@ -150,16 +150,16 @@ def test_every_profile_names_what_is_there():
 
 
 def faults(row: dict, root: Path = PROJECT) -> list[str]:
-    """What a technique of the catalogue lacks of the five parts that belong together."""
-    found = [f"no {part} at {row[part]}" for part in ("file", "test") if not (root / row[part]).is_file()]
+    """What a technique of the catalogue lacks of the parts that belong to its row, in the order of CONTRIBUTING.md."""
+    missing = [f"no {part} at {row[part]}" for part in ("test", "file") if not (root / row[part]).is_file()]
     source = root / "chapters" / f"{row['chapter']}.py"
     if not source.is_file() or f"# ({row['anchor']})=" not in source.read_text():
-        found.append(f"no part ({row['anchor']})= in the chapter {row['chapter']}")
+        missing.append(f"no part ({row['anchor']})= in the chapter {row['chapter']}")
     file = root / "survey" / "claims" / f"{row['chapter']}.yml"
     held = {claim["id"] for claim in yaml.safe_load(file.read_text())} if file.is_file() else set()
     if not row["claims"] or not set(row["claims"]) <= held:
-        found.append(f"claims {row['claims']}, and survey/claims/{row['chapter']}.yml holds {sorted(held)}")
-    return found
+        missing.append(f"claims {row['claims']}, and survey/claims/{row['chapter']}.yml holds {sorted(held)}")
+    return missing
 
 
 def catalogue() -> list[dict]:
@@ -187,6 +187,15 @@ def test_every_shared_file_has_a_test():
         assert (PROJECT / "tests" / section / f"test_{file}").is_file(), f"tests/{section}/test_{file} is missing"
 
 
+def test_test_names_have_at_most_twelve_words():
+    names = [
+        name
+        for path in (PROJECT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    ]
+    assert names and [name for name in names if len(name.removeprefix("test_").split("_")) > 12] == []
+
+
 @pytest.mark.parametrize(
     ("part", "value", "says"),
     [
@@ -208,3 +217,28 @@ def test_a_technique_that_is_not_whole_is_found(tmp_path, part, value, says):
     (tmp_path / "survey" / "claims" / "one.yml").write_text("- id: C2.3-01\n")
     assert faults(row, tmp_path) == []
     assert any(says in fault for fault in faults(row | {part: value}, tmp_path))
+
+
+def test_a_technique_added_by_the_checklist_is_whole(tmp_path):
+    row = {
+        "file": "lib/pruning/toy.py",
+        "test": "tests/pruning/test_toy.py",
+        "chapter": "toys",
+        "anchor": "sec-toy",
+        "claims": ["C2.3-99"],
+    }
+    parts = {  # in the order of CONTRIBUTING.md: what it adds, and what is said before
+        "tests/pruning/test_toy.py": ("from lib.pruning import toy\n", "no test at tests/pruning/test_toy.py"),
+        "lib/pruning/toy.py": ("def scores(): ...\n", "no file at lib/pruning/toy.py"),
+        "chapters/toys.py": ("# %% [markdown]\n# (sec-toy)=\n# ## Toy\n", "no part (sec-toy)= in the chapter toys"),
+        "survey/claims/toys.yml": ("- id: C2.3-99\n", "claims ['C2.3-99'], and survey/claims/toys.yml holds []"),
+    }
+    said = [what for _, what in parts.values()]
+    for i, (name, (content, _)) in enumerate(parts.items()):
+        assert faults(row, tmp_path) == said[i:]
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert faults(row, tmp_path) == []
+    text = (PROJECT / "CONTRIBUTING.md").read_text().split("## A technique")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d\. \*\*(.+?)\*\*", text, re.M)
+    assert steps == ["The row", "The test", "The file", "The part of a chapter", "The claims"]

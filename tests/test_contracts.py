@@ -1,0 +1,253 @@
+"""What holds for every function, and for every technique of one kind: a new one is tested by being listed."""
+
+import copy
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from pathlib import Path
+
+import given
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import lib
+from lib import models, storage, structure
+from lib.weights import compressed_form, decompress, layers
+
+PROJECT = Path(__file__).parents[1]
+CATALOGUE = yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
+KINDS = ("weights", "scores", "factorization")
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(lib.__path__, "lib.")
+    if module.name.split(".")[1] not in ("__main__", "book")
+)
+
+
+def public_functions() -> dict[str, typing.Any]:
+    """``lib.pruning.magnitude.prune`` -> the function; methods of public classes count, inherited ones do not."""
+    functions = {}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for key, value in vars(module).items():
+            if key.startswith("_") or getattr(value, "__module__", None) != name:
+                continue
+            if inspect.isfunction(value):
+                functions[f"{name}.{key}"] = value
+            elif inspect.isclass(value):
+                methods = {k: getattr(v, "__func__", v) for k, v in vars(value).items()}
+                functions |= {
+                    f"{name}.{key}.{k}": v
+                    for k, v in methods.items()
+                    if inspect.isfunction(v) and (not k.startswith("_") or k == "__init__")
+                }
+    return functions
+
+
+FUNCTIONS = public_functions()
+
+
+# --- signatures ---------------------------------------------------------------------------------------------------
+
+
+def catches_all(function) -> bool:
+    """Whether it takes named arguments that its signature does not name."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            kind = parameter.annotation
+            named = typing.get_origin(kind) is typing.Unpack and typing.is_typeddict(typing.get_args(kind)[0])
+            return not (named or isinstance(kind, typing.ParamSpecKwargs))
+    return False
+
+
+def test_no_public_function_takes_any_argument():
+    assert FUNCTIONS and [name for name, function in FUNCTIONS.items() if catches_all(function)] == []
+
+
+def test_a_function_that_takes_any_argument_is_found():
+    class Options(typing.TypedDict):
+        rate: float
+
+    def bad(**how: object) -> None: ...
+    def good(**options: typing.Unpack[Options]) -> None: ...
+
+    assert catches_all(bad) and not catches_all(good)
+
+
+def bare(function) -> list[str]:
+    """Arguments without a type; "return" where what comes back has none."""
+    signature = inspect.signature(function)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.annotation is parameter.empty and name not in ("self", "cls", "ctx")
+    ]
+    constructs = function.__name__ == "__init__"
+    return names + (["return"] if signature.return_annotation is signature.empty and not constructs else [])
+
+
+def test_every_public_signature_has_types():
+    assert {name: bare(function) for name, function in FUNCTIONS.items() if bare(function)} == {}
+
+
+# --- verbs --------------------------------------------------------------------------------------------------------
+
+
+def verbs() -> dict[str, tuple[str, str]]:
+    """Verb -> what happens to the model, what comes back: the first table of *Contracts* in CONTRIBUTING.md."""
+    text = (PROJECT / "CONTRIBUTING.md").read_text().split("## Contracts")[1].split("The shared tests")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \| ([^|]+) \|$", text, re.M)
+    return {verb: (model, back) for names, model, back in rows for verb in re.findall(r"`(\w+)`", names)}
+
+
+RETURNS = {  # words of the table -> types that say so
+    "the same model": {"Module", "Model", "RuntimeNetwork"},
+    "the model to use from now on": {"Module"},
+    "the mean loss of each epoch": {"list[float]"},
+    "a smaller copy": {"Module"},
+    "a smaller copy, and a list of what became of each layer": {"tuple[Module, list[Replaced]]"},
+    "a new network, for another arithmetic": {"Module", "GraphModule", "IntegerNetwork"},
+    "the size of the file in bytes": {"int"},
+    "layer name -> (filters,) tensor, larger = keep": {"dict[str, Tensor]"},
+    "layer name -> bool tensor, True = keep": {"dict[str, Tensor]", "Masks"},
+}
+
+
+def returned(function) -> str:
+    """The type of what a function gives, without the modules that types come from: ``dict[str, Tensor]``."""
+    kind = inspect.signature(function).return_annotation
+    text = kind.__name__ if inspect.isclass(kind) and not typing.get_args(kind) else str(kind).replace("~", "")
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
+
+
+def test_a_verb_returns_the_same_thing_everywhere():
+    table = verbs()
+    assert {"prune", "fit", "scores", "binarize", "load"} < set(table)
+    wrong = []
+    for name, function in FUNCTIONS.items():
+        verb, takes = name.rpartition(".")[2], set(inspect.signature(function).parameters)
+        method = name.count(".") > function.__module__.count(".") + 1
+        if verb in table and takes & {"model", "network"} and not method:
+            accepted = RETURNS[table[verb][1]]
+            if returned(function) not in accepted:
+                wrong.append(f"{name} gives {returned(function)}: accepted are {', '.join(sorted(accepted))}")
+    assert wrong == []
+
+
+# --- techniques of one kind ---------------------------------------------------------------------------------------
+
+
+def listed(kind: str) -> list:
+    """The techniques of this kind, as parameters: module and call."""
+    rows = [row for row in CATALOGUE if row.get("contract", {}).get("kind") == kind]
+    return [pytest.param(row["contract"]["call"], id=row["id"]) for row in rows]
+
+
+def called(call: str, **names):
+    """What the catalogue's call gives; it names modules by their last word."""
+    modules = {name.rpartition(".")[2]: importlib.import_module(name) for name in MODULES if name.count(".") == 2}
+    return eval(call, modules | names)
+
+
+def test_every_contract_is_of_a_known_kind():
+    assert {row["contract"]["kind"] for row in CATALOGUE if "contract" in row} == set(KINDS)
+
+
+def network() -> nn.Module:
+    return given.seeded(models.lenet5).eval()
+
+
+@pytest.mark.parametrize("call", listed("weights"))
+def test_a_form_of_weights_keeps_its_contract(call, tmp_path):
+    split, images = given.split(20, 1, 28, 28), given.split(3, 1, 28, 28).images
+    first = network()
+    model = called(call, model=first, split=split)
+    verb = re.findall(r"(\w+)\(", call)[0]
+    assert model is first or verbs()[verb][0].startswith("used up")
+    stored = {name: compressed_form(layer) for name, layer in layers(model) if compressed_form(layer)}
+    assert stored, "no weight is compressed"
+    model.eval()
+    answers = model(images)
+    for name, (form, tensors) in stored.items():
+        dense = form(*tensors).detach()
+        decoded = type(form).decode(form.encode(*tensors), dense.shape)
+        assert torch.equal(decoded, dense) and torch.equal(decoded.signbit(), dense.signbit()), name
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(images), answers)
+    with torch.no_grad():
+        for value in twin.state_dict().values():
+            value.zero_()
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(images), answers)
+    assert storage.save(model, tmp_path / "model") == (tmp_path / "model").stat().st_size
+    again = storage.load(tmp_path / "model", called(call, model=network(), split=split)).eval()
+    assert torch.equal(again(images), answers)
+    assert decompress(model) is model and torch.equal(model(images), answers)
+    assert not any(compressed_form(layer) for _, layer in layers(model))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call", listed("weights"))
+def test_weights_that_are_not_finite_are_refused_by_name(call, value):
+    model = network()
+    with torch.no_grad():
+        model.conv2.weight[0, 0, 0, 0] = value
+    before = given.state(model)
+    with pytest.raises(ValueError, match="conv2"):
+        called(call, model=model, split=given.split(20, 1, 28, 28))
+    assert given.same_state(given.state(model), before)
+
+
+def scored() -> list:
+    """Each criterion with each network that it scores: both, where the catalogue does not say ``networks``."""
+    rows = [row for row in CATALOGUE if row.get("contract", {}).get("kind") == "scores"]
+    return [
+        pytest.param(row["contract"]["call"], name, id=f"{row['id']}-{name}")
+        for row in rows
+        for name in row["contract"].get("networks", ["lenet5", "resnet8"])
+    ]
+
+
+@pytest.mark.parametrize(("call", "name"), scored())
+def test_scores_keep_their_contract(call, name):
+    model = given.seeded(getattr(models, name))
+    shape = (1, 28, 28) if name == "lenet5" else (3, 32, 32)
+    split = given.split(12, *shape, labels="in turn")
+    model.train()
+    model(split.images)  # so that batch norms are not those of a fresh network
+    modes = [module.training for module in model.modules()]
+    before = given.state(model)
+    scores = called(call, model=model, split=split)
+    assert given.same_state(given.state(model), before), "the model is left as it was"
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    named = dict(model.named_modules())
+    assert scores and all(values.shape == named[name].weight.shape[:1] for name, values in scores.items())
+    assert all(not values.isnan().any() for values in scores.values())
+    groups = structure.groups(model, split.images[:1])
+    masks = structure.keep(scores, fraction=0.3, groups=groups, least=1)
+    small = structure.shrink(model, masks, split.images[:1])
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("call", listed("scores"))
+def test_scores_of_an_empty_split_are_refused(call):
+    with pytest.raises(ValueError, match="the split is empty"):
+        called(call, model=network(), split=given.split(0, 1, 28, 28))
+
+
+@pytest.mark.parametrize("call", listed("factorization"))
+def test_a_factorization_keeps_its_contract(call):
+    model = network()
+    before = given.state(model)
+    images = given.split(3, 1, 28, 28).images
+    small, rows = called(call, model=model)
+    assert given.same_state(given.state(model), before) and small is not model, "the model is left as it was"
+    assert small(images).shape == model(images).shape
+    named = dict(model.named_modules())
+    assert rows and all(row.layer in named for row in rows)
+    assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in model.parameters())
