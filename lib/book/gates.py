@@ -193,7 +193,7 @@ TYPED = re.compile(
 )
 NO_PROSE = [  # what is cut from a source before it is read as prose; line breaks stay
     r"(?s)\A---\n.*?\n---\n",
-    r"(?ms)^(`{3,}|~{3,})(?!`)(?!\{(?!math|code|glue|literalinclude)).*?^\1 *$",
+    r"(?ms)^ *(`{3,}|~{3,})(?!`)(?!\{(?!math|code|glue|literalinclude)).*?^ *\1 *$",
     r"(?m)^ *(?:`{3,}|:{3,}).*$",
     r"(?s)\$\$.*?\$\$",
     r"(?s)\\begin\{(\w+\*?)\}.*?\\end\{\1\}",

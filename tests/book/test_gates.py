@@ -144,6 +144,7 @@ def test_a_typed_number_is_found(site, line):
         "$$ x = 0.5 \\% $$ (eq-half)",
         "$$\nx = 0.5\n$$",
         "```python\nfraction = 0.5\n```",
+        "1. A step:\n\n   ```yaml\n   density: 0.5\n   ```",
         "````{code-block} python\nfraction = 0.5\n````",
         "Set `fraction = 0.5`, or ``0.7 %``.",
         "## About 2.5 % of them",
