@@ -1,5 +1,7 @@
 """What the build makes of an executed notebook before MyST-NB sees it."""
 
+import ast
+
 import nbformat
 
 from lib.book.sphinx import executed
@@ -36,3 +38,39 @@ def test_a_cell_with_at_most_one_figure_stays_as_it_is():
     assert made.cells[1].metadata["mystnb"]["figure"] == {"caption": "A caption", "name": "fig-a"}
     plain = notebook(output("table"), output("other"))
     assert executed.with_figures(plain).cells[1].metadata == {"tags": ["remove-input"]}
+
+
+CODE = '''def double(x: int) -> int:
+    r"""Return x twice,
+    as one number.
+
+    x: any number.
+    """
+
+    return 2 * x
+
+
+class Pair:
+    """Two of them."""
+
+    def first(self):
+        """The first.
+
+        Raises nothing."""
+        return "\\n\\n"'''
+
+
+def test_shown_code_keeps_the_first_paragraph_of_its_docstrings():
+    short = executed.shortened(CODE)
+    assert short.splitlines()[:5] == [
+        "def double(x: int) -> int:",
+        '    r"""Return x twice,',
+        '    as one number."""',
+        "",
+        "    return 2 * x",
+    ]
+    assert short.split("class Pair")[1] == CODE.split("class Pair")[1]  # has nothing to cut
+    assert ast.dump(ast.parse(short)).count("any number") == 0 and executed.shortened("def (") == "def ("
+    shown = nbformat.v4.new_output("display_data", {"text/markdown": f"```python\n{CODE}\n```"})
+    made = executed.with_short_code(notebook(shown, output("table")))
+    assert made.cells[1].outputs[0].data["text/markdown"] == f"```python\n{short}\n```"

@@ -4,6 +4,7 @@ Where there is none, the page shows the source without results, says so, and war
 So the text and the run of a page cannot drift apart.
 """
 
+import ast
 import copy
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from sphinx.util import logging
 
 from lib.book import chapters, last_run
 
+CODE = "```python\n"  # how lib.figures shows code
 log = logging.getLogger(__name__)
 building: Sphinx  # MyST-NB hands a reader the text only; the page's name is known to the application
 
@@ -30,7 +32,7 @@ def read(text: str) -> nbformat.NotebookNode:
         why = last_run.status(root, chapter, profile)["error"] or "it has no run"
         log.warning("chapter %s: no run matches its source in the %s profile: %s", chapter, profile, why, type="survey")
         return unexecuted(copy.deepcopy(chapters.notebook(root, chapter)), why)
-    return with_figures(done)
+    return with_short_code(with_figures(done))
 
 
 def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
@@ -73,6 +75,38 @@ def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             before = figure
     notebook.cells = cells
     return notebook
+
+
+def with_short_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Leave of the docstrings of shown code their first paragraph: the page itself explains the rest.
+
+    notebook: an executed chapter; it is changed.
+    Returns the notebook.
+    """
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        text = output.get("data", {}).get("text/markdown", "")
+        if text.startswith(CODE) and text.endswith("\n```"):
+            output["data"]["text/markdown"] = f"{CODE}{shortened(text[len(CODE) : -4])}\n```"
+    return notebook
+
+
+def shortened(code: str) -> str:
+    """Return Python code with the first paragraph of each docstring; code that does not parse is left as it is."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return code
+    lines, cuts = code.splitlines(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            first, last = node.body[0].lineno - 1, (node.body[0].end_lineno or 0) - 1
+            blank = next((i for i in range(first, last) if not lines[i].strip()), None)
+            if blank is not None and lines[last].strip() == '"""':
+                cuts.append((blank, last))
+    for blank, last in sorted(cuts, reverse=True):
+        lines[blank - 1] += '"""'
+        del lines[blank : last + 1]
+    return "\n".join(lines)
 
 
 def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:
