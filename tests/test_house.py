@@ -179,12 +179,12 @@ def test_every_file_of_a_section_is_a_technique_or_shared():
     assert files - shared == {row["file"] for row in catalogue()}
 
 
-def test_every_shared_file_has_a_test():
+def test_every_shared_file_has_a_test_at_its_own_place():
     shared = [name for name in FILES if "/shared/" in name and Path(name).name != "__init__.py"]
     assert shared
     for name in shared:
-        section, file = name.split("/")[0], Path(name).name
-        assert (PROJECT / "tests" / section / f"test_{file}").is_file(), f"tests/{section}/test_{file} is missing"
+        test = PROJECT / "tests" / Path(name).parent / f"test_{Path(name).name}"
+        assert test.is_file(), f"{test.relative_to(PROJECT)} is missing"
 
 
 def test_test_names_have_at_most_twelve_words():

@@ -415,7 +415,7 @@ found = kernels.convolution(x, kernels.arrange(w), torch.zeros(70), border=(1, 1
 assert torch.equal(found.long(), torch.nn.functional.conv2d(x.sign().long(), w.long(), padding=1))
 """
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | plain, cwd=root, capture_output=True, text=True
     )
