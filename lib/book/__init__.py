@@ -24,10 +24,12 @@ The book:
 
 build.py          the commands, from sources to pages and records
 pages.py          build the pages, one page alone, or serve them
-gates.py          the checks on pages and sources
+gates.py          the checks on pages and verdicts
+prose.py          the check on prose: no measured number is typed
 sphinx/           extensions of Sphinx for the pages
 matrix.py         the jobs of the published book
 doctor.py         whether this machine's kernels give right results
+trials.py         the trials that say so
 processor.py      the name and the abilities of this machine's processor
 files.py          write a text file completely or not at all
 """

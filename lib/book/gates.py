@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import yaml
 from bs4 import BeautifulSoup, Tag
 
-from lib.book import chapters, claims, judging, ledger, wording
+from lib.book import claims, judging, ledger, prose, wording
 from lib.book.pages import site
 
 Gate = Callable[[Path], tuple[int, list[str]]]
@@ -118,22 +118,6 @@ def figures_shown(root: Path) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def typed_numbers(root: Path) -> tuple[int, list[str]]:
-    """No measured number is typed: in prose a decimal, a percentage, a factor, a size or a time comes from a record.
-
-    A line with a citation may state what the cited source says. Code, formulas, headings and addresses are no prose.
-    """
-    count, wrong = 0, []
-    for name, first, text in _prose(root):
-        for number, line in enumerate(_stripped(text).splitlines(), first):
-            count += bool(line.strip())
-            if (typed := TYPED.search(line)) and "{cite" not in text.splitlines()[number - first]:
-                wrong.append(
-                    f"{name}:{number} types {typed[0].strip()!r}: show a recorded value, or cite whose number it is"
-                )
-    return count, wrong
-
-
 def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
     """Every verdict is what the results of this build and the committed ones of the published profile give.
 
@@ -183,52 +167,8 @@ GATES: dict[str, Gate] = {
     "traces of the machine": traces_of_the_machine,
     "internal links": internal_links,
     "page count": page_count,
-    "typed numbers": typed_numbers,
+    "typed numbers": prose.typed_numbers,
 }
-
-TYPED = re.compile(
-    r"(?<![\w.,-])(?<!section )(?<!sections )(?<!python )(?:\d+\.\d+(?![\w.]*\.\d)|\d[\d,]*(?:\.\d+)?(?:"
-    r"\s?[%×]|x\b|[\s-](?:per ?cent|times|fold|bytes?|seconds?|minutes?)\b|\s?(?:[KMG]i?B|ms|s|µs)\b))",
-    re.IGNORECASE,
-)
-NO_PROSE = [  # what is cut from a source before it is read as prose; line breaks stay
-    r"(?s)\A---\n.*?\n---\n",
-    r"(?ms)^ *(`{3,}|~{3,})(?!`)(?!\{(?!math|code|glue|literalinclude)).*?^ *\1 *$",
-    r"(?m)^ *(?:`{3,}|:{3,}).*$",
-    r"(?s)\$\$.*?\$\$",
-    r"(?s)\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
-    r"(?s)<!--.*?-->",
-    r"(?m)^#+ .*$",
-    r"(?m)^\(.*\)=$",
-    r"(?m)^:[\w-]+:.*$",
-    r"\{[\w:.-]+\}`[^`]*`",
-    r"(`+)(?!`).*?(?<!`)\1(?!`)",
-    r"(?<![\\$\w])\$(?!\s)[^$\n]+\$",
-    r"(?<=\])\([^)\n]*\)",
-    r"<[^>\n]+>",
-    r"https?://\S+",
-]
-
-
-def _stripped(text: str) -> str:
-    for pattern in NO_PROSE:
-        text = re.sub(pattern, lambda cut: "\n" * cut[0].count("\n"), text)
-    return text
-
-
-def _prose(root: Path) -> Iterator[tuple[str, int, str]]:
-    """Every piece of Markdown of the book: its file, its first line there, its text."""
-    for path in sorted(root.glob("*.md")):
-        yield path.name, 1, path.read_text("utf-8")
-    for chapter in chapters.names(root):
-        lines = (root / "chapters" / f"{chapter}.py").read_text("utf-8").splitlines()
-        position = 0
-        for cell in chapters.notebook(root, chapter).cells:
-            if cell.cell_type == "markdown":
-                while not lines[position].startswith("# %% [markdown]"):
-                    position += 1
-                position += 1
-                yield f"chapters/{chapter}.py", position + 1, cell.source
 
 
 def built_pages(root: Path) -> list[tuple[str, BeautifulSoup]]:

@@ -112,8 +112,9 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
     if not {"name", "display_name", "language"} <= set(source.metadata.get("kernelspec", {})):
         raise ChapterFailed("its header has no kernelspec with name, display_name and language")
     limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
-    clock = _Clock(chapter, sum(cell.cell_type == "code" for cell in source.cells), limits)
     source.cells.append(nbformat.v4.new_code_cell(LOADED))
+    cells = sum(cell.cell_type == "code" for cell in source.cells) + bool(stamp["parameters"])  # put in as a cell
+    clock = _Clock(chapter, cells, limits)
     with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
         origin, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
         nbformat.write(source, origin)

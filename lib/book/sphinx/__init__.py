@@ -2,7 +2,9 @@
 
 executed.py          a page shows a chapter's source with the results of its run
 survey.py            directives and a role for claims, techniques and the cost of a run
+parts.py             rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown
 repository.py        launch, edit and issue buttons
+theme.py             what every page has around its text
 offline.py           pages that load nothing from the network
 """

@@ -1,4 +1,4 @@
-"""Directives and a role that put the ledger, the catalogue and a run's cost on pages. Every page names its profile.
+"""Directives and a role that put the ledger, the catalogue and a run's cost on pages.
 
 ``{claims} pruning``  the claims of one chapter      ``{ledger}``     all of them, by section
 ``{catalogue}``       the techniques                 ``{state}``      the book in computed numbers
@@ -14,21 +14,17 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from lib.book import chapters, judging, last_run, ledger
 from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx.parts import anchor, chapter_link, label, link, slug, tiles
 
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
-BANNER = (
-    "<strong>Quick profile</strong>: small data, one machine. The published verdicts come from the standard profile."
-)
 HEADLINES = (("LeNet-300-100", "lenet300"), ("LeNet-5", "lenet5"))
 
 
@@ -230,48 +226,6 @@ def verdict_tiles(claims: list[Claim], results: dict[str, Records]) -> list[tupl
     return [(str(n), f"{markdown.SIGNS[verdict]} {verdict}") for verdict, n in counts.items()]
 
 
-def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
-    """Return a row of numbers with their names below, from ``pairs`` of both."""
-    row = nodes.bullet_list(classes=["tiles"])
-    for number, name in pairs:
-        text = nodes.paragraph("", "", nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name))
-        row += nodes.list_item("", text)
-    return [row]
-
-
-def label(verdict: str, text: nodes.Node) -> nodes.inline:
-    """Return a text in the look of a verdict."""
-    return nodes.inline("", "", text, classes=["verdict", f"verdict-{slug(verdict)}"])
-
-
-def link(docname: str, id: str, text: str) -> addnodes.pending_xref:
-    """Return a link to a claim in the ledger; a missing ledger page is a warning.
-
-    docname: the page that links.
-    id: the claim's id.
-    text: what the link shows.
-    """
-    about = {"refdomain": "std", "reftype": "ref", "reftarget": anchor(id).lower(), "refdoc": docname}
-    return addnodes.pending_xref("", nodes.inline(text, text), refexplicit=True, refwarn=True, **about)
-
-
-def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
-    """Return a link from the page ``docname`` to a chapter."""
-    about = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{chapter}", "refdoc": docname}
-    text = nodes.inline("", f"measured in {chapter}", classes=["doc"])
-    return addnodes.pending_xref("", text, refexplicit=True, refwarn=True, **about)
-
-
-def anchor(id: str) -> str:
-    """Return the name of a claim's place in the ledger."""
-    return f"claim-{id}"
-
-
-def slug(verdict: str) -> str:
-    """Return a verdict as part of the name of a style."""
-    return verdict.replace(" ", "-")
-
-
 def by_id(claim: Claim) -> tuple[str, ...]:
     """Return the key that sorts claims by the numbers in their ids."""
     return tuple(re.split(r"\D+", claim.id))
@@ -288,22 +242,6 @@ def watched(env: Any) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in files)
 
 
-def say_profile(app: Sphinx, config: Config) -> None:
-    """The profile of the build in the foot of every page; a quick build says so at the top as well."""
-    options = config.html_theme_options
-    options["extra_footer"] = (
-        f'{options.get("extra_footer") or ""}<p class="profile">Profile of this build: {PROFILE}.</p>'
-    )
-    if PROFILE == "quick":
-        options["announcement"] = BANNER
-
-
-def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Docutils puts the withdrawn role ``doc-biblioentry`` into a list, where readers' software expects items."""
-    if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives and the role; Sphinx calls it. Returns whether pages may be built at once."""
     for name, directive in (
@@ -315,6 +253,4 @@ def setup(app: Sphinx) -> dict[str, bool]:
     ):
         app.add_directive(name, directive)
     app.add_role("verdict", Verdict())
-    app.connect("config-inited", say_profile)
-    app.connect("html-page-context", mend_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

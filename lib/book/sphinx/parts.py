@@ -1,0 +1,46 @@
+"""Parts of pages, as nodes of Docutils: rows of numbers, badges, and links to claims and chapters."""
+
+from docutils import nodes
+from sphinx import addnodes
+
+
+def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
+    """Return a row of numbers with their names below, from ``pairs`` of both."""
+    row = nodes.bullet_list(classes=["tiles"])
+    for number, name in pairs:
+        text = nodes.paragraph("", "", nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name))
+        row += nodes.list_item("", text)
+    return [row]
+
+
+def label(verdict: str, text: nodes.Node) -> nodes.inline:
+    """Return a text in the look of a verdict."""
+    return nodes.inline("", "", text, classes=["verdict", f"verdict-{slug(verdict)}"])
+
+
+def link(docname: str, id: str, text: str) -> addnodes.pending_xref:
+    """Return a link to a claim in the ledger; a missing ledger page is a warning.
+
+    docname: the page that links.
+    id: the claim's id.
+    text: what the link shows.
+    """
+    about = {"refdomain": "std", "reftype": "ref", "reftarget": anchor(id).lower(), "refdoc": docname}
+    return addnodes.pending_xref("", nodes.inline(text, text), refexplicit=True, refwarn=True, **about)
+
+
+def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
+    """Return a link from the page ``docname`` to a chapter."""
+    about = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{chapter}", "refdoc": docname}
+    text = nodes.inline("", f"measured in {chapter}", classes=["doc"])
+    return addnodes.pending_xref("", text, refexplicit=True, refwarn=True, **about)
+
+
+def anchor(id: str) -> str:
+    """Return the name of a claim's place in the ledger."""
+    return f"claim-{id}"
+
+
+def slug(verdict: str) -> str:
+    """Return a verdict as part of the name of a style."""
+    return verdict.replace(" ", "-")
