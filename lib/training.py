@@ -39,20 +39,29 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class FitOptions(TypedDict, total=False):
+class UpdateOptions(TypedDict, total=False):
+    """Options of :func:`fit` that say how a step is made from a gradient."""
+
+    learning_rate: float
+    momentum: float
+    optimizer: Optimizer
+
+
+class LoopOptions(TypedDict, total=False):
+    """Options of :func:`fit` that every optimizer leaves open: for a technique that brings its own optimizer."""
+
+    weight_decay: float
+    batch_size: int
+    shift: int
+    loss: str
+
+
+class FitOptions(UpdateOptions, LoopOptions, total=False):
     """Options of :func:`fit` that a technique with a training loop passes on: ``**options: Unpack[FitOptions]``.
 
     :func:`fit` says what each of them means. A technique calls :func:`check_options` first, so that a misspelled option
     is refused before anything is changed.
     """
-
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    shift: int
-    optimizer: Optimizer
-    loss: str
 
 
 def check_options(options: Mapping[str, object], *, kinds: type = FitOptions) -> None:
@@ -178,7 +187,7 @@ def minimize(
     split: Split,
     *,
     weight_decay: float,
-    kept: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     iterations: int = 500,
 ) -> float:
     r"""Bring a small network to a minimum of its regularized loss by L-BFGS. In place; returns the objective.
@@ -191,8 +200,8 @@ def minimize(
     model: a small network, since L-BFGS holds some twenty copies of all parameters.
     split: the samples; at least one. Images are converted to the type of the parameters.
     weight_decay: :math:`\lambda`, 0 or more.
-    kept: parameter name -> bool mask of its shape. What the mask does not keep becomes zero and stays zero. Parameters
-        without a mask are kept whole; default none has one.
+    masks: parameter name -> bool mask of its shape, True where a value is kept; the others become zero and stay zero.
+        Parameters without a mask are kept whole; default none has one.
     iterations: the largest number of L-BFGS iterations, default 500.
 
     Returns E. Raises ValueError for an empty split.
@@ -204,7 +213,7 @@ def minimize(
     """
     split.check_not_empty("to train on")
     parameters = dict(model.named_parameters())
-    mask = torch.cat([(kept or {}).get(n, torch.ones_like(p)).to(p.dtype).flatten() for n, p in parameters.items()])
+    mask = torch.cat([(masks or {}).get(n, torch.ones_like(p)).to(p.dtype).flatten() for n, p in parameters.items()])
     start = mask * nn.utils.parameters_to_vector(parameters.values()).detach()
     images = split.images.to(mask.dtype)
     model.eval()
@@ -251,14 +260,16 @@ def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> floa
 
     model: any network with logits (n, classes).
     split: the samples to evaluate on; at least one.
-    batch_size: samples per forward pass, default 1000.
+    batch_size: samples per forward pass, 1 or more, default 1000.
 
-    Raises ValueError for an empty split.
+    Raises ValueError for an empty split and a batch_size below 1.
 
     >>> error_pct(nn.Identity(), Split(torch.eye(4), torch.tensor([0, 1, 2, 0])))
     25.0
     """
     split.check_not_empty("to evaluate on")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     model.eval()
     plain = split.images.to(memory_format=torch.contiguous_format)  # some channels_last kernels are wrong: see layout
     pairs = zip(plain.split(batch_size), split.labels.split(batch_size), strict=True)

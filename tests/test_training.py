@@ -271,14 +271,14 @@ def test_minimize_leaves_masked_weights_at_zero_and_minimizes_the_rest():
     generator = torch.Generator().manual_seed(0)
     data = Split(torch.randn(40, 5, generator=generator), torch.arange(40) % 3)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double().train()
-    kept = {"0.weight": torch.rand(4, 5, generator=generator) < 0.5, "2.bias": torch.tensor([True, False, True])}
-    training.minimize(model, data, weight_decay=0.01, kept=kept)
-    assert (model[0].weight[~kept["0.weight"]] == 0).all() and model[2].bias[1] == 0
+    masks = {"0.weight": torch.rand(4, 5, generator=generator) < 0.5, "2.bias": torch.tensor([True, False, True])}
+    training.minimize(model, data, weight_decay=0.01, masks=masks)
+    assert (model[0].weight[~masks["0.weight"]] == 0).all() and model[2].bias[1] == 0
     loss = nn.functional.cross_entropy(model(data.images.double()), data.labels)
     loss = loss + 0.005 * sum(p.square().sum() for p in model.parameters())
     for name, p in model.named_parameters():
         gradient = torch.autograd.grad(loss, p, retain_graph=True)[0]
-        assert (gradient * kept.get(name, torch.ones_like(p))).abs().max() < 1e-4
+        assert (gradient * masks.get(name, torch.ones_like(p))).abs().max() < 1e-4
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -291,6 +291,8 @@ def test_error_counts_the_wrong_ones(batch_size):
     labels[:3] = 9
     assert training.error_pct(nn.Flatten(), Split(images, labels), batch_size=batch_size) == 30
     assert training.error_pct(nn.Flatten(), Split(images[:1], torch.tensor([0]))) == 0
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+        training.error_pct(nn.Flatten(), Split(images, labels), batch_size=0)
 
 
 # -- cached ------------------------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.shared.signs import Binarized, BinaryForm, Sign, check_one_of, chosen, norm_before, read_signs
-from lib.weights import Encoding, compress
+from lib.binarization.shared.conversion import chosen, norm_before, read_signs
+from lib.binarization.shared.signs import Binarized, BinaryForm, Sign
+from lib.weights import Encoding, check_one_of, compress
 
 MOST = 16  # bases: a symbol of a file has at most 16 bits
 KINDS, SCOPES = ("abc", "greedy"), ("layer", "filter")

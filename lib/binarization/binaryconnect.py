@@ -12,16 +12,20 @@ c = H with one learning rate for all layers is the same. That is the default: we
 """
 
 from itertools import count
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization.shared.signs import BinaryForm, Sign, check_one_of, clip
+from lib.binarization.shared.conversion import clip
+from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.datasets import Split
-from lib.weights import Encoding, compress
+from lib.training import LoopOptions
+from lib.weights import Encoding, check_one_of, compress
 
 INFERENCE = ("real", "sign")
+FIT_DEFAULTS: LoopOptions = {"batch_size": 100, "loss": "squared_hinge", "weight_decay": 0.0}
 
 
 class BinaryConnectWeight(BinaryForm):
@@ -52,6 +56,7 @@ class BinaryConnectWeight(BinaryForm):
             self.limit = glorot(weight)
         return weight.clamp(-self.limit, self.limit)
 
+    # method
     def forward(self, latent: Tensor) -> Tensor:
         if not self.stochastic or (not self.training and self.inference == "sign"):
             return Sign.apply(latent, torch.inf)  # the gradient of w_b is that of w, whatever w
@@ -65,6 +70,8 @@ class BinaryConnectWeight(BinaryForm):
         """Bring the latent weight back into [-c, c], after an update. In place."""
         with torch.no_grad():
             latent.clamp_(-self._c(), self._c())
+
+    # end of method
 
     def _c(self) -> float:
         """The limit c, which is known once a weight has entered."""
@@ -145,10 +152,7 @@ def fit(
     epochs: int,
     seed: int,
     learning_rate: float = 1e-3,
-    batch_size: int = 100,
-    loss: str = "squared_hinge",
-    weight_decay: float = 0.0,
-    shift: int = 0,
+    **options: Unpack[LoopOptions],
 ) -> list[float]:
     """Train a network with binary weights by Adam, clipping the latent weights after each step. In place.
 
@@ -159,23 +163,24 @@ def fit(
     epochs: how often to go through the split.
     seed: of the order of images and the shifts.
     learning_rate: of Adam; 0.001 by default.
-    batch_size: images in a step; 100 by default.
-    loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
-    weight_decay: of parameters of two dimensions or more; 0 by default.
-    shift: pixels by which each image is moved at most, in both directions; 0 by default.
+    options: of the training, see :func:`lib.training.fit`:
 
-    Returns each epoch's mean loss. Raises ValueError for an empty split, an unknown loss, and one that is not finite.
+      - batch_size: images in a step; 100 by default.
+      - loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
+      - weight_decay: of parameters of two dimensions or more; 0 by default.
+      - shift: pixels by which each image is moved at most, in both directions; 0 by default.
+
+    Returns each epoch's mean loss. Raises TypeError for other options, and ValueError for an empty split, an unknown
+    loss, and one that is not finite.
     """
+    training.check_options(options, kinds=LoopOptions)
     return training.fit(
         model,
         split,
         epochs=epochs,
         seed=seed,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        shift=shift,
         optimizer="adam",
-        loss=loss,
+        learning_rate=learning_rate,
         after_step=lambda: clip(model),
+        **FIT_DEFAULTS | options,
     )

@@ -19,16 +19,17 @@ The same paper approximates activations by several matrices of signs, each for w
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from lib import training
-from lib.binarization.binaryconnect import BinaryConnectWeight
+from lib.binarization.binaryconnect import FIT_DEFAULTS, BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
 from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.datasets import Split
+from lib.training import LoopOptions
 from lib.weights import compressed_form
 
 
@@ -55,7 +56,9 @@ def penalty(model: nn.Module) -> Tensor:
 
     model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`; ValueError if none.
     """
+    # method
     return torch.stack([(1 - (latent / limit).square()).sum() / 2 for _, latent, limit in forms(model)]).sum()
+    # end of method
 
 
 @torch.no_grad()
@@ -65,9 +68,11 @@ def push(model: nn.Module, strength: float) -> None:
     model: with binary weights, after a backward pass; ValueError if there are none.
     strength: λ.
     """
+    # method
     for _, latent, limit in forms(model):
         if latent.grad is not None:
             latent.grad.sub_(latent, alpha=strength / limit)
+    # end of method
 
 
 def fit(
@@ -79,11 +84,8 @@ def fit(
     seed: int,
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
-    batch_size: int = 100,
-    loss: str = "squared_hinge",
-    weight_decay: float = 0.0,
-    shift: int = 0,
     before_epoch: Callable[[int], None] | None = None,
+    **options: Unpack[LoopOptions],
 ) -> list[float]:
     """Train a network with binary weights by Adam on C + strength · P, with weights kept in [-c, c]. In place.
 
@@ -95,14 +97,16 @@ def fit(
     seed: of the order of images and the shifts.
     learning_rate: of Adam; 0.001 by default.
     momentum: Adam's first decay rate; 0.9 by default.
-    batch_size: images in a step; 100 by default.
-    loss: C, "squared_hinge" (default), "cross_entropy" or "squared_error".
-    weight_decay: of parameters of two dimensions or more, besides the penalty; 0 by default.
-    shift: pixels by which each image is moved at most, in both directions; 0 by default.
     before_epoch: called with i before epoch i, for example to note the signs; None by default.
+    options: of the training, see :func:`lib.training.fit`:
 
-    Returns each epoch's mean C. Raises ValueError for a strength or loss that is not finite, a model without binary
-    weights, an empty split, and an unknown loss.
+      - batch_size: images in a step; 100 by default.
+      - loss: C, "squared_hinge" (default), "cross_entropy" or "squared_error".
+      - weight_decay: of parameters of two dimensions or more, besides the penalty; 0 by default.
+      - shift: pixels by which each image is moved at most, in both directions; 0 by default.
+
+    Returns each epoch's mean C. Raises TypeError for other options, and ValueError for a strength or loss that is not
+    finite, a model without binary weights, an empty split, and an unknown loss.
 
     >>> from lib import models
     >>> from lib.binarization import binaryconnect
@@ -111,6 +115,7 @@ def fit(
     >>> len(fit(model, split, strength=1e-3, epochs=2, seed=0)), 0 <= mean_size(model) <= 1
     (2, True)
     """
+    training.check_options(options, kinds=LoopOptions)
     bounded = [(latent, limit) for _, latent, limit in forms(model)]
     if not math.isfinite(strength):
         raise ValueError(f"strength must be a finite number, not {strength}")
@@ -130,15 +135,10 @@ def fit(
         split,
         epochs=epochs,
         seed=seed,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        batch_size=batch_size,
-        loss=loss,
-        weight_decay=weight_decay,
-        shift=shift,
         optimizer=adam,
         before_epoch=before_epoch,
         after_step=keep_limits,
+        **FIT_DEFAULTS | options,
     )
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.binarization.binaryconnect import BinaryConnectWeight
-from lib.binarization.shared.signs import EPSILON, LAYERS, NORMS, SignActivation, chosen, read_activations
+from lib.binarization.shared.conversion import EPSILON, chosen, read_activations
+from lib.binarization.shared.signs import LAYERS, NORMS, SignActivation
 from lib.weights import compress, layers
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from lib import training
 from lib.binarization.bwn import BinaryWeight
-from lib.binarization.shared.signs import Binarized, SignActivation, norm_before
+from lib.binarization.shared.conversion import norm_before
+from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.datasets import Split
 from lib.weights import compress
 

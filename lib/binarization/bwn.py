@@ -19,7 +19,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.shared.signs import BinaryForm, Sign, chosen
+from lib.binarization.shared.conversion import chosen
+from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.weights import Encoding, Layer, compress
 
 
@@ -40,9 +41,12 @@ class BinaryWeight(BinaryForm):
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
 
+    # method
     def forward(self, latent: Tensor) -> Tensor:
         latent = self.prepared(latent)
         return scale(latent) * Sign.apply(latent)
+
+    # end of method
 
     def prepared(self, latent: Tensor) -> Tensor:
         """The weight whose sign and size are taken: centered and clipped where asked for."""
@@ -71,7 +75,9 @@ def scale(weight: Tensor) -> Tensor:
     >>> scale(torch.tensor([[1.0, -3.0], [0.0, 1.0]])).tolist()
     [[2.0], [0.5]]
     """
+    # method
     return weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+    # end of method
 
 
 def one_bit(name: str, layer: Layer, *, centered: bool) -> BinaryWeight:

@@ -22,7 +22,7 @@ optimizer too.
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -30,13 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import training
-from lib.binarization.shared.signs import EPSILON, LAYERS, check_one_of, chosen, read_activations
+from lib.binarization.shared.conversion import EPSILON, chosen, read_activations
+from lib.binarization.shared.signs import LAYERS
 from lib.binarization.shared.state_optimizer import DiscreteStateTransition
 from lib.binarization.shared.states import TernaryStates, check_space
 from lib.datasets import Split
-from lib.weights import compress, layers
+from lib.training import LoopOptions
+from lib.weights import check_one_of, compress, layers
 
 DERIVATIVES = ("rectangular", "triangular")
+FIT_DEFAULTS: LoopOptions = {"batch_size": 256, "loss": "squared_hinge", "weight_decay": 0.0}
 
 
 def check_activation(r: float, a: float, derivative: str) -> None:
@@ -138,14 +141,11 @@ def fit(
     *,
     epochs: int,
     seed: int,
-    learning_rate: float = 0.1,
-    real_learning_rate: float | None = None,
-    batch_size: int = 256,
     increment: str = "adam",
     probability: str = "tanh",
-    loss: str = "squared_hinge",
-    weight_decay: float = 0.0,
-    shift: int = 0,
+    learning_rate: float = 0.1,
+    real_learning_rate: float | None = None,
+    **options: Unpack[LoopOptions],
 ) -> list[float]:
     """Train a ternarized model by :class:`DiscreteStateTransition`, in place.
 
@@ -153,20 +153,23 @@ def fit(
     split: images and labels to train on.
     epochs: how often to go through the split.
     seed: of the order of images, the shifts and the draws of the transitions.
+    increment: what moves a weight in states: "adam" (default), "sgd" or "sign".
+    probability: of one more step for the rest of an increment: "tanh" (default) or "linear".
     learning_rate: of the weights in states; 0.1 by default.
     real_learning_rate: of biases, batch norm and all else that is real; None (default): the same. Increments "sgd" and
       "sign" need one of its own: their unit is the gradient, or its sign, times the rate, while Adam's increment is
       about the rate itself.
-    batch_size: images in a step; 256 by default.
-    increment: what moves a weight in states: "adam" (default), "sgd" or "sign".
-    probability: of one more step for the rest of an increment: "tanh" (default) or "linear".
-    loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
-    weight_decay: of real parameters of two dimensions or more; 0 by default.
-    shift: pixels by which each image is moved at most, in both directions; 0 by default.
+    options: of the training, see :func:`lib.training.fit`:
 
-    Returns each epoch's mean loss. Raises ValueError for an unknown setting, an empty split, a model that is not
-    ternarized, and a loss or gradient that is not finite.
+      - batch_size: images in a step; 256 by default.
+      - loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
+      - weight_decay: of real parameters of two dimensions or more; 0 by default.
+      - shift: pixels by which each image is moved at most, in both directions; 0 by default.
+
+    Returns each epoch's mean loss. Raises TypeError for other options, and ValueError for an unknown setting, an empty
+    split, a model that is not ternarized, and a loss or gradient that is not finite.
     """
+    training.check_options(options, kinds=LoopOptions)
 
     def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         # Weights in states have one parameter, an empty tensor: no elements tells them from what is real.
@@ -180,15 +183,4 @@ def fit(
             model, groups, lr=learning_rate, increment=increment, probability=probability, seed=seed
         )
 
-    return training.fit(
-        model,
-        split,
-        epochs=epochs,
-        seed=seed,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        loss=loss,
-        weight_decay=weight_decay,
-        shift=shift,
-    )
+    return training.fit(model, split, epochs=epochs, seed=seed, optimizer=optimizer, **FIT_DEFAULTS | options)

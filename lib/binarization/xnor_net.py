@@ -16,14 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.binarization.bwn import one_bit
-from lib.binarization.shared.signs import (
-    EPSILON,
-    Binarized,
-    SignActivation,
-    chosen,
-    norm_before,
-    readable,
-)
+from lib.binarization.shared.conversion import EPSILON, chosen, norm_before, readable
+from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.weights import compress, replace
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lib import running, structure
 from lib.pruning.shared.selection import largest
-from lib.weights import layer_named, replace
+from lib.weights import check_one_of, layer_named, replace
 
 LEVELS = ("weight", "kernel", "stride", "map")
 SELECTIONS = ("magnitude", "random")
@@ -65,10 +65,8 @@ def masks(
     model without a 2-d convolution or, at the level "map", without a map that can go.
     Source: anwar2017structured.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
-    if select not in SELECTIONS:
-        raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, not {select!r}")
+    check_one_of("level", level, LEVELS)
+    check_one_of("select", select, SELECTIONS)
     convolutions = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
     if not convolutions:
         raise ValueError(f"{type(model).__name__} has no 2-d convolution to prune")

@@ -32,7 +32,7 @@ from lib import running, training
 from lib.datasets import Split
 from lib.pruning.optimal_brain_damage import factor
 from lib.pruning.shared import selection
-from lib.weights import layers
+from lib.weights import check_one_of, layers
 
 LARGEST = 25_000  # parameters; the inverse then takes 5 GB
 CHOICES = ("surgeon", "damage", "magnitude")
@@ -105,11 +105,13 @@ def inverse_hessian(rows: Tensor, *, samples: int, alpha: float, block: int = 25
     """
     if not alpha > 0 or samples < 1 or block < 1:
         raise ValueError(f"alpha must be above 0, samples and block 1 or more, not {alpha}, {samples} and {block}")
+    # method
     inverse = torch.eye(rows.shape[1], dtype=torch.float64) / alpha
     for x in rows.split(block):
         side = inverse @ x.T
         # H⁻¹ ← H⁻¹ - H⁻¹ Xᵀ (N + X H⁻¹ Xᵀ)⁻¹ X H⁻¹
         inverse -= side @ torch.linalg.solve(samples * torch.eye(len(x), dtype=torch.float64) + x @ side, side.T)
+    # end of method
     return (inverse + inverse.T) / 2
 
 
@@ -127,6 +129,7 @@ def remove(weights: Tensor, inverse: Tensor, chosen: Tensor) -> tuple[Tensor, Te
         >>> weights.tolist(), cost.item()
         ([0.0, 3.0], 0.5)
     """
+    # method
     side = inverse[:, chosen]
     solved = torch.linalg.solve(side[chosen], torch.cat([weights[chosen, None], side.T], dim=1))
     cost = weights[chosen] @ solved[:, 0] / 2
@@ -134,6 +137,7 @@ def remove(weights: Tensor, inverse: Tensor, chosen: Tensor) -> tuple[Tensor, Te
     inverse = torch.addmm(inverse, side, solved[:, 1:], alpha=-1)
     weights[chosen] = inverse[chosen] = inverse[:, chosen] = 0.0
     return weights, inverse, cost
+    # end of method
 
 
 def operate(
@@ -223,8 +227,7 @@ def path(model: nn.Module, split: Split, *, weight_decay: float, choose_by: str 
     Raises ValueError for a value that is not accepted and an empty split.
     Source: hassibi1992obs.
     """
-    if choose_by not in CHOICES:
-        raise ValueError(f"choose_by must be one of {', '.join(CHOICES)}, not {choose_by!r}")
+    check_one_of("choose_by", choose_by, CHOICES)
     if not weight_decay > 0:
         raise ValueError(f"weight_decay must be above 0, so that there is an inverse, not {weight_decay}")
     split = Split(split.images.to(next(model.parameters()).dtype), split.labels)
@@ -232,7 +235,7 @@ def path(model: nn.Module, split: Split, *, weight_decay: float, choose_by: str 
     stages: list[Stage] = []
     while alive.any():
         masks = _masks(model, alive)
-        training.minimize(model, split, weight_decay=weight_decay, kept=masks)
+        training.minimize(model, split, weight_decay=weight_decay, masks=masks)
         weights = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
         with torch.no_grad():
             loss = nn.functional.cross_entropy(running.logits(model, split.images), split.labels)
@@ -269,8 +272,10 @@ def shortest(stages: list[Stage], samples: int) -> Stage:
     stages: from :func:`path`, at least one.
     samples: N, how many samples they were trained on.
     """
+    # method
     best = min(stages, key=lambda stage: samples * stage.loss + stage.size * math.log(samples) / 2)
     return min((s for s in stages if s.error_pct <= best.error_pct), key=lambda stage: stage.size)
+    # end of method
 
 
 def _masks(model: nn.Module, alive: Tensor) -> dict[str, Tensor]:
@@ -307,7 +312,7 @@ def operate_by_layer(
         are left alone.
     alpha: above 0, added to the diagonal of H.
     at_once: share of a row's weights that go in one step, in [0, 1); one at least goes.
-    batch_size: samples at a time.
+    batch_size: samples at a time, 1 or more. Default 500.
 
     Returns layer name -> bool mask of the shape of the weight, True where it is kept.
     Raises ValueError for a value that is not accepted, an empty split, and a layer that does not exist or is of another
@@ -317,8 +322,11 @@ def operate_by_layer(
     modules: dict[str, nn.Module] = dict(layers(model))
     prunable = {name: layer for name, layer in modules.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
     shares = selection.shares_by_layer(density, prunable)
-    if not alpha > 0 or not 0 <= at_once < 1:
-        raise ValueError(f"alpha must be above 0 and at_once in [0, 1), not {alpha} and {at_once}")
+    if not alpha > 0 or not 0 <= at_once < 1 or batch_size < 1:
+        raise ValueError(
+            "alpha must be above 0, at_once in [0, 1) and batch_size 1 or more, not"
+            f" {alpha}, {at_once} and {batch_size}"
+        )
     masks = {name: torch.ones_like(prunable[name].weight, dtype=torch.bool) for name in shares}
     shares = {name: share for name, share in shares.items() if share < 1}
     hessians = {name: torch.zeros((), dtype=torch.float64) for name in shares}

@@ -46,10 +46,13 @@ class Grid:
         """Round the real numbers r to the grid; return the integers, int64."""
         return self._codes(r).long()
 
+    # method
     def dequantize(self, q: Tensor) -> Tensor:
         """Return the real numbers, float32, that the integers q represent."""
         exact = torch.float64 if self.high - self.low >= 2**16 else torch.float32  # float32 holds 24 bits
         return (q.to(exact) - self.zero).mul_(self.scale).float()
+
+    # end of method
 
     def fake(self, r: Tensor) -> Tensor:
         """Round r to the grid and keep r's type; the gradient is 1 inside the range and 0 outside."""
@@ -60,9 +63,12 @@ class Grid:
         lower, upper = (self.dequantize(torch.full_like(self.zero, end)) for end in (self.low, self.high))
         return lower, upper
 
+    # method
     def _codes(self, r: Tensor) -> Tensor:
         r = r.double() if self.high - self.low >= 2**16 else r
         return (r / self.scale).round_().add_(self.zero).clamp_(self.low, self.high)
+
+    # end of method
 
 
 class StraightThrough(torch.autograd.Function):
@@ -76,9 +82,12 @@ class StraightThrough(torch.autograd.Function):
             ctx.save_for_backward((r >= lower - slack) & (r <= upper + slack))
         return grid.dequantize(grid._codes(r)).to(r.dtype)
 
+    # method
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.saved_tensors[0], None
+
+    # end of method
 
 
 def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetric: bool = False) -> Grid:
@@ -100,6 +109,7 @@ def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetr
     lower, upper = torch.as_tensor(lower).double(), torch.as_tensor(upper).double()
     if not bool((torch.isfinite(lower) & torch.isfinite(upper) & (lower <= upper)).all()):
         raise ValueError(f"the range {lower.tolist()} to {upper.tolist()} is none: two finite, ordered ends are needed")
+    # method
     lower, upper = lower.clamp(max=0), upper.clamp(min=0)
     high = 2 ** (bits - 1) - 1
     low = -high if symmetric else -high - 1
@@ -108,6 +118,7 @@ def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetr
     scale = torch.where(scale > 0, scale, 1.0)
     zero = torch.zeros_like(lower) if symmetric else (low - lower / scale).round().clamp(low, high)
     return Grid(scale, zero.long(), low, high)
+    # end of method
 
 
 def check_bits(bits: int, least: int, most: int) -> None:

@@ -19,7 +19,7 @@ from lib.coding import gaps
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
 from lib.quantization.scalar_kmeans import SharedWeight
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import Encoding, compress
+from lib.weights import Encoding, check_one_of, compress
 
 LLOYD_STARTS = ("linear", "density", "random")
 STARTS = (*LLOYD_STARTS, "optimal")
@@ -50,9 +50,12 @@ class PrunedSharedWeight(SharedWeight):
         self.shape = weight.shape
         return centroids
 
+    # method
     def forward(self, centroids: Tensor) -> Tensor:
         dense = centroids.new_zeros(self.shape.numel())
         return dense.index_copy(0, self.places, centroids.index_select(0, self.codes)).reshape(self.shape)
+
+    # end of method
 
     def encode(self, centroids: Tensor) -> Encoding:
         places = self.places.numpy()
@@ -83,24 +86,12 @@ def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) ->
     >>> starting_points(np.array([0.0, 1.0, 2.0, 10.0]), 3, start="linear").tolist()
     [0.0, 5.0, 10.0]
     """
-    check_start(start, LLOYD_STARTS)
+    check_one_of("start", start, LLOYD_STARTS)
     if start == "linear":
         return np.linspace(values.min(), values.max(), k)
     if start == "density":  # c_j = F^-1((j - 1/2) / k)
         return np.quantile(values, (np.arange(k) + 0.5) / k)
     return np.sort(np.random.default_rng(seed).choice(values, k, replace=False))
-
-
-def check_start(start: str, accepted: tuple[str, ...] = STARTS) -> None:
-    """Raise ValueError where ``start`` is not one of the accepted names.
-
-    start: how a clustering begins.
-    accepted: the names to choose from; by default all of ``STARTS``.
-
-    >>> check_start("linear")
-    """
-    if start not in accepted:
-        raise ValueError(f"start must be one of {', '.join(accepted)}, not {start!r}")
 
 
 def cluster(values: np.ndarray, k: int, *, start: str, seed: int = 0, weights: np.ndarray | None = None) -> Codebook:
@@ -118,7 +109,7 @@ def cluster(values: np.ndarray, k: int, *, start: str, seed: int = 0, weights: n
     >>> cluster(np.array([0.0, 1.0, 10.0, 11.0]), 2, start="optimal").centroids.tolist()
     [0.5, 10.5]
     """
-    check_start(start)
+    check_one_of("start", start, STARTS)
     k = min(k, len(values))
     if start == "optimal":
         return optimal(values, k, weights)
@@ -154,7 +145,7 @@ def share_survivors(
     >>> layer.weight.count_nonzero().item(), len(layer.weight.unique())  # three shared values and zero
     (100, 4)
     """
-    check_start(start)
+    check_one_of("start", start, STARTS)
     check_names(model, bits)
 
     def form(name: str, layer: nn.Module) -> PrunedSharedWeight | None:

@@ -80,6 +80,7 @@ def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty
     codes = np.searchsorted((start[1:] + start[:-1]) / 2, values)
     book = _updated(values, weights, start, codes)
     last = objective(book, penalty)
+    # method
     for _ in range(iterations):
         codes = np.empty(len(values), dtype=np.int64)
         assign(values, weights, book.centroids, -penalty * np.log2(shares(book.codes)), codes)
@@ -88,6 +89,7 @@ def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty
         if last - now <= 1e-6 * last:
             break
         last = now
+    # end of method
     return book
 
 

@@ -14,10 +14,11 @@ they are. Where the diagonal h comes from: :mod:`lib.quantization.shared.hessian
 import numpy as np
 from torch import nn
 
-from lib.quantization.deep_compression import check_start, cluster
+from lib.quantization.deep_compression import STARTS, cluster
 from lib.quantization.optimal_kmeans import Codebook
 from lib.quantization.shared.hessian_diagonal import Importance
 from lib.quantization.shared.joint_codebook import share_together
+from lib.weights import check_one_of
 
 
 def share(
@@ -51,7 +52,7 @@ def share(
     >>> len({*model[0].weight.unique().tolist(), *model[2].weight.unique().tolist()})
     8
     """
-    check_start(start)
+    check_one_of("start", start, STARTS)
     if k < 1:
         raise ValueError(f"k must be 1 or more, not {k}")
 

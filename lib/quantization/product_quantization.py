@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lib.quantization import optimal_kmeans
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import CompressedWeight, Encoding, Layer, compress
+from lib.weights import CompressedWeight, Encoding, Layer, check_one_of, compress
 
 VECTORS = ("outputs", "inputs")
 
@@ -218,8 +218,7 @@ def sizes(shape: torch.Size, vectors: str) -> tuple[int, int]:
 
 def check_vectors(vectors: str) -> None:
     """Raise ValueError for anything but "outputs" and "inputs"."""
-    if vectors not in VECTORS:
-        raise ValueError(f"vectors must be one of {', '.join(VECTORS)}, not {vectors!r}")
+    check_one_of("vectors", vectors, VECTORS)
 
 
 def check_length(length: int, columns: int, *, shared: bool, name: str = "") -> None:

@@ -11,12 +11,14 @@ The paper folds batch norm in each step, with the statistics of the batch; here 
 """
 
 import math
+from typing import Unpack
 
 from torch import fx
 
 from lib import training
 from lib.datasets import Split
 from lib.quantization.affine import activations
+from lib.training import FitOptions
 
 
 def fit(
@@ -25,10 +27,9 @@ def fit(
     *,
     epochs: int,
     seed: int,
-    learning_rate: float = 0.01,
     delay: float = 0.5,
     decay: float = 0.99,
-    batch_size: int = 128,
+    **options: Unpack[FitOptions],
 ) -> list[float]:
     """Train a simulated network while it rounds as the integer network will. In place.
 
@@ -36,14 +37,22 @@ def fit(
     split: samples to train on, one or more.
     epochs: passes over the split, 0 or more.
     seed: of the order of the samples.
-    learning_rate: about a tenth of that which trained the float network; it falls to zero along a cosine.
     delay: share of the epochs, in [0, 1] and rounded up, before activations are rounded; weights are from the start.
-    decay: of the moving average of the activations' ranges, in [0, 1).
-    batch_size: samples per step, 1 or more.
+        Default 0.5.
+    decay: of the moving average of the activations' ranges, in [0, 1). Default 0.99.
+    options: of the training, see :func:`lib.training.fit`:
+
+        - learning_rate: of the first step, default 0.01. About a tenth of that which trained the float network is good.
+        - momentum: default 0.9.
+        - weight_decay: default 5e-4.
+        - batch_size: samples per step, 1 or more, default 128.
+        - shift: pixels by which images are moved at random, 0 or more, default 0.
+        - optimizer: "sgd" (default), "adam", or a function of parameter groups.
+        - loss: "cross_entropy" (default), "squared_hinge" or "squared_error".
 
     Returns the mean loss of each epoch.
-    Raises ValueError for a network without grids, an empty split, and arguments that are not accepted
-    (jacob2018quantization, section 3).
+    Raises TypeError for other options, and ValueError for a network without grids, an empty split, and arguments that
+    are not accepted (jacob2018quantization, section 3).
 
     >>> from torch import rand, tensor, nn
     >>> from lib.quantization.affine import calibrate, simulate
@@ -52,29 +61,23 @@ def fit(
     >>> len(fit(network, split, epochs=2, seed=0))
     2
     """
-    split.check_not_empty("to train on")
+    training.check_options(options)
+    options.setdefault("learning_rate", 0.01)
     followed = activations(network)
     if not 0 <= delay <= 1 or not 0 <= decay < 1:
         raise ValueError(f"delay must be in [0, 1] and decay in [0, 1), not {delay} and {decay}")
-    if epochs < 0 or batch_size < 1:
-        raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
 
-    def before_epoch(epoch: int) -> None:
+    # method
+    def before_epoch(epoch: int) -> None:  # the first call comes when all arguments have been accepted
         for activation in followed:
+            activation.percentile, activation.decay = 100.0, decay
             activation.observing, activation.quantizing = True, epoch >= math.ceil(delay * epochs)
 
-    for activation in followed:
-        activation.percentile, activation.decay = 100.0, decay
+    # end of method
     try:
-        return training.fit(
-            network,
-            split,
-            epochs=epochs,
-            seed=seed,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            before_epoch=before_epoch,
-        )
+        # method
+        return training.fit(network, split, epochs=epochs, seed=seed, before_epoch=before_epoch, **options)
+        # end of method
     finally:
         for activation in followed:
             activation.observing, activation.quantizing = False, True

@@ -14,7 +14,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.weights import CompressedWeight, Encoding, compress, layer_named
+from lib.weights import CompressedWeight, Encoding, check_one_of, compress, layer_named
 
 SCALES = ("none", "layer", "row")
 
@@ -29,7 +29,7 @@ class SignWeight(CompressedWeight):
 
     def __init__(self, scale: str = "none") -> None:
         super().__init__()
-        check_scale(scale)
+        check_one_of("scale", scale, SCALES)
         self.scale = scale
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -64,12 +64,6 @@ def signed(positive: Tensor, scale: Tensor) -> Tensor:
     return signs * scale.reshape(-1, *[1] * (signs.dim() - 1)) if len(scale) else signs
 
 
-def check_scale(scale: str) -> None:
-    """Raise ValueError for a scale that is not one of ``SCALES``."""
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-
-
 def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | None = None) -> nn.Module:
     """Keep the sign of each weight alone, times the mean magnitude of the layer's or the row's weights. In place.
 
@@ -84,7 +78,7 @@ def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | 
     >>> layer.weight.unique().tolist()
     [-1.0, 1.0]
     """
-    check_scale(scale)
+    check_one_of("scale", scale, SCALES)
     for name in names or ():
         layer_named(model, name)
     return compress(model, lambda name, _: SignWeight(scale) if names is None or name in names else None)

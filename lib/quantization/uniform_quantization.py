@@ -38,13 +38,17 @@ def codebook(values: np.ndarray, step: float, weights: np.ndarray | None = None)
     ([0.2, 0.9, 5.0], [0, 0, 1, 2])
     """
     values, weights = checked(values, weights)
+    # method
     used, codes = np.unique(_cells(values, step), return_inverse=True)
+    # end of method
     if len(used) > MOST_CELLS:
         raise ValueError(f"a step of {step} makes {len(used)} cells: at most {MOST_CELLS} are accepted")
+    # method
     mass, count = np.bincount(codes, weights), np.bincount(codes)
     weighed, plain = np.bincount(codes, weights * values), np.bincount(codes, values)
     centroids = np.where(mass > 0, weighed / np.where(mass > 0, mass, 1), plain / count)
     return Codebook(centroids, codes, float((weights * (values - centroids[codes]) ** 2).sum()))
+    # end of method
 
 
 def checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +110,13 @@ def step_for(values: np.ndarray, bits: float) -> float:
     most = rate(_cells(values, narrowest)) if narrowest > 0 else 0.0
     if not 0 < bits < most:
         raise ValueError(f"bits must lie between 0 and {most:.3f} for these values, not {bits}")
+    # method
     low, high = np.log(narrowest), np.log(widest)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if rate(_cells(values, np.exp(middle))) <= bits else (middle, high)
     return float(np.exp(high))
+    # end of method
 
 
 def share(

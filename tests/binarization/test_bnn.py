@@ -14,7 +14,8 @@ from lib import datasets, models, training
 from lib.binarization import binaryconnect, bnn
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.shared import kernels
-from lib.binarization.shared.signs import EPSILON, Binarized, SignActivation
+from lib.binarization.shared.conversion import EPSILON
+from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.datasets import Split
 from lib.weights import compress, compressed_form, layers
 

@@ -8,7 +8,7 @@ import torch
 from given_binarization import in_space, snapshot, ternary, ternary_network, two_halves, unchanged
 from torch import nn
 
-from lib import models, storage
+from lib import models, storage, training
 from lib.binarization import gxnor_dst
 from lib.binarization.gxnor_dst import DERIVATIVES, TernaryActivation, ternarize
 from lib.binarization.shared import inference
@@ -225,10 +225,8 @@ def test_one_sample_is_enough_without_batch_norm():
 )
 def test_settings_that_make_no_sense_are_refused_and_change_nothing(settings, message):
     model = models.lenet_300_100()
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=message):
+    with given.refused(model, message):
         ternarize(model, **settings)
-    assert unchanged(model, before)
 
 
 def test_what_cannot_be_ternary_is_refused_and_stays_as_it_was():
@@ -262,3 +260,22 @@ def test_training_needs_a_model_in_states_and_samples():
         gxnor_dst.fit(model, two_halves(), epochs=1, seed=0)
     with pytest.raises(ValueError, match="the split is empty"):
         gxnor_dst.fit(ternary_network(), two_halves(0), epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "momentum", "learnin_rate", "after_step"])
+def test_an_option_that_training_does_not_take_is_refused_first(name):
+    model = ternary_network().train()
+    before = snapshot(model)
+    with pytest.raises(TypeError, match=f"there is no option '{name}': accepted are weight_decay, "):
+        gxnor_dst.fit(model, two_halves(0), epochs=1, seed=0, **{name: "sgd"})
+    assert unchanged(model, before) and model.training
+
+
+def test_without_options_a_step_takes_256_images(monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "fit", lambda *_, **options: calls.append(options))
+    gxnor_dst.fit(ternary_network(), two_halves(), epochs=2, seed=0)
+    gxnor_dst.fit(ternary_network(), two_halves(), epochs=2, seed=0, batch_size=16, shift=1)
+    defaults = {"epochs": 2, "seed": 0, "batch_size": 256, "loss": "squared_hinge", "weight_decay": 0.0}
+    assert [c.pop("optimizer") is not None for c in calls] == [True, True]
+    assert calls == [defaults, defaults | {"batch_size": 16, "shift": 1}]

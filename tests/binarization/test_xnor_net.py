@@ -11,7 +11,8 @@ from torch.nn import functional
 from lib import models
 from lib.binarization import bnn, bwn, xnor_net
 from lib.binarization.bwn import BinaryWeight, scale
-from lib.binarization.shared.signs import EPSILON, Binarized, SignActivation
+from lib.binarization.shared.conversion import EPSILON
+from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.binarization.xnor_net import InputScale, MapNorm, binarize, speedup
 from lib.weights import compress, compressed_form, layers
 

@@ -1,6 +1,7 @@
 """What several binarization techniques use.
 
 signs.py             the sign and its gradient, weights of signs, and a layer that reads signs
+conversion.py        how a network gets such layers: the choice of layers, batch norm before them, limits of weights
 states.py            weights in discrete states, and the rule by which they move from one to another
 state_optimizer.py   the optimizer for such weights
 inference.py         run a trained binary network on kernels that count bits

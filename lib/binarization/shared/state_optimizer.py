@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.shared.signs import check_one_of
 from lib.binarization.shared.states import TernaryStates, check_transition, transition
-from lib.weights import compressed_form
+from lib.weights import check_one_of, compressed_form
 
 INCREMENTS = ("adam", "sgd", "sign")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lib import running
 from lib.datasets import Split
-from lib.weights import decompress, layers
+from lib.weights import check_one_of, decompress, layers
 
 Importance = Mapping[str, Tensor]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -98,20 +98,24 @@ def gauss_newton_diagonal(
     generator = torch.Generator().manual_seed(seed)
     batch_size = batch_size or max(1, min(128, 2**26 // sum(w.numel() for w in weights.values())))
 
+    # method
     def loss(now: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits = torch.func.functional_call(model, rest | now, (image[None],))
         return nn.functional.cross_entropy(logits, label[None])
 
     per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    # end of method
     total = {name: torch.zeros_like(w) for name, w in given.items()}
     for images in split.images.split(batch_size):
         with torch.no_grad():
             p = running.logits(model, images).softmax(dim=1)
         if not torch.isfinite(p).all():
             raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
+        # method
         for labels in torch.multinomial(p, draws, replacement=True, generator=generator).unbind(dim=1):
             for name, g in per_sample(given, images, labels).items():
                 total[name] += g.square_().sum(dim=0)
+        # end of method
     return {name: squares / (draws * len(split)) for name, squares in zip(weights, total.values(), strict=True)}
 
 
@@ -135,8 +139,7 @@ def second_moment_roots(
     Raises ValueError for another optimizer, steps or batch_size below 1, an empty split, or a model without a layer
     that has a weight.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
+    check_one_of("optimizer", optimizer, OPTIMIZERS)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be 1 or more, not {steps} and {batch_size}")
     model, weights = _prepared(model, split)

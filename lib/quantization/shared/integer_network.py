@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from lib.quantization.affine import Activation, Grid, form_on_grid
 from lib.quantization.shared import graph
-from lib.weights import layer_named
+from lib.weights import check_one_of, layer_named
 
 INT32 = torch.iinfo(torch.int32)
 ROUNDINGS = ("twice", "once")
@@ -67,6 +67,7 @@ def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice")
     if rounding == "once":
         shift = 31 - exponent
         return (q.long() * m0 + (1 << (shift - 1))) >> shift
+    # method
     q = (q.long() << exponent.clamp(min=0)).clamp(INT32.min, INT32.max)
     product = q * m0  # 62 bits
     nudge = torch.where(product >= 0, 2**30, 1 - 2**30)
@@ -74,6 +75,7 @@ def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice")
     n = (-exponent).clamp(min=0)
     mask = (1 << n) - 1
     return (high >> n) + ((high & mask) > (mask >> 1) + (high < 0).long())
+    # end of method
 
 
 def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -91,6 +93,7 @@ def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[T
     >>> accumulate(q1, 4, q2, torch.tensor([1], dtype=torch.int32), functional.linear).tolist()  # 1 · 1 + 2 · 2
     [[5]]
     """
+    # method
     total = product(q1, q2)
     wide = [1, -1] + [1] * (total.dim() - 2) if q2.dim() > 2 else [-1]  # outputs are dimension 1, of linear the last
     flat = q2.flatten(1)
@@ -98,6 +101,7 @@ def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[T
     if z2.any():
         total = total - z2.reshape(wide) * product(q1, torch.ones_like(q2))
     return total
+    # end of method
 
 
 class Quantize(nn.Module):
@@ -277,8 +281,7 @@ def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphMo
     >>> [type(module).__name__ for module in convert(simulated).children()]
     ['Quantize', 'Layer', 'Dequantize']
     """
-    if rounding not in ROUNDINGS:
-        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+    check_one_of("rounding", rounding, ROUNDINGS)
     parts = {name: partial(part, rounding=rounding) for name, part in (("layer", Layer), ("sum", Sum), ("mean", Mean))}
     return lowered(simulated, parts | {"quantize": Quantize, "clamp": Clamp, "dequantize": Dequantize})
 

@@ -94,10 +94,15 @@ def share_together(
     values = np.concatenate([np.zeros(0), *(dense[name][p].numpy() for name, p in kept.items())])
     weights = np.concatenate([np.zeros(0), *(fitting[name][p].numpy() for name, p in kept.items())])
     mean = weights.mean() if len(weights) else 0.0
+    # method
     weights = (weights / mean if mean > 0 else np.ones_like(weights)) + floor
+    # end of method
     book = Codebook(values[:0], np.zeros(len(values), dtype=np.int64), 0.0)
     if len(values) and np.isfinite(values).all():
+        # method
         book = cluster(values, weights)
+        # end of method
+    # method
     codes = dict(zip(kept, torch.from_numpy(book.codes).split([len(p) for p in kept.values()]), strict=True))
     centroids = torch.from_numpy(book.centroids)
     compress(model, lambda n, _: JointlySharedWeight(centroids, codes[n].clone()) if n in named else None)
@@ -105,6 +110,7 @@ def share_together(
     chains = [layer.parametrizations.weight for layer in shared]
     for chain in chains[1:]:  # from here on one parameter, whose gradient is the sum over all layers
         chain.original0 = chains[0].original0
+    # end of method
     return model
 
 

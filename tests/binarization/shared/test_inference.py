@@ -15,8 +15,9 @@ from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
 from lib.binarization.gxnor_dst import DiscreteStateTransition, TernaryActivation, TernaryStates
 from lib.binarization.shared import kernels
+from lib.binarization.shared.conversion import clip
 from lib.binarization.shared.inference import BitLayer, bases, convert
-from lib.binarization.shared.signs import NORMS, Binarized, SignActivation, clip
+from lib.binarization.shared.signs import NORMS, Binarized, SignActivation
 from lib.vision import torchvision
 from lib.weights import compress, decompress, layers, replace
 

@@ -1,44 +1,16 @@
-"""What the methods share: the sign, which layers read signs, whole sums, and networks that nobody here wrote."""
+"""What a binary layer is: the sign and its gradient, and sums that are whole numbers."""
 
 import copy
 
 import pytest
 import torch
-from given_binarization import snapshot, unchanged
 from torch import nn
 from torch.nn import functional
 
-from lib import models, storage, training
-from lib.binarization import bnn, bwn, xnor_net
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
-from lib.binarization.shared.signs import (
-    Binarized,
-    Sign,
-    SignActivation,
-    chosen,
-    clip,
-    filter_size,
-    inner,
-    read_signs,
-    rescaled,
-)
-from lib.datasets import Split
-from lib.vision import torchvision
-from lib.weights import compress, compressed_form, decompress, layers
-
-METHODS = {
-    "bwn": bwn.binarize,
-    "bnn": bnn.binarize,
-    "xnor_net": xnor_net.binarize,
-    "xnor_net with K, centered": lambda model: xnor_net.binarize(model, input_scale=True, centered=True),
-}
-
-
-def ten_classes(seed=0, size=64, count=4):
-    generator = torch.Generator().manual_seed(seed)
-    return Split(torch.rand(count, 3, size, size, generator=generator), torch.arange(count) % 10)
-
+from lib.binarization.shared.signs import Binarized, Sign, SignActivation, filter_size, rescaled
+from lib.weights import compress, compressed_form
 
 # -- the sign ----------------------------------------------------------------------------------------------------------
 
@@ -84,40 +56,7 @@ def test_the_sign_leaves_what_it_is_given_as_it_is():
     assert x.tolist() == [-3, 0, 2] and shown.tolist() == [1, -1, 5]
 
 
-# -- which layers ------------------------------------------------------------------------------------------------------
-
-
-def test_inner_layers_are_linear_or_2d_and_neither_first_nor_last():
-    assert inner(models.lenet_300_100()) == ["fc2"] and inner(models.lenet5()) == ["conv2", "fc1"]
-    mixed = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.Linear(4, 2))
-    assert inner(mixed) == ["3"] and chosen(mixed, None) == ["3"]
-    assert chosen(mixed, ("4", "1")) == ["4", "1"] and chosen(mixed, ["1", "1"]) == ["1"]
-    with pytest.raises(ValueError, match=r"no layer '0' to binarize: accepted are 1, 3, 4$"):
-        chosen(mixed, ["0"])
-
-
-def test_unknown_layers_and_layers_that_read_signs_already_are_refused():
-    model = xnor_net.binarize(models.lenet5())
-    with pytest.raises(ValueError, match=r"no layer 'fc9' to binarize: accepted are conv1, fc2$"):
-        chosen(model, ["fc2", "fc9"])
-    for name in ("fc1.layer", "fc1"):
-        with pytest.raises(ValueError, match=f"no layer '{name}' to binarize: accepted are conv1, fc2$"):
-            chosen(model, [name])
-    with pytest.raises(ValueError, match="Sequential has no layer to binarize: at least one linear or 2-d"):
-        chosen(model, None)
-    alone = Binarized(nn.Linear(3, 2), SignActivation())
-    with pytest.raises(ValueError, match="no layer 'layer' to binarize: accepted are none"):
-        chosen(alone, ["layer"])
-
-
-def test_a_layer_is_replaced_under_all_its_names():
-    shared = nn.Linear(4, 4)
-    model = nn.Sequential(shared, nn.Sequential(shared))
-    read_signs(model, ["0"], lambda layer: Binarized(layer, SignActivation()))
-    assert isinstance(model[0], Binarized) and model[1][0] is model[0] and model[0].layer is shared
-    alone = nn.Linear(4, 4)
-    wrapped = read_signs(alone, [""], lambda layer: Binarized(layer, SignActivation()))
-    assert isinstance(wrapped, Binarized) and wrapped.layer is alone
+# -- a layer that reads signs ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), nn.Embedding(2, 2), nn.ReLU(), nn.ConvTranspose2d(2, 2, 1)])
@@ -126,68 +65,6 @@ def test_other_layers_cannot_read_signs(layer):
         ValueError, match=rf"a {type(layer).__name__} cannot read signs: accepted are Linear and Conv2d"
     ):
         Binarized(layer, SignActivation())
-
-
-TWICE = [(first, second) for first in ("bnn", "xnor_net") for second in ("bnn", "xnor_net", "bwn")]
-
-
-@pytest.mark.parametrize(("first", "second"), TWICE)
-def test_a_network_that_reads_signs_is_not_binarized_again(first, second):
-    model = METHODS[first](models.lenet5())
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=r"no layer .*to binarize"):
-        METHODS[second](model)
-    assert unchanged(model, before)
-
-
-@pytest.mark.parametrize("second", ["bwn", "bnn", "xnor_net"])
-def test_binary_weights_alone_may_be_binarized_again(second):
-    once = bwn.binarize(models.lenet5())
-    dense = decompress(copy.deepcopy(once))
-    assert str(METHODS[second](once)) == str(METHODS[second](dense))
-    images = torch.rand(3, 1, 28, 28)
-    torch.testing.assert_close(once.eval()(images), dense.eval()(images), rtol=1e-5, atol=1e-5)
-
-
-def broken(model):
-    next(layer for name, layer in layers(model) if name == "fc1").weight.data[0, 0] = torch.nan
-    return model
-
-
-def tied(model):
-    model.fc3.weight = model.fc2.weight
-    return model
-
-
-BAD = [
-    (lambda: broken(models.lenet5()), {}, "weights of layer 'fc1' hold NaN or infinity"),
-    (lambda: tied(models.mlp(hidden=(9, 9, 9))), {"names": ["fc2", "fc3"]}, "layers 'fc2' and 'fc3' share one weight"),
-    (models.lenet5, {"names": ["fc1", "fc7"]}, "no layer 'fc7' to binarize: accepted are conv1, conv2, fc1, fc2$"),
-    (models.lenet5, {"names": []}, "Sequential has no layer to binarize"),
-    (models.lenet5, {"names": ["relu1"]}, "no layer 'relu1' to binarize: accepted are conv1"),
-    (lambda: nn.Sequential(nn.ReLU()), {}, "Sequential has (no layer to binarize|0 linear and 2-d layers)"),
-    (lambda: nn.Sequential(nn.Linear(3, 3)), {}, "Sequential has (no layer to binarize|1 linear and 2-d layers)"),
-    (lambda: nn.Linear(3, 3), {}, "Linear has (no layer to binarize|1 linear and 2-d layers)"),
-]
-
-
-@pytest.mark.parametrize(("build", "arguments", "message"), BAD)
-@pytest.mark.parametrize("method", [bwn.binarize, bnn.binarize, xnor_net.binarize])
-def test_a_refusal_is_one_sentence_and_leaves_the_model_as_it_was(method, build, arguments, message):
-    model = build()
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=message) as error:
-        method(model, **arguments)
-    assert unchanged(model, before) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("method", [bwn.binarize, bnn.binarize, xnor_net.binarize])
-def test_a_layer_that_is_named_twice_is_binarized_once(method):
-    once, twice = method(models.lenet5(), names=["fc1"]), method(models.lenet5(), names=["fc1", "fc1"])
-    assert str(once) == str(twice)
-
-
-# -- whole sums --------------------------------------------------------------------------------------------------------
 
 
 LAYERS = {
@@ -291,69 +168,3 @@ def test_the_gradient_is_that_of_the_product_without_the_size(kind):
         weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
         gradients.append(torch.autograd.grad((output * weights).sum(), latent)[0])
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
-
-
-# -- clip --------------------------------------------------------------------------------------------------------------
-
-
-def test_clip_brings_back_what_has_limits_and_leaves_the_rest():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
-    forms = {"0": BinaryConnectWeight(limit=0.25), "1": BinaryWeight()}
-    compress(model, lambda name, layer: forms.get(name))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(0).add_(torch.linspace(-3, 3, parameter.numel()).reshape(parameter.shape))
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    clip(model)
-    for name, parameter in model.named_parameters():
-        bounded = name == "0.parametrizations.weight.original"
-        assert torch.equal(parameter, before[name].clamp(-0.25, 0.25) if bounded else before[name])
-
-
-def test_clip_draws_nothing():
-    model = compress(nn.Sequential(nn.Linear(4, 4)), lambda *_: BinaryConnectWeight(stochastic=True))
-    generator = compressed_form(model[0])[0].generator
-    before = generator.get_state()
-    clip(model)
-    assert torch.equal(generator.get_state(), before)
-
-
-# -- networks of torchvision -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["resnet18", "squeezenet1_1"])
-def build(request):
-    return lambda: getattr(torchvision.models, request.param)(num_classes=10)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_network_of_torchvision_learns_and_comes_back_from_its_file(tmp_path, build, method):
-    torch.manual_seed(0)
-    split = ten_classes()
-    model = METHODS[method](build())
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    losses = training.fit(model, split, epochs=1, seed=0, optimizer="adam", learning_rate=1e-4, batch_size=4)
-    binary = {name: layer for name, layer in layers(model) if compressed_form(layer)}
-    assert len(losses) == 1 and len(binary) >= len(list(layers(model))) - 2
-    for name in binary:
-        latent = f"{name}.parametrizations.weight.original"
-        assert not torch.equal(model.get_parameter(latent), before[latent])
-    size = storage.save(model, tmp_path / "net.slim", coder="fixed")
-    fresh = storage.load(tmp_path / "net.slim", METHODS[method](build())).eval()
-    dense = dict(layers(fresh))
-    for name, layer in binary.items():
-        assert compressed_form(dense[name]) is None and torch.equal(dense[name].weight, layer.weight)
-    assert torch.equal(fresh(split.images), model(split.images))
-    weights = sum(layer.weight.numel() for layer in binary.values())
-    scales = sum(len(layer.weight) for layer in binary.values()) if method != "bnn" else 0
-    plain = sum(t.numel() * t.element_size() for t in fresh.state_dict().values()) - 4 * weights
-    tensors = len(fresh.state_dict())
-    assert 0 <= size - weights / 8 - plain - 4 * scales < 40 * len(binary) + 8 * tensors + 100
-
-
-def test_weights_of_one_bit_fit_a_network_that_was_never_binarized(tmp_path, build):
-    model = bwn.binarize(build()).eval()
-    storage.save(model, tmp_path / "net.slim", coder="fixed")
-    plain = storage.load(tmp_path / "net.slim", build()).eval()
-    images = ten_classes(count=2).images
-    assert torch.equal(plain(images), model(images)) and str(plain) == str(build())
