@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib.coding import coders, context
-from lib.weights import CompressedWeight, Encoding, compressed_form, decompress, form_named
+from lib.weights import CompressedWeight, Encoding, check_one_of, compressed_form, decompress, form_named
 
 MAGIC = b"SLIM\x02"
 # How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
@@ -113,8 +113,7 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
     >>> content[:4], [tuple(tensor.shape) for tensor in loads(content, nn.Linear(3, 2))]
     (b'SLIM', [(2,), (2, 3)])
     """
-    if coder not in CODERS:
-        raise ValueError(f"coder must be one of {', '.join(CODERS)}, not {coder!r}")
+    check_one_of("coder", coder, CODERS)
     tensors = list(_tensors(model))
     forms = sorted({type(stored[0]).__name__ for _, _, stored in tensors if stored})
     out = bytearray(MAGIC + _fingerprint(tensors) + _integer(len(forms)))
@@ -163,7 +162,7 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     except (IndexError, KeyError, OverflowError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"its content makes no sense: {error}") from error
     if reader.left():
-        raise ValueError(f"{reader.left()} bytes are left over behind the last tensor")
+        raise ValueError(f"{reader.left()} bytes are left over after the last tensor")
     return values
 
 
@@ -287,7 +286,10 @@ def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor
         exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
         steps = reader.symbols(most=like.numel(), shape=like.shape)
         if like.dtype != torch.float32 or len(steps) != like.numel():
-            raise ValueError(f"{len(steps)} steps stand where {like.numel()} values of {like.dtype} belong")
+            raise ValueError(
+                f"{len(steps)} steps are given for {like.numel()} values of {like.dtype}:"
+                " accepted is one step for each value of float32"
+            )
         levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
         return (levels.double() * 2.0**exponent).float().reshape(like.shape)
     symbols = {
@@ -296,7 +298,10 @@ def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor
     tables = {reader.name(): reader.floats() for _ in range(reader.integer(most=255))}
     value = forms[form - 2].decode(Encoding(symbols, tables), like.shape)
     if value.shape != like.shape or value.dtype != like.dtype:
-        raise ValueError(f"a weight of shape {tuple(value.shape)} stands where {tuple(like.shape)} belongs")
+        raise ValueError(
+            f"a weight has the shape {tuple(value.shape)} and the type {value.dtype}:"
+            f" accepted is {tuple(like.shape)} of {like.dtype}"
+        )
     return value
 
 

@@ -411,6 +411,11 @@ def test_a_failed_load_leaves_the_model_as_it_was(compressed, tmp_path, contents
         assert bits(model) == before and list(model.state_dict()) == state
 
 
+def test_bytes_after_the_last_tensor_are_counted(contents):
+    with pytest.raises(ValueError, match="2 bytes are left over after the last tensor"):
+        storage.loads(resealed(contents[0][:-8] + b"\0\0"), small())
+
+
 @pytest.mark.parametrize(
     "other",
     [models.lenet5(), nn.Linear(784, 300), models.lenet_300_100(classes=9), models.lenet_300_100().half(), nn.ReLU()],

@@ -83,6 +83,7 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts, dtype=np.int64)
     lengths = np.zeros(len(counts), dtype=np.uint8)
     while True:
+        # method
         heap = [(int(c), i) for i, c in enumerate(counts) if c > 0]
         heapq.heapify(heap)
         parent: dict[int, int] = {}
@@ -93,9 +94,11 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
             heapq.heappush(heap, (a + b, node))
             node += 1
         depth = {node - 1: 0} if parent else {}
-        for inner in range(node - 2, -1, -1):  # a parent has a higher number than its children
+        # A parent has a higher number than its children.
+        for inner in range(node - 2, -1, -1):
             if inner in parent:
                 depth[inner] = depth[parent[inner]] + 1
+        # end of method
         if max(depth.values(), default=0) <= LONGEST:
             for i in range(len(counts)):
                 lengths[i] = depth.get(i, 0)

@@ -26,9 +26,12 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     if not 1 <= bits <= 16:
         raise ValueError(f"gap bits must be in 1..16, not {bits}")
     positions = np.asarray(positions, dtype=np.int64)
+    # method
     distance = np.diff(positions, prepend=-1)
+    # end of method
     if len(distance) and distance.min() < 1:
         raise ValueError("positions must be distinct, ascending and not negative")
+    # method
     fillers = (distance - 1) >> bits
     last = np.cumsum(fillers + 1) - 1  # the index of each entry, after its fillers
     fields = np.full(last[-1] + 1 if len(last) else 0, (1 << bits) - 1, dtype=np.int64)
@@ -36,6 +39,7 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     kept = np.zeros(len(fields), dtype=bool)
     kept[last] = True
     return fields, kept
+    # end of method
 
 
 def positions(fields: np.ndarray) -> np.ndarray:

@@ -127,9 +127,9 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
     from lib.datasets.splits import cut
 
     if size is not None and name in NAMES:
-        raise ValueError(f"size is {size}, but {name} has a size of its own: leave size away")
+        raise ValueError(f"size is {size}, but {name} has a size of its own: omit size")
     if first is not None and (name == "vowel" or str(name).startswith("monks-")) and name in NAMES:
-        raise ValueError(f"first is {first}, but {name} is used whole: leave first away")
+        raise ValueError(f"first is {first}, but {name} is used whole: omit first")
     with places.readable():
         match name:
             case "digits":

@@ -5,13 +5,14 @@ With B bits beside the sign and the range I, which may be negative, the numbers 
 .. math:: q(x) = \operatorname{clip}\big(\operatorname{round}(x\, 2^{B-I}),\, \pm(2^B - 1)\big)\, 2^{I-B} .
 
 Fixed point has one range for everything. Dynamic fixed point has one for the outputs of a layer, one for its weights,
-one for its biases, and one each for their errors, gradients and updates. Every so many steps a range grows by one bit
-if more than a share r of its numbers have reached its end, and shrinks by one bit if no more than r would reach the end
-of half the range. Parameters are kept with more bits than they are multiplied with. Rounding is never random.
+one for its biases, and one each for their errors, gradients and updates. At regular intervals a range grows by one
+bit if more than a share r of its numbers have reached its end, and shrinks by one bit if no more than r would reach the
+end of half the range. Parameters are kept with more bits than they are multiplied with. Rounding is never random.
 """
 
 import copy
 from dataclasses import dataclass
+from typing import Unpack
 
 import numba
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from lib.datasets import Split
 from lib.precision.shared.arithmetic import Arithmetic
 from lib.precision.shared.formats import Format, flat_floats
-from lib.precision.shared.gradient_descent import train
+from lib.precision.shared.gradient_descent import DescentOptions, train
 
 LIMITS = -60, 60  # of a range
 
@@ -94,8 +95,10 @@ class Range:
         4
         """
         if self.numbers:
+            # method
             change = (self.over > limit * self.numbers) - (self.half <= limit * self.numbers)
             moved = min(max(self.integer_bits + change, LIMITS[0]), LIMITS[1])
+            # end of method
             self.moves += moved != self.integer_bits
             self.integer_bits = moved
         self.numbers = self.over = self.half = 0
@@ -139,10 +142,12 @@ class DynamicFixedPoint(Arithmetic):
 
     def rounded(self, values: Tensor, place: str) -> Tensor:
         """The values in the range of their place; in training, those that leave it are counted."""
+        # method
         known = self.ranges.setdefault(place, Range(self.start))
         quantized, over, half = _counted(values, self.bits, known.integer_bits)
         if self.learning and (half or values.any()):
             known.numbers, known.over, known.half = known.numbers + values.numel(), known.over + over, known.half + half
+        # end of method
         return quantized
 
     def keep(self, values: Tensor, place: str) -> Tensor:
@@ -182,9 +187,7 @@ def find_ranges(
     arithmetic: DynamicFixedPoint,
     epochs: int,
     seed: int,
-    learning_rate: float = 0.1,
-    decay: float = 0.95,
-    batch_size: int = 128,
+    **options: Unpack[DescentOptions],
 ) -> None:
     """Let the ranges settle while a copy of the model is trained with 31 bits.
 
@@ -195,21 +198,15 @@ def find_ranges(
     arithmetic: whose ranges are set.
     epochs: passes over the split, 0 or more.
     seed: of the order of the samples.
-    learning_rate: of the first epoch, default 0.1.
-    decay: factor of the learning rate after each epoch, default 0.95.
-    batch_size: samples a step, 1 or more, default 128.
+    options: of the training, see :func:`lib.precision.shared.gradient_descent.train`:
 
-    Raises ValueError for an empty split, numbers out of range, and a loss that is not finite.
+        - learning_rate: of the first epoch, default 0.1.
+        - decay: factor of the learning rate after each epoch, default 0.95.
+        - batch_size: samples per step, 1 or more, default 128.
+
+    Raises TypeError for other options, and ValueError for an empty split, numbers out of range, and a loss that is not
+    finite.
     """
     wide = DynamicFixedPoint(bits=31, integer_bits=arithmetic.start, every=arithmetic.every, limit=arithmetic.limit)
-    train(
-        copy.deepcopy(model),
-        split,
-        arithmetic=wide,
-        epochs=epochs,
-        seed=seed,
-        learning_rate=learning_rate,
-        decay=decay,
-        batch_size=batch_size,
-    )
+    train(copy.deepcopy(model), split, arithmetic=wide, epochs=epochs, seed=seed, **options)
     arithmetic.ranges = {place: Range(known.integer_bits) for place, known in wide.ranges.items()}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib.precision.shared.arithmetic import Arithmetic
 from lib.precision.shared.formats import ROUNDINGS, Format, flat_floats, rounded
 from lib.precision.shared.straight_through import through
-from lib.weights import CompressedWeight, Encoding, compress, layers
+from lib.weights import CompressedWeight, Encoding, check_one_of, compress, layers
 
 
 class FixedPoint(Arithmetic):
@@ -51,8 +51,7 @@ class FixedPoint(Arithmetic):
         mask: bool = True,
         seed: int = 0,
     ):
-        if rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+        check_one_of("rounding", rounding, ROUNDINGS)
         self.format, self.storage, self.rounding, self.mask = format, storage or format, rounding, mask
         self.generator = torch.Generator().manual_seed(seed)
 

@@ -28,13 +28,13 @@ import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TypedDict, TypeGuard, Unpack
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from lib import running, structure
+from lib import running, structure, training
 from lib.datasets import Split
 from lib.pruning.discrimination_aware import owner
 from lib.weights import Layer, layer_named
@@ -42,20 +42,20 @@ from lib.weights import Layer, layer_named
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def scores(
-    model: nn.Module,
-    split: Split,
-    *,
-    seed: int = 0,
-    parts: Iterable[str] = (),
-    sparsity: float = 0.005,
-    epochs: int = 12,
-    step_size: float = 0.5,
-    learning_rate: float = 0.03,
-    fidelity: float = 1.0,
-    weight_decay: float = 2e-4,
-    batch_size: int = 128,
-) -> dict[str, Tensor]:
+class MaskOptions(TypedDict, total=False):
+    """Options of :func:`learn_masks` that are passed on to it by name: ``**options: Unpack[MaskOptions]``."""
+
+    parts: Iterable[str]
+    sparsity: float
+    epochs: int
+    step_size: float
+    learning_rate: float
+    fidelity: float
+    weight_decay: float
+    batch_size: int
+
+
+def scores(model: nn.Module, split: Split, *, seed: int = 0, **options: Unpack[MaskOptions]) -> dict[str, Tensor]:
     """Score each filter by the learned factor of its channel. Labels are not read.
 
     A factor that has reached zero counts -(share of the steps since it was last above zero): the later, the better.
@@ -63,20 +63,20 @@ def scores(
     model: any network that can be traced; it is left as it was.
     split: samples; labels are not read.
     seed: seed of the discriminator and of the order of the samples. Default 0.
-    parts: names of the last layers of branches and blocks that get a factor as well, see :func:`summands`. Default:
-        none.
-    sparsity: penalty on the factors, lambda, 0 or more. Default 0.005.
-    epochs: number of epochs, 1 or more. Default 12.
-    step_size: step of the factors, eta, positive. Default 0.5.
-    learning_rate: learning rate of the weights and the discriminator, positive. Default 0.03.
-    fidelity: weight of the distance of the logits, mu, 0 or more. Default 1.
-    weight_decay: weight decay of the weights and the discriminator. Default 0.0002.
-    batch_size: samples in each batch, 1 or more; a batch makes one step of the discriminator, the weights and the
-        factors. Default 128.
+    options: how the factors are learned, see :func:`learn_masks`:
+
+        - parts: last layers of branches and blocks that get a factor as well, default none.
+        - sparsity: penalty on the factors, 0 or more, default 0.005.
+        - epochs: 1 or more, default 12.
+        - step_size: of the factors, positive, default 0.5.
+        - learning_rate: of the weights and the discriminator, positive, default 0.03.
+        - fidelity: weight of the distance of the logits, 0 or more, default 1.
+        - weight_decay: of the weights and the discriminator, default 2e-4.
+        - batch_size: samples per step, 1 or more, default 128.
 
     Returns layer name -> (filters,), larger = keep.
-    Raises ValueError for an empty split, numbers out of range, parts that are not there, a network that cannot be
-    traced, and masks that diverge.
+    Raises TypeError for other options, and ValueError for an empty split, numbers out of range, parts that are not
+    there, a network that cannot be traced, and masks that diverge.
     Source: lin2019gal.
 
     >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -84,20 +84,9 @@ def scores(
     >>> scores(model, split, epochs=2, sparsity=10.0)["0"]  # so large a penalty takes all factors to zero at once
     tensor([-1., -1., -1., -1.])
     """
+    training.check_options(options, kinds=MaskOptions)
     split.check_not_empty("to learn masks from")
-    learned = learn_masks(
-        model,
-        split.images,
-        seed=seed,
-        parts=parts,
-        sparsity=sparsity,
-        epochs=epochs,
-        step_size=step_size,
-        learning_rate=learning_rate,
-        fidelity=fidelity,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-    )
+    learned = learn_masks(model, split.images, seed=seed, **options)
     result: dict[str, Tensor] = {}
     for group, factors, silent in zip(learned.groups, learned.channels, learned.silent, strict=True):
         result |= {name: torch.where(factors > 0, factors, -silent) for name in group.producers}

@@ -136,7 +136,7 @@ def scores(
     split: samples from which the contributions are measured; labels are not read.
     images: number of images to draw, 1 or more. Default 200.
     places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer; all of them where there are fewer. Default 64.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (filters,) in [0, 1], larger = keep.

@@ -128,11 +128,14 @@ def greedy(
     owners: layer name -> the channel that each weight multiplies, as :func:`owner` returns it.
     refit: function of the weights, and of masks of the same shapes, 1 where a weight belongs to a chosen channel and 0
         elsewhere; it returns better weights.
-    portion: number of channels that enter at once. Default 1, as in the paper.
+    portion: number of channels that enter at once, 1 or more. Default 1, as in the paper.
 
     Returns the channels in the order of choice, and the fitted weights after each portion.
+    Raises ValueError for a portion out of range.
     Source: zhuang2018dcp.
     """
+    if portion < 1:
+        raise ValueError(f"portion must be 1 or more, not {portion}")
     channels = 1 + max(int(numbers.max()) for numbers in owners.values())
     order: list[int] = []
     inside = {name: (numbers < 0).expand_as(trained[name]) for name, numbers in owners.items()}

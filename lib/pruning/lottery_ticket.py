@@ -80,8 +80,10 @@ def rewind(initial: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     weights = {name: layer.weight for name, layer in layers(model)}
     selection.check_masks(masks, weights)
     with torch.no_grad():
+        # method
         for name, mask in masks.items():
             weights[name].mul_(mask).add_(0.0)  # adding zero turns -0 into 0
+        # end of method
     return model
 
 
@@ -144,6 +146,7 @@ def find(
         raise ValueError(f"{type(initial).__name__} has no layer with a weight: there is nothing to prune")
     masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers(initial)}
     tickets = []
+    # method
     for done in range(rounds + 1):
         model = rewind(initial, masks)
         learn(model)
@@ -153,4 +156,5 @@ def find(
         tickets.append(Ticket(masks, density, model))
         shares = {name: (1 - (last_share if name == names[-1] else share)) ** (done + 1) for name in names}
         masks = magnitude.masks(model, density=shares)
+    # end of method
     return tickets

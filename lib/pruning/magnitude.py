@@ -20,7 +20,7 @@ from lib.coding import gaps
 from lib.datasets import Split
 from lib.pruning.shared import selection
 from lib.training import FitOptions
-from lib.weights import CompressedWeight, Encoding, compress, decompress, layers
+from lib.weights import CompressedWeight, Encoding, check_one_of, compress, decompress, layers
 
 SCOPES = ("layer", "global")
 
@@ -40,8 +40,11 @@ class PrunedWeight(CompressedWeight):
     def right_inverse(self, weight: Tensor) -> Tensor:
         return self.forward(weight)
 
+    # method
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask + 0.0  # adding zero turns the -0 of a pruned negative weight into 0
+
+    # end of method
 
     def encode(self, weight: Tensor) -> Encoding:
         flat = self.forward(weight).flatten()
@@ -70,7 +73,9 @@ def threshold(weight: Tensor, quality: float) -> float:
     """
     if not quality >= 0:
         raise ValueError(f"the quality parameter must be 0 or larger, not {quality}")
+    # method
     return quality * weight.std(correction=0).item()
+    # end of method
 
 
 def masks(
@@ -96,15 +101,19 @@ def masks(
     """
     _check_scope(scope, density)
     weights = _weights(model)
+    # method
     if density is None and quality is not None:
         return {name: (w.abs() >= threshold(w, quality)) & (w != 0) for name, w in weights.items()}
+    # end of method
     if density is None or quality is not None:
         raise ValueError("give exactly one of density and quality")
     shares = selection.shares_by_layer(density, weights)
     if scope == "global" and not isinstance(density, Mapping):
         scaled = {name: w.abs() / w.std(correction=0).clamp_min(1e-30) for name, w in weights.items()}
         return selection.largest_together(scaled, density)
+    # method
     return {name: selection.largest(weights[name].abs(), share) for name, share in shares.items()}
+    # end of method
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -117,8 +126,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_scope(scope: str, density: float | Mapping[str, float] | None) -> None:
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    check_one_of("scope", scope, SCOPES)
     if scope == "global" and isinstance(density, Mapping):
         raise ValueError(f"density must be one number with scope='global', not one for each layer: {dict(density)}")
 
@@ -245,6 +253,7 @@ def gradual(
     if not 1 <= ramp <= epochs:
         raise ValueError(f"ramp must be in 1..{epochs} (epochs), not {ramp}")
 
+    # method
     def step(epoch: int) -> None:
         if epoch < ramp:
             part = (epoch + 1) / ramp
@@ -252,6 +261,7 @@ def gradual(
             prune(model, density=now, scope=scope)
 
     training.fit(model, split, epochs=epochs, seed=seed, before_epoch=step, **options)
+    # end of method
     return decompress(model)
 
 

@@ -82,8 +82,7 @@ def scores(
     >>> {name: score.shape for name, score in scores(models.lenet5(), split, criterion="taylor").items()}
     {'conv1': torch.Size([20]), 'conv2': torch.Size([50]), 'fc1': torch.Size([500])}
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
+    weights.check_one_of("criterion", criterion, CRITERIA)
     if bins < 2 or batch_size < 1:
         raise ValueError(f"bins must be 2 or more and batch_size 1 or more, not {bins} and {batch_size}")
     groups = groups_of(model, split)
@@ -174,12 +173,14 @@ def information(values: Tensor, labels: Tensor, *, bins: int = 10) -> Tensor:
     bins: number of bins, 2 or more. Default 10.
 
     Returns (channels,) in nats, float64.
-    Raises ValueError for values that are not finite.
+    Raises ValueError for bins out of range and values that are not finite.
 
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> information(torch.tensor([[0.0], [0.0], [9.0], [9.0]]), labels, bins=2)  # all of it: log 2
     tensor([0.6931], dtype=torch.float64)
     """
+    if bins < 2:
+        raise ValueError(f"bins must be 2 or more, not {bins}")
     if not torch.isfinite(values).all():
         raise ValueError("the values hold NaN or infinity: the information of finite ones can be measured")
     values = values.double()
@@ -219,7 +220,7 @@ def shrink_iteratively(
     criterion: "taylor" (default), "weight", "mean", "deviation", "information" or "random", or a function of a model
         and a split that returns scores, layer name -> (filters,).
     layers: names of the layers to prune, and with them those that an addition ties to them. Default: all.
-    samples: number of samples to draw for the scores at each turn. Default 500.
+    samples: number of samples to draw for the scores at each turn, 1 or more. Default 500.
     flops_weight: the :math:`\lambda` of :math:`\Theta - \lambda \Theta^{flops}`; :math:`\Theta^{flops}` is the number
         of multiply-adds, in millions, that go with a filter. Default 0.
     seed: seed of all draws. Default 0.
@@ -236,9 +237,12 @@ def shrink_iteratively(
     batch_size = options.setdefault("batch_size", 64)
     if isinstance(criterion, str) and criterion not in CRITERIA:
         raise ValueError(f"criterion must be a function or one of {', '.join(CRITERIA)}, not {criterion!r}")
-    if not 0 <= fraction < 1 or step < 1 or updates < 1:
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), not {fraction}")
+    if min(step, updates, samples, batch_size) < 1:
         raise ValueError(
-            f"fraction must be in [0, 1), step and updates 1 or more, not {fraction}, {step} and {updates}"
+            "step, updates, samples and batch_size must be 1 or more, not"
+            f" {step}, {updates}, {samples} and {batch_size}"
         )
     example, generator = split.images[:1], torch.Generator().manual_seed(seed)
     groups = _of_layers(groups_of(model, split), layers)
@@ -316,11 +320,14 @@ def taylor_scores(model: nn.Module, split: Split, groups: list[Group], cost: Cos
     split: samples with labels.
     groups: the groups of channels to score.
     cost: function of logits (n, classes) and labels (n,) that returns the cost of each sample, (n,).
-    batch_size: samples in each pass.
+    batch_size: samples in each pass, 1 or more.
 
     Returns (channels,) for each group.
+    Raises ValueError for a batch_size out of range.
     Source: molchanov2017pruning, equation 8.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     totals = [torch.zeros(group.channels, dtype=split.images.dtype) for group in groups]
     with torch.enable_grad(), running.evaluating(model):
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):

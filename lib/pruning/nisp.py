@@ -208,11 +208,15 @@ def responses(model: nn.Module, split: Split, *, images: int, seed: int) -> Tens
 
     model: any network; it is left as it was.
     split: samples; labels are not read.
-    images: number of samples to draw.
+    images: number of samples to draw, 1 or more; all of them where there are fewer.
     seed: seed of the draw.
 
     Returns (images, features); of maps, the mean over the places.
+    Raises ValueError for an empty split and a number of images out of range.
     """
+    split.check_not_empty("to run through the network")
+    if images < 1:
+        raise ValueError(f"images must be 1 or more, not {images}")
     drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:images]
     parts = []
     with running.evaluating(model):

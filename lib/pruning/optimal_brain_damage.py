@@ -44,7 +44,8 @@ def curvature(model: nn.Module, split: Split, *, batch_size: int = 100) -> dict[
 
     model: a classifier, which is looked at in evaluation mode and is not changed.
     split: samples over which the cross-entropy is averaged.
-    batch_size: samples at a time; memory grows with it times the weight of the largest convolution.
+    batch_size: samples at a time, 1 or more, default 100; memory grows with it times the weight of the largest
+        convolution.
 
     Returns layer name -> tensor of the shape of the weight, 0 or larger.
     Raises ValueError for an empty split, logits that are not finite and a model that has no layer with a weight.
@@ -60,14 +61,18 @@ def curvature(model: nn.Module, split: Split, *, batch_size: int = 100) -> dict[
     images = split.images.to(next(model.parameters()).dtype)
     for batch in images.split(batch_size):
         with _uses(model) as uses:
+            # method
             logits = running.logits(model, batch)
+            # end of method
         if not torch.isfinite(logits).all():
             raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
         outputs = [output for _, _, output in uses]
+        # method
         for column in factor(logits.detach()).unbind(dim=2):
             deltas = torch.autograd.grad(logits, outputs, column, retain_graph=True, allow_unused=True)
             for name, squares in _squares(model, uses, deltas):
                 total[name] += squares
+        # end of method
     return {name: squares / len(split) for name, squares in total.items()}
 
 
@@ -82,8 +87,10 @@ def factor(logits: Tensor) -> Tensor:
         >>> [[round(float(entry), 2) for entry in row] for row in S @ S.T]
         [[0.25, -0.25], [-0.25, 0.25]]
     """
+    # method
     p = logits.softmax(dim=1)
     return (torch.eye(p.shape[1], dtype=p.dtype) - p[:, :, None]) * p.sqrt()[:, None, :]
+    # end of method
 
 
 @contextmanager
@@ -137,15 +144,17 @@ def saliencies(
     split: samples over which the cross-entropy is averaged.
     weight_decay: 0 or larger; that of the objective E + weight_decay / 2 · |w|² at whose minimum the network is. It
         adds to h.
-    batch_size: samples at a time.
+    batch_size: samples at a time, 1 or more, default 100.
 
     Returns layer name -> saliencies of the shape of the weight, in units of the loss; larger = keep.
     Raises ValueError for an empty split, logits that are not finite and a model that has no layer with a weight.
     Source: lecun1989obd.
     """
+    # method
     h = curvature(model, split, batch_size=batch_size)
     # s_k = h_kk w_k² / 2
     return {name: (h[name] + weight_decay) * layer.weight.detach().square() / 2 for name, layer in layers(model)}
+    # end of method
 
 
 def masks(saliency: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor]:

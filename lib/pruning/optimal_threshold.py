@@ -145,12 +145,14 @@ def recalibrated(model: nn.Module, split: Split, *, batch_size: int = 250) -> nn
 
     model: any network; it is left as it was.
     split: samples to run through the network.
-    batch_size: samples in each forward pass; the averages over all batches are used. Default 250.
+    batch_size: samples in each forward pass, 1 or more; the averages over all batches are used. Default 250.
 
     Returns the copy, in the modes of the model.
-    Raises ValueError for an empty split.
+    Raises ValueError for an empty split and a batch_size below 1.
     """
     split.check_not_empty("to measure the means and variances of batch norm")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     model = copy.deepcopy(model)
     norms = [layer for layer in model.modules() if isinstance(layer, PER_CHANNEL) and layer.track_running_stats]
     momenta = [layer.momentum for layer in norms]

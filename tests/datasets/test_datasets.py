@@ -59,5 +59,5 @@ def test_a_part_of_another_form_is_refused(first):
 
 @pytest.mark.parametrize("name", ["digits", "monks-1-rule", "mnist", "vowel"])
 def test_a_size_is_only_for_image_folders(name):
-    with pytest.raises(ValueError, match=f"size is 32, but {name} has a size of its own: leave size away"):
+    with pytest.raises(ValueError, match=f"size is 32, but {name} has a size of its own: omit size"):
         datasets.load(name, size=32)

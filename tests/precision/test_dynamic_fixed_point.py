@@ -179,6 +179,17 @@ def test_the_warm_up_finds_ranges_and_leaves_the_model_alone():
     assert all((known.numbers, known.over, known.moves) == (0, 0, 0) for known in arithmetic.ranges.values())
 
 
+def test_the_warm_up_trains_with_the_options_of_train():
+    every_set = []
+    for options in ({}, {"learning_rate": 30.0}, {"decay": 1e-9}, {"batch_size": 10}):
+        found, wide = DynamicFixedPoint(bits=9, every=1), DynamicFixedPoint(bits=31, every=1)
+        find_ranges(models.lenet_300_100(), images(), arithmetic=found, epochs=20, seed=0, **options)
+        train(models.lenet_300_100(), images(), arithmetic=wide, epochs=20, seed=0, **options)
+        ranges, expected = ({place: known.integer_bits for place, known in a.ranges.items()} for a in (found, wide))
+        assert ranges == expected and ranges not in every_set, options
+        every_set.append(ranges)
+
+
 def test_a_misspelt_option_is_refused_before_training():
     arithmetic = DynamicFixedPoint(bits=9)
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):

@@ -1,6 +1,7 @@
 """FISTA against closed forms, masks against removal, and a training that never sees a label."""
 
 import copy
+import inspect
 import math
 
 import given
@@ -11,7 +12,17 @@ from torch import nn
 from lib import measure, models, structure
 from lib.datasets import Split
 from lib.pruning import adversarial
-from lib.pruning.adversarial import Fista, Learned, discriminator, learn_masks, scores, summands, weights, without
+from lib.pruning.adversarial import (
+    Fista,
+    Learned,
+    MaskOptions,
+    discriminator,
+    learn_masks,
+    scores,
+    summands,
+    weights,
+    without,
+)
 from lib.vision import torchvision
 
 QUICK = {"epochs": 1, "batch_size": 8, "seed": 0}
@@ -224,6 +235,25 @@ def test_the_discriminator_has_rectifiers_and_gives_logits():
     judge = discriminator(10, seed=0)
     assert [type(layer) for layer in judge] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
     assert [layer.out_features for layer in judge[::2]] == [128, 256, 128, 1]
+
+
+def test_scores_pass_every_option_on(monkeypatch):
+    passed, model, data = {}, models.lenet5(), split()
+
+    def learned(model, images, **options):
+        passed.update(options)
+        return Learned(model, [], [], {}, [])
+
+    monkeypatch.setattr(adversarial, "learn_masks", learned)
+    options = {name: place for place, name in enumerate(MaskOptions.__annotations__)}
+    assert scores(model, data, seed=9, **options) == {}
+    assert passed == options | {"seed": 9}
+    assert options.keys() == inspect.signature(learn_masks).parameters.keys() - {"model", "images", "seed"}
+
+
+def test_a_misspelt_option_is_refused_by_its_name():
+    with pytest.raises(TypeError, match="there is no option 'sparsty': accepted are parts, sparsity, epochs, "):
+        scores(models.lenet5(), split().first(0), sparsty=0.1)
 
 
 def test_bad_input_is_refused_in_a_sentence():

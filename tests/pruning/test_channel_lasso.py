@@ -5,18 +5,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from given import of_torchvision, two_convolutions
 from given import split as noise
-from given import two_convolutions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 
 from lib import structure
-from lib.datasets import Split
 from lib.pruning import channel_lasso, thinet
 from lib.pruning.shared import reconstruction
-from lib.vision import torchvision
 
 
 def split(*shape, seed=0):
@@ -261,9 +259,7 @@ def test_errors_of_an_earlier_layer_are_corrected_and_not_passed_on():
 
 @pytest.mark.parametrize("build", ["resnet18", "squeezenet1_1"])
 def test_networks_of_others(build):
-    model = getattr(torchvision.models, build)(num_classes=4).eval()
-    data = Split(split(2, 3, 64, 64).images.float(), torch.zeros(2, dtype=torch.long))
-    found = structure.groups(model, data.images[:1])
+    model, data, found = of_torchvision(build)
     scores = channel_lasso.scores(model, data, places=2, outputs=4)
     assert scores.keys() == {name for group in found for name in group.producers}
     assert all(torch.isfinite(score).all() for score in scores.values())

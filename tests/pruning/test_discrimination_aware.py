@@ -187,3 +187,5 @@ def test_bad_input_is_refused_in_a_sentence():
     ):
         with pytest.raises(ValueError, match="rounds and batch_size must be 1 or more"):
             scores(model, data, **wrong)
+    with pytest.raises(ValueError, match="portion must be 1 or more, not 0"):  # the loop would never end
+        greedy(sum, {}, {}, lambda weights, inside: weights, portion=0)

@@ -266,6 +266,17 @@ def test_the_loop_refuses_an_unknown_option_before_it_begins():
     assert not seen
 
 
+@pytest.mark.parametrize("name", ["step", "updates", "samples", "batch_size"])
+def test_the_loop_refuses_counts_below_one_before_it_begins(name):
+    model, seen = models.lenet5(), []
+    for wrong in (0, -1):
+        counts = {"step": 2, "updates": 10, "samples": 500, "batch_size": 64} | {name: wrong}
+        values = "{step}, {updates}, {samples} and {batch_size}".format(**counts)
+        with given.refused(model, f"step, updates, samples and batch_size must be 1 or more, not {values}"):
+            molchanov.shrink_iteratively(model, GRAY, fraction=0.1, watch=seen.append, **counts)
+    assert not seen
+
+
 def test_bad_input_is_refused(lenet):
     data = double(GRAY)
     with pytest.raises(ValueError, match=r"criterion must be one of weight, mean, .*, not 'oracle'"):
@@ -277,9 +288,13 @@ def test_bad_input_is_refused(lenet):
     for call in (molchanov.scores, molchanov.oracle, lambda m, d: molchanov.shrink_iteratively(m, d, fraction=0.1)):
         with pytest.raises(ValueError, match="the split is empty"):
             call(lenet, data.first(0))
-    for wrong in ({"fraction": 1.0}, {"fraction": -0.1}, {"fraction": 0.5, "step": 0}, {"fraction": 0.5, "updates": 0}):
-        with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), step and updates 1 or more"):
-            molchanov.shrink_iteratively(lenet, data, **wrong)
+    for fraction in (1.0, -0.1):
+        with pytest.raises(ValueError, match=rf"fraction must be in \[0, 1\), not {fraction}"):
+            molchanov.shrink_iteratively(lenet, data, fraction=fraction)
+    with pytest.raises(ValueError, match="bins must be 2 or more, not 1"):
+        molchanov.information(torch.rand(3, 2), torch.arange(3), bins=1)
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+        molchanov.taylor_scores(lenet, data, structure.groups(lenet, data.images), molchanov.cross_entropy, 0)
     with pytest.raises(ValueError, match=r"without 0\.99 of its filters the network has a layer without any"):
         molchanov.shrink_iteratively(lenet, data, fraction=0.99, layers=CONVOLUTIONS)
 

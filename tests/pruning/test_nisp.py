@@ -186,6 +186,11 @@ def test_too_few_images_are_refused():
         nisp.scores(build(*CHAIN), split(0, 5))
     with pytest.raises(ValueError, match="responses to 1 images cannot be ranked: two or more are needed"):
         nisp.scores(build(*CHAIN), split(1, 5))
+    with pytest.raises(ValueError, match="the split is empty: at least one sample is needed to run through"):
+        nisp.responses(build(*CHAIN), split(0, 5), images=1, seed=0)
+    for images in (0, -1):
+        with pytest.raises(ValueError, match=f"images must be 1 or more, not {images}"):
+            nisp.responses(build(*CHAIN), split(2, 5), images=images, seed=0)
 
 
 def test_responses_that_never_change_are_refused():

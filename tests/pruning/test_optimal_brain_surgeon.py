@@ -280,6 +280,7 @@ def test_bad_input_is_refused_and_nothing_changes():
             "no layer '9' to prune: the layers are 0, 2",
         ),
         (lambda: surgeon.operate_by_layer(model, doubles, density=0.5, alpha=0), "alpha must be above 0"),
+        (lambda: surgeon.operate_by_layer(model, doubles, density=0.5, batch_size=0), "batch_size 1 or more"),
         (lambda: surgeon.operate_by_layer(model, doubles, density=0.5, at_once=1), r"at_once in \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -161,6 +161,8 @@ def test_new_means_are_those_of_the_data_and_the_model_stays():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="the split is empty"):
         optimal_threshold.recalibrated(model, data.first(0))
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+        optimal_threshold.recalibrated(model, data, batch_size=0)
 
 
 def test_new_means_take_up_the_constants_of_channels_that_were_cut_out():

@@ -11,7 +11,6 @@ from lib import models, structure
 from lib.datasets import Split
 from lib.pruning import thinet
 from lib.pruning.shared import reconstruction
-from lib.vision import torchvision
 
 
 def matrix(channels, seed, rows=30):
@@ -119,9 +118,7 @@ def test_factors_never_increase_the_sampled_error_of_a_layer(seed):
 
 @pytest.mark.parametrize("build", ["resnet18", "squeezenet1_1", "mobilenet_v2"])
 def test_networks_of_others(build):
-    model = getattr(torchvision.models, build)(num_classes=4).eval()
-    data = Split(split(2, 3, 64, 64).images.float(), torch.zeros(2, dtype=torch.long))
-    found = structure.groups(model, data.images[:1])
+    model, data, found = given.of_torchvision(build)
     scores = thinet.scores(model, data, places=2, outputs=4)
     assert scores.keys() == {name for group in found for name in group.producers}
     masks = structure.keep(scores, fraction=0.5, groups=found)
@@ -139,9 +136,9 @@ def test_tied_layers_have_the_same_scores_and_parameters_keep_their_gradients():
 
 def test_an_empty_split_is_refused():
     model, data = given.two_convolutions(), split(2, 1, 8, 8)
-    with pytest.raises(ValueError, match="the split is empty"):
+    with given.refused(model, "the split is empty"):
         thinet.scores(model, data.first(0))
-    with pytest.raises(ValueError, match="the split is empty"):
+    with given.refused(model, "the split is empty"):
         thinet.rescale(model, {"0": torch.ones(6, dtype=torch.bool)}, data.first(0))
     with pytest.raises(ValueError, match="no filters that can go"):
         thinet.rescale(model, {"5": torch.ones(4, dtype=torch.bool)}, data)

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import given
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,6 @@ from lib import models, storage
 from lib.quantization.optimal_kmeans import optimal
 from lib.quantization.product_quantization import ProductWeight, compression_rate, kmeans, matrix, quantize, sizes
 from lib.quantization.scalar_kmeans import share
-from lib.vision import torchvision
-from lib.weights import layers
 
 
 def normal(*shape, seed=0):
@@ -185,14 +184,7 @@ def test_gradient_of_a_codeword_is_the_sum_over_its_pieces():
 
 @pytest.mark.parametrize("options", [{"length": 4}, {"length": 3, "vectors": "inputs"}, {"length": 1, "shared": True}])
 def test_a_network_of_torchvision_is_written_and_read_back(tmp_path, options):
-    build = torchvision.models.shufflenet_v2_x0_5
-    net = build(num_classes=10).eval()
-    names = [name for name, _ in layers(net)][:12]  # grouped, depthwise, one by one
-    quantize(net, bits=dict.fromkeys(names, 3), **options)
-    storage.save(net, tmp_path / "net.slim")
-    fresh = storage.load(tmp_path / "net.slim", build(num_classes=10)).eval()
-    image = torch.rand(1, 3, 64, 64)
-    assert torch.equal(fresh(image), net(image))
+    assert given.reads_back_alike(lambda net, names: quantize(net, bits=dict.fromkeys(names, 3), **options), tmp_path)
 
 
 @pytest.mark.parametrize("vectors", ["outputs", "inputs"])

@@ -12,7 +12,7 @@ from lib.datasets import Split
 from lib.quantization.affine import AffineWeight, activations, calibrate, grid, simulate
 from lib.quantization.quantization_aware_training import fit
 from lib.quantization.shared import integer_network
-from lib.training import error_pct
+from lib.training import FitOptions, error_pct
 from lib.vision import torchvision
 
 
@@ -103,6 +103,18 @@ def test_training_lowers_the_loss_and_depends_on_the_seed_alone():
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
 
 
+def test_the_defaults_are_those_of_training_except_for_the_learning_rate():
+    defaults = {"momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128, "shift": 0, "optimizer": "sgd"}
+    defaults |= {"loss": "cross_entropy", "learning_rate": 0.01}
+    assert defaults.keys() == FitOptions.__annotations__.keys()
+    plain, spelled = (fit(network(), split(), epochs=3, seed=0, **options) for options in ({}, defaults))
+    assert plain == spelled
+    others = {"momentum": 0.0, "weight_decay": 1.0, "batch_size": 10, "shift": 2, "optimizer": "adam"}
+    others |= {"loss": "squared_hinge", "learning_rate": 0.1}
+    for name, value in others.items():
+        assert fit(network(), split(), epochs=3, seed=0, **{name: value}) != plain, name
+
+
 def test_it_can_be_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     options = {"split": split(), "epochs": 1, "seed": 0}
@@ -159,7 +171,7 @@ def test_wrong_arguments_are_refused():
             fit(network(), split(), epochs=1, seed=0, **more)
     with pytest.raises(ValueError, match="no activation on a grid"):
         fit(models.lenet_300_100(), split(), epochs=1, seed=0)
-    with pytest.raises(TypeError, match="'momentun'"):
+    with pytest.raises(TypeError, match="no option 'momentun': accepted are learning_rate, momentum, "):
         fit(network(), split(), epochs=1, seed=0, momentun=0.5)
 
 
@@ -170,6 +182,8 @@ def test_a_refusal_leaves_the_network_as_it_was():
         ({"split": split(0)}, "the split is empty: at least one sample is needed to train on"),
         ({"batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
         ({"epochs": -1}, "epochs must be 0 or more"),
+        ({"loss": "hinge"}, "loss must be one of cross_entropy, squared_hinge, squared_error, not 'hinge'"),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, not 'lion'"),
     ):
         with pytest.raises(ValueError, match=says):
             fit(simulated, **{"split": split(), "epochs": 1, "seed": 0} | more)

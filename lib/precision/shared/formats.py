@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.weights import check_one_of
+
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -76,8 +78,7 @@ def rounded(
     >>> rounded(torch.tensor([0.3, 0.125, 9.0]), Format(3, 2))
     tensor([0.2500, 0.2500, 3.7500])
     """
-    if rounding not in ROUNDINGS:
-        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+    check_one_of("rounding", rounding, ROUNDINGS)
     if rounding == "stochastic" and generator is None:
         raise ValueError("stochastic rounding without a generator: give one, so that the run can be repeated")
     flat, out = flat_floats(values), torch.empty(values.shape, dtype=values.dtype)
@@ -101,6 +102,7 @@ def round_each(values: np.ndarray, step: float, lowest: float, highest: float, k
     """``out`` = the values in fixed point; returns whether one is NaN. Key 0 rounds to nearest, any other by chance."""
     nan = False
     for i in range(values.size):
+        # method
         x = values[i] / step  # exact: the step is a power of two
         below = np.floor(x)
         threshold = 0.5
@@ -111,5 +113,6 @@ def round_each(values: np.ndarray, step: float, lowest: float, highest: float, k
             threshold = (np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(12)) + 0.5) * 2.0**-52
         nearest = (below + (x - below >= threshold)) * step
         out[i] = min(max(nearest, lowest), highest)
+        # end of method
         nan |= x != x
     return nan

@@ -8,6 +8,7 @@ between layers is not seen.
 """
 
 from collections.abc import Mapping
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ from torch import Tensor, nn
 from lib import running
 from lib.datasets import Split
 from lib.precision.shared.arithmetic import Arithmetic, computing
+
+
+class DescentOptions(TypedDict, total=False):
+    """Options of :func:`train` that are passed on to it by name: ``**options: Unpack[DescentOptions]``."""
+
+    learning_rate: float
+    decay: float
+    batch_size: int
 
 
 def train(
@@ -72,11 +81,13 @@ def train(
                     for (name, parameter), gradient in zip(
                         parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True
                     ):
+                        # method
                         # W <- Q(W - Q(eta Q(g)))
                         gradient = arithmetic.rounded(gradient / len(batch), f"{name}.gradient")
                         update = arithmetic.rounded(rate * gradient, f"{name}.update")
                         kept[name] = arithmetic.keep(kept[name] - update, name)
                         parameter.data.copy_(arithmetic.rounded(kept[name], name))
+                        # end of method
                     arithmetic.end_of_step()
                 losses.append(total / len(split))
     finally:

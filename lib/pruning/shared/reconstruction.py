@@ -58,10 +58,12 @@ def sampled(
                 yield name, *_at_places(layers[name], inputs, flow.outputs[name], places, generators[name])
 
 
-def _check(split: Split, images: int, places: int) -> None:
+def _check(split: Split, images: int, places: int, outputs: int = 1) -> None:
     split.check_not_empty("to see what the layers read")
     if images < 1 or places < 1:
         raise ValueError(f"images and places must be 1 or more, not {images} and {places}")
+    if outputs < 1:
+        raise ValueError(f"outputs must be 1 or more, not {outputs}")
 
 
 def _accepted(model: nn.Module, name: str) -> ConvolutionOrLinear:
@@ -142,7 +144,7 @@ def grams(
     split: samples to run through the network; labels are not read.
     images: number of images to draw, 1 or more. Default 200.
     places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer; all of them where there are fewer. Default 64.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (channels, channels) float64.
@@ -155,7 +157,7 @@ def grams(
     >>> gram.shape, round(gram.sum().item(), 6)
     (torch.Size([4, 4]), 1.0)
     """
-    _check(split, images, places)
+    _check(split, images, places, outputs)
     groups = structure.groups(model, split.images[:1])
     names = list(dict.fromkeys(name for group in groups for name in group.consumers))
     drawn = {}

@@ -209,6 +209,9 @@ def test_an_empty_split_and_no_samples_are_refused():
             run(data.first(0))
         with pytest.raises(ValueError, match="images and places must be 1 or more, not 0 and 10"):
             run(data, images=0, places=10)
+    for outputs in (0, -1):
+        with pytest.raises(ValueError, match=f"outputs must be 1 or more, not {outputs}"):
+            grams(model, data, outputs=outputs)
 
 
 def test_what_is_not_finite_is_refused_and_the_mode_restored():
