@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -74,6 +74,33 @@ def cached(
     return model.eval()
 
 
+def trained(
+    train: Callable[Concatenate[Model, Arguments], object],
+    build: Callable[[int], Model],
+    seeds: Iterable[int],
+    *none: Arguments.args,
+    **arguments: Arguments.kwargs,
+) -> list[Model]:
+    """Return one trained network for each seed, each trained once and read from the cache from then on.
+
+    train: called as ``train(model, seed=seed, **arguments)``; see :func:`cached`.
+    build: seed -> an untrained network.
+    seeds: of the initial weights and of the training.
+    arguments: as for :func:`cached`.
+
+    Raises what :func:`cached` raises.
+
+    >>> import tempfile, unittest.mock
+    >>> from lib import datasets, models, training
+    >>> build = lambda seed: models.mlp(seed, inputs=17, hidden=(9,), classes=2)
+    >>> with tempfile.TemporaryDirectory() as place, unittest.mock.patch.dict(os.environ, SURVEY_CACHE=place):
+    ...     split = datasets.load("monks-1-rule").train
+    ...     len(trained(training.fit, build, seeds=range(2), split=split, epochs=1))
+    2
+    """
+    return [cached(train, build(seed), *none, **arguments, seed=seed) for seed in seeds]  # type: ignore[arg-type]
+
+
 def _read(path: Path) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
@@ -116,9 +143,7 @@ def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str
     try:
         files = {Path(inspect.getfile(sys.modules[train.__module__]))}
     except (AttributeError, KeyError, OSError, TypeError) as error:
-        raise ValueError(
-            f"{train!r} cannot be cached: accepted is a function of a module that stands in a file"
-        ) from error
+        raise ValueError(f"{train!r} cannot be cached: accepted is a function of a module that is in a file") from error
     own: dict[str, str] = {}
     for kind in sorted({type(module) for module in model.modules()}, key=str):
         top = kind.__module__.split(".")[0]
@@ -128,7 +153,7 @@ def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str
             try:
                 own[str(kind)] = inspect.getsource(kind.forward)
             except (OSError, TypeError) as error:
-                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass stands in no file") from error
+                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass is not in a file") from error
     texts = [path.read_text("utf-8") for path in sorted(files)]
     codes = [imports.code(text) for text in texts]
     codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]

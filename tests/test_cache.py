@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lib import cache, models, training
-from lib.cache import cached
+from lib.cache import cached, trained
 from lib.datasets import Split
 
 CALLS: list[str] = []
@@ -139,10 +139,10 @@ def test_the_key_holds_the_code_of_the_model_and_its_imports(folder, monkeypatch
             assert (cache._key(training.fit, network, {}) != was) == changes, edited
 
 
-def test_a_network_whose_code_stands_in_no_file_is_not_cached(folder):
+def test_a_network_whose_code_is_in_no_file_is_not_cached(folder):
     space: dict = {"nn": nn, "__name__": "typed"}
     exec("class Typed(nn.Linear):\n    def forward(self, x):\n        return x", space)
-    with pytest.raises(ValueError, match="Typed cannot be cached: its forward pass stands in no file"):
+    with pytest.raises(ValueError, match="Typed cannot be cached: its forward pass is not in a file"):
         cached(small_step, space["Typed"](2, 2))
 
 
@@ -193,10 +193,21 @@ def test_what_cannot_be_a_key_is_refused_before_training(folder):
     amount = 3.0
     with pytest.raises(ValueError, match="captures variables"):
         cached(lambda model: small_step(model, amount=amount), nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="a function of a module that stands in a file"):
+    with pytest.raises(ValueError, match="a function of a module that is in a file"):
         cached(eval("lambda model: None", {"__name__": "typed_in_a_notebook"}), nn.Linear(2, 2))
     with pytest.raises(TypeError, match="not JSON serializable"):
         cached(small_step, nn.Linear(2, 2), extra=object())
     with pytest.raises(ValueError, match="decompress the model to cache it"):
         cached(stores_otherwise, nn.Linear(2, 2))
     assert not CALLS and not list(folder.glob("*.safetensors"))
+
+
+def test_one_network_is_trained_for_each_seed_and_kept(folder, split):
+    options = {"split": split, "epochs": 1, "learning_rate": 0.05}
+    networks = trained(training.fit, linear, [3, 5], **options)
+    alone = training.fit(fifth := linear(5), seed=5, **options) and fifth
+    assert given.equal(networks[1], alone) and not given.equal(networks[0], alone)
+    entries = sorted(folder.glob("*.safetensors"))
+    again = trained(training.fit, linear, [3, 5], **options)
+    assert len(entries) == 2 and sorted(folder.glob("*.safetensors")) == entries
+    assert all(given.equal(*pair) for pair in zip(networks, again, strict=True))
