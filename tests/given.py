@@ -1,11 +1,20 @@
-"""Toy networks and splits for tests: the same draw wherever they are made."""
+"""Toy networks and splits for tests, the same draw wherever they are made, and what is asked of many networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from lib.datasets import Split
+from lib import storage, structure
+from lib.datasets import Split, places
+from lib.vision import torchvision
+from lib.weights import layers
+
+FETCH = places.fetch  # the real one, for tests that have taken the network away
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -52,6 +61,13 @@ def perceptron(seed: int = 0, dtype=torch.float64) -> nn.Sequential:
     return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype), seed)
 
 
+def of_torchvision(name: str) -> tuple[nn.Module, Split, list[structure.Group]]:
+    """A network of 4 outputs that we did not write, two images for it, and which of its filters belong together."""
+    model = seeded(lambda: getattr(torchvision.models, name)(num_classes=4).eval())
+    images = split(2, 3, 64, 64, labels="zero")
+    return model, images, structure.groups(model, images.images[:1])
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -67,3 +83,45 @@ def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def equal(a: nn.Module, b: nn.Module) -> bool:
     """Whether two networks hold the same tensors, bit for bit."""
     return same_state(state(a), state(b))
+
+
+def reads_back_alike(compress: Callable[[nn.Module, list[str]], nn.Module], folder: Path) -> bool:
+    """Whether a network that we did not write, compressed and stored, answers bit for bit the same when loaded.
+
+    compress: gets the network and the names of twelve layers: grouped, depthwise and 1 x 1 convolutions.
+    """
+    build = torchvision.models.shufflenet_v2_x0_5
+    net = build(num_classes=10).eval()
+    compress(net, [name for name, _ in layers(net)][:12])
+    storage.save(net, folder / "net.slim")
+    fresh = storage.load(folder / "net.slim", build(num_classes=10)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    return torch.equal(fresh(images), net(images))
+
+
+@contextmanager
+def refused(model: nn.Module, message: str) -> Iterator[None]:
+    """What is called inside raises a ValueError of this message and leaves the model as it was."""
+    text, before = str(model), state(model)
+    with pytest.raises(ValueError, match=message):
+        yield
+    assert str(model) == text and same_state(state(model), before)
+
+
+def openml_answers(monkeypatch: pytest.MonkeyPatch, frame) -> list[int]:
+    """Let OpenML have one table, ``frame``; the returned list takes the number of each set that is asked for."""
+    asked: list[int] = []
+
+    def fetch(data_id: int, **_) -> SimpleNamespace:
+        asked.append(data_id)
+        return SimpleNamespace(frame=frame)
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
+    return asked
+
+
+def archive_comes_from(server, monkeypatch: pytest.MonkeyPatch, family, content: bytes) -> None:
+    """Let a module of ``lib.datasets`` download its archive from the test's server, which sends ``content``."""
+    server.contents = {"/zip": content}
+    monkeypatch.setattr(places, "fetch", FETCH)
+    monkeypatch.setattr(family, "URL", server.url("/zip"))

@@ -5,43 +5,36 @@ import pytest
 from lib.__main__ import main
 from lib.book import chapters
 
+UNREADABLE = {  # a profile -> what is said about it
+    "pruned: {terms: 3}": "must be one of limits, passes, not 'pruned'",
+    "passes: {term: 3}": (
+        "a parameter of the chapter 'passes' in the profile 'quick' must be one of data, terms, values, not 'term'"
+    ),
+    "limits: {minutes: 3}": "a limit in the profile 'quick' must be one of cell_s, chapter_s, not 'minutes'",
+    "- passes": "the profile 'quick' must be {chapter: {parameter: value}}, not a list",
+    "passes: 3": "the profile 'quick' must be {chapter: {parameter: value}}, not 'passes': 3",
+    "passes: [": "the profile 'quick' is not readable YAML",
+}
 
-@pytest.mark.parametrize(
-    ("profile", "text", "chapter", "says"),
-    [
-        ("huge", None, "passes", "profile must be one of quick, standard, not 'huge'"),
-        ("quick", None, "pass", "chapter must be one of passes, not 'pass'"),
-        (
-            "quick",
-            "pruned: {terms: 3}",
-            "passes",
-            "must be one of limits, passes, not 'pruned'",
-        ),
-        (
-            "quick",
-            "passes: {term: 3}",
-            "passes",
-            "a parameter of the chapter 'passes' in the profile 'quick' must be one of data, terms, values, not 'term'",
-        ),
-        (
-            "quick",
-            "limits: {minutes: 3}",
-            "passes",
-            "a limit in the profile 'quick' must be one of cell_s, chapter_s, not 'minutes'",
-        ),
-        ("quick", "- passes", "passes", "the profile 'quick' must be {chapter: {parameter: value}}, not a list"),
-        ("quick", "passes: 3", "passes", "the profile 'quick' must be {chapter: {parameter: value}}, not 'passes': 3"),
-        ("quick", "passes: [", "passes", "the profile 'quick' is not readable YAML"),
-    ],
-)
-def test_unknown_names_are_refused_in_one_sentence(small_book, capsys, profile, text, chapter, says):
-    if text:
-        (small_book / "profiles" / "quick.yml").write_text(text)
-    assert main(["--root", str(small_book), "run", chapter, "--profile", profile]) == 1
+
+def refusal(capsys, root, chapter, profile="quick"):
+    """What is said, in one line, about a run that is refused."""
+    assert main(["--root", str(root), "run", chapter, "--profile", profile]) == 1
     said = capsys.readouterr().err.strip()
     assert said.startswith("error: ")
-    assert says in said
     assert len(said.splitlines()) == 1
+    return said
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_unknown_names_in_a_profile_are_refused_in_one_sentence(small_book, capsys, text):
+    (small_book / "profiles" / "quick.yml").write_text(text)
+    assert UNREADABLE[text] in refusal(capsys, small_book, "passes")
+
+
+def test_unknown_chapters_and_profiles_are_refused_in_one_sentence(small_book, capsys):
+    assert "profile must be one of quick, standard, not 'huge'" in refusal(capsys, small_book, "passes", "huge")
+    assert "chapter must be one of passes, not 'pass'" in refusal(capsys, small_book, "pass")
 
 
 def test_parameters_are_read_from_their_cell(small_book):

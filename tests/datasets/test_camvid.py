@@ -2,6 +2,7 @@
 
 import io
 
+import given
 import numpy as np
 import pytest
 import torch
@@ -9,10 +10,9 @@ from PIL import Image
 from small_sets import ROOT, lengths, same, tree, zipped
 
 from lib import datasets
-from lib.datasets import archives, camvid, places
+from lib.datasets import archives, camvid
 
 needs_set = pytest.mark.skipif(not (ROOT / "camvid.zip").is_file(), reason="SURVEY_DATA holds no CamVid")
-FETCH = places.fetch
 FRAMES = {"train": 6, "val": 3, "test": 4}
 # Shares of the pixels of each class and of void, in %, as published.
 SHARES = {
@@ -158,9 +158,7 @@ def test_the_repositorys_archive_is_the_set(small, server, monkeypatch, tmp_path
         pixels = np.asarray(Image.open(io.BytesIO(halves[f"camvid/{split}/images/{name}"])))
         monkeypatch.setitem(SMALL, (split, name), (pixels, labels))
     monkeypatch.setattr(camvid, "SHA256", digests())
-    server.contents = {"/zip": (tmp_path / "repo.zip").read_bytes()}
-    monkeypatch.setattr(places, "fetch", FETCH)
-    monkeypatch.setattr(camvid, "URL", server.url("/zip"))
+    given.archive_comes_from(server, monkeypatch, camvid, (tmp_path / "repo.zip").read_bytes())
     found = datasets.load("camvid")
     assert same(found, datasets.load("camvid")) and len(server.asked) == 1 and lengths(found) == [6, 3, 4]
     assert sorted(path.name for path in (small / "data").iterdir()) == [".camvid.lock", "camvid.zip"]
@@ -168,9 +166,7 @@ def test_the_repositorys_archive_is_the_set(small, server, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("files", [{"repo/README.md": b"x"}, {"repo/CamVid/val/a.png": b"no image"}])
 def test_another_archive_is_refused_and_nothing_is_kept(files, small, server, monkeypatch, tmp_path):
-    server.contents = {"/zip": zipped(tmp_path / "repo.zip", files).read_bytes()}
-    monkeypatch.setattr(places, "fetch", FETCH)
-    monkeypatch.setattr(camvid, "URL", server.url("/zip"))
+    given.archive_comes_from(server, monkeypatch, camvid, zipped(tmp_path / "repo.zip", files).read_bytes())
     with pytest.raises(FileNotFoundError, match=r"is damaged: .*: put camvid\.zip into the folder"):
         datasets.load("camvid")
     assert [path.name for path in (small / "data").iterdir()] == [".camvid.lock"]

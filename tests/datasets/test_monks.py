@@ -1,11 +1,10 @@
 """MONK's problems: the published samples and those drawn from the rules."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
+import given
 import pandas
 import pytest
-import sklearn.datasets
 import torch
 from small_sets import ROOT, same
 
@@ -162,13 +161,7 @@ def table(name: str, test_first: bool = False) -> pandas.DataFrame:
 @pytest.mark.parametrize("name", MONKS)
 @pytest.mark.parametrize("test_first", [False, True])
 def test_openmls_tables_are_the_published_files(name, test_first, nowhere, monkeypatch):
-    asked = []
-
-    def fetch(**options):
-        asked.append(options["data_id"])
-        return SimpleNamespace(frame=table(name, test_first))
-
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    asked = given.openml_answers(monkeypatch, table(name, test_first))
     found = datasets.load(name)
     assert same(found, datasets.load(name)) and asked == [332 + int(name[6])]
     for split in ("train", "test"):
@@ -193,8 +186,7 @@ def test_openmls_tables_are_the_published_files(name, test_first, nowhere, monke
     ],
 )
 def test_another_table_is_refused_and_nothing_is_written(change, nowhere, monkeypatch):
-    frame = change(table("monks-1"))
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda **_: SimpleNamespace(frame=frame))
+    given.openml_answers(monkeypatch, change(table("monks-1")))
     with pytest.raises(FileNotFoundError, match=r"'monks-1' is in none of .* could not be downloaded"):
         datasets.load("monks-1")
     assert not list(nowhere.rglob("*.csv"))

@@ -5,16 +5,16 @@ import wave
 import zipfile
 from collections import Counter
 
+import given
 import numpy as np
 import pytest
 import torch
 from small_sets import ROOT, lengths, same, tree, zipped
 
 from lib import datasets
-from lib.datasets import archives, places, spoken_digits
+from lib.datasets import archives, spoken_digits
 
 needs_set = pytest.mark.skipif(not (ROOT / "fsdd.zip").is_file(), reason="SURVEY_DATA holds no spoken digits")
-FETCH = places.fetch
 
 
 def wav(samples: np.ndarray, rate: int = 8_000, channels: int = 1) -> bytes:
@@ -109,11 +109,15 @@ def test_another_form_of_sound_is_refused(form):
         spoken_digits.decoded(wav(np.arange(100), **form), "x.wav")
 
 
+def test_without_files_and_without_network_it_is_said_where_to_put_them(nowhere):
+    with pytest.raises(FileNotFoundError, match=r"\(no network\): put fsdd\.zip into"):
+        datasets.load("spoken-digits")
+
+
 def test_the_repositorys_archive_is_the_set(small, server, monkeypatch, tmp_path):
     others = {"repo/README.md": b"x", "repo/utils/0_ann_0.wav": b"x", "repo/recordings/readme.wav": b"x"}
-    server.contents = {"/zip": zipped(tmp_path / "repo.zip", packed("repo/recordings/") | others).read_bytes()}
-    monkeypatch.setattr(places, "fetch", FETCH)
-    monkeypatch.setattr(spoken_digits, "URL", server.url("/zip"))
+    archive = zipped(tmp_path / "repo.zip", packed("repo/recordings/") | others)
+    given.archive_comes_from(server, monkeypatch, spoken_digits, archive.read_bytes())
     found = datasets.load("spoken-digits")
     assert same(found, datasets.load("spoken-digits")) and len(server.asked) == 1 and lengths(found) == [40, 100, 100]
     assert sorted(path.name for path in (small / "data").iterdir()) == [".spoken-digits.lock", "fsdd.zip"]
@@ -124,17 +128,11 @@ def test_the_repositorys_archive_is_the_set(small, server, monkeypatch, tmp_path
 @pytest.mark.parametrize("sent", ["other recordings", "no zip"])
 def test_another_archive_is_refused_and_not_kept(sent, small, server, monkeypatch, tmp_path):
     other = zipped(tmp_path / "repo.zip", packed("repo/recordings/") | {"repo/recordings/9_eve_1.wav": b"x"})
-    server.contents = {"/zip": other.read_bytes() if sent == "other recordings" else b"no zip"}
-    monkeypatch.setattr(places, "fetch", FETCH)
-    monkeypatch.setattr(spoken_digits, "URL", server.url("/zip"))
+    content = other.read_bytes() if sent == "other recordings" else b"no zip"
+    given.archive_comes_from(server, monkeypatch, spoken_digits, content)
     with pytest.raises(FileNotFoundError, match=r"is damaged.*: put fsdd\.zip into the folder"):
         datasets.load("spoken-digits")
     assert [path.name for path in (small / "data").iterdir()] == [".spoken-digits.lock"]
-
-
-def test_without_files_and_without_network_it_is_said_where_to_put_them(nowhere):
-    with pytest.raises(FileNotFoundError, match=r"\(no network\): put fsdd\.zip into"):
-        datasets.load("spoken-digits")
 
 
 @needs_set

@@ -1,11 +1,9 @@
 """Deterding's vowels: the published rows, by speakers."""
 
-from types import SimpleNamespace
-
+import given
 import numpy as np
 import pandas
 import pytest
-import sklearn.datasets
 import torch
 from small_sets import ROOT, lengths, same
 
@@ -82,13 +80,7 @@ def table(names: bool, shuffled: bool) -> pandas.DataFrame:
 @pytest.mark.parametrize("names", [True, False])
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_openmls_table_is_the_same_set(names, shuffled, nowhere, monkeypatch):
-    asked = []
-
-    def fetch(**options):
-        asked.append(options["data_id"])
-        return SimpleNamespace(frame=table(names, shuffled))
-
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    asked = given.openml_answers(monkeypatch, table(names, shuffled))
     found, again = datasets.load("vowel"), datasets.load("vowel")
     assert same(found, again) and asked == [307]  # the second finds the files of the first
     monkeypatch.setenv("SURVEY_DATA", str(ROOT))
@@ -116,8 +108,7 @@ def test_openmls_table_is_the_same_set(names, shuffled, nowhere, monkeypatch):
     ],
 )
 def test_another_table_is_refused_and_nothing_is_written(change, message, nowhere, monkeypatch):
-    frame = change(table(True, False))
-    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda **_: SimpleNamespace(frame=frame))
+    given.openml_answers(monkeypatch, change(table(True, False)))
     with pytest.raises(FileNotFoundError, match=message):
         datasets.load("vowel")
     assert not list(nowhere.rglob("*.csv"))
