@@ -3,25 +3,58 @@
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from IPython.display import display
+from IPython.display import Markdown, display
 from scipy.special import stdtrit
 
 GLUE = "application/papermill.record/"  # what MyST-NB reads back: the value is stored, and not shown in place
 KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
+UNITS = {"pct": ("%", 2), "points": ("points", 2), "ratio": ("x", 1), "bytes": ("bytes", 0)}  # of a key's last word
+SHARES = re.compile(r"[._](?:error|accuracy|recall)_pct$")  # keys of what lies between 0 and 100 %
+Values = float | Iterable[float]  # one number for each seed, or one number
+FEW = 3  # values from which on an interval is shown; fewer are shown themselves
 
 
-def record(key: str, values: float | Iterable[float], *, unit: str, digits: int, exact: bool = False) -> str:
-    """Store a measurement under ``key`` and return its text, ``mean ± half-width of the 95 % interval unit``.
+def recorder(chapter: str, dataset: Any = None) -> Callable[..., str]:
+    """Return the function that records a chapter's measurements, and show the line on its data.
+
+    It is called as ``record(key, values, unit=None, digits=None, exact=False)``: :func:`record` with the chapter's name
+    before the key.
+
+    chapter: with which the keys begin, such as ``"pruning"``.
+    dataset: as :func:`uses` takes it; None (default): no line.
+    """
+    if dataset is not None:
+        uses(dataset)
+
+    def recorded(
+        key: str, values: Values, unit: str | None = None, digits: int | None = None, exact: bool = False
+    ) -> str:
+        return record(f"{chapter}.{key}", values, unit=unit, digits=digits, exact=exact)
+
+    return recorded
+
+
+def record(
+    key: str,
+    values: Values,
+    *,
+    unit: str | None = None,
+    digits: int | None = None,
+    exact: bool = False,
+) -> str:
+    """Store a measurement under ``key``, show it in a notebook, and return its text, as :func:`formatted` writes it.
 
     key: ``chapter.subject.metric``, of lower-case letters, digits and ``_``. A page then shows the text with
         ``{glue:text}`key` ``, and the chapter's results hold the values.
     values: one number for each seed, or one number; a tensor or an array of one dimension is accepted as well.
-    unit: ``"%"``, ``"bytes"``, ``"ms"``, ``"x"`` (printed ``×``), or ``""``.
-    digits: digits after the point, 0 to 12; 0 prints a count, with separators for thousands.
+    unit: ``"%"``, ``"bytes"``, ``"ms"``, ``"x"`` (printed ``×``), or ``""``. None (default): what the key's last word
+        says: % for ``pct``, points, x for ``ratio``, bytes, and no unit for any other word.
+    digits: digits after the point, 0 to 12; 0 prints a count, with separators for thousands. None (default): two for %
+        and points, one for ratios, none for bytes and all else.
     exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities. Default
         False.
 
@@ -33,22 +66,47 @@ def record(key: str, values: float | Iterable[float], *, unit: str, digits: int,
             " accepted are lower-case letters, digits and _, with at least two dots between them"
         )
     found = _numbers(key, values)
-    text = formatted(found, unit=unit, digits=digits)
+    of_key = UNITS.get(re.split(r"[._]", key)[-1], ("", 0))
+    unit, digits = of_key[0] if unit is None else unit, of_key[1] if digits is None else digits
+    text = formatted(found, unit=unit, digits=digits, bounds=bounds(key, unit))
     metadata = {
         "scrapbook": {"name": key, "mime_prefix": GLUE},
         "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits, "exact": bool(exact)}},
     }
-    display({GLUE + "text/plain": repr(text)}, raw=True, metadata=metadata)
+    display({GLUE + "text/plain": repr(text), "text/plain": f"{key}: {text}"}, raw=True, metadata=metadata)
     return Text(text)
 
 
 class Text(str):
-    """A measurement's text. A cell that ends with one shows nothing, since the sentence that glues it shows it."""
+    """A measurement's text. A cell that ends with one shows nothing more: recording it has shown it."""
 
     __slots__ = ()
 
     def _ipython_display_(self) -> None:
         pass
+
+
+def phrase(key: str, text: str) -> str:
+    """Glue words that the result chooses: a page shows them with ``{glue:text}`key` ``. Nothing is recorded.
+
+    key: as for :func:`record`.
+    text: the words, such as ``"rises"`` or ``"falls"``; ValueError for none.
+    """
+    if not KEY.fullmatch(key) or not text.strip():
+        raise ValueError(f"a phrase needs a key chapter.subject.word and words, not {key!r} and {text!r}")
+    metadata = {"scrapbook": {"name": key, "mime_prefix": GLUE}}
+    display({GLUE + "text/plain": repr(text), "text/plain": f"{key}: {text}"}, raw=True, metadata=metadata)
+    return Text(text)
+
+
+def answer(text: str) -> None:
+    """Show the sentence that answers an exercise.
+
+    text: Markdown of four words or more, with the computed numbers in it. Raises ValueError for fewer words.
+    """
+    if len(text.split()) < 4:
+        raise ValueError(f"the answer is {text!r}: a sentence that answers the exercise is needed")
+    display(Markdown(f"**Answer.** {text}"))
 
 
 def uses(dataset: Any) -> None:
@@ -99,26 +157,59 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
     return {"records": records, "data": data}
 
 
-def formatted(values: list[float], *, unit: str, digits: int) -> str:
-    """Return the text of a measurement: ``1.62 %`` for one value, ``1.62 ± 0.07 %`` for several.
+def bounds(key: str, unit: str) -> tuple[float, float] | None:
+    """Return between which values a quantity lies by its nature: 0 and 100 for errors and accuracies in %, else None.
+
+    key: of the measurement.
+    unit: its unit.
+
+    >>> bounds("pruning.lenet5.error_pct", "%"), bounds("pruning.lenet5.error_pct", "points")
+    ((0.0, 100.0), None)
+    """
+    return (0.0, 100.0) if unit == "%" and SHARES.search(key) else None
+
+
+def formatted(values: list[float], *, unit: str, digits: int, bounds: tuple[float, float] | None = None) -> str:
+    """Return the text of a measurement.
+
+    One value is ``1.62 %``, two are ``1.62 and 1.70 %``, and more are ``1.62 ± 0.07 %``, the mean and half of its 95 %
+    interval. An interval that reaches over the bounds is written with its ends, ``0.51 (0.00 to 1.49) %``, and one that
+    rounds to nothing is left out.
 
     values: finite numbers, at least one.
     unit: one line of text; ``"x"`` is printed ``×``.
     digits: digits after the point, 0 to 12.
+    bounds: between which the quantity lies by its nature, default none.
 
     Raises ValueError for another unit or number of digits.
 
     >>> formatted([1.5, 1.6, 1.7], unit="%", digits=2)
     '1.60 ± 0.25 %'
+    >>> formatted([2.5, 0.75], unit="x", digits=1)
+    '2.5 and 0.8×'
+    >>> formatted([0.1, 0.2, 0.9], unit="%", digits=1, bounds=(0, 100))
+    '0.4 (0.0 to 1.5) %'
     """
     if not isinstance(unit, str) or "\n" in unit:
         raise ValueError(f"the unit {unit!r} is not one line of text: give '%', 'bytes', 'x', '' or another name")
     if isinstance(digits, bool) or not isinstance(digits, int) or not 0 <= digits <= 12:
         raise ValueError(f"digits is {digits!r}: accepted are whole numbers from 0 to 12")
-    mean, half = interval(values)
-    text = number(mean, digits) if len(values) == 1 else f"{number(mean, digits)} ± {number(half, digits)}"
     unit = "×" if unit == "x" else unit
+    text = _several(values, digits, bounds)
     return text + unit if unit in ATTACHED else f"{text} {unit}".rstrip()
+
+
+def _several(values: list[float], digits: int, bounds: tuple[float, float] | None) -> str:
+    if len(values) < FEW:
+        return " and ".join(dict.fromkeys(number(value, digits) for value in values))
+    mean, half = interval(values)
+    text, spread = number(mean, digits), number(half, digits)
+    if spread == number(0.0, digits):
+        return text
+    low, high = bounds or (-math.inf, math.inf)
+    if mean - half < low or mean + half > high:
+        return f"{text} ({number(max(low, mean - half), digits)} to {number(min(high, mean + half), digits)})"
+    return f"{text} ± {spread}"
 
 
 def number(value: float, digits: int) -> str:

@@ -42,18 +42,126 @@ def notebook(outputs: list[nbformat.NotebookNode], chapter: str | None = None) -
     [
         (1.618, "%", 2, "1.62 %"),
         ([1.6, 1.62, 1.65], "%", 2, "1.62 ± 0.06 %"),
-        ([1.6, 1.6, 1.6], "%", 1, "1.6 ± 0.0 %"),
+        ([1.6, 1.6, 1.6], "%", 1, "1.6 %"),
+        ([1.62, 1.621, 1.622], "%", 1, "1.6 %"),
+        ([1.62, 1.7], "%", 2, "1.62 and 1.70 %"),
+        ([1.62, 1.621], "%", 2, "1.62 %"),
+        ([-0.01, 0.01], "%", 1, "0.0 %"),
         (266_610, "", 0, "266,610"),
-        ([1000, 3000], "bytes", 0, "2,000 ± 12,706 bytes"),
+        ([1000, 3000], "bytes", 0, "1,000 and 3,000 bytes"),
         (41.34, "x", 1, "41.3×"),
-        ([41, 41], "x", 1, "41.0 ± 0.0×"),
+        ([41, 41], "x", 1, "41.0×"),
+        ([2.5, 0.75], "x", 1, "2.5 and 0.8×"),
+        ([1000, 1000, 3001], "bytes", 0, "1,667 ± 2,870 bytes"),
         (-1.5, "%", 1, "−1.5 %"),
         (-0.001, "", 2, "0.00"),
         (1234.5, "ms", 1, "1234.5 ms"),
     ],
 )
-def test_the_text_is_the_mean_and_half_the_interval(displayed, values, unit, digits, text):
+def test_the_text_is_the_values_or_their_mean_and_half_the_interval(displayed, values, unit, digits, text):
     assert evidence.record(KEY, values, unit=unit, digits=digits) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "text"),
+    [
+        ([0.1, 0.2, 0.9], (0, 100), "0.4 (0.0 to 1.5) %"),
+        ([99.0, 99.5, 99.9], (0, 100), "99.5 (98.3 to 100.0) %"),
+        ([20.0, 90.0, 90.0], (0, 100), "66.7 (0.0 to 100.0) %"),
+        ([50.0, 51.0, 52.0], (0, 100), "51.0 ± 2.5 %"),
+        ([0.1, 0.9], (0, 100), "0.1 and 0.9 %"),
+        ([0.0, 0.0, 0.0], (0, 100), "0.0 %"),
+        ([0.1, 0.2, 0.9], None, "0.4 ± 1.1 %"),
+    ],
+)
+def test_an_interval_ends_at_the_bounds(values, bounds, text):
+    assert evidence.formatted(values, unit="%", digits=1, bounds=bounds) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "text"),
+    [
+        ("error_pct", None, "0.40 (0.00 to 1.48) %"),
+        ("top5_accuracy_pct", None, "0.40 (0.00 to 1.48) %"),
+        ("recall_pct", None, "0.40 (0.00 to 1.48) %"),
+        ("error_pct", "points", "0.40 ± 1.08 points"),  # a difference of errors
+        ("error_drop_pct", None, "0.40 ± 1.08 %"),
+        ("mirror_pct", None, "0.40 ± 1.08 %"),
+    ],
+)
+def test_errors_accuracies_and_recalls_lie_between_0_and_100(displayed, metric, unit, text):
+    assert evidence.record(f"pruning.lenet300.{metric}", [0.1, 0.2, 0.9], unit=unit, digits=2) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("a.b.kept_pct", "12.35 %"),
+        ("a.b.pct", "12.35 %"),
+        ("a.b.gain_points", "12.35 points"),
+        ("a.b.file_ratio", "12.3×"),
+        ("a.b.file_bytes", "12 bytes"),
+        ("a.b.bytes", "12 bytes"),
+        ("a.le_net.ratio", "12.3×"),
+        ("a.b.weights", "12"),
+        ("a.b.gigabytes", "12"),
+        ("a.pct_b.c", "12"),
+    ],
+)
+def test_unit_and_digits_come_from_the_last_word_of_the_key(displayed, key, text):
+    assert evidence.record(key, 12.345) == text
+    assert displayed[0].metadata["survey"]["record"]["digits"] == len(text.split()[0].strip("×").partition(".")[2])
+
+
+def test_unit_and_digits_may_be_given_each_alone(displayed):
+    assert evidence.record(KEY, 12.345, digits=0) == "12 %"
+    assert evidence.record(KEY, 12.345, unit="") == "12.35"
+    assert evidence.record("a.b.file_ratio", 12.345, unit="ms") == "12.3 ms"
+
+
+def test_a_recorder_puts_the_chapter_before_the_key(displayed):
+    record = evidence.recorder("pruning")
+    assert displayed == []
+    assert record("lenet300.kept_pct", [8.0, 8.2], "%", 1, exact=True) == "8.0 and 8.2 %"
+    assert record("lenet300.error_pct", 2.0) == "2.00 %"
+    first, second = (output.metadata["survey"]["record"] for output in displayed)
+    assert first == {"key": KEY, "values": [8.0, 8.2], "unit": "%", "digits": 1, "exact": True}
+    assert second["key"] == "pruning.lenet300.error_pct" and second["exact"] is False
+
+
+def test_a_recorder_shows_the_line_on_the_data(displayed):
+    evidence.recorder("pruning", Tiny)
+    assert displayed[0].metadata["survey"]["data"]["name"] == "digits" and len(displayed) == 1
+
+
+def test_a_notebook_shows_the_key_and_the_text(displayed):
+    evidence.record(KEY, 8.0)
+    assert displayed[0]["data"]["text/plain"] == f"{KEY}: 8.00 %"
+
+
+def test_a_phrase_is_glued_shown_and_not_recorded(displayed):
+    assert evidence.phrase("pruning.lenet300.direction", "falls") == "falls"
+    data = displayed[0]["data"]
+    assert data == {f"{evidence.GLUE}text/plain": "'falls'", "text/plain": "pruning.lenet300.direction: falls"}
+    assert evidence.harvest(notebook(displayed, "pruning")) == {"records": {}, "data": []}
+
+
+@pytest.mark.parametrize(("key", "text"), [("pruning.direction", "falls"), (KEY, ""), (KEY, " ")])
+def test_a_phrase_without_words_or_key_is_refused(displayed, key, text):
+    with pytest.raises(ValueError, match="a phrase needs a key"):
+        evidence.phrase(key, text)
+    assert displayed == []
+
+
+def test_an_answer_is_a_sentence(monkeypatch):
+    shown = []
+    monkeypatch.setattr(evidence, "display", lambda one: shown.append(one.data))
+    evidence.answer("Three of them are constant.")
+    assert shown == ["**Answer.** Three of them are constant."]
+    for text in ("", "7", "Three of them"):
+        with pytest.raises(ValueError, match=f"^the answer is '{text}': a sentence that answers the exercise"):
+            evidence.answer(text)
+    assert len(shown) == 1
 
 
 @given(st.lists(FINITE, min_size=2, max_size=8))
@@ -88,11 +196,14 @@ def test_one_value_may_come_alone(displayed, values):
 def test_the_output_is_what_glue_reads_and_is_not_shown_in_place(displayed):
     from myst_nb.ext.glue import extract_glue_data_cell
 
+    from lib.book.sphinx import executed
+
     text = evidence.record(KEY, [8.0, 8.2], unit="%", digits=1)
-    cell = nbformat.v4.new_code_cell("code", outputs=displayed)
+    made = executed.without_echo(notebook(displayed))
+    cell = made.cells[1]
     ((key, output),) = extract_glue_data_cell(cell)
     assert key == KEY
-    assert output["data"]["text/plain"] == repr(text)
+    assert output["data"] == {"text/plain": repr(text)}
     assert cell.outputs == []
 
 
@@ -138,7 +249,7 @@ def test_what_is_not_a_measurement_is_refused(displayed, values, says):
     assert displayed == []
 
 
-@pytest.mark.parametrize(("unit", "digits"), [(None, 1), ("a\nb", 1), ("%", -1), ("%", 1.5), ("%", True), ("%", 99)])
+@pytest.mark.parametrize(("unit", "digits"), [(1, 1), ("a\nb", 1), ("%", -1), ("%", 1.5), ("%", True), ("%", 99)])
 def test_a_wrong_unit_or_number_of_digits_is_refused(displayed, unit, digits):
     with pytest.raises(ValueError, match=r"^(the unit|digits is)"):
         evidence.record(KEY, 1.0, unit=unit, digits=digits)

@@ -26,7 +26,6 @@ FOUNDATION = [
     name for name in MODULES if name.count(".") == 1 and not hasattr(importlib.import_module(name), "__path__")
 ]
 WITHOUT = {  # shown by what a chapter does with them: they display, or have no value to print
-    "lib.figures",
     "lib.evidence",
     "lib.vision",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.book import chapters, claims, fingerprints, judging, last_run, ledger, wording
-from lib.evidence import formatted, interval
+from lib.evidence import bounds, formatted, interval
 
 GATED = ("quick", "standard")  # the full profile takes hours: its records say of which sources they are
 
@@ -122,7 +122,7 @@ def difference(
     if old is None or new is None:
         return "exact", "new" if old is None else "gone"
     was, now = old["values"], new["values"]
-    form = {"unit": new["unit"], "digits": new["digits"]}
+    form = {"unit": new["unit"], "digits": new["digits"], "bounds": bounds(key, new["unit"])}
     text = f"was {formatted(was, **form)}, is {formatted(now, **form)}"
     if claims.is_time(key):
         ratio = interval(now)[0] / interval(was)[0] if interval(was)[0] else math.inf

@@ -2,7 +2,7 @@
 
 from lib.book.claims import Claim, Rule
 from lib.book.judging import Finding, Judgment
-from lib.evidence import formatted
+from lib.evidence import bounds, formatted
 
 
 def quantity(rule: Rule, quote: str = "") -> str:
@@ -19,7 +19,9 @@ def quantity(rule: Rule, quote: str = "") -> str:
 
 def measured(finding: Finding) -> str:
     """Return the measured value of a rule's quantity, as a page prints it."""
-    return formatted(list(finding.values), unit=unit(finding), digits=finding.digits)
+    one = finding.rule.key if finding.rule.other is None else ""  # a difference of two shares has no bounds
+    within = bounds(one, finding.unit)
+    return formatted(list(finding.values), unit=unit(finding), digits=finding.digits, bounds=within)
 
 
 def unit(finding: Finding) -> str:

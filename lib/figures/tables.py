@@ -1,0 +1,36 @@
+"""One style for every table."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import HTML, display
+
+NUMBER = r"[−+-]?\d[\d,.]*(?:e[+-]?\d+)?"
+SPREAD = rf"(?: ± {NUMBER}| and {NUMBER}| \({NUMBER} to {NUMBER}\))"  # as lib.evidence writes it
+NUMERIC = re.compile(rf"{NUMBER}{SPREAD}?(?: ?(?:%|×|points|bytes|ms|µs|s))?|[–—-]?|nan|None")
+
+
+def table(rows: Sequence[Mapping[str, object]], *, caption: str) -> None:
+    """Show a table. Numbers are aligned to the right; a column that says the same in every row moves to the caption.
+
+    rows: column -> text, or a number that is shown as it is.
+    caption: shown with the table.
+    """
+    frame = pd.DataFrame(rows)
+    same = [column for column in frame.columns[1:] if len(frame) > 1 and frame[column].nunique(dropna=False) == 1]
+    if same and len(same) < len(frame.columns) - 1:  # at least one column beside the first stays
+        caption = f"{caption} ({'; '.join(f'{column}: {frame[column][0]}' for column in same)} in every row)"
+        frame = frame.drop(columns=same)
+    numeric = [column for column in frame if all(NUMERIC.fullmatch(str(value).strip()) for value in frame[column])]
+    styles = {column: [{"selector": "th, td", "props": "text-align: right"}] for column in numeric}
+    uuid = hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()  # pandas would draw one: another page each time
+    styler = (
+        frame.style.set_uuid(uuid)
+        .hide(axis="index")
+        .set_caption(caption)
+        .set_table_styles(styles)
+        .set_table_attributes('class="dataframe table-scroll"')
+    )
+    display(HTML(f'<div class="table-wrap">{styler.to_html()}</div>'))
