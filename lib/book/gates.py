@@ -19,7 +19,7 @@ Gate = Callable[[Path], tuple[int, list[str]]]
 EXTRA_PAGES = {"genindex.html", "search.html"}  # made by Sphinx; not in the table of contents
 LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 LOADING_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch"}
-ROLE = re.compile(r"\{(?:glue|cite|numref|ref|eq|doc|term|verdict|math)\b[^}\n]*\}|(?<!\w):[a-z]+(?::[a-z]+)?:`")
+ROLE = re.compile(r"\{(?:glue|cite|mean|numref|ref|eq|doc|term|verdict|math)\b[^}\n]*\}|(?<!\w):[a-z]+(?::[a-z]+)?:`")
 OUTSIDE_CSS = re.compile(r"(?:@import\s+|url\(\s*)['\"]?\s*((?:https?:)?//[^)'\"\s]+)")
 
 

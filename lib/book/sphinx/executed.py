@@ -4,9 +4,11 @@ Where there is none, the page shows the source without results, says so, and war
 So the text and the run of a page cannot drift apart.
 """
 
-import ast
 import copy
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,7 +17,9 @@ from sphinx.util import logging
 
 from lib.book import chapters, last_run
 
-CODE = "```python\n"  # how lib.figures shows code
+CODE = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)  # how lib.figures shows code
+COLUMNS = "88"  # letters that fit in a line of code on a page, beside both sidebars at 1280 pixels
+BELOW = re.compile(r"^(?:```\{claims\}|## )", re.MULTILINE)  # before which a page shows its chapter's figure
 log = logging.getLogger(__name__)
 building: Sphinx  # MyST-NB hands a reader the text only; the page's name is known to the application
 
@@ -32,7 +36,7 @@ def read(text: str) -> nbformat.NotebookNode:
         why = last_run.status(root, chapter, profile)["error"] or "it has no run"
         log.warning("chapter %s: no run matches its source in the %s profile: %s", chapter, profile, why, type="survey")
         return unexecuted(copy.deepcopy(chapters.notebook(root, chapter)), why)
-    return with_short_code(with_figures(done))
+    return with_solutions(with_narrow_code(with_figures(with_lead(without_echo(done)))))
 
 
 def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
@@ -77,36 +81,81 @@ def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def with_short_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Leave of the docstrings of shown code their first paragraph: the page itself explains the rest.
+def without_echo(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what a notebook shows of what is glued: on a page the sentence that glues it shows it.
+
+    notebook: an executed chapter; it is changed.
+    Returns the notebook.
+    """
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "scrapbook" in output.get("metadata", {}):
+            output["data"].pop("text/plain", None)
+    return notebook
+
+
+def with_lead(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Show the chapter's figure below its opening as well; where it is drawn, the picture stays, without its number.
+
+    notebook: an executed chapter; it is changed.
+    Returns the notebook. Raises ValueError for several such figures.
+    """
+    leads = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if (_figure(output) or {}).get("lead")
+    ]
+    if len(leads) > 1:
+        raise ValueError(f"a page shows one figure first, and {len(leads)} are marked as lead=True")
+    if not leads:
+        return notebook
+    opening = notebook.cells[0]
+    cut = BELOW.search(opening.source)
+    end = cut.start() if cut else len(opening.source)
+    shown = nbformat.v4.new_code_cell("# the chapter's figure", metadata={"tags": ["remove-input"]})
+    shown.outputs = [copy.deepcopy(leads[0])]
+    rest = [nbformat.v4.new_markdown_cell(opening.source[end:])] if cut else []
+    opening.source = opening.source[:end]
+    notebook.cells[1:1] = [shown, *rest]
+    leads[0].metadata["survey"]["figure"] = {"alt": shown.outputs[0].metadata["survey"]["figure"]["alt"]}
+    return notebook
+
+
+def with_narrow_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Break the lines of shown code of ``lib``, which are wider in its files, where a page ends.
 
     notebook: an executed chapter; it is changed.
     Returns the notebook.
     """
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         text = output.get("data", {}).get("text/markdown", "")
-        if text.startswith(CODE) and text.endswith("\n```"):
-            output["data"]["text/markdown"] = f"{CODE}{shortened(text[len(CODE) : -4])}\n```"
+        if CODE.search(text):
+            output["data"]["text/markdown"] = CODE.sub(lambda found: f"```python\n{narrow(found[1])}\n```", text)
     return notebook
 
 
-def shortened(code: str) -> str:
-    """Return Python code with the first paragraph of each docstring; code that does not parse is left as it is."""
-    try:
-        tree = ast.parse(code)
-    except SyntaxError:
-        return code
-    lines, cuts = code.splitlines(), []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            first, last = node.body[0].lineno - 1, (node.body[0].end_lineno or 0) - 1
-            blank = next((i for i in range(first, last) if not lines[i].strip()), None)
-            if blank is not None and lines[last].strip() == '"""':
-                cuts.append((blank, last))
-    for blank, last in sorted(cuts, reverse=True):
-        lines[blank - 1] += '"""'
-        del lines[blank : last + 1]
-    return "\n".join(lines)
+def narrow(code: str) -> str:
+    """Return Python code in lines of 88 letters, as Ruff breaks them; what does not parse is left as it is."""
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", COLUMNS, "-"]
+    done = subprocess.run(command, input=code, capture_output=True, encoding="utf-8")
+    return done.stdout.rstrip() if done.returncode == 0 else code
+
+
+def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Label the folded cells below the heading Exercises as Solution 1, Solution 2 ...
+
+    A cell that :func:`with_figures` has split is one solution.
+
+    notebook: an executed chapter; it is changed.
+    Returns the notebook.
+    """
+    number = None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (headings := re.findall(r"^## (.*)", cell.source, re.MULTILINE)):
+            number = 0 if headings[-1].startswith("Exercises") else None
+        tags = cell.metadata.get("tags", [])
+        if number is not None and "hide-cell" in tags:
+            number += "remove-input" not in tags
+            prompts = {"code_prompt_show": f"Solution {number}", "code_prompt_hide": f"Hide solution {number}"}
+            cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), **prompts}
+    return notebook
 
 
 def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:

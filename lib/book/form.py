@@ -1,0 +1,112 @@
+"""The gates on the form of a chapter: its opening, its findings, its figures, its exercises.
+
+Like those of :mod:`lib.book.gates`, each returns how much it looked at, and a sentence for each fault.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bs4 import BeautifulSoup, Tag
+
+from lib.book import chapters, ledger
+from lib.book.claims import PROFILES
+from lib.book.pages import site
+from lib.evidence import SHARES
+
+ASKING = re.compile(r"\*\*What to see\.\*\*\s+((?:Compare|Look|See|Note|Notice|Watch|Find)\b[^.]*)")
+DENSE = re.compile(r"(?:baseline|dense|float)(?:_\w+)?_error_pct$")
+CHANCE = 75.0  # %: of ten classes nine are wrong by chance; a rival that is near it has not learned
+DRAWING = {"show", "curves"}  # of lib.figures
+
+
+def openings(root: Path) -> tuple[int, list[str]]:
+    """A chapter's page begins with its message: sentences without intervals, then its figure, before any heading."""
+    count, wrong = 0, []
+    for chapter in chapters.names(root):
+        page = site(root) / "chapters" / f"{chapter}.html"
+        if not page.exists():
+            continue
+        count += 1
+        before = list(_opening(BeautifulSoup(page.read_text("utf-8"), "html.parser")))
+        text = " ".join(part.get_text() for part in before if part.name == "p")
+        if "±" in text:
+            wrong.append(f"{chapter}: its opening has an interval: show the mean alone, with the role mean")
+        if not any(part.name == "figure" or part.find("figure") for part in before):
+            wrong.append(f"{chapter}: its opening has no figure: mark the one that carries the message with lead=True")
+    return count, wrong
+
+
+def _opening(page: BeautifulSoup) -> Iterator[Tag]:
+    """What a page shows between its title and the first heading or folded box below it."""
+    title = page.find("h1")
+    for part in title.find_next_siblings() if title else []:
+        if part.name in ("section", "details", "h2") or part.find(["h2", "details"]):
+            return
+        yield part
+
+
+def findings(root: Path) -> tuple[int, list[str]]:
+    """What is to be seen is said, and no reader is told to find it."""
+    count, wrong = 0, []
+    for chapter in chapters.names(root):
+        for cell in chapters.notebook(root, chapter).cells:
+            if cell.cell_type == "markdown":
+                count += cell.source.count("**What to see.**")
+                wrong += [f"{chapter}: {found[1]!r} asks for the finding" for found in ASKING.finditer(cell.source)]
+    return count, wrong
+
+
+def figures_say(root: Path) -> tuple[int, list[str]]:
+    """Every figure has its finding on it, one of a chapter is shown first, and lib.figures alone draws intervals."""
+    count, wrong = 0, []
+    for chapter in chapters.names(root):
+        leads = 0
+        for call in _calls(root, chapter):
+            given = {keyword.arg for keyword in call.keywords}
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            if name in DRAWING and "alt" in given:
+                count += 1
+                leads += "lead" in given
+                if "finding" not in given:
+                    wrong.append(f"{chapter}: the figure of line {call.lineno} of its code has no finding")
+            if name == "interval":
+                wrong.append(f"{chapter}: it computes an interval itself: figures.line and figures.dots draw them")
+        if leads != 1:
+            wrong.append(f"{chapter}: {leads} figures are marked with lead=True: one carries the chapter's message")
+    return count, wrong
+
+
+def exercises(root: Path) -> tuple[int, list[str]]:
+    """Every solution says its answer in a sentence."""
+    count, wrong = 0, []
+    for chapter in chapters.names(root):
+        inside = False
+        for cell in chapters.notebook(root, chapter).cells:
+            inside = inside or cell.source.startswith("## Exercises") or "\n## Exercises" in cell.source
+            if inside and cell.cell_type == "code":
+                count += 1
+                if "evidence.answer(" not in cell.source:
+                    wrong.append(f"{chapter}: the solution {cell.source.splitlines()[0]!r} ... has no answer")
+    return count, wrong
+
+
+def learned(root: Path) -> tuple[int, list[str]]:
+    """No network that others are compared with is at chance, and shares lie between 0 and 100 %."""
+    count, wrong = 0, []
+    for profile in PROFILES:
+        for key, record in ledger.load_results(profile, root).items():
+            values = record["values"]
+            if SHARES.search(key):
+                count += 1
+                if min(values) < 0 or max(values) > 100:
+                    wrong.append(f"{profile}: {key} is not between 0 and 100 %: {min(values)} to {max(values)}")
+            if DENSE.search(key) and sum(values) / len(values) > CHANCE:
+                wrong.append(f"{profile}: {key} is at chance: train the network, or leave it out of this profile")
+    return count, wrong
+
+
+def _calls(root: Path, chapter: str) -> Iterator[ast.Call]:
+    code = "\n".join(cell.source for cell in chapters.notebook(root, chapter).cells if cell.cell_type == "code")
+    return (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
