@@ -16,28 +16,32 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
 
 from lib.book import gates, pages
 
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-MODES = {
-    "light": {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1400, "height": 900}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
+SCREENS = {  # a page is loaded once on each, in the first of its modes, and then switched to the next
+    "wide": {"viewport": {"width": 1280, "height": 900}},
+    "narrow": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
 }
+MODES = {"wide": ("dark", "light"), "narrow": ("phone",)}
+SCHEMES = {"dark": "dark", "light": "light", "phone": "light"}
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 THEME = {  # axe's findings that are the theme's own, with what they are about
     "label-content-name-mismatch": "the names of the search button and of hidden cells",
     "region": "the logo stands outside a landmark",
 }
-OURS = {"exclude": [["div.highlight pre"], ["mjx-container"]]}  # colored by the theme, drawn by MathJax; and many
-AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading looks for style sheets where they are not
+CODE = "div.highlight pre"
+OURS = {"exclude": [[CODE], ["mjx-container"]]}  # colored by the theme, drawn by MathJax; and many
+AXE = {"preload": False, "reporter": "no-passes"}  # preloading looks for style sheets where they are not
 RULES = {  # the phone has the colors of the light page, and the dark page has its elements: once is enough
     "light": {},
     "dark": {"runOnly": {"type": "rule", "values": ["color-contrast"]}},
     "phone": {"rules": {"color-contrast": {"enabled": False}}},
 }
+CODE_PCT = 35  # of a page's height, at the most, is code that is shown before anything is unfolded
 PAGES = [f"{name}.html" for name in re.findall(r"(?:root|file): ([\w/-]+)", (PROJECT / "_toc.yml").read_text())]
 
 pytestmark = [
@@ -60,6 +64,14 @@ class serving:
 
     def __init__(self, folder: Path) -> None:
         class Quiet(http.server.SimpleHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # one connection for many files
+
+            def do_GET(self) -> None:
+                if self.path == "/favicon.ico":  # the browser asks for it, not the page
+                    self.send_response(204)
+                    return self.end_headers()
+                return super().do_GET()
+
             def log_message(self, *_: object) -> None: ...
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
@@ -74,41 +86,48 @@ class serving:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def screens() -> Iterator[dict[str, BrowserContext]]:
+    """A browser's window for each screen; pages that follow find the theme's files in its cache."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
+        args = ["--no-sandbox", "--disable-gpu", NO_NETWORK]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        contexts = {name: browser.new_context(**options) for name, options in SCREENS.items()}
+        for context in contexts.values():
+            context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
+        yield contexts
         browser.close()
 
 
-def look(browser: Browser, address: str, name: str, mode: str, shots: str | None = None) -> list[str]:
-    """Open one page; return one sentence for everything that is wrong with it."""
+def look(
+    context: BrowserContext, address: str, name: str, modes: tuple[str, ...], shots: str | None = None
+) -> list[str]:
+    """Open one page; return one sentence for everything that is wrong with it in one of these modes."""
     wrong: list[str] = []
-    context = browser.new_context(**MODES[mode])
-    context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     page = context.new_page()
 
-    def answer(route) -> None:
-        if route.request.url.startswith((address, "data:", "blob:")):
-            route.continue_()
-        else:
-            wrong.append(f"asks the network for {route.request.url}")
-            route.abort()
+    def asks(request: Request) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            wrong.append(f"asks the network for {request.url}")
 
-    page.route("**/*", answer)
+    page.on("request", asks)
     page.on("console", lambda said: said.type == "error" and wrong.append(f"console: {said.text}"))
     page.on("pageerror", lambda error: wrong.append(f"script error: {error.message}"))
     page.on("response", lambda said: said.status >= 400 and wrong.append(f"{said.status} for {said.url}"))
+    page.emulate_media(color_scheme=SCHEMES[modes[0]])
     page.goto(f"{address}/{name}", wait_until="load")
     page.wait_for_function(
         "() => !document.querySelector('.math') || (window.MathJax && MathJax.startup && MathJax.startup.promise)"
     )
     page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => null) : null")
     page.add_style_tag(content="*, *::before, *::after {transition: none !important; animation: none !important}")
-    if shots:
-        page.screenshot(path=Path(shots, f"{name.replace('/', '-').removesuffix('.html')}-{mode}.png"), full_page=True)
-    wrong += faults(page, mode)
-    context.close()
+    for mode in modes:
+        page.emulate_media(color_scheme=SCHEMES[mode])
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => done(null)))")  # the theme follows
+        if shots:
+            file = f"{name.replace('/', '-').removesuffix('.html')}-{mode}.png"
+            page.screenshot(path=Path(shots, file), full_page=True)
+        wrong += [f"{mode}: {sentence}" for sentence in faults(page, mode)]
+    page.close()
     return wrong
 
 
@@ -130,17 +149,58 @@ def faults(page: Page, mode: str) -> list[str]:
         wrong.append(f"is {found['width']} wide on a screen of {found['room']}")
     if found["theme"] != ("dark" if mode == "dark" else "light"):
         wrong.append(f"shows the theme {found['theme']} to a reader who wants {mode}")
-    for violation in Axe().run(page, context=OURS, options=AXE | RULES[mode]).response["violations"]:
+    if mode == "light":
+        wrong += misshapen(page)
+    for violation in violations(page, mode):
         if violation["id"] not in THEME:
             where = "; ".join(node["html"][:120] for node in violation["nodes"][:3])
             wrong.append(f"axe: {violation['id']} ({violation['help']}), {len(violation['nodes'])} times: {where}")
     return wrong
 
 
-@pytest.mark.parametrize("mode", MODES)
+def misshapen(page: Page) -> list[str]:
+    """What is wrong with the shape of a page: boxes that are cut; of a chapter, too much code and a late figure."""
+    found = page.evaluate("""() => {
+        const seen = box => box.checkVisibility({contentVisibilityAuto: true}) && box.clientWidth > 0;
+        const all = selector => [...document.querySelectorAll(`main ${selector}`)].filter(seen);
+        const height = boxes => boxes.reduce((sum, box) => sum + box.getBoundingClientRect().height, 0);
+        const figure = document.querySelector('main figure img');
+        const boxes = ['div.highlight pre', 'div.math', '.table-wrap', 'table', 'figure'].flatMap(all);
+        return {
+            cut: boxes.filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent.trim()),
+            code: 100 * height(all('div.highlight pre')) / height(all('article').slice(0, 1)),
+            chapter: document.querySelector('main div.cell') !== null,
+            bottom: figure ? figure.getBoundingClientRect().bottom + window.scrollY : null,
+            screen: window.innerHeight,
+        };
+    }""")
+    wrong = [f"a box is cut: {' '.join(text.split())[:60]!r}" for text in found["cut"]]
+    if found["chapter"] and found["code"] > CODE_PCT:
+        wrong.append(f"{found['code']:.0f} % of its height is code, and at most {CODE_PCT} % may be")
+    if found["chapter"] and (found["bottom"] is None or found["bottom"] > found["screen"]):
+        wrong.append(f"its first figure ends at {found['bottom']}, below the first screen of {found['screen']}")
+    return wrong
+
+
+def violations(page: Page, mode: str) -> list[dict]:
+    """What axe finds. Meanwhile code, at which it need not look, is plain text: most elements of a page color code."""
+    code = page.evaluate_handle(
+        """selector => [...document.querySelectorAll(selector)].map(pre => {
+            const parts = [...pre.childNodes];
+            pre.replaceChildren(pre.textContent);
+            return () => pre.replaceChildren(...parts);
+        })""",
+        CODE,
+    )
+    found = Axe().run(page, context=OURS, options=AXE | RULES[mode]).response["violations"]
+    code.evaluate("blocks => blocks.forEach(restore => restore())")
+    return found
+
+
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole_in_the_browser(site, browser, name, mode):
-    assert look(browser, site, name, mode, os.environ.get("SURVEY_SHOTS")) == []
+def test_a_page_is_whole_in_the_browser(site, screens, name, screen):
+    assert look(screens[screen], site, name, MODES[screen], os.environ.get("SURVEY_SHOTS")) == []
 
 
 def test_formulas_are_there_to_be_rendered(site):
@@ -161,10 +221,24 @@ def test_formulas_are_there_to_be_rendered(site):
         ),
         ('<div style="width: 5000px">wide</div>', "is 5000 wide"),
         ('<p style="color: #ddd; background: #fff">faint</p>', "axe: color-contrast"),
+        (f'<div class="highlight"><pre style="overflow: auto">{"x" * 500}</pre></div>', "a box is cut: 'xxx"),
+        (
+            '<div class="table-wrap" style="overflow: auto; width: 9em"><p style="width: 40em">Row</p></div>',
+            "cut: 'Row",
+        ),
+        (
+            '<article><div class="cell"></div><div class="highlight"><pre>1\n2</pre></div></article>',
+            "% of its height is code",
+        ),
+        (
+            '<article><div class="cell"></div><p style="height: 2000px"></p><figure><img alt="A"></figure></article>',
+            "its first figure ends",
+        ),
+        ('<article><div class="cell"></div><p>No figure at all.</p></article>', "its first figure ends at None"),
     ],
 )
-def test_a_fault_is_seen(browser, tmp_path, body, says):
-    assert any(says in sentence for sentence in faults_of(browser, tmp_path, body, "light"))
+def test_a_fault_is_seen(screens, tmp_path, body, says):
+    assert any(says in sentence for sentence in faults_of(screens, tmp_path, body, "light"))
 
 
 @pytest.mark.parametrize(
@@ -174,14 +248,15 @@ def test_a_fault_is_seen(browser, tmp_path, body, says):
         ('<a href="#"><span></span></a>', "axe: link-name", "phone"),
     ],
 )
-def test_a_fault_is_seen_where_fewer_rules_run(browser, tmp_path, body, says, mode):
-    assert any(says in sentence for sentence in faults_of(browser, tmp_path, body, mode))
+def test_a_fault_is_seen_where_fewer_rules_run(screens, tmp_path, body, says, mode):
+    assert any(says in sentence for sentence in faults_of(screens, tmp_path, body, mode))
 
 
-def faults_of(browser: Browser, folder: Path, body: str, mode: str) -> list[str]:
+def faults_of(screens: dict[str, BrowserContext], folder: Path, body: str, mode: str) -> list[str]:
     """What is found wrong with a page of this content."""
     head = '<head><title>Page</title><link rel="icon" href="data:,"></head>'
     main = f'<body style="margin: 0"><main><h1>Page</h1>{body}</main></body>'
     (folder / "page.html").write_text(f'<!doctype html><html lang="en" data-theme="light">{head}{main}</html>')
     with serving(folder) as address:
-        return look(browser, address, "page.html", mode)
+        screen = "narrow" if mode == "phone" else "wide"
+        return look(screens[screen], address, "page.html", (mode,))
