@@ -203,6 +203,20 @@ def test_a_chapter_lists_its_own_claims_and_links_to_the_ledger(site):
     assert "C2.4-12" not in words(page.article)
 
 
+def test_the_claims_of_a_chapter_fold_into_one_computed_line(site):
+    fold = site["chapters/pruning.html"].find("div", class_="claim").parent
+    assert (fold.name, fold.has_attr("open")) == ("details", False)
+    assert words(fold.summary) == "2 claims of the survey: 1 contradicted , 1 not testable here"
+    assert fold.summary.select_one(".verdict-contradicted").text == "1 contradicted"
+    assert [claim["id"] for claim in fold.select("div.claim")] == ["claim-C2.3-09", "claim-C2.3-38"]
+
+
+def test_what_a_page_needs_folds_into_one_computed_line(site):
+    fold = site["chapters/quantization.html"].select_one("div.facts").parent
+    assert (fold.name, fold.has_attr("open")) == ("details", False)
+    assert words(fold.summary) == "What this page needs: quick profile, digits, 12 s on 1 thread"
+
+
 def test_the_cost_of_a_run_is_shown(site):
     text = words(site["chapters/quantization.html"].select_one("div.facts"))
     for part in ("Profile quick", "12 s", "410 MiB", "1,078 training", "3 for each measurement", "torch 2.13.0"):

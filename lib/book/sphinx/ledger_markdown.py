@@ -98,6 +98,17 @@ def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
     return "\n\n".join(fact(term, lines) for term, lines in facts) + "\n"
 
 
+def cost_in_short(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
+    """Return on one line what the run of a chapter used: its profile, its data and its time; it has one thread.
+
+    profile: the profile of the run.
+    result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
+    stamp: the ``survey`` metadata of the executed notebook.
+    """
+    data = " and ".join(dict.fromkeys(entry["name"] for entry in result["data"])) or "no data"
+    return f"What this page needs: {profile} profile, {data}, {_together(_duration(stamp['seconds']))} on 1 thread"
+
+
 def headline(name: str, subject: str, data: str, records: Records) -> str | None:
     """Return the book's first result about one network, or None if this build has not measured it.
 
@@ -121,6 +132,11 @@ def text_of(record: dict[str, Any]) -> str:
 def fact(term: str, lines: list[str]) -> str:
     """Return a term and its details, a definition for each of the lines."""
     return "\n".join([term, *(f": {_one_line(line)}" for line in lines)])
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with a noun that takes an s where there are several."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def _heading(judgment: Judgment, profile: str) -> str:

@@ -1,7 +1,28 @@
-"""Parts of pages, as nodes of Docutils: rows of numbers, badges, and links to claims and chapters."""
+"""Parts of pages, as nodes of Docutils: folded lines, rows of numbers, badges, and links to claims and chapters."""
+
+from collections.abc import Iterable
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.application import Sphinx
+
+
+class Fold(nodes.General, nodes.Element):
+    """One line that opens: a summary, and what it hides until a reader asks for it."""
+
+
+class Summary(nodes.TextElement):
+    """The line of a fold that is always there."""
+
+
+def fold(summary: Iterable[nodes.Node], children: Iterable[nodes.Node]) -> Fold:
+    """Return a folded line.
+
+    summary: the text of the line, as inline nodes.
+    children: what a click on the line shows.
+    """
+    return Fold("", Summary("", "", *summary), *children, classes=["fold"])
 
 
 def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
@@ -44,3 +65,18 @@ def anchor(id: str) -> str:
 def slug(verdict: str) -> str:
     """Return a verdict as part of the name of a style."""
     return verdict.replace(" ", "-")
+
+
+def _open(tag: str) -> Any:
+    return lambda writer, node: writer.body.append(writer.starttag(node, tag))
+
+
+def _close(tag: str) -> Any:
+    return lambda writer, node: writer.body.append(f"</{tag}>\n")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Say how folds become HTML; Sphinx calls it. Returns whether pages may be built at once."""
+    app.add_node(Fold, html=(_open("details"), _close("details")))
+    app.add_node(Summary, html=(_open("summary"), _close("summary")))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,7 +21,7 @@ from lib.book import chapters, judging, last_run, ledger
 from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
-from lib.book.sphinx.parts import anchor, chapter_link, label, link, slug, tiles
+from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, slug, tiles
 
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
@@ -85,7 +85,7 @@ class Page(SphinxDirective):
 
 
 class Claims(Page):
-    """The claims of one chapter, each linked to its place in the ledger."""
+    """The claims of one chapter in one folded line, each linked to its place in the ledger."""
 
     required_arguments = 1
 
@@ -95,12 +95,19 @@ class Claims(Page):
         if not own:
             known = ", ".join(sorted({claim.chapter for claim in claims}))
             raise ValueError(f"a chapter with claims must be one of {known}, not {self.arguments[0]!r}")
-        return [self.line(claim, results) for claim in own]
+        return [fold(self.summary(own, results), [self.line(claim, results) for claim in own])]
+
+    def summary(self, own: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
+        """Return how many of a chapter's claims have which verdict: the line that is always there."""
+        parts: list[nodes.Node] = []
+        for verdict, n in judging.tally(own, PROFILE, results).items():
+            parts += [nodes.Text(", " if parts else ": "), label(verdict, nodes.Text(f"{n} {verdict}"))]
+        return [nodes.Text(f"{markdown.counted(len(own), 'claim')} of the survey"), *parts]
 
     def line(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
         """Return one claim in short: id, badge and text, with the results of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
-        box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"])
+        box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
         id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
         box += nodes.paragraph("", "", id, nodes.Text(" "), label(verdict, nodes.Text(text)), classes=["claim-head"])
         return self.parsed(claim.says, box)
@@ -189,7 +196,7 @@ class State(Page):
 
 
 class Cost(Page):
-    """What the run of one chapter used, from its stamped notebook and its results."""
+    """What the run of one chapter used, in one folded line, from its stamped notebook and its results."""
 
     required_arguments = 1
 
@@ -199,8 +206,9 @@ class Cost(Page):
         path = last_run.built_results(self.root, PROFILE) / f"{chapter}.json"
         if done is None or not path.exists():
             raise ValueError(f"the chapter {chapter!r} has no finished run of the {PROFILE} profile: run it first")
-        text = markdown.cost(PROFILE, ledger.load_result(path), done.metadata["survey"])
-        return [self.parsed(text, nodes.container(classes=["facts"]))]
+        result, stamp = ledger.load_result(path), done.metadata["survey"]
+        facts = self.parsed(markdown.cost(PROFILE, result, stamp), nodes.container(classes=["facts"]))
+        return [fold([nodes.Text(markdown.cost_in_short(PROFILE, result, stamp))], [facts])]
 
 
 class Verdict(SphinxRole):
@@ -253,4 +261,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     ):
         app.add_directive(name, directive)
     app.add_role("verdict", Verdict())
+    app.setup_extension("lib.book.sphinx.parts")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
