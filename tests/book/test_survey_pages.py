@@ -82,6 +82,24 @@ def test_the_cost_of_a_run_is_shown(site):
         assert part in text
 
 
+def test_a_tile_leads_to_the_claims_that_it_counts(site):
+    for name, ledger in (("claims.html", ""), ("index.html", "claims.html")):
+        tiles = {words(tile): tile["href"] for tile in site[name].select("ul.tiles a")}
+        assert tiles["1 ✗ contradicted"] == f"{ledger}?verdict=contradicted"
+        assert tiles["1 · not measured in this profile"] == f"{ledger}?verdict=not-measured-in-this-profile"
+    cards = site["claims.html"].select("div.claim[id]")
+    kinds = sorted(style for card in cards for style in card["class"] if style.startswith("is-"))
+    assert kinds == ["is-contradicted", "is-not-measured-in-this-profile", "is-not-testable-here", "is-supported"]
+
+
+def test_the_keys_of_a_card_are_folded(site):
+    fold = site["claims.html"].find(id="claim-C2.4-12").details
+    assert not fold.has_attr("open")
+    assert "quantization.lenet300.file_ratio : at least 15×" in words(fold)
+    fold.extract()
+    assert "file_ratio" not in words(site["claims.html"].find(id="claim-C2.4-12"))
+
+
 def test_the_catalogue_links_each_technique_and_lists_the_others(site):
     page = site["techniques.html"]
     row = page.find(id="deep-compression")

@@ -14,6 +14,7 @@ MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # 1.5 of the package's
 UNUSED = {  # a word in the address or text of a script or style -> what a page shows that needs it, None: nothing does
     "thebe": None,
     "mathjax": 'class="math ',
+    "ledger.js": 'class="ledger-filter',
     "sphinx-design": 'class="sd-',
     "sd-tabs": 'class="sd-',
     "design-tabs": 'class="sd-',

@@ -25,12 +25,16 @@ def fold(summary: Iterable[nodes.Node], children: Iterable[nodes.Node]) -> Fold:
     return Fold("", Summary("", "", *summary), *children, classes=["fold"])
 
 
-def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
-    """Return a row of numbers with their names below, from ``pairs`` of both."""
+def tiles(entries: Iterable[tuple[str, str, str | None]]) -> list[nodes.Node]:
+    """Return a row of numbers with their names below.
+
+    entries: of each the number, its name, and the address to which it leads or None.
+    """
     row = nodes.bullet_list(classes=["tiles"])
-    for number, name in pairs:
-        text = nodes.paragraph("", "", nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name))
-        row += nodes.list_item("", text)
+    for number, name, address in entries:
+        text = [nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name)]
+        linked = [nodes.reference("", "", *text, refuri=address, internal=True)] if address else text
+        row += nodes.list_item("", nodes.paragraph("", "", *linked))
     return [row]
 
 
@@ -51,10 +55,11 @@ def link(docname: str, id: str, text: str) -> addnodes.pending_xref:
 
 
 def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
-    """Return a link from the page ``docname`` to a chapter."""
+    """Return a link from the page ``docname`` to a chapter, with the chapter's title."""
     about = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{chapter}", "refdoc": docname}
-    text = nodes.inline("", f"measured in {chapter}", classes=["doc"])
-    return addnodes.pending_xref("", text, refexplicit=True, refwarn=True, **about)
+    return addnodes.pending_xref(
+        "", nodes.inline("", chapter, classes=["doc"]), refexplicit=False, refwarn=True, **about
+    )
 
 
 def anchor(id: str) -> str:
