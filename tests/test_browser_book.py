@@ -222,5 +222,5 @@ def test_names_and_landmarks_are_in_order(visit, name):
     rules = {
         result["id"]: result for kind in ("violations", "passes", "inapplicable") for result in found.response[kind]
     }
-    assert set(rules) == {"label-content-name-mismatch", "region"}
+    assert rules == {"label-content-name-mismatch", "region"}
     assert [node["html"] for result in found.response["violations"] for node in result["nodes"]] == []
