@@ -2,9 +2,12 @@
 
 executed.py          a page shows a chapter's source with the results of its run
 survey.py            directives and a role for claims, techniques and the cost of a run
-parts.py             rows of numbers, badges and links as nodes of Docutils
+parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown
 repository.py        launch, edit and issue buttons
 theme.py             what every page has around its text
-offline.py           pages that load nothing from the network
+templates/           what it changes in the theme's templates
+icons.py             the theme's icons as one small font
+offline.py           pages that load nothing from the network, and only what they use
+weight.py            the gate on what a page loads
 """

@@ -4,14 +4,22 @@ import math
 import re
 from typing import Any
 
-from lib.book.claims import NOT_TESTABLE, VERDICTS, Claim
+from lib.book.claims import CONTRADICTED, IN_PART, NOT_TESTABLE, SUPPORTED, UNDECIDED, VERDICTS, Claim, Rule
 from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, Finding, Judgment, judgments, shown
 from lib.book.ledger import Records
 from lib.book.wording import measured, quantity, unit
-from lib.evidence import formatted
+from lib.evidence import bounds, formatted
 
 SIGNS = dict(zip((*VERDICTS, NOT_MEASURED), "✓◐✗?–·", strict=True))
 OUTCOMES = {HOLDS: "✓ holds", FAILS: "✗ fails", STRADDLES: "? the interval crosses the bound"}
+
+SAYS = {  # what a run does, by the verdict that it gives
+    SUPPORTED: "supports the claim",
+    IN_PART: "supports the claim in part",
+    CONTRADICTED: "contradicts the claim",
+    UNDECIDED: "is inconclusive",
+}
+SUBJECTS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet8": "ResNet-8", "vgg": "VGG", "alexnet": "AlexNet"}
 
 
 def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str, str]:
@@ -45,13 +53,27 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
         known = f" The verdict above is that of the {judged[0].profile} profile." if judged else ""
         facts.append(("Here", [f"The {profile} profile does not measure it.{known}"]))
     elif here and here[0].verdict != claim.verdict:
-        facts.append(("Held", [f"{claim.verdict}, in the ledger; this run does not decide it."]))
+        facts.append(("Verdict", [_beside_what_is_held(claim, here[0], judged)]))
     if claim.elsewhere:
         verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
         facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
     facts += [("Erratum", [claim.erratum])] if claim.erratum else []
     facts += [("Because", [claim.because])] if claim.because else []
     return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
+
+
+def records(claim: Claim, profile: str, results: dict[str, Records]) -> str:
+    """Return the keys of the records that decide a claim and what its rules ask of them; "" where nothing decides it.
+
+    claim: any claim.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    facts = []
+    for judgment in judgments(claim, profile, results):
+        lines = [f"{quantity(found.rule, '`')}: {_bounds(found)}" for found in judgment.findings]
+        facts.append((f"{judgment.profile.capitalize()} profile", lines))
+    return "\n\n".join(fact(term, lines) for term, lines in facts)
 
 
 def technique(row: dict[str, Any], source_link: str) -> str:
@@ -98,6 +120,17 @@ def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
     return "\n\n".join(fact(term, lines) for term, lines in facts) + "\n"
 
 
+def cost_in_short(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
+    """Return on one line what the run of a chapter used: its profile, its data and its time; it has one thread.
+
+    profile: the profile of the run.
+    result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
+    stamp: the ``survey`` metadata of the executed notebook.
+    """
+    data = " and ".join(dict.fromkeys(entry["name"] for entry in result["data"])) or "no data"
+    return f"What this page needs: {profile} profile, {data}, {_together(_duration(stamp['seconds']))} on 1 thread"
+
+
 def headline(name: str, subject: str, data: str, records: Records) -> str | None:
     """Return the book's first result about one network, or None if this build has not measured it.
 
@@ -109,18 +142,24 @@ def headline(name: str, subject: str, data: str, records: Records) -> str | None
     keys = [f"quantization.{subject}.{metric}" for metric in ("file_ratio", "error_pct", "baseline_error_pct")]
     if not set(keys) <= set(records):
         return None
-    ratio, error, baseline = (text_of(records[key]) for key in keys)
+    ratio, error, baseline = (text_of(key, records[key]) for key in keys)
     return f"**{name}** on {data}: a file **{ratio}** smaller, with an error of {error} against {baseline} before."
 
 
-def text_of(record: dict[str, Any]) -> str:
-    """Return a record as its page prints it, on one line."""
-    return _together(formatted(record["values"], unit=record["unit"], digits=record["digits"]))
+def text_of(key: str, record: dict[str, Any]) -> str:
+    """Return a record as its page prints it, on one line; ``key`` is the measurement's."""
+    form = {"unit": record["unit"], "digits": record["digits"], "bounds": bounds(key, record["unit"])}
+    return _together(formatted(record["values"], **form))
 
 
 def fact(term: str, lines: list[str]) -> str:
     """Return a term and its details, a definition for each of the lines."""
     return "\n".join([term, *(f": {_one_line(line)}" for line in lines)])
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with a noun that takes an s where there are several."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def _heading(judgment: Judgment, profile: str) -> str:
@@ -135,10 +174,32 @@ def _reported(reported: dict[str, Any]) -> str:
 
 
 def _finding(finding: Finding, records: Records) -> str:
-    text = f"{quantity(finding.rule, '`')} is {_together(measured(finding))}"
+    text = f"{subject(finding.rule)}: {_together(measured(finding))}"
     if isinstance(finding.rule.other, str):
-        text += f" ({' against '.join(text_of(records[key]) for key in finding.rule.keys)})"
+        text += f" ({' against '.join(text_of(key, records[key]) for key in finding.rule.keys)})"
     return f"{text}; the rule asks for {_bounds(finding)}: {OUTCOMES[finding.outcome]}."
+
+
+def subject(rule: Rule) -> str:
+    """Return what a rule is about in words: the key without its chapter and its unit, a known network by its name."""
+    first, *others = (_words(key) for key in rule.keys)
+    if not others:
+        return ", ".join(first) + ("" if rule.other is None else f" minus {rule.other:g}")
+    return f"{', '.join(first)} minus {others[0][1] if others[0][0] == first[0] else ', '.join(others[0])}"
+
+
+def _words(key: str) -> tuple[str, str]:
+    subject, metric = key.split(".")[1:]
+    return SUBJECTS.get(subject, subject.replace("_", " ")), metric.removesuffix("_pct").replace("_", " ")
+
+
+def _beside_what_is_held(claim: Claim, here: Judgment, judged: list[Judgment]) -> str:
+    published = next((judgment for judgment in judged if judgment is not here), None)
+    if published and published.verdict == here.verdict == UNDECIDED:
+        return f"This run and the {published.profile} run are inconclusive; the ledger holds it *{claim.verdict}*."
+    if published:
+        return f"This run {SAYS[here.verdict]}; the {published.profile} run {SAYS[published.verdict]}."
+    return f"This run {SAYS[here.verdict]}; the ledger holds it *{claim.verdict}*."
 
 
 def _bounds(finding: Finding) -> str:

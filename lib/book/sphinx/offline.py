@@ -1,4 +1,7 @@
-"""Pages load nothing from the network: MathJax is copied from its package; thebe, which no page uses, is dropped."""
+"""Pages load nothing from the network, and only what they use: no page runs thebe, and not each has formulas.
+
+MathJax is copied from its package.
+"""
 
 import shutil
 from importlib import resources
@@ -8,6 +11,14 @@ from typing import Any
 from sphinx.application import Sphinx
 
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # 1.5 of the package's 24 MB
+UNUSED = {  # a word in the address or text of a script or style -> what a page shows that needs it, None: nothing does
+    "thebe": None,
+    "mathjax": 'class="math ',
+    "ledger.js": 'class="ledger-filter',
+    "sphinx-design": 'class="sd-',
+    "sd-tabs": 'class="sd-',
+    "design-tabs": 'class="sd-',
+}
 
 
 def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
@@ -20,20 +31,22 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
         shutil.copytree(source / MATHJAX[1], target / MATHJAX[1], dirs_exist_ok=True)
 
 
-def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take thebe's scripts and styles off a page."""
+def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take the scripts and styles off a page that it does not use: those of UNUSED whose mark it does not have."""
+    body = context.get("body", "")
+    unused = [word for word, mark in UNUSED.items() if mark is None or mark not in body]
 
-    def of_thebe(file: Any) -> bool:
-        inline = str(getattr(file, "attributes", {}).get("body", ""))
-        return "thebe" in str(getattr(file, "filename", "") or "") or "THEBE" in inline
+    def is_unused(file: Any) -> bool:
+        text = f"{getattr(file, 'filename', '') or ''} {getattr(file, 'attributes', {}).get('body', '')}".lower()
+        return any(word in text for word in unused)
 
     for files in ("script_files", "css_files"):
-        context[files][:] = [file for file in context[files] if not of_thebe(file)]  # in place: others hold this list
+        context[files][:] = [file for file in context[files] if not is_unused(file)]  # in place: others hold this list
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.connect("build-finished", copy_mathjax)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", drop_unused, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

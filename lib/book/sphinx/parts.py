@@ -1,15 +1,40 @@
-"""Parts of pages, as nodes of Docutils: rows of numbers, badges, and links to claims and chapters."""
+"""Parts of pages, as nodes of Docutils: folded lines, rows of numbers, badges, and links to claims and chapters."""
+
+from collections.abc import Iterable
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.application import Sphinx
 
 
-def tiles(pairs: list[tuple[str, str]]) -> list[nodes.Node]:
-    """Return a row of numbers with their names below, from ``pairs`` of both."""
+class Fold(nodes.General, nodes.Element):
+    """One line that opens: a summary, and what it hides until a reader asks for it."""
+
+
+class Summary(nodes.TextElement):
+    """The line of a fold that is always there."""
+
+
+def fold(summary: Iterable[nodes.Node], children: Iterable[nodes.Node]) -> Fold:
+    """Return a folded line.
+
+    summary: the text of the line, as inline nodes.
+    children: what a click on the line shows.
+    """
+    return Fold("", Summary("", "", *summary), *children, classes=["fold"])
+
+
+def tiles(entries: Iterable[tuple[str, str, str | None]]) -> list[nodes.Node]:
+    """Return a row of numbers with their names below.
+
+    entries: of each the number, its name, and the address to which it leads or None.
+    """
     row = nodes.bullet_list(classes=["tiles"])
-    for number, name in pairs:
-        text = nodes.paragraph("", "", nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name))
-        row += nodes.list_item("", text)
+    for number, name, address in entries:
+        text = [nodes.strong(text=number), nodes.Text(" "), nodes.inline(text=name)]
+        linked = [nodes.reference("", "", *text, refuri=address, internal=True)] if address else text
+        row += nodes.list_item("", nodes.paragraph("", "", *linked))
     return [row]
 
 
@@ -30,10 +55,11 @@ def link(docname: str, id: str, text: str) -> addnodes.pending_xref:
 
 
 def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
-    """Return a link from the page ``docname`` to a chapter."""
+    """Return a link from the page ``docname`` to a chapter, with the chapter's title."""
     about = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{chapter}", "refdoc": docname}
-    text = nodes.inline("", f"measured in {chapter}", classes=["doc"])
-    return addnodes.pending_xref("", text, refexplicit=True, refwarn=True, **about)
+    return addnodes.pending_xref(
+        "", nodes.inline("", chapter, classes=["doc"]), refexplicit=False, refwarn=True, **about
+    )
 
 
 def anchor(id: str) -> str:
@@ -44,3 +70,18 @@ def anchor(id: str) -> str:
 def slug(verdict: str) -> str:
     """Return a verdict as part of the name of a style."""
     return verdict.replace(" ", "-")
+
+
+def _open(tag: str) -> Any:
+    return lambda writer, node: writer.body.append(writer.starttag(node, tag))
+
+
+def _close(tag: str) -> Any:
+    return lambda writer, node: writer.body.append(f"</{tag}>\n")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Say how folds become HTML; Sphinx calls it. Returns whether pages may be built at once."""
+    app.add_node(Fold, html=(_open("details"), _close("details")))
+    app.add_node(Summary, html=(_open("summary"), _close("summary")))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

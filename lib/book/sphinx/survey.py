@@ -21,10 +21,11 @@ from lib.book import chapters, judging, last_run, ledger
 from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
-from lib.book.sphinx.parts import anchor, chapter_link, label, link, slug, tiles
+from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, slug, tiles
 
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
+LEDGER = "claims"  # the page of all claims
 HEADLINES = (("LeNet-300-100", "lenet300"), ("LeNet-5", "lenet5"))
 
 
@@ -76,6 +77,17 @@ class Page(SphinxDirective):
         self.state.nested_parse(StringList(text.splitlines(), source=self.name), self.content_offset, node)
         return node
 
+    def address(self, page: str, query: str = "") -> str:
+        """Return the address of a page of the book, seen from this one, with a query."""
+        return self.env.app.builder.get_relative_uri(self.env.docname, page) + query
+
+    def verdict_tiles(self, claims: list[Claim], results: dict[str, Records]) -> list[tuple[str, str, str]]:
+        """Return the number of claims with each verdict, for :func:`tiles`, each linked to these claims."""
+        return [
+            (str(n), f"{markdown.SIGNS[verdict]} {verdict}", self.address(LEDGER, f"?verdict={slug(verdict)}"))
+            for verdict, n in judging.tally(claims, PROFILE, results).items()
+        ]
+
     def section(self, title: str, children: Iterable[nodes.Node]) -> nodes.section:
         """Return a section with this title and these children."""
         section = nodes.section(ids=[nodes.make_id(title)], names=[nodes.fully_normalize_name(title)])
@@ -85,7 +97,7 @@ class Page(SphinxDirective):
 
 
 class Claims(Page):
-    """The claims of one chapter, each linked to its place in the ledger."""
+    """The claims of one chapter in one folded line, each linked to its place in the ledger."""
 
     required_arguments = 1
 
@@ -95,12 +107,19 @@ class Claims(Page):
         if not own:
             known = ", ".join(sorted({claim.chapter for claim in claims}))
             raise ValueError(f"a chapter with claims must be one of {known}, not {self.arguments[0]!r}")
-        return [self.line(claim, results) for claim in own]
+        return [fold(self.summary(own, results), [self.line(claim, results) for claim in own])]
+
+    def summary(self, own: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
+        """Return how many of a chapter's claims have which verdict: the line that is always there."""
+        parts: list[nodes.Node] = []
+        for verdict, n in judging.tally(own, PROFILE, results).items():
+            parts += [nodes.Text(", " if parts else ": "), label(verdict, nodes.Text(f"{n} {verdict}"))]
+        return [nodes.Text(f"{markdown.counted(len(own), 'claim')} of the survey"), *parts]
 
     def line(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
         """Return one claim in short: id, badge and text, with the results of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
-        box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"])
+        box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
         id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
         box += nodes.paragraph("", "", id, nodes.Text(" "), label(verdict, nodes.Text(text)), classes=["claim-head"])
         return self.parsed(claim.says, box)
@@ -115,20 +134,27 @@ class Ledger(Page):
         for number, name in SECTIONS.items():
             cards = [self.card(claim, results) for claim in sorted(claims, key=by_id) if claim.section == number]
             sections += [self.section(f"Section {number}: {name}", cards)] if cards else []
-        return [*tiles(verdict_tiles(claims, results)), *sections]
+        tally = tiles(self.verdict_tiles(claims, results))
+        return [*tally, nodes.container(classes=["ledger-filter"]), *sections]  # ledger.js fills the box
 
     def card(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
         """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
-        box = nodes.container(classes=["claim", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
+        counted = judging.shown(claim, judging.judgments(claim, PROFILE, results), PROFILE)
+        styles = ["claim", f"claim-{slug(verdict)}", f"is-{slug(counted)}"]  # ledger.js reads the last
+        box = nodes.container(classes=styles, ids=[anchor(claim.id)])
         box["names"] = [anchor(claim.id).lower()]
         self.state.document.note_explicit_target(box)
         head = nodes.paragraph("", "", nodes.strong(text=claim.id), nodes.Text(" "), classes=["claim-head"])
         head += label(verdict, nodes.Text(text))
         if claim.verdict != NOT_TESTABLE:
-            head += [nodes.Text(" "), chapter_link(self.env.docname, claim.chapter)]
+            head += nodes.inline("", "measured in ", chapter_link(self.env.docname, claim.chapter))
         box += head
-        return self.parsed(markdown.card(claim, PROFILE, results), box)
+        self.parsed(markdown.card(claim, PROFILE, results), box)
+        if records := markdown.records(claim, PROFILE, results):
+            facts = self.parsed(records, nodes.container(classes=["facts"]))
+            box += fold([nodes.Text("Records and rules")], [facts])
+        return box
 
 
 class Catalogue(Page):
@@ -169,15 +195,19 @@ class State(Page):
         catalogue = ledger.load_techniques(self.root)
         here = len(catalogue["here"])
         everything = here + sum(len(ids) for ids in catalogue["not_yet_here"].values())
-        first = [(f"{here} of {everything}", "techniques"), (str(len(chapters.names(self.root))), "chapters")]
+        first = [
+            (f"{here} of {everything}", "techniques", self.address("techniques")),
+            (str(len(chapters.names(self.root))), "chapters", None),
+            (str(len(claims)), "claims in the ledger", self.address(LEDGER)),
+        ]
         names = self.data_names()
         sentences = [markdown.headline(name, subject, names, results[PROFILE]) for name, subject in HEADLINES]
         measured = [f"- {sentence}" for sentence in sentences if sentence]
         text = "\n".join(measured) or "The first result was not measured in this build."
         text = f"The numbers are those of the **{PROFILE}** profile, except where another one is named.\n\n{text}\n"
         return [
-            *tiles([*first, (str(len(claims)), "claims in the ledger")]),
-            *tiles(verdict_tiles(claims, results)),
+            *tiles(first),
+            *tiles(self.verdict_tiles(claims, results)),
             self.parsed(text, nodes.container(classes=["headline"])),
         ]
 
@@ -189,7 +219,7 @@ class State(Page):
 
 
 class Cost(Page):
-    """What the run of one chapter used, from its stamped notebook and its results."""
+    """What the run of one chapter used, in one folded line, from its stamped notebook and its results."""
 
     required_arguments = 1
 
@@ -199,8 +229,9 @@ class Cost(Page):
         path = last_run.built_results(self.root, PROFILE) / f"{chapter}.json"
         if done is None or not path.exists():
             raise ValueError(f"the chapter {chapter!r} has no finished run of the {PROFILE} profile: run it first")
-        text = markdown.cost(PROFILE, ledger.load_result(path), done.metadata["survey"])
-        return [self.parsed(text, nodes.container(classes=["facts"]))]
+        result, stamp = ledger.load_result(path), done.metadata["survey"]
+        facts = self.parsed(markdown.cost(PROFILE, result, stamp), nodes.container(classes=["facts"]))
+        return [fold([nodes.Text(markdown.cost_in_short(PROFILE, result, stamp))], [facts])]
 
 
 class Verdict(SphinxRole):
@@ -218,12 +249,6 @@ class Verdict(SphinxRole):
             message = self.inliner.reporter.error(f"verdict: {error}", line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
         return [label(verdict, link(self.env.docname, claim.id, f"{claim.id} {text}"))], []
-
-
-def verdict_tiles(claims: list[Claim], results: dict[str, Records]) -> list[tuple[str, str]]:
-    """Return the number of claims with each verdict, for :func:`tiles`; ``results`` is {profile: measurements}."""
-    counts = judging.tally(claims, PROFILE, results)
-    return [(str(n), f"{markdown.SIGNS[verdict]} {verdict}") for verdict, n in counts.items()]
 
 
 def by_id(claim: Claim) -> tuple[str, ...]:
@@ -253,4 +278,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     ):
         app.add_directive(name, directive)
     app.add_role("verdict", Verdict())
+    app.setup_extension("lib.book.sphinx.parts")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

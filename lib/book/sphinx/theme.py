@@ -1,6 +1,8 @@
-"""What every page has around its text: the profile of the build, and a role that screen readers expect."""
+"""What every page has around its text: our templates over the theme's, the profile, and names for screen readers."""
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -26,14 +28,27 @@ def say_profile(app: Sphinx, config: Config) -> None:
         options["announcement"] = BANNER
 
 
-def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Replace the deprecated role ``doc-biblioentry``, which Docutils puts into a list: screen readers expect items."""
+def add_templates(app: Sphinx, config: Config) -> None:
+    """Put our templates before the theme's."""
+    config.templates_path.insert(0, str(Path(__file__).with_name("templates")))
+
+
+def mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Mend what Docutils and MyST-NB write into pages.
+
+    - the deprecated role ``doc-biblioentry``, put into a list: screen readers expect items.
+    - a name of folded cells that is not the text they show.
+    - a second viewport.
+    """
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    context["metatags"] = re.sub(r'<meta name="viewport"[^>]*>', "", context.get("metatags", ""))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect both to the build; Sphinx calls it. Returns whether pages may be built at once."""
+    """Connect them to the build; Sphinx calls it. Returns whether pages may be built at once."""
     app.connect("config-inited", say_profile)
-    app.connect("html-page-context", mend_roles)
+    app.connect("config-inited", add_templates)
+    app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

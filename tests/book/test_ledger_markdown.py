@@ -1,0 +1,69 @@
+"""The words of the ledger's cards."""
+
+import pytest
+
+from lib.book import claims
+from lib.book.sphinx import ledger_markdown as markdown
+
+KNOWN = {"han2016deep"}
+RECORDS = {
+    "pruning.lenet5.error_pct": {"values": [1.0, 2.0, 3.0], "unit": "%", "digits": 1},
+    "pruning.lenet5.dense_error_pct": {"values": [1.0, 2.0, 3.0], "unit": "%", "digits": 1},
+}
+
+
+def claim(verdict: str = "supported", **rules: dict) -> claims.Claim:
+    decided_by = {profile: [rule] for profile, rule in rules.items()}
+    raw = {"id": "C2.3-01", "section": "2.3", "says": "A sentence.", "verdict": verdict, "decided_by": decided_by}
+    return claims.parsed(raw, "pruning", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"key": "pruning.lenet300.removed_pct", "at_least": 1}, "LeNet-300-100, removed"),
+        ({"key": "a.some_kind.file_ratio", "at_least": 1, "above": 3}, "some kind, file ratio minus 3"),
+        (
+            {"key": "a.lenet5.error_pct", "at_most": 1, "above": "a.lenet5.dense_error_pct"},
+            "LeNet-5, error minus dense error",
+        ),
+        ({"key": "a.one.error_pct", "at_most": 1, "above": "a.two.error_pct"}, "one, error minus two, error"),
+    ],
+)
+def test_a_rule_is_about_a_quantity_in_words(rule, says):
+    assert markdown.subject(claim(quick=rule).rules["quick"][0]) == says
+
+
+@pytest.mark.parametrize(
+    ("quick", "standard", "says"),
+    [
+        (2, 5, "This run is inconclusive; the standard run supports the claim."),
+        (2, 2, "This run and the standard run are inconclusive; the ledger holds it *supported*."),
+        (2, None, "This run is inconclusive; the ledger holds it *supported*."),
+        (-1, 5, "This run contradicts the claim; the standard run supports the claim."),
+        (9, 5, None),
+    ],
+)
+def test_a_run_that_differs_from_the_ledger_says_so_in_plain_words(quick, standard, says):
+    rules = {"quick": quick} | ({"standard": standard} if standard else {})
+    rules = {profile: {"key": "pruning.lenet5.error_pct", "at_most": bound} for profile, bound in rules.items()}
+    card = markdown.card(claim(**rules), "quick", dict.fromkeys(rules, RECORDS))
+    assert (says in card) if says else ("This run" not in card)
+
+
+def test_keys_stand_with_the_records_and_not_in_the_sentences():
+    rule = {"key": "pruning.lenet5.error_pct", "at_most": 1, "above": "pruning.lenet5.dense_error_pct"}
+    given = (claim(quick=rule), "quick", {"quick": RECORDS})
+    assert "LeNet-5, error minus dense error: " in markdown.card(*given)
+    assert "error_pct" not in markdown.card(*given)
+    keys = "`pruning.lenet5.error_pct` minus `pruning.lenet5.dense_error_pct`"
+    assert markdown.records(*given) == f"Quick profile\n: {keys}: at most 1 point"
+
+
+def test_the_costs_in_short_name_profile_data_and_time():
+    data = [{"name": "digits"}, {"name": "vowel"}, {"name": "digits"}]
+    in_short = markdown.cost_in_short("standard", {"data": data}, {"seconds": 150})
+    assert in_short.replace("\N{NO-BREAK SPACE}", " ").endswith(
+        "standard profile, digits and vowel, 2.5 min on 1 thread"
+    )
+    assert "no data" in markdown.cost_in_short("standard", {"data": []}, {"seconds": 1})

@@ -1,0 +1,227 @@
+"""What the book's own scripts and styles do in a real browser, on a small book with two ledgers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+from survey_book import build, stamp_run, tiny_book
+from test_browser import CHROMIUM, serving
+
+from lib.book import pages
+from lib.book.sphinx import weight
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium, to look at the pages"),
+]
+EXTRA = """
+# %% [markdown]
+# A formula: $x^2$.
+
+# %% tags=["hide-cell"]
+print("folded")
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small book, built; one of its chapters has a formula and a folded cell."""
+    root = tiny_book(tmp_path_factory.mktemp("book"))
+    with (root / "chapters" / "quantization.py").open("a") as chapter:
+        chapter.write(EXTRA)
+    stamp_run(root, "quantization")
+    done = build(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
+    with serving(pages.site(root)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the book: ``visit("claims.html")``; more arguments are those of a context. No script may fail."""
+    contexts, errors = [], []
+
+    def visit(name: str, **options: object) -> Page:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
+        contexts[-1].set_default_timeout(60_000)
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(error.message))
+        page.on("response", lambda said: said.status >= 400 and errors.append(f"{said.status} for {said.url}"))
+        page.goto(f"{address}/{name}", wait_until="networkidle")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def test_a_link_to_a_folded_claim_opens_its_fold(visit):
+    page = visit("chapters/pruning.html")
+    assert not page.locator("#claim-C2\\.3-38").is_visible()
+    page.evaluate("() => { window.location.hash = '#claim-C2.3-38' }")
+    page.locator("#claim-C2\\.3-38").wait_for(state="visible")
+    assert visit("chapters/pruning.html#claim-C2.3-38").locator("#claim-C2\\.3-38").is_visible()
+
+
+@pytest.mark.parametrize("name", ["index.html", "claims.html", "chapters/pruning.html", "chapters/quantization.html"])
+def test_a_page_loads_what_the_gate_counts_and_little_of_it(browser, address, root, name):
+    page = browser.new_page()
+    loaded = {}
+    page.on("response", lambda answer: loaded.update({answer.url: len(answer.body())}))
+    page.goto(f"{address}/{name}", wait_until="networkidle")
+    formulas = page.locator(".math").count()
+    page.close()
+    before_drawing = sum(size for url, size in loaded.items() if "fonts/woff" not in url)
+    counted = sum(path.stat().st_size for path in weight.loaded(pages.site(root) / name))
+    assert 0.95 * counted <= before_drawing <= counted
+    assert before_drawing <= (weight.LIMIT_WITH_FORMULAS if formulas else weight.LIMIT)
+    assert any("mathjax" in url for url in loaded) == bool(formulas) == (name == "chapters/quantization.html")
+
+
+def test_every_icon_has_a_sign_of_the_small_font(visit):
+    icons = visit("chapters/quantization.html").evaluate("""async () => {
+        await document.fonts.ready;
+        const shown = [...document.querySelectorAll("i[class*=fa-], span[class*=fa-]")];
+        return {
+            shown: shown.length,
+            bare: shown.filter(i => getComputedStyle(i, "::before").content === "none").map(i => i.className),
+            loaded: document.fonts.check('900 16px "Font Awesome 6 Free"', "\\uf185"),
+        };
+    }""")
+    assert icons["shown"] > 10
+    assert (icons["bare"], icons["loaded"]) == ([], True)
+
+
+def shown(page: Page) -> list[str]:
+    """The ids of the claims that a reader of the ledger sees."""
+    return page.evaluate(
+        "() => [...document.querySelectorAll('div.claim[id]')].filter(c => c.checkVisibility()).map(c => c.id)"
+    )
+
+
+def test_the_ledger_shows_all_claims_where_no_script_runs(visit):
+    page = visit("claims.html", java_script_enabled=False)
+    assert page.locator("div.claim[id]:visible").count() == 4
+    assert page.locator("form.filter").count() == 0
+
+
+def test_filters_hide_claims_say_how_many_and_keep_the_address(visit):
+    page = visit("claims.html")
+    assert len(shown(page)) == 4
+    assert page.locator("[aria-live=polite]").inner_text() == "All 4 claims."
+    page.get_by_label("Verdict").select_option("contradicted")
+    assert shown(page) == ["claim-C2.3-38"]
+    assert page.locator("[aria-live=polite]").inner_text() == "1 of 4 claims."
+    assert not page.locator("#section-2-4-quantization").is_visible()
+    page.get_by_label("Verdict").select_option("")
+    page.locator("select[name=section]").select_option(label="Section 2.4: Quantization")
+    page.get_by_label("Text").press_sequentially("HUFFMAN file")
+    assert shown(page) == ["claim-C2.4-12"]
+    assert page.url.endswith("claims.html?section=section-2-4-quantization&text=HUFFMAN+file")
+    assert shown(visit(page.url.split("/")[-1])) == ["claim-C2.4-12"]
+    page.get_by_role("button", name="Show all").press("Enter")
+    assert len(shown(page)) == 4
+    assert page.url.endswith("claims.html")
+
+
+def test_a_tile_filters_the_ledger_and_a_wrong_filter_hides_nothing(visit):
+    page = visit("index.html")
+    page.locator("ul.tiles a", has_text="contradicted").click()
+    page.wait_for_url("**/claims.html?verdict=contradicted")
+    assert shown(page) == ["claim-C2.3-38"]
+    assert len(shown(visit("claims.html?verdict=wrong&other=1"))) == 4
+
+
+def test_a_link_to_a_claim_shows_it_whatever_the_filter(visit):
+    page = visit("claims.html?verdict=contradicted#claim-C2.4-12")
+    assert "claim-C2.4-12" in shown(page)
+
+
+WIDE = """() => {
+    const table = document.createElement("table");
+    table.innerHTML = `<tr>${"<td>measured value</td>".repeat(40)}</tr>`;
+    const formula = document.querySelector(".math mjx-container").cloneNode(true);
+    formula.setAttribute("display", "true");
+    formula.querySelector("mjx-math").append("wide ".repeat(300));
+    formula.querySelector("mjx-math").style.whiteSpace = "nowrap";
+    document.querySelector("article").append(table, formula);
+}"""
+
+
+def test_paper_is_light_open_and_narrow_and_the_screen_is_as_before(visit):
+    page = visit("chapters/quantization.html", color_scheme="dark")
+    page.evaluate(WIDE)
+    state = """() => ({
+        theme: document.documentElement.dataset.theme,
+        closed: document.querySelectorAll("article details:not([open])").length,
+        wide: [...document.querySelectorAll("article :is(table, mjx-math)")]
+            .filter(part => part.getBoundingClientRect().width > 700).length,
+    })"""
+    before = page.evaluate(state)
+    assert before["theme"] == "dark"
+    assert (before["closed"], before["wide"]) == (3, 2)  # claims, costs and a cell; a table and a formula
+    page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(state) == {"theme": "light", "closed": 0, "wide": 0}
+    page.evaluate("() => window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(state) == before
+
+
+def test_paper_has_nothing_to_click_and_no_addresses(visit):
+    page = visit("chapters/quantization.html")
+    page.emulate_media(media="print")
+    assert page.locator(".bd-header-article").is_hidden()
+    assert page.locator(".bd-sidebar-primary").is_hidden()
+    after = "() => [...document.querySelectorAll('article a')].map(a => getComputedStyle(a, '::after').content)"
+    assert set(page.evaluate(after)) == {"none"}
+    held = "() => getComputedStyle(document.querySelector('div.highlight')).breakInside"
+    assert page.evaluate(held) == "auto"
+
+
+RING = """() => {
+    const style = getComputedStyle(document.activeElement);
+    const seen = parseFloat(style.outlineWidth) >= 2 && style.outlineStyle !== "none";
+    return [document.activeElement.tagName, document.activeElement.className, seen];
+}"""
+
+
+@pytest.mark.parametrize("name", ["claims.html", "chapters/quantization.html"])
+def test_every_control_that_the_keyboard_reaches_has_a_ring(visit, name):
+    page = visit(name)
+    stops = []
+    while len(stops) < 150:
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate(RING))
+        if stops[-1][0] == "BODY":
+            break
+    reached = " ".join(style for _, style, _ in stops)
+    for control in ("search-button-field", "primary-toggle", "dropdown-toggle", "btn-fullscreen-button"):
+        assert control in reached
+    assert {"SUMMARY", "A", "BUTTON"} <= {tag for tag, _, _ in stops}
+    assert [stop for stop in stops if stop[0] != "BODY" and not stop[2]] == []
+
+
+NAMES = {"label-content-name-mismatch", "region"}
+
+
+@pytest.mark.parametrize("name", ["claims.html", "chapters/quantization.html"])
+def test_names_and_landmarks_are_in_order(visit, name):
+    found = Axe().run(visit(name), options={"runOnly": sorted(NAMES)})
+    kinds = ("violations", "passes", "inapplicable")
+    assert {result["id"] for kind in kinds for result in found.response[kind]} == NAMES
+    assert [node["html"] for result in found.response["violations"] for node in result["nodes"]] == []
