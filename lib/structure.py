@@ -143,14 +143,18 @@ def keep(
             raise ValueError(
                 f"the scores of layer {name!r} must be one finite number for each filter, not {_description(score)}"
             )
+    # method
     sets = _tied(scores, groups)
     joint = [_joint([scores[name] for name in names]) for names in sets]
+    # end of method
     if scope == "layer":
         counts = [len(score) - int(fraction * len(score) + 1e-9) for score in joint]
     else:
         counts = _globally(joint, fraction, least)
+    # method
     masks = [_highest(score, _rounded(n, multiple_of, len(score))) for score, n in zip(joint, counts, strict=True)]
     by_layer = {name: mask for names, mask in zip(sets, masks, strict=True) for name in names}
+    # end of method
     for name, mask in by_layer.items():
         if not mask.any():
             raise ValueError(f"layer {name!r} would lose its last filter: lower the fraction, or set least=1")

@@ -199,8 +199,11 @@ class AbcActivation(nn.Module):
     def extra_repr(self) -> str:
         return f"bases={len(self.v)}"
 
+    # method
     def forward(self, x: Tensor) -> Tensor:
         return sum(beta * Sign.apply(x - t, 0.5) for t, beta in zip(0.5 - self.v, self.beta, strict=True))
+
+    # end of method
 
     def bases(self) -> list[tuple[float, float]]:
         """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""

@@ -72,6 +72,7 @@ def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[T
     if not fixed and not isinstance(norm, nn.Identity):
         raise ValueError(f"only batch norm with fixed statistics, in evaluation mode, has a threshold, not {norm}")
 
+    # method
     def reached(x: Tensor) -> Tensor:
         return norm(x.reshape(1, -1, *[1, 1] * isinstance(norm, nn.BatchNorm2d))).flatten() >= target
 
@@ -85,6 +86,7 @@ def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[T
         as_high = reached(_float(middle)) == at_high
         a, b = torch.where(as_high, a, middle), torch.where(as_high, middle, b)
     t = torch.where(below, _float(a), _float(b))
+    # end of method
     constant = at_low == at_high
     return torch.where(constant, torch.where(at_low, -torch.inf, torch.inf), t), below
 

@@ -33,10 +33,12 @@ def unit(inputs: int, outputs: int, size: int, *, binary: bool = True) -> nn.Mod
     size: of the filter, size x size, odd.
     binary: whether it is the binary unit (default) or the real one.
     """
+    # method
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
     if not binary:
         return nn.Sequential(norm_before(layer), nn.ReLU(), layer)
     return Binarized(compress(layer, lambda *_: BinaryWeight()), SignActivation(), norm_before(layer))
+    # end of method
 
 
 class BinaryBlock(nn.Module):
@@ -59,10 +61,13 @@ class BinaryBlock(nn.Module):
         self.unit3 = unit(outputs // 4, outputs // 4, 3, binary=binary)
         self.skip = nn.Identity() if inputs == outputs else unit(inputs, outputs, 1, binary=binary)
 
+    # method
     def forward(self, x: Tensor) -> Tensor:
         a = self.unit1(x)
         b = self.unit2(a)
         return torch.cat([a, b, self.unit3(b)], 1) + self.skip(x)
+
+    # end of method
 
 
 class Bottleneck(nn.Module):

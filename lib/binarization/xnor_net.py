@@ -44,6 +44,7 @@ class InputScale(nn.Module):
                 )
             self.place = layer._reversed_padding_repeated_twice, layer.stride, layer.dilation, layer.kernel_size
 
+    # method
     def forward(self, x: Tensor) -> Tensor:
         x = x.detach().abs()
         if self.place is None:
@@ -52,6 +53,8 @@ class InputScale(nn.Module):
         k = x.new_full((1, 1, *size), 1 / (size[0] * size[1]))
         mean = functional.pad(x.mean(-3, keepdim=True), border).to(memory_format=torch.contiguous_format)
         return functional.conv2d(mean, k, None, stride, 0, dilation)
+
+    # end of method
 
 
 class MapNorm(nn.BatchNorm1d):
@@ -78,7 +81,9 @@ def speedup(channels: int, area: int, *, bits: float = 64, floats: float = 1) ->
     >>> round(speedup(256, 9), 2)
     62.27
     """
+    # method
     return bits / floats * channels * area / (channels * area + bits)
+    # end of method
 
 
 def binarize(

@@ -100,11 +100,13 @@ def code_bit(
     weights, inputs: of the mixer.
     buffer, coder: the bytes, and the coder's low, high, code, position and number of bytes.
     """
+    # method
     dot = 0
     for i in range(used):
         inputs[i] = STRETCH[chances[contexts[i]] >> (CHANCE - 12)]
         dot += weights[mixer, i] * inputs[i]
     p = SQUASH[min(max(dot >> 16, -3072), 3072) + 3072]
+    # end of method
     low, high = coder[0], coder[1]
     middle = low + (((high - low) * p) >> 16)
     if decode:
@@ -122,6 +124,7 @@ def code_bit(
         coder[3] += 1
         low, high = (low << 8) & 0xFFFFFFFF, ((high << 8) & 0xFFFFFFFF) | 255
     coder[0], coder[1] = low, high
+    # method
     error = (bit << 16) - p
     for i in range(used):
         weights[mixer, i] += (inputs[i] * error * RATE + (1 << (FALL - 1))) >> FALL
@@ -129,6 +132,7 @@ def code_bit(
         goal = (1 << CHANCE) - 1 if bit else 0
         chances[at] += (goal - chances[at]) * 2 // (2 * seen[at] + 3)  # the share of ones so far, later a moving mean
         seen[at] = min(seen[at] + 1, MEMORY)
+    # end of method
     return bit
 
 

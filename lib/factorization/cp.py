@@ -81,6 +81,7 @@ def decompose(
     generator = torch.Generator().manual_seed(seed)
     a = [torch.randn(starts, n, rank, generator=generator, dtype=torch.float64) for n in w.shape]
     residuals, objectives = [], []
+    # method
     for _ in range(sweeps):
         for n, way in enumerate(WAYS):
             others = [m for m in range(4) if m != n]
@@ -88,6 +89,7 @@ def decompose(
             terms = ",".join(f"b{WAYS[m]}r" for m in others)
             onto = torch.einsum(f"tsyx,{terms}->b{way}r", w, *(a[m] for m in others))  # W_(n) K
             a[n] = torch.linalg.solve(gram + ridge * torch.eye(rank), onto, left=False)
+        # end of method
         fit, length_hat = (onto * a[3]).sum((1, 2)), (gram * (a[3].mT @ a[3])).sum((1, 2))
         misfit = (w.square().sum() - 2 * fit + length_hat).clamp_min(0)  # ||W||^2 - 2 <W, W^> + ||W^||^2
         a = _balanced(a)

@@ -40,9 +40,11 @@ def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     tensor([[3., 0.],
             [0., 0.]])
     """
+    # method
     u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
     root = sigma[: rows.checked_rank(rank, len(sigma))].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
+    # end of method
 
 
 def rank_for(layer: Dense, energy: float) -> int:

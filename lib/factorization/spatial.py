@@ -59,11 +59,15 @@ def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
     """
     weight = rows.checked(layer, KINDS)
     outputs, inputs, height, width = weight.shape
+    # method
     left, right = low_rank.split(matrix(weight), rank)  # (C_i d_y, R), (R, C_o d_x)
     columns = left.T.reshape(rank, inputs, height, 1)  # v
     lines = right.reshape(rank, outputs, 1, width).transpose(0, 1)  # h
+    # end of method
     down, across = rows.apart(layer)
+    # method
     return rows.row(layer, rows.convolution(columns, **down), rows.convolution(lines, layer.bias, **across))
+    # end of method
 
 
 def factorize_model(

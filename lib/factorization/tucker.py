@@ -48,6 +48,7 @@ def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tup
     t_rank = rows.checked_rank(ranks[1], min(w.shape[0], w.shape[1] * w.shape[2]))
     if sweeps < 0:
         raise ValueError(f"sweeps must be 0 or more, not {sweeps}")
+    # method
     u_t, u_s = _leading(w, 0, t_rank), _leading(w, 1, s_rank)
     residuals = []
     for sweep in range(sweeps + 1):
@@ -55,6 +56,7 @@ def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tup
             u_t = _leading(torch.einsum("tsk,sb->tbk", w, u_s), 0, t_rank)
             u_s = _leading(torch.einsum("tsk,ta->ask", w, u_t), 1, s_rank)
         core = torch.einsum("tsk,ta,sb->abk", w, u_t, u_s)
+        # end of method
         misfit = (w - torch.einsum("abk,ta,sb->tsk", core, u_t, u_s)).norm() / w.norm().clamp_min(1e-300)
         residuals.append(misfit.item())
     return u_t, core.reshape(t_rank, s_rank, *weight.shape[2:]), u_s, residuals

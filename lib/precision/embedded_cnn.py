@@ -78,9 +78,11 @@ def fused_kernel(kernel: Tensor, *, step: int = 1) -> Tensor:
     tensor([[1, 2, 1],
             [1, 2, 1]])
     """
+    # method
     wide = nn.functional.pad(kernel, (0, step, 0, step))
     copies = (wide.roll((y, x), (-2, -1)) for y in (0, step) for x in (0, step))
     return sum(copies, start=torch.zeros_like(wide))
+    # end of method
 
 
 @torch.no_grad()
@@ -214,6 +216,7 @@ class IntegerSum(nn.Module):
         weight = weight[:, :, None, None] if self.linear else weight
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
         own = integers.fraction(abs(weight).max(), bits)  # the kernel's bits of fraction
+        # method
         while True:  # bits are taken from the kernel until no input can make a sum overflow
             kernel = integers.encode(weight, own, bits)
             start = np.floor(bias * 2.0 ** (fraction + own) + 0.5)
@@ -223,6 +226,7 @@ class IntegerSum(nn.Module):
             if (largest + 2.0 ** max(0, shift - 1)).max() < 2**31:
                 break
             own -= 1
+        # end of method
         self.register_buffer("kernel", torch.from_numpy(kernel.astype(np.int8 if bits <= 8 else np.int16)))
         self.register_buffer("bias", torch.from_numpy(start.astype(np.int32)))
         self.register_buffer("formats", torch.tensor([fraction, own, output, output_bits], dtype=torch.int16))

@@ -224,6 +224,7 @@ def learn(
     swallowed = moved = 0
     for epoch in range(epochs):
         for batch in torch.randperm(len(split), generator=generator).split(batch_size):
+            # method
             x, h, y = model.activations(split.images[batch])
             output = signals((y - targets[batch]) * y * (1 - y))
             hidden = signals(output @ model.output.weight * h * (1 - h))
@@ -237,4 +238,5 @@ def learn(
                     swallowed += int((asked & (new == layer.weight)).sum())
                 layer.weight.copy_(new)
                 layer.bias.copy_(weights(layer.bias - weights(rate * error.sum(0))))
+            # end of method
     return swallowed / max(1, moved)

@@ -62,11 +62,14 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
         tied = tied[~np.isin(tied, active)]
         for channel in _entering(part, active, root, signs, tied):
             active, root = np.append(active, channel), _extended(root, part[active, channel], part[channel, channel])
-        # beta = start - penalty slope on this piece, and the correlation is rest + penalty turn
+        # method
+        # on this piece beta = start - penalty slope,
+        # and the correlation is rest + penalty turn
         start, slope = np.zeros((2, len(part)))
         solved = cho_solve((root, True), np.stack([target[active], signs[active]], 1), check_finite=False)
         start[active], slope[active] = solved.T
         rest, turn = target - part @ start, part @ slope
+        # end of method
         inside, waiting = np.zeros((2, len(part)), bool)
         inside[active], waiting[tied] = True, True
         events = [0.0]
@@ -75,8 +78,10 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
                 joins = ~inside & ~(waiting & (signs == sign))
                 events += list(sign * rest[joins] / (1 - sign * turn[joins]))
             events += list((start / slope)[beta != 0])
+        # method
         penalty = max(event for event in events if 0 <= event < penalty)
         beta = start - penalty * slope
+        # end of method
         beta[beta * signs <= 1e-12] = 0
         if not beta[active].all():
             active = active[beta[active] != 0]
@@ -209,9 +214,11 @@ def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Ten
 
     Returns the new weight, (outputs, inputs, k).
     """
+    # method
     x, w = patches.flatten(1), weight.flatten(1)
     square = x.T @ x
     penalty = ridge * square.diagonal().mean().clamp_min(1e-12)
     system = square + penalty * torch.eye(len(square), dtype=square.dtype)
     change = torch.cholesky_solve(x.T @ (answers - x @ w.T), torch.linalg.cholesky(system))
     return (w + change.T).reshape(weight.shape)
+    # end of method

@@ -87,10 +87,14 @@ def filter_norms(model: nn.Module, name: str) -> Tensor:
     Returns (filters,).
     Raises ValueError for a layer that does not exist and for weights that are not finite.
     """
+    # method
     norms = weights.layer_named(model, name).weight.detach().abs().flatten(1).sum(1)
+    # end of method
     if not torch.isfinite(norms).all():
         raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite weights are needed")
+    # method
     return norms
+    # end of method
 
 
 def _scales(model: nn.Module, producers: list[str], split: Split) -> dict[str, Tensor]:

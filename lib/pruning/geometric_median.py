@@ -52,8 +52,11 @@ def distances(model: nn.Module, name: str) -> Tensor:
     filters = weights.layer_named(model, name).weight.detach().flatten(1).double()
     if not torch.isfinite(filters).all():
         raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite weights are needed")
-    centered = filters - filters.mean(0)  # the distances stay, their squares lose fewer digits in the matrix product
+    # method
+    # the distances stay, and their squares lose fewer digits in the matrix product
+    centered = filters - filters.mean(0)
     return torch.cdist(centered, centered, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0).sum(1)
+    # end of method
 
 
 def soft(

@@ -146,15 +146,17 @@ def find(
         raise ValueError(f"{type(initial).__name__} has no layer with a weight: there is nothing to prune")
     masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers(initial)}
     tickets = []
-    # method
     for done in range(rounds + 1):
+        # method
         model = rewind(initial, masks)
         learn(model)
+        # end of method
         if any((layer.weight[~masks[name]] != 0).any() for name, layer in layers(model)):
             raise ValueError("weights that were pruned are no longer zero: learn() must leave the zeros alone")
         density = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
         tickets.append(Ticket(masks, density, model))
+        # method
         shares = {name: (1 - (last_share if name == names[-1] else share)) ** (done + 1) for name in names}
         masks = magnitude.masks(model, density=shares)
-    # end of method
+        # end of method
     return tickets

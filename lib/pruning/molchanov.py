@@ -330,12 +330,14 @@ def taylor_scores(model: nn.Module, split: Split, groups: list[Group], cost: Cos
         raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     totals = [torch.zeros(group.channels, dtype=split.images.dtype) for group in groups]
     with torch.enable_grad(), running.evaluating(model):
+        # method
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
             gates = [images.new_ones(len(images), group.channels).requires_grad_() for group in groups]
             with _gated(model, groups, gates) as places:
                 total = cost(running.logits(model, images), labels).sum()
             for i, slope in enumerate(torch.autograd.grad(total, gates)):
                 totals[i] += slope.abs().sum(0) / places[i]
+        # end of method
     return [total / len(split) for total in totals]
 
 

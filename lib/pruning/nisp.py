@@ -59,11 +59,14 @@ def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
     importance = np.zeros(len(spread))
     if live.any():
         values, n = responses[:, torch.from_numpy(live)].double().numpy(), int(live.sum())
+        # method
         correlation = np.corrcoef(rankdata(values, axis=0), rowvar=False).reshape(n, n)
         sigma = spread[live] / spread[live].max()
         graph = alpha * np.maximum.outer(sigma, sigma) + (1 - alpha) * (1 - np.abs(correlation))
-        radius = eigh(graph, eigvals_only=True, subset_by_index=[n - 1, n - 1])[0]  # nothing is negative: the largest
+        # nothing is negative, so the largest eigenvalue is the spectral radius
+        radius = eigh(graph, eigvals_only=True, subset_by_index=[n - 1, n - 1])[0]
         importance[live] = np.linalg.solve(np.eye(n) - 0.9 / max(radius, 1e-300) * graph, np.ones(n)) - 1
+        # end of method
     return torch.from_numpy(importance)
 
 
@@ -124,9 +127,13 @@ def propagate(
         linear(torch.ones_like(example_input[:1], dtype=torch.float64).requires_grad_())
         response, names = flow.inputs[order[-1]], order[:-1]
         shape = [1, -1] + [1] * (response.dim() - 2)
+        # method
         total = (response * importance.double().reshape(shape)).sum()
         slopes = torch.autograd.grad(total, [flow.outputs[name] for name in names], allow_unused=True)
+        # end of method
+    # method
     scores = {name: s.transpose(0, 1).flatten(1).sum(1) for name, s in zip(names, slopes, strict=True) if s is not None}
+    # end of method
     if not all(torch.isfinite(s).all() for s in scores.values()):
         raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
     return scores

@@ -43,10 +43,13 @@ def threshold(scales: Tensor, *, delta: float = 1e-3) -> float:
         raise ValueError(f"delta must be in [0, 1), not {delta}")
     if scales.dim() != 1 or not torch.isfinite(scales).all() or not scales.any():
         raise ValueError(f"scales must be finite and not all zero, not {scales.tolist()[:5]}")
+    # method
     ascending = scales.detach().double().abs().sort().values
-    energy = (ascending / ascending[-1]).square().cumsum(0)  # in units of the largest: no overflow
+    # in units of the largest: no overflow
+    energy = (ascending / ascending[-1]).square().cumsum(0)
     first = int((energy / energy[-1] > delta).nonzero()[0])
     return float((ascending[first - 1] + ascending[first]) / 2) if first else 0.0
+    # end of method
 
 
 @torch.no_grad()
@@ -127,7 +130,9 @@ def slim(
     scales = [layer.weight for layer in model.modules() if isinstance(layer, PER_CHANNEL) and layer.affine]
     if not scales:
         raise ValueError(f"{type(model).__name__} has no batch norm with scales to penalize")
+    # method
     hooks = [scale.register_hook(lambda slope, s=scale: slope + sparsity * s.detach().sign()) for scale in scales]
+    # end of method
     try:
         training.fit(model, split, epochs=epochs, seed=seed, **options)
     finally:

@@ -36,6 +36,7 @@ def removal_order(gram: Tensor) -> Tensor:
     >>> removal_order(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
     tensor([1, 0])
     """
+    # method
     cost, order = gram.diagonal().clone(), []
     for _ in range(len(gram)):
         j = int(cost.argmin())
@@ -43,6 +44,7 @@ def removal_order(gram: Tensor) -> Tensor:
         cost = cost + 2 * gram[j]
         cost[j] = torch.inf
     return torch.tensor(order)
+    # end of method
 
 
 def objective(gram: Tensor, removed: Tensor) -> float:
@@ -136,10 +138,14 @@ def factors(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor) -
     names, number = channel.unique(return_inverse=True)
     gram, error = torch.zeros(len(names), len(names), dtype=weight.dtype), torch.zeros(len(names), dtype=weight.dtype)
     step = max(1, 2**22 // max(1, len(weight) * len(channel)))
+    # method
     for x, y in zip(patches.split(step), answers.split(step), strict=True):
-        parts = reconstruction.contributions(x, weight).flatten(0, 1)  # of each input; a channel may be several
+        # of each input; a channel may have several
+        parts = reconstruction.contributions(x, weight).flatten(0, 1)
         rows = parts.new_zeros(len(parts), len(names)).index_add_(1, number, parts)
         gram += rows.T @ rows
         error += rows.T @ (y.flatten() - rows.sum(1))
-    change = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ error  # (X^T X)^-1 X^T (y - X 1), around w = 1
+    # (X^T X)^-1 X^T (y - X 1), around w = 1
+    change = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ error
     return weight * (1 + change)[number][:, None]
+    # end of method

@@ -51,16 +51,20 @@ def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Co
     ([1.5, 11.0], [0, 0, 1, 1], 2.5)
     """
     values, weights = _checked(values, k, weights)
+    # method
     distinct, inverse = np.unique(values, return_inverse=True)
     mass = np.bincount(inverse, weights, minlength=len(distinct))
+    # end of method
     if k >= len(distinct):
         return _codebook(values, weights, distinct)
+    # method
     mean = np.average(values, weights=weights) if weights.sum() > 0 else values.mean()
     centered = distinct - mean  # differences of prefix sums cancel less near zero
     starts = _intervals(centered, np.ascontiguousarray(mass), k)
     edges = np.append(starts, len(distinct))
     centroids = [_mean(distinct[a:b], mass[a:b]) for a, b in pairwise(edges)]
     return _codebook(values, weights, np.array(centroids), np.searchsorted(starts, inverse, side="right") - 1)
+    # end of method
 
 
 def lloyd(

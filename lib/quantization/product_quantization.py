@@ -149,13 +149,17 @@ class ProductWeight(CompressedWeight):
         rows = matrix(weight.detach(), self.vectors).double().numpy()
         self.length = min(self.length, rows.shape[1])
         check_length(self.length, rows.shape[1], shared=self.shared)
+        # method
         pieces = np.split(rows, range(self.length, rows.shape[1], self.length), axis=1)
+        # end of method
         if self.shared:
             book = kmeans(np.concatenate(pieces), 2**self.bits, seed=self.seed)
             books, codes = [book], book.codes.reshape(len(pieces), -1)
         else:
+            # method
             books = [kmeans(piece, 2**self.bits, seed=self.seed) for piece in pieces]
             codes = np.stack([book.codes for book in books])
+            # end of method
         self.register_buffer("codes", torch.from_numpy(codes.T.copy()))  # (rows, segments)
         codewords = torch.from_numpy(np.concatenate([book.codewords.ravel() for book in books])).to(weight.dtype)
         self.register_buffer("places", _places(self.codes, len(codewords), weight.shape, *self._layout()))

@@ -43,11 +43,13 @@ class ResidualWeight(CompressedWeight):
     def right_inverse(self, weight: Tensor) -> Tensor:
         left = matrix(weight.detach(), self.vectors).double().numpy()
         codewords, codes = [], []
+        # method
         for stage in range(self.stages):
             book = kmeans(left, 2**self.bits, seed=self.seed + stage)
             codewords.append(book.codewords)
             codes.append(book.codes)
             left = left - book.codewords[book.codes]  # R_t = R_{t-1} - its quantized rows
+        # end of method
         self.register_buffer("codes", torch.from_numpy(np.stack(codes)))  # (stages, rows)
         self.shape = weight.shape
         return torch.from_numpy(np.stack(codewords)).to(weight.dtype)

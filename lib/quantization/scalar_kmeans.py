@@ -34,6 +34,7 @@ class SharedWeight(CompressedWeight):
         super().__init__()
         self.cluster = cluster
 
+    # method
     def right_inverse(self, weight: Tensor) -> Tensor:
         book = self.cluster(weight.detach().double().flatten().numpy())
         self.register_buffer("codes", torch.from_numpy(book.codes))
@@ -42,6 +43,8 @@ class SharedWeight(CompressedWeight):
 
     def forward(self, centroids: Tensor) -> Tensor:
         return centroids.index_select(0, self.codes).reshape(self.shape)
+
+    # end of method
 
     def encode(self, centroids: Tensor) -> Encoding:
         return Encoding(symbols={"code": self.codes}, tables={"centroid": centroids})

@@ -34,11 +34,13 @@ class SignWeight(CompressedWeight):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         weight = weight.detach()
+        # method
         self.register_buffer("positive", weight >= 0)  # torch.sign(0) would be 0
         if self.scale == "none":
             return weight.new_zeros(0)
         rows = weight.abs().double().reshape(1 if self.scale == "layer" else len(weight), -1)
         return rows.mean(dim=1).to(weight.dtype)
+        # end of method
 
     def forward(self, scale: Tensor) -> Tensor:
         return signed(self.positive, scale)
@@ -60,8 +62,10 @@ def signed(positive: Tensor, scale: Tensor) -> Tensor:
     >>> signed(torch.tensor([[True, False], [False, False]]), torch.tensor([0.5, 2.0])).tolist()
     [[0.5, -0.5], [-2.0, -2.0]]
     """
+    # method
     signs = torch.where(positive, 1.0, -1.0).to(scale.dtype)
     return signs * scale.reshape(-1, *[1] * (signs.dim() - 1)) if len(scale) else signs
+    # end of method
 
 
 def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | None = None) -> nn.Module:

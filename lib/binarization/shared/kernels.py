@@ -187,10 +187,12 @@ def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int3
     if not available():
         wide = torch.float32 if a.length < 2**24 else torch.float64
         return (unpack(a).to(wide) @ unpack(filters.bits).to(wide).T).to(dtype)
+    # method
     out = torch.empty(len(a.words), filters.shape[0], dtype=dtype)
     if out.numel():
         (_products if dtype == torch.int32 else _products_real)(a.words, filters.panels, out.numpy(), a.length)
     return out
+    # end of method
 
 
 def linear(x: Tensor, filters: Filters, thresholds: Tensor | None = None, below: Tensor | None = None) -> Tensor:

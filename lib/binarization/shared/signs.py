@@ -30,6 +30,7 @@ class Sign(torch.autograd.Function):
     [0.0, 1.0, 1.0, 0.0]
     """
 
+    # method
     @staticmethod
     def forward(ctx: Any, x: Tensor, reach: float = 1.0, shown: Tensor | None = None) -> Tensor:
         ctx.reach = reach
@@ -44,6 +45,8 @@ class Sign(torch.autograd.Function):
             return gradient, None, None
         end = ctx.reach * (1 + torch.finfo(x.dtype).eps)  # the next float: the gate of hard tanh leaves its ends out
         return torch.ops.aten.hardtanh_backward(gradient, x, -end, end), None, None
+
+    # end of method
 
 
 class SignActivation(nn.Module):

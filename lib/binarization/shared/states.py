@@ -143,6 +143,7 @@ def transition(
     >>> transition(states, torch.tensor([1.0, -1.0, 1.0])).tolist()  # whole steps need no luck
     [1, 0, 2]
     """
+    # method
     rho = increment / 2.0 ** (1 - space)  # all in steps, so W is n, and -1 and 1 are 0 and 2^N
     rho = torch.minimum(torch.maximum(rho, -states), 2**space - states)
     kappa = rho.trunc()
@@ -150,3 +151,4 @@ def transition(
     chance = torch.tanh(m * rest) if probability == "tanh" else rest
     more = torch.rand(rho.shape, generator=generator).to(rho.device) < chance  # b
     return states + (kappa + rho.sign() * more).to(torch.int8)
+    # end of method

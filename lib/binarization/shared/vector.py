@@ -76,8 +76,10 @@ def count_differences(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, words: ir
             index = builder.add(builder.mul(words, _constant(r)), loop.index)
             left = _splat(builder, _load(builder, _at(builder, a, index, LONG, 8), 8), 8)
             for count, other in zip(counts[r * len(right) :], right, strict=False):
+                # method
                 more = _popcount(builder, builder.xor(left, other))
                 builder.store(builder.add(builder.load(count), more), count)
+                # end of method
     return counts
 
 

@@ -106,7 +106,8 @@ def round_each(values: np.ndarray, step: float, lowest: float, highest: float, k
         x = values[i] / step  # exact: the step is a power of two
         below = np.floor(x)
         threshold = 0.5
-        if key:  # splitmix64: the number i of the stream ``key``, as a fraction between 0 and 1
+        if key:
+            # splitmix64: the number i of the stream ``key``, as a fraction between 0 and 1
             z = key + np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
             z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

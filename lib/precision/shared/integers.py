@@ -132,6 +132,7 @@ def convolve_codes(
             for start in range(0, last, BLOCK):
                 size = min(BLOCK, last - start)
                 sums[:] = bias[o]
+                # method
                 for c in range(inputs):
                     for ky in range(kh):
                         for kx in range(kw):
@@ -142,6 +143,7 @@ def convolve_codes(
                                 values = maps[phase, first + c, at : at + size]
                                 for i in range(size):
                                     sums[i] += weight * values[i]
+                # end of method
                 for y in range(start // wide, (start + size - 1) // wide + 1):
                     for x in range(max(0, start - y * wide), min(columns, start + size - y * wide)):
                         value = sums[y * wide + x - start]

@@ -54,6 +54,7 @@ def round_bits(bits: np.ndarray, rounded: np.ndarray, exponent: int, significand
         if magnitude > INFINITY:  # NaN
             rounded[i] = bits[i]
             continue
+        # method
         field = magnitude >> 23
         drop = 23 - significand + max(0, least - field)  # subnormal: one bit less for each power of two
         if drop > 24:
@@ -63,6 +64,7 @@ def round_bits(bits: np.ndarray, rounded: np.ndarray, exponent: int, significand
             odd = kept >> drop & 1  # ties go to the even neighbor: half a unit, less one bit where that is below
             kept = kept + (1 << drop - 1) - 1 + odd >> drop << drop
             magnitude = magnitude - (magnitude & 0x7FFFFF) + kept - 0x800000 if kept else 0
+        # end of method
         rounded[i] = (INFINITY if magnitude >= top else magnitude) | (bits[i] & ~0x7FFFFFFF)
 
 

@@ -128,7 +128,9 @@ def contributions(patches: Tensor, weight: Tensor) -> Tensor:
     >>> contributions(torch.tensor([[[2.0], [3.0]]]), torch.tensor([[[10.0], [1.0]]]))
     tensor([[[20.,  3.]]])
     """
+    # method
     return torch.einsum("nck,ock->noc", patches, weight)
+    # end of method
 
 
 def grams(

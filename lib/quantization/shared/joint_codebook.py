@@ -102,7 +102,6 @@ def share_together(
         # method
         book = cluster(values, weights)
         # end of method
-    # method
     codes = dict(zip(kept, torch.from_numpy(book.codes).split([len(p) for p in kept.values()]), strict=True))
     centroids = torch.from_numpy(book.centroids)
     compress(model, lambda n, _: JointlySharedWeight(centroids, codes[n].clone()) if n in named else None)
@@ -110,7 +109,6 @@ def share_together(
     chains = [layer.parametrizations.weight for layer in shared]
     for chain in chains[1:]:  # from here on one parameter, whose gradient is the sum over all layers
         chain.original0 = chains[0].original0
-    # end of method
     return model
 
 

@@ -49,6 +49,7 @@ class GridWeight(CompressedWeight):
         self.step = torch.tensor(self.step, dtype=torch.float32).item()
         return weight.detach() + 0.0
 
+    # method
     def levels(self, weight: Tensor) -> Tensor:
         """Return the whole numbers k."""
         return torch.round(weight.detach() * self.mask / self.step) + 0.0  # adding zero turns -0 into 0
@@ -56,6 +57,8 @@ class GridWeight(CompressedWeight):
     def forward(self, weight: Tensor) -> Tensor:
         kept = weight * self.mask + 0.0
         return kept if self.step == 0 else self.step * self.levels(weight) + (kept - kept.detach())
+
+    # end of method
 
     def encode(self, weight: Tensor) -> Encoding:
         if self.step == 0:
@@ -155,6 +158,7 @@ def train(
 
     first_rounded, first_fixed = (min(ceil(share * epochs), epochs - 1) for share in (rounded, fixed))
 
+    # method
     def prepare(epoch: int) -> None:
         if epoch <= first_rounded or step is None:
             # n_t = n + (N - n) (1 - t)^3
@@ -167,6 +171,8 @@ def train(
             for bias in biases:
                 bias.data = BIAS_STEP * torch.round(bias.data / BIAS_STEP) + 0.0
                 bias.requires_grad_(False)
+
+    # end of method
 
     training.fit(model, split, epochs=epochs, seed=seed, before_epoch=prepare, **options)
     for bias in biases:
@@ -207,6 +213,7 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
     for name, (first, second) in zip(chain, pairwise(following), strict=False):
         if second.weight.shape[1] % first.weight.shape[0]:
             raise ValueError(f"the {first.weight.shape[0]} units of {name!r} do not divide what the next layer reads")
+    # method
     for first, second in pairwise(following):
         reads = second.weight.reshape(len(second.weight), len(first.weight), -1)
         busy = first.weight.flatten(1).count_nonzero(1) + reads.flatten(2).count_nonzero(2).sum(0)
@@ -215,6 +222,7 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
         first.weight.data = first.weight[order].clone()
         if first.bias is not None:
             first.bias.data = first.bias[order].clone()
+    # end of method
     return model
 
 
