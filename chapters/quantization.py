@@ -8,20 +8,14 @@
 
 # %% [markdown]
 # (sec-quantization)=
-# # Quantization
+# # Quantization: Deep Compression
 #
-# Let many weights share few values, and code what is left well.
-# After pruning, sharing and Huffman coding, LeNet-300-100 fits a file {glue:text}`quantization.lenet300.file_ratio` smaller than its floats: its test error is {glue:text}`quantization.lenet300.error_pct`, where the dense network has {glue:text}`quantization.lenet300.baseline_error_pct`.
-# LeNet-5 becomes {glue:text}`quantization.lenet5.file_ratio` smaller, at {glue:text}`quantization.lenet5.error_pct` after {glue:text}`quantization.lenet5.baseline_error_pct`.
-# These are bytes of files that load back into the same networks, bit for bit.
-# The survey reports 32 times without and 40 times with Huffman coding for "a LeNet5-like network" {cite:p}`berthelier2020survey`; these figures belong to LeNet-300-100 {cite:p}`han2016deep`.
-#
-# ## What the survey says, and what came out
+# How small can the file of a trained network get before its answers get worse?
+# Deep Compression prunes the network, lets the weights that are left share a few values, and stores them with Huffman codes.
+# It made the file of LeNet-300-100, a small digit classifier with two hidden layers, {mean}`quantization.lenet300.file_ratio 0` smaller, and the error {glue:text}`quantization.lenet300.outcome`.
 #
 # ```{claims} quantization
 # ```
-#
-# ## What this page needs
 #
 # ```{cost} quantization
 # ```
@@ -30,103 +24,110 @@
 data = "digits"  # data set: digits, mnist, or the path of an image folder
 seeds = 3  # LeNet-300-100 networks, trained from different starts
 epochs = 25  # to train each of them
-kept = {"fc1": 0.06, "fc2": 0.1, "fc3": 0.3}  # shares of their weights that pruning keeps
+kept = {
+    "fc1": 0.06,
+    "fc2": 0.1,
+    "fc3": 0.3,
+}  # shares of their weights that pruning keeps
 final_epochs = 40  # to prune and retrain, the first half of them pruning
 weight_bits = 5  # of each shared weight's code
 share_epochs = 5  # to train the shared values
 lenet5_seeds = 1  # LeNet-5 networks
 lenet5_epochs = 8  # to train each of them
-lenet5_kept = {"conv1": 0.66, "conv2": 0.15, "fc1": 0.05, "fc2": 0.2}  # shares that pruning keeps
+lenet5_kept = {
+    "conv1": 0.66,
+    "conv2": 0.15,
+    "fc1": 0.05,
+    "fc2": 0.2,
+}  # shares that pruning keeps
 lenet5_final_epochs = 10  # to prune and retrain
 lenet5_share_epochs = 2  # to train the shared values
 
 # %% tags=["hide-input"]
 import copy
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from lib import datasets, evidence, figures, measure, models, storage, training
-from lib.cache import cached
+from lib.cache import cached, trained
 from lib.coding import coders, gaps
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 from lib.weights import layers
 
 dataset = datasets.load(data)
-evidence.uses(dataset)
-folder = Path(tempfile.mkdtemp())
+record = evidence.recorder("quantization", dataset)
 
 
-def record(key, values, unit="x", digits=1, exact=False):
-    return evidence.record(f"quantization.{key}", values, unit=unit, digits=digits, exact=exact)
+def errors(networks):
+    return [training.error_pct(network, dataset.test) for network in networks]
 
 
-def error(model):
-    return training.error_pct(model, dataset.test)
-
-
-def smaller(model, coder="huffman"):
-    return measure.dense_bytes(model) / len(storage.dumps(model, coder=coder))
+def smaller(network, coder="huffman"):
+    size = len(storage.dumps(network, coder=coder))
+    return measure.dense_bytes(network) / size
 
 
 # %% [markdown]
-# Every technique starts from the same trained networks, dense or pruned as the [chapter on pruning](pruning.py) does it.
-# How values are shared, by k-means and by three methods older than this one, is the subject of [another chapter](quantization_sharing.py).
+# **A baseline.** Two networks for digits {cite:p}`lecun1998gradient`, each trained, and then pruned and retrained as in the [chapter on pruning](pruning.py): LeNet-300-100, and LeNet-5, which has two convolutions.
+# [Another chapter](quantization_sharing.py) measures ways of sharing values without pruning, k-means among them.
 
 
 # %%
-def networks(build, rate, seed, epochs, kept, final_epochs):
-    """A trained network, and the same after pruning and retraining."""
-    common = {"split": dataset.train, "learning_rate": rate}
-    dense = cached(training.fit, build(seed), epochs=epochs, seed=seed, **common)
-    options = {
-        "density": kept,
-        "ramp": final_epochs // 2,
-        "epochs": final_epochs,
-        "seed": 1000 + seed,
-    }
-    return dense, cached(magnitude.gradual, copy.deepcopy(dense), **options, **common)
+def prune_and_retrain(networks, density, epochs, learning_rate):
+    options = {"density": density, "ramp": epochs // 2, "epochs": epochs}
+    options |= {"learning_rate": learning_rate, "split": dataset.train}
+    return [
+        cached(magnitude.gradual, copy.deepcopy(net), seed=1000 + seed, **options)
+        for seed, net in enumerate(networks)
+    ]
 
 
-plan5, plan300 = (lenet5_epochs, lenet5_kept, lenet5_final_epochs), (epochs, kept, final_epochs)
-lenet5 = [networks(models.lenet5, 0.05, seed, *plan5) for seed in range(lenet5_seeds)]
-lenet300 = [networks(models.lenet_300_100, 0.1, seed, *plan300) for seed in range(seeds)]
-for name, pairs in (("lenet300", lenet300), ("lenet5", lenet5)):
-    record(f"{name}.baseline_error_pct", [error(dense) for dense, _ in pairs], "%", 2)
-level = np.mean([error(dense) for dense, _ in lenet300])
+fit = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
+dense300 = trained(training.fit, models.lenet_300_100, range(seeds), **fit)
+fit = {"split": dataset.train, "epochs": lenet5_epochs, "learning_rate": 0.05}
+dense5 = trained(training.fit, models.lenet5, range(lenet5_seeds), **fit)
+pruned300 = prune_and_retrain(dense300, kept, final_epochs, 0.1)
+pruned5 = prune_and_retrain(dense5, lenet5_kept, lenet5_final_epochs, 0.05)
+baseline = errors(dense300)
+record("lenet300.baseline_error_pct", baseline)
+record("lenet5.baseline_error_pct", errors(dense5))
 
 # %% [markdown]
 # (sec-deep-compression)=
-# ## Deep Compression: prune, share and train, code
+# ## Deep Compression: prune, share, code
 #
-# **The idea.** Three stages that help each other {cite:p}`han2016deep`.
-# Prune, so that few weights are left; let those share values, and train the values; code the numbers of the values, and the places of the survivors, with fewer bits for what is frequent.
+# **The idea.** Three stages, each of which makes the next one easier {cite:p}`han2016deep`.
+# Pruning leaves few weights.
+# These share a few values, so each weight needs only the number of its value; and the values are trained further.
+# Last, frequent numbers get short codes.
 #
-# Stage one is the pruning of the chapter on it; its networks are used as they are.
+# The networks above have passed the first stage.
 #
-# ### Stage two: shared values that learn
+# ### Stage two: shared values that are trained
 #
-# **The formula.** With $W_{ij} = C_{I_{ij}}$ and the numbers $I$ fixed, the gradient of a shared value is the sum over its cluster,
+# **The formula.** The weight $W_{ij} = C_{I_{ij}}$ is entry $I_{ij}$ of a table $C$, the *codebook*.
+# With the numbers $I$ fixed, the gradient of an entry is a sum over all weights that share it,
 #
 # $$ \frac{\partial L}{\partial C_k} = \sum_{ij} \frac{\partial L}{\partial W_{ij}}\, \mathbb 1(I_{ij} = k) . $$ (eq-centroid)
 #
-# **The code.** Nothing has to be written for it: to look up a table is an operation that has this gradient.
+# **The code.** Looking up a table has exactly this gradient, so automatic differentiation does the rest:
 
 # %% tags=["remove-input"]
 figures.show_source(deep_compression.PrunedSharedWeight)
 
 # %% [markdown]
-# **An exact check.** Take the gradient of the dense weights, sum it by cluster, and compare.
+# **An exact check.** The gradients of the weights, summed over each cluster, equal the gradient of the shared values.
 
 # %%
-model = deep_compression.share_survivors(copy.deepcopy(lenet300[0][1]), bits=weight_bits)
+model = deep_compression.share_survivors(copy.deepcopy(pruned300[0]), bits=weight_bits)
 batch = dataset.train.first(256)
 form = model.fc1.parametrizations.weight
 weight = form[0](form.original).detach().requires_grad_()
-hidden = torch.nn.functional.linear(batch.images.flatten(1), weight, model.fc1.bias)
+images = batch.images.flatten(1)
+hidden = torch.nn.functional.linear(images, weight, model.fc1.bias)
 torch.nn.functional.cross_entropy(model[2:](hidden), batch.labels).backward()
 torch.nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
 moved = weight.grad.flatten()[form[0].places]
@@ -134,161 +135,225 @@ by_cluster = torch.zeros(len(form.original)).index_add(0, form[0].codes, moved)
 torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 
 # %% [markdown]
-# **An experiment.** Which start is best, before and after training the shared values?
-# The authors prefer the linear one, whatever its squared error, because it keeps the few large weights {cite:p}`han2016deep`.
+# **An experiment.** k-means finds the shared values, but where should it start?
+# The authors prefer values that are evenly spaced ("linear"), because these represent the few large weights best {cite:p}`han2016deep`.
+# We try all their starts with only three values per layer, where the choice matters most.
 
 # %%
 tuning = {"learning_rate": 3e-4, "weight_decay": 0.0}
-rows = []
+starts = {}
 for start in deep_compression.STARTS:
-    shared, trained = [], []
-    for seed, (_, pruned) in enumerate(lenet300):
-        model = deep_compression.share_survivors(
-            copy.deepcopy(pruned), bits=2, start=start, seed=seed
+    shared = [
+        deep_compression.share_survivors(
+            copy.deepcopy(net), bits=2, start=start, seed=seed
         )
-        shared.append(error(model))
-        training.fit(model, dataset.train, epochs=1, seed=seed, **tuning)
-        trained.append(error(model))
-    before = record(f"start_{start}.shared_error_pct", shared, "%", 2)
-    after = record(f"start_{start}.trained_error_pct", trained, "%", 2)
-    rows.append({"start": start, "error, just shared": before, "error, values trained": after})
+        for seed, net in enumerate(pruned300)
+    ]
+    before = errors(shared)
+    for seed, net in enumerate(shared):
+        training.fit(net, dataset.train, epochs=1, seed=seed, **tuning)
+    starts[start] = before, errors(shared)
+
+# %% tags=["remove-input"]
+rows = []
+for start, (before, after) in starts.items():
+    rows.append(
+        {
+            "start": start,
+            "error, just shared": record(f"start_{start}.shared_error_pct", before),
+            "error, values trained": record(f"start_{start}.trained_error_pct", after),
+        }
+    )
 figures.table(
-    rows, caption="LeNet-300-100 with three values and zero; one epoch of training the values"
+    rows,
+    caption="LeNet-300-100 with three values and zero; one epoch of training the values",
 )
+means = np.array([[np.mean(run) for run in pair] for pair in starts.values()])
+for name, spread in zip(("shared", "trained"), np.ptp(means, axis=0), strict=True):
+    record(f"start.{name}_spread_points", spread, digits=1)
+first = min(starts, key=lambda start: np.mean(starts[start][1]))
+place = "ends best" if first == "linear" else "does not end best"
+evidence.phrase("quantization.start.linear", place)
 
 # %% [markdown]
-# ### Stage three: places as gaps
+# **What to see.** Once the values are trained, the start matters less: the starts differ by {glue:text}`quantization.start.shared_spread_points` before training and by {glue:text}`quantization.start.trained_spread_points` after it.
+# The linear start {glue:text}`quantization.start.linear` here.
 #
-# **The idea.** A survivor's place is stored as the distance from the one before, in $g$ bits.
-# Where the distance does not fit, a *filler* is stored: a weight of value zero, $2^g$ places on.
+# ### Places as gaps
+#
+# **The idea.** A file must also say where the weights that are left belong.
+# It stores the distance from each one to the next in $g$ bits.
+# Where the distance does not fit, it adds a *filler*: a weight of value zero, $2^g$ places on.
+#
+# **The code.**
 
 # %% tags=["remove-input"]
 figures.show_source(gaps.encode)
 
 # %% [markdown]
-# **An exact check.** Survivors at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers.
+# **An exact check.** Weights at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers, and all places come back.
 
 # %%
 places = np.array([0, 1, 9, 40])
 fields, kept_here = gaps.encode(places, bits=3)
+assert len(fields) > len(places)
 assert gaps.positions(fields)[kept_here].tolist() == places.tolist()
 
 # %% [markdown]
-# **An experiment.** Short gap fields need many fillers, long ones waste bits, so there is a best width.
-# Huffman's code, which comes next, all but removes the price of long fields.
+# **An experiment.** How many bits should a gap have?
+# Short gaps need many fillers, long ones waste bits.
 
 # %%
 widths = range(2, 11)
-_, pruned = lenet300[0]
-sizes = {"huffman": [], "fixed": []}
+sizes = {"fixed": [], "huffman": []}
 for bits in widths:
-    model = deep_compression.share_survivors(copy.deepcopy(pruned), bits=weight_bits, gap_bits=bits)
+    model = deep_compression.share_survivors(
+        copy.deepcopy(pruned300[0]), bits=weight_bits, gap_bits=bits
+    )
     for coder, by_width in sizes.items():
-        by_width.append(len(storage.dumps(model, coder=coder)))
+        by_width.append(len(storage.dumps(model, coder=coder)) / 1000)
 
 # %% tags=["remove-input"]
-figure, ax = figures.axes()
-for coder, look, label in (
-    ("fixed", figures.QUANTIZATION, "codes of one length"),
-    ("huffman", figures.COMBINED, "Huffman codes"),
-):
-    ax.plot(widths, np.array(sizes[coder]) / 1000, **look, label=label)
-ax.set(xlabel="bits of a gap field", ylabel="file (kB)", ylim=(0, None))
-figures.legend(ax)
-kb = {coder: min(by_width) / 1000 for coder, by_width in sizes.items()}
+least = {coder: min(by_width) for coder, by_width in sizes.items()}
 at = {coder: widths[int(np.argmin(by_width))] for coder, by_width in sizes.items()}
+lines = {
+    "codes of one length": ("gong-scalar-kmeans", "fixed"),
+    "Huffman codes": ("deep-compression", "huffman"),
+}
+figure, ax = figures.axes()
+for label, (look, coder) in lines.items():
+    ax.plot(widths, sizes[coder], **figures.look(look), label=label)
+ax.set(xlabel="bits of a gap", ylabel="file (kB)", ylim=(0, None))
+figures.legend(ax)
 figures.show(
     figure,
+    finding=f"Plain codes need gaps of {at['fixed']} bits; with Huffman codes long gaps cost almost nothing",
     name="fig-gaps",
-    caption="Size of the file of one LeNet-300-100 against the width of the gap fields.",
-    alt=f"Two curves of file size against gap width, each with a minimum: {kb['fixed']:.1f} kB at {at['fixed']} bits with codes of "
-    f"one length, {kb['huffman']:.1f} kB at {at['huffman']} bits with Huffman codes.",
+    caption="Size of the file of one LeNet-300-100 against the number of bits that each gap takes before it is coded.",
+    alt=f"Two curves of file size against the bits of a gap. With codes of one length the file is smallest at {at['fixed']} bits, "
+    f"{least['fixed']:.1f} kB; with Huffman codes at {at['huffman']} bits, {least['huffman']:.1f} kB.",
 )
 
 # %% [markdown]
-# ### Stage four: Huffman's code
+# **What to see.** Codes of one length have a best width, and both shorter and longer gaps make the file larger.
+# With Huffman codes, which come next, a width that is too large does little harm: rare long gaps get long codes.
+#
+# ### Stage three: Huffman's code
 #
 # **The idea.** Give frequent symbols short codewords {cite:p}`huffman1952method`.
-# Merge the two rarest symbols into one, again and again; a symbol's word is as long as it is deep in the tree.
+# Merge the two rarest symbols into one, and repeat; the length of a symbol's word is its depth in the tree that results.
 #
-# **The formula.** No code of one word per symbol is shorter, and its mean length $\bar L$ is near the entropy $H$ of the symbols' shares $p_i$:
+# **The formula.** No code with one word per symbol is shorter.
+# Its mean length $\bar L$ is within one bit of the entropy $H$ of the symbols' shares $p_i$:
 #
 # $$ H = \sum_i p_i \log_2 \frac{1}{p_i} \;\le\; \bar L \;<\; H + 1 . $$ (eq-entropy)
+#
+# **The code.** The words follow from their lengths, so a file needs to hold only the lengths.
 
 # %% tags=["remove-input"]
-figures.show_source(coders.code_lengths, coders.canonical)
+figures.show_source(coders.code_lengths)
 
 # %% [markdown]
-# The words follow from their lengths, so a file needs to hold only those.
-#
-# **An exact check.** Five symbols, of which one makes half of the text.
+# **An exact check.** One of five symbols makes up half of the text, and all shares are powers of a half: the code reaches the entropy.
 
 # %%
 text = np.array([0] * 16 + [1] * 8 + [2] * 4 + [3] * 2 + [4] * 2)
 lengths = coders.code_lengths(np.bincount(text))
-assert lengths.tolist() == [1, 2, 3, 4, 4]  # the shares are powers of a half
+assert lengths.tolist() == [1, 2, 3, 4, 4]
 assert lengths[text].sum() == coders.entropy_bits(np.bincount(text))
-assert coders.unhuffman(coders.huffman(text, lengths), len(text), lengths).tolist() == text.tolist()
+content = coders.huffman(text, lengths)
+assert coders.unhuffman(content, len(text), lengths).tolist() == text.tolist()
 
 # %% [markdown]
-# ### All stages
+# ### All stages together
 #
-# Now the whole: pruned networks, shared values trained for some epochs, written to a file, and read back into a new network that must compute the same.
+# We share the values of the pruned networks, train them for a few epochs, write a file, and read it back into a new network, which must compute the same.
 
 
 # %%
-def deep_compressed(sparse, epochs, seed):
-    model = deep_compression.share_survivors(copy.deepcopy(sparse), bits=weight_bits)
-    training.fit(model, dataset.train, epochs=epochs, seed=2000 + seed, **tuning)
-    return model
-
-
-def measured(name, build, pairs, epochs):
-    """Compress, write, read back, and record; the first compressed network is returned."""
-    compressed = [deep_compressed(sparse, epochs, seed) for seed, (_, sparse) in enumerate(pairs)]
-    files = [folder / f"{name}{seed}.slim" for seed in range(len(compressed))]
-    sizes = [storage.save(*pair, coder="huffman") for pair in zip(compressed, files, strict=True)]
-    loaded = [storage.load(file, build(99)) for file in files]
-    images = dataset.test.first(500).images
-    assert all(torch.equal(a(images), b(images)) for a, b in zip(compressed, loaded, strict=True))
-    record(f"{name}.error_pct", [error(model) for model in loaded], "%", 2)
-    dense = measure.dense_bytes(loaded[0])
-    record(f"{name}.file_ratio", [dense / size for size in sizes])
-    record(f"{name}.file_bytes", sizes, "bytes", 0)
-    record(f"{name}.dense_bytes", dense, "bytes", 0, exact=True)
+def deep_compressed(networks, epochs):
+    compressed = []
+    for seed, net in enumerate(networks):
+        model = deep_compression.share_survivors(copy.deepcopy(net), bits=weight_bits)
+        training.fit(model, dataset.train, epochs=epochs, seed=2000 + seed, **tuning)
+        compressed.append(model)
     return compressed
 
 
-compressed300 = measured("lenet300", models.lenet_300_100, lenet300, share_epochs)
-compressed5 = measured("lenet5", models.lenet5, lenet5, lenet5_share_epochs)
+def read_back(compressed, build):
+    """Write each network and read it into a new one; return these, and bytes."""
+    images, loaded, sizes = dataset.test.first(500).images, [], []
+    for model in compressed:
+        with tempfile.NamedTemporaryFile(suffix=".slim") as file:
+            sizes.append(storage.save(model, file.name, coder="huffman"))
+            loaded.append(storage.load(file.name, build(99)))
+        assert torch.equal(loaded[-1](images), model(images))
+    return loaded, sizes
+
+
+compressed300 = deep_compressed(pruned300, share_epochs)
+compressed5 = deep_compressed(pruned5, lenet5_share_epochs)
+
+# %% tags=["hide-input"]
+rows = []
+final = {}
+for name, label, compressed, before, build in (
+    ("lenet300", "LeNet-300-100", compressed300, baseline, models.lenet_300_100),
+    ("lenet5", "LeNet-5", compressed5, errors(dense5), models.lenet5),
+):
+    loaded, sizes = read_back(compressed, build)
+    floats = measure.dense_bytes(loaded[0])
+    final[name] = errors(loaded)
+    rows.append(
+        {
+            "network": label,
+            "floats (kB)": f"{floats / 1000:,.0f}",
+            "file (kB)": evidence.formatted(
+                [size / 1000 for size in sizes], unit="", digits=1
+            ),
+            "smaller": record(f"{name}.file_ratio", [floats / n for n in sizes]),
+            "error, dense": evidence.formatted(before, unit="%", digits=2),
+            "error": record(f"{name}.error_pct", final[name]),
+        }
+    )
+    record(f"{name}.dense_bytes", floats, exact=True)
+    record(f"{name}.file_bytes", sizes)
+figures.table(rows, caption="Deep Compression: size of the file and test error")
+rise = np.mean(final["lenet300"]) - np.mean(baseline)
+outcome = "did not rise" if rise <= 0 else f"rose by {rise:.1f} points"
+evidence.phrase("quantization.lenet300.outcome", outcome)
 
 # %% [markdown]
-# **What to see.** LeNet-300-100 takes {glue:text}`quantization.lenet300.file_bytes`, {glue:text}`quantization.lenet300.file_ratio` less than its {glue:text}`quantization.lenet300.dense_bytes` of floats.
-# LeNet-5 takes {glue:text}`quantization.lenet5.file_bytes` where it had {glue:text}`quantization.lenet5.dense_bytes`.
-# {cite:t}`han2016deep` report 40 times at 1.58 % error for the first and 39 times at 0.74 % for the second.
+# **What to see.** Both files are about one fiftieth of the floats, and neither network got worse.
+# {cite:t}`han2016deep` report 40 times for LeNet-300-100 at an error of 1.58 %, and 39 times for LeNet-5 at 0.74 %.
+# The survey gives the figures of the first network, 32 times without and 40 times with Huffman coding, to "a LeNet5-like network" {cite:p}`berthelier2020survey`.
 
 # %% tags=["remove-input"]
 named = {"LeNet-300-100": compressed300[0], "LeNet-5": compressed5[0]}
-rows = [
-    {"network": name} | row for name, model in named.items() for row in measure.by_stream(model)
-]
-figures.table(rows, caption="Bits for each entry: codes of one length, Huffman's, and the entropy")
+for name, model in named.items():
+    figures.table(
+        [
+            {key.replace(": bits", "").replace(":", ","): row[key] for key in row}
+            for row in measure.by_stream(model)
+        ],
+        caption=f"{name}: bits per code and per gap, all of one length, with Huffman's code, and by the entropy",
+    )
 
 # %% [markdown]
-# The corresponding table of {cite:t}`han2016deep` has 4.4 and 3.7 bits after Huffman coding for the first layer of LeNet-300-100.
-# It holds slips of its own: for one layer of LeNet-5 it gives 5.2 bits after coding where 5 bits without coding would do {cite:p}`han2016deep`.
+# **What to see.** Huffman's code takes hardly more bits than the entropy, the least that any code with one word per symbol can take.
+# In their tables, {cite:t}`han2016deep` have 4.4 bits per code and 3.7 bits per gap for the first layer of LeNet-300-100.
+# One entry must be an error: for a layer of LeNet-5 it lists 5.2 bits after coding, more than the 5 bits without coding {cite:p}`han2016deep`.
 #
 # ### Four ways to count
 #
 # The literature calls four different numbers a compression ratio, and compares them with each other.
-# Here they are for the same networks: count only what is not zero; count codes and gaps of one length and the codebook; count the lengths of Huffman's words; weigh the file.
+# Here they are for the same networks: count only the weights that are not zero; count codes and gaps of one length, and the codebook; count the lengths of Huffman's words; or weigh the file.
 
-
-# %%
+# %% tags=["hide-input"]
 words = {
-    "nonzeros": "non-zeros only",
-    "fixed_codes": "with index bits",
-    "code_lengths": "computed code lengths",
+    "nonzeros": "weights that are not zero",
+    "fixed_codes": "codes and gaps of one length",
+    "code_lengths": "lengths of Huffman's words",
     "file": "bytes of the file",
 }
 rows = [{"what is counted": text} for text in words.values()]
@@ -296,28 +361,33 @@ for label, name, compressed in zip(
     named, ("lenet300", "lenet5"), (compressed300, compressed5), strict=True
 ):
     # Codes of one length want the short gaps of the paper's tables.
-    plain = [deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in compressed]
+    plain = [
+        deep_compression.set_gap_bits(copy.deepcopy(model), 5) for model in compressed
+    ]
     for row, kind in zip(rows, words, strict=True):
         counted = plain if kind == "fixed_codes" else compressed
-        sizes = [getattr(measure.accountings(model, coder="huffman"), kind) for model in counted]
         ratio = [
-            measure.dense_bytes(model) / size for model, size in zip(compressed, sizes, strict=True)
+            measure.dense_bytes(model)
+            / getattr(measure.accountings(model, coder="huffman"), kind)
+            for model in counted
         ]
         row[label] = record(f"{name}.{kind}_accounting_ratio", ratio)
-    before, after = [smaller(m, "fixed") for m in plain], [smaller(m) for m in compressed]
+    before = [smaller(model, "fixed") for model in plain]
+    after = [smaller(model) for model in compressed]
     record(f"{name}.uncoded_file_ratio", before)
     gain = [b / a for a, b in zip(before, after, strict=True)]
     record(f"{name}.huffman_gain_ratio", gain, digits=2)
 figures.table(rows, caption="The same networks, four compression ratios")
 
 # %% [markdown]
-# **What to see.** Only the last line is one that a device could store.
-# It counts the biases, the codebooks, the code tables and a checksum, which the line above leaves out.
-# In files, Huffman's code by itself gains a factor of {glue:text}`quantization.lenet300.huffman_gain_ratio` on LeNet-300-100 and {glue:text}`quantization.lenet5.huffman_gain_ratio` on LeNet-5.
+# **What to see.** By one count the same network is compressed about four times as much as by another, and only the bytes of the file are what a device stores.
+# They include the biases, the codebooks, the code tables and a checksum, which the line above leaves out.
+# Huffman's code alone makes the files {glue:text}`quantization.lenet300.huffman_gain_ratio` smaller for LeNet-300-100 and {glue:text}`quantization.lenet5.huffman_gain_ratio` for LeNet-5.
 #
-# ## All techniques on one baseline
+# ## Prune, share, or both
 #
-# Prune alone, share alone, or both; nothing is trained after the last step, and every size is that of a file with Huffman codes.
+# From the same dense networks we prune alone, share alone, or do both.
+# Nothing is trained after the last step, and every size is that of a file with Huffman codes.
 
 
 # %%
@@ -331,13 +401,19 @@ def shared_only(bits, dense, sparse):
 
 
 def both(bits, dense, sparse):
-    return deep_compression.share_survivors(copy.deepcopy(sparse), bits=bits, start="optimal")
+    return deep_compression.share_survivors(
+        copy.deepcopy(sparse), bits=bits, start="optimal"
+    )
 
 
 def curve(change, settings):
-    """For each setting the mean times smaller, and the error of each seed's network."""
-    changed = [[change(setting, *pair) for pair in lenet300] for setting in settings]
-    return [(np.mean([*map(smaller, models)]), [*map(error, models)]) for models in changed]
+    """For each setting: how many times smaller, and the error of each seed."""
+    points = []
+    for setting in settings:
+        pairs = zip(dense300, pruned300, strict=True)
+        changed = [change(setting, *pair) for pair in pairs]
+        points.append((np.mean([*map(smaller, changed)]), errors(changed)))
+    return points
 
 
 curves = {
@@ -347,33 +423,61 @@ curves = {
 }
 
 # %% tags=["remove-input"]
+level, reached = np.mean(baseline), np.mean([*map(smaller, compressed300)])
+within = {
+    name: max([times for times, run in points if np.mean(run) <= level + 1] or [1.0])
+    for name, points in curves.items()
+}
+lines = {
+    "prune": ("prune", "pruned"),
+    "share": ("share values", "gong-scalar-kmeans"),
+    "both": ("prune, share", "deep-compression"),
+}
 figure, ax = figures.axes()
-looks = {"prune": figures.PRUNING, "share": figures.QUANTIZATION, "both": figures.COMBINED}
-labels = {"prune": "prune alone", "share": "share alone", "both": "prune, then share"}
-within = {}
-for name, points in curves.items():
-    figures.line(ax, *zip(*points, strict=True), looks[name], labels[name])
-    within[name] = max([times for times, errors in points if np.mean(errors) <= level + 1] or [1.0])
-ax.axhline(level, **figures.DENSE | {"marker": ""}, label="dense network")
+for name, (label, look) in lines.items():
+    times, runs = zip(*curves[name], strict=True)
+    figures.line(ax, times, runs, figures.look(look), label, bounds=figures.PERCENT)
+last = figures.look("retrained") | {"linestyle": "none", "markersize": 9}
+figures.line(
+    ax,
+    [reached],
+    [final["lenet300"]],
+    last,
+    "prune, share, train",
+    bounds=figures.PERCENT,
+)
+ax.axhline(level, **figures.look("dense") | {"marker": ""}, label="dense network")
 if dataset.name == "mnist":
-    ax.plot([40], [1.58], **figures.REPORTED, label="Deep Compression, as reported")
+    reported = figures.look("reported")
+    ax.plot([40], [1.58], **reported, label="as reported")
 ax.set(xlabel="times smaller (file)", ylabel="test error (%)")
 figures.logarithmic(ax, "x", "y")
-figures.legend(ax)
+figures.legend(ax, columns=3, narrow=True)
 figures.show(
     figure,
+    lead=True,
+    finding=f"All stages together: a file {reached:.0f}× smaller, at {np.mean(final['lenet300']):.1f} % error (dense: {level:.1f} %)",
     name="fig-curves",
-    caption="Error against size for pruning, sharing, and both, without training after the last step; means with 95 % intervals.",
-    alt=f"Three curves of test error against times smaller. Within one point of the dense network pruning alone reaches {within['prune']:.0f} times, "
-    f"sharing alone {within['share']:.0f} times, both together {within['both']:.0f} times.",
+    caption="Test error of LeNet-300-100 against the size of its file; the diamond is Deep Compression with trained values, the curves train nothing after their last step. Means over seeds; bars are 95 % intervals.",
+    alt=f"Three curves of test error against times smaller, and a point for all stages at {reached:.0f} times and {np.mean(final['lenet300']):.1f} %. "
+    f"Within one point of the dense network pruning alone reaches {within['prune']:.0f} times, sharing alone {within['share']:.0f} times, both together {within['both']:.0f} times.",
 )
 
+# %% tags=["remove-cell"]
+for name, most in within.items():
+    record(f"{name}.within_point_ratio", most, digits=0)
+distinct = max(model.fc1.weight.unique().numel() for model in compressed300)
+record("lenet300.distinct_values", distinct)
+
+# %% [markdown]
+# **What to see.** Pruning and sharing work better together than either alone.
+# Within one point of the dense error, pruning makes the file {glue:text}`quantization.prune.within_point_ratio` smaller, sharing {glue:text}`quantization.share.within_point_ratio`, and both {glue:text}`quantization.both.within_point_ratio`.
+
 # %% tags=["remove-input"]
-dense, sparse = lenet300[0]
 variants = {
-    "dense": dense,
-    "pruned": pruned_only(1.0, dense, sparse),
-    "scalar k-means, 4 bits": scalar_kmeans.share(copy.deepcopy(dense), bits=4),
+    "dense": dense300[0],
+    "pruned": pruned_only(1.0, dense300[0], pruned300[0]),
+    "16 shared values": shared_only(4, dense300[0], pruned300[0]),
     "Deep Compression": compressed300[0],
 }
 one = dataset.test.images[:1]
@@ -383,30 +487,25 @@ latency = measure.latency_ms(
 rows = [
     {
         "network": name,
-        "test error (%)": f"{error(model):.2f}",
+        "error (%)": f"{errors([model])[0]:.2f}",
         "file (bytes)": f"{len(storage.dumps(model, coder='huffman')):,}",
-        "times smaller": f"{smaller(model):.1f}",
+        "smaller (×)": f"{smaller(model):.1f}",
         "multiply-adds": f"{measure.multiply_adds(model, one.shape[1:]):,}",
         "latency (ratio)": f"{latency[name].median / latency['dense'].median:.2f}",
     }
     for name, model in variants.items()
 ]
-figures.table(rows, caption="LeNet-300-100, first seed; latency of one input on one thread")
-
-# %% tags=["remove-cell"]
-for name, reached in within.items():
-    record(f"{name}.within_point_ratio", reached, digits=0)
-distinct = max(model.fc1.weight.unique().numel() for model in compressed300)
-record("lenet300.distinct_values", distinct, "", 0)
+figures.table(
+    rows, caption="LeNet-300-100, first seed; latency of one input on one thread"
+)
 
 # %% [markdown]
-# **What to see.** Within one point of the dense error, pruning alone reaches {glue:text}`quantization.prune.within_point_ratio`, sharing alone {glue:text}`quantization.share.within_point_ratio`, and both together {glue:text}`quantization.both.within_point_ratio`.
-# None of this saves time by itself: the weight is rebuilt from its codes at every use, and the multiply-adds stay.
+# None of this saves time: the number of multiply-adds does not change, and rebuilding the weight from its codes at every use takes time of its own.
 #
 # ## Where it breaks
 #
-# **Huffman on zeros.** Why gaps at all, and not one stream of codes with many zeros in it?
-# Huffman's shortest word has one bit, and a zero that fills nine tenths of a stream is worth far less.
+# **Huffman's code on zeros.** Why store gaps at all, and not one stream of codes with many zeros in it?
+# Huffman's shortest word has one bit, and a zero that fills nine tenths of a stream carries far less information.
 
 # %%
 codes = np.zeros(compressed300[0].fc1.weight.numel(), dtype=np.int64)
@@ -414,31 +513,46 @@ form = compressed300[0].fc1.parametrizations.weight[0]
 codes[form.places.numpy()] = form.codes.numpy() + 1
 counts = np.bincount(codes)
 wasted = 100 * (coders.huffman_bits(counts) / coders.entropy_bits(counts) - 1)
-record("dense_stream.overhead_pct", wasted, "%", 0)
+record("dense_stream.overhead_pct", wasted, digits=0)
 gain = [100 * (1 - smaller(model) / smaller(model, "best")) for model in compressed300]
-record("lenet300.range_gain_pct", gain, "%")
+record("lenet300.range_gain_pct", gain, digits=1)
 
 # %% [markdown]
-# One Huffman code for the first layer, zeros included, takes {glue:text}`quantization.dense_stream.overhead_pct` more than the entropy.
-# The two streams of Deep Compression avoid that by never writing a zero.
-# A range code can spend less than a bit on a symbol; with it, which is what `save` does unless told otherwise, the file is another {glue:text}`quantization.lenet300.range_gain_pct` smaller.
+# A single Huffman code for the first layer, zeros included, takes {glue:text}`quantization.dense_stream.overhead_pct` more than the entropy.
+# Deep Compression avoids this because it never writes a zero.
+# A range code can spend less than a bit on a symbol; `save` uses one unless told otherwise, and the file gets another {glue:text}`quantization.lenet300.range_gain_pct` smaller.
 #
 # ## Exercises
 #
-# 1. How far is the file from the entropy of its streams, and what makes up the difference?
+# 1. All included, how many bits of the file does each weight take that pruning left?
 
 # %% tags=["hide-cell"]
-encodings = [encoding for _, encoding in storage.streams(compressed300[0])]
-streams = [np.bincount(symbols) for encoding in encodings for symbols in encoding.symbols.values()]
-least = sum(coders.entropy_bits(counts) for counts in streams) / 8
-tables = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
-biases = sum(4 * layer.bias.numel() for _, layer in layers(compressed300[0]))
-print(
-    f"file {len(storage.dumps(compressed300[0], coder='huffman')):,} bytes: streams {least:,.0f}, codebooks {tables:,}, biases {biases:,}"
+size = len(storage.dumps(compressed300[0], coder="huffman"))
+left = sum(int(layer.weight.count_nonzero()) for _, layer in layers(compressed300[0]))
+evidence.answer(
+    f"{8 * size / left:.1f} bits: {size:,} bytes for {left:,} weights. A float takes 32 bits, and says nothing about its place."
 )
 
 # %% [markdown]
-# 2. Compress a network that nobody here wrote, and load it into a fresh one.
+# 2. How far is the file from the entropy of its streams, and what makes up the difference?
+
+# %% tags=["hide-cell"]
+encodings = [encoding for _, encoding in storage.streams(compressed300[0])]
+least = sum(
+    coders.entropy_bits(np.bincount(symbols))
+    for encoding in encodings
+    for symbols in encoding.symbols.values()
+)
+books = sum(4 * len(encoding.tables["centroid"]) for encoding in encodings)
+biases = sum(4 * layer.bias.numel() for _, layer in layers(compressed300[0]))
+rest = size - least / 8 - books - biases
+evidence.answer(
+    f"The streams need {least / 8:,.0f} of the {size:,} bytes. "
+    f"Biases take {biases:,} bytes and codebooks {books:,}; code tables, names and what Huffman's code wastes take the other {rest:,.0f}."
+)
+
+# %% [markdown]
+# 3. Compress torchvision's MobileNetV2 in the same way, and load it into a new network. Does it compute the same?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -446,13 +560,24 @@ from lib.vision import torchvision
 mobilenet = torchvision.models.mobilenet_v2(num_classes=10).eval()
 magnitude.prune(mobilenet, density=0.1, scope="global")
 deep_compression.share_survivors(mobilenet, bits=4)
-size = storage.save(mobilenet, folder / "mobilenet.slim")
-image, fresh = torch.rand(1, 3, 64, 64), torchvision.models.mobilenet_v2(num_classes=10)
-assert torch.equal(storage.load(folder / "mobilenet.slim", fresh).eval()(image), mobilenet(image))
-print(f"{measure.dense_bytes(mobilenet) / size:.1f} times smaller")
+fresh = torchvision.models.mobilenet_v2(num_classes=10)
+image = torch.rand(1, 3, 64, 64)
+with tempfile.NamedTemporaryFile() as file:
+    size = storage.save(mobilenet, file.name)
+    storage.load(file.name, fresh)
+assert torch.equal(fresh.eval()(image), mobilenet(image))
+evidence.answer(
+    f"It does, bit for bit, from a file {measure.dense_bytes(mobilenet) / size:.1f}× smaller than the floats."
+)
 
 # %% [markdown]
+# ## In short
+#
+# - Prune first, then let the weights that are left share values, then code: together these stages save far more than any of them alone.
+# - Train the shared values a little; where they start matters less.
+# - Quote the bytes of a file: other ways of counting leave something out.
+#
 # ## Sources of this chapter
 #
-# - {cite:t}`gong2014vq` is scalar k-means; {cite:t}`han2016deep` is Deep Compression; {cite:t}`berthelier2020survey` is the survey.
-# - {cite:t}`lloyd1982least` is the iteration; {cite:t}`huffman1952method` is the code.
+# - {cite:t}`han2016deep` is Deep Compression; {cite:t}`gong2014vq` is sharing by scalar k-means, without pruning; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`huffman1952method` is the code; {cite:t}`lecun1998gradient` is where the two networks come from.
