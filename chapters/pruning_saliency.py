@@ -8,24 +8,20 @@
 
 # %% [markdown]
 # (sec-pruning-saliency)=
-# # Pruning by second derivatives, and lottery tickets
+# # Optimal Brain Damage, Optimal Brain Surgeon and lottery tickets
 #
-# Which weight can go? The first answer to that question came from the second derivatives of the loss.
-# With half of a small network's weights deleted in one go, the training objective grows by {glue:text}`pruning_saliency.half.surgeon_increase` when Optimal Brain Surgeon chooses, {glue:text}`pruning_saliency.half.damage_increase` with Optimal Brain Damage, {glue:text}`pruning_saliency.half.magnitude_increase` by magnitude and {glue:text}`pruning_saliency.half.random_increase` at random.
-# What is left also learns from where it started: at {glue:text}`pruning_saliency.lottery.density_pct` of the weights a lottery ticket ends {glue:text}`pruning_saliency.lottery.ticket_gain_pct` points above the same structure with other initial weights.
-#
-# ## What the survey says, and what came out
+# Which weights can a network lose at the least cost, and could the rest have been trained alone?
+# Deleting half of the parameters of a small digit classifier raises its training objective by {mean}`pruning_saliency.half.magnitude_increase 3` if the smallest go, and by only {mean}`pruning_saliency.half.surgeon_increase 3` if second derivatives choose and the other weights move to make up for the loss (Optimal Brain Surgeon).
+# What is left of LeNet-300-100, a digit classifier with two hidden layers, can also be trained alone: from the weights that it began with, a "lottery ticket", it becomes {glue:text}`pruning_saliency.lottery.outcome` than from other weights.
 #
 # ```{claims} pruning_saliency
 # ```
-#
-# ## What this page needs
 #
 # ```{cost} pruning_saliency
 # ```
 
 # %% tags=["parameters"]
-data = "digits"  # data set of the large networks: digits, mnist, or the path of an image folder
+data = "digits"  # for the large networks: digits, mnist, or an image folder
 seeds = 2  # large networks trained from different starts
 epochs = 6  # to train one of them, in each round
 rounds = 2  # of prune and rewind
@@ -33,17 +29,18 @@ share = 0.557  # of the surviving weights, removed in each round
 learning_rate = 3e-3  # of Adam; chosen on the validation split
 early_samples = 600  # seen once, in batches of 60, by the networks that get few steps
 samples = 400  # for the second derivatives of the large networks
-surgeon_layers = {"fc2": 0.1, "fc3": 0.2}  # shares of weights kept by the layer-wise surgery
-surgeon_seeds = 1  # large networks that have it
+surgeon_layers = {"fc2": 0.1, "fc3": 0.2}  # kept by Optimal Brain Surgeon, of 1
+surgeon_seeds = 1  # large networks that it prunes
 small_seeds = 3  # small networks for the comparison of criteria
 small_samples = 300  # images to train them
 small_iterations = 150  # of L-BFGS, at most
-problems = ["monks-3-rule"]  # MONK's problems: monks-1, or drawn from its rule: monks-1-rule, ...
+problems = ["monks-3-rule"]  # of MONK: monks-1, or drawn from its rule: monks-1-rule
 repeats = 1  # of each problem, with fresh random starts
 starts = 3  # networks trained in each repeat; the best in training is pruned
 
 # %% tags=["hide-input"]
 import copy
+from itertools import product
 
 import numpy as np
 import torch
@@ -60,11 +57,7 @@ from lib.pruning import optimal_brain_surgeon as surgeon
 from lib.weights import layers
 
 dataset = datasets.load(data)
-evidence.uses(dataset)
-
-
-def record(key, values, unit="%", digits=1, exact=False):
-    return evidence.record(f"pruning_saliency.{key}", values, unit=unit, digits=digits, exact=exact)
+record = evidence.recorder("pruning_saliency", dataset)
 
 
 def accuracy(model, split=dataset.test):
@@ -75,24 +68,29 @@ def accuracy(model, split=dataset.test):
 # (sec-damage)=
 # ## Optimal Brain Damage
 #
-# **The idea.** A small weight may matter much, and a large one little: what counts is the loss, not the weight.
-# At a minimum of the loss the slope is zero, so the first thing that a deletion changes shows in the second derivatives {cite:p}`lecun1989obd`.
+# **The idea.** A small weight may matter much, and a large one little: what counts is how much the loss grows without it.
+# At a minimum of the loss the slope is zero, so the second derivatives tell first what a deletion costs {cite:p}`lecun1989obd`.
 #
-# **The formula.** Move the weights by $\delta w$, and the objective $E$ changes by
+# **The formula.** If the weights move by $\delta w$, the objective $E$, the loss on the training data plus weight decay, changes by
 #
-# $$ \delta E = \underbrace{g^\top \delta w}_{\text{zero at a minimum}} + \tfrac12 \sum_k h_{kk}\, \delta w_k^2 + \underbrace{\tfrac12 \sum_{k \ne l} h_{kl}\, \delta w_k \delta w_l}_{\text{left out}} + \underbrace{O(\lVert \delta w \rVert^3)}_{\text{left out}} . $$ (eq-damage)
+# $$ \begin{aligned}
+# \delta E = {}& \underbrace{g^\top \delta w}_{\text{zero at a minimum}} + \tfrac12 \sum_k h_{kk}\, \delta w_k^2 \\
+# &+ \underbrace{\tfrac12 \sum_{k \ne l} h_{kl}\, \delta w_k \delta w_l}_{\text{left out}} + \underbrace{O(\lVert \delta w \rVert^3)}_{\text{left out}} ,
+# \end{aligned} $$ (eq-damage)
 #
+# with the gradient $g$ and the second derivatives $h_{kl}$.
 # Three approximations leave one number for each weight, its *saliency* $s_k = \tfrac12 h_{kk} w_k^2$.
 # The weights of the lowest saliency go.
 #
-# **The code.** The diagonal is that of the Gauss-Newton matrix: one backward pass for each class gives it exactly.
+# **The code.** The second derivatives come from the Gauss-Newton matrix, which is never negative.
+# One backward pass for each class gives its diagonal exactly:
 
 # %% tags=["remove-input"]
 figures.show_source(damage.factor, damage.curvature, damage.saliencies)
 
 # %% [markdown]
-# **An exact check.** In a network of one linear layer the Gauss-Newton matrix is the whole second derivative.
-# So the diagonal must be the one that automatic differentiation finds, all cross terms computed and thrown away.
+# **An exact check.** In a network of one linear layer the Gauss-Newton matrix is the matrix of second derivatives.
+# So its diagonal must be the one that automatic differentiation finds.
 
 # %%
 layer = nn.Linear(5, 3).double()
@@ -100,38 +98,36 @@ batch = datasets.Split(torch.rand(20, 5, dtype=torch.float64), torch.arange(20) 
 
 
 def loss(weight):
-    return nn.functional.cross_entropy(batch.images @ weight.T + layer.bias, batch.labels)
+    return nn.functional.cross_entropy(
+        batch.images @ weight.T + layer.bias, batch.labels
+    )
 
 
 whole = torch.autograd.functional.hessian(loss, layer.weight.detach()).reshape(15, 15)
-torch.testing.assert_close(damage.curvature(layer, batch)[""].flatten(), whole.diagonal())
+torch.testing.assert_close(
+    damage.curvature(layer, batch)[""].flatten(), whole.diagonal()
+)
 
 # %% [markdown]
 # (sec-surgeon)=
 # ## Optimal Brain Surgeon
 #
-# **The idea.** Deleting a weight is not the best move: the others can make up for part of it {cite:p}`hassibi1992obs`.
+# **The idea.** When a weight is deleted, the other weights can make up for part of the loss {cite:p}`hassibi1992obs`.
 #
-# **The formula.** Keep the cross terms, and ask for the cheapest $\delta w$ that makes weight $q$ zero:
+# **The formula.** Keep the cross terms, so $H$ is the whole matrix of second derivatives, and ask for the cheapest $\delta w$ that makes weight $q$ zero ($e_q$ is the unit vector of that weight):
 #
 # $$ \delta w = -\frac{w_q}{[H^{-1}]_{qq}} H^{-1} e_q, \qquad L_q = \frac{w_q^2}{2\,[H^{-1}]_{qq}} . $$ (eq-surgeon)
 #
-# Delete the $q$ of the least $L_q$, move all the others, take $q$ out of the inverse, and go on.
-# As $1 / [H^{-1}]_{qq} \le h_{qq}$, no deletion is ever predicted to cost more than its saliency above.
+# Delete the weight of the least $L_q$, move all others by $\delta w$, take $q$ out of the inverse, and repeat.
+# As $1 / [H^{-1}]_{qq} \le h_{qq}$, no deletion is ever predicted to cost more than its saliency.
 #
-# **The code.** One function deletes one weight, or several together:
+# **The code.** One function deletes one weight, or several together; another builds the inverse, some rows at a time:
 
 # %% tags=["remove-input"]
-figures.show_source(surgeon.remove)
+figures.show_source(surgeon.remove, surgeon.inverse_hessian)
 
 # %% [markdown]
-# and the inverse is built up sample by sample, here some rows at a time:
-
-# %% tags=["remove-input"]
-figures.show_source(surgeon.inverse_hessian)
-
-# %% [markdown]
-# **An exact check.** On a quadratic bowl the cost must be the predicted one, and what stays must be the constrained minimum, found in another way.
+# **An exact check.** On a quadratic function the cost must be the predicted one, and the other weights must be where a linear solver finds the constrained minimum.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -147,11 +143,12 @@ assert moved[2] == 0 and cost <= bowl[2, 2] * w[2] ** 2 / 2
 # %% [markdown]
 # ### Four criteria on one small network
 #
-# A network with ten hidden neurons, $\tanh$ units, reads scikit-learn's digits, 8 by 8 picture elements each: 760 parameters.
-# L-BFGS brings cross-entropy and weight decay together to a minimum in double precision, because the theory speaks of minima.
-# Then each criterion deletes a share of the parameters in one go, with no training after it.
+# The theory speaks of minima, so we take a network small enough to reach one.
+# It has ten hidden neurons, $\tanh$ units, and 760 parameters, and reads scikit-learn's digits of 8 by 8 pixels.
+# L-BFGS, an optimizer for smooth functions, brings cross-entropy and weight decay together to a minimum, in double precision.
+# Then each criterion deletes a share of the parameters in one go, with no training afterwards.
 
-# %%
+# %% tags=["hide-input"]
 raw = load_digits()
 some = np.random.RandomState(0).permutation(len(raw.target))[:small_samples]
 pixels = torch.from_numpy(raw.images)[some, None].double() / 16
@@ -163,7 +160,9 @@ criteria = ("surgeon", "damage", "magnitude", "random")
 def perceptron(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Tanh(), nn.Linear(10, 10)).double()
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 10), nn.Tanh(), nn.Linear(10, 10)
+        ).double()
 
 
 scratch = perceptron(0)  # takes any values
@@ -176,124 +175,178 @@ def objective(weights):
     return float(fit + decay / 2 * weights.square().sum())
 
 
-# %%
-def increases(model, seed):
-    """Criterion -> for each share, the predicted and the true increase of the objective."""
-    w = nn.utils.parameters_to_vector(model.parameters()).detach()
+def vector(model):
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def curvature(model):
+    """The second derivative of the objective by each parameter, and the rows it comes from."""
     rows = surgeon.gauss_newton_rows(model, small_set)
-    curvature = rows.square().sum(dim=0) / len(small_set) + decay
-    inverse = surgeon.inverse_hessian(rows, samples=len(small_set), alpha=decay)
+    return rows.square().sum(dim=0) / len(small_set) + decay, rows
+
+
+def orders(model, seed, h):
+    """Criterion -> the numbers of the parameters, the first to go first."""
+    w = vector(model)
     options = {"delete": round(shares[-1] * len(w)), "alpha": decay, "refresh": len(w)}
     surgery = surgeon.operate(copy.deepcopy(model), small_set, **options)
-    order = {"surgeon": surgery.deleted}
-    order["damage"], order["magnitude"] = (curvature * w**2).argsort(), w.abs().argsort()
-    order["random"] = torch.randperm(len(w), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "surgeon": surgery.deleted,
+        "damage": (h * w**2).argsort(),
+        "magnitude": w.abs().argsort(),
+        "random": torch.randperm(len(w), generator=generator),
+    }
+
+
+# %%
+def increases(model, seed):
+    """Criterion -> for each share, the predicted and the true increase."""
+    w, (h, rows) = vector(model), curvature(model)
+    order = orders(model, seed, h)
+    inverse = surgeon.inverse_hessian(rows, samples=len(small_set), alpha=decay)
     costs = {name: [] for name in criteria}
-    for name in criteria:
-        for part in shares:
-            gone, left = order[name][: round(part * len(w))], w.clone()
-            left[gone] = 0
-            predicted = (curvature * w**2 / 2)[gone].sum()
-            if name == "surgeon":  # deletions one by one end where one of the whole set ends
-                left, _, predicted = surgeon.remove(w, inverse, gone)
-            costs[name].append([float(predicted), objective(left) - objective(w)])
+    for name, part in product(criteria, shares):
+        gone, left = order[name][: round(part * len(w))], w.clone()
+        left[gone] = 0
+        predicted = (h * w**2 / 2)[gone].sum()
+        if name == "surgeon":  # the others move
+            left, _, predicted = surgeon.remove(w, inverse, gone)
+        costs[name].append([float(predicted), objective(left) - objective(w)])
     return costs
 
 
 options = {"split": small_set, "weight_decay": decay, "iterations": small_iterations}
-small = [cached(training.minimize, perceptron(i), **options) for i in range(small_seeds)]
+networks = [perceptron(seed) for seed in range(small_seeds)]
+small = [cached(training.minimize, network, **options) for network in networks]
 outcome = [increases(model, seed) for seed, model in enumerate(small)]
-cost_of = {name: np.array([run[name] for run in outcome]) for name in criteria}  # seeds, shares, 2
 
 # %% tags=["remove-input"]
+cost_of = {name: np.array([run[name] for run in outcome]) for name in criteria}
+half = {name: cost_of[name][:, shares.index(0.5)] for name in criteria}  # seeds, 2
+labels = dict(
+    zip(
+        criteria,
+        ("Optimal Brain Surgeon", "Optimal Brain Damage", "magnitude", "random"),
+        strict=True,
+    )
+)
+looks = ("prune-obs", "prune-obd", "prune-magnitude-iterative", "random")
 figure, ax = figures.axes()
-looks = [figures.COMBINED, figures.PRUNING, figures.QUANTIZATION, figures.DENSE]
-names = ["Optimal Brain Surgeon", "Optimal Brain Damage", "magnitude", "random"]
-for name, look, label in zip(criteria, looks, names, strict=True):
+for name, look in zip(criteria, looks, strict=True):
     true = cost_of[name][:, :, 1]
     middle = np.median(true, axis=0)
     bars = [middle - true.min(axis=0), true.max(axis=0) - middle]
-    ax.errorbar([100 * s for s in shares], middle, yerr=bars, capsize=3, label=label, **look)
-ax.set(xlabel="parameters deleted (%)", ylabel="increase of the objective", yscale="log")
+    at = [100 * s for s in shares]
+    options = {"capsize": 3, "label": labels[name], **figures.look(look)}
+    ax.errorbar(at, middle, yerr=bars, **options)
+ax.set(
+    xlabel="parameters deleted (%)", ylabel="increase of the objective", yscale="log"
+)
 figures.legend(ax)
-half = {name: cost_of[name][:, shares.index(0.5)] for name in criteria}  # seeds, 2
-medians = [f"{np.median(half[c][:, 1]):.2g} ({n})" for c, n in zip(criteria, names, strict=True)]
+middle = {name: float(np.median(half[name][:, 1])) for name in criteria}
 figures.show(
     figure,
+    lead=True,
+    finding="Half of the parameters deleted: Optimal Brain Surgeon costs "
+    f"{middle['magnitude'] / middle['surgeon']:.0f} times less than deletion by magnitude",
     name="fig-criteria",
-    caption="What it costs to delete parameters in one go, without training: median of the networks, with bars from the least to the most.",
-    alt=f"Four rising curves on a logarithmic axis. With half of the parameters deleted the median objective grows by {', '.join(medians)}.",
+    caption="The cost of deleting parameters in one go, without training: median of the networks, with bars from the least to the most.",
+    alt="Four rising curves on a logarithmic axis. With half of the parameters deleted the median objective grows by "
+    + ", ".join(f"{middle[name]:.2g} ({labels[name]})" for name in criteria)
+    + ".",
 )
 
 # %% tags=["remove-cell"]
 for name in criteria:
-    record(f"half.{name}_increase", half[name][:, 1], "", 4 if name != "random" else 2)
-for worse, better in (("damage", "surgeon"), ("magnitude", "damage"), ("random", "magnitude")):
+    digits = 2 if name == "random" else 4
+    record(f"half.{name}_increase", half[name][:, 1], digits=digits)
+for worse, better in (
+    ("damage", "surgeon"),
+    ("magnitude", "damage"),
+    ("random", "magnitude"),
+):
     decades = np.log10(half[worse][:, 1] / half[better][:, 1])
     record(f"half.{worse}_over_{better}_decades", decades, "powers of ten", 2)
+    times = 10 ** decades.mean()
+    words = f"{times:.1f} times" if times < 5 else f"{times:.0f} times"
+    evidence.phrase(f"pruning_saliency.half.{worse}_over_{better}", words)
 for name in ("surgeon", "damage"):
-    record(f"half.{name}_predicted_ratio", half[name][:, 0] / half[name][:, 1], "x", 2)
-flat = [nn.utils.parameters_to_vector(model.parameters()).detach() for model in small]
-record("decay.zeros_pct", [100 * float((w == 0).double().mean()) for w in flat])
+    record(
+        f"half.{name}_predicted_ratio", half[name][:, 0] / half[name][:, 1], digits=2
+    )
+flat = [vector(model) for model in small]
+zeros = [100 * float((w == 0).double().mean()) for w in flat]
+record("decay.zeros_pct", zeros, digits=1)
 
 # %% [markdown]
-# **What to see.** The vertical distance between two curves is a factor.
-# At one half, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon_decades` more than Optimal Brain Surgeon, and magnitude {glue:text}`pruning_saliency.half.magnitude_over_damage_decades` more than Optimal Brain Damage.
-# The ordering that the survey states: {verdict}`C2.3-06`.
-# It also names weight decay as an example of pruning by magnitude.
-# All these networks were trained with weight decay, and {glue:text}`pruning_saliency.decay.zeros_pct` of their parameters came out as zero: {verdict}`C2.3-07`.
+# **What to see.** Moving the other weights gains more than choosing well.
+# With half of the parameters deleted, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon` as much as Optimal Brain Surgeon, and magnitude {glue:text}`pruning_saliency.half.magnitude_over_damage` as much as Optimal Brain Damage.
+# Random deletion costs {glue:text}`pruning_saliency.half.random_over_magnitude` as much as magnitude.
+# The survey puts the criteria in the same order: {verdict}`C2.3-06`.
+#
+# The survey also names weight decay as an example of pruning by magnitude.
+# All these networks were trained with weight decay, and {glue:text}`pruning_saliency.decay.zeros_pct` of their parameters became zero: {verdict}`C2.3-07`.
 #
 # ### Is the prediction right?
 #
-# The increase for *one* deletion can be measured for each parameter in turn, and held against its saliency.
+# To check the saliencies, delete each parameter on its own and measure how much the objective grows.
 
 
 # %%
-def one_by_one(model, w):
-    h = surgeon.gauss_newton_rows(model, small_set).square().sum(dim=0) / len(small_set) + decay
+def one_by_one(model):
+    w, (h, _) = vector(model), curvature(model)
     cuts = w.repeat(len(w), 1).fill_diagonal_(0)
     return h * w**2 / 2, torch.tensor([objective(cut) for cut in cuts]) - objective(w)
 
 
-pairs = [one_by_one(model, w) for model, w in zip(small[:3], flat, strict=False)]
-record("single.rank_correlation", [spearmanr(*pair).statistic for pair in pairs], "", 3)
+pairs = [one_by_one(model) for model in small[:3]]
+correlations = [spearmanr(*pair).statistic for pair in pairs]
+record("single.rank_correlation", correlations, digits=3)
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 saliency, true = (values.clamp_min(1e-7).numpy() for values in pairs[0])
-ax.plot(saliency, true, "o", color=figures.PRUNING["color"], markersize=3, alpha=0.5)
-ax.plot([1e-7, saliency.max()], [1e-7, saliency.max()], color="black", linewidth=1)
+color = figures.look("prune-obd")["color"]
+ax.plot(saliency, true, "o", color=color, markersize=3, alpha=0.5)
+ends = [1e-7, saliency.max()]
+ax.plot(ends, ends, color="black", linewidth=1, label="prediction = truth")
 ax.set(xscale="log", yscale="log", xlabel="predicted: saliency", ylabel="true increase")
+figures.legend(ax)
 right = np.mean(np.abs(np.log2(true / saliency)) < 1)
 figures.show(
     figure,
+    finding=f"{right:.0%} of the single deletions cost what the saliency predicts, within a factor of two",
     name="fig-prediction",
-    caption="Each point is one parameter deleted on its own from the first network; smaller values are drawn at the edge. On the line the prediction is exact.",
+    caption="Each point is one parameter deleted on its own from the first network; values below 1e-7 are drawn at the edge.",
     alt=f"Scatter plot of {len(true)} points along the diagonal: {right:.0%} of the predictions are right to a factor of two.",
 )
 
 # %% [markdown]
-# **What to see.** The rank correlation between prediction and truth is {glue:text}`pruning_saliency.single.rank_correlation`.
-# For a *set* the predictions must add up, and the network leaves the place where the derivatives were taken.
+# **What to see.** For single deletions the prediction is right: its rank correlation with the truth is {glue:text}`pruning_saliency.single.rank_correlation`.
+# For many deletions together it is too low, because the network leaves the place where the derivatives were taken.
 # With half of the parameters deleted, the prediction is {glue:text}`pruning_saliency.half.damage_predicted_ratio` the true increase for Optimal Brain Damage, which leaves out the cross terms, and {glue:text}`pruning_saliency.half.surgeon_predicted_ratio` for Optimal Brain Surgeon.
 #
 # ### MONK's problems
 #
-# Three small classification problems with six attributes, on which {cite:t}`hassibi1992obs` tried their method: of three networks it removed 76, 62 and 90 % of the weights that weight decay had left.
-# The networks have 17 inputs and 3, 2 and 2 hidden neurons; some training labels of the third problem are wrong.
-# Several are trained from random weights; the one with the lowest *training* objective is pruned, one parameter after the other, each time with training to the next minimum.
-# Where to stop is decided by the training set alone:
+# MONK's problems are three small classification tasks with six attributes; in the third, some training labels are wrong.
+# {cite:t}`hassibi1992obs` tried their method on them: of three networks it removed 76, 62 and 90 % of the weights that weight decay had left.
+# Our networks have 17 inputs and two or three hidden neurons.
+# Of several random starts we prune the one with the lowest *training* objective, one parameter after the other, and train to the next minimum after each.
+# The training set alone decides where to stop: a parameter must shorten the description of the training labels by more than it takes to write down.
 
 # %% tags=["remove-input"]
 figures.show_source(surgeon.shortest)
 
 
-# %%
+# %% tags=["hide-input"]
 def monk(problem, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = 3 if problem.startswith("monks-1") else 2
     pad = nn.ConstantPad1d((1, 0), 0.0)  # one output z becomes the two logits 0 and z
-    net = nn.Sequential(nn.Linear(17, hidden), nn.Tanh(), nn.Linear(hidden, 1), pad).double()
+    net = nn.Sequential(
+        nn.Linear(17, hidden), nn.Tanh(), nn.Linear(hidden, 1), pad
+    ).double()
     for p in net.parameters():
         nn.init.normal_(p, std=0.5, generator=generator)
     return net
@@ -304,50 +357,70 @@ def best_start(problem, train, repeat):
     return min(nets, key=lambda net: training.minimize(net, train, weight_decay=decay))
 
 
+# %%
 def pruned(net, train, test, by):
     stages = surgeon.path(net, train, weight_decay=decay, choose_by=by)
     full, best = stages[0], surgeon.shortest(stages, len(train))
     free = min(stage.size for stage in stages if stage.error_pct <= full.error_pct)
     before, after = (accuracy(surgeon.put(net, stage), test) for stage in (full, best))
     gaps = [100 - full.error_pct - before, 100 - best.error_pct - after]
-    return [before, after, *gaps, *(100 * (1 - n / full.size) for n in (best.size, free))]
+    gone = [100 * (1 - size / full.size) for size in (best.size, free)]
+    return [before, after, *gaps, *gone]
 
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 rows = []
-titles = ("accuracy before (%)", "after (%)", "gap before", "gap after", "removed (%)", "free (%)")
-metrics = ("dense_accuracy", "obs_accuracy", "dense_gap", "obs_gap", "obs_removed", "obs_free")
+columns = {  # metric -> heading
+    "dense_accuracy": "accuracy (%)",
+    "obs_accuracy": "pruned (%)",
+    "dense_gap": "gap",
+    "obs_gap": "pruned, gap",
+    "obs_removed": "removed (%)",
+    "obs_free": "free (%)",
+}
 for problem in problems:
     robots = datasets.load(problem)
     evidence.uses(robots)
-    train, test = (datasets.Split(s.images.double(), s.labels) for s in (robots.train, robots.test))
+    train, test = (
+        datasets.Split(s.images.double(), s.labels) for s in (robots.train, robots.test)
+    )
     nets = [best_start(problem, train, repeat) for repeat in range(repeats)]
     for by in surgeon.CHOICES:
-        values = np.array([pruned(copy.deepcopy(net), train, test, by) for net in nets]).T
-        key = problem[:7].replace("-", "")
-        for metric, value in zip(metrics if by == "surgeon" else (), values, strict=False):
-            record(f"{key}.{metric}_pct", value)
-        texts = [evidence.formatted(list(value), unit="", digits=1) for value in values]
-        rows.append({"problem": problem, "chosen by": by, **dict(zip(titles, texts, strict=True))})
-figures.table(rows, caption="MONK's problems: test accuracy, its gap to training, and what went")
+        runs = [pruned(copy.deepcopy(net), train, test, by) for net in nets]
+        values = dict(zip(columns, np.array(runs).T, strict=True))
+        if by == "surgeon":
+            for metric, value in values.items():
+                key = f"{problem[:7].replace('-', '')}.{metric}_pct"
+                record(key, value, digits=1)
+        texts = {
+            columns[metric]: evidence.formatted(list(value), unit="", digits=1)
+            for metric, value in values.items()
+        }
+        rows.append({"problem": problem, "chosen by": labels[by], **texts})
+figures.table(
+    rows,
+    caption="MONK's problems: test accuracy of the whole and of the pruned network, how far it lies below the training accuracy (gap, points), and the share of parameters removed",
+)
 
 # %% [markdown]
-# **What to see.** "Free" is what goes before the first training error more.
+# **What to see.** Most parameters of such networks can go without loss.
 # On the third problem Optimal Brain Surgeon removes {glue:text}`pruning_saliency.monks3.obs_removed_pct` of the parameters, and the test accuracy goes from {glue:text}`pruning_saliency.monks3.dense_accuracy_pct` to {glue:text}`pruning_saliency.monks3.obs_accuracy_pct`.
-# The gap between training and test accuracy is what over-fitting means: {verdict}`C2.3-02`.
-# As training follows every deletion, the criteria can differ less here than in the figure above.
+# "Free" is the share that can be removed before the network makes one more training error.
+# The gap between training and test accuracy measures over-fitting: {verdict}`C2.3-02`.
+# Training follows every deletion here, so even a worse choice can be repaired.
 #
 # ### What it costs
 #
-# All second derivatives of $n$ parameters make an $n \times n$ matrix, and Optimal Brain Surgeon needs its inverse.
-# Optimal Brain Damage needs $n$ numbers.
-# *Layer by layer* there is a way between: the rows of a linear layer share one small matrix, because each output is disturbed by its own row alone.
+# All second derivatives of $n$ parameters make an $n \times n$ matrix, and Optimal Brain Surgeon needs its inverse; Optimal Brain Damage needs $n$ numbers.
+# Between the two, Optimal Brain Surgeon can work *layer by layer*: a row of a linear layer disturbs one output only, so all rows share one small matrix.
 
 # %% tags=["hide-input"]
 net, few = perceptron(0), small_set.first(100)
 rows = surgeon.gauss_newton_rows(net, few)
 works = {
-    "gradient": lambda: nn.functional.cross_entropy(net(few.images), few.labels).backward(),
+    "gradient": lambda: nn.functional.cross_entropy(
+        net(few.images), few.labels
+    ).backward(),
     "damage": lambda: damage.curvature(net, few),
     "surgeon": lambda: surgeon.inverse_hessian(rows, samples=len(few), alpha=decay),
 }
@@ -356,24 +429,48 @@ for name, work in works.items():
     with FlopCounterMode(display=False) as counter:
         work()
     counts[name] = counter.get_total_flops()
-for name in ("damage", "surgeon"):
-    record(f"cost.{name}_operations_ratio", counts[name] / counts["gradient"], "x", 0, exact=True)
 large = models.lenet_300_100()
 n, weights = measure.parameters(large), [layer.weight for _, layer in layers(large)]
-sizes = {"surgeon": n**2, "layerwise": sum((w.shape[1] + 1) ** 2 for w in weights), "damage": n}
-for name, numbers in sizes.items():
+sizes = {
+    "damage": n,
+    "layerwise": sum((w.shape[1] + 1) ** 2 for w in weights),
+    "surgeon": n**2,
+}
+titles = {
+    "damage": "Optimal Brain Damage: diagonal",
+    "layerwise": "Optimal Brain Surgeon: one matrix per layer",
+    "surgeon": "Optimal Brain Surgeon: one matrix",
+}
+rows = []
+for name, title in titles.items():
+    memory = 8 * sizes[name] / measure.dense_bytes(large)
     record(
-        f"cost.{name}_memory_ratio", 8 * numbers / measure.dense_bytes(large), "x", 1, exact=True
+        f"cost.{name}_memory_ratio", memory, digits=int(name != "surgeon"), exact=True
     )
+    work = counts[name] / counts["gradient"] if name in counts else None
+    if work is not None:
+        record(f"cost.{name}_operations_ratio", work, digits=0, exact=True)
+    times = f"{work:,.0f}" if work else "–"
+    memory = f"{memory:,.0f}" if memory > 100 else f"{memory:.1f}"
+    rows.append(
+        {
+            "second derivatives": title,
+            "multiply-adds (gradients)": times,
+            "memory (networks)": memory,
+        }
+    )
+figures.table(
+    rows,
+    caption="Multiply-adds for the small network, in gradients; memory for LeNet-300-100 in double precision, in copies of the network",
+)
 
 # %% [markdown]
-# For the small network the diagonal takes {glue:text}`pruning_saliency.cost.damage_operations_ratio` the multiply-adds of one gradient, and the whole inverse {glue:text}`pruning_saliency.cost.surgeon_operations_ratio`.
-# For LeNet-300-100, in double precision, the second derivatives take {glue:text}`pruning_saliency.cost.surgeon_memory_ratio` the memory of the network as one matrix, {glue:text}`pruning_saliency.cost.layerwise_memory_ratio` layer by layer, and {glue:text}`pruning_saliency.cost.damage_memory_ratio` as a diagonal.
+# **What to see.** The matrix rules out large networks: for LeNet-300-100 it takes {glue:text}`pruning_saliency.cost.surgeon_memory_ratio` the memory of the network, the diagonal only {glue:text}`pruning_saliency.cost.damage_memory_ratio`.
 #
 # ### LeNet-300-100
 #
-# Trained networks are cut without retraining: by magnitude with equal shares for all layers or one quality parameter (see {ref}`sec-magnitude`), and by Optimal Brain Damage.
-# Then some layers have surgery, each by its own matrix, with and without moving the weights that stay.
+# Here trained networks are cut without retraining: by magnitude, with equal shares for all layers or with one quality parameter (see {ref}`sec-magnitude`), and by Optimal Brain Damage.
+# Then Optimal Brain Surgeon prunes some layers, each with its own matrix, and we look at its masks with and without moving the weights that stay.
 
 
 # %%
@@ -389,68 +486,80 @@ def learn(model, seed, split=dataset.train, passes=epochs):
 
 dense = [learn(start(seed), seed) for seed in range(seeds)]
 probe = dataset.train.first(samples)
-cuts = {
-    "dense": ("dense network", dense),
-    "equal_shares": ("magnitude, equal shares", []),
-    "one_quality": ("magnitude, one quality parameter", []),
-    "damage": ("Optimal Brain Damage", []),
-}
+cuts = {"dense": dense, "equal_shares": [], "one_quality": [], "damage": []}
 for model in dense:
-    for name, masks in (
-        ("equal_shares", magnitude.masks(model, density=0.1)),
-        ("one_quality", magnitude.masks(model, density=0.1, scope="global")),
-        ("damage", damage.masks(damage.saliencies(model, probe), density=0.1)),
-    ):
-        cuts[name][1].append(lottery_ticket.rewind(model, masks))
+    saliency = damage.saliencies(model, probe)
+    masks = {
+        "equal_shares": magnitude.masks(model, density=0.1),
+        "one_quality": magnitude.masks(model, density=0.1, scope="global"),
+        "damage": damage.masks(saliency, density=0.1),
+    }
+    for name, mask in masks.items():
+        cuts[name].append(lottery_ticket.rewind(model, mask))
 
 # %%
-text = ", ".join(f"{name} to {100 * part:.0f} %" for name, part in surgeon_layers.items())
-cuts["layers_magnitude"] = (f"magnitude: {text}", [])
-cuts["layers_mask"] = ("the same layers by surgery: masks only", [])
-cuts["layers"] = ("the same layers by surgery: others move", [])
+cuts |= {"layers_magnitude": [], "layers_mask": [], "layers": []}
 for model in dense[:surgeon_seeds]:
     moved = copy.deepcopy(model)
     cached(surgeon.operate_by_layer, moved, split=probe, density=surgeon_layers)
-    masks = {name: getattr(moved, name).weight != 0 for name in surgeon_layers}
+    mask = {name: getattr(moved, name).weight != 0 for name in surgeon_layers}
     by_size = magnitude.masks(model, density=surgeon_layers)
-    cuts["layers_magnitude"][1].append(lottery_ticket.rewind(model, by_size))
-    cuts["layers_mask"][1].append(lottery_ticket.rewind(model, masks))
-    cuts["layers"][1].append(moved)
-record("lenet300.layers_removed_pct", 100 * (1 - magnitude.density(moved)))
+    cuts["layers_magnitude"].append(lottery_ticket.rewind(model, by_size))
+    cuts["layers_mask"].append(lottery_ticket.rewind(model, mask))
+    cuts["layers"].append(moved)
 
 # %% tags=["remove-input"]
+removed = 100 * (1 - magnitude.density(moved))
+record("lenet300.layers_removed_pct", removed, digits=1)
+titles = {
+    "dense": "dense network",
+    "equal_shares": "magnitude, equal shares",
+    "one_quality": "magnitude, one quality parameter",
+    "damage": "Optimal Brain Damage",
+    "layers_magnitude": "some layers by magnitude",
+    "layers_mask": "some layers, Optimal Brain Surgeon's masks",
+    "layers": "some layers, its masks, others moved",
+}
 rows = []
-for name, (label, networks) in cuts.items():
-    wrong = [100 - accuracy(model) for model in networks]
-    texts = [
-        f"{100 * magnitude.density(networks[0]):.1f}",
-        record(f"lenet300.{name}_error_pct", wrong, "%", 2),
-    ]
-    rows.append({"criterion": label, "kept (%)": texts[0], "test error": texts[1]})
-figures.table(rows, caption="LeNet-300-100 cut without retraining")
+for name, networks in cuts.items():
+    wrong = record(
+        f"lenet300.{name}_error_pct", [100 - accuracy(model) for model in networks]
+    )
+    kept = f"{100 * magnitude.density(networks[0]):.1f}"
+    rows.append({"criterion": titles[name], "kept (%)": kept, "test error": wrong})
+text = ", ".join(f"{name} {part:.0%}" for name, part in surgeon_layers.items())
+figures.table(
+    rows,
+    caption=f"LeNet-300-100 cut without retraining; of some layers we kept: {text}",
+)
 
 # %% [markdown]
-# **What to see.** A saliency is in units of the loss, so that layers compete: compare with the equal shares.
-# In the surgery's last line the error is {glue:text}`pruning_saliency.lenet300.layers_error_pct`, with {glue:text}`pruning_saliency.lenet300.layers_removed_pct` of all weights removed; the dense network has {glue:text}`pruning_saliency.lenet300.dense_error_pct`.
-# The line above it has the same masks, so the difference is what moving the others does.
+# **What to see.** Saliencies are in units of the loss, so weights of different layers can be ranked together.
+# With a tenth of the weights, Optimal Brain Damage has an error of {glue:text}`pruning_saliency.lenet300.damage_error_pct`, where equal shares by magnitude have {glue:text}`pruning_saliency.lenet300.equal_shares_error_pct`.
+#
+# Moving the other weights repairs most of the damage.
+# With the masks of Optimal Brain Surgeon the error is {glue:text}`pruning_saliency.lenet300.layers_mask_error_pct`; when the other weights move as well it is {glue:text}`pruning_saliency.lenet300.layers_error_pct`, against {glue:text}`pruning_saliency.lenet300.dense_error_pct` of the dense network.
+# In all, {glue:text}`pruning_saliency.lenet300.layers_removed_pct` of the weights are gone.
 #
 # (sec-lottery)=
 # ## Lottery tickets
 #
 # **The idea.** Retraining starts from trained values; could the sparse network have been trained from the beginning?
-# Yes, say {cite:t}`frankle2019lottery`, if it starts from the values that its weights had *at the beginning*: the network had drawn a winning ticket.
+# Yes, say {cite:t}`frankle2019lottery`, if it starts from the values that its weights had *at the beginning*: among all its random weights the network held a winning ticket.
 #
-# **The formula.** Draw $\theta_0$, train to $\theta_j$, keep the largest of $\theta_j$ in the masks $m$, and train again
+# **The formula.** Draw $\theta_0$, train to $\theta_j$, keep the largest weights of $\theta_j$ in the masks $m$, and train again
 #
 # $$ f(x;\; m \odot \theta_0), \qquad m_{t+1} \le m_t, $$ (eq-ticket)
 #
-# round by round. The control has the same masks and another random start.
+# round by round. The control has the same masks and other random weights.
+#
+# **The code.** A round trains, prunes and goes back:
 
 # %% tags=["remove-input"]
 figures.show_source(lottery_ticket.rewind, lottery_ticket.find)
 
 # %% [markdown]
-# **An exact check.** After the rewind each weight is bit for bit what it was at the start, or zero.
+# **An exact check.** After going back, each weight is bit for bit what it was at the start, or zero.
 
 # %%
 masks = magnitude.masks(dense[0], density=0.2)
@@ -460,17 +569,19 @@ for name, mask in masks.items():
     assert torch.equal(weight[mask], first[mask]) and not weight[~mask].any()
 
 # %% [markdown]
-# **The experiment.** Every network, ticket or control, gets the same number of steps and, in a second trial, only {glue:text}`pruning_saliency.lottery.early_steps`.
-# The paper trains for 50,000 steps in each round {cite:p}`frankle2019lottery`; here it is less, with a larger learning rate that falls to zero.
-
+# **The experiment.** Every network, ticket or control, trains for the same number of steps and, in a second trial, for only {glue:text}`pruning_saliency.lottery.early_steps`.
+# The paper trains for 50,000 steps in each round {cite:p}`frankle2019lottery`; we train less, with a larger learning rate that falls to zero.
 
 # %%
-def tickets_from(seed):
-    options = {"rounds": rounds, "share": share}
-    return lottery_ticket.find(start(seed), lambda model: learn(model, seed), **options)
-
-
-tickets = [tickets_from(seed) for seed in range(seeds)]
+tickets = [
+    lottery_ticket.find(
+        start(seed),
+        lambda model, seed=seed: learn(model, seed),
+        rounds=rounds,
+        share=share,
+    )
+    for seed in range(seeds)
+]
 percent = [100 * ticket.density for ticket in tickets[0]]
 about_21 = min(range(rounds + 1), key=lambda i: abs(percent[i] - 21))
 tested = sorted({about_21, rounds})  # rounds at which there is a control
@@ -487,76 +598,105 @@ for seed, series in enumerate(tickets):
 full, other, full_early, other_early = curves  # ticket and control; each: rounds, seeds
 
 # %% tags=["remove-input"]
-figure, (left, right) = figures.axes(2)
+figure, both = figures.axes(2)
 at = [percent[i] for i in tested]
-figures.line(left, percent, full, figures.PRUNING, "ticket")
-figures.line(left, at, other[tested], figures.QUANTIZATION, "same masks, other start")
-figures.line(right, percent, full_early, figures.PRUNING, "ticket")
-figures.line(right, at, other_early[tested], figures.QUANTIZATION, "same masks, other start")
-for ax, label in ((left, "all steps"), (right, f"{early_samples // 60} steps")):
-    ax.set(xlabel="weights kept (%)", title=label)
+steps = f"{early_samples // 60} steps"
+for ax, ticket, control, title in (
+    (both[0], full, other, "all steps"),
+    (both[1], full_early, other_early, steps),
+):
+    look, bounds = figures.look("prune-lottery-ticket"), figures.PERCENT
+    figures.line(ax, percent, ticket, look, "ticket", bounds=bounds)
+    look = figures.look("random")
+    label = "same masks, other start"
+    figures.line(ax, at, control[tested], look, label, bounds=bounds)
+    ax.set(xlabel="weights kept (%)", title=title)
     figures.logarithmic(ax, "x")
     ax.invert_xaxis()
-left.set(ylabel="test accuracy (%)")
-figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+both[0].set(ylabel="test accuracy (%)")
+handles = both[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower left", ncols=2, frameon=False)
 last = curves[:, -1].mean(axis=1)
 figures.show(
     figure,
+    finding=f"With {percent[-1]:.0f} % of the weights the original start reaches {last[0]:.1f} %, another start {last[1]:.1f} %",
     name="fig-lottery",
-    caption="Tickets and controls with the same masks after the same training, means over seeds with 95 % intervals. Left: all steps. Right: few.",
+    caption="Test accuracy of tickets and controls after the same training, all steps or few. Means over seeds: with three seeds or more there are 95 % intervals, with two the runs as dots.",
     alt=f"Two panels of test accuracy against weights kept. At {percent[-1]:.1f} % kept the ticket reaches {last[0]:.1f} % and the control {last[1]:.1f} %; "
-    f"after {early_samples // 60} steps {last[2]:.1f} % and {last[3]:.1f} %.",
+    f"after {steps} {last[2]:.1f} % and {last[3]:.1f} %.",
 )
 
 # %% tags=["remove-cell"]
-record("lottery.density_pct", percent[about_21])
-record("lottery.smallest_density_pct", percent[-1])
-record("lottery.dense_accuracy_pct", full[0], "%", 2)
-record("lottery.ticket_accuracy_pct", full[about_21], "%", 2)
-record("lottery.control_accuracy_pct", other[about_21], "%", 2)
-record("lottery.ticket_gain_pct", (full - other)[about_21], "", 2)
+record("lottery.density_pct", percent[about_21], digits=1)
+record("lottery.smallest_density_pct", percent[-1], digits=1)
+record("lottery.dense_accuracy_pct", full[0])
+record("lottery.ticket_accuracy_pct", full[about_21])
+record("lottery.control_accuracy_pct", other[about_21])
+gain, drop = (full - other)[about_21], full[0] - full[-1]
+record("lottery.ticket_gain_pct", gain, "", 2)
 record("lottery.ticket_early_gain_pct", (full_early - other_early)[about_21], "", 2)
 record("lottery.early_over_dense_pct", full_early[about_21] - full_early[0], "", 2)
-record("lottery.smallest_ticket_drop_pct", full[0] - full[-1], "", 2)
+record("lottery.smallest_ticket_drop_pct", drop, "", 2)
 record("lottery.smallest_ticket_gain_pct", (full - other)[-1], "", 2)
 record("lottery.early_steps", early_samples // 60, "steps", 0)
+better = gain.mean() > 0
+outcome = f"{gain.mean():.1f} points more accurate" if better else "no more accurate"
+evidence.phrase("pruning_saliency.lottery.outcome", outcome)
+place = "below" if drop.mean() > 0 else "above"
+evidence.phrase(
+    "pruning_saliency.lottery.place", f"{abs(drop.mean()):.1f} points {place}"
+)
 
 # %% [markdown]
-# **What to see.** At {glue:text}`pruning_saliency.lottery.density_pct` of the weights the ticket reaches {glue:text}`pruning_saliency.lottery.ticket_accuracy_pct`, the control {glue:text}`pruning_saliency.lottery.control_accuracy_pct`, and the whole network {glue:text}`pruning_saliency.lottery.dense_accuracy_pct`.
-# After {glue:text}`pruning_saliency.lottery.early_steps` the ticket's accuracy less the control's is {glue:text}`pruning_saliency.lottery.ticket_early_gain_pct` points, and less the whole network's {glue:text}`pruning_saliency.lottery.early_over_dense_pct`.
-# The smallest ticket has {glue:text}`pruning_saliency.lottery.smallest_density_pct` of the weights; the whole network's accuracy less its is {glue:text}`pruning_saliency.lottery.smallest_ticket_drop_pct` points.
-# The masks are the same for ticket and control, so what separates the two curves is the start: {verdict}`C4-08`.
-# {cite:t}`frankle2019lottery` report 0.5 points between the two at 21.1 % of the weights.
-# A ticket is found only by training the whole network, several times: it saves no training.
+# **What to see.** A sparse network learns better from its own start: with {glue:text}`pruning_saliency.lottery.density_pct` of the weights the ticket is {glue:text}`pruning_saliency.lottery.outcome` than the control.
+# As the masks are the same, only the start can make the difference: {verdict}`C4-08`.
+#
+# - With few steps the lead is larger: {glue:text}`pruning_saliency.lottery.ticket_early_gain_pct` points over the control, and {glue:text}`pruning_saliency.lottery.early_over_dense_pct` over the whole network.
+# - The smallest ticket has {glue:text}`pruning_saliency.lottery.smallest_density_pct` of the weights; its accuracy is {glue:text}`pruning_saliency.lottery.place` that of the whole network, {glue:text}`pruning_saliency.lottery.dense_accuracy_pct`.
+# - {cite:t}`frankle2019lottery` report 0.5 points between ticket and control at 21.1 % of the weights.
 #
 # ## Where it breaks
 #
-# **Away from a minimum.** The formula drops the slope, which is zero at a minimum only; here L-BFGS stops after few steps.
+# **A ticket saves no training.** It is found only by training the whole network, several times.
+#
+# **Away from a minimum.** The formula drops the slope, which is zero only at a minimum; here L-BFGS stops after a few steps.
 
 # %%
 hasty = perceptron(0)
 training.minimize(hasty, small_set, weight_decay=decay, iterations=20)
-w = nn.utils.parameters_to_vector(hasty.parameters()).detach()
-predicted, true = one_by_one(hasty, w)
-record("hasty.helpful_pct", 100 * float((true < 0).double().mean()))
-record("hasty.rank_correlation", spearmanr(predicted, true).statistic, "", 3)
+predicted, true = one_by_one(hasty)
+record("hasty.helpful_pct", 100 * float((true < 0).double().mean()), digits=1)
+record("hasty.rank_correlation", spearmanr(predicted, true).statistic, digits=3)
 
 # %% [markdown]
-# A saliency is never negative, yet {glue:text}`pruning_saliency.hasty.helpful_pct` of the single deletions *lower* the objective, and the rank correlation is {glue:text}`pruning_saliency.hasty.rank_correlation`.
-# Large networks are never trained to a minimum, so there the saliency is a rule of thumb.
-
-# %% [markdown]
+# A saliency is never negative, yet {glue:text}`pruning_saliency.hasty.helpful_pct` of the single deletions *lower* the objective, and the rank correlation falls to {glue:text}`pruning_saliency.hasty.rank_correlation`.
+# Large networks are never trained to a minimum, so for them the saliency is a rule of thumb.
+#
 # ## Exercises
 #
-# 1. Do two starts find the same ticket? Compare what the masks of the first layer share with what two random masks would.
+# 1. Delete half of the parameters of the first small network by saliency, and half by magnitude. How many parameters do both delete?
+
+# %% tags=["hide-cell"]
+saliency, w = pairs[0][0], flat[0]
+first = [set(v.argsort()[: len(w) // 2].tolist()) for v in (saliency, w.abs())]
+common = len(first[0] & first[1]) / (len(w) // 2)
+evidence.answer(
+    f"{common:.0%} of the parameters that one deletes, the other deletes too; by chance it would be half."
+)
+
+# %% [markdown]
+# 2. Do two starts find the same ticket? Compare the share of weights that both masks of the first layer keep with the share expected for two random masks.
 
 # %% tags=["hide-cell"]
 one, two = (tickets[seed][-1].masks["fc1"] for seed in (0, -1))
 p = float(one.float().mean())
-print(f"shared: {float((one & two).sum() / (one | two).sum()):.1%}, by chance {p / (2 - p):.1%}")
+shared = float((one & two).sum() / (one | two).sum())
+evidence.answer(
+    f"They do not: of the weights that either mask keeps, both keep {shared:.1%}; two random masks would share {p / (2 - p):.1%}."
+)
 
 # %% [markdown]
-# 2. Prune a network that nobody here wrote by Optimal Brain Damage, to half of its weights. How far do the layers differ?
+# 3. Prune torchvision's SqueezeNet by Optimal Brain Damage, to half of its weights. How far do the layers differ?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -566,10 +706,18 @@ noise = datasets.Split(torch.rand(2, 3, 48, 48), torch.tensor([0, 1]))
 masks = damage.masks(damage.saliencies(squeezenet, noise), density=0.5)
 magnitude.apply(squeezenet, masks)
 part = [float(mask.float().mean()) for mask in masks.values()]
-print(f"kept: {min(part):.0%} to {max(part):.0%} of a layer")
 assert magnitude.density(squeezenet) < 0.51
+evidence.answer(
+    f"Much: one layer keeps {min(part):.0%} of its weights, another {max(part):.0%}."
+)
 
 # %% [markdown]
+# ## In short
+#
+# - Second derivatives predict what a deletion costs, if the network is at a minimum of its training objective.
+# - Moving the other weights after a deletion (Optimal Brain Surgeon) gains more than the choice of the weight.
+# - A sparse network learns better from its original start than from another one, but finding it takes the training of the whole network.
+#
 # ## Sources of this chapter
 #
 # - {cite:t}`lecun1989obd` is Optimal Brain Damage; {cite:t}`hassibi1992obs` is Optimal Brain Surgeon.
