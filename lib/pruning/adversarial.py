@@ -257,12 +257,14 @@ class Fista:
 
         gradients: those of the smooth function at the points.
         """
+        # method
         after = (1 + (1 + 4 * self.a**2) ** 0.5) / 2
         for i, slope in enumerate(gradients):
             mask = (self.points[i] - self.step_size * (slope / self.sizes[i] + self.sparsity)).clamp_min(0)
             self.points[i].copy_(mask + (self.a - 1) / after * (mask - self.masks[i]))
             self.masks[i] = mask
         self.a = after
+        # end of method
 
 
 def discriminator(classes: int, seed: int) -> nn.Sequential:

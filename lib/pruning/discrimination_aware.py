@@ -145,6 +145,7 @@ def greedy(
         squares = torch.zeros(
             channels + 1, dtype=next(iter(trained.values())).dtype
         )  # the last collects what belongs to no channel of the group
+        # method
         for name, slope in gradient(loss, weights).items():
             numbers = owners[name].flatten(1)
             squares.index_add_(
@@ -153,12 +154,15 @@ def greedy(
         squares[order] = -1
         chosen = squares[:channels].argsort(descending=True, stable=True)  # k = argmax ||G_k||_F outside A
         order += chosen[: min(portion, channels - len(order))].tolist()
+        # end of method
         for name, numbers in owners.items():
             wider = ((numbers < 0) | torch.isin(numbers, torch.tensor(order))).expand_as(trained[name])
             weights[name] = torch.where(wider & ~inside[name], trained[name], weights[name])
             inside[name] = wider
+        # method
         weights = refit(weights, {name: mask.float() for name, mask in inside.items()})
         fits.append(dict(weights))
+        # end of method
     return order, fits
 
 

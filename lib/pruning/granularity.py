@@ -104,12 +104,14 @@ def strided(value: Tensor, groups: int, stride: int) -> Tensor:
         >>> strided(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), groups=1, stride=2).int().tolist()
         [[[[0, 1], [0, 1]]]]
     """
+    # method
     places = value.shape[2] * value.shape[3]
     kept = torch.stack([torch.arange(places) % stride == offset for offset in range(min(stride, places))])
     by_source = value.reshape(groups, -1, value.shape[1], places).sum(1)  # (groups, C_i / groups, k^2)
     offset = (by_source @ (kept / kept.sum(1, keepdim=True)).T).argmax(2)  # by the mean: offset 0 may keep one more
     shared = kept[offset][:, None].expand(-1, value.shape[0] // groups, -1, -1)
     return shared.reshape(value.shape)
+    # end of method
 
 
 def _maps(
@@ -229,8 +231,10 @@ class LoweredConvolution(nn.Module):
         return patches[:, self.needed // (ky * kx), self.needed // kx % ky, self.needed % kx]
 
     def forward(self, images: Tensor) -> Tensor:
+        # method
         features = self.features(images)
         product = self.kernel @ features.flatten(2)
+        # end of method
         if self.bias is not None:
             product = product + self.bias[:, None]
         return product.unflatten(2, features.shape[2:])

@@ -56,7 +56,9 @@ def likelihoods(errors: Tensor, temperature: float) -> Tensor:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     if not len(errors) or not ((errors >= 0) & (errors <= 1)).all():
         raise ValueError("misclassification rates must be numbers in [0, 1], and at least one is needed")
+    # method
     return ((1 - errors.double()).clamp_min(1e-12).log() / temperature).softmax(0)
+    # end of method
 
 
 def systematic(weights: Tensor, offset: float) -> Tensor:
@@ -72,9 +74,11 @@ def systematic(weights: Tensor, offset: float) -> Tensor:
         >>> systematic(torch.tensor([0.1, 0.6, 0.3]), 0.5).tolist()
         [1, 1, 2]
     """
+    # method
     n = len(weights)
     steps = (torch.arange(n, dtype=torch.float64) + offset) / n
     return torch.searchsorted(weights.double().cumsum(0), steps, right=True).clamp_max(n - 1)
+    # end of method
 
 
 def moved(mask: Tensor, moves: int, generator: torch.Generator) -> Tensor:
@@ -89,12 +93,14 @@ def moved(mask: Tensor, moves: int, generator: torch.Generator) -> Tensor:
         >>> int(moved(torch.tensor([True, True, False, False]), 1, torch.Generator()).sum())
         2
     """
+    # method
     kept, others = mask.nonzero().flatten(), (~mask).nonzero().flatten()
     moves = min(moves, len(kept), len(others))
     result = mask.clone()
     result[kept[torch.randperm(len(kept), generator=generator)[:moves]]] = False
     result[others[torch.randperm(len(others), generator=generator)[:moves]]] = True
     return result
+    # end of method
 
 
 def crossed(one: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:

@@ -43,13 +43,17 @@ class Grouped(nn.Module):
         self.decide = [decide]  # in a list, so that it is no submodule
 
     def forward(self, x: Tensor) -> Tensor:
+        # method
         actions = self.decide[0].decision(self.number, x)
+        # end of method
         if (actions == len(self.sizes)).all():
             return self.layer(x)
+        # method
         if not self.decide[0].skip:
             computed = torch.arange(len(self.sizes)) < actions[:, None]  # (samples, groups)
             channels = computed.repeat_interleave(torch.tensor(self.sizes), dim=1)
             return self.layer(x) * channels[:, :, None, None]
+        # end of method
         weights = self.layer.weight.split(self.sizes)
         biases = [None] * len(weights) if self.layer.bias is None else self.layer.bias.split(self.sizes)
         parts = []
@@ -219,10 +223,12 @@ def targets(values: Tensor, actions: Tensor, losses: Tensor, *, penalty: float, 
     >>> targets(values, torch.tensor([[2, 1]]), torch.tensor([3.0]), penalty=0.5, scale=1.0)
     tensor([[ 1.5000, -3.0000]])
     """
+    # method
     rewards = -penalty * (actions - 1.0)
     rewards[:, -1] -= scale * losses
     rewards[:, :-1] += values[:, 1:].max(dim=2).values
     return rewards
+    # end of method
 
 
 def nest(

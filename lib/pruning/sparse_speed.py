@@ -119,13 +119,16 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
             return product.reshape(len(product), shape[0], *shape[2:]).transpose(0, 1)
     else:
         raise ValueError(f"{layer} has no sparse product here: accepted are Linear, and Conv2d with groups=1 and zeros")
+    # method
     matrix = csr(layer.weight)
     compressed = _torch_csr(matrix)
+    # end of method
     bias = None if layer.bias is None else layer.bias.detach()[:, None]
 
     def finished(product: Tensor) -> Tensor:
         return raise_(product if bias is None else product + bias)
 
+    # method
     def by_scipy() -> Tensor:
         x = lower()
         product = matrix @ (x[:, 0] if x.shape[1] == 1 else x).numpy()
@@ -134,6 +137,8 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
     def by_torch() -> Tensor:
         x = lower()  # one column has its own, faster routine
         return finished((compressed @ x[:, 0])[:, None] if x.shape[1] == 1 else compressed @ x)
+
+    # end of method
 
     return {"dense": lambda: layer(inputs), "scipy CSR": by_scipy, "torch CSR": by_torch}
 
