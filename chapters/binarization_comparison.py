@@ -8,66 +8,52 @@
 
 # %% [markdown]
 # (sec-binarization-comparison)=
-# # Binarization compared
+# # Binary networks compared: BinaryConnect, BWN, BNN, XNOR-Net, ABC-Net, GXNOR-Net
 #
-# All methods of this section on the same three networks, with the same images and the same number of epochs.
-# LeNet-5 errs on {glue:text}`binarization_comparison.lenet5.float_error_pct` with floats and on {glue:text}`binarization_comparison.lenet5.float_norm_error_pct` with floats and the batch norm that the binary networks have.
-# Binary weights give {glue:text}`binarization_comparison.lenet5.bwn_error_pct`, signs for weights and inputs {glue:text}`binarization_comparison.lenet5.xnor_error_pct` (XNOR-Net) and {glue:text}`binarization_comparison.lenet5.bnn_error_pct` (BNN, all layers), three values {glue:text}`binarization_comparison.lenet5.gxnor_error_pct`.
-# On color images, where there is more to lose, floats err on {glue:text}`binarization_comparison.vgg.float_error_pct`, binary weights on {glue:text}`binarization_comparison.vgg.bwn_error_pct` and XNOR-Net on {glue:text}`binarization_comparison.vgg.xnor_error_pct`.
-# Is XNOR-Net as accurate as single precision, as the survey says {cite:p}`berthelier2020survey`? {verdict}`C2.6-22`.
-#
-# ## What the survey says, and what came out
+# How much accuracy does a binary network lose, and what does it save?
+# On color images, VGG, a stack of six convolutions, misclassifies {mean}`binarization_comparison.vgg.float_error_pct 0` with floats and {mean}`binarization_comparison.vgg.xnor_error_pct 0` as XNOR-Net, where weights and inputs are signs; binary weights alone {glue:text}`binarization_comparison.vgg.weights`.
+# On gray digits the same change of LeNet-5, a classifier with two convolutions, {glue:text}`binarization_comparison.lenet5.signs`, and its file is {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
 #
 # ```{claims} binarization_comparison
 # ```
-#
-# ## What this page needs
 #
 # ```{cost} binarization_comparison
 # ```
 
 # %% tags=["parameters"]
-data = "digits"  # gray data set, for the first two networks: digits, mnist, or the path of an image folder
+data = "digits"  # gray images, for two networks: digits, mnist, or the path of a folder
 first = [400, 100, 300]  # of it: training, validation and test images
-color_data = (
-    "street-digits"  # color data set of 32 x 32 pixels, for the third: street-digits or cifar10
-)
-color_first = [200, 50, 200]  # of it: training, validation and test images
+color_data = "street-digits"  # color images, 32 x 32: street-digits or cifar10
+color_first = [600, 100, 200]  # of it: training, validation and test images
 seeds = 1  # networks of each kind, trained from different starts
-hidden = [64, 64, 64]  # units of the first network
-width = 8  # filters in the first layers of the third
-epochs = {"mlp": 8, "lenet5": 3, "vgg": 2}  # to train each
-rates = {
-    "mlp": 0.003,
-    "lenet5": 0.003,
-    "vgg": 0.003,
-}  # learning rate of Adam, for floats and batch norm
-sign_rates = {
-    "mlp": 0.003,
-    "lenet5": 0.01,
-    "vgg": 0.003,
-}  # the same, where weights or inputs are signs
+hidden = [64, 64, 64]  # units of the network with three hidden layers
+width = 8  # filters in the first layers of the VGG network
+epochs = {"mlp": 8, "lenet5": 3, "vgg": 4}  # to train each network
+rates = {"mlp": 0.003, "lenet5": 0.003, "vgg": 0.003}  # of Adam, for floats
+sign_rates = {"mlp": 0.003, "lenet5": 0.01, "vgg": 0.003}  # the same, for signs
 state_rates = {"mlp": 0.1, "lenet5": 0.1, "vgg": 0.1}  # the same, for discrete states
-batch_size = 50  # images in a step
+batch_size = 50  # gray images in a step
+color_batch_size = 16  # color images in a step
 bases = [1, 3, 5]  # of ABC-Net, for weights and for inputs
 runs = 20  # timings, of which the median counts
 many = 16  # images at once, when time is measured
 
 # %% tags=["hide-input"]
 import copy
-from itertools import product
 
 from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization.shared import inference
-from lib.binarization.shared.signs import NORMS, Binarized, BinaryForm, inner, norm_before
-from lib.cache import cached
+from lib.binarization.shared.conversion import inner, norm_before
+from lib.binarization.shared.signs import NORMS, Binarized, BinaryForm
+from lib.cache import trained
 from lib.weights import compressed_form, decompress, layer_named, replace
 
-gray, color = datasets.load(data, first=first), datasets.load(color_data, first=color_first)
-evidence.uses(gray)
+gray = datasets.load(data, first=first)
+color = datasets.load(color_data, first=color_first)
+record = evidence.recorder("binarization_comparison", gray)
 evidence.uses(color)
 sets = {"mlp": gray, "lenet5": gray, "vgg": color}
 NETWORKS = {
@@ -77,17 +63,22 @@ NETWORKS = {
 }
 TITLES = {"mlp": "three hidden layers", "lenet5": "LeNet-5", "vgg": "VGG, color images"}
 
-
-def record(key, values, unit="%", digits=2):
-    return evidence.record(f"binarization_comparison.{key}", values, unit=unit, digits=digits)
-
-
 # %% [markdown]
 # ## The methods
 #
-# One line for each: what is done to a network of floats.
-# BinaryConnect, BNN and the discrete states of GXNOR-Net reach into all layers, as in their sources; the others leave the first and the last as they are.
-# A network without batch norm of its own gets one behind its output where even that is a sum of signs.
+# All methods of this section are applied to the same three networks, with the same images and the same number of epochs: a network with three hidden layers, LeNet-5, and VGG.
+#
+# | method | weights | inputs of a layer | layers |
+# | --- | --- | --- | --- |
+# | BinaryConnect {cite:p}`courbariaux2015binaryconnect` | signs | floats | all |
+# | BWN {cite:p}`rastegari2016xnor` | signs with a scale for each filter | floats | all but first and last |
+# | ABC-Net {cite:p}`lin2017abcnet` | a sum of several signs with scales | the same | all but first and last |
+# | XNOR-Net {cite:p}`rastegari2016xnor` | signs with a scale for each filter | signs | all but first and last |
+# | BNN {cite:p}`courbariaux2016binarynet` | signs | signs | all |
+# | GXNOR-Net {cite:p}`deng2018gxnor` | three values | three values | all |
+#
+# In code, each method is one call on a network of floats.
+# Where even the output is a sum of signs, it gets a batch norm if it has none.
 
 
 # %%
@@ -98,7 +89,7 @@ def with_norm(net):  # floats, with the batch norm that XNOR-Net puts before its
     return net
 
 
-def last(net):  # the width of an output that has no batch norm behind it, else None
+def last(net):  # the width of an output that has no batch norm after it, else None
     return None if isinstance(list(net.modules())[-1], NORMS) else 10
 
 
@@ -110,56 +101,165 @@ METHODS = {
     "float": ("floats", lambda net: net),
     "float_norm": ("floats, batch norm", with_norm),
     "binaryconnect": ("BinaryConnect", lambda net: closed(binaryconnect.binarize(net))),
-    "bwn": ("binary weights (BWN)", bwn.binarize),
-    **{
-        f"abc{m}": (
-            f"ABC-Net, {m} × {m}",
-            lambda net, m=m: abc_net.binarize(net, bases=m, activation_bases=m),
-        )
-        for m in bases
-    },
+    "bwn": ("BWN", bwn.binarize),
+}
+for m in bases:
+    METHODS[f"abc{m}"] = (
+        f"ABC-Net, {m} × {m}",
+        lambda net, m=m: abc_net.binarize(net, bases=m, activation_bases=m),
+    )
+METHODS |= {
     "xnor": ("XNOR-Net", xnor_net.binarize),
     "bnn": ("BNN", lambda net: bnn.binarize(net, classes=last(net))),
-    "gxnor": ("three values (GXNOR)", lambda net: gxnor_dst.ternarize(net, classes=last(net))),
+    "gxnor": ("GXNOR", lambda net: gxnor_dst.ternarize(net, classes=last(net))),
 }
 
+# %% [markdown]
+# **The experiment.** Every network is trained in each form, on equal terms.
+# Only LeNet-5 is also tried with more batch norm, since the others have batch norm of their own.
 
-def trained(network, method, seed):
-    net = METHODS[method][1](NETWORKS[network](seed))
+
+# %%
+def learned(network, method):
     options = {
         "split": sets[network].train,
         "epochs": epochs[network],
-        "seed": seed,
-        "batch_size": batch_size,
+        "batch_size": color_batch_size if network == "vgg" else batch_size,
+        "loss": "squared_hinge" if network == "mlp" else "cross_entropy",
     }
-    options["loss"] = "squared_hinge" if network == "mlp" else "cross_entropy"
+    fit, rate = binaryconnect.fit, sign_rates[network]
     if method == "gxnor":
-        return cached(gxnor_dst.fit, net, learning_rate=state_rates[network], **options)
-    rate = (rates if method.startswith("float") else sign_rates)[network]
-    return cached(binaryconnect.fit, net, learning_rate=rate, **options)
+        fit, rate = gxnor_dst.fit, state_rates[network]
+    elif method.startswith("float"):
+        rate = rates[network]
+
+    def build(seed):
+        return METHODS[method][1](NETWORKS[network](seed))
+
+    return trained(fit, build, seeds=range(seeds), learning_rate=rate, **options)
 
 
-# %% [markdown]
-# Every network is trained, written to a file, and, where its layers read signs, converted to the kernels that count bits.
+def wrong(networks, split):
+    return [training.error_pct(net, split, batch_size=200) for net in networks]
+
+
+nets, errors, rated = {}, {}, {}
+
+
+def compare(network):
+    for method in METHODS:
+        if method != "float_norm" or network == "lenet5":
+            networks, dataset = learned(network, method), sets[network]
+            nets[network, method] = networks[0]
+            errors[network, method] = wrong(networks, dataset.test)
+            rated[network, method] = wrong(networks, dataset.validation)
+
+
+compare("mlp")
+compare("lenet5")
 
 # %%
-# A network with batch norm of its own is not tried with more of it.
-tried = [(n, m) for n, m in product(NETWORKS, METHODS) if m != "float_norm" or n == "lenet5"]
-nets, errors = {}, {}
-for network, method in tried:
-    networks = [trained(network, method, seed) for seed in range(seeds)]
-    wrong = [training.error_pct(net, sets[network].test, batch_size=200) for net in networks]
-    errors[network, method], nets[network, method] = wrong, networks[0]
-    record(f"{network}.{method}_error_pct", wrong)
-    rated = [training.error_pct(net, sets[network].validation, batch_size=200) for net in networks]
-    record(f"{network}.{method}_validation_error_pct", rated)
+compare("vgg")
 
+# %% tags=["remove-cell"]
+mean = {key: sum(values) / seeds for key, values in errors.items()}
+for network, method in errors:
+    record(f"{network}.{method}_error_pct", errors[network, method])
+    record(f"{network}.{method}_validation_error_pct", rated[network, method])
+
+
+def cost(network, method, rival="float"):
+    points = mean[network, method] - mean[network, rival]
+    return f"costs {points:.1f} points" if points >= 0.05 else "costs nothing"
+
+
+weights = cost("vgg", "bwn").replace("costs", "cost")
+evidence.phrase("binarization_comparison.vgg.weights", weights)
+signs = cost("lenet5", "xnor", "float_norm")
+evidence.phrase("binarization_comparison.lenet5.signs", signs)
+
+
+# %% tags=["hide-input"]
+def reads_signs(net):
+    return any(isinstance(module, Binarized) for module in net.modules())
+
+
+figure, panels = figures.axes(3, sharey=True)
+figure.set_size_inches(8, 4.4)
+order = list(METHODS)
+for ax, (network, title) in zip(panels, TITLES.items(), strict=True):
+    for i, method in enumerate(order):
+        if (network, method) not in errors:
+            continue
+        look = figures.look("bnn" if reads_signs(nets[network, method]) else "bwn")
+        look = figures.look("float") if method.startswith("float") else look
+        center, half = evidence.interval(errors[network, method])
+        half = half if seeds >= evidence.FEW else 0
+        reach = [[min(half, center)], [min(half, 100 - center)]] if half else None
+        ax.errorbar(center, i, xerr=reach, capsize=3, **look | {"linestyle": "none"})
+    ax.set(title=title, xlabel="test error (%)", yticks=range(len(order)))
+    ax.set_yticklabels([METHODS[method][0] for method in order])
+    most = max(mean[key] for key in mean if key[0] == network)
+    ax.set_xlim(0, min(100, 1.2 * most))
+panels[0].invert_yaxis()
+spread = "means over seeds with 95 % intervals"
+spread = spread if seeds >= evidence.FEW else "means over seeds"
+spread = spread if seeds > 1 else "one network of each kind"
+figures.show(
+    figure,
+    lead=True,
+    finding=f"On color images floats have {mean['vgg', 'float']:.0f} % error, binary weights {mean['vgg', 'bwn']:.0f} %, "
+    f"binary weights and inputs {mean['vgg', 'xnor']:.0f} % (XNOR-Net)",
+    name="fig-binarization-compared",
+    caption=f"Test errors, {spread}. Squares: floats; triangles: binary weights; circles: binary or ternary inputs, too.",
+    alt="Mean test errors. "
+    + ". ".join(
+        f"{title}: "
+        + ", ".join(
+            f"{METHODS[m][0]} {mean[n, m]:.1f} %" for m in order if (n, m) in errors
+        )
+        for n, title in TITLES.items()
+    ),
+)
+
+# %% tags=["remove-input"]
+figures.table(
+    [
+        {"method": METHODS[method][0]}
+        | {
+            title: evidence.formatted(
+                errors[n, method], unit="", digits=2, bounds=(0, 100)
+            )
+            if (n, method) in errors
+            else "–"
+            for n, title in TITLES.items()
+        }
+        for method in METHODS
+    ],
+    caption="Test errors (%)",
+)
+inputs = (
+    mean["vgg", "xnor"] - mean["vgg", "bwn"] > mean["vgg", "bwn"] - mean["vgg", "float"]
+)
+price = "cost more than" if inputs else "cost no more than"
+evidence.phrase("binarization_comparison.vgg.inputs", price)
+gain = mean["vgg", f"abc{bases[0]}"] - mean["vgg", f"abc{bases[-1]}"]
+bought = "buy accuracy back" if gain > 0 else "buy no accuracy back"
+evidence.phrase("binarization_comparison.vgg.bases", bought)
 
 # %% [markdown]
-# ## Error, bytes, work and time
+# **What to see.** On color images, signs for the inputs {glue:text}`binarization_comparison.vgg.inputs` signs for the weights.
+# The error is {mean}`binarization_comparison.vgg.float_error_pct` with floats, {mean}`binarization_comparison.vgg.bwn_error_pct` with binary weights and {mean}`binarization_comparison.vgg.xnor_error_pct` with XNOR-Net.
+# Is XNOR-Net as accurate as single precision, as the survey says {cite:p}`berthelier2020survey`? {verdict}`C2.6-22`.
 #
-# Multiply-adds are told by kind: of floats, of a float with a sign, of two signs; a layer of several bases counts once for each pair of them.
-# Time is that of many images at once on one thread, relative to the float network; a network with real inputs and signs for weights computes with floats.
+# On digits, the fair rival of a binary LeNet-5 is LeNet-5 with floats *and* batch norm.
+# Its error is {mean}`binarization_comparison.lenet5.float_norm_error_pct`, that of plain LeNet-5 is {mean}`binarization_comparison.lenet5.float_error_pct`: part of what binary networks seem to win is their batch norm.
+#
+# ## Bytes, work and time
+#
+# Every network is written to a file and, where its layers read signs, converted to the kernels that count bits.
+# Networks with real inputs compute with floats, even if their weights are signs.
+# The time is that of many images at once on one thread, relative to the float network.
 
 
 # %% tags=["hide-input"]
@@ -168,7 +268,8 @@ def work(network, method):
     shape = sets[network].test.images.shape[1:]
     places = measure.multiply_adds_by_layer(NETWORKS[network](0), shape)
     modules = {
-        name.removeprefix("0."): module for name, module in nets[network, method].named_modules()
+        name.removeprefix("0."): module
+        for name, module in nets[network, method].named_modules()
     }
     for name, multiply_adds in places.items():
         module = modules.get(name, modules.get(f"{name}.1"))
@@ -187,119 +288,104 @@ def work(network, method):
     return count
 
 
-def reads_signs(net):
-    return any(isinstance(module, Binarized) for module in net.modules())
+def ready(net):
+    """On bits where the layers read signs, dense where only the weights are signs."""
+    if reads_signs(net):
+        return inference.convert(net)
+    return decompress(copy.deepcopy(net))
 
 
-# %% tags=["hide-input"]
-def ready(net):  # on bits where the layers read signs, dense where only the weights are signs
-    return inference.convert(net) if reads_signs(net) else decompress(copy.deepcopy(net))
-
-
-ratios, table = {}, {}
+ratios, relative = {}, {}
 for network in NETWORKS:
     x = sets[network].test.images[:many]
-    fast = {method: ready(nets[network, method]) for name, method in tried if name == network}
+    fast = {m: ready(nets[network, m]) for name, m in errors if name == network}
     calls = {method: lambda f=f, x=x: f(x) for method, f in fast.items()}
     times = measure.latency_ms(calls, runs=runs)
     full = measure.dense_bytes(nets[network, "float"])
     for method in fast:
-        size = len(storage.dumps(nets[network, method]))
-        ratios[network, method] = record(f"{network}.{method}_file_ratio", full / size, "x", 1)
-        relative = times[method].median / times["float"].median
-        table[network, method] = work(network, method), size, relative
+        key = network, method
+        ratios[key] = full / len(storage.dumps(nets[key]))
+        record(f"{network}.{method}_file_ratio", ratios[key])
+        relative[key] = times[method].median / times["float"].median
         if method != "float":
-            record(f"{network}.{method}_latency_ratio", relative, "x")
+            record(f"{network}.{method}_latency_ratio", relative[key], digits=2)
 
 # %% tags=["remove-input"]
-for network, title in TITLES.items():
+for values, digits, caption in (
+    (ratios, 1, "How many times smaller the file is than the floats"),
+    (relative, 2, f"Time of {many} images; floats: 1"),
+):
     rows = []
-    for (name, method), (counts, size, relative) in table.items():
-        if name == network:
-            wrong = evidence.formatted(errors[network, method], unit="%", digits=2)
-            row = {"method": METHODS[method][0], "test error": wrong.replace(" ", "\u00a0")}
-            row |= {
-                "smaller": ratios[network, method],
-                "time": f"{relative:.2f}",
-                "bytes": f"{size:,}",
-            }
-            row["million multiply-adds"] = " / ".join(f"{n / 1e6:.2f}" for n in counts.values())
-            rows.append(row)
-    figures.table(
-        rows,
-        caption=f"{title}. Multiply-adds of one image: floats / float × sign / sign × sign. Time of {many} images, floats: 1",
-    )
-
-# %% tags=["remove-input"]
-figure, panels = figures.axes(3, sharey=True)
-figure.set_size_inches(8, 4.4)
-order = list(METHODS)
-missing = [(n, m) for n, m in product(NETWORKS, METHODS) if (n, m) not in errors]
-for ax, (network, title) in zip(panels, TITLES.items(), strict=True):
-    for i, method in enumerate(order):
-        if (network, method) in missing:
-            continue
-        kind = (figures.PRUNING if reads_signs(nets[network, method]) else figures.QUANTIZATION) | {
-            "linestyle": "none"
+    for method, (text, _) in METHODS.items():
+        cells = {title: values.get((n, method)) for n, title in TITLES.items()}
+        row = {
+            title: "–" if v is None else f"{v:.{digits}f}" for title, v in cells.items()
         }
-        look = figures.DENSE | {"linestyle": "none"} if method.startswith("float") else kind
-        mean, half = evidence.interval(errors[network, method])
-        ax.errorbar(mean, i, xerr=half or None, capsize=3, **look)
-    ax.set(title=title, xlabel="test error (%)", yticks=range(len(order)))
-    ax.set_yticklabels([METHODS[method][0] for method in order])
-    means = [sum(errors[n, m]) / seeds for n, m in errors if n == network]
-    ax.set_xlim(0, 1.2 * max(means))
-panels[0].invert_yaxis()
-figures.show(
-    figure,
-    name="fig-binarization-compared",
-    caption="Test errors, means over seeds with 95 % intervals. Squares: floats; triangles: weights of signs; circles: what flows is binary or ternary, too.",
-    alt="Mean test errors. "
-    + ". ".join(
-        f"{title}: "
-        + ", ".join(
-            f"{METHODS[m][0]} {sum(errors[n, m]) / seeds:.1f} %" for m in order if (n, m) in errors
-        )
-        for n, title in TITLES.items()
-    ),
+        rows.append({"method": text} | row)
+    figures.table(rows, caption=caption)
+figures.table(
+    [
+        {"method": METHODS[m][0]}
+        | {kind: f"{n / 1e6:.2f}" for kind, n in work("vgg", m).items()}
+        for network, m in errors
+        if network == "vgg"
+    ],
+    caption="Million multiply-adds of VGG for one image, by kind; a layer of several bases counts once for each pair of them",
 )
 
 # %% [markdown]
-# **What to see.** Compare triangles with circles, the price of signs for weights with that of signs for what flows; and digits with color images.
-# On the digits LeNet-5 with floats *and* batch norm is the fair rival, with {glue:text}`binarization_comparison.lenet5.float_norm_error_pct`: part of what a binary network seems to win over plain LeNet-5 is its batch norm.
+# **What to see.** No file is smaller by as many times as a float has bits; whether a network is faster depends on its shape and its number of bases.
+# LeNet-5 is {glue:text}`binarization_comparison.lenet5.bwn_file_ratio` smaller with binary weights, {glue:text}`binarization_comparison.lenet5.xnor_file_ratio` as XNOR-Net, which adds batch norm for each input, and {glue:text}`binarization_comparison.lenet5.bnn_file_ratio` as BNN, with signs in all layers.
 #
-# Several bases buy accuracy back: on color images ABC-Net errs on {glue:text}`binarization_comparison.vgg.abc1_error_pct` with one base each, {glue:text}`binarization_comparison.vgg.abc3_error_pct` with three and {glue:text}`binarization_comparison.vgg.abc5_error_pct` with five.
-# The bill is the number of products: many images take {glue:text}`binarization_comparison.vgg.abc1_latency_ratio`, {glue:text}`binarization_comparison.vgg.abc3_latency_ratio` and {glue:text}`binarization_comparison.vgg.abc5_latency_ratio` of the float network's time.
-#
-# The files of LeNet-5 are {glue:text}`binarization_comparison.lenet5.bwn_file_ratio` smaller with binary weights, {glue:text}`binarization_comparison.lenet5.xnor_file_ratio` with XNOR-Net, which adds batch norm for each of the inputs, and {glue:text}`binarization_comparison.lenet5.bnn_file_ratio` with all layers in signs; nowhere as many times as a float has bits.
+# Several bases {glue:text}`binarization_comparison.vgg.bases`: on color images ABC-Net has an error of {mean}`binarization_comparison.vgg.abc1_error_pct` with one base each, {mean}`binarization_comparison.vgg.abc3_error_pct` with three and {mean}`binarization_comparison.vgg.abc5_error_pct` with five.
+# The price is the number of products: the images take {glue:text}`binarization_comparison.vgg.abc1_latency_ratio`, {glue:text}`binarization_comparison.vgg.abc3_latency_ratio` and {glue:text}`binarization_comparison.vgg.abc5_latency_ratio` the time of the float network.
 #
 # ## Where it breaks
 #
-# **Small networks.** The first and the last layer, batch norm and scales stay real, and in a narrow network they weigh.
-# The VGG here is {glue:text}`binarization_comparison.vgg.xnor_file_ratio` smaller in XNOR-Net's form.
+# **Small networks.** The first and the last layer, batch norm and scales stay real, and in a narrow network they are a large part of the file.
+# Our VGG, for example, is only {glue:text}`binarization_comparison.vgg.xnor_file_ratio` smaller as XNOR-Net.
 #
-# **Short trainings.** All networks get the same few epochs, which hurts noisy gradients most; the sources train ten to a hundred times as long.
+# **Short trainings.** All networks get the same few epochs, which hurts methods with noisy gradients most; the papers train ten to a hundred times as long.
 #
 # ## Exercises
 #
-# 1. Which share of the bytes of LeNet-5 in XNOR-Net's form is spent on numbers that are no signs?
+# 1. You may choose one binary method for each network, by the validation images. Which one, and what is its test error?
+
+# %% tags=["hide-cell"]
+chosen = {}
+for network, title in TITLES.items():
+    keys = [key for key in rated if key[0] == network and "float" not in key[1]]
+    _, best = min(keys, key=lambda key: sum(rated[key]))
+    chosen[title] = f"{METHODS[best][0]} ({mean[network, best]:.2f} %)"
+told = "; ".join(f"for {title}, {text}" for title, text in chosen.items())
+evidence.answer(f"The best choice is, {told}.")
+
+# %% [markdown]
+# 2. Which share of the bytes of LeNet-5 as XNOR-Net is spent on numbers that are not signs?
 
 # %% tags=["hide-cell"]
 net = nets["lenet5", "xnor"]
-signs = (
-    sum(module.layer.weight.numel() for module in net.modules() if isinstance(module, Binarized))
-    / 8
+signed = [module for module in net.modules() if isinstance(module, Binarized)]
+signs = sum(module.layer.weight.numel() for module in signed) / 8
+evidence.answer(
+    f"{1 - signs / len(storage.dumps(net)):.0%} of the file are not signs: first and last layer, batch norm and scales."
 )
-print(f"{1 - signs / len(storage.dumps(net)):.0%}")
 
 # %% [markdown]
-# 2. Batch norm for each map, not for each input, before the first linear layer: how much smaller is the file?
+# 3. How much smaller is that file if the batch norm before the first linear layer has one scale for each map, not for each input?
 
 # %% tags=["hide-cell"]
 by_map = xnor_net.binarize(models.lenet5(), maps={"fc1": 50})
-print(f"{len(storage.dumps(net)) / len(storage.dumps(by_map)):.2f} times")
+saved = len(storage.dumps(net)) / len(storage.dumps(by_map))
+evidence.answer(f"The file is then {saved:.2f} times smaller.")
 
 # %% [markdown]
+# ## In short
+#
+# - Binary weights make files many times smaller, but by less than the bits of a float suggest: first and last layer, batch norm and scales stay real.
+# - Signs for the inputs allow kernels that count bits; the harder the task, the more accuracy they cost.
+# - Compare a binary network with floats that have the same batch norm and the same training.
+#
 # ## Sources of this chapter
 #
 # - {cite:t}`courbariaux2015binaryconnect`, {cite:t}`rastegari2016xnor`, {cite:t}`lin2017abcnet`, {cite:t}`courbariaux2016binarynet` and {cite:t}`deng2018gxnor` are the methods.
