@@ -193,10 +193,9 @@ for ax, (network, title) in zip(panels, TITLES.items(), strict=True):
             continue
         look = figures.look("bnn" if reads_signs(nets[network, method]) else "bwn")
         look = figures.look("float") if method.startswith("float") else look
-        center, half = evidence.interval(errors[network, method])
-        half = half if seeds >= evidence.FEW else 0
-        reach = [[min(half, center)], [min(half, 100 - center)]] if half else None
-        ax.errorbar(center, i, xerr=reach, capsize=3, **look | {"linestyle": "none"})
+        figures.dots(
+            ax, [i], [errors[network, method]], look, None, bounds=figures.PERCENT
+        )
     ax.set(title=title, xlabel="test error (%)", yticks=range(len(order)))
     ax.set_yticklabels([METHODS[method][0] for method in order])
     most = max(mean[key] for key in mean if key[0] == network)

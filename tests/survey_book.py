@@ -92,7 +92,7 @@ def results(chapter: str, profile: str, *, better: float = 0.0) -> str:
 def tiny_book(root: Path) -> Path:
     """Write the book, with finished runs of its chapters, and return its folder."""
     shutil.copytree(PROJECT / "_static", root / "_static")
-    for page in ("index.md", "claims.md", "techniques.md", "references.md"):
+    for page in ("CITATION.cff", "index.md", "claims.md", "techniques.md", "references.md"):
         shutil.copy(PROJECT / page, root / page)
     (root / "reproduce.md").write_text("# Run it yourself\n")
     config = yaml.safe_load((PROJECT / "_config.yml").read_text("utf-8"))

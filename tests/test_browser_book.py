@@ -18,6 +18,10 @@ pytestmark = [
 ]
 EXTRA = """
 # %% [markdown]
+# ## Lottery tickets and k-means
+#
+# A ticket that wins the lottery means a good start.
+#
 # A formula: $x^2$.
 
 # %% tags=["hide-cell"]
@@ -225,3 +229,35 @@ def test_names_and_landmarks_are_in_order(visit, name):
     kinds = ("violations", "passes", "inapplicable")
     assert {result["id"] for kind in kinds for result in found.response[kind]} == NAMES
     assert [node["html"] for result in found.response["violations"] for node in result["nodes"]] == []
+
+
+def found(page: Page) -> list[str]:
+    """The titles of the pages that a search shows, in their order."""
+    page.locator(".search-summary", has_text="“").wait_for()
+    return page.locator("ul.search > li > a").all_inner_texts()
+
+
+def test_a_search_shows_headings_and_the_sentence_with_the_words(visit):
+    page = visit("search.html?q=lottery")
+    assert found(page) == ["Quantization", "The techniques"]  # the second has it in the name of a technique
+    inside = page.locator(".search-headings a")
+    assert inside.all_inner_texts() == ["Lottery tickets and k-means"]
+    assert inside.get_attribute("href").endswith("chapters/quantization.html#lottery-tickets-and-k-means")
+    context = page.locator("ul.search p.context").first
+    assert context.inner_text() == "A ticket that wins the lottery means a good start."
+    assert context.locator("mark").inner_text() == "lottery"
+
+
+def test_a_compound_finds_what_is_about_it_first(visit):
+    titles = found(visit("search.html?q=k-means"))
+    assert titles[0] == "Quantization"  # it has the heading; others have the word, and most have "means"
+    assert "Pruning" not in titles
+    assert found(visit("search.html?q=zebra-stripes")) == []
+
+
+def test_no_page_is_marked_after_a_search(visit):
+    page = visit("search.html?q=lottery")
+    found(page)
+    page.locator("ul.search > li > a").first.click()
+    page.wait_for_url("**/quantization.html")
+    assert page.locator(".highlighted, .highlight-link").count() == 0

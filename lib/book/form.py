@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup, Tag
 
 from lib.book import chapters, ledger
 from lib.book.claims import PROFILES
+from lib.book.gates import Gate
 from lib.book.pages import site
 from lib.evidence import SHARES
 
@@ -62,17 +63,18 @@ def figures_say(root: Path) -> tuple[int, list[str]]:
     """Every figure has its finding on it, one of a chapter is shown first, and lib.figures alone draws intervals."""
     count, wrong = 0, []
     for chapter in chapters.names(root):
-        leads = 0
+        leads, own = 0, set()
         for call in _calls(root, chapter):
-            given = {keyword.arg for keyword in call.keywords}
+            given = {keyword.arg for keyword in call.keywords}  # None where a dictionary of words is passed on
             name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            leads += "lead" in given
+            own |= {name} & {"interval", "errorbar"}
             if name in DRAWING and "alt" in given:
                 count += 1
-                leads += "lead" in given
-                if "finding" not in given:
+                if not given & {"finding", None}:
                     wrong.append(f"{chapter}: the figure of line {call.lineno} of its code has no finding")
-            if name == "interval":
-                wrong.append(f"{chapter}: it computes an interval itself: figures.line and figures.dots draw them")
+        if len(own) == 2:
+            wrong.append(f"{chapter}: it draws an interval of its own: figures.line and figures.dots draw them")
         if leads != 1:
             wrong.append(f"{chapter}: {leads} figures are marked with lead=True: one carries the chapter's message")
     return count, wrong
@@ -105,6 +107,15 @@ def learned(root: Path) -> tuple[int, list[str]]:
             if DENSE.search(key) and sum(values) / len(values) > CHANCE:
                 wrong.append(f"{profile}: {key} is at chance: train the network, or leave it out of this profile")
     return count, wrong
+
+
+GATES: dict[str, Gate] = {
+    "openings": openings,
+    "findings": findings,
+    "figures that say": figures_say,
+    "exercises": exercises,
+    "networks that learned": learned,
+}
 
 
 def _calls(root: Path, chapter: str) -> Iterator[ast.Call]:

@@ -125,6 +125,26 @@ def test_every_page_names_its_profile_and_quick_ones_at_the_top(site):
         assert "standard profile" in words(page.select_one(".bd-header-announcement"))
 
 
+def test_every_page_says_what_it_is_to_those_who_share_it(site):
+    for name, page in site.items():
+        tags = {tag.get("name") or tag.get("property"): tag["content"] for tag in page.select("head meta[content]")}
+        assert len(page.select("head meta[name=viewport]")) == 1, name
+        assert page.select_one("head link[rel*=icon]")["href"].endswith("_static/favicon.svg"), name
+        if name in ("genindex.html", "search.html"):
+            continue
+        assert tags["og:title"] == words(page.h1).rstrip("# "), name
+        assert tags["og:image"] == ("../" if "/" in name else "") + "_static/card.png"
+        assert tags["author"]
+    assert site["index.html"].title.text == "Deep model compression, executed"
+    assert site["claims.html"].title.text == "The ledger of claims — Deep model compression, executed"
+    (about,) = site["techniques.html"].select("head meta[name=description]")
+    assert about["content"].startswith("Each technique is one file of lib, one test file")
+
+
+def test_the_first_page_says_how_to_cite_it(site):
+    assert "@misc{deep2026," in site["index.html"].find(id="how-to-cite").pre.text
+
+
 def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     root = tiny_book(tmp_path)
     asks = ["{verdict}`C9-99`", "```{claims} hashing\n```", "```{cost} hashing\n```"]

@@ -9,5 +9,9 @@ theme.py             what every page has around its text
 templates/           what it changes in the theme's templates
 icons.py             the theme's icons as one small font
 offline.py           pages that load nothing from the network, and only what they use
+citation.py          how to cite the book
+sharing.py           what others show of a page that is shared
+card.py              the picture that they show with it
+search.py            the words of the search
 weight.py            the gate on what a page loads
 """

@@ -14,6 +14,7 @@ MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # 1.5 of the package's
 UNUSED = {  # a word in the address or text of a script or style -> what a page shows that needs it, None: nothing does
     "thebe": None,
     "mathjax": 'class="math ',
+    "search.js": 'page="search"',
     "ledger.js": 'class="ledger-filter',
     "sphinx-design": 'class="sd-',
     "sd-tabs": 'class="sd-',
@@ -33,7 +34,7 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
 
 def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Take the scripts and styles off a page that it does not use: those of UNUSED whose mark it does not have."""
-    body = context.get("body", "")
+    body = f'page="{page}" {context.get("body", "")}'
     unused = [word for word, mark in UNUSED.items() if mark is None or mark not in body]
 
     def is_unused(file: Any) -> bool:

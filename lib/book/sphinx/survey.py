@@ -148,7 +148,8 @@ class Ledger(Page):
         head = nodes.paragraph("", "", nodes.strong(text=claim.id), nodes.Text(" "), classes=["claim-head"])
         head += label(verdict, nodes.Text(text))
         if claim.verdict != NOT_TESTABLE:
-            head += nodes.inline("", "measured in ", chapter_link(self.env.docname, claim.chapter))
+            place = nodes.inline("", "measured in ", chapter_link(self.env.docname, claim.chapter))
+            head += [nodes.Text(" "), place]
         box += head
         self.parsed(markdown.card(claim, PROFILE, results), box)
         if records := markdown.records(claim, PROFILE, results):
