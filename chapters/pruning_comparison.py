@@ -8,7 +8,7 @@
 
 # %% [markdown]
 # (sec-pruning-comparison)=
-# # Which filters? Random, L1, Taylor, ThiNet, LASSO and more compared
+# # Filter criteria compared: L1, Taylor, ThiNet, LASSO, NISP
 #
 # Which criterion finds the filters that a network can lose with least harm?
 # We cut ResNet-8, a small residual network for color images, to {mean}`pruning_comparison.resnet8.multiply_adds_pct 0` of its multiply-adds: {glue:text}`pruning_comparison.resnet8.best_name` keeps an accuracy of {mean}`pruning_comparison.resnet8.best_before_pct 0`, and random filters keep {mean}`pruning_comparison.resnet8.random_before_pct 0`.
@@ -261,7 +261,7 @@ before, after, small, fine = race(resnet8, color, work, scores, multiple_of)
 def show(before, after, dense, network, share, **words):
     order = sorted(before, key=lambda name: np.mean(before[name]))
     figure, ax = figures.axes()
-    figure.set_size_inches(6, 5.8)
+    figure.set_size_inches(6, 4.7)
     looks = figures.look("pruned"), figures.look("retrained")
     labels = "just cut", "fine-tuned"
     for move, look, values, label in zip(

@@ -41,7 +41,7 @@ def openings(root: Path) -> tuple[int, list[str]]:
 
 def _opening(page: BeautifulSoup) -> Iterator[Tag]:
     """What a page shows between its title and the first heading or folded box below it."""
-    title = page.find("h1")
+    title = page.select_one("article h1")  # the theme has one for print before it
     for part in title.find_next_siblings() if title else []:
         if part.name in ("section", "details", "h2") or part.find(["h2", "details"]):
             return
