@@ -94,7 +94,7 @@ def tiny_book(root: Path) -> Path:
     shutil.copytree(PROJECT / "_static", root / "_static")
     for page in ("CITATION.cff", "index.md", "claims.md", "techniques.md", "references.md"):
         shutil.copy(PROJECT / page, root / page)
-    (root / "reproduce.md").write_text("# Run it yourself\n")
+    (root / "reproduce.md").write_text("# Run it yourself\n\n```{clone}\n```\n")
     config = yaml.safe_load((PROJECT / "_config.yml").read_text("utf-8"))
     (root / "_config.yml").write_text(yaml.safe_dump(config))
     pages = ["chapters/pruning", "chapters/quantization", "claims", "techniques", "references", "reproduce"]
@@ -125,6 +125,7 @@ def tiny_book(root: Path) -> Path:
             path.write_text(results(chapter, profile, better=better))
     for chapter in PARTS:
         stamp_run(root, chapter)
+    (root / "chapters" / "pruning.ipynb").write_text("{}")  # a reader's own copy: the build does not look at it
     return root
 
 
@@ -139,8 +140,8 @@ def stamp_run(root: Path, chapter: str) -> None:
     path.write_text(nbformat.writes(done))
 
 
-def build(root: Path) -> subprocess.CompletedProcess:
-    """Build the pages with every warning an error."""
+def build(root: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Build the pages with every warning an error, with these variables in the environment."""
     command = [sys.executable, "-c", BUILD, "build", str(root), "-W", "-n", "--keep-going", "--all", "-q"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "SURVEY_PROFILE": "quick", "NO_COLOR": "1"}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "SURVEY_PROFILE": "quick", "NO_COLOR": "1"} | variables
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

@@ -1,15 +1,25 @@
 """The directives on real pages: a small book with two ledgers, built with every warning an error."""
 
+from pathlib import Path
+
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from survey_book import HEADER, build, stamp_run, tiny_book
 
+REPOSITORY, SITE = "https://github.com/someone/some-book", "https://example.org/book/"
+
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BeautifulSoup]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tiny_book(tmp_path_factory.mktemp("book"))
-    done = build(root)
+    done = build(root, SURVEY_REPOSITORY=REPOSITORY, SURVEY_SITE=SITE)
     assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(root: Path) -> dict[str, BeautifulSoup]:
     html = root / "_build" / "html"
     return {
         path.relative_to(html).as_posix(): BeautifulSoup(path.read_text("utf-8"), "html.parser")
@@ -133,7 +143,7 @@ def test_every_page_says_what_it_is_to_those_who_share_it(site):
         if name in ("genindex.html", "search.html"):
             continue
         assert tags["og:title"] == words(page.h1).rstrip("# "), name
-        assert tags["og:image"] == ("../" if "/" in name else "") + "_static/card.png"
+        assert tags["og:image"] == f"{SITE}_static/card.png"
         assert tags["author"]
     assert site["index.html"].title.text == "Deep model compression, executed"
     assert site["claims.html"].title.text == "The ledger of claims — Deep model compression, executed"
@@ -141,8 +151,22 @@ def test_every_page_says_what_it_is_to_those_who_share_it(site):
     assert about["content"].startswith("Each technique is one file of lib, one test file")
 
 
+def test_a_chapter_offers_its_notebook_and_others_do_not(site, root):
+    button = site["chapters/pruning.html"].select_one("a.btn-download-notebook-button")
+    assert button["href"] == "../_sources/chapters/pruning.ipynb"
+    notebook = nbformat.read(root / "_build" / "html" / "chapters" / button["href"], as_version=4)
+    assert "# Pruning" in notebook.cells[1].source
+    assert site["claims.html"].select("a.btn-download-notebook-button") == []
+
+
 def test_the_first_page_says_how_to_cite_it(site):
-    assert "@misc{deep2026," in site["index.html"].find(id="how-to-cite").pre.text
+    entry = site["index.html"].find(id="how-to-cite").pre.text
+    assert "@misc{deep2026," in entry
+    assert f"url    = {{{REPOSITORY}}}" in entry
+
+
+def test_a_known_repository_is_offered_to_clone(site):
+    assert site["reproduce.html"].article.pre.text == f"git clone {REPOSITORY}.git\ncd some-book\n"
 
 
 def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):

@@ -9,6 +9,7 @@ theme.py             what every page has around its text
 templates/           what it changes in the theme's templates
 icons.py             the theme's icons as one small font
 offline.py           pages that load nothing from the network, and only what they use
+notebooks.py         each chapter as a notebook to download
 citation.py          how to cite the book
 sharing.py           what others show of a page that is shared
 card.py              the picture that they show with it
