@@ -121,10 +121,31 @@ def test_the_catalogue_links_each_technique_and_lists_the_others(site):
     assert "mnasnet" in words(page.find(id="not-yet-here"))
 
 
-def test_the_first_page_counts_and_shows_the_first_result(site):
+def test_the_first_page_counts_what_there_is(site):
     text = words(site["index.html"].find(id="where-the-book-stands"))
-    for part in ("4 of 86 techniques", "2 chapters", "1 ✗ contradicted", "19.5 ± 1.2×", "3.20 ± 0.25 %", "digits"):
+    for part in ("4 of 86 techniques", "2 chapters", "4 claims", "1 ✗ contradicted", "those of the quick profile"):
         assert part in text
+
+
+def test_the_headline_is_computed_and_drawn(site):
+    page = site["index.html"]
+    text = words(page.select_one("div.headline"))
+    for part in ("a file of 1,066 kB .", "a file of 19 kB .", "misclassifies 3.2 % of", "before, it was 3.1 %"):
+        assert part in text
+    assert [bar["style"] for bar in page.select(".sizes .bar")] == ["width: 100.0%", "width: 1.8%"]
+    said = page.select_one(".sizes")["aria-label"].replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Two bars: the file has 1,066 kB before and 19 kB after, 1.8 % of it"
+
+
+def test_a_finding_shows_sentence_verdict_and_chapter(site):
+    first, second = site["index.html"].select("ul.findings > li")
+    says = (
+        "How many weights can go? The survey: Pruning removes a tenth to a third of the weights. ✗ contradicted Pruning"
+    )
+    assert words(first) == says
+    assert [link["href"] for link in first.select("a")] == ["claims.html#claim-C2.3-38", "chapters/pruning.html"]
+    assert "✓ supported" in words(second)
+    assert "claim-contradicted" in first["class"]
 
 
 def test_every_page_names_its_profile_and_quick_ones_at_the_top(site):
@@ -171,7 +192,8 @@ def test_a_known_repository_is_offered_to_clone(site):
 
 def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     root = tiny_book(tmp_path)
-    asks = ["{verdict}`C9-99`", "```{claims} hashing\n```", "```{cost} hashing\n```"]
+    asks = ["{verdict}`C9-99`", *(f"```{{{name}\n```" for name in ("claims} hashing", "cost} hashing"))]
+    asks += ["```{findings}\nC9-99: Why?\n```"]
     (root / "index.md").write_text("\n\n".join(["# Title", "(reading-a-verdict)=\n## Part", *asks]))
     (root / "chapters" / "pruning.py").write_text(HEADER + "# %% [markdown]\n# # Pruning\n")
     stamp_run(root, "pruning")
@@ -180,6 +202,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     for says in (
         "a claim must be one of those in survey/claims, not 'C9-99'",
         "a chapter with claims must be one of pruning, quantization, not 'hashing'",
+        "a line must be the id of a claim, a colon and a question, not 'C9-99: Why?'",
         "the chapter 'hashing' has no finished run of the quick profile",
         "undefined label: 'sec-magnitude'",
     ):

@@ -2,6 +2,7 @@
 
 executed.py          a page shows a chapter's source with the results of its run
 survey.py            directives and a role for claims, techniques and the cost of a run
+first_page.py        why to care, what came out, where the book stands
 parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown
 repository.py        launch, edit and issue buttons
