@@ -36,7 +36,7 @@ def test_measured_numbers_stand_in_its_text(chapter):
     assert text == "It is **2.0 ± 2.5 %**, {glue:text}`not.there.yet`."
 
 
-def test_the_run_is_left_as_it_was_and_tells_nothing_of_the_machine(chapter):
+def test_the_run_is_left_as_it_was_without_its_machine(chapter):
     before = nbformat.writes(chapter)
     assert "survey" not in notebooks.to_run(chapter, "pruning").metadata
     first, second = (nbformat.writes(notebooks.to_run(chapter, "pruning")) for _ in range(2))
