@@ -1,4 +1,4 @@
-/* What folds opens where it must: for a link that leads into it, and for printing. */
+/* What folds opens where it must, and downloads are saved. */
 "use strict";
 
 /* The place that the address names may be inside folded parts: open them, and go there. */
@@ -15,3 +15,10 @@ const openForAddress = () => {
 
 document.addEventListener("DOMContentLoaded", openForAddress);
 window.addEventListener("hashchange", openForAddress);
+
+/* Sources and notebooks are saved, not shown as text. */
+document.addEventListener("DOMContentLoaded", () => {
+  for (const link of document.querySelectorAll("a.btn-download-source-button, a.btn-download-notebook-button")) {
+    link.download = "";
+  }
+});

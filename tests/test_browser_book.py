@@ -75,6 +75,13 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     assert errors == []
 
 
+def test_a_book_of_no_known_repository_names_none(visit):
+    assert visit("reproduce.html").locator("article pre").count() == 0
+    page = visit("chapters/pruning.html")
+    assert page.locator("meta[property='og:image']").get_attribute("content") == "../_static/card.png"
+    assert page.locator("a.btn-download-notebook-button").get_attribute("download") == ""
+
+
 def test_a_link_to_a_folded_claim_opens_its_fold(visit):
     page = visit("chapters/pruning.html")
     assert not page.locator("#claim-C2\\.3-38").is_visible()

@@ -1,15 +1,25 @@
 """The directives on real pages: a small book with two ledgers, built with every warning an error."""
 
+from pathlib import Path
+
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from survey_book import HEADER, build, stamp_run, tiny_book
 
+REPOSITORY, SITE = "https://github.com/someone/some-book", "https://example.org/book/"
+
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BeautifulSoup]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tiny_book(tmp_path_factory.mktemp("book"))
-    done = build(root)
+    done = build(root, SURVEY_REPOSITORY=REPOSITORY, SURVEY_SITE=SITE)
     assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(root: Path) -> dict[str, BeautifulSoup]:
     html = root / "_build" / "html"
     return {
         path.relative_to(html).as_posix(): BeautifulSoup(path.read_text("utf-8"), "html.parser")
@@ -111,10 +121,31 @@ def test_the_catalogue_links_each_technique_and_lists_the_others(site):
     assert "mnasnet" in words(page.find(id="not-yet-here"))
 
 
-def test_the_first_page_counts_and_shows_the_first_result(site):
+def test_the_first_page_counts_what_there_is(site):
     text = words(site["index.html"].find(id="where-the-book-stands"))
-    for part in ("4 of 86 techniques", "2 chapters", "1 ✗ contradicted", "19.5 ± 1.2×", "3.20 ± 0.25 %", "digits"):
+    for part in ("4 of 86 techniques", "2 chapters", "4 claims", "1 ✗ contradicted", "those of the quick profile"):
         assert part in text
+
+
+def test_the_headline_is_computed_and_drawn(site):
+    page = site["index.html"]
+    text = words(page.select_one("div.headline"))
+    for part in ("a file of 1,066 kB .", "a file of 19 kB .", "misclassifies 3.2 % of", "before, it was 3.1 %"):
+        assert part in text
+    assert [bar["style"] for bar in page.select(".sizes .bar")] == ["width: 100.0%", "width: 1.8%"]
+    said = page.select_one(".sizes")["aria-label"].replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Two bars: the file has 1,066 kB before and 19 kB after, 1.8 % of it"
+
+
+def test_a_finding_shows_sentence_verdict_and_chapter(site):
+    first, second = site["index.html"].select("ul.findings > li")
+    says = (
+        "How many weights can go? The survey: Pruning removes a tenth to a third of the weights. ✗ contradicted Pruning"
+    )
+    assert words(first) == says
+    assert [link["href"] for link in first.select("a")] == ["claims.html#claim-C2.3-38", "chapters/pruning.html"]
+    assert "✓ supported" in words(second)
+    assert "claim-contradicted" in first["class"]
 
 
 def test_every_page_names_its_profile_and_quick_ones_at_the_top(site):
@@ -133,7 +164,7 @@ def test_every_page_says_what_it_is_to_those_who_share_it(site):
         if name in ("genindex.html", "search.html"):
             continue
         assert tags["og:title"] == words(page.h1).rstrip("# "), name
-        assert tags["og:image"] == ("../" if "/" in name else "") + "_static/card.png"
+        assert tags["og:image"] == f"{SITE}_static/card.png"
         assert tags["author"]
     assert site["index.html"].title.text == "Deep model compression, executed"
     assert site["claims.html"].title.text == "The ledger of claims — Deep model compression, executed"
@@ -141,13 +172,28 @@ def test_every_page_says_what_it_is_to_those_who_share_it(site):
     assert about["content"].startswith("Each technique is one file of lib, one test file")
 
 
+def test_a_chapter_offers_its_notebook_and_others_do_not(site, root):
+    button = site["chapters/pruning.html"].select_one("a.btn-download-notebook-button")
+    assert button["href"] == "../_sources/chapters/pruning.ipynb"
+    notebook = nbformat.read(root / "_build" / "html" / "chapters" / button["href"], as_version=4)
+    assert "# Pruning" in notebook.cells[1].source
+    assert site["claims.html"].select("a.btn-download-notebook-button") == []
+
+
 def test_the_first_page_says_how_to_cite_it(site):
-    assert "@misc{deep2026," in site["index.html"].find(id="how-to-cite").pre.text
+    entry = site["index.html"].find(id="how-to-cite").pre.text
+    assert "@misc{deep2026," in entry
+    assert f"url    = {{{REPOSITORY}}}" in entry
+
+
+def test_a_known_repository_is_offered_to_clone(site):
+    assert site["reproduce.html"].article.pre.text == f"git clone {REPOSITORY}.git\ncd some-book\n"
 
 
 def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     root = tiny_book(tmp_path)
-    asks = ["{verdict}`C9-99`", "```{claims} hashing\n```", "```{cost} hashing\n```"]
+    asks = ["{verdict}`C9-99`", *(f"```{{{name}\n```" for name in ("claims} hashing", "cost} hashing"))]
+    asks += ["```{findings}\nC9-99: Why?\n```"]
     (root / "index.md").write_text("\n\n".join(["# Title", "(reading-a-verdict)=\n## Part", *asks]))
     (root / "chapters" / "pruning.py").write_text(HEADER + "# %% [markdown]\n# # Pruning\n")
     stamp_run(root, "pruning")
@@ -156,6 +202,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     for says in (
         "a claim must be one of those in survey/claims, not 'C9-99'",
         "a chapter with claims must be one of pruning, quantization, not 'hashing'",
+        "a line must be the id of a claim, a colon and a question, not 'C9-99: Why?'",
         "the chapter 'hashing' has no finished run of the quick profile",
         "undefined label: 'sec-magnitude'",
     ):

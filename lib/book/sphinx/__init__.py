@@ -2,6 +2,7 @@
 
 executed.py          a page shows a chapter's source with the results of its run
 survey.py            directives and a role for claims, techniques and the cost of a run
+first_page.py        why to care, what came out, where the book stands
 parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown
 repository.py        launch, edit and issue buttons
@@ -9,6 +10,7 @@ theme.py             what every page has around its text
 templates/           what it changes in the theme's templates
 icons.py             the theme's icons as one small font
 offline.py           pages that load nothing from the network, and only what they use
+notebooks.py         each chapter as a notebook to download
 citation.py          how to cite the book
 sharing.py           what others show of a page that is shared
 card.py              the picture that they show with it

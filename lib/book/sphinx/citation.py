@@ -8,6 +8,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from lib.book.sphinx.repository import known_address
+
 
 def bibtex(cff: dict[str, Any], address: str | None = None) -> str:
     """Return an entry of BibTeX.
@@ -46,10 +48,8 @@ class Citation(SphinxDirective):
         """Return the entry as a block of code; Sphinx calls it. What is wrong becomes an error of the page."""
         path = Path(self.env.srcdir) / "CITATION.cff"
         self.env.note_dependency(str(path))
-        options = self.config.html_theme_options
-        address = options.get("repository_url") if options.get("use_repository_button") else None
         try:
-            text = bibtex(yaml.safe_load(path.read_text("utf-8")), address)
+            text = bibtex(yaml.safe_load(path.read_text("utf-8")), known_address(self.config))
         except (ValueError, OSError, yaml.YAMLError) as error:
             raise self.error(f"citation: {error}") from error
         return [nodes.literal_block(text, text, language="bibtex")]

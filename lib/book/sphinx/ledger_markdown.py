@@ -131,21 +131,6 @@ def cost_in_short(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -
     return f"What this page needs: {profile} profile, {data}, {_together(_duration(stamp['seconds']))} on 1 thread"
 
 
-def headline(name: str, subject: str, data: str, records: Records) -> str | None:
-    """Return the book's first result about one network, or None if this build has not measured it.
-
-    name: the network's name.
-    subject: its name in the keys of the records.
-    data: the name of the data.
-    records: this build's measurements.
-    """
-    keys = [f"quantization.{subject}.{metric}" for metric in ("file_ratio", "error_pct", "baseline_error_pct")]
-    if not set(keys) <= set(records):
-        return None
-    ratio, error, baseline = (text_of(key, records[key]) for key in keys)
-    return f"**{name}** on {data}: a file **{ratio}** smaller, with an error of {error} against {baseline} before."
-
-
 def text_of(key: str, record: dict[str, Any]) -> str:
     """Return a record as its page prints it, on one line; ``key`` is the measurement's."""
     form = {"unit": record["unit"], "digits": record["digits"], "bounds": bounds(key, record["unit"])}

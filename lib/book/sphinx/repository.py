@@ -1,6 +1,9 @@
 """Launch, edit and issue buttons for the repository that the build is told, and none where it is not known.
 
+``{clone}`` shows the commands that fetch it, and nothing where it is not known.
+
 ``SURVEY_REPOSITORY`` names it, otherwise git's remote ``origin``; ``SURVEY_BRANCH`` names the branch, otherwise git's.
+``SURVEY_SITE`` is the address where the pages are published: the picture in a shared link needs the whole of it.
 """
 
 import os
@@ -9,7 +12,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 ADDRESS = re.compile(
     r"(?:(?P<scheme>https?)://(?:[^/@]*@)?(?P<host>[\w.-]+(?::\d+)?)/"  # https, with a name or a token before @
@@ -56,6 +61,27 @@ def configure(app: Sphinx, config: Any) -> None:
         branch = os.environ.get("SURVEY_BRANCH") or _git(app.srcdir, "branch", "--show-current") or "main"
         config.html_theme_options = (config.html_theme_options or {}) | settings(address, branch)
 
+    if site := os.environ.get("SURVEY_SITE"):
+        config.html_baseurl = site
+
+
+def known_address(config: Any) -> str | None:
+    """Return the repository's web address, or None where it is not known: Jupyter Book fills in one of its own."""
+    options = config.html_theme_options
+    return options.get("repository_url") if options.get("use_repository_button") else None
+
+
+class Clone(SphinxDirective):
+    """The commands that fetch the repository."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the commands as a block of code, or nothing where the address is not known; Sphinx calls it."""
+        address = known_address(self.config)
+        if address is None:
+            return []
+        text = f"git clone {address}.git\ncd {address.rsplit('/', 1)[1]}"
+        return [nodes.literal_block(text, text, language="bash")]
+
 
 def _git(folder: str | Path, *command: str) -> str:
     try:
@@ -67,4 +93,5 @@ def _git(folder: str | Path, *command: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
     app.connect("config-inited", configure, priority=100)
+    app.add_directive("clone", Clone)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
 """Directives and a role that put the ledger, the catalogue and a run's cost on pages.
 
 ``{claims} pruning``  the claims of one chapter      ``{ledger}``     all of them, by section
-``{catalogue}``       the techniques                 ``{state}``      the book in computed numbers
-``{cost} pruning``    what a chapter's run used      ``{verdict}`C2.3-11` ``  one claim's badge
+``{catalogue}``       the techniques                 ``{verdict}`C2.3-11` ``  one claim's badge
+``{cost} pruning``    what a chapter's run used
 """
 
 import os
@@ -17,7 +17,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from lib.book import chapters, judging, last_run, ledger
+from lib.book import judging, last_run, ledger
 from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
@@ -26,7 +26,6 @@ from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, slug,
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
 LEDGER = "claims"  # the page of all claims
-HEADLINES = (("LeNet-300-100", "lenet300"), ("LeNet-5", "lenet5"))
 
 
 @lru_cache(maxsize=1)
@@ -188,37 +187,6 @@ class Catalogue(Page):
         return f"[`{path}`]({options['repository_url']}/blob/{options['repository_branch']}/{path})"
 
 
-class State(Page):
-    """The book in computed numbers: techniques, chapters, claims by verdict, and its first result."""
-
-    def render(self) -> list[nodes.Node]:
-        claims, results = self.load()
-        catalogue = ledger.load_techniques(self.root)
-        here = len(catalogue["here"])
-        everything = here + sum(len(ids) for ids in catalogue["not_yet_here"].values())
-        first = [
-            (f"{here} of {everything}", "techniques", self.address("techniques")),
-            (str(len(chapters.names(self.root))), "chapters", None),
-            (str(len(claims)), "claims in the ledger", self.address(LEDGER)),
-        ]
-        names = self.data_names()
-        sentences = [markdown.headline(name, subject, names, results[PROFILE]) for name, subject in HEADLINES]
-        measured = [f"- {sentence}" for sentence in sentences if sentence]
-        text = "\n".join(measured) or "The first result was not measured in this build."
-        text = f"The numbers are those of the **{PROFILE}** profile, except where another one is named.\n\n{text}\n"
-        return [
-            *tiles(first),
-            *tiles(self.verdict_tiles(claims, results)),
-            self.parsed(text, nodes.container(classes=["headline"])),
-        ]
-
-    def data_names(self) -> str:
-        """Return the names of the data behind the first result."""
-        path = last_run.built_results(self.root, PROFILE) / "quantization.json"
-        data = ledger.load_result(path)["data"] if path.exists() else []
-        return " and ".join(dict.fromkeys(entry["name"] for entry in data)) or "unnamed data"
-
-
 class Cost(Page):
     """What the run of one chapter used, in one folded line, from its stamped notebook and its results."""
 
@@ -274,7 +242,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         ("claims", Claims),
         ("ledger", Ledger),
         ("catalogue", Catalogue),
-        ("state", State),
         ("cost", Cost),
     ):
         app.add_directive(name, directive)
