@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from lib.book.sphinx import notebooks
+from lib.book.sphinx import means, notebooks
 
 CODE = """
 from lib import evidence
@@ -34,6 +34,13 @@ def test_a_notebook_says_first_how_to_run_it(chapter):
 def test_measured_numbers_stand_in_its_text(chapter):
     text = notebooks.to_run(chapter, "pruning").cells[1].source
     assert text == "It is **2.0 ± 2.5 %**, {glue:text}`not.there.yet`."
+
+
+def test_means_stand_in_its_text_where_they_were_measured(chapter):
+    chapter.cells[0].source = "From {mean}`pruning.lenet5.error_pct 0` to {mean}`not.there.yet`."
+    results = {means.PROFILE: {"pruning.lenet5.error_pct": {"values": [1.0, 2.2], "unit": "%", "digits": 2}}}
+    text = notebooks.to_run(chapter, "pruning", results=results).cells[1].source
+    assert text == "From **2 %** to {mean}`not.there.yet`."
 
 
 def test_the_run_is_left_as_it_was_without_its_machine(chapter):

@@ -7,6 +7,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from docutils import nodes
@@ -22,7 +23,7 @@ PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 FORM = re.compile(rf"(?P<key>[\w.]+)(?: (?P<digits>\d+))?(?: (?P<profile>{'|'.join(PROFILES)}))?")
 
 
-def mean(text: str, results: dict[str, Records]) -> str:
+def mean(text: str, results: Mapping[str, Records]) -> str:
     """Return the mean of a measurement with its unit.
 
     text: the role's text: a key, and possibly digits and a profile.

@@ -4,6 +4,7 @@ import ast
 import copy
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import nbformat
 from sphinx.application import Sphinx
 
 from lib.book import chapters, files, last_run
+from lib.book.ledger import Records
+from lib.book.sphinx import means, survey
 from lib.book.sphinx.repository import known_address
 
 GLUED = "application/papermill.record/text/plain"
 GLUE = re.compile(r"\{glue:text\}`([^`]+)`")
+MEAN = re.compile(r"\{mean\}`([^`]+)`")
 FOLDER = "chapters/"
 HOW = (
     "> To run this notebook, save it in the folder `chapters` of the book's repository{at}, and open it with the"
@@ -22,19 +26,33 @@ HOW = (
 )
 
 
-def to_run(notebook: nbformat.NotebookNode, name: str, address: str | None = None) -> nbformat.NotebookNode:
+def to_run(
+    notebook: nbformat.NotebookNode,
+    name: str,
+    address: str | None = None,
+    results: Mapping[str, Records] | None = None,
+) -> nbformat.NotebookNode:
     """Return a chapter for a reader's own JupyterLab: how to run it first, and measured numbers in the text.
 
     notebook: an executed chapter, or its source; it is left as it was.
     name: the chapter's name.
     address: the repository's, where it is known.
+    results: {profile: measurements}, for the means in the text; default none.
     """
+
+    def mean(role: re.Match[str]) -> str:
+        try:
+            return f"**{means.mean(role[1], results or {})}**"
+        except ValueError:  # not measured
+            return role[0]
+
     made = copy.deepcopy(notebook)
     made.metadata = {key: value for key, value in made.metadata.items() if key in ("kernelspec", "language_info")}
     shown = glued(made)
     for cell in made.cells:
         if cell.cell_type == "markdown":
             cell.source = GLUE.sub(lambda role: f"**{shown[role[1]]}**" if role[1] in shown else role[0], cell.source)
+            cell.source = MEAN.sub(mean, cell.source)
     made.cells.insert(0, nbformat.v4.new_markdown_cell(HOW.format(at=f" ({address})" if address else "", name=name)))
     made.cells[0].id = "how-to-run"  # a random one would differ from build to build
     return made
@@ -63,12 +81,13 @@ def write(app: Sphinx, failure: Exception | None) -> None:
     if failure is not None or app.builder.format != "html":
         return
     root, profile = Path(app.srcdir), os.environ.get("SURVEY_PROFILE", "quick")
+    _, results = survey.load(root, ())  # read once more: here no page depends on it
     for page in sorted(name for name in app.env.found_docs if is_chapter(app, name)):
         name = page.removeprefix(FOLDER)
         notebook = last_run.executed(root, name, profile) or chapters.notebook(root, name)
         path = Path(app.outdir) / "_sources" / f"{page}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, nbformat.writes(to_run(notebook, name, known_address(app.config))))
+        files.write(path, nbformat.writes(to_run(notebook, name, known_address(app.config), results)))
 
 
 def is_chapter(app: Sphinx, page: str) -> bool:
