@@ -114,21 +114,26 @@ def lines(code: str) -> list[int]:
     return [len(line) for line in code.splitlines()]
 
 
+def alone(code: str) -> str:
+    (broken,) = executed.narrow([code])
+    return broken
+
+
 def test_shown_code_is_broken_at_88_letters():
-    assert max(lines(LONG)) > 88 >= max(lines(executed.narrow(LONG)))
-    assert ast.dump(ast.parse(executed.narrow(LONG))) == ast.dump(ast.parse(LONG))
+    assert max(lines(LONG)) > 88 >= max(lines(alone(LONG)))
+    assert ast.dump(ast.parse(alone(LONG))) == ast.dump(ast.parse(LONG))
     exact = f"x = {'1' * 84}"
-    assert executed.narrow(exact) == exact and len(exact) == 88
+    assert alone(exact) == exact and len(exact) == 88
 
 
 @pytest.mark.parametrize("code", ["def (", "for x in:\n    " + "y" * 90, "# ×\nif"])
 def test_code_that_does_not_parse_is_left_alone(code):
-    assert executed.narrow(code) == code
+    assert alone(code) == code
 
 
 def test_lines_of_a_method_are_code_as_well():
     code = "s = a × b  # no".replace("×", "*") + "\nreturn s  # s² ≥ 0"
-    assert executed.narrow(code) == code
+    assert alone(code) == code
 
 
 def test_every_block_of_shown_code_is_broken_and_other_text_stays():
@@ -136,7 +141,7 @@ def test_every_block_of_shown_code_is_broken_and_other_text_stays():
     other = f"```text\n{LONG}\n```"
     given = [nbformat.v4.new_output("display_data", {"text/markdown": shown}) for shown in (text, other)]
     made = executed.with_narrow_code(notebook(*given, output(LONG))).cells[1].outputs
-    narrow = executed.narrow(LONG)
+    narrow = alone(LONG)
     assert made[0].data["text/markdown"] == text.replace(LONG, narrow) and narrow != LONG
     assert made[1].data["text/markdown"] == other and made[2].data["text/plain"] == LONG
 

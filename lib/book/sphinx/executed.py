@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -124,18 +125,27 @@ def with_narrow_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook: an executed chapter; it is changed.
     Returns the notebook.
     """
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        text = output.get("data", {}).get("text/markdown", "")
-        if CODE.search(text):
-            output["data"]["text/markdown"] = CODE.sub(lambda found: f"```python\n{narrow(found[1])}\n```", text)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output["data"] for output in outputs if CODE.search(output.get("data", {}).get("text/markdown", ""))]
+    codes = [found[1] for data in shown for found in CODE.finditer(data["text/markdown"])]
+    broken = dict(zip(codes, narrow(codes), strict=True))
+    for data in shown:
+        data["text/markdown"] = CODE.sub(lambda found: f"```python\n{broken[found[1]]}\n```", data["text/markdown"])
     return notebook
 
 
-def narrow(code: str) -> str:
-    """Return Python code in lines of 88 letters, as Ruff breaks them; what does not parse is left as it is."""
-    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", COLUMNS, "-"]
-    done = subprocess.run(command, input=code, capture_output=True, encoding="utf-8")
-    return done.stdout.rstrip() if done.returncode == 0 else code
+def narrow(codes: list[str]) -> list[str]:
+    """Return pieces of Python code in lines of 88 letters, as Ruff breaks them; what does not parse is left as it is.
+
+    codes: any number; one call of Ruff breaks them all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{i}.py") for i in range(len(codes))]
+        for path, code in zip(paths, codes, strict=True):
+            path.write_text(code, encoding="utf-8")
+        command = [sys.executable, "-m", "ruff", "format", "--isolated", "--no-cache", "--line-length", COLUMNS, folder]
+        subprocess.run(command, capture_output=True)
+        return [path.read_text(encoding="utf-8").rstrip() for path in paths]
 
 
 def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
