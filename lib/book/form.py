@@ -12,8 +12,7 @@ from bs4 import BeautifulSoup, Tag
 
 from lib.book import chapters, ledger
 from lib.book.claims import PROFILES
-from lib.book.gates import Gate
-from lib.book.pages import site
+from lib.book.gates import Gate, built_pages
 from lib.evidence import SHARES
 
 ASKING = re.compile(r"\*\*What to see\.\*\*\s+((?:Compare|Look|See|Note|Notice|Watch|Find)\b[^.]*)")
@@ -24,13 +23,13 @@ DRAWING = {"show", "curves"}  # of lib.figures
 
 def openings(root: Path) -> tuple[int, list[str]]:
     """A chapter's page begins with its message: sentences without intervals, then its figure, before any heading."""
-    count, wrong = 0, []
+    count, wrong, built = 0, [], dict(built_pages(root))
     for chapter in chapters.names(root):
-        page = site(root) / "chapters" / f"{chapter}.html"
-        if not page.exists():
+        page = built.get(f"chapters/{chapter}.html")
+        if page is None:
             continue
         count += 1
-        before = list(_opening(BeautifulSoup(page.read_text("utf-8"), "html.parser")))
+        before = list(_opening(page))
         text = " ".join(part.get_text() for part in before if part.name == "p")
         if "±" in text:
             wrong.append(f"{chapter}: its opening has an interval: show the mean alone, with the role mean")
