@@ -29,6 +29,13 @@ SCREENS = {  # a page is loaded once on each, in the first of its modes, and the
 MODES = {"wide": ("dark", "light"), "narrow": ("phone",)}
 SCHEMES = {"dark": "dark", "light": "light", "phone": "light"}
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+FOLLOWS = """theme => new Promise(done => {  // a switched theme takes a while on a busy machine; a page may have none
+    const end = Date.now() + 5000, themed = document.querySelector('link[href*="theme"]') !== null;
+    const follow = () => !themed || document.documentElement.dataset.theme === theme || Date.now() > end
+        ? requestAnimationFrame(() => done(null))
+        : setTimeout(follow, 20);
+    follow();
+})"""
 CODE = "div.highlight pre"
 OURS = {"exclude": [[CODE], ["mjx-container"]]}  # colored by the theme, drawn by MathJax; and many
 AXE = {"preload": False, "reporter": "no-passes"}  # preloading looks for style sheets where they are not
@@ -118,7 +125,7 @@ def look(
     page.add_style_tag(content="*, *::before, *::after {transition: none !important; animation: none !important}")
     for mode in modes:
         page.emulate_media(color_scheme=SCHEMES[mode])
-        page.evaluate("() => new Promise(done => requestAnimationFrame(() => done(null)))")  # the theme follows
+        page.evaluate(FOLLOWS, "dark" if mode == "dark" else "light")
         if shots:
             file = f"{name.replace('/', '-').removesuffix('.html')}-{mode}.png"
             page.screenshot(path=Path(shots, file), full_page=True)

@@ -98,11 +98,9 @@ def learned(root: Path) -> tuple[int, list[str]]:
     count, wrong = 0, []
     for profile in PROFILES:
         for key, record in ledger.load_results(profile, root).items():
-            values = record["values"]
-            if SHARES.search(key):
-                count += 1
-                if min(values) < 0 or max(values) > 100:
-                    wrong.append(f"{profile}: {key} is not between 0 and 100 %: {min(values)} to {max(values)}")
+            values, count = record["values"], count + 1
+            if SHARES.search(key) and (min(values) < 0 or max(values) > 100):
+                wrong.append(f"{profile}: {key} is not between 0 and 100 %: {min(values)} to {max(values)}")
             if DENSE.search(key) and sum(values) / len(values) > CHANCE:
                 wrong.append(f"{profile}: {key} is at chance: train the network, or leave it out of this profile")
     return count, wrong

@@ -38,11 +38,13 @@ def mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
 
     - the deprecated role ``doc-biblioentry``, put into a list: screen readers expect items.
     - a name of folded cells that is not the text they show.
+    - a heading of a column that says nothing: an empty cell.
     - a second viewport.
     """
     if "body" in context:
         body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
-        context["body"] = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        context["body"] = re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", body)
     context["metatags"] = re.sub(r'<meta name="viewport"[^>]*>', "", context.get("metatags", ""))
 
 
