@@ -524,7 +524,9 @@ def test_ci_names_the_python_it_needs(tmp_path):
 
 @pytest.mark.book
 def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path):
-    add_chapter("second", 'from lib import evidence\n\nevidence.record("second.sum.value", [1], unit="", digits=0)')
+    figure = 'figures.show(figures.axes()[0], alt=TEXT, name="fig-second", caption=TEXT, finding=TEXT, lead=True)'
+    record = 'evidence.record("second.sum.value", [1], unit="", digits=0)'
+    add_chapter("second", f'from lib import evidence, figures\n\n{record}\nTEXT = "Axes without any line"\n{figure}')
     for profile in ("quick", "standard"):
         write_record(small_book, profile, [1.0], "second")
 

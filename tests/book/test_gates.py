@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_ledger import BYTES, OTHER, TWO, K, claim, record, write_ledger
 
-from lib.book import build, gates, judging, ledger, pages, records
+from lib.book import build, form, gates, judging, ledger, pages, records
 from lib.book.claims import CONTRADICTED, IN_PART, SUPPORTED, UNDECIDED
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
@@ -112,7 +112,7 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gates, "verdicts", lambda root, profile: ({profile: 1}, []))
     problems = build.hold_gates(tmp_path, "quick")
     assert [p for p in problems if p.endswith("nothing to check")] == [
-        f"{name}: nothing to check" for name in (*gates.GATES, "records") if name != "page count"
+        f"{name}: nothing to check" for name in (*gates.GATES, *form.GATES, "records") if name != "page count"
     ]
     assert "page count: index.html is in _toc.yml and was not built" in problems
     assert build.conclusion(problems) == 1
@@ -123,6 +123,7 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
 def test_the_verdicts_are_one_of_the_gates(site, monkeypatch):
     monkeypatch.setattr(gates, "verdicts", lambda root, profile: ({profile: 3}, ["claim C2.3-01 is held otherwise"]))
     monkeypatch.setattr(records, "gate", lambda root: (2, ["results/quick/one.json is out of date"]))
+    monkeypatch.setattr(form, "GATES", {})
     assert build.hold_gates(site, "quick") == [
         "records: results/quick/one.json is out of date",
         "verdicts: claim C2.3-01 is held otherwise",

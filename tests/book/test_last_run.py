@@ -12,4 +12,4 @@ def test_a_profile_s_own_parameters_stay_on_the_page_with_new_words(small_book):
     assert "We get" in cells[0].source
     tags = [cell.metadata.get("tags", []) for cell in cells]
     assert tags[1] == ["parameters"] and "injected-parameters" in tags[2] and "terms = 5" in cells[2].source
-    assert [cell.cell_type for cell in cells[3:]] == ["code", "markdown", "code"]
+    assert [cell.cell_type for cell in cells[3:]] == ["code", "markdown", "code", "markdown", "code"]
