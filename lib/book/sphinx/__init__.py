@@ -1,7 +1,10 @@
 """Extensions of Sphinx for the pages of the book.
 
 executed.py          a page shows a chapter's source with the results of its run
-survey.py            directives and a role for claims, techniques and the cost of a run
+page.py              what the directives of the pages share
+survey.py            directives and a role for claims and techniques
+cost.py              what the run of a chapter used
+means.py             measurements without their spread
 first_page.py        why to care, what came out, where the book stands
 parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown

@@ -13,8 +13,8 @@ from sphinx.application import Sphinx
 from lib.book import chapters, ledger
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx.page import LEDGER, PROFILE, Page
 from lib.book.sphinx.parts import chapter_link, label, link, slug, tiles
-from lib.book.sphinx.survey import LEDGER, PROFILE, Page
 from lib.evidence import interval
 
 SUBJECT = "quantization.lenet300"  # the network of the headline, in the keys of the records

@@ -92,45 +92,6 @@ def technique(row: dict[str, Any], source_link: str) -> str:
     return "\n\n".join([_one_line(row["idea"]), *(fact(term, lines) for term, lines in facts)]) + "\n"
 
 
-def cost(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
-    """Return what the run of a chapter used: its profile, data, time, memory, seeds and versions.
-
-    profile: the profile of the run.
-    result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
-    stamp: the ``survey`` metadata of the executed notebook.
-    """
-    counts = sorted({len(record["values"]) for record in result["records"].values()})
-    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
-    data = [
-        f"{entry['name']}: {entry['train']:,} training, {entry['validation']:,} validation,"
-        f" {entry['test']:,} test samples ({entry['source']})"
-        for entry in result["data"]
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
-    facts = [
-        ("Profile", [profile]),
-        ("Data", data or ["none"]),
-        ("Time", [_duration(stamp["seconds"])]),
-        ("Peak memory", [f"{stamp['peak_mib']:,.0f} MiB"]),
-        ("Seeds", [f"{seeds} for each measurement"]),
-        ("Record", [f"`results/{profile}/{result['chapter']}.json`, {len(result['records'])} measurements"]),
-        ("Processor", [stamp["processor"]]),
-        ("Versions", [versions]),
-    ]
-    return "\n\n".join(fact(term, lines) for term, lines in facts) + "\n"
-
-
-def cost_in_short(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
-    """Return on one line what the run of a chapter used: its profile, its data and its time; it has one thread.
-
-    profile: the profile of the run.
-    result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
-    stamp: the ``survey`` metadata of the executed notebook.
-    """
-    data = " and ".join(dict.fromkeys(entry["name"] for entry in result["data"])) or "no data"
-    return f"What this page needs: {profile} profile, {data}, {_together(_duration(stamp['seconds']))} on 1 thread"
-
-
 def text_of(key: str, record: dict[str, Any]) -> str:
     """Return a record as its page prints it, on one line; ``key`` is the measurement's."""
     form = {"unit": record["unit"], "digits": record["digits"], "bounds": bounds(key, record["unit"])}
@@ -198,10 +159,6 @@ def _bounds(finding: Finding) -> str:
 
 def _suffix(name: str) -> str:
     return {"x": "×", "×": "×", "": ""}.get(name, f" {name}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _plain(value: float, suffix: str = "") -> str:

@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxRole
 
 from lib.book.claims import PROFILES
 from lib.book.ledger import Records
-from lib.book.sphinx import survey
+from lib.book.sphinx import page
 from lib.evidence import formatted, interval
 
 PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
@@ -47,7 +47,7 @@ class Mean(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Return the text, or an error of the page for a key that was not measured; Sphinx calls it."""
         try:
-            _, results = survey.load(Path(self.env.srcdir), survey.watched(self.env))
+            _, results = page.load(Path(self.env.srcdir), page.watched(self.env))
             return [nodes.inline("", mean(self.text, results), classes=["pasted-text"])], []
         except (ValueError, OSError) as error:
             message = self.inliner.reporter.error(f"mean: {error}", line=self.lineno)

@@ -13,7 +13,8 @@ from sphinx.application import Sphinx
 
 from lib.book import chapters, files, last_run
 from lib.book.ledger import Records
-from lib.book.sphinx import means, survey
+from lib.book.sphinx import means
+from lib.book.sphinx.page import load
 from lib.book.sphinx.repository import known_address
 
 GLUED = "application/papermill.record/text/plain"
@@ -81,7 +82,7 @@ def write(app: Sphinx, failure: Exception | None) -> None:
     if failure is not None or app.builder.format != "html":
         return
     root, profile = Path(app.srcdir), os.environ.get("SURVEY_PROFILE", "quick")
-    _, results = survey.load(root, ())  # read once more: here no page depends on it
+    _, results = load(root, ())  # read once more: here no page depends on it
     for page in sorted(name for name in app.env.found_docs if is_chapter(app, name)):
         name = page.removeprefix(FOLDER)
         notebook = last_run.executed(root, name, profile) or chapters.notebook(root, name)

@@ -1,98 +1,23 @@
-"""Directives and a role that put the ledger, the catalogue and a run's cost on pages.
+"""Directives and a role that put the ledger and the catalogue on pages.
 
 ``{claims} pruning``  the claims of one chapter      ``{ledger}``     all of them, by section
 ``{catalogue}``       the techniques                 ``{verdict}`C2.3-11` ``  one claim's badge
-``{cost} pruning``    what a chapter's run used
 """
 
-import os
 import re
-from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxRole
 
-from lib.book import judging, last_run, ledger
-from lib.book.claims import NOT_TESTABLE, PUBLISHED, SECTIONS, Claim
+from lib.book import judging, ledger
+from lib.book.claims import NOT_TESTABLE, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx.page import PROFILE, Page, load, watched
 from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, slug, tiles
-
-PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
-PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
-LEDGER = "claims"  # the page of all claims
-
-
-@lru_cache(maxsize=1)
-def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]]:
-    """Return the claims, this build's results, and the published profile's records if this build is of another.
-
-    A preview takes the committed records of its profile for what this build has not measured.
-
-    root: the book's folder.
-    changed: when each of their files changed, so that they are read again when one does.
-    Returns the claims and {profile: measurements}.
-    """
-    results = {PUBLISHED: ledger.load_results(PUBLISHED, root)}
-    committed = ledger.load_results(PROFILE, root) if PREVIEW else {}
-    results[PROFILE] = committed | ledger.load_results(PROFILE, root, built=True)
-    return ledger.load_claims(root), results
-
-
-class Page(SphinxDirective):
-    """A directive that knows the book's root and data, and parses Markdown in place."""
-
-    @property
-    def root(self) -> Path:
-        """The book's folder."""
-        return Path(self.env.srcdir)
-
-    def load(self) -> tuple[list[Claim], dict[str, Records]]:
-        """Return the claims and {profile: measurements}."""
-        return load(self.root, watched(self.env))
-
-    def run(self) -> list[nodes.Node]:
-        """Return what the directive puts on the page; Sphinx calls it. What is wrong becomes an error of the page."""
-        try:
-            return self.render()
-        except (ValueError, OSError) as error:
-            raise self.error(f"{self.name}: {error}") from error
-
-    def render(self) -> list[nodes.Node]:
-        """Return what the directive puts on the page. Raises ValueError or OSError for what is wrong."""
-        raise NotImplementedError
-
-    def parsed(self, text: str, node: nodes.Element) -> nodes.Element:
-        """Parse Markdown into a node and return the node.
-
-        text: the Markdown.
-        node: what to fill.
-        """
-        self.state.nested_parse(StringList(text.splitlines(), source=self.name), self.content_offset, node)
-        return node
-
-    def address(self, page: str, query: str = "") -> str:
-        """Return the address of a page of the book, seen from this one, with a query."""
-        return self.env.app.builder.get_relative_uri(self.env.docname, page) + query
-
-    def verdict_tiles(self, claims: list[Claim], results: dict[str, Records]) -> list[tuple[str, str, str]]:
-        """Return the number of claims with each verdict, for :func:`tiles`, each linked to these claims."""
-        return [
-            (str(n), f"{markdown.SIGNS[verdict]} {verdict}", self.address(LEDGER, f"?verdict={slug(verdict)}"))
-            for verdict, n in judging.tally(claims, PROFILE, results).items()
-        ]
-
-    def section(self, title: str, children: Iterable[nodes.Node]) -> nodes.section:
-        """Return a section with this title and these children."""
-        section = nodes.section(ids=[nodes.make_id(title)], names=[nodes.fully_normalize_name(title)])
-        section += nodes.title(title, title)
-        section.extend(children)
-        return section
 
 
 class Claims(Page):
@@ -187,22 +112,6 @@ class Catalogue(Page):
         return f"[`{path}`]({options['repository_url']}/blob/{options['repository_branch']}/{path})"
 
 
-class Cost(Page):
-    """What the run of one chapter used, in one folded line, from its stamped notebook and its results."""
-
-    required_arguments = 1
-
-    def render(self) -> list[nodes.Node]:
-        chapter = self.arguments[0]
-        done = last_run.executed(self.root, chapter, PROFILE)
-        path = last_run.built_results(self.root, PROFILE) / f"{chapter}.json"
-        if done is None or not path.exists():
-            raise ValueError(f"the chapter {chapter!r} has no finished run of the {PROFILE} profile: run it first")
-        result, stamp = ledger.load_result(path), done.metadata["survey"]
-        facts = self.parsed(markdown.cost(PROFILE, result, stamp), nodes.container(classes=["facts"]))
-        return [fold([nodes.Text(markdown.cost_in_short(PROFILE, result, stamp))], [facts])]
-
-
 class Verdict(SphinxRole):
     """The badge of one claim, linked to its place in the ledger."""
 
@@ -225,24 +134,12 @@ def by_id(claim: Claim) -> tuple[str, ...]:
     return tuple(re.split(r"\D+", claim.id))
 
 
-def watched(env: Any) -> tuple[int, ...]:
-    """Note every file behind these pages as a dependency of the page being read; return when each last changed."""
-    root = Path(env.srcdir)
-    patterns = ("survey/claims/*.yml", "survey/techniques.yml", "survey/references.bib")
-    files = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    files += ledger.result_files(PROFILE, root, built=True) + ledger.result_files(PUBLISHED, root)
-    for path in files:
-        env.note_dependency(str(path))
-    return tuple(path.stat().st_mtime_ns for path in files)
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives and the role; Sphinx calls it. Returns whether pages may be built at once."""
     for name, directive in (
         ("claims", Claims),
         ("ledger", Ledger),
         ("catalogue", Catalogue),
-        ("cost", Cost),
     ):
         app.add_directive(name, directive)
     app.add_role("verdict", Verdict())

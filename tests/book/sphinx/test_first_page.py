@@ -8,7 +8,7 @@ import pytest
 from lib import models
 from lib.book.sphinx.first_page import headline
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 RECORDS = {
     "quantization.lenet300.dense_bytes": {"values": [1_066_440.0]},
     "quantization.lenet300.file_bytes": {"values": [18_000.0, 20_000.0]},

@@ -8,7 +8,7 @@ from pybtex.database import parse_string
 
 from lib.book.sphinx.citation import bibtex
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 CFF = {
     "title": "Deep models",
     "date-released": "2026-03-01",

@@ -58,12 +58,3 @@ def test_keys_stand_with_the_records_and_not_in_the_sentences():
     assert "error_pct" not in markdown.card(*given)
     keys = "`pruning.lenet5.error_pct` minus `pruning.lenet5.dense_error_pct`"
     assert markdown.records(*given) == f"Quick profile\n: {keys}: at most 1 point"
-
-
-def test_the_costs_in_short_name_profile_data_and_time():
-    data = [{"name": "digits"}, {"name": "vowel"}, {"name": "digits"}]
-    in_short = markdown.cost_in_short("standard", {"data": data}, {"seconds": 150})
-    assert in_short.replace("\N{NO-BREAK SPACE}", " ").endswith(
-        "standard profile, digits and vowel, 2.5 min on 1 thread"
-    )
-    assert "no data" in markdown.cost_in_short("standard", {"data": []}, {"seconds": 1})
