@@ -93,7 +93,7 @@ def run(root: Path, *, cores: int, only: str | None = None) -> int:
     cells = [(id, network) for network in networks.ZOO for id in due]
     done: dict[str, dict[str, Any]] = {id: {} for id in due}
     with ProcessPoolExecutor(cores, initializer=_one_thread) as pool:
-        waiting = {pool.submit(_tried, todo[id]["kind"], todo[id]["call"], network): (id, network) for id, network in cells}
+        waiting = {pool.submit(_tried, todo[cell[0]], cell[1]): cell for cell in cells}
         for n, future in enumerate(as_completed(waiting), 1):
             id, network = waiting[future]
             outcome = future.result()
@@ -149,10 +149,10 @@ def gate(root: Path) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def _tried(kind: str, call: str, network: str) -> Any:
+def _tried(trial: dict[str, str], network: str) -> Any:
     from lib.book.zoo.trials import tried
 
-    return tried(kind, call, network)
+    return tried(trial["kind"], trial["call"], network)
 
 
 def _one_thread() -> None:

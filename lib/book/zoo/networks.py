@@ -125,9 +125,7 @@ def _block(inputs: int, outputs: int) -> nn.Module:
 
 
 def _of_torchvision(name: str, size: int, **arguments: Any) -> Network:
-    return Network(
-        lambda: getattr(torchvision.models, name)(num_classes=CLASSES, **arguments), (3, size, size)
-    )
+    return Network(lambda: getattr(torchvision.models, name)(num_classes=CLASSES, **arguments), (3, size, size))
 
 
 ZOO = {
@@ -154,8 +152,8 @@ ZOO = {
 def build(name: str) -> tuple[nn.Module, Split]:
     """Build a network of the zoo, and a split of 12 samples for it.
 
-    Its batch norms know the statistics of the split. With those of a fresh network the signal fades on its way through a
-    deep one, and all answers are alike, whatever a technique does.
+    Its batch norms know the statistics of the split. With those of a fresh network the signal fades on its way through
+    a deep one, and all answers are alike, whatever a technique does.
 
     name: a key of ``ZOO``.
 

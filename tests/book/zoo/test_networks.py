@@ -20,5 +20,5 @@ def test_a_network_of_the_zoo_is_the_same_each_time_and_tells_samples_apart(name
 
 
 def test_a_network_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="must be one of resnet18, .*Conv3d, not 'resnet1'"):
+    with pytest.raises(ValueError, match=r"must be one of resnet18, .*Conv3d, not 'resnet1'"):
         networks.build("resnet1")
