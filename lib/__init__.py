@@ -21,6 +21,7 @@ storage.py       a model to a compressed file and back, bit for bit
 coding/          the coders that the files are written with
 structure.py     scores of filters to masks, and masks to a physically smaller network
 measure.py       parameters, bytes, multiply-adds, latency
+operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
 vision.py        torchvision, beside a CPU-only torch as well
 
