@@ -358,15 +358,30 @@ def compressed_form(layer: nn.Module | PackedWeight) -> tuple[CompressedWeight, 
     ('PrunedWeight', [(300, 784)])
     """
     module, key = _place(layer)
-    chain = _chains(module).get(key)
-    if chain is None:
+    found = _chains(module).get(key)
+    if found is None:
         return None
-    if len(chain) != 1 or not isinstance(chain[0], CompressedWeight):
-        raise ValueError(f"{_kind(module)} computes its {key} by {chain[0]}, which is no CompressedWeight")
+    if len(found) != 1 or not isinstance(found[0], CompressedWeight):
+        raise ValueError(f"{_kind(module)} computes its {key} by {found[0]}, which is no CompressedWeight")
     stored = (
-        (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
+        (found.original,) if found.is_tensor else tuple(getattr(found, f"original{i}") for i in range(found.ntensors))
     )
-    return chain[0], stored
+    return found[0], stored
+
+
+def chain_of(layer: nn.Module | PackedWeight) -> Any:
+    """Return torch's ``ParametrizationList`` of a compressed weight: its first item is the form.
+
+    What is stored is its parameter ``original``, or ``original0``, ``original1`` and so on where it is a tuple.
+
+    layer: whose weight is compressed.
+
+    >>> from lib.pruning import magnitude
+    >>> chain_of(magnitude.prune(nn.Linear(3, 2), density=0.5)).original.shape
+    torch.Size([2, 3])
+    """
+    module, key = _place(layer)
+    return _chains(module)[key]
 
 
 def compressed(model: nn.Module) -> Iterator[tuple[str, CompressedWeight, tuple[Tensor, ...]]]:
