@@ -438,7 +438,7 @@ def test_replace_puts_a_layer_under_all_names_of_another():
         weights.replace(model, "stem.9", new)
 
 
-def test_a_layer_that_its_owner_reads_is_not_replaced_by_one_without_a_weight():
+def test_a_layer_that_its_owner_reads_keeps_a_weight_when_replaced():
     model = nn.TransformerEncoderLayer(4, 2, 6)
     with given.refused(model, "layer 'linear1' cannot be replaced: TransformerEncoderLayer reads its weight"):
         weights.replace(model, "linear1", nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 6)))
