@@ -46,7 +46,7 @@ class BinaryConnectWeight(BinaryForm):
             raise ValueError(f"limit must be a number above 0, or None, not {limit}")
         check_one_of("inference", inference, INFERENCE)
         self.limit, self.stochastic, self.inference = limit, stochastic, inference
-        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
+        self.seed, self.generator = int(seed), torch.Generator().manual_seed(int(seed))
 
     def extra_repr(self) -> str:  # tells settings apart, for a reader and for the cache of trained networks
         return f"limit={self.limit}, stochastic={self.stochastic}, seed={self.seed}, inference={self.inference}"

@@ -23,7 +23,6 @@ from typing import TypedDict, TypeGuard
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lib import running, weights
 from lib.datasets import Split
@@ -41,7 +40,7 @@ def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Se
     classes: number of outputs, default 10.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(seed))
         model = nn.Sequential(
             OrderedDict(
                 c1=nn.Conv2d(channels, 4, 5),
@@ -158,12 +157,23 @@ def chain(model: nn.Module) -> Iterator[nn.Module]:
     model: nn.Sequential, nested or not, of Linear, Conv2d padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh,
         ReLU, Flatten, Dropout and Identity; or one such layer.
 
-    Raises ValueError for any other layer.
+    Raises ValueError, which names it, for any other layer.
     """
-    if isinstance(model, nn.Sequential):
-        for layer in model:
-            yield from chain(layer)
+    for name, layer in _parts(model, ""):
+        yield from _checked(name, layer)
+
+
+def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """The name and the module of all that stands in an nn.Sequential, nested or not, or of the module itself."""
+    if not isinstance(model, nn.Sequential):
+        yield name, model
         return
+    for key, layer in zip(model._modules, model, strict=True):  # a layer may stand there twice
+        yield from _parts(layer, f"{name}.{key}".lstrip("."))
+
+
+def _checked(name: str, model: nn.Module) -> Iterator[nn.Module]:
+    """The layer, where it can be computed in integers; nothing where it does nothing."""
     accepted = (
         isinstance(model, nn.Linear | nn.Tanh | nn.ReLU)
         or (isinstance(model, nn.Flatten) and model.start_dim == 1)
@@ -178,8 +188,10 @@ def chain(model: nn.Module) -> Iterator[nn.Module]:
     if accepted:
         yield model
     elif not isinstance(model, nn.Dropout | nn.Identity):
+        whole = next(model.children(), None) is not None  # of a network, which may be long, its class is enough
+        called = f"layer {name!r}, " * bool(name) + (type(model).__name__ if whole else str(model))
         raise ValueError(
-            f"{model} cannot be computed in integers here: accepted are chains (nn.Sequential) of Linear, Conv2d"
+            f"{called} cannot be computed in integers here: accepted are chains (nn.Sequential) of Linear, Conv2d"
             " padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh, ReLU, Flatten and Dropout"
         )
 
@@ -311,7 +323,8 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
         maps = [codes.nbytes for codes, _ in model.trace(images)]
     else:
         held = sum(parameter.nbytes for parameter in model.parameters())
-        held += sum(layer.weight.nbytes for _, layer in weights.layers(model) if parametrize.is_parametrized(layer))
+        dense = dict(weights.layers(model))
+        held += sum(dense[name].weight.nbytes for name, *_ in weights.compressed(model))
         maps = [images.nbytes]
         for layer in chain(model):
             images = layer(images)

@@ -214,7 +214,7 @@ def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symme
     [7, 7]
     """
 
-    def form(name: str, layer: nn.Module) -> AffineWeight:
+    def form(name: str, layer: object) -> AffineWeight:
         axis = (1 if isinstance(layer, TRANSPOSED) else 0) if per_channel else None
         return AffineWeight(bits, axis=axis, symmetric=symmetric)
 

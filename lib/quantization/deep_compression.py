@@ -58,12 +58,12 @@ class PrunedSharedWeight(SharedWeight):
     # end of method
 
     def encode(self, centroids: Tensor) -> Encoding:
-        places = self.places.numpy()
+        places = self.places.cpu().numpy()
         code_bits = max(1.0, np.log2(max(1, len(centroids))))
         bits = self.gap_bits or gaps.best_bits(places, filler_bits=code_bits)
         fields, kept = gaps.encode(places, bits)
         codes = torch.zeros(len(fields), dtype=torch.int64)
-        codes[torch.from_numpy(kept)] = self.codes + 1
+        codes[torch.from_numpy(kept)] = self.codes.cpu() + 1
         return Encoding(symbols={"code": codes, "gap": torch.from_numpy(fields)}, tables={"centroid": centroids})
 
     @staticmethod
@@ -148,7 +148,7 @@ def share_survivors(
     check_one_of("start", start, STARTS)
     check_names(model, bits)
 
-    def form(name: str, layer: nn.Module) -> PrunedSharedWeight | None:
+    def form(name: str, _: object) -> PrunedSharedWeight | None:
         chosen = bits_of(bits, name)
         if chosen is None:
             return None

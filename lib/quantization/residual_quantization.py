@@ -41,7 +41,7 @@ class ResidualWeight(CompressedWeight):
         self.bits, self.stages, self.vectors, self.seed = bits, stages, vectors, seed
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        left = matrix(weight.detach(), self.vectors).double().numpy()
+        left = matrix(weight.detach(), self.vectors).double().cpu().numpy()
         codewords, codes = [], []
         # method
         for stage in range(self.stages):
@@ -50,9 +50,12 @@ class ResidualWeight(CompressedWeight):
             codes.append(book.codes)
             left = left - book.codewords[book.codes]  # R_t = R_{t-1} - its quantized rows
         # end of method
-        self.register_buffer("codes", torch.from_numpy(np.stack(codes)))  # (stages, rows)
+        self.register_buffer("codes", torch.from_numpy(np.stack(codes)).to(weight.device))  # (stages, rows)
         self.shape = weight.shape
-        return torch.from_numpy(np.stack(codewords)).to(weight.dtype)
+        stored = torch.from_numpy(np.stack(codewords)).to(weight)
+        if not torch.isfinite(self.forward(stored)).all():
+            raise ValueError(f"weights up to {weight.abs().max():g} overflow where codewords are added")
+        return stored
 
     def forward(self, codewords: Tensor) -> Tensor:
         return summed(codewords, self.codes, self.shape, self.vectors)
@@ -115,7 +118,7 @@ def quantize(
     """
     check_names(model, bits)
 
-    def form(name: str, _: nn.Module) -> ResidualWeight | None:
+    def form(name: str, _: object) -> ResidualWeight | None:
         chosen = bits_of(bits, name)
         return None if chosen is None else ResidualWeight(chosen, stages=stages, vectors=vectors, seed=seed)
 

@@ -216,3 +216,15 @@ def test_bad_input_is_refused():
     model.c2.weight.data[0, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         embedded_cnn.convert(model, images())
+
+
+def test_what_cannot_be_computed_in_integers_is_named_in_one_short_sentence():
+    with pytest.raises(ValueError) as error:
+        embedded_cnn.convert(torchvision.models.squeezenet1_1(), images(channels=3))
+    assert str(error.value).startswith("SqueezeNet cannot be computed in integers here") and len(str(error.value)) < 250
+    layer = nn.Linear(2, 2)
+    twice = nn.Sequential(layer, nn.Sequential(nn.ReLU(), layer, nn.SiLU()))
+    with pytest.raises(ValueError, match=r"^layer '1\.2', SiLU\(\) cannot be computed in integers here"):
+        list(embedded_cnn.chain(twice))
+    assert [type(part).__name__ for part in embedded_cnn.chain(twice[1][:2])] == ["ReLU", "Linear"]
+    assert list(embedded_cnn.chain(nn.Sequential(layer, layer))) == [layer, layer]

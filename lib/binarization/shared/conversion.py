@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from torch import nn
 
 from lib.binarization.shared.signs import LAYERS, NORMS, Binarized
-from lib.weights import compressed_form, layers, replace
+from lib.weights import compressed, layers, replace
 
 EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
 
@@ -106,10 +106,7 @@ def read_activations(model: nn.Module, names: Collection[str], activation: Calla
 
 def clip(model: nn.Module) -> None:
     """Bring the latent weights of every form that has limits back between them, after an update. In place."""
-    for module in model.modules():  # not layers(): it would compute, and draw, every weight again
-        compressed = compressed_form(module)
-        if compressed is not None:
-            form, stored = compressed
-            clip_form = getattr(form, "clip", None)
-            if clip_form is not None:
-                clip_form(*stored)
+    for _, form, stored in compressed(model):  # not layers(): it would compute, and draw, every weight again
+        clip_form = getattr(form, "clip", None)
+        if clip_form is not None:
+            clip_form(*stored)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib import training
 from lib.datasets import Split
 from lib.training import FitOptions
-from lib.weights import CompressedWeight, Encoding, compress, decompress, layer_named, layers
+from lib.weights import CompressedWeight, Encoding, chain_of, compress, decompress, layer_named, layers
 
 BIAS_STEP = 0.125  # a power of two, so that a file can tell it by an exponent
 
@@ -151,8 +151,7 @@ def train(
     if step is not None and not 0 < step < float("inf"):
         raise ValueError(f"step must be a finite number above 0, not {step}")
     compress(model, lambda *_: GridWeight(0))
-    shared: list[Any] = [layer for _, layer in layers(model)]  # torch makes the attribute that holds a parametrization
-    chains = [layer.parametrizations.weight for layer in shared]
+    chains = [chain_of(layer) for _, layer in layers(model)]
     biases = [layer.bias for _, layer in layers(model) if layer.bias is not None]
     total = sum(chain.original.numel() for chain in chains)
 
