@@ -29,14 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib.coding import coders, context
+from lib.coding import context, fields
 from lib.weights import CompressedWeight, Encoding, check_one_of, compressed_form, decompress, form_named
 
 MAGIC = b"SLIM\x02"
-# How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
-# (its code lengths, a stream themselves), one symbol repeated (the symbol), a range code (its table of shares, a stream
-# as well), and a code that learns from neighboring symbols (the width of a line).
-FIXED, HUFFMAN, CONSTANT, RANGE, CONTEXT = 0, 1, 2, 3, 4
 CODERS = ("context", "best", "huffman", "fixed")  # what a user chooses: which of the above may be tried
 # Every float32 value is a whole multiple of a power of two between 2^-149, the smallest positive float32, and 2^127,
 # the largest power of two. Exponents are written from 0 up, so LOWEST is added; 150 instead of 149 leaves one to spare.
@@ -116,24 +112,26 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
     check_one_of("coder", coder, CODERS)
     tensors = list(_tensors(model))
     forms = sorted({type(stored[0]).__name__ for _, _, stored in tensors if stored})
-    out = bytearray(MAGIC + _fingerprint(tensors) + _integer(len(forms)))
+    out = bytearray(MAGIC + _fingerprint(tensors) + fields.integer(len(forms)))
     for name in forms:
-        out += _name(name)
+        out += fields.name(name)
     for name, tensor, stored in tensors:
         if stored is None:
-            plain = _integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            plain = fields.integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             out += min([plain, *_on_a_grid(tensor.detach(), coder)], key=len)
             continue
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}: compressed weights are stored for float32 models only")
         with torch.no_grad():
             encoding = stored[0].encode(*stored[1])
-        out += _integer(forms.index(type(stored[0]).__name__) + 2) + _integer(len(encoding.symbols))
+        out += fields.integer(forms.index(type(stored[0]).__name__) + 2) + fields.integer(len(encoding.symbols))
         for key, symbols in encoding.symbols.items():
-            out += _name(key) + _stream(symbols.numpy(), coder, tensor.shape)
-        out += _integer(len(encoding.tables))
+            out += fields.name(key) + fields.stream(symbols.numpy(), coder, tensor.shape)
+        out += fields.integer(len(encoding.tables))
         for key, table in encoding.tables.items():
-            out += _name(key) + _integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
+            out += (
+                fields.name(key) + fields.integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
+            )
     return bytes(out + _digest(out))
 
 
@@ -150,7 +148,7 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     if len(content) < len(MAGIC) + 17 or _digest(content[:-8]) != content[-8:]:
         raise ValueError("it is damaged or cut short: its checksum does not fit")
     tensors = list(_tensors(model))
-    reader = _Reader(content[:-8], len(MAGIC))
+    reader = fields.Reader(content[:-8], len(MAGIC))
     if reader.take(8) != _fingerprint(tensors):
         raise ValueError(
             f"it holds another architecture than this {type(model).__name__} of {len(tensors)} tensors:"
@@ -212,18 +210,6 @@ def _digest(content: bytes | bytearray) -> bytes:
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
-def _integer(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _name(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode("ascii")
-
-
 def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
     """The tensor as small whole multiples of one power of two, where that is exact; else nothing."""
     if coder != "context" or tensor.dtype != torch.float32 or not tensor.numel() or not torch.isfinite(tensor).all():
@@ -237,47 +223,10 @@ def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
     levels = np.rint(values * 2.0**-exponent)
     if np.abs(levels).max() <= context.LARGEST and not np.signbit(values[values == 0]).any():
         symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).astype(np.int64)
-        yield _integer(1) + _integer(exponent + LOWEST) + _stream(symbols, coder, tensor.shape)
+        yield fields.integer(1) + fields.integer(exponent + LOWEST) + fields.stream(symbols, coder, tensor.shape)
 
 
-def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) -> bytes:
-    """One coded stream: number of symbols, coder, the coder's parameters, coded bytes; the shortest of those allowed.
-
-    ``shape``: of the tensor, if the stream may fill one.
-    """
-    counts = np.bincount(symbols)
-    head = _integer(len(symbols))
-    if np.count_nonzero(counts) <= 1:
-        return head + _integer(CONSTANT) + _integer(max(0, len(counts) - 1))
-    bits = int(len(counts) - 1).bit_length()
-    written = [head + _integer(FIXED) + _integer(bits) + _sized(coders.pack(symbols, bits))]
-    if coder != "fixed":  # code lengths are a stream of smaller numbers, so this recursion ends
-        lengths = coders.code_lengths(counts)
-        written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coders.huffman(symbols, lengths)))
-    if coder in ("best", "context") and len(symbols) > 64:
-        shares = coders.shares(counts)
-        written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coders.range_code(symbols, shares)))
-    if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context.LARGEST + 1:
-        rows = _rows(shape)
-        sample = symbols[: min(rows, 32) * (len(symbols) // rows)]
-        # A row may be an image or kernels of w x w symbols, which have neighbors above; 1: neither.
-        widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]
-        width = min(widths, key=lambda w: len(context.context_code(sample, min(rows, 32), w)))
-        coded = context.context_code(symbols, rows, width)
-        written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
-    return min(written, key=len)
-
-
-def _rows(shape: torch.Size) -> int:
-    """The number of rows: one per output unit or filter; a tensor of one dimension is one row."""
-    return shape[0] if len(shape) > 1 else 1
-
-
-def _sized(content: bytes) -> bytes:
-    return _integer(len(content)) + content
-
-
-def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
+def _tensor(reader: fields.Reader, forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
     form = reader.integer(most=len(forms) + 1)
     if form == 0:
         raw = reader.take(like.numel() * like.element_size())
@@ -303,58 +252,3 @@ def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor
             f" accepted is {tuple(like.shape)} of {like.dtype}"
         )
     return value
-
-
-class _Reader:
-    """Reads content from a position on: never past the end, and never more than the caller says is possible."""
-
-    def __init__(self, content: bytes, at: int):
-        self.content, self.at = content, at
-
-    def left(self) -> int:
-        return len(self.content) - self.at
-
-    def take(self, count: int) -> bytes:
-        if count > self.left():
-            raise ValueError(f"{count} bytes are announced where {self.left()} are left")
-        self.at += count
-        return self.content[self.at - count : self.at]
-
-    def integer(self, most: int) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 63:
-                raise ValueError("a number has more digits than any size has")
-        if value > most:
-            raise ValueError(f"{value} is announced where at most {most} is possible")
-        return value
-
-    def name(self) -> str:
-        return self.take(self.take(1)[0]).decode("ascii")
-
-    def floats(self) -> Tensor:
-        count = self.integer(most=self.left() // 4)
-        return torch.frombuffer(bytearray(self.take(4 * count)), dtype=torch.float32) if count else torch.zeros(0)
-
-    def symbols(self, most: int, depth: int = 0, shape: torch.Size | None = None) -> Tensor:
-        if depth > 8:
-            raise ValueError("code tables are nested more than 8 deep, which no writer produces")
-        count, coder = self.integer(most), self.integer(most=CONTEXT)
-        if coder == CONSTANT:
-            return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
-        if coder == FIXED:
-            bits = self.integer(most=16)
-            return torch.from_numpy(coders.unpack(self.take(self.integer(self.left())), count, bits))
-        if coder == CONTEXT:
-            if shape is None or not count:
-                raise ValueError("a context-coded stream is only allowed for a whole tensor")
-            width, content = self.integer(most=64), self.take(self.integer(self.left()))
-            return torch.from_numpy(context.uncontext(content, count, _rows(shape), width))
-        table = self.symbols(most=2**16, depth=depth + 1).numpy()
-        decode = coders.unrange if coder == RANGE else coders.unhuffman
-        return torch.from_numpy(decode(self.take(self.integer(self.left())), count, table))
