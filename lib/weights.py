@@ -5,9 +5,11 @@ dense weight made from them, so training, measuring and saving work on it as on 
 """
 
 import importlib
-import pkgutil
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -193,11 +195,11 @@ def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, .
 def form_named(name: str) -> type[CompressedWeight]:
     """Return the subclass of :class:`CompressedWeight` called ``name``.
 
-    A name that is not known yet is looked for in the technique files of ``lib``, which are then imported.
+    Where a technique of ``lib`` has a form of this name, its file is imported, and no other.
 
     name: of the class, "PrunedWeight".
 
-    Raises ValueError, which lists the known names, where no technique has such a form.
+    Raises ValueError, which lists the known names, where no technique has such a form, and where several have.
 
     >>> from lib.pruning import magnitude
     >>> form_named("PrunedWeight") is magnitude.PrunedWeight
@@ -209,23 +211,32 @@ def form_named(name: str) -> type[CompressedWeight]:
             yield sub
             yield from subclasses(sub)
 
-    known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
+    places = _places()
+    if name in places:
+        importlib.import_module(places[name])
+    known: dict[str, dict[str, type[CompressedWeight]]] = {}
+    for form in subclasses(CompressedWeight):  # in a notebook a class may be defined again: the last one counts
+        known.setdefault(form.__name__, {})[f"{form.__module__}.{form.__qualname__}"] = form
     if name not in known:
-        for module in _techniques():
-            importlib.import_module(module)
-        known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
-    if name not in known:
-        raise ValueError(f"no technique stores weights as {name!r}: known are {', '.join(sorted(known))}")
-    return known[name]
+        names = ", ".join(sorted(known.keys() | places.keys()))
+        raise ValueError(f"no technique stores weights as {name!r}: known are {names}")
+    if len(known[name]) > 1:
+        raise ValueError(f"{name!r} is the name of several forms, {', '.join(sorted(known[name]))}: each needs its own")
+    return next(iter(known[name].values()))
 
 
-def _techniques() -> Iterator[str]:
-    """The modules of the sections: all files in the folders of ``lib`` except book, datasets and coding."""
-    package = importlib.import_module(__package__)
-    for section in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        if section.ispkg and section.name.rpartition(".")[2] not in ("book", "datasets", "coding"):
-            folders = importlib.import_module(section.name).__path__
-            yield from (found.name for found in pkgutil.walk_packages(folders, f"{section.name}.") if not found.ispkg)
+@cache
+def _places() -> dict[str, str]:
+    """Form -> the module of ``lib`` that defines it. Its files are read, not imported: that would take seconds."""
+    folder, places, bases = Path(__file__).parent, {}, {}
+    for path in sorted(folder.glob("[!_]*/**/*.py")):
+        for name, above in re.findall(r"^class (\w+)\(([^)]*)\):", path.read_text("utf-8"), re.MULTILINE):
+            places[name] = ".".join((__package__, *path.relative_to(folder).with_suffix("").parts))
+            bases[name] = set(re.findall(r"\w+", above))
+    forms: set[str] = set()
+    while new := {name for name in bases.keys() - forms if bases[name] & (forms | {CompressedWeight.__name__})}:
+        forms |= new
+    return {name: places[name] for name in sorted(forms)}
 
 
 def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
