@@ -15,12 +15,14 @@ ASCII):
     checksum                             8 bytes: BLAKE2b of everything before
 
 A file is parsed, never executed: a name in it can only choose one of the known forms. Every count is compared with the
-architecture before memory is allocated.
+architecture before memory is allocated: :meth:`lib.weights.CompressedWeight.most` says for each form how many symbols
+and values a weight of some shape may have. So memory and time are bounded by the architecture and the file's size.
 """
 
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
 
     Compressed weights are written in their form, everything else as it is. The file is complete or not there.
 
-    model: any network; its compressed weights must be float32.
+    model: any network, on any device; its compressed weights must be float32 and finite.
     path: where to write; an existing file is replaced.
     coder: how streams of symbols are written, default "best".
 
@@ -54,7 +56,8 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
         - "context": also tries a code that learns from neighboring symbols, and writes plain float32 tensors as
           integers where all values are multiples of one power of two; it takes seconds per million weights
 
-    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+    Raises ValueError for another coder, for a parametrization that is not a compressed weight, and for a tensor without
+    dense values; OSError where the file cannot be written.
 
     >>> import tempfile
     >>> model = nn.Linear(3, 2)
@@ -66,10 +69,13 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     """
     content = dumps(model, coder=coder)
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Not made of the path's name, which may be as long as a name can be.
+    partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.write_bytes(content)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
     return len(content)
@@ -83,11 +89,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     path: a file that :func:`save` wrote.
     model: a network of the architecture that was saved: same names, shapes and types of its tensors.
 
-    Raises ValueError for a damaged file, a file of another kind, and another architecture; the model is then as it was.
+    Raises ValueError for a damaged file, a file of another kind, another architecture, and a model whose tensors cannot
+    be written to; the model is then as it was.
     """
     content = Path(path).read_bytes()
     try:
         values = loads(content, model)
+        for name, tensor, _ in _tensors(model):
+            _check_writable(name, tensor)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     decompress(model)
@@ -100,39 +109,59 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
     """Return the content of the file that :func:`save` writes.
 
-    model: any network; its compressed weights must be float32.
+    model: any network, on any device; its compressed weights must be float32 and finite.
     coder: "context", "best" (default), "huffman" or "fixed", as in :func:`save`.
 
-    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+    Raises ValueError for another coder, for a parametrization that is not a compressed weight, and for a tensor without
+    dense values.
 
     >>> content = dumps(nn.Linear(3, 2))
     >>> content[:4], [tuple(tensor.shape) for tensor in loads(content, nn.Linear(3, 2))]
     (b'SLIM', [(2,), (2, 3)])
     """
     check_one_of("coder", coder, CODERS)
-    tensors = list(_tensors(model))
+    tensors = _dense(model)
     forms = sorted({type(stored[0]).__name__ for _, _, stored in tensors if stored})
     out = bytearray(MAGIC + _fingerprint(tensors) + fields.integer(len(forms)))
-    for name in forms:
-        out += fields.name(name)
+    for form in forms:
+        out += fields.name(form)
     for name, tensor, stored in tensors:
         if stored is None:
-            plain = fields.integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            out += min([plain, *_on_a_grid(tensor.detach(), coder)], key=len)
+            plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            raw = fields.integer(0) + plain.flatten().view(torch.uint8).numpy().tobytes()
+            out += min([raw, *_on_a_grid(plain, coder)], key=len)
             continue
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}: compressed weights are stored for float32 models only")
-        with torch.no_grad():
-            encoding = stored[0].encode(*stored[1])
-        out += fields.integer(forms.index(type(stored[0]).__name__) + 2) + fields.integer(len(encoding.symbols))
-        for key, symbols in encoding.symbols.items():
-            out += fields.name(key) + fields.stream(symbols.numpy(), coder, tensor.shape)
-        out += fields.integer(len(encoding.tables))
-        for key, table in encoding.tables.items():
-            out += (
-                fields.name(key) + fields.integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
-            )
-    return bytes(out + _digest(out))
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity: compressed weights are stored where they are finite")
+        try:
+            out += fields.integer(forms.index(type(stored[0]).__name__) + 2)
+            out += _written(tensor, *stored, coder)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be stored as {type(stored[0]).__name__}: {error}") from error
+    out += _digest(out)
+    return bytes(out)
+
+
+def _written(tensor: Tensor, form: CompressedWeight, stored: tuple[Tensor, ...], coder: str) -> bytes:
+    """The streams and tables of a compressed weight, which :func:`loads` accepts."""
+    with torch.no_grad():
+        encoding = form.encode(*stored)
+    streams, tables = form.most(tensor.shape)
+    sizes = {key: len(symbols) for key, symbols in encoding.symbols.items()}
+    for most, held in ((streams, sizes), (tables, {key: table.numel() for key, table in encoding.tables.items()})):
+        for key, count in held.items():
+            if count > most.get(key, -1):
+                raise ValueError(f"it has {count} entries of {key!r}, and its bounds are {most}")
+    out = fields.integer(len(encoding.symbols))
+    for key, symbols in encoding.symbols.items():
+        out += fields.name(key) + fields.stream(symbols.cpu().numpy(), coder, tensor.shape)
+    out += fields.integer(len(encoding.tables))
+    for key, table in encoding.tables.items():
+        values = table.detach().cpu().float().contiguous().numpy()
+        out += fields.name(key) + fields.integer(values.size) + values.tobytes()
+    return out
 
 
 def loads(content: bytes, model: nn.Module) -> list[Tensor]:
@@ -145,20 +174,26 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     """
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it is no model file of this version: it does not begin with SLIM 2")
-    if len(content) < len(MAGIC) + 17 or _digest(content[:-8]) != content[-8:]:
+    body = memoryview(content)[:-8]
+    if len(content) < len(MAGIC) + 17 or _digest(body) != content[-8:]:
         raise ValueError("it is damaged or cut short: its checksum does not fit")
-    tensors = list(_tensors(model))
-    reader = fields.Reader(content[:-8], len(MAGIC))
+    tensors = _dense(model)
+    reader = fields.Reader(body, len(MAGIC))
     if reader.take(8) != _fingerprint(tensors):
         raise ValueError(
             f"it holds another architecture than this {type(model).__name__} of {len(tensors)} tensors:"
             " names, shapes and types must be the same"
         )
-    try:
-        forms = [form_named(reader.name()) for _ in range(reader.integer(most=255))]
-        values = [_tensor(reader, forms, tensor) for _, tensor, _ in tensors]
-    except (IndexError, KeyError, OverflowError, RuntimeError, UnicodeDecodeError) as error:
-        raise ValueError(f"its content makes no sense: {error}") from error
+    forms = [form_named(reader.name()) for _ in range(reader.integer(most=255))]
+    values = []
+    for name, tensor, _ in tensors:
+        try:
+            values.append(_tensor(reader, forms, tensor))
+        except KeyError as error:
+            raise ValueError(f"its content for {name} is not whole: {error} is missing") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"its content for {name} makes no sense: {reason}") from error
     if reader.left():
         raise ValueError(f"{reader.left()} bytes are left over after the last tensor")
     return values
@@ -202,11 +237,35 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWe
                 yield f"{prefix}.{key}".lstrip("."), tensor, stored if key == "weight" else None
 
 
+def _dense(model: nn.Module) -> list[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
+    """:func:`_tensors`, all of what the model is, each with values that can be read one after the other."""
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"{name or type(module).__name__} has an extra state: only tensors are stored")
+    tensors = list(_tensors(model))
+    for name, tensor, _ in tensors:
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise ValueError(f"{name} has no shape before the network has seen an input: run it once")
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the device meta, which holds no values: accepted is any other device")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name} is {tensor.layout} of {tensor.dtype}: accepted are dense tensors of numbers")
+    return tensors
+
+
+def _check_writable(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where values cannot be copied into a tensor, so that no model is left half loaded."""
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise ValueError(f"the values of {name} share one place in memory: make it contiguous first")
+    if tensor.is_inference():
+        raise ValueError(f"{name} was made in inference mode, and cannot be changed: accepted is any other tensor")
+
+
 def _fingerprint(tensors: list) -> bytes:
     return _digest(json.dumps([[name, list(t.shape), str(t.dtype)] for name, t, _ in tensors]).encode())
 
 
-def _digest(content: bytes | bytearray) -> bytes:
+def _digest(content: bytes | bytearray | memoryview) -> bytes:
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
@@ -229,26 +288,39 @@ def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
 def _tensor(reader: fields.Reader, forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
     form = reader.integer(most=len(forms) + 1)
     if form == 0:
-        raw = reader.take(like.numel() * like.element_size())
-        return torch.frombuffer(bytearray(raw), dtype=like.dtype).reshape(like.shape) if raw else torch.empty_like(like)
-    if form == 1:
-        exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
-        steps = reader.symbols(most=like.numel(), shape=like.shape)
-        if like.dtype != torch.float32 or len(steps) != like.numel():
-            raise ValueError(
-                f"{len(steps)} steps are given for {like.numel()} values of {like.dtype}:"
-                " accepted is one step for each value of float32"
-            )
-        levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
-        return (levels.double() * 2.0**exponent).float().reshape(like.shape)
-    symbols = {
-        reader.name(): reader.symbols(most=like.numel(), shape=like.shape) for _ in range(reader.integer(most=255))
-    }
-    tables = {reader.name(): reader.floats() for _ in range(reader.integer(most=255))}
-    value = forms[form - 2].decode(Encoding(symbols, tables), like.shape)
+        return _from_bytes(reader.take(like.numel() * like.element_size()), like)
+    if like.dtype != torch.float32:
+        raise ValueError(f"compressed values are given for a tensor of {like.dtype}: accepted is float32")
+    value = _from_grid(reader, like.shape) if form == 1 else _decoded(reader, forms[form - 2], like.shape)
     if value.shape != like.shape or value.dtype != like.dtype:
         raise ValueError(
-            f"a weight has the shape {tuple(value.shape)} and the type {value.dtype}:"
+            f"it has the shape {tuple(value.shape)} and the type {value.dtype}:"
             f" accepted is {tuple(like.shape)} of {like.dtype}"
         )
+    if not value.isfinite().all():
+        raise ValueError("it holds NaN or infinity, and compressed values are finite")
     return value
+
+
+def _from_bytes(raw: memoryview, like: Tensor) -> Tensor:
+    if not raw:
+        return torch.empty(like.shape, dtype=like.dtype)
+    own = bytearray(raw)
+    if like.dtype == torch.bool and max(own) > 1:
+        raise ValueError(f"a byte is {max(own)}: accepted for bool are 0 and 1")
+    return torch.frombuffer(own, dtype=like.dtype).reshape(like.shape)
+
+
+def _from_grid(reader: fields.Reader, shape: torch.Size) -> Tensor:
+    exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
+    steps = reader.stream(most=shape.numel(), shape=shape)()
+    if len(steps) != shape.numel():
+        raise ValueError(f"{len(steps)} steps are given for {shape.numel()} values: accepted is one for each")
+    levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
+    return (levels.double() * 2.0**exponent).float().reshape(shape)
+
+
+def _decoded(reader: fields.Reader, form: type[CompressedWeight], shape: torch.Size) -> Tensor:
+    streams, tables = form.most(shape)
+    symbols = reader.named(streams, lambda most: reader.stream(most, shape))
+    return form.decode(Encoding(fields.Streams(symbols), reader.named(tables, reader.floats)), shape)

@@ -6,7 +6,7 @@ dense weight made from them, so training, measuring and saving work on it as on 
 
 import importlib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,21 +32,39 @@ else:
 class Encoding:
     """What a file must hold to rebuild one weight.
 
-    symbols: name -> integers (n,), 0 or larger, to be entropy-coded; at most one symbol per weight in each stream.
+    symbols: name -> integers (n,), 0 or larger, to be entropy-coded; at most one symbol per weight in each stream. From
+        a file they are int32, and decoded each time they are asked for.
     tables: name -> float32 values, stored as they are.
     """
 
-    symbols: dict[str, Tensor] = field(default_factory=dict)
-    tables: dict[str, Tensor] = field(default_factory=dict)
+    symbols: Mapping[str, Tensor] = field(default_factory=dict)
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def whole(self, name: str, count: int) -> list[int]:
+        """Return the whole numbers in a table.
+
+        name: of the table.
+        count: of its values.
+
+        Raises ValueError where it has another number of values, or values that are not whole.
+
+        >>> Encoding(tables={"bits": torch.tensor([3.0, 5.0])}).whole("bits", 2)
+        [3, 5]
+        """
+        values = self.tables[name].flatten().tolist()
+        if len(values) != count or not all(value.is_integer() for value in values):
+            raise ValueError(f"the table {name!r} has {len(values)} values: {count} whole numbers are needed")
+        return [int(value) for value in values]
 
 
 class CompressedWeight(nn.Module):
-    """How one layer's weight is stored. A technique is a subclass with four methods.
+    """How one layer's weight is stored. A technique is a subclass with five methods.
 
     ``right_inverse(weight) -> stored``      turns a trained dense weight into what is stored
     ``forward(*stored) -> weight``           the dense weight that the layer computes with
     ``encode(*stored) -> Encoding``          what a file must hold
     ``decode(encoding, shape) -> weight``    from the file alone, equal to ``forward`` bit for bit
+    ``most(shape) -> streams, tables``       the most that ``encode`` says of such a weight: the bounds of a file
 
     ``stored`` is one tensor or a tuple of them; they are the layer's trained parameters. What is kept but not trained
     (a mask, the cluster of each weight) is a buffer of the form. Files identify a form by its class name.
@@ -60,6 +78,14 @@ class CompressedWeight(nn.Module):
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         """Rebuild the dense weight of this ``shape`` from what a file holds; each form has its own."""
+        raise NotImplementedError
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        """Bound what a file may hold of a weight of this ``shape``, before it is read; each form has its own.
+
+        Returns name of each stream -> its most symbols, and name of each table -> its most values.
+        """
         raise NotImplementedError
 
 

@@ -52,6 +52,10 @@ class SignWeight(CompressedWeight):
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         return signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"])
 
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"sign": shape.numel()}, {"scale": shape[0]}
+
 
 def signed(positive: Tensor, scale: Tensor) -> Tensor:
     """Turn signs into weights: ±1, times one scale for the layer, one for each row, or none.

@@ -38,10 +38,10 @@ def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
     check_widths(exponent, significand)
     if values.dtype != torch.float32:
         raise ValueError(f"values are {values.dtype}: float32 is needed, of which every shorter format is a part")
-    bits = values.detach().contiguous().view(torch.int32).numpy()
+    bits = values.detach().cpu().contiguous().view(torch.int32).numpy()
     out = np.empty_like(bits)
     round_bits(bits.reshape(-1), out.reshape(-1), exponent, significand)
-    return torch.from_numpy(out).view(torch.float32)
+    return torch.from_numpy(out).view(torch.float32).to(values.device)
 
 
 @numba.njit("void(int32[::1], int32[::1], int64, int64)", cache=True)

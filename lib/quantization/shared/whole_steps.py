@@ -76,6 +76,10 @@ class GridWeight(CompressedWeight):
         k = torch.where(symbols % 2 == 1, magnitude, -magnitude)
         return (encoding.tables["d"] * k.float()).reshape(shape)
 
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"k": shape.numel()}, {"d": 1}
+
 
 def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
     """Store each weight as a whole number of steps. In place.
