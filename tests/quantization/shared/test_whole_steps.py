@@ -97,7 +97,7 @@ def test_steps_that_are_none_are_refused(step):
 
 
 @pytest.mark.parametrize("step", [1e-45, 1e45])
-def test_a_step_that_is_none_in_float32_is_refused_by_layer_before_anything_changes(step):
+def test_a_step_that_is_none_in_float32_is_refused_by_layer(step):
     model, split = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4)), Split(torch.rand(4, 6), torch.arange(4))
     with pytest.raises(ValueError, match="layer '0' has no such steps"):
         whole_steps.to_steps(model, step=step)
