@@ -106,11 +106,16 @@ def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
 
 
 def _width(name: str, layer: Layer, step: float | None) -> float:
-    """The width of a layer's steps; ValueError, which names the layer, where float32 has none."""
+    """The width of a layer's steps; ValueError, which names the layer, where its floats have none."""
     try:
-        return _float32(_smallest(layer.weight) if step is None else step * _mean(layer.weight))
+        width = _float32(_smallest(layer.weight) if step is None else step * _mean(layer.weight))
     except ValueError as error:
         raise ValueError(f"layer {name!r} has no such steps: {error}") from error
+    if (layer.weight.detach().abs() / width).isinf().any():
+        raise ValueError(
+            f"layer {name!r} has no such steps: a weight is too many steps of {width:g} from zero to count"
+        )
+    return width
 
 
 def _float32(step: float) -> float:

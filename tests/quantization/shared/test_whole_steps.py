@@ -106,13 +106,22 @@ def test_a_step_that_is_none_in_float32_is_refused_by_layer(step):
     assert not any(compressed_form(layer) for _, layer in layers(model))
 
 
-@pytest.mark.parametrize("smallest", [1e-5, 1e-10, 1e-18, 1e-20, 1e-30, 1e-38, 1e-44])
+@pytest.mark.parametrize("smallest", [1e-5, 1e-10, 1e-18, 1e-20, 1e-30, 1e-38])
 def test_weights_more_than_32767_steps_from_zero_are_refused(smallest):
     """2^63 steps and more once became other integers, and the file held zeros."""
     layer = nn.Linear(3, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, -0.5, smallest]])
     with pytest.raises(ValueError, match=r"steps from zero: at most 32767 are accepted"):
         storage.dumps(whole_steps.to_steps(layer))
+
+
+def test_steps_that_floats_cannot_count_are_refused():
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.5, 1e-44]])
+    for step in (None, 1e-44):
+        with pytest.raises(ValueError, match=r"has no such steps: a weight is too many steps of .* to count"):
+            whole_steps.to_steps(layer, step=step)
+    assert compressed_form(layer) is None
 
 
 def test_the_furthest_weight_that_is_accepted_comes_back():
