@@ -36,6 +36,7 @@ from lib import running, training
 from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning.shared import per_sample, selection, squared, uses
+from lib.pruning.shared.gauss_newton import factor
 from lib.training import FitOptions
 from lib.weights import Layer, decompress, layer_named
 
@@ -136,23 +137,6 @@ def _columns(logits: Tensor, classes: int | None, generator: torch.Generator) ->
     times, chosen = often.topk(int((often > 0).sum(dim=1).max()), dim=1)
     for k, c in zip(times.unbind(dim=1), chosen.unbind(dim=1), strict=True):
         yield (nn.functional.one_hot(c, p.shape[1]) - p) * (k / classes).sqrt()[:, None].to(p.dtype)
-
-
-def factor(logits: Tensor) -> Tensor:
-    """Factor the second derivative of the cross-entropy by the logits of each sample into S Sᵀ.
-
-    logits: (n, classes).
-
-    Returns S, (n, classes, classes).
-
-        >>> S = factor(torch.zeros(1, 2))[0]
-        >>> [[round(float(entry), 2) for entry in row] for row in S @ S.T]
-        [[0.25, -0.25], [-0.25, 0.25]]
-    """
-    # method
-    p = logits.softmax(dim=1)
-    return (torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p[:, :, None]) * p.sqrt()[:, None, :]
-    # end of method
 
 
 def saliencies(
