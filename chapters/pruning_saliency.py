@@ -478,13 +478,13 @@ def start(seed):
     return lottery_ticket.glorot(models.lenet_300_100(seed), seed)
 
 
-def learn(model, seed, split=dataset.train, passes=epochs):
+def learn(model, seed, masks, split=dataset.train, passes=epochs):
     options = {"learning_rate": learning_rate, "batch_size": 60, "weight_decay": 0.0}
     options |= {"optimizer": "adam", "epochs": passes, "seed": seed}
-    return cached(lottery_ticket.train, model, split=split, **options)
+    return cached(lottery_ticket.train, model, split=split, masks=masks, **options)
 
 
-dense = [learn(start(seed), seed) for seed in range(seeds)]
+dense = [learn(start(seed), seed, {}) for seed in range(seeds)]
 probe = dataset.train.first(samples)
 cuts = {"dense": dense, "equal_shares": [], "one_quality": [], "damage": []}
 for model in dense:
@@ -576,7 +576,7 @@ for name, mask in masks.items():
 tickets = [
     lottery_ticket.find(
         start(seed),
-        lambda model, seed=seed: learn(model, seed),
+        lambda model, masks, seed=seed: learn(model, seed, masks),
         rounds=rounds,
         share=share,
     )
@@ -590,11 +590,12 @@ for seed, series in enumerate(tickets):
     for i, ticket in enumerate(series):
         curves[0, i, seed] = accuracy(ticket.trained)
         again = lottery_ticket.rewind(start(seed), ticket.masks)
-        curves[2, i, seed] = accuracy(learn(again, seed, few, 1))
+        curves[2, i, seed] = accuracy(learn(again, seed, ticket.masks, few, 1))
         if i in tested:
             control = lottery_ticket.rewind(start(1000 + seed), ticket.masks)
-            curves[3, i, seed] = accuracy(learn(copy.deepcopy(control), seed, few, 1))
-            curves[1, i, seed] = accuracy(learn(control, seed))
+            early = learn(copy.deepcopy(control), seed, ticket.masks, few, 1)
+            curves[3, i, seed] = accuracy(early)
+            curves[1, i, seed] = accuracy(learn(control, seed, ticket.masks))
 full, other, full_early, other_early = curves  # ticket and control; each: rounds, seeds
 
 # %% tags=["remove-input"]

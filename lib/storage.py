@@ -27,10 +27,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lib.coding import coders, context
-from lib.weights import CompressedWeight, Encoding, check_one_of, compressed_form, decompress, form_named
+from lib.weights import (
+    CompressedWeight,
+    Encoding,
+    PackedWeight,
+    check_one_of,
+    compressed,
+    compressed_form,
+    decompress,
+    form_named,
+)
 
 MAGIC = b"SLIM\x02"
 # How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
@@ -177,31 +185,32 @@ def streams(model: nn.Module) -> Iterator[tuple[str, Encoding]]:
     >>> [(name, *encoding.symbols, *encoding.tables) for name, encoding in streams(model)]
     [('fc1', 'gap', 'value')]
     """
-    for name, _, stored in _tensors(model):
-        if stored is not None:
-            with torch.no_grad():
-                yield name.removesuffix(".weight"), stored[0].encode(*stored[1])
+    for name, form, stored in compressed(model):
+        with torch.no_grad():
+            yield name, form.encode(*stored)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
-    """Name, dense value and form (None: plain) of each parameter and buffer that is saved, in a fixed order."""
+    """Name, dense value and form (None: plain) of each parameter and buffer that is saved, in a fixed order.
+
+    A parameter that several modules share comes once, under the first of its names.
+    """
+    seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if isinstance(module, parametrize.ParametrizationList) or prefix.split(".")[-1] == "parametrizations":
+        if ".parametrizations." in f".{prefix}.":  # what is inside belongs to the forms
             continue
-        if ".parametrizations." in f".{prefix}.":
-            continue
-        extra = set(getattr(module, "parametrizations", {})) - {"weight"}
-        if extra:
-            raise ValueError(f"{prefix} has a parametrization of {', '.join(extra)}: only weights can be compressed")
         own: dict[str, Tensor | None] = dict(module._parameters)
         own |= {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-        stored = compressed_form(module)
-        if stored is not None:
-            own["weight"] = module.weight
-        for key in sorted(own):
-            tensor = own[key]
-            if tensor is not None:
-                yield f"{prefix}.{key}".lstrip("."), tensor, stored if key == "weight" else None
+        keys = {key for key, tensor in own.items() if tensor is not None and id(tensor) not in seen}
+        seen |= {id(tensor) for tensor in own.values()}
+        for key in sorted(keys | set(getattr(module, "parametrizations", ()))):
+            try:
+                stored = compressed_form(PackedWeight(module, key))
+            except ValueError as error:
+                raise ValueError(f"{prefix or 'the model'} cannot be saved: {error}") from error
+            tensor = own[key] if stored is None else getattr(module, key)
+            assert tensor is not None
+            yield f"{prefix}.{key}".lstrip("."), tensor, stored
 
 
 def _fingerprint(tensors: list) -> bytes:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lib import owners
+
 if TYPE_CHECKING:
 
     class Layer(nn.Module):
@@ -24,6 +26,31 @@ if TYPE_CHECKING:
 
 else:
     Layer = nn.Module
+
+NORMS = nn.LayerNorm | nn.RMSNorm  # their weight may have several dimensions, but it is a factor, no matrix
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight that its module keeps under another name than ``weight``, such as attention's ``in_proj_weight``.
+
+    It is no module: nothing calls it, so it has no hooks and cannot be replaced. ``isinstance`` tells it from a layer.
+
+    module: that keeps it.
+    key: its name there.
+    """
+
+    module: nn.Module
+    key: str
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The dense weight that the module computes with."""
+        return getattr(self.module, self.key)
+
+    @property
+    def bias(self) -> None:
+        """None: what is added to the products belongs to the module."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +88,64 @@ class CompressedWeight(nn.Module):
         raise NotImplementedError
 
 
-def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """Yield the name and the layer of each linear, convolution and embedding layer, in the model's order.
+def layers(model: nn.Module) -> Iterator[tuple[str, Layer | PackedWeight]]:
+    """Yield the name and the layer of each weight of a network, in the model's order.
 
-    A layer counts if its ``weight`` has two dimensions or more and is not empty, so batch norm does not.
+    A weight has two dimensions or more and is not empty. It is the ``weight`` of a linear, convolution or embedding
+    layer, or any other parameter of a module whose name holds the word "weight": ``in_proj_weight`` of attention,
+    ``weight_ih_l0`` of an LSTM. The second kind comes as a :class:`PackedWeight`, and its name is the parameter's.
+    Factors of normalizations, biases, and parameters under any other name, such as class tokens, position embeddings
+    and scales, are no weights of a layer. No technique compresses them; :func:`lib.measure.by_layer` counts them.
+
+    model: any network.
+
+    Raises ValueError for a lazy layer that has not seen an input yet.
 
     >>> from lib import models
     >>> [(name, tuple(layer.weight.shape)) for name, layer in layers(models.lenet_300_100())]
     [('fc1', (300, 784)), ('fc2', (100, 300)), ('fc3', (10, 100))]
+    >>> [(name, tuple(layer.weight.shape)) for name, layer in layers(nn.MultiheadAttention(4, 2))]
+    [('in_proj_weight', (12, 4)), ('out_proj', (4, 4))]
     """
-    for name, layer in model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() > 1 and weight.numel():
-            yield name, layer
+    for prefix, module in model.named_modules():
+        if isinstance(module, NORMS) or ".parametrizations." in f".{prefix}.":
+            continue
+        # A weight that is neither parameter nor buffer is computed from the others, as weight norm's is.
+        whole = isinstance(getattr(module, "weight", None), Tensor) and "weight" not in _own(module)
+        for key in ["weight"] if whole else sorted(key for key in _own(module) if "weight" in key):
+            weight = getattr(module, key, None)
+            if isinstance(weight, nn.UninitializedParameter | nn.UninitializedBuffer):
+                raise ValueError(f"layer {prefix!r} has no weights before it has seen an input: run the network once")
+            if isinstance(weight, Tensor) and weight.dim() > 1 and weight.numel():
+                layer: Any = module
+                yield _name(prefix, key), layer if key == "weight" else PackedWeight(module, key)
+
+
+def _own(module: nn.Module) -> dict[str, object]:
+    """A module's own parameters and what is computed from a parametrization, by name; for ``weight`` buffers as well.
+
+    Weights that are shared have one object in common: the parameter, or torch's list of parametrizations.
+    """
+    own: dict[str, object] = {key: value for key, value in module._parameters.items() if value is not None}
+    if module._buffers.get("weight") is not None:
+        own["weight"] = module._buffers["weight"]
+    return own | dict(_chains(module))
+
+
+def _chains(module: nn.Module) -> dict[str, Any]:
+    """Name -> torch's list of its parametrizations. Any, since torch makes its class for each module."""
+    lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
+    return dict(lists.items())
+
+
+def _name(prefix: str, key: str) -> str:
+    """What a weight is called: its layer's name, or the parameter's where it is packed."""
+    return prefix if key == "weight" else f"{prefix}.{key}".lstrip(".")
+
+
+def _place(layer: nn.Module | PackedWeight) -> tuple[nn.Module, str]:
+    """The module that keeps a weight, and the weight's name there."""
+    return (layer.module, layer.key) if isinstance(layer, PackedWeight) else (layer, "weight")
 
 
 def layer_named(model: nn.Module, name: str) -> Layer:
@@ -82,11 +154,28 @@ def layer_named(model: nn.Module, name: str) -> Layer:
     model: any network.
     name: of a layer with a weight, as in ``model.named_modules()``: "fc1", "features.0".
 
-    Raises ValueError, which lists the accepted names, for any other name.
+    Raises ValueError, which lists the accepted names, for any other name, and for a weight that is no layer's.
 
     >>> from lib import models
     >>> layer_named(models.lenet5(), "conv1")
     Conv2d(1, 20, kernel_size=(5, 5), stride=(1, 1))
+    """
+    found = weight_named(model, name)
+    if isinstance(found, PackedWeight):
+        raise ValueError(f"{name!r} is a weight of {_kind(found.module)}, which is no layer: accepted are layers")
+    return found
+
+
+def weight_named(model: nn.Module, name: str) -> Layer | PackedWeight:
+    """Return the layer or the packed weight called ``name``.
+
+    model: any network.
+    name: as :func:`layers` gives it: "fc1", "encoder.in_proj_weight".
+
+    Raises ValueError, which lists the accepted names, for any other name.
+
+    >>> weight_named(nn.LSTM(3, 2), "weight_ih_l0").weight.shape
+    torch.Size([8, 3])
     """
     found = dict(layers(model))
     if name not in found:
@@ -94,18 +183,23 @@ def layer_named(model: nn.Module, name: str) -> Layer:
     return found[name]
 
 
-def compress(model: nn.Module, form: Callable[[str, Layer], CompressedWeight | None]) -> nn.Module:
+def _kind(module: nn.Module) -> str:
+    return parametrize.type_before_parametrizations(module).__name__
+
+
+def compress(model: nn.Module, form: Callable[[str, Layer | PackedWeight], CompressedWeight | None]) -> nn.Module:
     """Store each layer's weight in the form that ``form`` chooses for it. In place; returns the model.
 
     A layer that is compressed already is decompressed first, so one technique can follow another. Layers without a
     weight, or with an empty one, are left as they are.
 
     model: any network.
-    form: called with the name and the layer of each layer with a weight; returns the form in which to store the weight,
-        or None to leave the layer as it is.
+    form: called with the name and the layer of each layer with a weight, or its :class:`PackedWeight`; returns the form
+        in which to store the weight, or None to leave the layer as it is.
 
-    Raises ValueError, before anything is changed, for weights that are not finite, a weight that two layers share, and
-    a model in which no layer has a weight.
+    Raises ValueError, before anything is changed, for weights that are not finite or no floats, a weight that two
+    layers share, one with a parametrization that is not ours or that is computed from other tensors, one that the form
+    refuses, and a model in which no layer has a weight.
 
     >>> from lib import models
     >>> from lib.quantization.sign_quantization import SignWeight
@@ -118,38 +212,107 @@ def compress(model: nn.Module, form: Callable[[str, Layer], CompressedWeight | N
         raise ValueError(
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
-    owner: dict[int, str] = {}
-    for name, layer, compressed in found:  # all checks first: after a refusal the model is as it was
-        if compressed is not None and owner.setdefault(id(_parameter(layer)), name) != name:
-            raise ValueError(
-                f"layers {owner[id(_parameter(layer))]!r} and {name!r} share one weight: give each its own first"
-            )
-        if compressed is not None and not torch.isfinite(layer.weight).all():
-            raise ValueError(
-                f"the weights of layer {name or type(layer).__name__!r} hold NaN or infinity: finite ones are needed"
-            )
-    for _, layer, compressed in found:
-        if compressed is not None:
-            decompress(layer)
-            parametrize.register_parametrization(layer, "weight", compressed)
+    chosen = [(name, layer, compressed) for name, layer, compressed in found if compressed is not None]
+    shared = tied(model)
+    for name, layer, _ in chosen:
+        _check(name, layer, shared.get(name, []))
+    # Everything that can fail comes first: after a refusal the model is as it was.
+    stored = [_stored(name, layer, compressed) for name, layer, compressed in chosen]
+    for (_, layer, compressed), value in zip(chosen, stored, strict=True):
+        decompress(layer)
+        _register(*_place(layer), compressed, value)
     return model
 
 
-def _parameter(layer: Layer) -> object:
-    """The object that layers with a tied weight have in common."""
-    return _chain(layer) if parametrize.is_parametrized(layer, "weight") else layer.weight
+def tied(model: nn.Module) -> dict[str, list[str]]:
+    """Name -> the names of all weights and parameters that are the same object, for those that are shared.
+
+    model: any network.
+
+    >>> model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> tied(model)
+    {'0': ['0', '1'], '1': ['0', '1']}
+    """
+    names: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():
+        if ".parametrizations." not in f".{prefix}.":
+            for key, value in _own(module).items():
+                names.setdefault(id(value), []).append(_name(prefix, key))
+    return {name: together for together in names.values() if len(together) > 1 for name in together}
 
 
-def _chain(layer: nn.Module) -> Any:
-    """torch's list of parametrizations of the weight. Any, since torch makes its class for each layer."""
-    chains: Any = layer.parametrizations
-    return chains.weight
+def _check(name: str, layer: Layer | PackedWeight, together: list[str]) -> None:
+    module, key = _place(layer)
+    called = name or _kind(module)
+    if together:
+        raise ValueError(f"layers {together[0]!r} and {together[1]!r} share one weight: give each its own first")
+    if key not in _own(module):
+        raise ValueError(
+            f"the weight of layer {called!r} is computed from other tensors of it: make it a parameter first"
+        )
+    try:
+        compressed_form(layer)
+    except ValueError as error:
+        raise ValueError(f"layer {called!r} cannot be compressed: {error}") from error
+    weight = layer.weight
+    if not weight.is_floating_point():
+        raise ValueError(f"the weights of layer {called!r} are {weight.dtype}: floating-point numbers are needed")
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"the weights of layer {called!r} hold NaN or infinity: finite ones are needed")
 
 
-def decompress(model: nn.Module) -> nn.Module:
+def _stored(name: str, layer: Layer | PackedWeight, form: CompressedWeight) -> Tensor | tuple[Tensor, ...]:
+    """What the form stores of the layer's weight, which is not changed."""
+    form.train(_place(layer)[0].training)
+    right_inverse: Any = form.right_inverse
+    try:
+        with torch.no_grad():
+            weight = layer.weight
+            stored = right_inverse(weight)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}" if name else str(error)) from error
+    if isinstance(stored, Tensor) and stored.dtype != weight.dtype:  # torch would refuse, after other layers changed
+        raise ValueError(f"layer {name!r} has weights of {weight.dtype}, which {type(form).__name__} does not take")
+    return stored
+
+
+def _register(module: nn.Module, key: str, form: CompressedWeight, stored: Tensor | tuple[Tensor, ...]) -> None:
+    """Let the module compute its weight by the form from what is stored."""
+    _own_class(module)
+    vars(form)["right_inverse"] = lambda weight: stored  # it is computed already
+    try:
+        parametrize.register_parametrization(module, key, form)
+    finally:
+        del vars(form)["right_inverse"]
+    if isinstance(module, nn.RNNBase):
+        # torch keeps a list of the weights beside their names, and would go on to compute with the old ones.
+        kind: Any = type(module)
+        vars(module).pop("_flat_weights", None)
+        kind._flat_weights = property(
+            lambda module: [getattr(module, name, None) for name in module._flat_weights_names], lambda module, _: None
+        )
+        kind._update_flat_weights = lambda module: None  # it compares that list with the weights at each forward pass
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own: torch made one for it, but deep copies share it.
+
+    Without it, a weight that is added to one of them or taken away would be added or missing in all.
+    """
+    if parametrize.is_parametrized(module):
+        kind = type(module)
+        own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, kind.__bases__, own)
+
+
+def decompress(model: nn.Module | PackedWeight) -> nn.Module:
     """Turn every compressed weight into a plain dense parameter of the same values. In place; returns the model.
 
-    model: any network; one without compressed weights is left as it is.
+    A weight with another parametrization, such as weight norm, becomes plain as well. What was frozen stays frozen.
+
+    model: any network; one without compressed weights is left as it is. Of a :class:`PackedWeight`, it alone is
+        changed, and its module is returned.
 
     >>> from lib import models
     >>> from lib.pruning import magnitude
@@ -157,19 +320,34 @@ def decompress(model: nn.Module) -> nn.Module:
     >>> type(model.fc1.weight).__name__, int(model.fc1.weight.count_nonzero())
     ('Parameter', 23520)
     """
-    for module in model.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            kind = type(module)  # torch made it for this module, but a deep copy shares it, and would lose its weight
-            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
-            module.__class__ = type(kind.__name__, kind.__bases__, own)
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    if isinstance(model, PackedWeight):
+        _plain(model.module, [model.key])
+        return model.module
+    for module in list(model.modules()):
+        chains = _chains(module).items()
+        _plain(module, [key for key, chain in chains if "weight" in key or isinstance(chain[0], CompressedWeight)])
     return model
 
 
-def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, ...]] | None:
+def _plain(module: nn.Module, keys: Collection[str]) -> None:
+    chains = _chains(module)
+    for key in keys:
+        if key in chains:
+            _own_class(module)
+            stored = list(chains[key].parameters())
+            parametrize.remove_parametrizations(module, key, leave_parametrized=True)
+            value = module._buffers.get(key)
+            if stored and value is not None:  # torch takes several tensors without gradients for a buffer
+                del module._buffers[key]
+                module.register_parameter(key, nn.Parameter(value, any(p.requires_grad for p in stored)))
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()
+
+
+def compressed_form(layer: nn.Module | PackedWeight) -> tuple[CompressedWeight, tuple[Tensor, ...]] | None:
     """Return the form in which a layer's weight is stored, and the tensors that are stored; None for a dense layer.
 
-    layer: any module.
+    layer: any module, whose ``weight`` is meant, or a :class:`PackedWeight`.
 
     Raises ValueError where the weight has a parametrization that is not a :class:`CompressedWeight`.
 
@@ -179,15 +357,34 @@ def compressed_form(layer: nn.Module) -> tuple[CompressedWeight, tuple[Tensor, .
     >>> type(form).__name__, [tuple(tensor.shape) for tensor in stored]
     ('PrunedWeight', [(300, 784)])
     """
-    if not parametrize.is_parametrized(layer, "weight"):
+    module, key = _place(layer)
+    chain = _chains(module).get(key)
+    if chain is None:
         return None
-    chain = _chain(layer)
     if len(chain) != 1 or not isinstance(chain[0], CompressedWeight):
-        raise ValueError(f"{type(layer).__name__} carries a parametrization that is no CompressedWeight: {chain[0]}")
+        raise ValueError(f"{_kind(module)} computes its {key} by {chain[0]}, which is no CompressedWeight")
     stored = (
         (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
     )
     return chain[0], stored
+
+
+def compressed(model: nn.Module) -> Iterator[tuple[str, CompressedWeight, tuple[Tensor, ...]]]:
+    """Yield the name, the form and the stored tensors of every compressed weight, without computing the dense ones.
+
+    model: any network. A form that draws its weight at random draws nothing here, unlike with :func:`layers`.
+
+    Raises ValueError where a weight has a parametrization that is not a :class:`CompressedWeight`.
+
+    >>> from lib.pruning import magnitude
+    >>> [(name, type(form).__name__) for name, form, _ in compressed(magnitude.prune(nn.GRU(3, 2), density=0.5))]
+    [('weight_hh_l0', 'PrunedWeight'), ('weight_ih_l0', 'PrunedWeight')]
+    """
+    for prefix, module in model.named_modules():
+        for key in sorted(_chains(module)):
+            stored = compressed_form(PackedWeight(module, key))
+            assert stored is not None  # it has a list of parametrizations
+            yield _name(prefix, key), *stored
 
 
 def form_named(name: str) -> type[CompressedWeight]:
@@ -237,7 +434,8 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     name: as in ``model.named_modules()``, with or without a weight. "" names the model itself: ``layer`` is returned.
     layer: the module to use from now on.
 
-    Raises ValueError, which lists the accepted names, for any other name.
+    Raises ValueError, which lists the accepted names, for any other name; and, before anything is changed, for a packed
+    weight, and for a layer from which its owner reads what ``layer`` does not have, as in ``F.linear(x, fc.weight)``.
 
     >>> from lib import models
     >>> replace(models.lenet_300_100(), "relu1", nn.Sigmoid()).relu1
@@ -245,10 +443,21 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """
     named = dict(model.named_modules(remove_duplicate=False))
     if name not in named:
+        prefix, _, key = name.rpartition(".")
+        if prefix in named and "weight" in key and key in _own(named[prefix]):
+            raise ValueError(f"{name!r} is a weight of {_kind(named[prefix])}, which is no layer: it stays there")
         raise ValueError(f"{type(model).__name__} has no layer {name!r}: it has {', '.join(filter(None, named))}")
     if named[name] is model:
         return layer
-    for place in [each for each, module in named.items() if module is named[name]]:
+    places = [each for each, module in named.items() if module is named[name]]
+    for place in places:
+        for attribute, owner in owners.reads(model, place).items():
+            if not hasattr(layer, attribute):
+                raise ValueError(
+                    f"layer {place!r} cannot be replaced: {owner} reads its {attribute}, which"
+                    f" {type(layer).__name__} does not have"
+                )
+    for place in places:
         parent, _, child = place.rpartition(".")
         setattr(named[parent], child, layer)
     return model
