@@ -130,8 +130,8 @@ def operate(
         raise ValueError(f"alpha must be above 0, not {alpha}")
     before = nn.utils.parameters_to_vector(parameters.values()).detach().clone()
     weights = before.double() * alive
-    deleted, costs = [], []
-    inverse = weights.new_empty(0)
+    deleted = torch.zeros(delete, dtype=torch.long, device=weights.device)
+    costs, inverse = weights.new_zeros(delete), weights.new_empty(0)
     try:
         for done in range(delete):
             if done % refresh == 0:
@@ -142,15 +142,13 @@ def operate(
             # L_q = w_q² / (2 [H⁻¹]_qq)
             costs_now = torch.where(alive, weights.square() / (2 * inverse.diagonal()), torch.inf)
             q = costs_now.argmin()
-            weights, inverse, cost = remove(weights, inverse, q[None], in_place=True)
-            alive[q] = False
-            deleted.append(q)
-            costs.append(cost)
+            weights, inverse, costs[done] = remove(weights, inverse, q[None], in_place=True)
+            alive[q], deleted[done] = False, q
     except ValueError:
         _put(before, parameters)
         raise
     _put(weights, parameters)
-    return Surgery(_masks(model, alive), torch.tensor(deleted), torch.tensor(costs))
+    return Surgery(_masks(model, alive), deleted, costs)
 
 
 def _put(weights: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -335,6 +335,9 @@ def test_the_layers_of_a_recurrent_network_that_are_called_are_measured():
     read = model.lstm(data.images.double())[0][:, -1]
     expected = (p * (1 - p)).T @ read.square() / 5
     torch.testing.assert_close(damage.curvature(model, data, layers=["head"])["head"], expected.detach())
+    for names in (None, ["lstm.weight_hh_l0"]):
+        with pytest.raises(ValueError, match=r"weight 'lstm.weight_.h_l0' belongs to no layer that is called"):
+            damage.saliencies(model, data, layers=names)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -367,6 +367,7 @@ def infinite():
         (unbatched, (1, 4, 4), r"layer 'conv' must read \(n, channels, height, width\), not \(1, 4, 4\)"),
         (tied, (4,), "layers '0' and '1' share one weight"),
         (infinite, (4,), "what layer '1' reads holds NaN or infinity"),
+        (lambda: nn.LSTM(4, 3), (4,), "weight 'weight_hh_l0' belongs to no layer that is called"),
         (lambda: nn.Tanh(), (4,), "Tanh has no linear or 2-d convolution layer"),
     ],
 )

@@ -10,7 +10,7 @@ from lib import running
 from lib.datasets import Split
 
 LARGEST = 25_000  # parameters; the inverse then takes 5 GB
-AT_ONCE = 2**25  # numbers of the gradients of single samples that are held at a time
+AT_ONCE = 2**23  # numbers of the gradients of single samples that are held at a time
 
 
 def factor(logits: Tensor) -> Tensor:

@@ -159,8 +159,9 @@ def prune(
             costs[at[:, None], live[:inner]] = losses(rows[at][:, live], own, inner, at_once)
     mask = selection.largest(costs, share)
     kept = torch.cat([mask, mask.new_ones(len(rows), rows.shape[1] - size)], dim=1)
-    groups = torch.arange(len(hessian)).repeat_interleave(group).tolist()
-    parts = [_moved(w, keep, hessian[g], inverse[g]) for w, keep, g in zip(rows, kept, groups, strict=True)]
+    parts = []
+    for i, (row, keep) in enumerate(zip(rows, kept, strict=True)):
+        parts.append(_moved(row, keep, hessian[i // group], inverse[i // group]))
     return mask, torch.stack(parts)
 
 
