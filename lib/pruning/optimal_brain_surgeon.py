@@ -19,11 +19,12 @@ numbers for n parameters, 5 GB at 25,000, and is changed in place; of X only som
 *Layer by layer.* The output i of a linear layer changes by :math:`\delta w_i^\top x`, which no other row of its
 weight touches. So the squared error of the outputs has one block :math:`H = \frac1N \sum_n x_n x_n^\top` for each row,
 the same for all: 785 x 785 in the first layer of LeNet-300-100, not 235,500 x 235,500. What is given up are the terms
-between rows, between layers, and the slope of what follows; within a row the update is exact. This is neither of the
-two papers: one matrix for each layer is the idea of layer-wise Optimal Brain Surgeon (dong2017learning), which deletes
-in one order and keeps its first inverse. That each row follows its own exact sequence, that the losses of all rows are
-ranked together, and that each row is then solved again for its mask is Optimal Brain Compression
-(frantar2022optimal). Ours deletes some weights of a row at once, not one, and counts the bias as a weight that stays.
+between rows, between layers, and the slope of what follows; within a row the update is exact. None of it is new: one
+matrix for each layer is the idea of layer-wise Optimal Brain Surgeon (dong2017learning). That each row
+follows its own exact sequence of deletions, that the losses of all rows are ranked together, and that each row is then
+solved again for its mask is Optimal Brain Compression (frantar2022optimal). Unlike that, ours deletes some weights of a
+row at once (``at_once``; 0 for one at a time), ranks a deletion no lower than those before it in its row, and counts
+the bias as a weight that stays.
 """
 
 import math
