@@ -62,20 +62,16 @@ class Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         layer, (x, weight) = ctx.layer, ctx.saved_tensors
-        by_input = by_weight = None
+        to_input, to_weight, *_ = ctx.needs_input_grad
         if type(layer).forward is LINEAR:
             # method
-            if ctx.needs_input_grad[0]:
-                by_input = second @ weight.square()  # Σ_l w_li² d²E/da_l²
-            if ctx.needs_input_grad[1]:
-                by_weight = second.flatten(0, -2).T @ x.flatten(0, -2).square()  # Σ d²E/da_i² x_j²
+            by_input = second @ weight.square() if to_input else None  # Σ_l w_li² d²E/da_l²
+            by_weight = second.flatten(0, -2).T @ x.flatten(0, -2).square() if to_weight else None  # Σ d²E/da_i² x_j²
             # end of method
         else:
             place, forward = (layer.stride, ctx.padding, layer.dilation, layer.groups), type(layer).forward
-            if ctx.needs_input_grad[0]:
-                by_input = BY_INPUT[forward](x.shape, weight.square(), second, *place)
-            if ctx.needs_input_grad[1]:
-                by_weight = CONVOLUTIONS[forward](x.square(), weight.shape, second, *place)
+            by_input = BY_INPUT[forward](x.shape, weight.square(), second, *place) if to_input else None
+            by_weight = CONVOLUTIONS[forward](x.square(), weight.shape, second, *place) if to_weight else None
         return by_input, by_weight, None, None
 
 
@@ -95,8 +91,9 @@ class Elementwise(torch.autograd.Function):
     def backward(ctx: Any, second: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         # method
-        return slope.square() * second, None
+        by_sum = slope.square() * second  # f'(a)² d²E/dx²
         # end of method
+        return by_sum, None
 
 
 class Average(torch.autograd.Function):
