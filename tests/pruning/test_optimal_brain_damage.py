@@ -252,7 +252,7 @@ def test_many_classes_take_no_more_passes_than_draws(monkeypatch):
 # -- One pass ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_pass_ranks_the_weights_of_a_trained_network_as_the_exact_diagonal():
+def test_one_pass_ranks_trained_weights_as_the_exact_diagonal():
     digits = datasets.load("digits").train
     model = given.seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 10)))
     training.fit(model, digits, epochs=5, seed=0, learning_rate=0.05)

@@ -159,7 +159,7 @@ def test_each_row_is_the_least_squares_solution_on_its_support():
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
 @pytest.mark.parametrize("padding", [1, (0, 1), "same"])
-def test_a_convolution_gets_the_best_weights_for_its_mask_whatever_its_padding(mode, padding):
+def test_a_convolution_gets_the_best_weights_whatever_its_padding(mode, padding):
     layer = given.seeded(lambda: nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode).double())
     images, before = randn(20, 2, 5, 5), copy.deepcopy(layer)
     mask = surgeon.operate_by_layer(layer, Split(images, torch.zeros(20).long()), density=0.5, alpha=1e-9)[""]
@@ -196,7 +196,7 @@ def test_a_layer_that_is_used_twice_is_pruned_for_both_uses():
     torch.testing.assert_close(model.layer.weight, alone.weight)
 
 
-def test_a_compressed_layer_is_pruned_as_the_dense_one_that_it_stands_for():
+def test_a_compressed_layer_is_pruned_as_its_dense_one():
     dense = nn.Linear(6, 4)
     packed = magnitude.prune(copy.deepcopy(dense), density=0.7)
     plain = decompress(copy.deepcopy(packed))
@@ -371,7 +371,7 @@ def infinite():
         (lambda: nn.Tanh(), (4,), "Tanh has no linear or 2-d convolution layer"),
     ],
 )
-def test_layers_that_cannot_be_pruned_by_rows_are_named_and_nothing_changes(build, shape, says):
+def test_layers_that_cannot_be_pruned_by_rows_are_named(build, shape, says):
     model = build()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=says):

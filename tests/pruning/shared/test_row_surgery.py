@@ -48,7 +48,7 @@ def test_rows_together_are_each_row_alone_with_fresh_inverses(at_once, extra):
 
 @pytest.mark.parametrize("batch", [1, 10**9])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_all_rows_of_a_layer_are_ranked_together_and_solved_for_their_mask(batch, groups, monkeypatch):
+def test_all_rows_are_ranked_together_and_solved_for_their_mask(batch, groups, monkeypatch):
     monkeypatch.setattr(row_surgery, "AT_ONCE", batch)
     h, rows = torch.stack([matrix(8), matrix(9)[1:, 1:]][:groups]), randn(4, 8, seed=1)
     h[0, 2] = h[0, :, 2] = 0.0  # an input that is always zero
