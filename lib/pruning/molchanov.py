@@ -294,9 +294,8 @@ def shrink_iteratively(
                 raise ValueError(f"the criterion gives layer {group.producers[0]!r} no scores: leave it out of layers")
         ranks = normalized({group.producers[0]: raw[group.producers[0]] for group in groups})
         if flops_weight:
-            work = measure.multiply_adds_by_layer(model, tuple(example.shape[1:]))
-            prices = {group.producers[0]: millions(model, group, work) for group in groups}
-            ranks = {name: rank - flops_weight * prices[name] for name, rank in ranks.items()}
+            price = prices(model, example)
+            ranks = {name: rank - flops_weight * price[name] for name, rank in ranks.items()}
         remaining = sum(map(len, ranks.values()))
         masks = structure.keep(ranks, fraction=min(step, left) / remaining, scope="global", groups=groups, least=1)
         if not any(masks.removed.values()):
@@ -336,33 +335,33 @@ def _drawn(split: Split, n: int, generator: torch.Generator) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def millions(model: nn.Module, group: Group, work: dict[str, int]) -> float:
-    """Count the multiply-adds that go with one channel of a group, those of the next layers included.
+def prices(model: nn.Module, example_input: Tensor) -> dict[str, float]:
+    """Count the multiply-adds that go with one filter of each layer, those of the next layers included.
 
-    model: any network.
-    group: one of its groups.
-    work: layer name -> multiply-adds, as :func:`lib.measure.multiply_adds_by_layer` counts them.
+    model: any network that can be traced; it is left as it was.
+    example_input: one or more inputs, (n, channels, height, width).
 
-    Returns millions of multiply-adds; 0 for the last channel of a group, which cannot go.
+    Returns layer name -> millions of multiply-adds; 0 for the only filter of a layer, which cannot go.
+    Raises ValueError for a network that cannot be traced.
 
     >>> from lib import models
-    >>> model, image = models.lenet5(), torch.zeros(1, 1, 28, 28)
-    >>> work = measure.multiply_adds_by_layer(model, (1, 28, 28))
-    >>> millions(model, structure.groups(model, image)[0], work)  # 25 x 24 x 24 and 50 x 25 x 8 x 8
+    >>> prices(models.lenet5(), torch.zeros(1, 1, 28, 28))["conv1"]  # 25 x 24 x 24 and 50 x 25 x 8 x 8
     0.0944
     """
-    if group.channels == 1:
-        return 0.0
-    smaller = dict(work)
-    for name in group.producers:
-        if name in smaller:
-            smaller[name] -= smaller[name] // group.channels
-    for name, numbers in (group.carriers | group.consumers).items():
-        if name in smaller:
-            layer: Any = model.get_submodule(name)
-            inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-            smaller[name] -= smaller[name] * numbers.shape[1] // inputs
-    return (sum(work.values()) - sum(smaller.values())) / 1e6
+    work = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+    result: dict[str, float] = {}
+    for group in structure.groups(model, example_input):
+        left = dict(work)
+        for name in (name for name in group.producers if name in left):
+            left[name] -= left[name] // group.channels
+        for name, numbers in (group.carriers | group.consumers).items():
+            if name in left:
+                layer: Any = model.get_submodule(name)
+                inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+                left[name] -= left[name] * numbers.shape[1] // inputs
+        price = (sum(work.values()) - sum(left.values())) / 1e6 if group.channels > 1 else 0.0
+        result |= dict.fromkeys(group.producers, price)
+    return result
 
 
 @torch.no_grad()
