@@ -5,9 +5,11 @@ dense weight made from them, so training, measuring and saving work on it as on 
 """
 
 import importlib
-import pkgutil
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,21 +59,39 @@ class PackedWeight:
 class Encoding:
     """What a file must hold to rebuild one weight.
 
-    symbols: name -> integers (n,), 0 or larger, to be entropy-coded; at most one symbol per weight in each stream.
+    symbols: name -> integers (n,), 0 or larger, to be entropy-coded; at most one symbol per weight in each stream. From
+        a file they are int32, and decoded each time they are asked for.
     tables: name -> float32 values, stored as they are.
     """
 
-    symbols: dict[str, Tensor] = field(default_factory=dict)
-    tables: dict[str, Tensor] = field(default_factory=dict)
+    symbols: Mapping[str, Tensor] = field(default_factory=dict)
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def whole(self, name: str, count: int) -> list[int]:
+        """Return the whole numbers in a table.
+
+        name: of the table.
+        count: of its values.
+
+        Raises ValueError where it has another number of values, or values that are not whole.
+
+        >>> Encoding(tables={"bits": torch.tensor([3.0, 5.0])}).whole("bits", 2)
+        [3, 5]
+        """
+        values = self.tables[name].flatten().tolist()
+        if len(values) != count or not all(value.is_integer() for value in values):
+            raise ValueError(f"the table {name!r} has {len(values)} values: {count} whole numbers are needed")
+        return [int(value) for value in values]
 
 
 class CompressedWeight(nn.Module):
-    """How one layer's weight is stored. A technique is a subclass with four methods.
+    """How one layer's weight is stored. A technique is a subclass with five methods.
 
     ``right_inverse(weight) -> stored``      turns a trained dense weight into what is stored
     ``forward(*stored) -> weight``           the dense weight that the layer computes with
     ``encode(*stored) -> Encoding``          what a file must hold
     ``decode(encoding, shape) -> weight``    from the file alone, equal to ``forward`` bit for bit
+    ``most(shape) -> streams, tables``       the most that ``encode`` says of such a weight: the bounds of a file
 
     ``stored`` is one tensor or a tuple of them; they are the layer's trained parameters. What is kept but not trained
     (a mask, the cluster of each weight) is a buffer of the form. Files identify a form by its class name.
@@ -85,6 +105,14 @@ class CompressedWeight(nn.Module):
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         """Rebuild the dense weight of this ``shape`` from what a file holds; each form has its own."""
+        raise NotImplementedError
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        """Bound what a file may hold of a weight of this ``shape``, before it is read; each form has its own.
+
+        Returns name of each stream -> its most symbols, and name of each table -> its most values.
+        """
         raise NotImplementedError
 
 
@@ -405,11 +433,11 @@ def compressed(model: nn.Module) -> Iterator[tuple[str, CompressedWeight, tuple[
 def form_named(name: str) -> type[CompressedWeight]:
     """Return the subclass of :class:`CompressedWeight` called ``name``.
 
-    A name that is not known yet is looked for in the technique files of ``lib``, which are then imported.
+    Where a technique of ``lib`` has a form of this name, its file is imported, and no other.
 
     name: of the class, "PrunedWeight".
 
-    Raises ValueError, which lists the known names, where no technique has such a form.
+    Raises ValueError, which lists the known names, where no technique has such a form, and where several have.
 
     >>> from lib.pruning import magnitude
     >>> form_named("PrunedWeight") is magnitude.PrunedWeight
@@ -421,23 +449,32 @@ def form_named(name: str) -> type[CompressedWeight]:
             yield sub
             yield from subclasses(sub)
 
-    known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
+    places = _places()
+    if name in places:
+        importlib.import_module(places[name])
+    known: dict[str, dict[str, type[CompressedWeight]]] = {}
+    for form in subclasses(CompressedWeight):  # in a notebook a class may be defined again: the last one counts
+        known.setdefault(form.__name__, {})[f"{form.__module__}.{form.__qualname__}"] = form
     if name not in known:
-        for module in _techniques():
-            importlib.import_module(module)
-        known = {cls.__name__: cls for cls in subclasses(CompressedWeight)}
-    if name not in known:
-        raise ValueError(f"no technique stores weights as {name!r}: known are {', '.join(sorted(known))}")
-    return known[name]
+        names = ", ".join(sorted(known.keys() | places.keys()))
+        raise ValueError(f"no technique stores weights as {name!r}: known are {names}")
+    if len(known[name]) > 1:
+        raise ValueError(f"{name!r} is the name of several forms, {', '.join(sorted(known[name]))}: each needs its own")
+    return next(iter(known[name].values()))
 
 
-def _techniques() -> Iterator[str]:
-    """The modules of the sections: all files in the folders of ``lib`` except book, datasets and coding."""
-    package = importlib.import_module(__package__)
-    for section in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        if section.ispkg and section.name.rpartition(".")[2] not in ("book", "datasets", "coding"):
-            folders = importlib.import_module(section.name).__path__
-            yield from (found.name for found in pkgutil.walk_packages(folders, f"{section.name}.") if not found.ispkg)
+@cache
+def _places() -> dict[str, str]:
+    """Form -> the module of ``lib`` that defines it. Its files are read, not imported: that would take seconds."""
+    folder, places, bases = Path(__file__).parent, {}, {}
+    for path in sorted(folder.glob("[!_]*/**/*.py")):
+        for name, above in re.findall(r"^class (\w+)\(([^)]*)\):", path.read_text("utf-8"), re.MULTILINE):
+            places[name] = ".".join((__package__, *path.relative_to(folder).with_suffix("").parts))
+            bases[name] = set(re.findall(r"\w+", above))
+    forms: set[str] = set()
+    while new := {name for name in bases.keys() - forms if bases[name] & (forms | {CompressedWeight.__name__})}:
+        forms |= new
+    return {name: places[name] for name in sorted(forms)}
 
 
 def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:

@@ -93,7 +93,11 @@ class BinaryConnectWeight(BinaryForm):
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         if "real" in encoding.tables:
             return encoding.tables["real"].reshape(shape)
-        return 2.0 * encoding.symbols["bit"].reshape(shape) - 1.0
+        return 2.0 * encoding.symbols["bit"].reshape(shape).float() - 1.0
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"bit": shape.numel()}, {"real": shape.numel()}
 
 
 def glorot(weight: Tensor) -> float:

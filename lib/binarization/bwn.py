@@ -65,7 +65,11 @@ class BinaryWeight(BinaryForm):
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         alpha = encoding.tables["alpha"].reshape(-1, *[1] * (len(shape) - 1))
-        return alpha * (2.0 * encoding.symbols["bit"].reshape(shape) - 1.0)
+        return alpha * (2.0 * encoding.symbols["bit"].reshape(shape).float() - 1.0)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"bit": shape.numel()}, {"alpha": shape[0]}
 
 
 def scale(weight: Tensor) -> Tensor:

@@ -98,10 +98,14 @@ class FixedPointWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        format = Format(*(int(bits) for bits in encoding.tables["bits"]))
+        format = Format(*encoding.whole("bits", 2))
         symbols = encoding.symbols
         code = symbols["code"].long() if format.word <= 16 else symbols["low"].long() + (symbols["high"].long() << 16)
         return ((code - 2 ** (format.word - 1)).double() * format.step).float().reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return dict.fromkeys(("code", "low", "high"), shape.numel()), {"bits": 2}
 
 
 def quantize(model: nn.Module, format: Format | Mapping[str, Format]) -> nn.Module:

@@ -67,13 +67,20 @@ class FloatWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        exponent, significand = map(int, encoding.tables["widths"])
+        exponent, significand = encoding.whole("widths", 2)
+        short_floats.check_widths(exponent, significand)
         field = encoding.symbols["sign and exponent"].numpy()
         power = field & (1 << exponent) - 1
         whole = encoding.symbols["significand"].numpy() + (power > 0) * (1 << significand)
         bias = 2 ** (exponent - 1) - 1
         value = np.ldexp(whole.astype(np.float64), np.maximum(power, 1) - bias - significand)
-        return torch.from_numpy(np.where(field >> exponent, -value, value).astype(np.float32)).reshape(shape)
+        with np.errstate(over="ignore"):  # whoever reads it refuses what is not finite
+            signed = np.where(field >> exponent, -value, value).astype(np.float32)
+        return torch.from_numpy(signed).reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return dict.fromkeys(("sign and exponent", "significand"), shape.numel()), {"widths": 2}
 
 
 def store(model: nn.Module, *, exponent: int, significand: int) -> nn.Module:

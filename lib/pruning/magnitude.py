@@ -47,12 +47,12 @@ class PrunedWeight(CompressedWeight):
     # end of method
 
     def encode(self, weight: Tensor) -> Encoding:
-        flat = self.forward(weight).flatten()
+        flat = self.forward(weight).flatten().cpu()
         places = flat.nonzero().flatten()
         if 33 * len(places) > 32 * len(flat):  # too dense for places to pay
             return Encoding(tables={"value": flat})
         fields, kept = gaps.encode(places.numpy(), gaps.best_bits(places.numpy(), filler_bits=32))
-        values = torch.zeros(len(fields))
+        values = flat.new_zeros(len(fields))
         values[torch.from_numpy(kept)] = flat[places]
         return Encoding(symbols={"gap": torch.from_numpy(fields)}, tables={"value": values})
 
@@ -61,6 +61,10 @@ class PrunedWeight(CompressedWeight):
         if "gap" not in encoding.symbols:
             return encoding.tables["value"].reshape(shape)
         return gaps.scatter(encoding.symbols["gap"], encoding.tables["value"], shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"gap": shape.numel()}, {"value": shape.numel()}
 
 
 def threshold(weight: Tensor, quality: float) -> float:

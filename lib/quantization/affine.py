@@ -167,14 +167,19 @@ class AffineWeight(CompressedWeight):
             tables["zero"] = tables["zero"][:1]
         if self.axis:  # 0 goes without saying
             tables["axis"] = torch.tensor([float(self.axis)])
-        return Encoding({"code": (grid.quantize(weight) - grid.low).flatten()}, tables)
+        return Encoding({"code": grid.quantize(weight).sub_(grid.low).flatten()}, tables)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        axis = int(encoding.tables["axis"].item()) if "axis" in encoding.tables else 0
+        (axis,) = encoding.whole("axis", 1) if "axis" in encoding.tables else [0]
         wide = [-1 if d == axis else 1 for d in range(len(shape))]
         scale, zero = (encoding.tables[name].reshape(wide) for name in ("scale", "zero"))
-        return scale * (encoding.symbols["code"].reshape(shape).float() - zero)
+        # In place, so that no table of another length can make it larger than the weight.
+        return encoding.symbols["code"].reshape(shape).float().sub_(zero).mul_(scale)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"scale": max(shape), "zero": max(shape), "axis": 1}
 
 
 def form_on_grid(layer: nn.Module, name: str) -> tuple[AffineWeight, Tensor]:

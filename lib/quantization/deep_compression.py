@@ -68,8 +68,13 @@ class PrunedSharedWeight(SharedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        values = torch.cat([torch.zeros(1), encoding.tables["centroid"]])
-        return gaps.scatter(encoding.symbols["gap"], values[encoding.symbols["code"]], shape)
+        centroids = encoding.tables["centroid"]
+        values = torch.cat([centroids.new_zeros(1), centroids])
+        return gaps.scatter(encoding.symbols["gap"], values.index_select(0, encoding.symbols["code"]), shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel(), "gap": shape.numel()}, {"centroid": shape.numel()}
 
 
 def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) -> np.ndarray:

@@ -175,10 +175,18 @@ class ProductWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        codewords, codes = encoding.tables["codeword"], encoding.symbols["code"]
-        length, by_input, shared = encoding.tables["layout"].long().tolist()
-        rows, _ = sizes(shape, VECTORS[by_input])
-        return codewords[_places(codes.reshape(rows, -1), len(codewords), shape, length, by_input, shared)]
+        codewords = encoding.tables["codeword"]
+        length, by_input, shared = encoding.whole("layout", 3)
+        rows, columns = sizes(shape, VECTORS[by_input])
+        if not 1 <= length <= columns or by_input < 0 or shared not in (0, 1):
+            raise ValueError(f"its layout is {length}, {by_input}, {shared}: accepted is 1..{columns}, 0..1, 0..1")
+        check_length(length, columns, shared=bool(shared))
+        codes = encoding.symbols["code"].reshape(rows, -(-columns // length))
+        return codewords[_places(codes, len(codewords), shape, length, by_input, shared)]
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"codeword": shape.numel(), "layout": 3}
 
     def _layout(self) -> tuple[int, int, int]:
         return self.length, VECTORS.index(self.vectors), int(self.shared)

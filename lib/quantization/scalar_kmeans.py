@@ -51,7 +51,11 @@ class SharedWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        return encoding.tables["centroid"][encoding.symbols["code"]].reshape(shape)
+        return encoding.tables["centroid"].index_select(0, encoding.symbols["code"]).reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"centroid": shape.numel()}
 
 
 def share(model: nn.Module, *, bits: int | Mapping[str, int]) -> nn.Module:

@@ -47,8 +47,8 @@ class JointlySharedWeight(PrunedSharedWeight):
         if len(self.places) == self.shape.numel():  # no places, and no code for the zero of fillers
             return Encoding(symbols={"code": number[self.codes] - 1}, tables=table)
         symbols = super().encode(centroids).symbols
-        symbols["code"] = torch.cat([number.new_zeros(1), number]).cpu()[symbols["code"]]
-        return Encoding(symbols=symbols, tables=table)
+        code = torch.cat([number.new_zeros(1), number]).cpu()[symbols["code"]]
+        return Encoding(symbols={**symbols, "code": code}, tables=table)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
