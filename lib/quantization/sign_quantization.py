@@ -61,12 +61,11 @@ class SignWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        transposed = int(encoding.tables["transposed"].item()) if "transposed" in encoding.tables else 0
+        (transposed,) = encoding.whole("transposed", 1) if "transposed" in encoding.tables else [0]
         return signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"], transposed)
 
     @staticmethod
     def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
-        """The most symbols and table values that a file may hold of a weight of this shape."""
         return {"sign": shape.numel()}, {"scale": shape.numel(), "transposed": 1}
 
 
