@@ -300,7 +300,7 @@ class Inception(nn.Module):
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("name", ["a", "b", "d", "e"])
-def test_branches_of_a_concatenation_and_blocks_behind_dropout_can_go(name, norm):
+def test_joined_branches_and_blocks_behind_dropout_can_go(name, norm):
     model = given.seeded(lambda: Inception(norm)).eval()
     assert adversarial.summands(model) == [("a", "b"), ("d",), ("e",)]
     images = torch.rand(2, 3, 5, 5, generator=given.generator())
@@ -320,7 +320,7 @@ def test_branches_of_a_concatenation_and_blocks_behind_dropout_can_go(name, norm
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-def test_both_branches_at_once_and_a_branch_without_an_example_are_refused():
+def test_both_branches_at_once_and_no_example_are_refused():
     model = given.seeded(Inception).eval()
     with pytest.raises(ValueError, match="layer 'b' ends in a concatenation: an example input is needed"):
         adversarial.without(model, ["b"])

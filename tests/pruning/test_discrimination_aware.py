@@ -214,7 +214,7 @@ def test_the_chosen_network_is_the_shrunk_one(tuning, choose):
     assert [small[i].out_channels for i in (0, 3)] == [3, 4]
 
 
-def test_the_fitted_weights_stay_and_rebuild_better_than_the_old_ones():
+def test_the_fitted_weights_stay_and_rebuild_better_than_old_ones():
     model, data = chain(), split(40, (1, 10, 10), 4)
     data = Split(10 * data.images, data.labels)  # so that a hundred steps come close to the minimum
     targets, old = model[:4](data.images), model[3].weight.detach().clone()
@@ -276,7 +276,7 @@ def test_the_whole_method_on_ties_and_on_features(build):
     torch.testing.assert_close(small(data.images), model(data.images), rtol=1e-4, atol=1e-5)
 
 
-def test_bad_input_of_the_whole_method_is_refused_before_anything_changes():
+def test_bad_input_is_refused_before_anything_changes():
     data = split(12, (1, 10, 10), 4)
     for wrong, says in (
         ({"fraction": 1.0}, r"fraction must be in \[0, 1\)"),

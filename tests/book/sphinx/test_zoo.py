@@ -14,7 +14,7 @@ CELLS = {
 RECORD = {"signs": {"code": "0", "networks": CELLS}}
 
 
-def test_the_table_has_a_cell_for_each_trial_that_says_how_it_ended():
+def test_each_trial_has_a_cell_that_says_how_it_ended():
     table = BeautifulSoup(zoo.table(RECORD, {"signs": "Signs & more"}), "html.parser")
     assert [cell.get_text() for cell in table.thead("th")] == ["technique", "a-net", "b-net", "c-net", "d-net"]
     row = table.tbody.tr

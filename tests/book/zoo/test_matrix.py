@@ -72,7 +72,7 @@ def test_a_record_that_is_right_passes(book):
         ("requirements.lock", "torch 3", True),
     ],
 )
-def test_a_record_is_stale_when_code_that_it_used_has_changed(book, name, text, stale):
+def test_a_record_is_stale_when_its_code_has_changed(book, name, text, stale):
     (book / name).write_text(text)
     wrong = matrix.gate(book)[1]
     assert bool(wrong) == stale and all("signs in results/networks.json is of other code: make zoo" in w for w in wrong)

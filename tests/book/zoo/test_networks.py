@@ -9,7 +9,7 @@ SMALL = ("U-Net", "CSP block", "mixer", "LSTM", "Conv3d")
 
 
 @pytest.mark.parametrize("name", [*SMALL, "shufflenet_v2_x0_5", "vit_b_16"])
-def test_a_network_of_the_zoo_is_the_same_each_time_and_tells_samples_apart(name):
+def test_a_network_is_the_same_each_time_and_tells_samples_apart(name):
     torch.manual_seed(1)
     state = torch.get_rng_state()
     (one, split), (other, again) = networks.build(name), networks.build(name)

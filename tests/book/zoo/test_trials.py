@@ -74,7 +74,7 @@ def test_a_trial_that_does_not_end_is_a_fault():
     assert outcome.state == "fault" and "did not end within 1 s" in outcome.says
 
 
-def test_every_module_of_a_technique_can_be_called_and_none_of_the_book():
+def test_modules_of_techniques_can_be_called_and_none_of_the_book():
     named = trials.modules()
     assert {"magnitude", "structure", "inference", "torch"} <= named.keys() and "build" not in named
     assert named["torch"] is torch
