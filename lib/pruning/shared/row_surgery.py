@@ -58,8 +58,8 @@ def check(layers: Mapping[str, nn.Linear | nn.Conv2d], shares: Mapping[str, floa
         needed = work(rows, inputs, shares[name])
         if needed > at_most:
             raise ValueError(
-                f"layer {name!r} of {rows:,} rows and {inputs:,} inputs takes about {needed:.0e} multiply-adds, and at"
-                f" most {at_most:.0e} are accepted: name the other layers in density, or raise at_most"
+                f"layer {name!r} of {rows:,} rows and {inputs:,} inputs takes about {needed:.1e} multiply-adds, and at"
+                f" most {at_most:.1e} are accepted: name the other layers in density, or raise at_most"
             )
 
 
