@@ -79,7 +79,8 @@ def curvature(
     watched = uses.watchable(model, layers)
     if next(iter(watched.values())).weight.dtype in (torch.float16, torch.bfloat16):
         model.float()  # squares of small derivatives are zero in half precision
-    total = {name: torch.zeros_like(layer.weight) for name, layer in watched.items()}
+    plain = torch.contiguous_format
+    total = {name: torch.zeros_like(layer.weight, memory_format=plain) for name, layer in watched.items()}
     generator = torch.Generator().manual_seed(seed)
     if one_pass:
         squared.installed(model)

@@ -15,6 +15,7 @@ from lib import datasets, models, training
 from lib.datasets import Split
 from lib.pruning import magnitude
 from lib.pruning import optimal_brain_damage as damage
+from lib.pruning.shared import per_sample
 from lib.weights import layers
 
 
@@ -347,6 +348,14 @@ def test_half_precision_loses_no_small_derivative(dtype):
     expected = damage.curvature(models.lenet_300_100().to(dtype).float(), data)
     torch.testing.assert_close(h, expected)
     assert damage.saliencies(model, data.first(2))["fc1"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("at_once", [1, 10**9])
+def test_the_layout_of_the_memory_changes_nothing(at_once, monkeypatch):
+    monkeypatch.setattr(per_sample, "AT_ONCE", at_once)
+    model, data = seeded(NETWORKS["convolution"][0]), split(3, 1, 6, 6)
+    expected = damage.curvature(model, data)
+    torch.testing.assert_close(damage.curvature(model.to(memory_format=torch.channels_last), data), expected)
 
 
 def test_tensors_are_made_where_the_model_is():

@@ -32,7 +32,7 @@ def padded(layer: nn.Module, inputs: Tensor) -> Tensor:
 def add_squares(total: Tensor, layer: Layer, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Add to ``total`` the squared gradient of each sample; what a sample reads at several places adds up before.
 
-    total: (*shape of the weight), changed in place.
+    total: (*shape of the weight), contiguous, changed in place.
     layer: any layer that reads one tensor.
     parts: for each use of the layer what it read and the derivative by its output; samples first in both.
     """
@@ -44,12 +44,35 @@ def add_squares(total: Tensor, layer: Layer, parts: Sequence[tuple[Tensor, Tenso
         return
     step = max(1, AT_ONCE // total.numel())
     for at in range(0, len(parts[0][0]), step):
-        gradients = [gradient_by_sample(layer, x[at : at + step], d[at : at + step]) for x, d in parts]
-        summed = sum(gradients[1:], gradients[0])
-        if len(summed) == 1:
-            total.addcmul_(summed[0], summed[0])
-        else:
-            total += summed.square_().sum(dim=0)
+        some = [(x[at : at + step], d[at : at + step]) for x, d in parts]
+        if step == 1 and _is_product(layer):
+            _add_square_of_product(total.view(len(total), -1), [_factors(layer, x, d) for x, d in some])
+            continue
+        gradients = [gradient_by_sample(layer, x, d) for x, d in some]
+        total += sum(gradients[1:], gradients[0]).square_().sum(dim=0)
+
+
+def _is_product(layer: Any) -> bool:
+    """Whether the gradient of one sample is a product of two matrices."""
+    forward = type(layer).forward
+    return forward is LINEAR or (forward is nn.Conv2d.forward and layer.groups == 1)
+
+
+def _factors(layer: Any, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivative by the outputs (outputs, places) and what was read (places, inputs), of one sample."""
+    if type(layer).forward is LINEAR:
+        return d.reshape(-1, d.shape[-1]).T, x.reshape(-1, x.shape[-1])
+    read = nn.functional.unfold(padded(layer, x), layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+    return d[0].flatten(1), read[0].T
+
+
+def _add_square_of_product(total: Tensor, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Add the square of a sum of products, a few rows at a time, since those of a large layer do not fit the cache."""
+    rows = max(1, 2**18 // total.shape[1])
+    for at in range(0, len(total), rows):
+        products = [delta[at : at + rows] @ read for delta, read in factors]
+        product = sum(products[1:], products[0])
+        total[at : at + rows].addcmul_(product, product)
 
 
 def gradient_by_sample(layer: Layer, inputs: Tensor, deltas: Tensor) -> Tensor:
