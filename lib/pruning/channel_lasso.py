@@ -20,22 +20,24 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.linalg import cho_solve, solve_triangular
 from torch import Tensor, nn
 
 from lib.datasets import Split
 from lib.pruning.shared import reconstruction
+from lib.pruning.shared.cholesky import Cholesky
 
 
-def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
     r"""Compute the LASSO's solutions for all penalties at once: they are linear in the penalty between two steps.
 
     On each piece the coefficients of the active channels A, with signs s, are :math:`\beta = G_{AA}^{-1} (b_A - \lambda
-    s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004). Where several channels tie, least squares without
+    s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004): they grow by :math:`G_{AA}^{-1} s` as the penalty falls
+    by 1. Where several channels tie, least squares without
     negative coefficients decides which of them enter; a channel that depends on active ones stays out while they are
     active. (``lars_path_gram`` of scikit-learn drops it for good, and can end elsewhere, depending on the rounding.)
 
     gram: (channels, channels), the matrix G, float64. The penalty is in units of G.
+    target: (channels,), b where it is not G 1, float64: where Y is not the sum of all Z. Default None, G 1.
 
     Returns the penalties (steps,), falling from :math:`\max_c |G 1|_c`, at which all coefficients are 0, and the
     coefficients (channels, steps). A channel that contributes nothing stays at 0; so do all but one of several channels
@@ -46,46 +48,53 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
     >>> penalties.tolist(), coefficients[0].tolist()  # the first channel enters at once: 1 - penalty / 4
     ([4.0, 1.0, 0.0], [0.0, 0.75, 1.0])
     """
-    live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).numpy()
-    part = gram.numpy()[live][:, live]
-    target = part.sum(1)
-    penalty = abs(target).max(initial=0.0)
+    live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).cpu().numpy()
+    part = np.ascontiguousarray(gram.cpu().numpy()[live][:, live])
+    goal = part.sum(1) if target is None else target.cpu().numpy()[live]
+    penalty = abs(goal).max(initial=0.0)
     rounding = 1e-12 * (part.diagonal().max(initial=0.0) + penalty)
-    active, root, beta = np.zeros(0, int), np.zeros((0, 0)), np.zeros(len(part))  # part[active, active] = root root^T
+    factor, rows = Cholesky(len(part)), np.empty_like(part)  # of part[active][:, active]; part[active]
+    active: list[int] = []
+    correlation, signs, beta = goal, np.zeros(len(part)), np.zeros(len(part))
     penalties, steps = [penalty], [beta]
     while penalty > rounding:
         if len(steps) > 20 * len(part) + 20:
             raise ValueError(f"the path of {len(part)} channels has more than {len(steps)} steps: use fewer channels")
-        correlation = target - part @ beta
-        signs = np.sign(correlation)
-        tied = np.flatnonzero(abs(correlation) >= penalty - rounding)
-        tied = tied[~np.isin(tied, active)]
-        for channel in _entering(part, active, root, signs, tied):
-            active, root = np.append(active, channel), _extended(root, part[active, channel], part[channel, channel])
+        tied = abs(correlation) >= penalty - rounding
+        tied[active] = False
+        signs[tied] = np.sign(correlation[tied])
+        for channel in _entering(part, active, factor, signs, np.flatnonzero(tied)):
+            factor.append(part[channel][active], part[channel, channel])
+            rows[len(active)] = part[channel]
+            active.append(channel)
         # method
-        # on this piece beta = start - penalty slope,
-        # and the correlation is rest + penalty turn
-        start, slope = np.zeros((2, len(part)))
-        solved = cho_solve((root, True), np.stack([target[active], signs[active]], 1), check_finite=False)
-        start[active], slope[active] = solved.T
-        rest, turn = target - part @ start, part @ slope
+        # as the penalty falls by one, beta grows by slope,
+        # and the correlation falls by turn
+        slope = factor.solve(signs[active])
+        turn = slope @ rows[: len(active)]
         # end of method
-        inside, waiting = np.zeros((2, len(part)), bool)
-        inside[active], waiting[tied] = True, True
-        events = [0.0]
+        events = [np.zeros(1)]
         with np.errstate(divide="ignore", invalid="ignore"):
             for sign in (1, -1):  # a channel that stays out of a tie falls faster than the penalty on its own side
-                joins = ~inside & ~(waiting & (signs == sign))
-                events += list(sign * rest[joins] / (1 - sign * turn[joins]))
-            events += list((start / slope)[beta != 0])
+                joins = ~(tied & (signs == sign))
+                joins[active] = False
+                events.append(sign * (correlation - penalty * turn)[joins] / (1 - sign * turn[joins]))
+            there = beta[active] != 0
+            events.append(penalty + beta[active][there] / slope[there])
+        event = np.concatenate(events)
         # method
-        penalty = max(event for event in events if 0 <= event < penalty)
-        beta = start - penalty * slope
+        before, penalty = penalty, event[(event >= 0) & (event < penalty)].max()
+        beta, correlation = beta.copy(), correlation - (before - penalty) * turn
+        beta[active] += (before - penalty) * slope
         # end of method
-        beta[beta * signs <= 1e-12] = 0
-        if not beta[active].all():
-            active = active[beta[active] != 0]
-            root = np.linalg.cholesky(part[np.ix_(active, active)])
+        left = [place for place, value in enumerate(beta[active] * signs[active]) if value <= 1e-12]
+        for place in reversed(left):
+            beta[active.pop(place)] = 0
+            factor.remove(place)
+            rows[place : len(active)] = rows[place + 1 : len(active) + 1]
+        if left or len(steps) % 32 == 0:  # rounding errors do not add up
+            beta[active] = factor.solve(goal[active] - penalty * signs[active])
+            correlation = goal - beta[active] @ rows[: len(active)]
         penalties.append(penalty)
         steps.append(beta)
     coefficients = np.zeros((len(gram), len(steps)))
@@ -93,16 +102,15 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return np.array(penalties), coefficients
 
 
-def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.ndarray, tied: np.ndarray) -> list[int]:
+def _entering(gram: np.ndarray, active: list[int], factor: Cholesky, signs: np.ndarray, tied: np.ndarray) -> list[int]:
     """Which of the tied channels become active: non-negative least squares (Lawson and Hanson), given the active ones.
 
     With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes u^T S u
-    / 2
-    - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
+    / 2 - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
     """
-    reduced = solve_triangular(root, gram[np.ix_(active, tied)] * signs[tied], lower=True, check_finite=False)
+    reduced = np.stack([factor.forward(gram[j][active] * signs[j]) for j in tied], 1) if len(tied) else np.zeros((0, 0))
     left = gram[np.ix_(tied, tied)] * np.outer(signs[tied], signs[tied]) - reduced.T @ reduced
-    pull = 1 - reduced.T @ solve_triangular(root, signs[active], lower=True, check_finite=False)
+    pull = 1 - reduced.T @ factor.forward(signs[active])
     u = np.zeros(len(tied))
     chosen: list[int] = []
     while True:
@@ -121,13 +129,6 @@ def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.
             chosen = [place for place in chosen if u[place] > 1e-14]
             u[[place for place in range(len(u)) if place not in chosen]] = 0
         u[chosen] = best
-
-
-def _extended(root: np.ndarray, column: np.ndarray, corner: float) -> np.ndarray:
-    """The Cholesky factor of a matrix with one more row and column."""
-    row = solve_triangular(root, column, lower=True, check_finite=False)
-    last = np.sqrt(corner - row @ row)
-    return np.block([[root, np.zeros((len(row), 1))], [row[None], np.array([[last]])]])
 
 
 def scores(

@@ -10,7 +10,7 @@ from given import split as noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Lasso
+from sklearn.linear_model import Lasso, lars_path_gram
 
 from lib import structure
 from lib.pruning import channel_lasso, thinet
@@ -164,6 +164,37 @@ def test_a_channel_that_depended_on_one_that_left_may_enter_again():
         penalties, coefficients = channel_lasso.path(torch.from_numpy(z.T @ z))
         assert penalties[-1] <= 1e-12 * penalties[0]
         np.testing.assert_allclose(z @ coefficients[:, -1], z.sum(1), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_path_is_that_of_scikit_learn(seed):
+    """With several channels that leave and come back, and another target than the sum of all contributions."""
+    draw = np.random.default_rng(seed)
+    z = draw.standard_normal((70, 10)) @ draw.standard_normal((10, 60)) + 0.3 * draw.standard_normal((70, 60))
+    gram, target = z.T @ z, z.T @ (z.sum(1) + 9 * draw.standard_normal(70))
+    for goal in (gram.sum(1), target):
+        penalties, coefficients = channel_lasso.path(torch.from_numpy(gram), torch.from_numpy(goal))
+        expected, _, other = lars_path_gram(Xy=goal, Gram=gram, n_samples=1, method="lasso")
+        there = coefficients != 0
+        assert (there[:, :-1] & ~there[:, 1:]).sum() > 3  # some leave
+        for penalty in expected[0] * np.linspace(0.9, 0.01, 40):
+            found, wanted = (
+                [np.interp(penalty, p[::-1], row[::-1]) for row in c]
+                for p, c in ((penalties, coefficients), (expected, other))
+            )
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_rounding_errors_do_not_add_up_on_a_long_path():
+    draw = np.random.default_rng(0)
+    z = draw.standard_normal((120, 80)) @ draw.standard_normal((80, 150)) + 0.01 * draw.standard_normal((120, 150))
+    gram = z.T @ z
+    penalties, coefficients = channel_lasso.path(torch.from_numpy(gram))
+    correlation = gram.sum(1)[:, None] - gram @ coefficients
+    active, slack = coefficients != 0, 1e-9 * penalties[0]
+    assert len(penalties) > 150 and (active[:, :-1] & ~active[:, 1:]).any()
+    assert (abs(correlation) <= penalties + slack).all()
+    assert (abs(correlation - penalties * np.sign(coefficients))[active] <= slack).all()
 
 
 def test_channels_that_add_up_to_nothing_have_an_empty_path():
