@@ -13,6 +13,11 @@ The whole path in :math:`\lambda` is computed at once (least angle regression), 
 :mod:`lib.pruning.shared.reconstruction` alone: :math:`Z^\top Z = G` and :math:`Z^\top Y = G\,1`, because :math:`Y =
 \sum_c Z_c`. The weights W in Z are those of the trained network. They are not scaled to norm 1, so moving a factor from
 one layer into the next, which does not change the function, does not change the scores either.
+
+:func:`scores` and :func:`refit` choose in the whole network and repair it afterwards, so that all criteria can be
+compared. The paper goes layer by layer, with Y from the whole network and Z from the one that is cut so far:
+:func:`layer_by_layer`. What it does for residual networks is left out: a sampler of channels in front of a block, and a
+block's last layer that makes up for the error of the shortcut.
 """
 
 from collections.abc import Mapping
@@ -23,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.datasets import Split
-from lib.pruning.shared import reconstruction
+from lib.pruning.shared import reconstruction, refitting
 from lib.pruning.shared.cholesky import Cholesky
+from lib.structure import Masks
 
 
 def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -132,22 +138,34 @@ def _entering(gram: np.ndarray, active: list[int], factor: Cholesky, signs: np.n
 
 
 def scores(
-    model: nn.Module, split: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
+    model: nn.Module,
+    split: Split,
+    *,
+    fraction: float | None = None,
+    images: int = 200,
+    places: int = 10,
+    outputs: int = 64,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Score each filter by the penalty at which its channel leaves, as a share of the penalty at which all are gone.
 
-    Layers that an addition ties get the same scores.
+    This is one order for all fractions. The channels that the LASSO has at a certain number may differ from it in a few
+    places, because a channel can leave, come back and leave again as the penalty falls. With a ``fraction`` they come
+    first: ``keep(scores, fraction=fraction)`` then keeps exactly the paper's set. Layers that an addition ties get the
+    same scores.
 
     model: any network that can be traced; it is left as it was.
     split: samples from which the contributions are measured; labels are not read.
+    fraction: share of the filters that will be removed from each layer, in [0, 1), the number rounded down. Default
+        None: no set is preferred.
     images: number of images to draw, 1 or more. Default 200.
     places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
     outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (filters,) in [0, 1], larger = keep.
-    Raises ValueError for an empty split, numbers out of range, inputs that are not finite, and a network that cannot be
-    traced.
+    Raises ValueError for a fraction out of range, an empty split, numbers out of range, inputs that are not finite, and
+    a network that cannot be traced.
     Source: he2017channel.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
@@ -155,17 +173,43 @@ def scores(
     >>> scores(model, split)["0"].max()  # the last channel to leave
     tensor(1.)
     """
+    if fraction is not None and not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), not {fraction}")
     result: dict[str, Tensor] = {}
     for name, gram in reconstruction.grams(
         model, split, images=images, places=places, outputs=outputs, seed=seed
     ).items():
-        penalties, coefficients = path(gram)
-        score = np.zeros(len(gram))
-        for channel, row in enumerate(coefficients != 0):
-            if row.any():  # it is left on the way from the step before the first at which it is not zero
-                score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
-        result[name] = torch.from_numpy(score).float()
+        count = None if fraction is None else len(gram) - int(fraction * len(gram) + 1e-9)
+        result[name] = _scored(gram, None, count)
     return result
+
+
+def support(coefficients: np.ndarray, count: int) -> np.ndarray:
+    """Find the channels that are left when the penalty has risen, from 0, until there are at most ``count``.
+
+    coefficients: (channels, steps), as :func:`path` returns them.
+    count: largest number of channels, 0 or more.
+
+    Returns (channels,) bool.
+
+    >>> support(np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), 1).tolist()
+    [True, False]
+    """
+    # method
+    left = coefficients != 0
+    return left[:, np.flatnonzero(left.sum(0) <= count)[-1]]
+    # end of method
+
+
+def _scored(gram: Tensor, target: Tensor | None, count: int | None) -> Tensor:
+    penalties, coefficients = path(gram, target)
+    score = np.zeros(len(gram))
+    for channel, row in enumerate(coefficients != 0):
+        if row.any():  # it is left on the way from the step before the first at which it is not zero
+            score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
+    if count is not None:
+        score = (score + support(coefficients, count)) / 2
+    return torch.from_numpy(score).float().to(gram.device)
 
 
 def refit(
@@ -198,10 +242,69 @@ def refit(
     :func:`lib.structure.mask` refuses.
     Source: he2017channel.
     """
+    solve = _ridged(ridge)
+    return refitting.reconstruct(model, masks, split, solve, images=images, places=places, seed=seed)
+
+
+def layer_by_layer(
+    model: nn.Module,
+    split: Split,
+    *,
+    fraction: float,
+    tied: bool = False,
+    ridge: float = 1e-6,
+    images: int = 200,
+    fit_images: int = 1000,
+    places: int = 10,
+    outputs: int = 64,
+    seed: int = 0,
+) -> tuple[nn.Module, Masks]:
+    """Prune as the paper does: choose the channels of one layer, refit the next, and go on in what this leaves.
+
+    A layer keeps the channels that the LASSO has at this number. The next layer reads in the network that is cut so
+    far, and is fitted to what it answers in the model.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples to choose with and to fit to; labels are not read.
+    fraction: share of the filters to remove from every layer, in [0, 1); the number is rounded down.
+    tied: whether layers that an addition ties lose filters as well. Default False: the sums of residual blocks stay
+        whole.
+    ridge: penalty on the change of the weights, as in :func:`refit`. Default 1e-6.
+    images: number of images to draw for the choice, 1 or more. Default 200.
+    fit_images: number of images to draw for the fit, 1 or more. Default 1000.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    seed: seed of the draws. Default 0.
+
+    Returns a masked copy of the model, and the masks; shrink the copy with them.
+    Raises ValueError for a fraction out of range, a model that has no layer to prune, and what :func:`refit` refuses.
+    Source: he2017channel.
+
+    >>> from lib import models
+    >>> split = Split(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.long))
+    >>> masked, masks = layer_by_layer(models.lenet5(), split, fraction=0.9)
+    >>> masks
+    Masks(removed: conv1 18 of 20, conv2 45 of 50, fc1 450 of 500)
+    """
+    return refitting.layer_by_layer(
+        model,
+        split,
+        _scored,
+        _ridged(ridge),
+        fraction=fraction,
+        tied=tied,
+        images=images,
+        fit_images=fit_images,
+        places=places,
+        outputs=outputs,
+        seed=seed,
+    )
+
+
+def _ridged(ridge: float) -> refitting.Solve:
     if not 1e-12 <= ridge < np.inf:
         raise ValueError(f"ridge must be 1e-12 or more and finite, not {ridge}")
-    solve = partial(least_squares, ridge=ridge)
-    return reconstruction.reconstruct(model, masks, split, solve, images=images, places=places, seed=seed)
+    return partial(least_squares, ridge=ridge)
 
 
 def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor, *, ridge: float) -> Tensor:
@@ -215,11 +318,16 @@ def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Ten
 
     Returns the new weight, (outputs, inputs, k).
     """
-    # method
     x, w = patches.flatten(1), weight.flatten(1)
+    if len(x) < x.shape[1] > 2**11:  # (X^T X + r I)^-1 X^T = X^T (X X^T + r I)^-1, and fewer equations
+        penalty = ridge * x.square().sum(0).mean().clamp_min(1e-12)
+        dual = x @ x.T + penalty * torch.eye(len(x), dtype=x.dtype, device=x.device)
+        change = x.T @ torch.cholesky_solve(answers - x @ w.T, torch.linalg.cholesky(dual))
+        return (w + change.T).reshape(weight.shape)
+    # method
     square = x.T @ x
     penalty = ridge * square.diagonal().mean().clamp_min(1e-12)
-    system = square + penalty * torch.eye(len(square), dtype=square.dtype)
+    system = square + penalty * torch.eye(len(square), dtype=square.dtype, device=x.device)
     change = torch.cholesky_solve(x.T @ (answers - x @ w.T), torch.linalg.cholesky(system))
     return (w + change.T).reshape(weight.shape)
     # end of method
