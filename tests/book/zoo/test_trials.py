@@ -18,7 +18,7 @@ def tried(kind: str, call: str, network: str = "CSP block") -> tuple[str, str]:
         ("scores", "filter_l1.scores(model, split)"),
         ("factorization", "low_rank.factorize_model(model, rank=2)"),
         ("masks", "granularity.masks(model, split.images[:1], level='kernel', density=0.5)"),
-        ("trained", "lottery_ticket.train(model, split, epochs=1, seed=0)"),
+        ("trained", "lottery_ticket.train(model, split, masks={}, epochs=1, seed=0)"),
         ("smaller", "sparse_speed.shrunk(model, split.images[:1], fraction=0.5, multiple_of=1)"),
         ("runtime", "runtime.RuntimeNetwork(model, split.images[:1])"),
         ("approximate", "copy.deepcopy(model)"),
