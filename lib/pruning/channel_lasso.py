@@ -320,13 +320,13 @@ def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Ten
     """
     x, w = patches.flatten(1), weight.flatten(1)
     if len(x) < x.shape[1] > 2**11:  # (X^T X + r I)^-1 X^T = X^T (X X^T + r I)^-1, and fewer equations
-        penalty = ridge * x.square().sum(0).mean().clamp_min(1e-12)
+        penalty = ridge * x.square().sum(0).mean().clamp_min(1e-200)
         dual = x @ x.T + penalty * torch.eye(len(x), dtype=x.dtype, device=x.device)
         change = x.T @ torch.cholesky_solve(answers - x @ w.T, torch.linalg.cholesky(dual))
         return (w + change.T).reshape(weight.shape)
     # method
     square = x.T @ x
-    penalty = ridge * square.diagonal().mean().clamp_min(1e-12)
+    penalty = ridge * square.diagonal().mean().clamp_min(1e-200)
     system = square + penalty * torch.eye(len(square), dtype=square.dtype, device=x.device)
     change = torch.cholesky_solve(x.T @ (answers - x @ w.T), torch.linalg.cholesky(system))
     return (w + change.T).reshape(weight.shape)

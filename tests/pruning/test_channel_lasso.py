@@ -198,7 +198,7 @@ def test_rounding_errors_do_not_add_up_on_a_long_path():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_support_is_what_is_left_when_the_penalty_has_risen_far_enough(seed):
+def test_the_support_is_what_a_rising_penalty_leaves(seed):
     draw = np.random.default_rng(seed)
     z = draw.standard_normal((30, 6)) @ draw.standard_normal((6, 14)) + 0.3 * draw.standard_normal((30, 14))
     penalties, coefficients = channel_lasso.path(torch.from_numpy(z.T @ z))
@@ -270,6 +270,17 @@ def test_layer_by_layer_answers_like_the_whole_network_more_than_masks_do():
             assert ((fitted(data.images) - wanted) ** 2).sum() < share * ((plain(data.images) - wanted) ** 2).sum()
             smaller = structure.shrink(fitted, masks, data.images[:1])
             torch.testing.assert_close(smaller(data.images), fitted(data.images))
+
+
+@pytest.mark.parametrize("inputs", [20, 2100])
+def test_the_fit_does_not_depend_on_the_size_of_what_is_read(inputs):
+    generator = torch.Generator().manual_seed(0)
+    x, y, w = (torch.randn(*n, generator=generator).double() for n in ((30, inputs, 1), (30, 4), (4, inputs, 1)))
+    expected = channel_lasso.least_squares(x, y, w, torch.arange(inputs), ridge=1e-3)
+    found = channel_lasso.least_squares(x * 1e-9, y * 1e-9, w, torch.arange(inputs), ridge=1e-3)
+    torch.testing.assert_close(found, expected)
+    nothing = channel_lasso.least_squares(0 * x, y, w, torch.arange(inputs), ridge=1e-3)
+    assert torch.equal(nothing, w)
 
 
 def test_few_samples_of_many_inputs_take_the_smaller_system():

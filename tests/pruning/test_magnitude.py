@@ -264,7 +264,7 @@ def test_all_weights_of_attention_and_recurrent_layers_are_pruned(build, scope):
         assert torch.isfinite(pruned(data.images)).all()
 
 
-def test_density_and_mask_of_a_packed_weight_go_by_full_name():
+def test_packed_weights_go_by_their_full_name():
     model = given.seeded(Attention)
     prune(model, density={"block.self_attn.in_proj_weight": 0.5})
     assert model.block.self_attn.in_proj_weight.count_nonzero() == 96 and model.head.weight.all()

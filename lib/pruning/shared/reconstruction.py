@@ -136,7 +136,8 @@ def measured(
         whole = torch.zeros(group.channels + 1, group.channels, dtype=torch.float64)
         for name in group.consumers:
             part = sums.pop((i, name))
-            whole = whole.to(part.device) + part / part[:-1].sum().clamp_min(1e-12)
+            energy = part[:-1].sum().clamp_min(1e-12 * part[:-1].trace()).clamp_min(1e-300)
+            whole = whole.to(part.device) + part / energy
         whole = whole / max(1, len(group.consumers))
         if not torch.isfinite(whole).all():
             raise ValueError(

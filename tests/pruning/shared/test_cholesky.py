@@ -13,7 +13,7 @@ def upper(factor):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rows_come_and_go_and_the_factor_is_that_of_what_is_left(seed):
+def test_rows_come_and_go_and_the_factor_follows(seed):
     draw = np.random.default_rng(seed)
     z = draw.standard_normal((30, 20)) * np.exp(draw.standard_normal(20))
     matrix, factor, there = z.T @ z, Cholesky(20), []

@@ -62,6 +62,17 @@ def test_drawn_outputs_are_an_unbiased_picture_of_all():
     assert (sum(drawn) / 30 - whole).norm() < 0.1 * whole.norm()
 
 
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_the_size_of_what_layers_read_does_not_count(factor):
+    model, data = given.two_convolutions(), split(8, 1, 8, 8)
+    before = grams(model, data)
+    for layer in (model[0], model[2]):
+        layer.weight.data *= factor
+        layer.bias.data *= factor if layer is model[0] else factor**2
+    for name, gram in grams(model, data).items():
+        torch.testing.assert_close(gram, before[name])
+
+
 class Twice(nn.Module):
     """The second layer reads what it has written."""
 
