@@ -50,10 +50,10 @@ def test_the_files_that_are_tried_hold_every_form_of_lib(right):
     held = {tensor["form"] for content in right.values() for tensor in given_files.apart(content, model)["tensors"]}
     with pytest.raises(ValueError, match="no technique stores weights as") as refusal:
         weights.form_named("Nothing")
-    names = str(refusal.value).partition("known are ")[2].split(", ")
-    known = {name for name in names if weights.form_named(name).__module__.startswith("lib.")}  # others are of tests
-    with_bounds = {name for name in known if weights.form_named(name).most is not CompressedWeight.most}
-    assert held == {"plain", "grid", *with_bounds} and known - with_bounds == {"BinaryForm"}
+    known = {name: weights.form_named(name) for name in str(refusal.value).partition("known are ")[2].split(", ")}
+    of_lib = {name for name, form in known.items() if form.__module__.startswith("lib.")}  # other tests have some too
+    with_bounds = {name for name in of_lib if known[name].most is not CompressedWeight.most}
+    assert held == {"plain", "grid", *with_bounds} and of_lib - with_bounds == {"BinaryForm"}
 
 
 def test_files_taken_apart_are_the_same_together(right):
