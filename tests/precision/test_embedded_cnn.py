@@ -230,20 +230,20 @@ def test_bad_input_is_refused():
     for bits in (8.0, True, np.float64(8)):
         with pytest.raises(ValueError, match=f"bits must be in 2..16, not {bits}: a whole number is needed"):
             embedded_cnn.convert(model, images(), bits=bits)
-    with pytest.raises(ValueError, match=r"^layer '1', Softmax\(dim=1\), cannot be computed in integers here"):
+    with pytest.raises(ValueError, match=r"^layer '1', Softmax\(dim=1\) cannot be computed in integers here"):
         embedded_cnn.convert(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Softmax(1)), images())
     with pytest.raises(ValueError, match=r"^the images reach 1e\+30, too large for 16 bits: scale them down"):
         embedded_cnn.convert(model, Split(torch.full((1, 1, 28, 28), 1e30), torch.zeros(1)))
     with pytest.raises(ValueError, match="the images hold NaN"):
         embedded_cnn.convert(model, images())(torch.full((1, 1, 28, 28), math.nan))
-    with pytest.raises(ValueError, match=r"^layer '0', Linear\(.*\), meets numbers of shape \(3, 1, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"^layer '0', Linear\(.*\) meets numbers of shape \(3, 1, 28, 28\)"):
         embedded_cnn.convert(nn.Sequential(nn.Linear(28, 2)), images())
     with pytest.raises(ValueError, match="does not take images"):
         embedded_cnn.convert(model, images(2, 3))
     with pytest.raises(ValueError, match="1 maps are needed"):
         embedded_cnn.convert(model, images())(images(2, 3).images)
     model.c2.weight.data[0, 0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"^the outputs of layer 'c2', Conv2d.*, hold NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^the outputs of layer 'c2', Conv2d.* hold NaN or infinity"):
         embedded_cnn.convert(model, images())
 
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_computed_in_integers_is_named_in_one_short_sentence():
     assert str(error.value).startswith("SqueezeNet cannot be computed in integers here") and len(str(error.value)) < 250
     layer = nn.Linear(2, 2)
     twice = nn.Sequential(layer, nn.Sequential(nn.ReLU(), layer, nn.SiLU()))
-    with pytest.raises(ValueError, match=r"^layer '1\.2', SiLU\(\), cannot be computed in integers here"):
+    with pytest.raises(ValueError, match=r"^layer '1\.2', SiLU\(\) cannot be computed in integers here"):
         list(chains.chain(twice))
     assert [type(part).__name__ for part in chains.chain(twice[1][:2])] == ["ReLU", "Linear"]
     assert list(chains.chain(nn.Sequential(layer, layer))) == [layer, layer]

@@ -47,7 +47,7 @@ def named(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     name: of the model, in front of those of its layers; none by default.
 
     >>> [said for said, layer in named(nn.Sequential(nn.Tanh(), nn.Dropout(), nn.ReLU()))]
-    ["layer '0', Tanh(),", "layer '2', ReLU(),"]
+    ["layer '0', Tanh()", "layer '2', ReLU()"]
     """
     if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
         for child, layer in zip(model._modules, model, strict=True):  # a layer may stand there twice
@@ -66,7 +66,7 @@ def named(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
         or (isinstance(model, nn.MaxPool2d) and _square(model) and model.dilation == 1 and not model.return_indices)
     )
     kind = type(model).__name__ if next(model.children(), None) else str(model)
-    said = f"layer {name!r}, {kind}," if name else kind
+    said = f"layer {name!r}, {kind}" if name else kind
     if accepted:
         yield said, model
     elif not isinstance(model, nn.Dropout | nn.Identity):

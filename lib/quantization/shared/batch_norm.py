@@ -21,8 +21,8 @@ def fold(network: fx.GraphModule) -> None:
 
     >>> network = fx.symbolic_trace(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
     >>> fold(network)
-    >>> [(type(module).__name__, module.groups) for module in network.children()]
-    [('Conv2d', 3), ('Conv2d', 1)]
+    >>> sorted((name, module.groups) for name, module in network.named_children())
+    [('1', 1), ('_0_norm', 3)]
     """
     for node in list(network.graph.nodes):
         norm = network.get_submodule(str(node.target)) if node.op == "call_module" else None

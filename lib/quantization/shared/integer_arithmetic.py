@@ -74,7 +74,8 @@ def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[T
     Returns int32.
 
     >>> q1, q2 = torch.tensor([[5, 6]], dtype=torch.int32), torch.tensor([[2, 3]], dtype=torch.int32)
-    >>> accumulate(q1, 4, q2, torch.tensor([1], dtype=torch.int32), functional.linear).tolist()  # 1 · 1 + 2 · 2
+    >>> product = torch.nn.functional.linear
+    >>> accumulate(q1, 4, q2, torch.tensor([1], dtype=torch.int32), product).tolist()  # 1 · 1 + 2 · 2
     [[5]]
     """
     # method

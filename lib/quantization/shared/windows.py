@@ -17,7 +17,7 @@ def windows(layer: MEANS, q: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns the sums, in the shape of the layer's output, and by what each is divided, which broadcasts against them.
 
-    >>> total, count = windows(nn.AdaptiveAvgPool1d(2), torch.tensor([[1, 2, 3]]))
+    >>> total, count = windows(torch.nn.AdaptiveAvgPool1d(2), torch.tensor([[1, 2, 3]]))
     >>> total.tolist(), count.tolist()
     ([[3, 5]], [2, 2])
     """

@@ -9,7 +9,7 @@ from torch import nn
 from lib.quantization.shared.activation import Activation, activations, check_precise
 
 
-def test_nothing_is_rounded_before_a_range_is_there_or_while_it_is_switched_off():
+def test_nothing_is_rounded_without_a_range_or_while_switched_off():
     activation, r = Activation(bits=2), torch.tensor([-1.0, 0.4, 2.0])
     assert torch.equal(activation(r), r)
     activation.observe(r)

@@ -64,7 +64,7 @@ def test_the_integer_product_is_the_product_of_the_real_numbers():
 
 
 @pytest.mark.parametrize("rounding", ["twice", "once"])
-def test_a_factor_that_is_too_large_takes_all_but_zero_out_of_every_grid(rounding):
+def test_a_huge_factor_takes_all_but_zero_out_of_a_grid(rounding):
     for factor in (2.0**30, 1e12, 1e30):
         q = rescale(
             torch.tensor([-(2**31), -1, 0, 1, 2**31 - 1]),

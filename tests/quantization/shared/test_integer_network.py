@@ -123,6 +123,13 @@ def test_a_network_of_doubles_answers_in_doubles():
     assert steps_apart(simulated, convert(simulated), images) <= 2
 
 
+def test_all_numbers_are_buffers():
+    network = convert(everything(0)).to("meta")
+    assert all(buffer.is_meta for buffer in network.buffers()) and len(list(network.buffers())) > 60
+    for module in network.modules():
+        assert not any(isinstance(value, torch.Tensor) for value in vars(module).values())
+
+
 def test_converting_leaves_the_simulated_network_alone():
     simulated = everything(0).train()
     before = given.state(simulated)
