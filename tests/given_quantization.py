@@ -1,4 +1,4 @@
-"""Networks on grids for tests: calibrated, with the values of their simulation, and how far integers are from them."""
+"""Networks on grids for tests: calibrated, and the networks of torchvision they are tried on."""
 
 import math
 from fractions import Fraction
@@ -9,8 +9,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from lib.quantization.affine import calibrate, simulate
-from lib.quantization.shared.activation import Activation
-from lib.quantization.shared.operations import CLAMPS, MAKING
 from lib.vision import torchvision
 
 # What torchvision's networks do, between them: residual sums, depthwise and grouped layers, SiLU, hard-swish, gates,
@@ -41,69 +39,6 @@ def of_torchvision(name: str, side: int = 32) -> tuple[nn.Module, Tensor]:
 def on_grids(model: nn.Module, images: Tensor, **options) -> fx.GraphModule:
     """The simulated network, calibrated."""
     return calibrate(simulate(model.eval(), **options), images)
-
-
-class Values(fx.Interpreter):
-    """Runs a network and keeps the value of each node."""
-
-    def __init__(self, network: fx.GraphModule, images: Tensor) -> None:
-        super().__init__(network)
-        self.values: dict[str, Tensor] = {}
-        self.run(images)
-
-    def run_node(self, n: fx.Node) -> Tensor:
-        self.values[n.name] = super().run_node(n)
-        return self.values[n.name]
-
-
-class Apart(Values):
-    """Runs a converted network, each part on what the simulated network has there, and counts the steps between."""
-
-    def __init__(self, converted: fx.GraphModule, simulated: fx.GraphModule, images: Tensor) -> None:
-        self.expected, self.grids, self.steps = {}, {}, {}
-        found = Values(simulated, images).values
-        for node in simulated.graph.nodes:
-            end = rounded(simulated, node)
-            self.expected[node.name] = found[end.name]
-            if isinstance(module := module_of(simulated, end), Activation):
-                self.grids[node.name] = module.grid()
-            elif end.all_input_nodes:
-                self.grids[node.name] = self.grids.get(end.all_input_nodes[0].name)
-        super().__init__(converted, images)
-
-    def run_node(self, n: fx.Node) -> Tensor:
-        value = super().run_node(n)
-        grid = self.grids.get(n.name)
-        if not isinstance(value, Tensor) or n.op == "placeholder" or grid is None:
-            return value
-        codes = grid.quantize(self.expected[n.name])
-        if value.is_quantized:
-            self.steps[n.name] = (value.int_repr().long() + grid.low - codes).abs()
-            return torch.quantize_per_tensor(self.expected[n.name], value.q_scale(), value.q_zero_point(), torch.quint8)
-        if value.dtype == torch.int32:
-            self.steps[n.name] = (value - codes).abs()
-            return codes.int()
-        return value
-
-
-def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(node.target) if node.op == "call_module" else None
-
-
-def rounded(simulated: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Where a node's value is rounded: the activation after it, or after the clamp that alone reads it; or itself."""
-    end, module = node, module_of(simulated, node)
-    if not isinstance(module, MAKING | CLAMPS):
-        return node
-    for _ in range(2):
-        if len(end.users) != 1:
-            return node
-        end = next(iter(end.users))
-        if isinstance(module_of(simulated, end), Activation):
-            return end
-        if not isinstance(module_of(simulated, end), CLAMPS) or isinstance(module, CLAMPS):
-            return node
-    return node
 
 
 def exactly(x: int, m0: int, exponent: int) -> int:

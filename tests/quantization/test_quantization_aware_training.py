@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lib import datasets, models, storage
+from lib.book.zoo.agreement import Apart
 from lib.cache import cached
 from lib.datasets import Split
 from lib.quantization.affine import AffineWeight, calibrate, simulate
@@ -164,7 +165,7 @@ def test_a_network_of_torchvision_trains_a_step(name):
     assert any("weight.original" in key for key in moved) and any(key.endswith("upper") for key in moved)
     assert error_pct(simulated, part) in range(0, 101, 25)
     with torch.no_grad():
-        apart = given_quantization.Apart(integer_network.convert(simulated.eval()), simulated, images)
+        apart = Apart(integer_network.convert(simulated.eval()), simulated, images)
     assert max(int(steps.max()) for steps in apart.steps.values()) <= 1
 
 

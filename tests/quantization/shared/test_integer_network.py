@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib import models, storage
+from lib.book.zoo.agreement import Apart
 from lib.pruning import magnitude
 from lib.quantization.affine import simulate
 from lib.quantization.shared import graph
@@ -39,7 +40,7 @@ def test_each_part_of_a_network_of_torchvision_is_within_one_step(name):
     model, images = given_quantization.of_torchvision(name)
     simulated = on_grids(model, images)
     with torch.no_grad():
-        apart = given_quantization.Apart(convert(simulated), simulated, images)
+        apart = Apart(convert(simulated), simulated, images)
     assert len(apart.steps) > 60 and max(int(steps.max()) for steps in apart.steps.values()) <= 1
 
 
@@ -48,7 +49,7 @@ def test_functions_and_concatenations_are_exact():
     model, images = given_quantization.of_torchvision("mobilenet_v3_small")
     simulated = on_grids(model, images)
     with torch.no_grad():
-        apart = given_quantization.Apart(convert(simulated), simulated, images)
+        apart = Apart(convert(simulated), simulated, images)
     tables = [name for name, node in named(simulated).items() if isinstance(node, nn.Hardswish | nn.Hardsigmoid)]
     assert len(tables) > 20 and all(int(apart.steps[name].max()) == 0 for name in tables)
 

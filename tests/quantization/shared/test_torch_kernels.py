@@ -15,6 +15,7 @@ from given_quantization import on_grids
 from torch import nn
 
 from lib import models
+from lib.book.zoo.agreement import Apart
 from lib.datasets import Split
 from lib.quantization.affine import calibrate, simulate
 from lib.quantization.shared import integer_network, torch_kernels
@@ -102,7 +103,7 @@ def test_each_part_of_a_network_of_torchvision_is_within_one_step(name):
     simulated = on_grids(model, images)
     network = torch_kernels.convert_to_kernels(simulated)
     with torch.no_grad():
-        apart = given_quantization.Apart(network, simulated, images)
+        apart = Apart(network, simulated, images)
     layers = [node.name for node in network.graph.nodes if isinstance(module(network, node), Layer)]
     assert len(layers) > 18 and set(layers) <= set(apart.steps)
     assert max(int(steps.max()) for steps in apart.steps.values()) <= 1
