@@ -9,7 +9,8 @@ together at most the share :math:`\delta` of the sum (ye2020channel):
     \theta = \tfrac12 \big( \lvert\gamma_{(k-1)}\rvert + \lvert\gamma_{(k)}\rvert \big), \qquad
     \text{remove } \lvert\gamma\rvert < \theta.
 
-One threshold for the whole network, as in network slimming, is ``keep(scores, scope="global")``.
+One threshold for the whole network, as in network slimming, is ``keep(scores, scope="global", groups=groups)`` with the
+groups of :func:`lib.structure.groups`: where an addition ties layers, these have one mask and count once.
 """
 
 import copy

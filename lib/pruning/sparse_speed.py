@@ -256,6 +256,8 @@ def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple
         Conv2d(8, 24, kernel_size=(5, 5), stride=(1, 1))
     """
     groups = structure.groups(model, example_input)
+    if not groups:
+        raise ValueError(f"{type(model).__name__} has no filters that can go: no group of channels may be removed")
     scores = {
         name: _magnitude(layer_named(model, name).weight).flatten(1).sum(1)
         for group in groups

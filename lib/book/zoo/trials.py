@@ -211,7 +211,7 @@ def integers(model: nn.Module, split: Split, call: Call) -> str:
     before = _state(model)
     simulated = call(model, split)
     assert _same(_state(model), before), "the model is changed"
-    said = []
+    said: list[str] = []
     for what, convert in (
         ("in integers", modules()["integer_network"].convert),
         ("with torch's kernels", modules()["torch_kernels"].convert_to_kernels),

@@ -1,0 +1,125 @@
+"""Running a network apart: on a twin, with all randomness held still, so that nothing outside notices."""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_ATEN = torch.ops.aten
+_DRAWS = {
+    *(_ATEN.bernoulli, _ATEN.bernoulli_, _ATEN.rand, _ATEN.rand_like, _ATEN.uniform_),
+    *(_ATEN.randn, _ATEN.randn_like, _ATEN.normal_),
+}
+
+
+class _Still(TorchDispatchMode):
+    """Inside, every draw of dropout, stochastic depth or added noise gives ones, whatever its shape."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket is _ATEN.native_dropout:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        result = function(*args, **(kwargs or {}))
+        return result.fill_(1) if function.overloadpacket in _DRAWS else result
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """Copy everything of a network except its parameters, which both share: it costs little memory.
+
+    network: any network; a run of the twin changes nothing in it unless the forward pass writes into a parameter.
+
+    Raises ValueError for a network that cannot be copied.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> other = twin(network)
+    >>> other[0].weight is network[0].weight, other[1].running_mean is network[1].running_mean
+    (True, False)
+    """
+    return copied(network, {id(p): p for p in network.parameters()})
+
+
+def copied(network: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
+    """Copy a network, with other tensors in place of some of its own.
+
+    network: any network; it is left as it was.
+    instead: ``id`` of a parameter or buffer of the network -> what the copy holds instead, itself not copied.
+
+    Raises ValueError for a network that cannot be copied.
+
+    >>> network = nn.Linear(2, 3)
+    >>> copied(network, {id(network.bias): nn.Parameter(torch.ones(3))}).bias.tolist()
+    [1.0, 1.0, 1.0]
+    """
+    try:
+        return copy.deepcopy(network, dict(instead))
+    except Exception as error:  # whatever a module of the network may hold
+        why = str(error).split(". ")[0]
+        raise ValueError(f"{type(network).__name__} cannot be copied: {why}") from error
+
+
+def answers(network: nn.Module, inputs: Tensor, *, training: bool) -> list[Tensor]:
+    """Run a network once in evaluation or training mode, without gradients, and return all tensors of its output.
+
+    Dropout, stochastic depth and added noise give ones, so networks of different sizes can be compared. The global
+    random states are the same before and after.
+
+    network: any network; its modes and its state change: give a :func:`twin`.
+    inputs: what it takes.
+    training: whether all its modules are in training mode.
+
+    Raises what the network raises.
+
+    >>> network = nn.Sequential(nn.Dropout(0.5), nn.Flatten(0))
+    >>> answers(network, torch.ones(2, 2), training=True)  # nothing is dropped; what is kept is scaled as ever
+    [tensor([2., 2., 2., 2.])]
+    """
+    for module in network.modules():  # not by train(), which may be the network's own and change weights
+        module.training = training
+    with undisturbed(inputs.device), torch.no_grad(), _Still():
+        return list(tensors(network(inputs)))
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """The same random draws inside whenever it is entered; afterwards the global random states are as before.
+
+    device: whose random state is used besides the processor's.
+
+    >>> with undisturbed(torch.device("cpu")):
+    ...     first = torch.rand(1)
+    >>> with undisturbed(torch.device("cpu")):
+    ...     print(torch.rand(1) == first)
+    tensor([True])
+    """
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Yield all tensors in what a network returns: a tensor, or sequences, mappings and records of them.
+
+    output: of any kind; what holds no tensor is passed over.
+
+    >>> [tuple(value.shape) for value in tensors({"logits": torch.zeros(2, 3), "rest": (torch.zeros(2), None)})]
+    [(2, 3), (2,)]
+    """
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping | list | tuple):
+        for value in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors(value)
+    elif hasattr(output, "__dict__"):
+        yield from tensors(vars(output))
