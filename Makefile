@@ -15,7 +15,7 @@ export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 .ONESHELL:
 .SHELLFLAGS := -ec
 .PHONY: help book chapter page pages record reproduce compare check serve doctor chapters matrix data
-.PHONY: test bench bench-kernels lint table lock environment clean FORCE
+.PHONY: test zoo bench bench-kernels lint table lock environment clean FORCE
 
 help:
 	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
@@ -32,6 +32,7 @@ help:
 	echo "make data [PROFILE=...]                             download the data sets that the chapters use"
 	echo "make chapters | matrix [PROFILE=...]                the chapters and their fingerprints | a job for each"
 	echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
+	echo "make zoo                                            every technique on networks that nobody here wrote"
 	echo "make bench                                          our algorithms against other libraries': time and result"
 	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
 	echo "make lint                                           style, format and types of the code"
@@ -82,6 +83,9 @@ data: environment
 
 test: environment
 	@$(RUN) -m pytest $(TESTS)
+
+zoo: environment
+	@$(RUN) -m lib zoo --cores "$$CORES"
 
 bench: environment
 	@$(RUN) -m benchmarks.kmeans

@@ -54,6 +54,7 @@ from lib.cache import cached
 from lib.pruning import lottery_ticket, magnitude
 from lib.pruning import optimal_brain_damage as damage
 from lib.pruning import optimal_brain_surgeon as surgeon
+from lib.pruning.shared import squared
 from lib.weights import layers
 
 dataset = datasets.load(data)
@@ -86,7 +87,7 @@ def accuracy(model, split=dataset.test):
 # One backward pass for each class gives its diagonal exactly:
 
 # %% tags=["remove-input"]
-figures.show_source(damage.factor, damage.curvature, damage.saliencies)
+figures.show_source(damage.factor, damage.add_diagonal, damage.saliencies)
 
 # %% [markdown]
 # **An exact check.** In a network of one linear layer the Gauss-Newton matrix is the matrix of second derivatives.
@@ -106,6 +107,27 @@ def loss(weight):
 whole = torch.autograd.functional.hessian(loss, layer.weight.detach()).reshape(15, 15)
 torch.testing.assert_close(
     damage.curvature(layer, batch)[""].flatten(), whole.diagonal()
+)
+
+# %% [markdown]
+# **One pass.** The paper needs one backward pass in all.
+# It sends the second derivatives back as backpropagation sends the first ones, but squares every weight, slope and input on the way:
+#
+# $$ \frac{\partial^2 E}{\partial a_i^2} = f'(a_i)^2 \sum_l w_{li}^2\, \frac{\partial^2 E}{\partial a_l^2} , \qquad h_{ij} = \frac{\partial^2 E}{\partial a_i^2}\, x_j^2 , $$ (eq-one-pass)
+#
+# where neuron $i$ sums its inputs $x_j$ to $a_i$, answers with $f(a_i)$, and is read by the neurons $l$.
+# This leaves out that several neurons of a layer act on the same outputs, so it is exact for the last layer only.
+# Our version adds the two rules to automatic differentiation:
+
+# %% tags=["remove-input"]
+figures.show_source(squared.Weighted, squared.Elementwise, squared.second_derivatives)
+
+# %% [markdown]
+# **An exact check.** The network of one linear layer has no other layer than the last.
+
+# %%
+torch.testing.assert_close(
+    damage.curvature(layer, batch, one_pass=True)[""].flatten(), whole.diagonal()
 )
 
 # %% [markdown]
@@ -412,7 +434,8 @@ figures.table(
 # ### What it costs
 #
 # All second derivatives of $n$ parameters make an $n \times n$ matrix, and Optimal Brain Surgeon needs its inverse; Optimal Brain Damage needs $n$ numbers.
-# Between the two, Optimal Brain Surgeon can work *layer by layer*: a row of a linear layer disturbs one output only, so all rows share one small matrix.
+# Between the two, Optimal Brain Surgeon can work *layer by layer* {cite:p}`dong2017learning`: a row of a linear layer disturbs one output only, so all rows share one small matrix.
+# From there each row deletes its own weights, as in Optimal Brain Compression {cite:p}`frantar2022optimal`.
 
 # %% tags=["hide-input"]
 net, few = perceptron(0), small_set.first(100)
@@ -421,6 +444,7 @@ works = {
     "gradient": lambda: nn.functional.cross_entropy(
         net(few.images), few.labels
     ).backward(),
+    "one_pass": lambda: damage.curvature(net, few, one_pass=True),
     "damage": lambda: damage.curvature(net, few),
     "surgeon": lambda: surgeon.inverse_hessian(rows, samples=len(few), alpha=decay),
 }
@@ -432,12 +456,14 @@ for name, work in works.items():
 large = models.lenet_300_100()
 n, weights = measure.parameters(large), [layer.weight for _, layer in layers(large)]
 sizes = {
+    "one_pass": n,
     "damage": n,
     "layerwise": sum((w.shape[1] + 1) ** 2 for w in weights),
     "surgeon": n**2,
 }
 titles = {
-    "damage": "Optimal Brain Damage: diagonal",
+    "one_pass": "Optimal Brain Damage: the paper's one pass",
+    "damage": "Optimal Brain Damage: exact diagonal",
     "layerwise": "Optimal Brain Surgeon: one matrix per layer",
     "surgeon": "Optimal Brain Surgeon: one matrix",
 }
@@ -459,6 +485,15 @@ for name, title in titles.items():
             "memory (networks)": memory,
         }
     )
+agreement = []
+for model in small:
+    pair = [
+        damage.saliencies(model, small_set, weight_decay=decay, one_pass=one_pass)
+        for one_pass in (False, True)
+    ]
+    exact, paper = (torch.cat([s.flatten() for s in part.values()]) for part in pair)
+    agreement.append(spearmanr(exact, paper).statistic)
+record("cost.one_pass_rank_correlation", agreement, digits=3)
 figures.table(
     rows,
     caption="Multiply-adds for the small network, in gradients; memory for LeNet-300-100 in double precision, in copies of the network",
@@ -466,6 +501,9 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** The matrix rules out large networks: for LeNet-300-100 it takes {glue:text}`pruning_saliency.cost.surgeon_memory_ratio` the memory of the network, the diagonal only {glue:text}`pruning_saliency.cost.damage_memory_ratio`.
+# In multiply-adds, the paper's one pass costs {glue:text}`pruning_saliency.cost.one_pass_operations_ratio` a gradient, and the exact diagonal, with its pass for each class, {glue:text}`pruning_saliency.cost.damage_operations_ratio`: {verdict}`C2.3-08`.
+# Pruning needs the order of the saliencies only, and on the small networks the rank correlation between the two is {glue:text}`pruning_saliency.cost.one_pass_rank_correlation`.
+# A network of many classes can draw some of them for each image instead of taking them all (`classes`), which is right on average.
 #
 # ### LeNet-300-100
 #
@@ -478,13 +516,13 @@ def start(seed):
     return lottery_ticket.glorot(models.lenet_300_100(seed), seed)
 
 
-def learn(model, seed, split=dataset.train, passes=epochs):
+def learn(model, seed, masks, split=dataset.train, passes=epochs):
     options = {"learning_rate": learning_rate, "batch_size": 60, "weight_decay": 0.0}
     options |= {"optimizer": "adam", "epochs": passes, "seed": seed}
-    return cached(lottery_ticket.train, model, split=split, **options)
+    return cached(lottery_ticket.train, model, split=split, masks=masks, **options)
 
 
-dense = [learn(start(seed), seed) for seed in range(seeds)]
+dense = [learn(start(seed), seed, {}) for seed in range(seeds)]
 probe = dataset.train.first(samples)
 cuts = {"dense": dense, "equal_shares": [], "one_quality": [], "damage": []}
 for model in dense:
@@ -576,7 +614,7 @@ for name, mask in masks.items():
 tickets = [
     lottery_ticket.find(
         start(seed),
-        lambda model, seed=seed: learn(model, seed),
+        lambda model, masks, seed=seed: learn(model, seed, masks),
         rounds=rounds,
         share=share,
     )
@@ -590,11 +628,12 @@ for seed, series in enumerate(tickets):
     for i, ticket in enumerate(series):
         curves[0, i, seed] = accuracy(ticket.trained)
         again = lottery_ticket.rewind(start(seed), ticket.masks)
-        curves[2, i, seed] = accuracy(learn(again, seed, few, 1))
+        curves[2, i, seed] = accuracy(learn(again, seed, ticket.masks, few, 1))
         if i in tested:
             control = lottery_ticket.rewind(start(1000 + seed), ticket.masks)
-            curves[3, i, seed] = accuracy(learn(copy.deepcopy(control), seed, few, 1))
-            curves[1, i, seed] = accuracy(learn(control, seed))
+            early = learn(copy.deepcopy(control), seed, ticket.masks, few, 1)
+            curves[3, i, seed] = accuracy(early)
+            curves[1, i, seed] = accuracy(learn(control, seed, ticket.masks))
 full, other, full_early, other_early = curves  # ticket and control; each: rounds, seeds
 
 # %% tags=["remove-input"]
@@ -721,4 +760,5 @@ evidence.answer(
 # ## Sources of this chapter
 #
 # - {cite:t}`lecun1989obd` is Optimal Brain Damage; {cite:t}`hassibi1992obs` is Optimal Brain Surgeon.
+# - {cite:t}`dong2017learning` and {cite:t}`frantar2022optimal` take Optimal Brain Surgeon to single layers and to their rows.
 # - {cite:t}`frankle2019lottery` is the lottery ticket; {cite:t}`berthelier2020survey` is the survey.

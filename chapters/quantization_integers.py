@@ -51,7 +51,13 @@ from lib import datasets, evidence, figures, measure, models, running, storage, 
 from lib.cache import cached, trained
 from lib.quantization import affine
 from lib.quantization import quantization_aware_training as qat
-from lib.quantization.shared import graph, integer_network, torch_kernels
+from lib.quantization.shared import (
+    graph,
+    grids,
+    integer_arithmetic,
+    integer_network,
+    torch_kernels,
+)
 from lib.vision import torchvision
 from lib.weights import decompress, layers
 
@@ -239,7 +245,7 @@ for b, points in spread.items():
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(integer_network.accumulate, integer_network.rescale)
+figures.show_source(integer_arithmetic.accumulate, integer_arithmetic.rescale)
 
 # %% [markdown]
 # **An exact check.** One unit of the first layer agrees with a computation in Python's own integers and fractions.
@@ -324,7 +330,7 @@ figures.table(
 # **The code.** Forward, a value is rounded as above; backward, a saved mask of ones and zeros says which values lay in the range:
 
 # %% tags=["remove-input"]
-figures.show_source(affine.StraightThrough, qat.fit)
+figures.show_source(grids.StraightThrough, qat.fit)
 
 # %% [markdown]
 # **An exact check.** The rounded values are bit for bit those that the integers represent, and the gradient is one inside the range and zero outside.

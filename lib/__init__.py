@@ -16,10 +16,12 @@ training.py      the one training loop, and the error of what it trained
 cache.py         trained networks, kept by what their training depends on
 running.py       a network's outputs, what flows through it, its modes, its memory layout
 weights.py       compressed weights: how a technique stores a layer's weight
+owners.py        layers whose owner reads their weight instead of calling them
 storage.py       a model to a compressed file and back, bit for bit
 coding/          the coders that the files are written with
 structure.py     scores of filters to masks, and masks to a physically smaller network
 measure.py       parameters, bytes, multiply-adds, latency
+operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
 vision.py        torchvision, beside a CPU-only torch as well
 

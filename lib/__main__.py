@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("compare", parents=[profiled], help="which results differ from the committed ones")
     names = commands.add_parser("chapters", parents=[profiled], help="the names of the chapters")
     names.add_argument("--json", action="store_true", help="with the fingerprint, needs and data of each")
+    zoo = commands.add_parser("zoo", parents=[cored], help="try the techniques on networks that nobody here wrote")
+    zoo.add_argument("--technique", help="only this one, by its id, whether it is up to date or not")
     commands.add_parser("doctor", help="are this machine's kernels right?")
     return parser
 
@@ -78,6 +80,10 @@ def _call(options: argparse.Namespace, root: Path) -> int:
             from lib.book import doctor
 
             return doctor.main(root)
+        case "zoo":
+            from lib.book.zoo import matrix
+
+            return matrix.run(root, cores=options.cores, only=options.technique)
         case "compare":
             from lib.book import records
 

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import running, storage
+from lib import operations, running, storage
 from lib.coding import coders
 from lib.weights import layers
 
@@ -58,15 +57,19 @@ def _dense(model: nn.Module) -> list[Tensor]:
     return list(found.values())
 
 
-def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
+def multiply_adds(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> int:
     """Count the multiply-adds of one forward pass for one input.
 
     A linear layer takes inputs times outputs, a convolution :math:`H W C_{out} (C_{in} / g) k_h k_w`, with H x W the
-    size of its output (of its input if it is transposed). Other layers count as nothing, and a pruned weight counts
-    like any other. A module that does a layer's work without calling it names that layer in its attribute ``computes``.
+    size of its output (of its input if it is transposed). Recurrent layers, attention, and matrix products that a
+    ``forward`` computes by itself count as well. What multiplies no matrices counts as nothing, and a pruned weight
+    counts like any other. A module that does a layer's work without calling it names that layer in its attribute
+    ``computes``.
 
     model: any network. It runs once, in evaluation mode; modes are restored afterwards.
     shape: of one input, without the batch: (channels, height, width).
+    dtype: of the input; default: the type of the model's first parameter. A network that reads words takes
+        ``torch.long``.
 
     Raises ValueError where the model does not take such an input.
 
@@ -76,45 +79,28 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
     >>> multiply_adds_by_layer(models.lenet5(), (1, 28, 28))
     {'conv1': 288000, 'conv2': 1600000, 'fc1': 400000, 'fc2': 5000}
     """
-    return sum(multiply_adds_by_layer(model, shape).values())
+    return sum(multiply_adds_by_layer(model, shape, dtype=dtype).values())
 
 
-def multiply_adds_by_layer(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Count the multiply-adds of each convolution and linear layer in one forward pass for one input.
+def multiply_adds_by_layer(
+    model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype | None = None
+) -> dict[str, int]:
+    """Count the multiply-adds of each module in one forward pass for one input.
 
     model: any network; counted as in :func:`multiply_adds`, which also has an example.
     shape: of one input, without the batch: (channels, height, width).
+    dtype: of the input; default: the type of the model's first parameter.
 
-    Returns layer name -> multiply-adds, for the layers that run, in the order in which they run.
+    Returns module name -> multiply-adds, for the modules that multiply, in the order in which they run: convolution,
+    linear and recurrent layers, attention with all of its four matrices and the products between them, and whatever
+    else multiplies matrices itself, without its submodules. What the model itself multiplies has the name "".
     Raises ValueError where the model does not take such an input.
     """
-    total: dict[str, int] = {}
-    names = {module: name for name, module in model.named_modules()}
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        layer: Any = getattr(module, "computes", module)
-        if isinstance(layer, nn.Linear):
-            work = output.numel() * layer.in_features
-        else:
-            places = inputs[0] if isinstance(layer, transposed) else output
-            work = places.numel() // places.shape[1] * layer.weight.numel()
-        total[names[module]] = total.get(names[module], 0) + work
-
-    transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-    counted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | transposed
-    hooks = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(getattr(module, "computes", module), counted)
-    ]
     first: Tensor = next(model.parameters(), torch.zeros(0))
-    try:
-        with torch.no_grad(), running.evaluating(model):
-            running.logits(model, torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
+    image = torch.zeros(1, *shape, device=first.device, dtype=dtype or first.dtype)
+    with torch.no_grad(), running.evaluating(model), operations.counting(model) as work:
+        running.logits(model, image)
+    return work
 
 
 @dataclass(frozen=True)
@@ -203,6 +189,9 @@ def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
 def by_layer(model: nn.Module) -> list[dict[str, object]]:
     """Return one row for each layer with a weight: its name, the number of its weights, and how many are not zero.
 
+    Rows for the other parameters of two dimensions or more follow, such as class tokens and position embeddings. No
+    technique compresses them.
+
     model: any network.
 
     >>> from lib import models
@@ -210,9 +199,14 @@ def by_layer(model: nn.Module) -> list[dict[str, object]]:
     >>> by_layer(magnitude.prune(models.lenet_300_100(), density=0.1))[0]
     {'layer': 'fc1', 'weights': 235200, 'kept': 23520}
     """
+    weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers(model)}
+    for name, parameter in model.named_parameters():
+        place = name.removesuffix("weight").removesuffix(".") if name.split(".")[-1] == "weight" else name
+        if parameter.dim() > 1 and parameter.numel() and ".parametrizations." not in f".{name}":
+            weights.setdefault(place, parameter)
     return [
-        {"layer": name, "weights": layer.weight.numel(), "kept": int(layer.weight.count_nonzero())}
-        for name, layer in layers(model)
+        {"layer": name, "weights": weight.numel(), "kept": int(weight.count_nonzero())}
+        for name, weight in weights.items()
     ]
 
 

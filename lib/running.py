@@ -1,6 +1,6 @@
 """Running a network: its outputs, what flows through it, its modes, and a memory layout that is safe and fast."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -42,18 +42,59 @@ def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
         if name not in layers:
             raise ValueError(f"{type(model).__name__} has no layer {name!r}: it has {', '.join(filter(None, layers))}")
 
-    def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            flow.inputs[name], flow.outputs[name] = inputs[0], output
+    def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], by_name: dict[str, Tensor], output: Tensor) -> None:
+            flow.inputs[name], flow.outputs[name] = (*inputs, *by_name.values())[0], output
 
         return hook
 
     try:
-        hooks += [layers[name].register_forward_hook(keeper(name)) for name in names]
+        hooks += [layers[name].register_forward_hook(keeper(name), with_kwargs=True) for name in names]
         yield flow
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def ran(model: nn.Module, names: Iterable[str], images: Tensor) -> list[str]:
+    """Say which of the named layers run in a forward pass in evaluation mode.
+
+    A layer can be there and never run: its owner reads the weight and does not call the layer (``out_proj`` of
+    ``nn.MultiheadAttention``), or only training calls it (the side branches of GoogLeNet). A hook on it sees nothing.
+
+    model: any network; it is left as it was.
+    names: of the layers, as in ``model.named_modules()``.
+    images: (n, channels, height, width), or whatever else the model takes; the first one is used.
+
+    Returns the names of those that ran, in the given order; :func:`check_ran` refuses the others.
+    Raises ValueError for a layer that the model does not have.
+
+    >>> model = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+    >>> ran(model, ["linear1", "self_attn.out_proj"], torch.zeros(1, 5, 8))
+    ['linear1']
+    """
+    names = list(names)
+    with torch.no_grad(), evaluating(model), captured(model, names) as flow:
+        logits(model, images[:1])
+    return [name for name in names if name in flow.outputs]
+
+
+def check_ran(names: Iterable[str], ran: Container[str]) -> None:
+    """Raise ValueError for the first of the named layers that did not run.
+
+    names: of layers that must run.
+    ran: names of those that ran: what :func:`ran` returns, or the ``outputs`` of a :class:`Flow`.
+
+    >>> check_ran(["fc1", "fc2"], ["fc1"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: layer 'fc2' did not run: ...
+    """
+    for name in names:
+        if name not in ran:
+            raise ValueError(
+                f"layer {name!r} did not run: its owner reads the weight and does not call the layer, or only training"
+                " calls it; name the layers to work on, without this one"
+            )
 
 
 @contextmanager
@@ -231,3 +272,43 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     except RuntimeError as error:
         shape = tuple(images.shape)
         raise ValueError(f"{type(model).__name__} does not take images of shape {shape}: {error}") from error
+
+
+def class_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits of a classifier, and refuse whatever else a model may answer.
+
+    model: a classifier of whole samples.
+    images: (n, channels, height, width), or whatever else the model takes.
+
+    Returns (n, classes).
+    Raises ValueError for images that the model does not take, for an answer of another shape, and for NaN or infinity.
+
+    >>> tuple(class_logits(nn.Linear(4, 3), torch.zeros(2, 4)).shape)
+    (2, 3)
+    """
+    answers = logits(model, images)
+    if not isinstance(answers, Tensor) or answers.dim() != 2 or len(answers) != len(images):
+        answered = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+        raise ValueError(
+            f"{type(model).__name__} must answer {len(images)} samples with logits of shape ({len(images)}, classes),"
+            f" not with {answered}"
+        )
+    if not torch.isfinite(answers).all():
+        raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
+    return answers
+
+
+def fitted(model: nn.Module, images: Tensor) -> Tensor:
+    """Bring images to the type and the device of a model's weights; whole numbers stay whole where it embeds them.
+
+    model: any network with a parameter.
+    images: of any type and device.
+
+    >>> fitted(nn.Linear(4, 3).double(), torch.zeros(2, 4)).dtype
+    torch.float64
+    >>> fitted(nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.zeros(2, 4, dtype=torch.long)).dtype
+    torch.int64
+    """
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    embeds = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in model.modules())
+    return images.to(first.device, None if embeds and not images.is_floating_point() else first.dtype)

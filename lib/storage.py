@@ -15,28 +15,34 @@ ASCII):
     checksum                             8 bytes: BLAKE2b of everything before
 
 A file is parsed, never executed: a name in it can only choose one of the known forms. Every count is compared with the
-architecture before memory is allocated.
+architecture before memory is allocated: :meth:`lib.weights.CompressedWeight.most` says for each form how many symbols
+and values a weight of some shape may have. So memory and time are bounded by the architecture and the file's size.
 """
 
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lib.coding import coders, context
-from lib.weights import CompressedWeight, Encoding, check_one_of, compressed_form, decompress, form_named
+from lib.coding import context, fields
+from lib.weights import (
+    CompressedWeight,
+    Encoding,
+    PackedWeight,
+    check_one_of,
+    compressed,
+    compressed_form,
+    decompress,
+    form_named,
+)
 
 MAGIC = b"SLIM\x02"
-# How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
-# (its code lengths, a stream themselves), one symbol repeated (the symbol), a range code (its table of shares, a stream
-# as well), and a code that learns from neighboring symbols (the width of a line).
-FIXED, HUFFMAN, CONSTANT, RANGE, CONTEXT = 0, 1, 2, 3, 4
 CODERS = ("context", "best", "huffman", "fixed")  # what a user chooses: which of the above may be tried
 # Every float32 value is a whole multiple of a power of two between 2^-149, the smallest positive float32, and 2^127,
 # the largest power of two. Exponents are written from 0 up, so LOWEST is added; 150 instead of 149 leaves one to spare.
@@ -48,7 +54,7 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
 
     Compressed weights are written in their form, everything else as it is. The file is complete or not there.
 
-    model: any network; its compressed weights must be float32.
+    model: any network, on any device; its compressed weights must be float32 and finite.
     path: where to write; an existing file is replaced.
     coder: how streams of symbols are written, default "best".
 
@@ -58,7 +64,8 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
         - "context": also tries a code that learns from neighboring symbols, and writes plain float32 tensors as
           integers where all values are multiples of one power of two; it takes seconds per million weights
 
-    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+    Raises ValueError for another coder, for a parametrization that is not a compressed weight, and for a tensor without
+    dense values; OSError where the file cannot be written.
 
     >>> import tempfile
     >>> model = nn.Linear(3, 2)
@@ -70,10 +77,13 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     """
     content = dumps(model, coder=coder)
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Not made of the path's name, which may be as long as a name can be.
+    partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.write_bytes(content)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
     return len(content)
@@ -87,11 +97,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     path: a file that :func:`save` wrote.
     model: a network of the architecture that was saved: same names, shapes and types of its tensors.
 
-    Raises ValueError for a damaged file, a file of another kind, and another architecture; the model is then as it was.
+    Raises ValueError for a damaged file, a file of another kind, another architecture, and a model whose tensors cannot
+    be written to; the model is then as it was.
     """
     content = Path(path).read_bytes()
     try:
         values = loads(content, model)
+        for name, tensor, _ in _tensors(model):
+            _check_writable(name, tensor)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     decompress(model)
@@ -104,37 +117,59 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
     """Return the content of the file that :func:`save` writes.
 
-    model: any network; its compressed weights must be float32.
+    model: any network, on any device; its compressed weights must be float32 and finite.
     coder: "context", "best" (default), "huffman" or "fixed", as in :func:`save`.
 
-    Raises ValueError for another coder, and for a parametrization that is not a compressed weight.
+    Raises ValueError for another coder, for a parametrization that is not a compressed weight, and for a tensor without
+    dense values.
 
     >>> content = dumps(nn.Linear(3, 2))
     >>> content[:4], [tuple(tensor.shape) for tensor in loads(content, nn.Linear(3, 2))]
     (b'SLIM', [(2,), (2, 3)])
     """
     check_one_of("coder", coder, CODERS)
-    tensors = list(_tensors(model))
+    tensors = _dense(model)
     forms = sorted({type(stored[0]).__name__ for _, _, stored in tensors if stored})
-    out = bytearray(MAGIC + _fingerprint(tensors) + _integer(len(forms)))
-    for name in forms:
-        out += _name(name)
+    out = bytearray(MAGIC + _fingerprint(tensors) + fields.integer(len(forms)))
+    for form in forms:
+        out += fields.name(form)
     for name, tensor, stored in tensors:
         if stored is None:
-            plain = _integer(0) + tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            out += min([plain, *_on_a_grid(tensor.detach(), coder)], key=len)
+            plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            raw = fields.integer(0) + plain.flatten().view(torch.uint8).numpy().tobytes()
+            out += min([raw, *_on_a_grid(plain, coder)], key=len)
             continue
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}: compressed weights are stored for float32 models only")
-        with torch.no_grad():
-            encoding = stored[0].encode(*stored[1])
-        out += _integer(forms.index(type(stored[0]).__name__) + 2) + _integer(len(encoding.symbols))
-        for key, symbols in encoding.symbols.items():
-            out += _name(key) + _stream(symbols.numpy(), coder, tensor.shape)
-        out += _integer(len(encoding.tables))
-        for key, table in encoding.tables.items():
-            out += _name(key) + _integer(table.numel()) + table.detach().float().contiguous().numpy().tobytes()
-    return bytes(out + _digest(out))
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity: compressed weights are stored where they are finite")
+        try:
+            out += fields.integer(forms.index(type(stored[0]).__name__) + 2)
+            out += _written(tensor, *stored, coder)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be stored as {type(stored[0]).__name__}: {error}") from error
+    out += _digest(out)
+    return bytes(out)
+
+
+def _written(tensor: Tensor, form: CompressedWeight, stored: tuple[Tensor, ...], coder: str) -> bytes:
+    """The streams and tables of a compressed weight, which :func:`loads` accepts."""
+    with torch.no_grad():
+        encoding = form.encode(*stored)
+    streams, tables = form.most(tensor.shape)
+    sizes = {key: len(symbols) for key, symbols in encoding.symbols.items()}
+    for most, held in ((streams, sizes), (tables, {key: table.numel() for key, table in encoding.tables.items()})):
+        for key, count in held.items():
+            if count > most.get(key, -1):
+                raise ValueError(f"it has {count} entries of {key!r}, and its bounds are {most}")
+    out = fields.integer(len(encoding.symbols))
+    for key, symbols in encoding.symbols.items():
+        out += fields.name(key) + fields.stream(symbols.cpu().numpy(), coder, tensor.shape)
+    out += fields.integer(len(encoding.tables))
+    for key, table in encoding.tables.items():
+        values = table.detach().cpu().float().contiguous().numpy()
+        out += fields.name(key) + fields.integer(values.size) + values.tobytes()
+    return out
 
 
 def loads(content: bytes, model: nn.Module) -> list[Tensor]:
@@ -147,20 +182,26 @@ def loads(content: bytes, model: nn.Module) -> list[Tensor]:
     """
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("it is no model file of this version: it does not begin with SLIM 2")
-    if len(content) < len(MAGIC) + 17 or _digest(content[:-8]) != content[-8:]:
+    body = memoryview(content)[:-8]
+    if len(content) < len(MAGIC) + 17 or _digest(body) != content[-8:]:
         raise ValueError("it is damaged or cut short: its checksum does not fit")
-    tensors = list(_tensors(model))
-    reader = _Reader(content[:-8], len(MAGIC))
+    tensors = _dense(model)
+    reader = fields.Reader(body, len(MAGIC))
     if reader.take(8) != _fingerprint(tensors):
         raise ValueError(
             f"it holds another architecture than this {type(model).__name__} of {len(tensors)} tensors:"
             " names, shapes and types must be the same"
         )
-    try:
-        forms = [form_named(reader.name()) for _ in range(reader.integer(most=255))]
-        values = [_tensor(reader, forms, tensor) for _, tensor, _ in tensors]
-    except (IndexError, KeyError, OverflowError, RuntimeError, UnicodeDecodeError) as error:
-        raise ValueError(f"its content makes no sense: {error}") from error
+    forms = [form_named(reader.name()) for _ in range(reader.integer(most=255))]
+    values = []
+    for name, tensor, _ in tensors:
+        try:
+            values.append(_tensor(reader, forms, tensor))
+        except KeyError as error:
+            raise ValueError(f"its content for {name} is not whole: {error} is missing") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"its content for {name} makes no sense: {reason}") from error
     if reader.left():
         raise ValueError(f"{reader.left()} bytes are left over after the last tensor")
     return values
@@ -177,51 +218,64 @@ def streams(model: nn.Module) -> Iterator[tuple[str, Encoding]]:
     >>> [(name, *encoding.symbols, *encoding.tables) for name, encoding in streams(model)]
     [('fc1', 'gap', 'value')]
     """
-    for name, _, stored in _tensors(model):
-        if stored is not None:
-            with torch.no_grad():
-                yield name.removesuffix(".weight"), stored[0].encode(*stored[1])
+    for name, form, stored in compressed(model):
+        with torch.no_grad():
+            yield name, form.encode(*stored)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
-    """Name, dense value and form (None: plain) of each parameter and buffer that is saved, in a fixed order."""
+    """Name, dense value and form (None: plain) of each parameter and buffer that is saved, in a fixed order.
+
+    A parameter that several modules share comes once, under the first of its names.
+    """
+    seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if isinstance(module, parametrize.ParametrizationList) or prefix.split(".")[-1] == "parametrizations":
+        if ".parametrizations." in f".{prefix}.":  # what is inside belongs to the forms
             continue
-        if ".parametrizations." in f".{prefix}.":
-            continue
-        extra = set(getattr(module, "parametrizations", {})) - {"weight"}
-        if extra:
-            raise ValueError(f"{prefix} has a parametrization of {', '.join(extra)}: only weights can be compressed")
         own: dict[str, Tensor | None] = dict(module._parameters)
         own |= {k: v for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set}
-        stored = compressed_form(module)
-        if stored is not None:
-            own["weight"] = module.weight
-        for key in sorted(own):
-            tensor = own[key]
-            if tensor is not None:
-                yield f"{prefix}.{key}".lstrip("."), tensor, stored if key == "weight" else None
+        keys = {key for key, tensor in own.items() if tensor is not None and id(tensor) not in seen}
+        seen |= {id(tensor) for tensor in own.values()}
+        for key in sorted(keys | set(getattr(module, "parametrizations", ()))):
+            try:
+                stored = compressed_form(PackedWeight(module, key))
+            except ValueError as error:
+                raise ValueError(f"{prefix or 'the model'} cannot be saved: {error}") from error
+            tensor = own[key] if stored is None else getattr(module, key)
+            assert tensor is not None
+            yield f"{prefix}.{key}".lstrip("."), tensor, stored
+
+
+def _dense(model: nn.Module) -> list[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
+    """:func:`_tensors`, all of what the model is, each with values that can be read one after the other."""
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"{name or type(module).__name__} has an extra state: only tensors are stored")
+    tensors = list(_tensors(model))
+    for name, tensor, _ in tensors:
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise ValueError(f"{name} has no shape before the network has seen an input: run it once")
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the device meta, which holds no values: accepted is any other device")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name} is {tensor.layout} of {tensor.dtype}: accepted are dense tensors of numbers")
+    return tensors
+
+
+def _check_writable(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where values cannot be copied into a tensor, so that no model is left half loaded."""
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise ValueError(f"the values of {name} share one place in memory: make it contiguous first")
+    if tensor.is_inference():
+        raise ValueError(f"{name} was made in inference mode, and cannot be changed: accepted is any other tensor")
 
 
 def _fingerprint(tensors: list) -> bytes:
     return _digest(json.dumps([[name, list(t.shape), str(t.dtype)] for name, t, _ in tensors]).encode())
 
 
-def _digest(content: bytes | bytearray) -> bytes:
+def _digest(content: bytes | bytearray | memoryview) -> bytes:
     return hashlib.blake2b(content, digest_size=8).digest()
-
-
-def _integer(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _name(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode("ascii")
 
 
 def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
@@ -237,124 +291,45 @@ def _on_a_grid(tensor: Tensor, coder: str) -> Iterator[bytes]:
     levels = np.rint(values * 2.0**-exponent)
     if np.abs(levels).max() <= context.LARGEST and not np.signbit(values[values == 0]).any():
         symbols = np.where(levels > 0, 2 * levels - 1, -2 * levels).astype(np.int64)
-        yield _integer(1) + _integer(exponent + LOWEST) + _stream(symbols, coder, tensor.shape)
+        yield fields.integer(1) + fields.integer(exponent + LOWEST) + fields.stream(symbols, coder, tensor.shape)
 
 
-def _stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) -> bytes:
-    """One coded stream: number of symbols, coder, the coder's parameters, coded bytes; the shortest of those allowed.
-
-    ``shape``: of the tensor, if the stream may fill one.
-    """
-    counts = np.bincount(symbols)
-    head = _integer(len(symbols))
-    if np.count_nonzero(counts) <= 1:
-        return head + _integer(CONSTANT) + _integer(max(0, len(counts) - 1))
-    bits = int(len(counts) - 1).bit_length()
-    written = [head + _integer(FIXED) + _integer(bits) + _sized(coders.pack(symbols, bits))]
-    if coder != "fixed":  # code lengths are a stream of smaller numbers, so this recursion ends
-        lengths = coders.code_lengths(counts)
-        written.append(head + _integer(HUFFMAN) + _stream(lengths, coder) + _sized(coders.huffman(symbols, lengths)))
-    if coder in ("best", "context") and len(symbols) > 64:
-        shares = coders.shares(counts)
-        written.append(head + _integer(RANGE) + _stream(shares, coder) + _sized(coders.range_code(symbols, shares)))
-    if coder == "context" and shape and len(symbols) == shape.numel() and counts.size <= 2 * context.LARGEST + 1:
-        rows = _rows(shape)
-        sample = symbols[: min(rows, 32) * (len(symbols) // rows)]
-        # A row may be an image or kernels of w x w symbols, which have neighbors above; 1: neither.
-        widths = [w for w in range(1, 65) if len(symbols) % (rows * w * w) == 0]
-        width = min(widths, key=lambda w: len(context.context_code(sample, min(rows, 32), w)))
-        coded = context.context_code(symbols, rows, width)
-        written.append(head + _integer(CONTEXT) + _integer(width) + _sized(coded))
-    return min(written, key=len)
-
-
-def _rows(shape: torch.Size) -> int:
-    """The number of rows: one per output unit or filter; a tensor of one dimension is one row."""
-    return shape[0] if len(shape) > 1 else 1
-
-
-def _sized(content: bytes) -> bytes:
-    return _integer(len(content)) + content
-
-
-def _tensor(reader: "_Reader", forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
+def _tensor(reader: fields.Reader, forms: list[type[CompressedWeight]], like: Tensor) -> Tensor:
     form = reader.integer(most=len(forms) + 1)
     if form == 0:
-        raw = reader.take(like.numel() * like.element_size())
-        return torch.frombuffer(bytearray(raw), dtype=like.dtype).reshape(like.shape) if raw else torch.empty_like(like)
-    if form == 1:
-        exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
-        steps = reader.symbols(most=like.numel(), shape=like.shape)
-        if like.dtype != torch.float32 or len(steps) != like.numel():
-            raise ValueError(
-                f"{len(steps)} steps are given for {like.numel()} values of {like.dtype}:"
-                " accepted is one step for each value of float32"
-            )
-        levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
-        return (levels.double() * 2.0**exponent).float().reshape(like.shape)
-    symbols = {
-        reader.name(): reader.symbols(most=like.numel(), shape=like.shape) for _ in range(reader.integer(most=255))
-    }
-    tables = {reader.name(): reader.floats() for _ in range(reader.integer(most=255))}
-    value = forms[form - 2].decode(Encoding(symbols, tables), like.shape)
+        return _from_bytes(reader.take(like.numel() * like.element_size()), like)
+    if like.dtype != torch.float32:
+        raise ValueError(f"compressed values are given for a tensor of {like.dtype}: accepted is float32")
+    value = _from_grid(reader, like.shape) if form == 1 else _decoded(reader, forms[form - 2], like.shape)
     if value.shape != like.shape or value.dtype != like.dtype:
         raise ValueError(
-            f"a weight has the shape {tuple(value.shape)} and the type {value.dtype}:"
+            f"it has the shape {tuple(value.shape)} and the type {value.dtype}:"
             f" accepted is {tuple(like.shape)} of {like.dtype}"
         )
+    if not value.isfinite().all():
+        raise ValueError("it holds NaN or infinity, and compressed values are finite")
     return value
 
 
-class _Reader:
-    """Reads content from a position on: never past the end, and never more than the caller says is possible."""
+def _from_bytes(raw: memoryview, like: Tensor) -> Tensor:
+    if not raw:
+        return torch.empty(like.shape, dtype=like.dtype)
+    own = bytearray(raw)
+    if like.dtype == torch.bool and max(own) > 1:
+        raise ValueError(f"a byte is {max(own)}: accepted for bool are 0 and 1")
+    return torch.frombuffer(own, dtype=like.dtype).reshape(like.shape)
 
-    def __init__(self, content: bytes, at: int):
-        self.content, self.at = content, at
 
-    def left(self) -> int:
-        return len(self.content) - self.at
+def _from_grid(reader: fields.Reader, shape: torch.Size) -> Tensor:
+    exponent = reader.integer(most=HIGHEST + LOWEST) - LOWEST
+    steps = reader.stream(most=shape.numel(), shape=shape)()
+    if len(steps) != shape.numel():
+        raise ValueError(f"{len(steps)} steps are given for {shape.numel()} values: accepted is one for each")
+    levels = torch.where(steps % 2 == 1, (steps + 1) // 2, -((steps + 1) // 2))
+    return (levels.double() * 2.0**exponent).float().reshape(shape)
 
-    def take(self, count: int) -> bytes:
-        if count > self.left():
-            raise ValueError(f"{count} bytes are announced where {self.left()} are left")
-        self.at += count
-        return self.content[self.at - count : self.at]
 
-    def integer(self, most: int) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 63:
-                raise ValueError("a number has more digits than any size has")
-        if value > most:
-            raise ValueError(f"{value} is announced where at most {most} is possible")
-        return value
-
-    def name(self) -> str:
-        return self.take(self.take(1)[0]).decode("ascii")
-
-    def floats(self) -> Tensor:
-        count = self.integer(most=self.left() // 4)
-        return torch.frombuffer(bytearray(self.take(4 * count)), dtype=torch.float32) if count else torch.zeros(0)
-
-    def symbols(self, most: int, depth: int = 0, shape: torch.Size | None = None) -> Tensor:
-        if depth > 8:
-            raise ValueError("code tables are nested more than 8 deep, which no writer produces")
-        count, coder = self.integer(most), self.integer(most=CONTEXT)
-        if coder == CONSTANT:
-            return torch.tensor(self.integer(most=2**16)).expand(count)  # one number in memory, however long
-        if coder == FIXED:
-            bits = self.integer(most=16)
-            return torch.from_numpy(coders.unpack(self.take(self.integer(self.left())), count, bits))
-        if coder == CONTEXT:
-            if shape is None or not count:
-                raise ValueError("a context-coded stream is only allowed for a whole tensor")
-            width, content = self.integer(most=64), self.take(self.integer(self.left()))
-            return torch.from_numpy(context.uncontext(content, count, _rows(shape), width))
-        table = self.symbols(most=2**16, depth=depth + 1).numpy()
-        decode = coders.unrange if coder == RANGE else coders.unhuffman
-        return torch.from_numpy(decode(self.take(self.integer(self.left())), count, table))
+def _decoded(reader: fields.Reader, form: type[CompressedWeight], shape: torch.Size) -> Tensor:
+    streams, tables = form.most(shape)
+    symbols = reader.named(streams, lambda most: reader.stream(most, shape))
+    return form.decode(Encoding(fields.Streams(symbols), reader.named(tables, reader.floats)), shape)

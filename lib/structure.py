@@ -39,23 +39,41 @@ class Group:
     carriers: dict[str, Tensor]
     consumers: dict[str, Tensor]
 
-    def maps(self, consumer: str, inputs: Tensor) -> Tensor:
-        """Pick the maps of this group from what a consumer reads.
+    def maps(self, model: nn.Module, name: str, values: Tensor, *, written: bool = False) -> Tensor:
+        """Pick the maps of this group from what a layer reads or writes.
 
-        consumer: name of one of the consumers.
-        inputs: its input, (n, channels, height, width) or (n, features).
+        The channels of a convolution and of a batch norm are axis 1; those of a linear layer are the last axis, so
+        (n, tokens, features) has as many channels as features.
+
+        model: the network of the group.
+        name: of one of the layers of the group.
+        values: what a consumer reads or, if ``written``, what a producer or carrier writes: (n, channels, height,
+            width), (n, features), (n, tokens, features) or the like.
+        written: whether ``values`` were written by the layer, default False.
 
         Returns (n, channels, places): the values of each map of the group.
+        Raises ValueError for a layer that does not read or write the channels of this group, and for what a convolution
+        reads or writes without a batch.
 
         >>> from lib import models
-        >>> last = groups(models.lenet5(), torch.zeros(1, 1, 28, 28))[1]
-        >>> last.maps("fc1", torch.zeros(2, 800)).shape  # the 50 maps of conv2, 4 x 4 places each
+        >>> model = models.lenet5()
+        >>> last = groups(model, torch.zeros(1, 1, 28, 28))[1]
+        >>> last.maps(model, "fc1", torch.zeros(2, 800)).shape  # the 50 maps of conv2, 4 x 4 places each
         torch.Size([2, 50, 16])
         """
-        columns = self.consumers[consumer]
-        if inputs.dim() > 2:  # (n, channels, height, width)
-            return inputs[:, columns[:, 0]].flatten(2)
-        return inputs[:, columns.flatten()].reshape(len(inputs), *columns.shape)
+        every = torch.arange(self.channels)[:, None]
+        known = self.carriers | dict.fromkeys(self.producers, every) if written else self.consumers
+        if name not in known:
+            verb = "write" if written else "read"
+            raise ValueError(f"layer {name!r} does not {verb} the channels of this group: {', '.join(known)} do")
+        columns, layer = known[name], model.get_submodule(name)
+        if isinstance(layer, CONVOLUTION) and values.dim() != len(layer.kernel_size) + 2:
+            raise ValueError(f"values of shape {tuple(values.shape)} are no batch of maps of convolution {name!r}")
+        if values.dim() == 2:  # (n, features): one column for each place of a map that was flattened
+            return values[:, columns.flatten()].reshape(len(values), *columns.shape)
+        if isinstance(layer, nn.Linear):  # (n, ..., features)
+            return values.movedim(-1, 1).flatten(2)[:, columns].flatten(2)
+        return values[:, columns[:, 0]].flatten(2)
 
 
 _known: WeakKeyDictionary[nn.Module, tuple[tuple, list[Group]]] = WeakKeyDictionary()  # network -> shapes, groups

@@ -112,7 +112,8 @@ def fit(
     momentum: default 0.9; with 0 the descent is plain. For "adam" it is the decay rate of the first moment.
     weight_decay: added to the gradient as ``weight_decay`` times the weight, default 5e-4. It acts on parameters of two
         dimensions or more, so never on biases and batch norm.
-    batch_size: samples per step, 1 or more, default 128; the last batch of an epoch may be smaller.
+    batch_size: samples per step, 1 or more, default 128; the last batch of an epoch may be smaller (see
+        :func:`batches`).
     shift: pixels, 0 or more, default 0. Each training image is moved by up to this many pixels in both directions, each
         time by another offset; zeros come in at the border. For images (n, channels, height, width) only.
     optimizer: "sgd" (default), "adam", or a function that makes another ``torch.optim.Optimizer`` from a list of
@@ -149,7 +150,7 @@ def fit(
         update = torch.optim.Adam(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
     else:
         update = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
-    steps = max(1, epochs * -(-len(split) // batch_size))
+    steps = max(1, epochs * len(batches(len(split), batch_size)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
     losses = []
     memory = running.layout(model, split.images)
@@ -159,7 +160,7 @@ def fit(
             before_epoch(epoch)
         model.train()
         total = 0.0
-        for batch in torch.randperm(len(split), generator=generator).split(batch_size):
+        for batch in batches(len(split), batch_size, generator):
             images = split.images[batch]
             if shift:
                 images = shifted(images, shift, generator)
@@ -180,6 +181,26 @@ def fit(
             )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return losses
+
+
+def batches(n: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    """Deal n samples in random order into batches: the numbers of the samples in each.
+
+    The last batch may be smaller. A single sample that is left over joins the batch before it, since batch norm learns
+    nothing from one value.
+
+    n: number of samples, 0 or more.
+    batch_size: samples in each batch, 1 or more.
+    generator: of the order; it is advanced. Default None: the order 0, 1, 2, ...
+
+    >>> [batch.tolist() for batch in batches(7, 3)]
+    [[0, 1, 2], [3, 4, 5, 6]]
+    """
+    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 < batch_size:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def minimize(

@@ -61,6 +61,25 @@ def perceptron(seed: int = 0, dtype=torch.float64) -> nn.Sequential:
     return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype), seed)
 
 
+class Sequences(nn.Module):
+    """Images (n, 1, 28, 28) to 10 outputs: patches by a convolution, attention, a recurrent layer of both directions.
+
+    Its weights are of all kinds: of layers that are called, of one that its owner reads, and packed ones.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 8, 7, stride=7)
+        self.places = nn.Parameter(torch.randn(1, 16, 8) / 10)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 12, dropout=0, batch_first=True)
+        self.recurrent = nn.LSTM(8, 6, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        return self.head(self.recurrent(self.encoder(x))[0].mean(1))
+
+
 def of_torchvision(name: str) -> tuple[nn.Module, Split, list[structure.Group]]:
     """A network of 4 outputs that we did not write, two images for it, and which of its filters belong together."""
     model = seeded(lambda: getattr(torchvision.models, name)(num_classes=4).eval())

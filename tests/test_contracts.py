@@ -16,7 +16,7 @@ from torch import nn
 
 import lib
 from lib import models, storage, structure
-from lib.weights import compressed_form, decompress, layers
+from lib.weights import PackedWeight, compressed, compressed_form, decompress, layers
 
 PROJECT = Path(__file__).parents[1]
 CATALOGUE = yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
@@ -188,6 +188,62 @@ def test_a_form_of_weights_keeps_its_contract(call, tmp_path):
     assert torch.equal(again(images), answers)
     assert decompress(model) is model and torch.equal(model(images), answers)
     assert not any(compressed_form(layer) for _, layer in layers(model))
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All numbers that the model computes with."""
+    dense = {name: layer.weight.detach().clone() for name, layer in layers(model)}
+    return dense | {n: p.detach().clone() for n, p in decompress(copy.deepcopy(model)).state_dict().items()}
+
+
+LAYERS_ALONE = ("bnn", "xnor-net", "abc-net", "gxnor-dst")  # they are for layers that may read signs
+OF_ANY_WEIGHT = [row for row in listed("weights") if row.id not in LAYERS_ALONE]
+
+
+@pytest.mark.parametrize("call", OF_ANY_WEIGHT)
+def test_a_form_of_weights_keeps_its_contract_in_attention_and_recurrent_layers(call, tmp_path):
+    split, images = given.split(20, 1, 28, 28), given.split(3, 1, 28, 28).images
+    model = called(call, model=given.seeded(given.Sequences).eval(), split=split).eval()
+    packed = {name for name, layer in layers(model) if isinstance(layer, PackedWeight)}
+    assert len(packed) == 5 and packed <= {name for name, _, _ in compressed(model)}
+    answers, dense = model(images), weights_of(model)
+    assert torch.allclose(model(images), answers, atol=1e-5)
+    for name, form, tensors in compressed(model):
+        weight = dict(layers(model))[name].weight.detach()
+        decoded = type(form).decode(form.encode(*tensors), weight.shape)
+        assert torch.equal(decoded, weight) and torch.equal(decoded.signbit(), weight.signbit()), name
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in twin.state_dict().values():
+            value.zero_()
+    twin.load_state_dict(model.state_dict())
+    assert given.same_state(weights_of(twin), dense) and torch.allclose(twin(images), answers, atol=1e-5)
+    storage.save(model, tmp_path / "model")
+    again = called(call, model=given.seeded(given.Sequences, seed=1), split=split)
+    again = storage.load(tmp_path / "model", again).eval()
+    assert given.same_state(weights_of(again), dense) and torch.allclose(again(images), answers, atol=1e-5)
+    model.train()(images).square().sum().backward()
+    trained = [tensor for _, _, tensors in compressed(model) for tensor in tensors if tensor.requires_grad]
+    assert all(tensor.grad is not None for tensor in trained if tensor.numel())
+    assert decompress(model) is model and given.same_state(weights_of(model.eval()), dense)
+    assert torch.allclose(model(images), answers, atol=1e-5) and not list(compressed(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("call", OF_ANY_WEIGHT)
+def test_a_form_of_weights_keeps_the_type_or_refuses_it_by_name(call, dtype):
+    model = given.seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.LSTM(4, 4), nn.Linear(4, 2))).to(dtype)
+    before, raised = given.state(model), None
+    try:
+        called(call, model=model, split=given.split(4, 1, 8, 8))
+    except ValueError as error:
+        raised = str(error)
+    if raised is None:
+        assert list(compressed(model)) and {layer.weight.dtype for _, layer in layers(model)} == {dtype}
+        decompress(model)
+        assert {value.dtype for value in model.state_dict().values()} == {dtype}
+    else:
+        assert re.search("layer '.*' ?.*torch", raised) and given.same_state(given.state(model), before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

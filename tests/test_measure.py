@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from lib import measure, models
-from lib.binarization import bnn, xnor_net
+from lib.binarization import abc_net, bnn, xnor_net
 from lib.pruning import magnitude
 from lib.quantization import deep_compression, scalar_kmeans
 from lib.vision import torchvision
+from lib.weights import layers
 
 # name, parameters, multiply-adds for one 224 x 224 image (inception: 299 x 299)
 TORCHVISION = [
@@ -50,6 +51,24 @@ def test_counts_of_torchvision_models(name, parameters, multiply_adds):
     assert measure.parameters(model) == parameters
     assert measure.dense_bytes(model) == 4 * parameters
     assert measure.multiply_adds(model, (3, side, side)) == multiply_adds
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vit_b_16", "vit_b_32", "swin_t", "swin_v2_t", "maxvit_t", "convnext_tiny"),
+        *("efficientnet_b0", "resnext50_32x4d", "wide_resnet50_2"),
+    ],
+)
+def test_multiply_adds_are_those_that_torchvision_publishes(name):
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)()
+    for weights in torchvision.models.get_model_weights(name):
+        side = weights.transforms().crop_size[0]
+        if side == getattr(model, "image_size", side):
+            published = weights.meta["_ops"]  # in billions, three decimals
+            assert measure.multiply_adds(model, (3, side, side)) == pytest.approx(1e9 * published, rel=1e-4, abs=6e5)
+    assert measure.parameters(model) == weights.meta["num_params"]
 
 
 def mobilenet_v1(width: float, full: bool = False, blocks: int = 5) -> nn.Sequential:
@@ -113,6 +132,96 @@ def test_multiply_adds_of_one_layer_by_hand(layer, shape, expected):
     assert measure.multiply_adds(layer, shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("build", "steps"),
+    [
+        (lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True), 5),
+        (lambda: nn.LSTM(3, 4, proj_size=2, batch_first=True), 5),
+        (lambda: nn.GRU(3, 4, num_layers=2, batch_first=True), 7),
+        (lambda: nn.RNN(3, 4, bias=False, batch_first=True), 1),
+    ],
+)
+def test_recurrent_layers_use_every_matrix_at_every_step(build, steps):
+    model = nn.Sequential(build())
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    assert measure.multiply_adds_by_layer(model, (steps, 3)) == {"0": steps * matrices}
+
+
+def test_steps_of_sequences_of_different_lengths_count_once_each():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.cell = nn.GRU(3, 4), nn.LSTMCell(3, 4, bias=False)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_sequence([x[0, :5], x[0, :2]])
+            return self.recurrent(input=packed)[0].data, self.cell(x[:, 0])[0]
+
+    matrices = 3 * 4 * (3 + 4)
+    work = measure.multiply_adds_by_layer(Packed(), (5, 3))
+    assert work == {"recurrent": 7 * matrices, "cell": 4 * 4 * (3 + 4)}
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 6, "vdim": 10}, {"add_bias_kv": True}])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_multiply_adds_of_attention_by_hand(options, need_weights):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(8, 2, batch_first=True, **options)
+
+        def forward(self, x):
+            key, value = x[..., : options.get("kdim", 8)], torch.cat([x, x], -1)[..., : options.get("vdim", 8)]
+            return self.inner(x, key, value, need_weights=need_weights)[0]
+
+    n, keys = 5, 5 + ("add_bias_kv" in options)
+    matrices = n * 8 * (8 + options.get("kdim", 8) + options.get("vdim", 8) + 8)
+    expected = {"inner": matrices + 2 * n * keys * 8}
+    for model in (Attention(), Attention().to("meta"), scalar_kmeans.share(Attention(), bits=3)):
+        assert measure.multiply_adds_by_layer(model, (n, 8)) == expected
+
+
+def test_an_encoder_counts_the_same_with_and_without_its_fast_path():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    work = measure.multiply_adds_by_layer(model, (5, 8))
+    assert list(work) == [f"layers.{i}.{part}" for i in (0, 1) for part in ("self_attn", "linear1", "linear2")]
+    assert set(work.values()) == {5 * 8 * 8 * 4 + 2 * 25 * 8, 5 * 8 * 16}
+    assert torch.backends.mha.get_fastpath_enabled() and model.training
+
+
+def test_products_that_a_network_computes_itself_count():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.shared = nn.Parameter(torch.ones(3, 3)), nn.Linear(3, 3)
+            self.again, self.bilinear = nn.Sequential(self.shared), nn.Bilinear(3, 3, 2)
+
+        def forward(self, x):
+            x = self.again(self.shared(x @ self.w))
+            x = nn.functional.linear(x, self.shared.weight)
+            x = nn.functional.scaled_dot_product_attention(x[None], x[None], x[None])[0]
+            self.bilinear(x, x)
+            return torch.einsum("ni,ij->nj", x, self.w), self.w @ x[0], x[0] @ x[0]
+
+    work = measure.multiply_adds_by_layer(Own(), (3,))
+    assert work == {"": 9 + 9 + 3 + 3 + 9 + 9 + 3, "shared": 9 + 9, "bilinear": 18}
+
+
+def test_words_are_an_input_too():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    assert measure.multiply_adds_by_layer(model, (7,), dtype=torch.long) == {"1": 56}
+    with pytest.raises(ValueError, match=r"does not take images of shape \(1, 7\)"):
+        measure.multiply_adds(model, (7,))
+
+
+def test_how_a_weight_is_made_from_what_is_stored_counts_as_nothing():
+    model = abc_net.binarize(models.lenet5(), bases=3)
+    assert measure.multiply_adds_by_layer(model, (1, 28, 28)) == measure.multiply_adds_by_layer(
+        models.lenet5(), (1, 28, 28)
+    )
+
+
 @pytest.mark.parametrize("build", [models.lenet5, models.lenet_300_100])
 @pytest.mark.parametrize("binarize", [xnor_net.binarize, bnn.binarize])
 def test_layers_that_read_signs_count_like_any_other(build, binarize):
@@ -171,6 +280,33 @@ def test_nonzero_parameters_are_the_survivors_and_the_biases():
         ("fc2", 30_000, 3_000),
         ("fc3", 1_000, 100),
     ]
+
+
+def test_every_matrix_of_a_network_is_in_the_list_of_layers():
+    model = torchvision.models.VisionTransformer(16, 8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16)
+    magnitude.prune(model, density=0.5)
+    rows = {row["layer"]: (row["weights"], row["kept"]) for row in measure.by_layer(model)}
+    vectors = [p for name, p in model.named_parameters() if p.dim() == 1]
+    assert sum(n for n, _ in rows.values()) == measure.parameters(model) - sum(p.numel() for p in vectors)
+    assert rows["encoder.layers.encoder_layer_0.self_attention.in_proj_weight"] == (3 * 64, 3 * 64 // 2)
+    assert list(rows)[-2:] == ["class_token", "encoder.pos_embedding"] and rows["encoder.pos_embedding"] == (40, 40)
+    assert list(rows)[:-2] == [name for name, _ in layers(model)]
+
+
+def test_streams_of_packed_weights_and_of_a_single_layer_have_rows():
+    for model in (nn.LSTM(4, 3), nn.Linear(4, 3)):
+        scalar_kmeans.share(model, bits=2)
+        assert [row["layer"] for row in measure.by_stream(model)] == [row["layer"] for row in measure.by_layer(model)]
+
+
+def test_parameters_of_compressed_packed_weights_are_those_of_the_dense_network():
+    model = nn.Sequential(nn.LSTM(4, 3, bidirectional=True), nn.MultiheadAttention(8, 2))
+    expected = measure.parameters(model)
+    sizes = measure.accountings(magnitude.prune(model, density=0.5))
+    assert measure.parameters(model) == expected
+    biases = sum(p.numel() for name, p in model.named_parameters() if "bias" in name and p.count_nonzero())
+    weights = sum(layer.weight.numel() for _, layer in layers(model))
+    assert sizes.nonzeros == 4 * (weights // 2 + biases) < sizes.file
 
 
 def test_accountings_of_a_case_counted_by_hand():

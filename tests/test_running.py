@@ -44,6 +44,83 @@ def test_an_unknown_layer_is_named():
         pass
 
 
+class Named(nn.Module):
+    """Passes what its layer reads by the name of the argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+def test_an_input_that_is_passed_by_name_is_captured():
+    model, x = Named(), torch.rand(2, 4)
+    with running.captured(model, ["layer"]) as flow:
+        model(x)
+    assert torch.equal(flow.inputs["layer"], x)
+
+
+# -- layers that run -----------------------------------------------------------------------------------------------
+
+
+def test_a_layer_whose_owner_reads_its_weight_does_not_run():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).train()
+    names = ["layers.0.self_attn.out_proj", "layers.1.linear1", "layers.0.linear2"]
+    before = copy.deepcopy(model.state_dict())
+    ran = running.ran(model, names, torch.rand(3, 5, 8))
+    assert ran == names[1:]
+    running.check_ran(names[1:], ran)
+    with pytest.raises(ValueError, match=r"layer 'layers.0.self_attn.out_proj' did not run: its owner reads"):
+        running.check_ran(names, ran)
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_branch_for_training_alone_does_not_run():
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.branch = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.trunk(x) + (self.branch(x) if self.training else 0)
+
+    assert running.ran(Branched(), ["branch", "trunk"], torch.rand(3, 4)) == ["trunk"]
+    with pytest.raises(ValueError, match="has no layer 'twig'"):
+        running.ran(Branched(), ["twig"], torch.rand(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            lambda x: x.new_zeros(2, 3, 3),
+            r"must answer 2 samples with logits of shape \(2, classes\), not with \(2, 3, 3\)",
+        ),
+        (lambda x: x.new_zeros(4, 3), r"not with \(4, 3\)"),
+        (lambda x: (x,), "not with tuple"),
+        (lambda x: x / 0, "logits hold NaN or infinity"),
+    ],
+)
+def test_only_finite_logits_of_classes_are_accepted(answer, says):
+    class Answering(nn.Module):
+        def forward(self, x):
+            return answer(x)
+
+    with pytest.raises(ValueError, match=says):
+        running.class_logits(Answering(), torch.ones(2, 4))
+
+
+def test_images_come_to_the_type_of_the_weights():
+    pixels = torch.randint(0, 255, (2, 1, 4, 4), dtype=torch.uint8)
+    assert running.fitted(nn.Conv2d(1, 2, 3).half(), pixels).dtype == torch.float16
+    words = nn.Sequential(nn.Embedding(9, 4), nn.Flatten())
+    assert running.fitted(words, pixels).dtype == torch.uint8
+    assert running.fitted(words, torch.rand(2, 4).double()).dtype == torch.float32
+
+
 # -- layout ------------------------------------------------------------------------------------------------------------
 
 PLAIN, LAST = torch.contiguous_format, torch.channels_last

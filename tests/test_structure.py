@@ -143,10 +143,30 @@ def test_maps_are_what_the_consumer_reads():
     model, x = Branches().double().eval(), images(3, 2, 4, 4)
     group = structure.groups(model, x)[2]
     maps = torch.randn(3, 5, 4, 4)
-    assert torch.equal(group.maps("head", maps.flatten(1)), maps.flatten(2))
+    assert torch.equal(group.maps(model, "head", maps.flatten(1)), maps.flatten(2))
     right = structure.groups(model, x)[1]
     every = torch.randn(3, 10, 4, 4)
-    assert torch.equal(right.maps("point", every), every[:, 4:].flatten(2))
+    assert torch.equal(right.maps(model, "point", every), every[:, 4:].flatten(2))
+    with pytest.raises(ValueError, match="layer 'head' does not read the channels of this group: point do"):
+        right.maps(model, "head", every)
+    with pytest.raises(ValueError, match=r"values of shape \(10, 4, 4\) are no batch of maps of convolution 'point'"):
+        right.maps(model, "point", every[0])
+
+
+def test_maps_of_a_linear_layer_are_its_last_axis():
+    model, tokens = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 5, 7, 4)
+    (group,) = structure.groups(model, torch.zeros(1, 5, 7, 3))
+    by_channel = torch.stack([tokens[..., channel].flatten(1) for channel in range(4)], dim=1)
+    assert torch.equal(group.maps(model, "2", tokens), by_channel)
+    assert torch.equal(group.maps(model, "0", tokens, written=True), by_channel)
+
+
+def test_maps_that_producers_and_carriers_write_are_those_that_are_read():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    (group,) = structure.groups(model, torch.zeros(1, 1, 8, 8))
+    values = torch.randn(2, 4, 6, 6)
+    for name in ("0", "1", "2"):
+        assert torch.equal(group.maps(model, name, values, written=True), values.flatten(2))
 
 
 def test_additions_tie_layers_and_the_output_is_free():

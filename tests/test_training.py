@@ -112,6 +112,29 @@ def test_a_model_with_normalization_ends_in_evaluation_mode_and_in_plain_memory(
     assert all(p.is_contiguous() for p in model.parameters())
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 10, 17])
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 100])
+def test_batches_hold_each_sample_once_and_leave_none_alone(n, size):
+    dealt = training.batches(n, size, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(dealt).tolist()) == list(range(n))
+    assert all(len(batch) == size for batch in dealt[:-1]) and len(dealt[-1]) <= size + 1
+    assert len(dealt[-1]) > 1 or n < 2 or size == 1
+    if n % size != 1:  # the usual case is the plain one
+        plain = torch.randperm(n, generator=torch.Generator().manual_seed(0)).split(size)
+        assert all(map(torch.equal, dealt, plain))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(lambda: models.mlp(0, inputs=16, hidden=(8,)), (16,)), (lambda: models.resnet8(0), (3, 4, 4))],
+    ids=["a table", "maps of one place"],
+)
+def test_a_sample_that_is_left_over_does_not_stop_batch_norm(build, shape):
+    model = build()
+    losses = training.fit(model, given.split(9, *shape, labels="in turn"), epochs=2, seed=0, batch_size=4)
+    assert len(losses) == 2 and next(m for m in model.modules() if hasattr(m, "running_mean")).num_batches_tracked == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,10 +2,11 @@
 
 import copy
 
+import given
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from lib import weights
 from lib.pruning.magnitude import PrunedWeight
@@ -14,6 +15,7 @@ from lib.weights import (
     Encoding,
     check_one_of,
     compress,
+    compressed,
     compressed_form,
     decompress,
     form_named,
@@ -32,6 +34,31 @@ class Doubled(CompressedWeight):
 
     def encode(self, half):
         return Encoding(tables={"half": half})
+
+
+class Apart(CompressedWeight):
+    """Stored as two tensors, size and sign."""
+
+    def right_inverse(self, weight):
+        return weight.abs(), weight.sign()
+
+    def forward(self, size, sign):
+        return size * sign
+
+
+class Drawn(CompressedWeight):
+    """Another weight at each look, as in stochastic binarization."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.looks = torch.Generator().manual_seed(0), 0
+
+    def right_inverse(self, weight):
+        return weight
+
+    def forward(self, weight):
+        self.looks += 1
+        return weight + torch.rand(weight.shape, generator=self.generator)
 
 
 class Net(nn.Module):
@@ -154,10 +181,230 @@ def test_a_weight_that_two_layers_share_is_refused_and_nothing_is_changed():
     assert model[0].weight is model[2].weight and not parametrize.is_parametrized(model[0])
 
 
+@pytest.mark.parametrize("chosen", ["0", "1"])
+def test_a_weight_shared_with_a_layer_left_alone_is_refused(chosen):
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 3, bias=False))
+    model[1].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match="layers '0' and '1' share one weight"):
+        compress(model, lambda name, layer: Doubled() if name == chosen else None)
+    assert model[1].weight is model[0].weight and torch.equal(model[0].weight, before)
+
+
 def test_a_shared_weight_that_is_left_alone_is_no_error():
     model = tied()
     compress(model, lambda name, layer: None)
     assert model[0].weight is model[2].weight
+
+
+# --- weights that their module keeps under another name ------------------------------------------------------------
+
+LONG = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+RECURRENT = {
+    "lstm": lambda: nn.LSTM(3, 4, **LONG),
+    "lstm with projections": lambda: nn.LSTM(3, 4, proj_size=2, **LONG),
+    "lstm without biases": lambda: nn.LSTM(3, 4, bias=False),
+    "gru": lambda: nn.GRU(3, 4, **LONG),
+    "rnn": lambda: nn.RNN(3, 4),
+}
+PACKED = RECURRENT | {
+    "attention": lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+    "attention of other sizes": lambda: nn.MultiheadAttention(4, 2, kdim=3, vdim=5, batch_first=True),
+    "lstm cell": lambda: nn.LSTMCell(3, 4),
+    "gru cell": lambda: nn.GRUCell(3, 4),
+    "encoder layer": lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, dropout=0),
+    "encoder": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, norm_first=True, dropout=0), 2, enable_nested_tensor=False
+    ),
+    "decoder layer": lambda: nn.TransformerDecoderLayer(4, 2, 6, batch_first=True, dropout=0),
+}
+
+
+def answers(model):
+    """What a network of PACKED says to two sequences of five steps."""
+    x = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).dtype)
+    if isinstance(model, nn.MultiheadAttention):
+        return model(x, x[..., : model.kdim], torch.cat([x, x], -1)[..., : model.vdim], need_weights=False)[0]
+    if isinstance(model, nn.TransformerDecoderLayer):
+        return model(x, x.flip(1))
+    if isinstance(model, nn.TransformerEncoderLayer | nn.TransformerEncoder):
+        return model(x)
+    x = x[..., :3]
+    out = model(x[:, 0]) if isinstance(model, nn.RNNCellBase) else model(x)[0]
+    return out[0] if isinstance(out, tuple) else out
+
+
+def same(a, b):
+    """Equal up to the last bit or two, which depends on where in memory a weight lies."""
+    return torch.allclose(a, b, rtol=0, atol=1e-6)
+
+
+def pair(kind):
+    """A network of PACKED, and the same one in compressed form."""
+    dense = given.seeded(PACKED[kind])
+    return dense, compress(copy.deepcopy(dense), lambda name, layer: Doubled())
+
+
+def test_packed_weights_have_the_names_of_their_parameters():
+    names = {kind: [name for name, _ in layers(build())] for kind, build in PACKED.items()}
+    assert names["attention"] == ["in_proj_weight", "out_proj"]
+    assert names["attention of other sizes"] == ["k_proj_weight", "q_proj_weight", "v_proj_weight", "out_proj"]
+    assert names["rnn"] == ["weight_hh_l0", "weight_ih_l0"] and names["gru cell"] == ["weight_hh", "weight_ih"]
+    assert names["encoder layer"] == ["self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "linear2"]
+    for kind, build in PACKED.items():
+        model = build()
+        matrices = {name.removesuffix(".weight") for name, p in model.named_parameters() if p.dim() > 1}
+        assert set(names[kind]) == matrices
+
+
+def test_what_is_no_layers_weight_is_not_among_the_layers():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.class_token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.w = nn.Parameter(torch.ones(4, 4))
+            self.mixing_weight = nn.Parameter(torch.ones(4, 4))
+            self.weight_bias = nn.Parameter(torch.ones(4))
+            self.no_weight = nn.Parameter(torch.ones(0, 4))
+            self.norms = nn.ModuleList([nn.LayerNorm((4, 4)), nn.RMSNorm((4, 4)), nn.BatchNorm2d(4), nn.PReLU(4)])
+            self.bilinear = nn.Bilinear(2, 3, 4)
+
+    assert [name for name, _ in layers(Own())] == ["mixing_weight", "bilinear"]
+
+
+def test_a_layer_that_has_no_weight_yet_is_named():
+    with pytest.raises(ValueError, match="layer '1' has no weights before it has seen an input"):
+        list(layers(nn.Sequential(nn.ReLU(), nn.LazyLinear(3))))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_weights_compute_and_learn_like_dense_ones(kind, training):
+    dense, model = (network.train(training) for network in pair(kind))
+    assert all(compressed_form(layer) for _, layer in layers(model))
+    with torch.no_grad():  # where torch takes its fast path
+        assert same(answers(model), answers(dense))
+    answers(model).square().sum().backward()
+    answers(dense).square().sum().backward()
+    for (name, layer), (_, plain) in zip(layers(model), layers(dense), strict=True):
+        ((stored,), expected) = compressed_form(layer)[1], plain.weight.grad
+        assert torch.allclose(stored.grad, 2 * expected, atol=1e-6), name  # weight = 2 stored
+    steps = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps.step()
+    assert not same(answers(model), answers(dense))
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_weights_survive_copies_types_and_decompression(kind):
+    dense, model = (network.eval() for network in pair(kind))
+    expected = answers(model)  # a forward pass first: what it leaves behind must not stand in the way
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in twin.state_dict().values():
+            value.zero_()
+    assert not same(answers(twin), expected)
+    twin.load_state_dict(model.state_dict())
+    assert same(answers(twin), expected) and same(answers(model), expected)
+    assert answers(twin.double()).dtype == torch.float64
+    decompress(twin)
+    assert twin.state_dict().keys() == dense.state_dict().keys()
+    answers(twin).sum().backward()
+    assert all(layer.weight.grad is not None for _, layer in layers(twin))
+    assert all(compressed_form(layer) for _, layer in layers(model)), "the original is still compressed"
+    assert same(answers(decompress(model)), expected)
+    answers(model).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert not same(answers(model), expected), "it computes with its parameters again"
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_second_technique_may_take_some_of_the_weights_of_a_copy(kind):
+    dense, first = pair(kind)
+    second = compress(copy.deepcopy(first), lambda name, layer: Apart() if name == "weight_hh_l0" else None)
+    third = compress(copy.deepcopy(dense), lambda name, layer: Apart() if name == "weight_ih_l0" else None)
+    compress(copy.deepcopy(third), lambda name, layer: Doubled())
+    for model in (first, second, third):
+        assert same(answers(model), answers(dense))
+    kinds = {name: type(compressed_form(layer)[0]) for name, layer in layers(second)}
+    assert kinds.pop("weight_hh_l0") is Apart and set(kinds.values()) == {Doubled}
+    assert [name for name, layer in layers(third) if compressed_form(layer)] == ["weight_ih_l0"]
+
+
+def test_compressed_weights_are_found_without_computing_them():
+    model = compress(nn.Sequential(nn.Linear(3, 4), nn.LSTM(4, 2)), lambda name, layer: Drawn() if name else None)
+    looks = [form.looks for _, form, _ in compressed(model)]
+    assert [name for name, _, _ in compressed(model)] == ["0", "1.weight_hh_l0", "1.weight_ih_l0"]
+    assert [form.looks for _, form, _ in compressed(model)] == looks
+
+
+def test_a_packed_weight_is_no_layer():
+    model = nn.TransformerEncoderLayer(4, 2, 6)
+    packed = weights.weight_named(model, "self_attn.in_proj_weight")
+    assert isinstance(packed, weights.PackedWeight) and not isinstance(packed, nn.Module) and packed.bias is None
+    assert packed.weight is model.self_attn.in_proj_weight
+    with pytest.raises(ValueError, match=r"'self_attn\.in_proj_weight' is a weight of MultiheadAttention"):
+        weights.layer_named(model, "self_attn.in_proj_weight")
+    with given.refused(model, "'self_attn.in_proj_weight' is a weight of MultiheadAttention"):
+        weights.replace(model, "self_attn.in_proj_weight", nn.Linear(4, 4))
+
+
+# --- before anything is changed ------------------------------------------------------------------------------------
+
+
+def test_a_form_that_refuses_the_second_layer_leaves_the_first_alone():
+    class Narrow(Doubled):
+        def right_inverse(self, weight):
+            if weight.abs().max() > 9:
+                raise ValueError("a weight is above 9")
+            return weight / 2
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2))
+    nn.init.constant_(model[1].weight_ih_l0, 10.0)
+    with given.refused(model, r"layer '1.weight_ih_l0': a weight is above 9"):
+        compress(model, lambda name, layer: Narrow())
+
+
+def test_a_form_of_another_type_is_refused_before_anything_changes():
+    class Single(Doubled):
+        def right_inverse(self, weight):
+            return weight.float()
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    with given.refused(model, "layer '1' has weights of torch.float64, which Single does not take"):
+        compress(model, lambda name, layer: Single())
+
+
+def test_weights_that_are_computed_from_others_are_refused():
+    for wrap in (lambda layer: prune.identity(layer, "weight"), nn.utils.parametrizations.weight_norm):
+        model = nn.Sequential(nn.Linear(2, 2), wrap(nn.Linear(2, 2)))
+        assert [name for name, _ in layers(model)] == ["0", "1"]
+        with given.refused(model, "layer '1' (is computed from other tensors|cannot be compressed: Linear computes)"):
+            compress(model, lambda name, layer: Doubled())
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_numbers_that_are_no_floats_are_refused(dtype):
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.ones(2, 2, dtype=dtype), requires_grad=False)
+    with given.refused(layer, f"layer 'Linear' are {dtype}: floating-point numbers are needed"):
+        compress(layer, lambda name, layer: Doubled())
+
+
+@pytest.mark.parametrize("form", [Doubled, Apart])
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_is_frozen_stays_frozen(form, trained):
+    layer = nn.Linear(3, 3)
+    layer.weight.requires_grad_(trained)
+    compress(layer, lambda name, layer: form())
+    assert all(tensor.requires_grad == trained for tensor in compressed_form(layer)[1])
+    with torch.no_grad():
+        decompress(layer)
+    assert isinstance(layer.weight, nn.Parameter) and layer.weight.requires_grad == trained and layer.bias.requires_grad
+
+
+# --- other parametrizations, names, replacing ----------------------------------------------------------------------
 
 
 def test_a_foreign_parametrization_is_named():
@@ -189,3 +436,11 @@ def test_replace_puts_a_layer_under_all_names_of_another():
     assert weights.replace(model, "", new) is new
     with pytest.raises(ValueError, match=r"Net has no layer 'stem\.9': it has stem, stem\.0"):
         weights.replace(model, "stem.9", new)
+
+
+def test_a_layer_that_its_owner_reads_keeps_a_weight_when_replaced():
+    model = nn.TransformerEncoderLayer(4, 2, 6)
+    with given.refused(model, "layer 'linear1' cannot be replaced: TransformerEncoderLayer reads its weight"):
+        weights.replace(model, "linear1", nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 6)))
+    new = nn.Linear(4, 6)
+    assert weights.replace(model, "linear1", new).linear1 is new

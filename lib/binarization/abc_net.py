@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from lib.binarization.shared.conversion import chosen
 from lib.binarization.shared.plans import check_signs, planned, read_activations
 from lib.binarization.shared.signs import BinaryForm, Sign
-from lib.binarization.shared.staircase import AbcActivation, check_bases
-from lib.weights import Encoding, Layer, check_one_of, compress
+from lib.binarization.shared.staircase import MOST, AbcActivation, check_bases
+from lib.weights import Encoding, check_one_of, compress
 
 KINDS, SCOPES = ("abc", "greedy"), ("layer", "filter")
 
@@ -183,19 +183,25 @@ class AbcWeight(BinaryForm):
         latent, *shifts = stored
         count, kind, scope = self.settings
         signs, scales = approximate(latent, count, kind, scope, *shifts)
-        worth = torch.ones(count, dtype=torch.long) if kind == "abc" else 2 ** torch.arange(count)
-        return Encoding(symbols={kind: worth @ (signs > 0).flatten(1).long()}, tables={scope: scales})
+        worth = [1 if kind == "abc" else 2**m for m in range(count)]
+        symbols = sum(w * (sign > 0).flatten().long() for w, sign in zip(worth, signs, strict=True))
+        return Encoding(symbols={kind: symbols}, tables={scope: scales})
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         (kind, symbols), (scope, scales) = *encoding.symbols.items(), *encoding.tables.items()
         scales = scales.reshape(-1, _groups(shape, scope))
-        count, m = len(scales), torch.arange(len(scales))[:, None]
+        count = len(scales)
         _check(count, kind, scope)
         if symbols.max() > (count if kind == "abc" else 2**count - 1):
             raise ValueError(f"symbol {symbols.max()} is too large for {count} signs")
-        bits = symbols >= count - m if kind == "abc" else symbols >> m & 1  # the last threshold is reached first
-        return combine((2.0 * bits - 1.0).reshape(count, *shape), scales)
+        # The last threshold is reached first.
+        bits = (symbols >= count - m if kind == "abc" else symbols >> m & 1 for m in range(count))
+        return combine((2.0 * bit.reshape(shape).float() - 1.0 for bit in bits), scales)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return dict.fromkeys(KINDS, shape.numel()), {scope: MOST * _groups(shape, scope) for scope in SCOPES}
 
 
 class _Approximation(torch.autograd.Function):
@@ -259,7 +265,7 @@ def binarize(
     """
     AbcWeight(bases, kind=kind, scope=scope, train_shifts=train_shifts)  # raises ValueError for other settings
 
-    def form(name: str, _: Layer) -> AbcWeight | None:
+    def form(name: str, _: object) -> AbcWeight | None:
         wanted = name in readers
         return AbcWeight(bases, kind=kind, scope=scope, train_shifts=train_shifts) if wanted else None
 

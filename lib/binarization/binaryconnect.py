@@ -51,8 +51,9 @@ class BinaryConnectWeight(BinaryForm):
             raise ValueError(f"limit must be a number above 0, or None, not {limit}")
         check_one_of("inference", inference, INFERENCE)
         self.limit, self.stochastic, self.inference = limit, stochastic, inference
-        self.seed = seed
-        self.register_buffer("generator", torch.Generator().manual_seed(seed).get_state() if stochastic else None)
+        self.seed = int(seed)
+        state = torch.Generator().manual_seed(self.seed).get_state() if stochastic else None
+        self.register_buffer("generator", state)
 
     def extra_repr(self) -> str:  # tells settings apart, for a reader and for the cache of trained networks
         return f"limit={self.limit}, stochastic={self.stochastic}, seed={self.seed}, inference={self.inference}"
@@ -106,7 +107,11 @@ class BinaryConnectWeight(BinaryForm):
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         if "real" in encoding.tables:
             return encoding.tables["real"].reshape(shape)
-        return 2.0 * encoding.symbols["bit"].reshape(shape) - 1.0
+        return 2.0 * encoding.symbols["bit"].reshape(shape).float() - 1.0
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"bit": shape.numel()}, {"real": shape.numel()}
 
 
 def glorot(weight: Tensor) -> float:

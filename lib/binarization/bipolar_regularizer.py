@@ -30,7 +30,7 @@ from lib.binarization.bwn import BinaryWeight
 from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.datasets import Split
 from lib.training import LoopOptions
-from lib.weights import compressed_form
+from lib.weights import compressed
 
 
 def forms(model: nn.Module) -> list[tuple[BinaryForm, Tensor, float]]:
@@ -39,11 +39,7 @@ def forms(model: nn.Module) -> list[tuple[BinaryForm, Tensor, float]]:
     model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`; ValueError if none.
     """
     binary: list[tuple[BinaryForm, Tensor, float]] = []
-    for module in model.modules():  # not layers(): reading a weight may draw signs
-        compressed = compressed_form(module)
-        if compressed is None:
-            continue
-        form, (latent, *_) = compressed
+    for _, form, (latent, *_) in compressed(model):  # not layers(): reading a weight may draw signs
         if isinstance(form, BinaryConnectWeight | BinaryWeight):
             binary.append((form, latent, getattr(form, "limit", 1.0)))
     if not binary:

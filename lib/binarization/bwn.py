@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.binarization.shared.conversion import chosen
-from lib.binarization.shared.signs import BinaryForm, Sign
-from lib.weights import Encoding, Layer, compress
+from lib.binarization.shared.signs import LAYERS, BinaryForm, Sign
+from lib.weights import Encoding, Layer, PackedWeight, compress, layers
 
 
 class BinaryWeight(BinaryForm):
@@ -39,6 +39,8 @@ class BinaryWeight(BinaryForm):
         return f"centered={self.centered}"
 
     def right_inverse(self, weight: Tensor) -> Tensor:
+        if not torch.isfinite(self.forward(weight)).all():
+            raise ValueError(f"weights up to {weight.abs().max():g} overflow in the mean of a filter")
         return weight
 
     # method
@@ -63,7 +65,11 @@ class BinaryWeight(BinaryForm):
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         alpha = encoding.tables["alpha"].reshape(-1, *[1] * (len(shape) - 1))
-        return alpha * (2.0 * encoding.symbols["bit"].reshape(shape) - 1.0)
+        return alpha * (2.0 * encoding.symbols["bit"].reshape(shape).float() - 1.0)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"bit": shape.numel()}, {"alpha": shape[0]}
 
 
 def scale(weight: Tensor) -> Tensor:
@@ -80,7 +86,7 @@ def scale(weight: Tensor) -> Tensor:
     # end of method
 
 
-def one_bit(name: str, layer: Layer, *, centered: bool) -> BinaryWeight:
+def one_bit(name: str, layer: Layer | PackedWeight, *, centered: bool) -> BinaryWeight:
     """A new :class:`BinaryWeight` for a layer.
 
     name: what an error calls the layer.
@@ -92,13 +98,45 @@ def one_bit(name: str, layer: Layer, *, centered: bool) -> BinaryWeight:
     return BinaryWeight(centered=centered)
 
 
+def weights_to_binarize(model: nn.Module, names: Collection[str] | None) -> list[str]:
+    """Names of the weights to binarize, checked and without duplicates.
+
+    model: whose weights they are.
+    names: of linear and 2-d convolution layers and of packed weights; None: all but those of the first and of the last
+      module that has any.
+    Raises ValueError for any other name, and where none is left.
+
+    >>> weights_to_binarize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LSTM(4, 4), nn.Linear(4, 2)), None)
+    ['1.weight_hh_l0', '1.weight_ih_l0']
+    """
+    places: dict[str, object] = {
+        name: layer.module if isinstance(layer, PackedWeight) else layer
+        for name, layer in layers(model)
+        if isinstance(layer, LAYERS | PackedWeight)
+    }
+    packed = {name for name, layer in layers(model) if isinstance(layer, PackedWeight)}
+    if not packed:
+        return chosen(model, names)
+    if names is None:
+        ends = next(iter(places.values())), list(places.values())[-1]
+        names = [name for name, module in places.items() if module is not ends[0] and module is not ends[1]]
+        if not names:
+            raise ValueError(
+                f"{type(model).__name__} has no weight to binarize besides those of its first and last module, which"
+                " are binarized where they are named"
+            )
+    own = [name for name in names if name not in packed]
+    return [name for name in names if name in packed] + (chosen(model, own) if own or not packed & set(names) else [])
+
+
 def binarize(model: nn.Module, *, names: Collection[str] | None = None, centered: bool = False) -> nn.Module:
     """Binarize the weights of a network and return it; do not use the original afterwards.
 
     Each weight of the named layers is stored as one bit, with one scale for each filter.
 
     model: the network.
-    names: of linear and 2-d convolution layers; None (default): all but the first and the last.
+    names: of linear and 2-d convolution layers and of packed weights, as those of attention and of recurrent layers;
+      None (default): all but those of the first and of the last module that has any.
     centered: whether the mean over the input channels is subtracted first; False by default.
 
     Returns the model to use from now on. Raises ValueError for an unknown layer, where no layer is left, for weights
@@ -109,5 +147,5 @@ def binarize(model: nn.Module, *, names: Collection[str] | None = None, centered
     >>> len(model.fc2.weight[0].unique())
     2
     """
-    binary = chosen(model, names)
+    binary = weights_to_binarize(model, names)
     return compress(model, lambda name, layer: one_bit(name, layer, centered=centered) if name in binary else None)

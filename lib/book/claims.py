@@ -7,6 +7,7 @@
       says: our paraphrase of the survey's sentence
       reported: {value: 40, unit: x, where: Table 1, source: han2016deep}       # optional; only `value` is needed
       erratum: what the source says, and where                                  # optional, shown beside the verdict
+      changed: which rule was held before a result was seen, and why it changed # optional, shown beside the verdict
       kind: historical                                                          # optional: about names and dates
       decided_by:
         quick: [{key: quantization.lenet300.file_ratio, at_least: 15}]
@@ -62,7 +63,8 @@ SECTIONS = {
     "3.2.4": "Supergraphs",
     "4": "Discussion and conclusion",
 }
-FIELDS = {"id", "section", "says", "reported", "erratum", "kind", "decided_by", "verdict", "elsewhere", "because"}
+TEXTS = {"erratum", "changed", "because"}
+FIELDS = {"id", "section", "says", "reported", "kind", "decided_by", "verdict", "elsewhere"} | TEXTS
 REPORTED = {"value", "unit", "where", "source"}
 WORDS = {"at_least", "at_most", "between", "within", "exceeds"}
 PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `above`
@@ -97,6 +99,7 @@ class Claim:
     rules: dict[str, tuple[Rule, ...]]
     reported: dict[str, Any] | None = None
     erratum: str | None = None
+    changed: str | None = None
     because: str | None = None
     kind: str | None = None
     elsewhere: tuple[str, ...] = ()
@@ -129,7 +132,7 @@ def parsed(raw: Any, chapter: str, known: set[str]) -> Claim:
     id = _id(raw)
     if unknown := set(raw) - FIELDS:
         raise ValueError(f"claim {id}: a field must be one of {', '.join(sorted(FIELDS))}, not {min(unknown)!r}")
-    for name in ("says", "verdict", *({"erratum", "because"} & set(raw))):
+    for name in ("says", "verdict", *sorted(TEXTS & set(raw))):
         if not isinstance(raw.get(name), str) or not raw[name].strip():
             raise ValueError(f"claim {id}: its {name!r} must be a sentence, not {raw.get(name)!r}")
     _check_sources(id, raw, known)
@@ -155,7 +158,7 @@ def _check_sources(id: str, raw: dict[str, Any], known: set[str]) -> None:
     if reported is not None and (not isinstance(reported, dict) or "value" not in reported or set(reported) - REPORTED):
         fields = ", ".join(sorted(REPORTED))
         raise ValueError(f"claim {id}: 'reported' must be a mapping of {fields}, with a value, not {reported!r}")
-    sources = [key for name in ("says", "erratum", "because") for key in cited(raw.get(name, ""))]
+    sources = [key for name in ("says", *sorted(TEXTS)) for key in cited(raw.get(name, ""))]
     sources += [reported["source"]] if reported and "source" in reported else []
     for key in sources:
         if key not in known:

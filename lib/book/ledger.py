@@ -15,7 +15,7 @@ from lib.evidence import formatted
 
 Records = dict[str, dict[str, Any]]  # key -> {"values": [...], "unit": ..., "digits": ...}
 ROW = {"id", "name", "section", "idea", "source", "file", "test", "chapter", "anchor", "claims"}
-OPTIONAL = {"contract"}  # a kind of technique and a call, for tests/test_contracts.py
+OPTIONAL = {"contract", "zoo"}  # a kind of technique and a call: tests/test_contracts.py, lib/book/zoo
 
 
 def load_claims(root: Path) -> list[Claim]:

@@ -12,6 +12,8 @@ import numpy as np
 
 LONGEST = 32  # bits of the longest Huffman codeword that is written
 SHORT = 12  # bits of the longest codeword that is looked up in one step
+OCTAVES, FINE = 17, 32  # of the shares of a range code: how far they reach, and most levels in each
+ENTRIES = OCTAVES * FINE + 1  # a table holds code lengths or shares: numbers below this
 
 
 def entropy_bits(counts: np.ndarray) -> float:
@@ -51,19 +53,18 @@ def pack(symbols: np.ndarray, bits: int) -> bytes:
     return _write(symbols, np.arange(len(lengths), dtype=np.uint32), lengths, bits * len(symbols)).tobytes()
 
 
-def unpack(content: bytes, count: int, bits: int) -> np.ndarray:
+def unpack(content: bytes | memoryview, count: int, bits: int) -> np.ndarray:
     """Read the symbols that :func:`pack` wrote; it also has an example.
 
     content: all bytes that were written.
     count: number of symbols.
     bits: of each symbol, 0 to 16.
 
-    Returns (count,) integers. Raises ValueError where the content has another length.
+    Returns (count,) int32. Raises ValueError where the content has another length.
     """
     if len(content) != -(-count * bits // 8):
         raise ValueError(f"{count} symbols of {bits} bits take {-(-count * bits // 8)} bytes, not {len(content)}")
-    spread = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=count * bits).reshape(count, bits)
-    return spread @ (1 << np.arange(bits, dtype=np.int64)[::-1])
+    return _read_fixed(np.frombuffer(bytearray(content), dtype=np.uint8), count, bits)
 
 
 # -- Huffman codes (huffman1952method), in canonical form -----------------------------------------
@@ -84,7 +85,8 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     lengths = np.zeros(len(counts), dtype=np.uint8)
     while True:
         # method
-        heap = [(int(c), i) for i, c in enumerate(counts) if c > 0]
+        used = np.flatnonzero(counts > 0).tolist()
+        heap = [(int(counts[i]), i) for i in used]
         heapq.heapify(heap)
         parent: dict[int, int] = {}
         node = len(counts)
@@ -100,8 +102,7 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
                 depth[inner] = depth[parent[inner]] + 1
         # end of method
         if max(depth.values(), default=0) <= LONGEST:
-            for i in range(len(counts)):
-                lengths[i] = depth.get(i, 0)
+            lengths[used] = [depth.get(i, 0) for i in used]
             return lengths
         counts = np.where(counts > 0, (counts + 1) // 2, 0)
 
@@ -128,12 +129,11 @@ def canonical(lengths: np.ndarray) -> np.ndarray:
     lengths = np.asarray(lengths)
     words = np.zeros(len(lengths), dtype=np.uint32)
     word, previous = 0, 0
-    for symbol in np.lexsort((np.arange(len(lengths)), lengths)):
+    for symbol in np.argsort(lengths, kind="stable")[np.count_nonzero(lengths == 0) :].tolist():
         length = int(lengths[symbol])
-        if length:
-            word <<= length - previous
-            words[symbol] = word
-            word, previous = word + 1, length
+        word <<= length - previous
+        words[symbol] = word
+        word, previous = word + 1, length
     return words
 
 
@@ -153,14 +153,14 @@ def huffman(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
     return _write(symbols, canonical(lengths), np.asarray(lengths, dtype=np.uint8), total).tobytes()
 
 
-def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
+def unhuffman(content: bytes | memoryview, count: int, lengths: np.ndarray) -> np.ndarray:
     """Read the symbols that :func:`huffman` wrote; it also has an example.
 
     content: all bytes that were written.
     count: number of symbols.
     lengths: of each symbol's codeword.
 
-    Returns (count,) integers. Raises ValueError where the lengths belong to no Huffman code or the bytes to other
+    Returns (count,) int32. Raises ValueError where the lengths belong to no Huffman code or the bytes to other
     symbols.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
@@ -169,14 +169,13 @@ def unhuffman(content: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
         raise ValueError("the code lengths belong to no Huffman code: their sum of 2^-length must be 1")
     if count > 8 * len(content):
         raise ValueError(f"{len(content)} bytes cannot hold {count} codewords")
-    order = np.lexsort((np.arange(len(lengths)), lengths))
-    order = order[lengths[order] > 0].astype(np.uint32)
+    order = np.argsort(lengths, kind="stable")[len(lengths) - len(used) :].astype(np.uint32)
     symbols, bits = _read(
         np.frombuffer(bytearray(content), dtype=np.uint8), count, np.bincount(used, minlength=LONGEST + 1), order
     )
     if bits < 0 or -(-bits // 8) != len(content):
         raise ValueError(f"a stream of {count} codewords does not end where its {len(content)} bytes end")
-    return symbols.astype(np.int64)
+    return symbols.view(np.int32)
 
 
 # -- Range coding: less than a bit for what is frequent (constriction's coder, our table) ---------
@@ -199,7 +198,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts, dtype=np.int64)
     octave = _octave(int(counts.sum()))
     scale = octave * max(1.0, counts.max(initial=1) / 2**16)  # below 2^-16 of the largest count: the lowest level
-    steps = np.arange(octave * 17)
+    steps = np.arange(octave * OCTAVES)
     parts = (octave + steps % octave) << (steps // octave)
     nearest = np.searchsorted((parts[1:] + parts[:-1]) / 2, counts * octave**2 / scale)
     return np.where(counts > 0, 1 + nearest, 0)
@@ -207,12 +206,12 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 def _octave(count: int) -> int:
     """Levels per octave for ``count`` symbols: fine shares cost more in the table, and gain more the more is coded."""
-    return 4 if count < 2**16 else 32
+    return 4 if count < 2**16 else FINE
 
 
 def _model(table: np.ndarray, count: int) -> constriction.stream.model.Categorical:
     steps, octave = np.asarray(table, dtype=np.int64) - 1, _octave(count)
-    if steps.max(initial=-1) < 0 or steps.max() >= octave * 17 or len(steps) < 2:
+    if steps.max(initial=-1) < 0 or steps.max() >= octave * OCTAVES or len(steps) < 2:
         raise ValueError("the shares belong to no range code")
     parts = np.where(steps >= 0, (octave + steps % octave) << np.maximum(steps // octave, 0), 0)
     return constriction.stream.model.Categorical((parts / parts.sum()).astype(np.float32), perfect=False)
@@ -231,20 +230,20 @@ def range_code(symbols: np.ndarray, table: np.ndarray) -> bytes:
     return encoder.get_compressed().astype("<u4").tobytes()
 
 
-def unrange(content: bytes, count: int, table: np.ndarray) -> np.ndarray:
+def unrange(content: bytes | memoryview, count: int, table: np.ndarray) -> np.ndarray:
     """Read the symbols that :func:`range_code` wrote; :func:`shares` has an example.
 
     content: all bytes that were written.
     count: number of symbols.
     table: of :func:`shares`.
 
-    Returns (count,) integers. Raises ValueError for another table and for content that no range coder wrote.
+    Returns (count,) int32. Raises ValueError for another table and for content that no range coder wrote.
     """
     if len(content) % 4:
         raise ValueError(f"a range code is whole words of 4 bytes, not {len(content)} bytes")
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, dtype="<u4").astype(np.uint32))
     try:
-        return decoder.decode(_model(table, count), count).astype(np.int64)
+        return decoder.decode(_model(table, count), count)
     except AssertionError as error:  # constriction's answer to content that no encoder wrote
         raise ValueError(f"no range code of {count} symbols: {error}") from error
 
@@ -264,6 +263,20 @@ def _write(symbols: np.ndarray, words: np.ndarray, lengths: np.ndarray, total: i
     if filled:
         out[at] = np.uint8((buffer << np.uint64(8 - filled)) & np.uint64(255))
     return out
+
+
+@numba.njit("int32[::1](uint8[::1], int64, int64)", cache=True)
+def _read_fixed(content: np.ndarray, count: int, bits: int) -> np.ndarray:
+    symbols = np.empty(count, dtype=np.int32)
+    buffer, filled, at = 0, 0, 0
+    for i in range(count):
+        while filled < bits:
+            buffer = (buffer << 8 | content[at]) & 0xFFFFFF
+            filled += 8
+            at += 1
+        filled -= bits
+        symbols[i] = (buffer >> filled) & ((1 << bits) - 1)
+    return symbols
 
 
 @numba.njit("Tuple((uint32[::1], int64))(uint8[::1], int64, int64[::1], uint32[::1])", cache=True)

@@ -52,7 +52,7 @@ def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
     return buffer[:used].tobytes()
 
 
-def uncontext(content: bytes, count: int, rows: int, width: int) -> np.ndarray:
+def uncontext(content: bytes | memoryview, count: int, rows: int, width: int) -> np.ndarray:
     """Read the symbols that :func:`context_code` wrote; it also has an example.
 
     content: all bytes that were written.
@@ -60,7 +60,7 @@ def uncontext(content: bytes, count: int, rows: int, width: int) -> np.ndarray:
     rows: of the matrix.
     width: of the lines into which a row is cut.
 
-    Returns (count,) integers. Raises ValueError where the content is not exactly that of ``count`` symbols.
+    Returns (count,) int32. Raises ValueError where the content is not exactly that of ``count`` symbols.
     """
     _check(count, rows, width)
     symbols = np.zeros(count, dtype=np.int64)
@@ -68,7 +68,7 @@ def uncontext(content: bytes, count: int, rows: int, width: int) -> np.ndarray:
     read = _run(symbols, rows, width, buffer, len(content), 1)
     if read < 0 or context_code(symbols, rows, width) != content:
         raise ValueError(f"{len(content)} bytes are no context code of {count} symbols in {rows} rows")
-    return symbols
+    return symbols.astype(np.int32)
 
 
 def _check(count: int, rows: int, width: int) -> None:

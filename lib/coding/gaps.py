@@ -85,7 +85,7 @@ def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
             [7., 0.]])
     """
     places = torch.from_numpy(positions(fields.numpy()))
-    weight = torch.zeros(shape.numel())
+    weight = values.new_zeros(shape.numel())
     if len(places) != len(values) or (len(places) and places[-1] >= len(weight)):
         raise ValueError(f"{len(values)} values at {len(places)} places do not fit a weight of shape {tuple(shape)}")
     weight[places] = values

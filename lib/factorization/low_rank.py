@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lib.factorization.shared import rows
-from lib.factorization.shared.rows import Dense, Replaced
+from lib.factorization.shared import parts, rows
+from lib.factorization.shared.parts import Dense
+from lib.factorization.shared.rows import Replaced
 
 KINDS: tuple[type[Dense], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -42,7 +43,8 @@ def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     # method
     u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
-    root = sigma[: rows.checked_rank(rank, len(sigma))].sqrt()
+    rank = rows.checked_rank(rank, len(sigma))
+    root = sigma[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
     # end of method
 
@@ -74,10 +76,10 @@ def factorize(layer: Dense, rank: int) -> nn.Sequential:
     weight = rows.checked(layer, KINDS)
     left, right = split(matrix(weight), rank)
     if isinstance(layer, nn.Linear):
-        return rows.row(layer, rows.linear(right), rows.linear(left, layer.bias))
-    first = rows.convolution(right.reshape(rank, *weight.shape[1:]), **rows.geometry(layer))
+        return parts.row(layer, parts.linear(right), parts.linear(left, layer.bias))
+    first = parts.convolution(right.reshape(rank, *weight.shape[1:]), **parts.geometry(layer))
     mix = left.reshape(*left.shape, *[1] * (weight.dim() - 2))
-    return rows.row(layer, first, rows.convolution(mix, layer.bias))
+    return parts.row(layer, first, parts.convolution(mix, layer.bias))
 
 
 def factorize_model(
@@ -94,9 +96,11 @@ def factorize_model(
     model: any network; it is left as it is.
     rank: of every layer, cut to the layer's full rank; or layer name -> rank, for the layers that it names.
     energy: share in (0, 1] of the sum of squared singular values that each layer's rank must hold.
-    layers: names of the layers to factorize; default: every linear layer and every convolution of one group.
+    layers: names of the layers to factorize; default: every linear layer and every convolution of one group that its
+        owner calls.
 
-    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
+    why: weights of attention and of recurrent layers are no layers, and a layer whose owner reads its weight stays.
     Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
     that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.factorization import low_rank
-from lib.factorization.shared import rows
+from lib.factorization.shared import parts, rows
 from lib.factorization.shared.rows import Replaced
 
 KINDS = (nn.Conv2d,)
@@ -64,9 +64,9 @@ def factorize(layer: nn.Conv2d, rank: int) -> nn.Sequential:
     columns = left.T.reshape(rank, inputs, height, 1)  # v
     lines = right.reshape(rank, outputs, 1, width).transpose(0, 1)  # h
     # end of method
-    down, across = rows.apart(layer)
+    down, across = parts.apart(layer)
     # method
-    return rows.row(layer, rows.convolution(columns, **down), rows.convolution(lines, layer.bias, **across))
+    return parts.row(layer, parts.convolution(columns, **down), parts.convolution(lines, layer.bias, **across))
     # end of method
 
 
@@ -84,9 +84,11 @@ def factorize_model(
     model: any network; it is left as it is.
     rank: of every layer, cut to the layer's full rank; or layer name -> rank, for the layers that it names.
     energy: share in (0, 1] of the sum of squared singular values that each layer's rank must hold.
-    layers: names of the layers to factorize; default: every two-dimensional convolution of one group.
+    layers: names of the layers to factorize; default: every two-dimensional convolution of one group that its owner
+        calls.
 
-    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
+    why.
     Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
     that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
 

@@ -20,9 +20,9 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor, nn
 
-from lib import weights
-from lib.factorization.shared import rows
-from lib.factorization.shared.rows import Convolution, Replaced
+from lib.factorization.shared import parts, rows
+from lib.factorization.shared.parts import Convolution
+from lib.factorization.shared.rows import Replaced
 
 KINDS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -158,18 +158,18 @@ def factorize(layer: Convolution, ranks: tuple[int, int], *, sweeps: int = 5) ->
     """
     weight = rows.checked(layer, KINDS)
     u_t, core, u_s, _ = decompose(weight, ranks, sweeps=sweeps)
-    ones, parts, bias = [1] * (weight.dim() - 2), [], layer.bias
+    ones, made, bias = [1] * (weight.dim() - 2), [], layer.bias
     if u_s.shape[0] == u_s.shape[1]:
         core = torch.einsum("ab...,sb->as...", core, u_s)
     else:
-        parts.append(rows.convolution(u_s.T.reshape(*u_s.T.shape, *ones)))
+        made.append(parts.convolution(u_s.T.reshape(*u_s.T.shape, *ones)))
     if u_t.shape[0] == u_t.shape[1]:
         core = torch.einsum("ab...,ta->tb...", core, u_t)
-        parts.append(rows.convolution(core, bias, **rows.geometry(layer)))
+        made.append(parts.convolution(core, bias, **parts.geometry(layer)))
     else:
-        parts.append(rows.convolution(core, **rows.geometry(layer)))
-        parts.append(rows.convolution(u_t.reshape(*u_t.shape, *ones), bias))
-    return rows.row(layer, *parts)
+        made.append(parts.convolution(core, **parts.geometry(layer)))
+        made.append(parts.convolution(u_t.reshape(*u_t.shape, *ones), bias))
+    return parts.row(layer, *made)
 
 
 def factorize_model(
@@ -185,10 +185,12 @@ def factorize_model(
     model: any network; it is left as it is.
     ranks: layer name -> (R_3, R_4), for the layers that it names; default: by the Bayesian rule.
     energy: share in (0, 1] of the sum of squared singular values that both ranks must hold, instead of that rule.
-    layers: names of the layers to factorize; default: every convolution of one group with more than a 1 x 1 kernel.
+    layers: names of the layers to factorize; default: every convolution of one group with more than a 1 x 1 kernel
+        that its owner calls.
     sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
 
-    Returns the copy, and for each layer its ranks and its parameters before and after.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
+    why.
     Raises ValueError for ranks together with energy or with layers, for a name that the model does not have, a layer
     that cannot be factorized, a weight that two layers share, and numbers out of range.
 
@@ -199,13 +201,11 @@ def factorize_model(
     """
     if ranks is not None and energy is not None:
         raise ValueError("give ranks or energy, not both")
-    names = rows.chosen_layers(layers, ranks)
-    if names is None:
-        suited = ((name, layer.weight[0, 0]) for name, layer in weights.layers(model) if rows.accepted(layer, KINDS))
-        names = [name for name, kernel in suited if kernel.numel() > 1]
 
     def form(name: str, layer: Convolution) -> tuple[nn.Sequential, tuple[int, ...]]:
         chosen = ranks_for(layer, energy) if ranks is None else ranks[name]
         return factorize(layer, chosen, sweeps=sweeps), chosen
 
-    return rows.factorize_model(model, form, KINDS, names)
+    return rows.factorize_model(
+        model, form, KINDS, rows.chosen_layers(layers, ranks), suited=lambda layer: layer.weight[0, 0].numel() > 1
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lib.datasets import Split
 from lib.precision.shared.arithmetic import Arithmetic
-from lib.precision.shared.formats import Format, flat_floats
+from lib.precision.shared.formats import Format, flat_floats, whole
 from lib.precision.shared.gradient_descent import DescentOptions, train
 
 LIMITS = -60, 60  # of a range
@@ -44,6 +44,7 @@ def rounded(values: Tensor, *, bits: int, integer_bits: int) -> Tensor:
 
 def _counted(values: Tensor, bits: int, integer_bits: int) -> tuple[Tensor, int, int]:
     """The rounded values; how many reached the end of the range; how many would reach the end of half the range."""
+    bits, integer_bits = whole("bits", bits), whole("integer_bits", integer_bits)
     if not 1 <= bits <= 31:
         raise ValueError(f"bits must be in 1..31 beside the sign, not {bits}")
     if not LIMITS[0] <= integer_bits <= LIMITS[1]:
@@ -130,7 +131,8 @@ class DynamicFixedPoint(Arithmetic):
         every: int | None = 100,
         limit: float = 1e-4,
     ):
-        storage_bits = bits if storage_bits is None else storage_bits
+        bits, integer_bits = whole("bits", bits), whole("integer_bits", integer_bits)
+        storage_bits = bits if storage_bits is None else whole("storage_bits", storage_bits)
         if not 1 <= bits <= storage_bits <= 31:
             raise ValueError(f"bits must be in 1..31 and no more than storage_bits, not {bits} and {storage_bits}")
         if (every is not None and every < 1) or not 0 <= limit <= 1:

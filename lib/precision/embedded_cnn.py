@@ -15,19 +15,19 @@ so four sums of 25 products become one of 36. The network follows the kind of th
 (garcia2004cff), with one deliberate difference: every second map reads all first ones.
 """
 
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator
 from itertools import pairwise
-from typing import TypedDict, TypeGuard
+from numbers import Integral
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lib import running, weights
 from lib.datasets import Split
-from lib.precision.shared import integers
+from lib.precision.shared import chains, integers
 
 
 def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequential:
@@ -41,7 +41,7 @@ def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Se
     classes: number of outputs, default 10.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(int(seed))
         model = nn.Sequential(
             OrderedDict(
                 c1=nn.Conv2d(channels, 4, 5),
@@ -89,7 +89,7 @@ def fused_kernel(kernel: Tensor, *, step: int = 1) -> Tensor:
 def fuse(model: nn.Sequential) -> nn.Sequential:
     """Make one convolution of each convolution, the AvgPool2d(2) and the factors for each map after it.
 
-    model: a chain of the layers that :func:`chain` accepts; it is left as it is.
+    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; it is left as it is.
 
     Returns a new network of plain layers that computes the same. A pooling with no convolution before it stays.
     Raises ValueError for other layers.
@@ -98,17 +98,18 @@ def fuse(model: nn.Sequential) -> nn.Sequential:
     ['Conv2d', 'Tanh']
     """
     fused: list[nn.Module] = []
-    for layer in chain(model):
+    for layer in chains.chain(model):
         before = fused[-1] if fused else None
         if isinstance(layer, nn.AvgPool2d) and _plain(before):
             step = before.stride[0]
             wide = fused_kernel(before.weight, step=step) / 4
-            fused[-1] = _convolution(wide, before.bias, geometry(before) | {"stride": (2 * step, 2 * step)})
+            doubled = chains.geometry(before) | {"stride": (2 * step, 2 * step)}
+            fused[-1] = _convolution(wide, before.bias, before, doubled)
         elif isinstance(before, nn.Conv2d) and _scales(layer):
             factor = layer.weight.flatten()
             bias = factor * before.bias if before.bias is not None else torch.zeros_like(factor)
             bias = bias + layer.bias if layer.bias is not None else bias
-            fused[-1] = _convolution(before.weight * factor[:, None, None, None], bias, geometry(before))
+            fused[-1] = _convolution(before.weight * factor[:, None, None, None], bias, before, chains.geometry(before))
         else:
             fused.append(layer)
     return nn.Sequential(*fused)
@@ -126,68 +127,14 @@ def _scales(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return layer.groups == layer.in_channels == layer.out_channels and layer.stride == (1, 1)
 
 
-class Geometry(TypedDict):
-    """How a convolution moves over its maps: down the rows, across the columns."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-
-def geometry(layer: nn.Conv2d) -> Geometry:
-    """How a convolution moves over its maps. Raises ValueError for a named padding such as "same"."""
-    if isinstance(layer.padding, str):
-        raise ValueError(f"padding must be numbers, not {layer.padding!r}")
-    (sy, sx), (py, px), (dy, dx) = layer.stride, layer.padding, layer.dilation
-    return Geometry(stride=(sy, sx), padding=(py, px), dilation=(dy, dx), groups=layer.groups)
-
-
-def _convolution(weight: Tensor, bias: Tensor | None, geometry: Geometry) -> nn.Conv2d:
+def _convolution(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, geometry: chains.Geometry) -> nn.Conv2d:
     outputs, inputs, height, width = weight.shape
-    layer = nn.Conv2d(inputs * geometry["groups"], outputs, (height, width), bias=bias is not None, **geometry)
+    place: Any = {"device": weight.device, "dtype": weight.dtype, **geometry}
+    layer = nn.Conv2d(inputs * geometry["groups"], outputs, (height, width), bias=bias is not None, **place)
     layer.weight.copy_(weight)
     if bias is not None and layer.bias is not None:
         layer.bias.copy_(bias)
-    return layer
-
-
-def chain(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a chain in their order, without those that do nothing.
-
-    model: nn.Sequential, nested or not, of Linear, Conv2d padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh,
-        ReLU, Flatten, Dropout and Identity; or one such layer.
-
-    Raises ValueError for any other layer.
-    """
-    if isinstance(model, nn.Sequential):
-        for layer in model:
-            yield from chain(layer)
-        return
-    accepted = (
-        isinstance(model, nn.Linear | nn.Tanh | nn.ReLU)
-        or (isinstance(model, nn.Flatten) and model.start_dim == 1)
-        or (isinstance(model, nn.Conv2d) and model.padding_mode == "zeros" and not isinstance(model.padding, str))
-        or (
-            isinstance(model, nn.AvgPool2d)
-            and _square(model, 2)
-            and (model.padding, model.divisor_override) == (0, None)
-        )
-        or (isinstance(model, nn.MaxPool2d) and _square(model) and model.dilation == 1)
-    )
-    if accepted:
-        yield model
-    elif not isinstance(model, nn.Dropout | nn.Identity):
-        raise ValueError(
-            f"{model} cannot be computed in integers here: accepted are chains (nn.Sequential) of Linear, Conv2d"
-            " padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh, ReLU, Flatten and Dropout"
-        )
-
-
-def _square(pool: nn.AvgPool2d | nn.MaxPool2d, size: int | None = None) -> bool:
-    side, stride = pool.kernel_size, pool.stride
-    whole = all(isinstance(number, int) for number in (side, stride, pool.padding))
-    return whole and not pool.ceil_mode and (size is None or side == stride == size)
+    return layer.requires_grad_(like.weight.requires_grad)
 
 
 class IntegerSum(nn.Module):
@@ -210,11 +157,11 @@ class IntegerSum(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear, *, bits: int, fraction: int, wanted: int, output_bits: int):
         super().__init__()
         self.linear = isinstance(layer, nn.Linear)
-        pixel = Geometry(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-        self.geometry = pixel if isinstance(layer, nn.Linear) else geometry(layer)
-        weight = layer.weight.detach().double().numpy()
+        pixel = chains.Geometry(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+        self.geometry = pixel if isinstance(layer, nn.Linear) else chains.geometry(layer)
+        weight = layer.weight.detach().double().cpu().numpy()
         weight = weight[:, :, None, None] if self.linear else weight
-        bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
+        bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu().numpy()
         own = integers.fraction(abs(weight).max(), bits)  # the kernel's bits of fraction
         # method
         while True:  # bits are taken from the kernel until no input can make a sum overflow
@@ -249,29 +196,35 @@ class IntegerSum(nn.Module):
 class IntegerNetwork(nn.Module):
     """What :func:`convert` makes: it takes images (n, channels, height, width), and computes in integers.
 
-    Its state is integer tensors alone, so `storage.save` writes what a device would hold.
+    Its state is integer tensors alone, so `storage.save` writes what a device would hold. The name of one of them says
+    the bits: a network of other bits does not take this state.
 
     steps: layers of a chain, those with a weight as :class:`IntegerSum`.
     bits: of the codes that flow between them.
     fraction: bits of fraction of the images' codes.
     """
 
-    input: Tensor
-
     def __init__(self, steps: list[nn.Module], *, bits: int, fraction: int):
         super().__init__()
         self.steps, self.bits = nn.ModuleList(steps), bits
-        self.register_buffer("input", torch.tensor([fraction], dtype=torch.int16))
+        self.register_buffer(f"input_of_{bits}_bits", torch.tensor([fraction], dtype=torch.int16))
+
+    @property
+    def input(self) -> Tensor:
+        """Bits of fraction of the images' codes, (1,)."""
+        return self.get_buffer(f"input_of_{self.bits}_bits")
 
     def forward(self, images: Tensor) -> Tensor:
-        """The outputs as floats, in the shape that the last layer gives."""
+        """The outputs as float32, in the shape that the last layer gives. Raises ValueError for NaN."""
         codes, fraction = self.trace(images)[-1]
-        return torch.from_numpy(codes.astype(np.float32) * np.float32(2.0**-fraction))
+        return torch.from_numpy(codes.astype(np.float32) * np.float32(2.0**-fraction)).to(images.device)
 
     def trace(self, images: Tensor) -> list[tuple[np.ndarray, int]]:
         """The codes of the images and those after every step, each with its bits of fraction."""
-        fraction = int(self.input)
-        traced = [(integers.encode(images.numpy(), fraction, self.bits), fraction)]
+        fraction, numbers = int(self.input), images.detach().double().cpu().numpy()
+        if np.isnan(numbers).any():
+            raise ValueError("the images hold NaN: numbers are needed")
+        traced = [(integers.encode(numbers, fraction, self.bits), fraction)]
         for step in self.steps:
             codes, fraction = traced[-1]
             if isinstance(step, IntegerSum):
@@ -311,9 +264,10 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
         maps = [codes.nbytes for codes, _ in model.trace(images)]
     else:
         held = sum(parameter.nbytes for parameter in model.parameters())
-        held += sum(layer.weight.nbytes for _, layer in weights.layers(model) if parametrize.is_parametrized(layer))
+        dense = dict(weights.layers(model))
+        held += sum(dense[name].weight.nbytes for name, *_ in weights.compressed(model))
         maps = [images.nbytes]
-        for layer in chain(model):
+        for layer in chains.chain(model):
             images = layer(images)
             maps.append(images.nbytes)
     return held, max((a + b for a, b in pairwise(maps)), default=maps[0])
@@ -323,7 +277,7 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork:
     """Compute a network in integers, each layer in the format that its numbers on some images need.
 
-    model: a chain of the layers that :func:`chain` accepts; it is left as it is.
+    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; it is left as it is.
     split: images on which the range of each layer's numbers is observed.
     bits: of weights and of what flows between layers, 2 to 16, default 16; what a tanh reads has 16, the last sum 32.
 
@@ -335,45 +289,52 @@ def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
     >>> {value.dtype for value in network.state_dict().values()} == {torch.int16, torch.int32}
     True
     """
+    if isinstance(bits, bool) or not isinstance(bits, Integral):
+        raise ValueError(f"bits must be in 2..16, not {bits}: a whole number is needed")
     if not 2 <= bits <= 16:
         raise ValueError(f"bits must be in 2..16, not {bits}")
+    bits = int(bits)
     split.check_not_empty("to see the ranges")
-    layers = list(chain(model))
-    sums = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Linear)]
+    layers = list(chains.named(model))
+    sums = [i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Linear)]
     if not sums:
         raise ValueError(
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
     values = split.images.clone()  # a ReLU may compute in place
     steps: list[nn.Module] = []
-    start = fraction = integers.fraction(_peak(values, "the images"), bits)
-    for i, layer in enumerate(layers):
+    start = fraction = _fraction(values, "the images", bits)
+    for i, (name, layer) in enumerate(layers):
         if isinstance(layer, nn.Conv2d | nn.Linear) and values.dim() != (2 if isinstance(layer, nn.Linear) else 4):
             raise ValueError(
-                f"{layer} meets numbers of shape {tuple(values.shape)}: images, or flattened ones, are needed"
+                f"{name} meets numbers of shape {tuple(values.shape)}: images, or flattened ones, are needed"
             )
         values = running.logits(layer, values)
-        peak = _peak(values, f"the outputs of {layer}")
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            if not layer.weight.numel():
-                raise ValueError(f"{layer} has no weights: at least one input and one output are needed")
-            following = layers[i + 1] if i + 1 < len(layers) else None
-            wanted, width = integers.fraction(peak, bits), bits
-            if isinstance(following, nn.Tanh):
-                wanted, width = integers.TANH_FRACTION, 16
-            elif i == sums[-1] and all(isinstance(later, nn.Flatten) for later in layers[i + 1 :]):
-                width = 32
-            step = IntegerSum(layer, bits=bits, fraction=fraction, wanted=wanted, output_bits=width)
-            steps.append(step)
-            fraction = step.fraction
-        else:
-            steps.append(layer)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            steps.append(copy.deepcopy(layer))
             fraction = bits - 1 if isinstance(layer, nn.Tanh) else fraction
+            continue
+        if not layer.weight.numel():
+            raise ValueError(f"{name} has no weights: at least one input and one output are needed")
+        following = layers[i + 1][1] if i + 1 < len(layers) else None
+        wanted, width = _fraction(values, f"the outputs of {name}", bits), bits
+        _fraction(layer.weight, f"the weights of {name}", bits)
+        if isinstance(following, nn.Tanh):
+            wanted, width = integers.TANH_FRACTION, 16
+        elif i == sums[-1] and all(isinstance(later, nn.Flatten) for _, later in layers[i + 1 :]):
+            width = 32
+        step = IntegerSum(layer, bits=bits, fraction=fraction, wanted=wanted, output_bits=width)
+        steps.append(step)
+        fraction = step.fraction
     return IntegerNetwork(steps, bits=bits, fraction=start)
 
 
-def _peak(values: Tensor, what: str) -> float:
+def _fraction(values: Tensor, what: str, bits: int) -> int:
+    """Bits of fraction with which the values fit. Raises ValueError where none are, and where they are not finite."""
     peak = float(values.abs().max()) if values.numel() else 0.0
     if not np.isfinite(peak):
         raise ValueError(f"{what} hold NaN or infinity: finite numbers are needed")
-    return peak
+    fraction = integers.fraction(peak, bits)
+    if round(peak * 2.0**fraction) > 2 ** (bits - 1) - 1:
+        raise ValueError(f"{what} reach {peak:g}, too large for {bits} bits: scale them down")
+    return fraction

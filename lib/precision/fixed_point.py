@@ -53,7 +53,7 @@ class FixedPoint(Arithmetic):
     ):
         check_one_of("rounding", rounding, ROUNDINGS)
         self.format, self.storage, self.rounding, self.mask = format, storage or format, rounding, mask
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(int(seed))
 
     def rounded(self, values: Tensor, place: str) -> Tensor:
         """The values in the format; gradients and updates in that of the storage."""
@@ -84,6 +84,7 @@ class FixedPointWeight(CompressedWeight):
         self.format = format
 
     def right_inverse(self, weight: Tensor) -> Tensor:
+        flat_floats(weight)  # refuses other types of numbers
         return weight
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -97,10 +98,14 @@ class FixedPointWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        format = Format(*(int(bits) for bits in encoding.tables["bits"]))
+        format = Format(*encoding.whole("bits", 2))
         symbols = encoding.symbols
         code = symbols["code"].long() if format.word <= 16 else symbols["low"].long() + (symbols["high"].long() << 16)
         return ((code - 2 ** (format.word - 1)).double() * format.step).float().reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return dict.fromkeys(("code", "low", "high"), shape.numel()), {"bits": 2}
 
 
 def quantize(model: nn.Module, format: Format | Mapping[str, Format]) -> nn.Module:
@@ -110,17 +115,16 @@ def quantize(model: nn.Module, format: Format | Mapping[str, Format]) -> nn.Modu
     format: one for all layers, or layer name -> format (layers that it does not name are left alone).
 
     Raises ValueError for an unknown layer, for weights that are not finite, float32 or float64, and for a weight that
-    two layers share.
+    two layers share; the model is then as it was.
 
     >>> from lib import models
     >>> model = quantize(models.lenet_300_100(), {"fc3": Format(2, 2)})
     >>> bool((model.fc3.weight % 0.25 == 0).all())
     True
     """
-    known = {name: layer.weight for name, layer in layers(model)}
+    known = [name for name, _ in layers(model)]
     chosen = dict(format) if isinstance(format, Mapping) else dict.fromkeys(known, format)
     for name in chosen:
         if name not in known:
             raise ValueError(f"no layer {name!r} to quantize: the layers are {', '.join(known)}")
-        flat_floats(known[name])
     return compress(model, lambda name, _: FixedPointWeight(chosen[name]) if name in chosen else None)

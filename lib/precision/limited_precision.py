@@ -38,7 +38,7 @@ class FloatWeight(CompressedWeight):
 
     def __init__(self, *, exponent: int, significand: int):
         super().__init__()
-        short_floats.check_widths(exponent, significand)
+        exponent, significand = short_floats.check_widths(exponent, significand)
         if significand > 16:
             raise ValueError(f"significand must be in 1..16 for a weight that is stored, not {significand}")
         self.exponent, self.significand = exponent, significand
@@ -53,7 +53,7 @@ class FloatWeight(CompressedWeight):
         return through(weight, lambda w: short_floats.rounded(w, exponent=self.exponent, significand=self.significand))
 
     def encode(self, weight: Tensor) -> Encoding:
-        value = self.forward(weight).detach().flatten().numpy().astype(np.float64)
+        value = self.forward(weight).detach().flatten().cpu().numpy().astype(np.float64)
         _, power = np.frexp(np.abs(value))  # |value| = fraction 2^power, fraction in [1/2, 1)
         bias = 2 ** (self.exponent - 1) - 1
         power = np.where(value == 0, 1 - bias, np.maximum(power - 1, 1 - bias))
@@ -67,24 +67,31 @@ class FloatWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        exponent, significand = map(int, encoding.tables["widths"])
+        exponent, significand = encoding.whole("widths", 2)
+        short_floats.check_widths(exponent, significand)
         field = encoding.symbols["sign and exponent"].numpy()
         power = field & (1 << exponent) - 1
         whole = encoding.symbols["significand"].numpy() + (power > 0) * (1 << significand)
         bias = 2 ** (exponent - 1) - 1
         value = np.ldexp(whole.astype(np.float64), np.maximum(power, 1) - bias - significand)
-        return torch.from_numpy(np.where(field >> exponent, -value, value).astype(np.float32)).reshape(shape)
+        with np.errstate(over="ignore"):  # whoever reads it refuses what is not finite
+            signed = np.where(field >> exponent, -value, value).astype(np.float32)
+        return torch.from_numpy(signed).reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return dict.fromkeys(("sign and exponent", "significand"), shape.numel()), {"widths": 2}
 
 
 def store(model: nn.Module, *, exponent: int, significand: int) -> nn.Module:
     """Keep the weights of every layer as short floats. In place; returns the model.
 
-    model: any network; its biases stay floats of 32 bits.
+    model: any network of float32; its biases stay floats of 32 bits.
     exponent: bits of the exponent, 2 to 8.
     significand: bits of the significand without the leading one, 1 to 16.
 
-    Raises ValueError for other widths, for weights beyond the format or not finite, for a weight that two layers share,
-    and for a model without a layer.
+    Raises ValueError for other widths, for weights beyond the format, not finite or of another type than float32, for a
+    weight that two layers share, and for a model without a layer; the model is then as it was.
 
     >>> from lib import models
     >>> model = store(models.lenet_300_100(), exponent=8, significand=7)
@@ -122,7 +129,7 @@ def floating(*, exponent: int = 7, significand: int = 16) -> Words:
 
     Raises ValueError for other widths.
     """
-    short_floats.check_widths(exponent, significand)
+    exponent, significand = short_floats.check_widths(exponent, significand)
 
     def rounding(x: Tensor) -> Tensor:
         return short_floats.rounded(x, exponent=exponent, significand=significand)
@@ -139,6 +146,7 @@ def fixed(bits: int, *, integer: int = 4) -> Words:
 
     Raises ValueError for numbers out of range.
     """
+    bits, integer = formats.whole("bits", bits), formats.whole("integer", integer)
     if not 1 <= integer <= bits <= 24:
         raise ValueError(f"bits must be in {max(1, integer)}..24 and integer in 1..bits, not {bits} and {integer}")
     weights, signals = Format(integer, bits - integer), Format(1, bits - 1)
@@ -159,7 +167,7 @@ class Perceptron(nn.Module):
     def __init__(self, inputs: int, *, hidden: int = 32, classes: int = 10, seed: int = 0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(int(seed))
             self.hidden, self.output = nn.Linear(inputs, hidden), nn.Linear(hidden, classes)
         self.words = single()
 
@@ -216,7 +224,7 @@ def learn(
     1.0
     """
     split.check_not_empty("to train on")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     weights, signals = model.words.weights, model.words.signals
     for parameter in model.parameters():
         parameter.copy_(weights(parameter))

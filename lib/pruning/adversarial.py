@@ -1,8 +1,8 @@
 r"""Generative adversarial learning (GAL): soft masks on channels, branches and blocks, learned without labels.
 
 A copy :math:`f_g` of a trained network :math:`f_b` gets one factor :math:`m_i \ge 0` for each channel, and for each
-branch or block that ends in an addition. The copy is trained to give the logits of :math:`f_b` while the factors
-shrink, and a discriminator :math:`D` is trained to tell the logits of the two apart (lin2019gal):
+branch or block that ends in an addition or a concatenation. The copy is trained to give the logits of :math:`f_b`
+while the factors shrink, and a discriminator :math:`D` is trained to tell the logits of the two apart (lin2019gal):
 
 .. math:: \min_{W, m} \max_D\; \mathbb E \log D(f_b) + \mathbb E \log(1 - D(f_g))
           + \tfrac{\mu}{2n} \textstyle\sum \lVert f_b - f_g \rVert^2 + \lambda \lVert m \rVert_1 + \mathcal R(W, D).
@@ -19,7 +19,7 @@ Differences from the authors' code:
 - Batch norm keeps the statistics of the trained network: those of a batch would divide a common factor out again.
 - Everything but the penalty is divided by the mean square of the trained logits: one lambda then means the same for
   every network.
-- The gradient of W is clipped to norm 1.
+- The gradient of W and that of the factors are clipped to norm 1.
 - A branch or block counts as its number of channels.
 """
 
@@ -28,7 +28,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, TypeGuard, Unpack
+from typing import Any, TypedDict, TypeGuard, Unpack
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,6 +40,17 @@ from lib.pruning.discrimination_aware import owner
 from lib.weights import Layer, layer_named
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+# What may stand between the last layer of a branch and its end: of zero it makes zero.
+PASSING: tuple[type[nn.Module], ...] = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU),
+    *(nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+)
+PASSING_BY_NAME = ("StochasticDepth", "DropPath", "Permute", "stochastic_depth")  # torchvision's and timm's
+PASSING_FUNCTIONS: tuple[object, ...] = (
+    *(torch.relu, torch.tanh, torch.permute, torch.transpose, "relu", "relu_", "tanh", "permute", "transpose"),
+    *(nn.functional.relu, nn.functional.dropout, nn.functional.silu, nn.functional.gelu, nn.functional.hardswish),
+)
 
 
 class MaskOptions(TypedDict, total=False):
@@ -120,7 +131,7 @@ class Learned:
     def removed(self, example_input: Tensor) -> nn.Module:
         """Cut all channels, branches and blocks whose factor is zero out of the folded network.
 
-        Each layer keeps at least one channel, and each addition at least one summand.
+        Each layer keeps at least one channel, and each addition or concatenation at least one part.
 
         example_input: inputs with which the network is traced, (n, channels, height, width).
 
@@ -130,7 +141,7 @@ class Learned:
         for names in summands(self.model) if zero else []:
             if len(names) > 1 and zero.issuperset(names):
                 zero.discard(names[0])
-        model = without(self.folded(), zero)
+        model = without(self.folded(), zero, example_input)
         left = {name for name, _ in model.named_modules()}
         masks: dict[str, Tensor] = {}
         for group, factors in zip(self.groups, self.channels, strict=True):
@@ -307,42 +318,81 @@ def weights(
 
 
 def summands(model: nn.Module) -> list[tuple[str, ...]]:
-    """List the layers that end in an addition, addition by addition.
+    """List the last layers of blocks and branches, addition by addition and concatenation by concatenation.
+
+    Dropout, stochastic depth, activations that make zero of zero, and scales may stand between such a layer and the end
+    of its branch. Attention and layers without a weight are not listed.
 
     model: any network that ``torch.fx`` can trace; it is left as it was.
 
-    Returns for each addition one name, of a block that a shortcut leads around, or two names, of two branches.
+    Returns for each addition or concatenation one name, of a block that a shortcut leads around, or several names, of
+    branches.
     Raises ValueError for a model whose graph depends on its values.
 
     >>> from lib import models
     >>> summands(models.resnet8())
     [('stage1_1.bn2',), ('stage2_1.bn2', 'stage2_1.shortcut.1'), ('stage3_1.bn2', 'stage3_1.shortcut.1')]
     """
-    traced = _traced(model)
-    layers = dict(model.named_modules())
+    return [tuple(ends) for _, ends in _merges(_traced(model))]
+
+
+def _merges(traced: fx.GraphModule) -> list[tuple[fx.Node, dict[str, fx.Node]]]:
+    """Each addition or concatenation of channels, and name of a last layer -> the input that ends with it."""
+    layers = dict(traced.named_modules())
     result = []
     for node in traced.graph.nodes:
-        if node.target in ADDITIONS:
-            calls = [n.target for n in node.all_input_nodes if n.op == "call_module" and len(n.users) == 1]
-            names = tuple(name for name in calls if _has_weight(layers[name]))
-            result += [names] if names else []
+        inputs = _parts(node)
+        ends = {name: part for part in inputs if (name := _last_layer(part, layers)) is not None}
+        if len(inputs) > 1 and ends:
+            result.append((node, ends))
     return result
+
+
+def _parts(node: fx.Node) -> list[fx.Node]:
+    """What a node adds, or joins along the channels; nothing for any other node."""
+    if node.target in ADDITIONS:
+        return node.all_input_nodes
+    axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return list(node.all_input_nodes) if node.target in CONCATENATIONS and axis == 1 else []
+
+
+def _last_layer(node: fx.Node, layers: dict[str, nn.Module]) -> str | None:
+    """The layer with which a branch ends, if nothing else reads what it makes."""
+    while len(node.users) == 1:
+        before = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        if node.op == "call_module":
+            layer = layers[str(node.target)]
+            if _has_weight(layer) and not isinstance(layer, nn.PReLU):
+                return str(node.target)
+            passes = isinstance(layer, PASSING) or type(layer).__name__ in PASSING_BY_NAME
+        else:
+            scaled = node.target in (operator.mul, torch.mul) and len(node.all_input_nodes) == 2 and len(before) == 1
+            passes = scaled or node.target in PASSING_FUNCTIONS
+            passes = passes or getattr(node.target, "__name__", "") in PASSING_BY_NAME
+        if not passes or len(before) != 1:
+            return None
+        node = before[0]
+    return None
 
 
 def _has_weight(layer: nn.Module) -> TypeGuard[Layer]:
     return getattr(layer, "weight", None) is not None
 
 
-def without(model: nn.Module, names: Iterable[str]) -> nn.Module:
+def without(model: nn.Module, names: Iterable[str], example_input: Tensor | None = None) -> nn.Module:
     """Cut branches and blocks out of a copy of the model, with all that only they needed.
 
-    The copy computes what the model computes with zeros in their place.
+    The copy computes what the model computes with zeros in their place. Batch norm behind a concatenation loses the
+    channels of the branch, its shift included.
 
     model: any network that ``torch.fx`` can trace; it is left as it was.
     names: names of the layers that they end in, as :func:`summands` lists them.
+    example_input: inputs with which the network is traced, (n, channels, height, width); for branches that end in a
+        concatenation, whose readers lose inputs. Default None.
 
     Returns the copy.
-    Raises ValueError for a layer that is no summand of an addition, or the last one.
+    Raises ValueError for a layer in which no branch ends, for the last branch, and for a branch of a concatenation that
+    is read by something else than batch norm and layers in one group, or without an example.
 
     >>> from lib import measure, models
     >>> network = models.resnet8(width=4)
@@ -353,17 +403,61 @@ def without(model: nn.Module, names: Iterable[str]) -> nn.Module:
     if not names:
         return copy.deepcopy(model)
     traced = _traced(copy.deepcopy(model))
+    gone: dict[str, set[int]] = {}  # name of a layer -> numbers of the channels that it no longer reads
     for name in names:
-        node = next((n for n in traced.graph.nodes if n.op == "call_module" and n.target == name), None)
-        sums = [user for user in node.users if user.target in ADDITIONS] if node else []
-        if node is None or not sums or len(node.users) > 1:
+        merge = next((found for found in _merges(traced) if name in found[1]), None)
+        if merge is None:
             raise ValueError(f"layer {name!r} is not one of two summands: accepted are {summands(model)}")
-        other = next(summand for summand in sums[0].all_input_nodes if summand is not node)
-        sums[0].replace_all_uses_with(other)
+        node, ends = merge
+        left = [part for part in _parts(node) if part is not ends[name]]
+        if node.target not in ADDITIONS:
+            for reader, columns in _readers(model, name, example_input).items():
+                gone.setdefault(reader, set()).update(columns)
+        if len(left) == 1:
+            node.replace_all_uses_with(left[0])
+        else:
+            node.args = (left, 1)
+            node.kwargs = {}
         traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
+    for name, layer in traced.named_modules():
+        if name in gone:
+            _narrow(layer, gone[name])
     traced.recompile()
     return traced
+
+
+def _readers(model: nn.Module, name: str, example_input: Tensor | None) -> dict[str, list[int]]:
+    """Name of a layer -> numbers of its inputs that come from the branch that ends with layer ``name``."""
+    if example_input is None:
+        raise ValueError(f"layer {name!r} ends in a concatenation: an example input is needed to cut what reads it")
+    for group in structure.groups(model, example_input):
+        if name in (*group.producers, *group.carriers):
+            read = group.consumers | group.carriers
+            for reader in read:
+                if getattr(model.get_submodule(reader), "groups", 1) > 1:
+                    raise ValueError(f"layer {reader!r} is grouped: a branch that it reads cannot be cut out")
+            return {reader: columns.flatten().tolist() for reader, columns in read.items()}
+    raise ValueError(
+        f"the channels of layer {name!r} cannot go: they are the network's output, or not known to be free"
+    )
+
+
+@torch.no_grad()
+def _narrow(layer: Any, gone: set[int]) -> None:
+    """Take inputs away from a convolution or linear layer, or channels from a batch norm; in place."""
+    norm = isinstance(layer, structure.PER_CHANNEL)
+    width = layer.num_features if norm else layer.weight.shape[1]
+    keep = torch.tensor([i for i in range(width) if i not in gone], device=layer.weight.device)
+    if norm:
+        for key, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            if value.dim():
+                kept = value[keep]
+                setattr(layer, key, nn.Parameter(kept, value.requires_grad) if key in layer._parameters else kept)
+        layer.num_features = len(keep)
+    else:
+        layer.weight = nn.Parameter(layer.weight[:, keep], layer.weight.requires_grad)
+        setattr(layer, "in_features" if isinstance(layer, nn.Linear) else "in_channels", len(keep))
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:

@@ -13,6 +13,11 @@ The whole path in :math:`\lambda` is computed at once (least angle regression), 
 :mod:`lib.pruning.shared.reconstruction` alone: :math:`Z^\top Z = G` and :math:`Z^\top Y = G\,1`, because :math:`Y =
 \sum_c Z_c`. The weights W in Z are those of the trained network. They are not scaled to norm 1, so moving a factor from
 one layer into the next, which does not change the function, does not change the scores either.
+
+:func:`scores` and :func:`refit` choose in the whole network and repair it afterwards, so that all criteria can be
+compared. The paper goes layer by layer, with Y from the whole network and Z from the one that is cut so far:
+:func:`layer_by_layer`. What it does for residual networks is left out: a sampler of channels in front of a block, and a
+block's last layer that makes up for the error of the shortcut.
 """
 
 from collections.abc import Mapping
@@ -20,22 +25,25 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.linalg import cho_solve, solve_triangular
 from torch import Tensor, nn
 
 from lib.datasets import Split
-from lib.pruning.shared import reconstruction
+from lib.pruning.shared import reconstruction, refitting
+from lib.pruning.shared.cholesky import Cholesky
+from lib.structure import Masks
 
 
-def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
     r"""Compute the LASSO's solutions for all penalties at once: they are linear in the penalty between two steps.
 
     On each piece the coefficients of the active channels A, with signs s, are :math:`\beta = G_{AA}^{-1} (b_A - \lambda
-    s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004). Where several channels tie, least squares without
+    s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004): they grow by :math:`G_{AA}^{-1} s` as the penalty falls
+    by 1. Where several channels tie, least squares without
     negative coefficients decides which of them enter; a channel that depends on active ones stays out while they are
     active. (``lars_path_gram`` of scikit-learn drops it for good, and can end elsewhere, depending on the rounding.)
 
     gram: (channels, channels), the matrix G, float64. The penalty is in units of G.
+    target: (channels,), b where it is not G 1, float64: where Y is not the sum of all Z. Default None, G 1.
 
     Returns the penalties (steps,), falling from :math:`\max_c |G 1|_c`, at which all coefficients are 0, and the
     coefficients (channels, steps). A channel that contributes nothing stays at 0; so do all but one of several channels
@@ -46,46 +54,53 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
     >>> penalties.tolist(), coefficients[0].tolist()  # the first channel enters at once: 1 - penalty / 4
     ([4.0, 1.0, 0.0], [0.0, 0.75, 1.0])
     """
-    live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).numpy()
-    part = gram.numpy()[live][:, live]
-    target = part.sum(1)
-    penalty = abs(target).max(initial=0.0)
+    live = (gram.diagonal() > 1e-12 * gram.diagonal().max().clamp_min(1e-300)).cpu().numpy()
+    part = np.ascontiguousarray(gram.cpu().numpy()[live][:, live])
+    goal = part.sum(1) if target is None else target.cpu().numpy()[live]
+    penalty = abs(goal).max(initial=0.0)
     rounding = 1e-12 * (part.diagonal().max(initial=0.0) + penalty)
-    active, root, beta = np.zeros(0, int), np.zeros((0, 0)), np.zeros(len(part))  # part[active, active] = root root^T
+    factor, rows = Cholesky(len(part)), np.empty_like(part)  # of part[active][:, active]; part[active]
+    active: list[int] = []
+    correlation, signs, beta = goal, np.zeros(len(part)), np.zeros(len(part))
     penalties, steps = [penalty], [beta]
     while penalty > rounding:
         if len(steps) > 20 * len(part) + 20:
             raise ValueError(f"the path of {len(part)} channels has more than {len(steps)} steps: use fewer channels")
-        correlation = target - part @ beta
-        signs = np.sign(correlation)
-        tied = np.flatnonzero(abs(correlation) >= penalty - rounding)
-        tied = tied[~np.isin(tied, active)]
-        for channel in _entering(part, active, root, signs, tied):
-            active, root = np.append(active, channel), _extended(root, part[active, channel], part[channel, channel])
+        tied = abs(correlation) >= penalty - rounding
+        tied[active] = False
+        signs[tied] = np.sign(correlation[tied])
+        for channel in _entering(part, active, factor, signs, np.flatnonzero(tied)):
+            factor.append(part[channel][active], part[channel, channel])
+            rows[len(active)] = part[channel]
+            active.append(channel)
         # method
-        # on this piece beta = start - penalty slope,
-        # and the correlation is rest + penalty turn
-        start, slope = np.zeros((2, len(part)))
-        solved = cho_solve((root, True), np.stack([target[active], signs[active]], 1), check_finite=False)
-        start[active], slope[active] = solved.T
-        rest, turn = target - part @ start, part @ slope
+        # as the penalty falls by one, beta grows by slope,
+        # and the correlation falls by turn
+        slope = factor.solve(signs[active])
+        turn = slope @ rows[: len(active)]
         # end of method
-        inside, waiting = np.zeros((2, len(part)), bool)
-        inside[active], waiting[tied] = True, True
-        events = [0.0]
+        events = [np.zeros(1)]
         with np.errstate(divide="ignore", invalid="ignore"):
             for sign in (1, -1):  # a channel that stays out of a tie falls faster than the penalty on its own side
-                joins = ~inside & ~(waiting & (signs == sign))
-                events += list(sign * rest[joins] / (1 - sign * turn[joins]))
-            events += list((start / slope)[beta != 0])
+                joins = ~(tied & (signs == sign))
+                joins[active] = False
+                events.append(sign * (correlation - penalty * turn)[joins] / (1 - sign * turn[joins]))
+            there = beta[active] != 0
+            events.append(penalty + beta[active][there] / slope[there])
+        event = np.concatenate(events)
         # method
-        penalty = max(event for event in events if 0 <= event < penalty)
-        beta = start - penalty * slope
+        before, penalty = penalty, event[(event >= 0) & (event < penalty)].max()
+        beta, correlation = beta.copy(), correlation - (before - penalty) * turn
+        beta[active] += (before - penalty) * slope
         # end of method
-        beta[beta * signs <= 1e-12] = 0
-        if not beta[active].all():
-            active = active[beta[active] != 0]
-            root = np.linalg.cholesky(part[np.ix_(active, active)])
+        left = [place for place, value in enumerate(beta[active] * signs[active]) if value <= 1e-12]
+        for place in reversed(left):
+            beta[active.pop(place)] = 0
+            factor.remove(place)
+            rows[place : len(active)] = rows[place + 1 : len(active) + 1]
+        if left or len(steps) % 32 == 0:  # rounding errors do not add up
+            beta[active] = factor.solve(goal[active] - penalty * signs[active])
+            correlation = goal - beta[active] @ rows[: len(active)]
         penalties.append(penalty)
         steps.append(beta)
     coefficients = np.zeros((len(gram), len(steps)))
@@ -93,16 +108,15 @@ def path(gram: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return np.array(penalties), coefficients
 
 
-def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.ndarray, tied: np.ndarray) -> list[int]:
+def _entering(gram: np.ndarray, active: list[int], factor: Cholesky, signs: np.ndarray, tied: np.ndarray) -> list[int]:
     """Which of the tied channels become active: non-negative least squares (Lawson and Hanson), given the active ones.
 
     With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes u^T S u
-    / 2
-    - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
+    / 2 - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
     """
-    reduced = solve_triangular(root, gram[np.ix_(active, tied)] * signs[tied], lower=True, check_finite=False)
+    reduced = np.stack([factor.forward(gram[j][active] * signs[j]) for j in tied], 1) if len(tied) else np.zeros((0, 0))
     left = gram[np.ix_(tied, tied)] * np.outer(signs[tied], signs[tied]) - reduced.T @ reduced
-    pull = 1 - reduced.T @ solve_triangular(root, signs[active], lower=True, check_finite=False)
+    pull = 1 - reduced.T @ factor.forward(signs[active])
     u = np.zeros(len(tied))
     chosen: list[int] = []
     while True:
@@ -123,30 +137,35 @@ def _entering(gram: np.ndarray, active: np.ndarray, root: np.ndarray, signs: np.
         u[chosen] = best
 
 
-def _extended(root: np.ndarray, column: np.ndarray, corner: float) -> np.ndarray:
-    """The Cholesky factor of a matrix with one more row and column."""
-    row = solve_triangular(root, column, lower=True, check_finite=False)
-    last = np.sqrt(corner - row @ row)
-    return np.block([[root, np.zeros((len(row), 1))], [row[None], np.array([[last]])]])
-
-
 def scores(
-    model: nn.Module, split: Split, *, images: int = 200, places: int = 10, outputs: int = 64, seed: int = 0
+    model: nn.Module,
+    split: Split,
+    *,
+    fraction: float | None = None,
+    images: int = 200,
+    places: int = 10,
+    outputs: int = 64,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Score each filter by the penalty at which its channel leaves, as a share of the penalty at which all are gone.
 
-    Layers that an addition ties get the same scores.
+    This is one order for all fractions. The channels that the LASSO has at a certain number may differ from it in a few
+    places, because a channel can leave, come back and leave again as the penalty falls. With a ``fraction`` they come
+    first: ``keep(scores, fraction=fraction)`` then keeps exactly the paper's set. Layers that an addition ties get the
+    same scores.
 
     model: any network that can be traced; it is left as it was.
     split: samples from which the contributions are measured; labels are not read.
+    fraction: share of the filters that will be removed from each layer, in [0, 1), the number rounded down. Default
+        None: no set is preferred.
     images: number of images to draw, 1 or more. Default 200.
     places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
     outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (filters,) in [0, 1], larger = keep.
-    Raises ValueError for an empty split, numbers out of range, inputs that are not finite, and a network that cannot be
-    traced.
+    Raises ValueError for a fraction out of range, an empty split, numbers out of range, inputs that are not finite, and
+    a network that cannot be traced.
     Source: he2017channel.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
@@ -154,17 +173,43 @@ def scores(
     >>> scores(model, split)["0"].max()  # the last channel to leave
     tensor(1.)
     """
+    if fraction is not None and not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), not {fraction}")
     result: dict[str, Tensor] = {}
     for name, gram in reconstruction.grams(
         model, split, images=images, places=places, outputs=outputs, seed=seed
     ).items():
-        penalties, coefficients = path(gram)
-        score = np.zeros(len(gram))
-        for channel, row in enumerate(coefficients != 0):
-            if row.any():  # it is left on the way from the step before the first at which it is not zero
-                score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
-        result[name] = torch.from_numpy(score).float()
+        count = None if fraction is None else len(gram) - int(fraction * len(gram) + 1e-9)
+        result[name] = _scored(gram, None, count)
     return result
+
+
+def support(coefficients: np.ndarray, count: int) -> np.ndarray:
+    """Find the channels that are left when the penalty has risen, from 0, until there are at most ``count``.
+
+    coefficients: (channels, steps), as :func:`path` returns them.
+    count: largest number of channels, 0 or more.
+
+    Returns (channels,) bool.
+
+    >>> support(np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), 1).tolist()
+    [True, False]
+    """
+    # method
+    left = coefficients != 0
+    return left[:, np.flatnonzero(left.sum(0) <= count)[-1]]
+    # end of method
+
+
+def _scored(gram: Tensor, target: Tensor | None, count: int | None) -> Tensor:
+    penalties, coefficients = path(gram, target)
+    score = np.zeros(len(gram))
+    for channel, row in enumerate(coefficients != 0):
+        if row.any():  # it is left on the way from the step before the first at which it is not zero
+            score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
+    if count is not None:
+        score = (score + support(coefficients, count)) / 2
+    return torch.from_numpy(score).float().to(gram.device)
 
 
 def refit(
@@ -197,10 +242,69 @@ def refit(
     :func:`lib.structure.mask` refuses.
     Source: he2017channel.
     """
+    solve = _ridged(ridge)
+    return refitting.reconstruct(model, masks, split, solve, images=images, places=places, seed=seed)
+
+
+def layer_by_layer(
+    model: nn.Module,
+    split: Split,
+    *,
+    fraction: float,
+    tied: bool = False,
+    ridge: float = 1e-6,
+    images: int = 200,
+    fit_images: int = 1000,
+    places: int = 10,
+    outputs: int = 64,
+    seed: int = 0,
+) -> tuple[nn.Module, Masks]:
+    """Prune as the paper does: choose the channels of one layer, refit the next, and go on in what this leaves.
+
+    A layer keeps the channels that the LASSO has at this number. The next layer reads in the network that is cut so
+    far, and is fitted to what it answers in the model.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples to choose with and to fit to; labels are not read.
+    fraction: share of the filters to remove from every layer, in [0, 1); the number is rounded down.
+    tied: whether layers that an addition ties lose filters as well. Default False: the sums of residual blocks stay
+        whole.
+    ridge: penalty on the change of the weights, as in :func:`refit`. Default 1e-6.
+    images: number of images to draw for the choice, 1 or more. Default 200.
+    fit_images: number of images to draw for the fit, 1 or more. Default 1000.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    seed: seed of the draws. Default 0.
+
+    Returns a masked copy of the model, and the masks; shrink the copy with them.
+    Raises ValueError for a fraction out of range, a model that has no layer to prune, and what :func:`refit` refuses.
+    Source: he2017channel.
+
+    >>> from lib import models
+    >>> split = Split(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.long))
+    >>> masked, masks = layer_by_layer(models.lenet5(), split, fraction=0.9)
+    >>> masks
+    Masks(removed: conv1 18 of 20, conv2 45 of 50, fc1 450 of 500)
+    """
+    return refitting.layer_by_layer(
+        model,
+        split,
+        _scored,
+        _ridged(ridge),
+        fraction=fraction,
+        tied=tied,
+        images=images,
+        fit_images=fit_images,
+        places=places,
+        outputs=outputs,
+        seed=seed,
+    )
+
+
+def _ridged(ridge: float) -> refitting.Solve:
     if not 1e-12 <= ridge < np.inf:
         raise ValueError(f"ridge must be 1e-12 or more and finite, not {ridge}")
-    solve = partial(least_squares, ridge=ridge)
-    return reconstruction.reconstruct(model, masks, split, solve, images=images, places=places, seed=seed)
+    return partial(least_squares, ridge=ridge)
 
 
 def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor, *, ridge: float) -> Tensor:
@@ -214,11 +318,16 @@ def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Ten
 
     Returns the new weight, (outputs, inputs, k).
     """
-    # method
     x, w = patches.flatten(1), weight.flatten(1)
+    if len(x) < x.shape[1] > 2**11:  # (X^T X + r I)^-1 X^T = X^T (X X^T + r I)^-1, and fewer equations
+        penalty = ridge * x.square().sum(0).mean().clamp_min(1e-200)
+        dual = x @ x.T + penalty * torch.eye(len(x), dtype=x.dtype, device=x.device)
+        change = x.T @ torch.cholesky_solve(answers - x @ w.T, torch.linalg.cholesky(dual))
+        return (w + change.T).reshape(weight.shape)
+    # method
     square = x.T @ x
-    penalty = ridge * square.diagonal().mean().clamp_min(1e-12)
-    system = square + penalty * torch.eye(len(square), dtype=square.dtype)
+    penalty = ridge * square.diagonal().mean().clamp_min(1e-200)
+    system = square + penalty * torch.eye(len(square), dtype=square.dtype, device=x.device)
     change = torch.cholesky_solve(x.T @ (answers - x @ w.T), torch.linalg.cholesky(system))
     return (w + change.T).reshape(weight.shape)
     # end of method

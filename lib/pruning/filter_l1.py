@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lib import running, structure, weights
 from lib.datasets import Split
-from lib.pruning.shared.groups import groups_of
+from lib.pruning.shared.groups import filters, groups_of
 from lib.structure import PER_CHANNEL, Masks
 
 
@@ -30,8 +30,10 @@ def scores(model: nn.Module, split: Split, *, folded: bool = False) -> dict[str,
     folded: multiply the score by :math:`\lvert\gamma_j\rvert / \sqrt{\sigma_j^2 + \epsilon}` of the batch norm that
         follows the layer. Default False, as in the paper.
 
-    Returns layer name -> (filters,), larger = keep.
-    Raises ValueError for an empty split, weights that are not finite, and a network that cannot be traced.
+    Returns layer name -> (filters,), larger = keep; a layer that only makes a gate for the channels of other layers, as
+    in squeeze-and-excitation, is not in it.
+    Raises ValueError for an empty split, weights that are not finite, and a network that cannot be traced; with
+    ``folded``, by name, for a batch norm without running statistics.
     Source: li2017pruning, section 3.1.
 
     >>> from lib import models
@@ -64,6 +66,9 @@ def greedy(model: nn.Module, split: Split, *, fraction: float) -> Masks:
     groups = {name: group for group in groups_of(model, split) for name in group.producers}
     with running.captured(model, groups) as flow, running.evaluating(model):
         running.logits(model, split.images[:1])
+    for name in groups:
+        if name not in flow.outputs:
+            raise ValueError(f"layer {name!r} did not run: its turn is not known")
     for first in flow.outputs:  # in the order in which they ran
         if first in masks:
             continue
@@ -72,10 +77,15 @@ def greedy(model: nn.Module, split: Split, *, fraction: float) -> Masks:
             {name: filter_norms(model, name) for name in group.producers}, fraction=fraction, groups=[group]
         )
         for name, columns in group.consumers.items():
-            layer = weights.layer_named(model, name)
-            if getattr(layer, "groups", 1) == 1:  # a filter of a grouped one reads a part of the maps
-                layer.weight[:, columns[~masks[first]].flatten()] = 0
+            _forget(weights.layer_named(model, name), columns[~masks[first].cpu()].flatten())
     return masks
+
+
+def _forget(layer: weights.Layer, numbers: Tensor) -> None:
+    """Set the kernels for these inputs to zero. A filter of a grouped convolution reads one block of the inputs."""
+    blocks = layer.weight.unflatten(0, (getattr(layer, "groups", 1), -1))
+    width = blocks.shape[2]
+    blocks[numbers // width, :, numbers % width] = 0
 
 
 def filter_norms(model: nn.Module, name: str) -> Tensor:
@@ -88,12 +98,7 @@ def filter_norms(model: nn.Module, name: str) -> Tensor:
     Raises ValueError for a layer that does not exist and for weights that are not finite.
     """
     # method
-    norms = weights.layer_named(model, name).weight.detach().abs().flatten(1).sum(1)
-    # end of method
-    if not torch.isfinite(norms).all():
-        raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite weights are needed")
-    # method
-    return norms
+    return filters(model, name).abs().sum(1)
     # end of method
 
 
@@ -105,7 +110,9 @@ def _scales(model: nn.Module, producers: list[str], split: Split) -> dict[str, T
     scales = {}
     for name in producers:
         for norm, layer in norms.items():
-            if norm in flow.inputs and flow.inputs[norm] is flow.outputs.get(name) and layer.running_var is not None:
+            if norm in flow.inputs and flow.inputs[norm] is flow.outputs.get(name):
+                if layer.running_var is None:
+                    raise ValueError(f"batch norm {norm!r} keeps no running variance: folded needs it")
                 scale = (layer.running_var + layer.eps).rsqrt()
                 scales[name] = scale * layer.weight.detach().abs() if layer.affine else scale
     return scales

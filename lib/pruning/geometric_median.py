@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lib import structure, training, weights
 from lib.datasets import Split
-from lib.pruning.shared.groups import groups_of
+from lib.pruning.shared.groups import filters, groups_of
 from lib.training import FitOptions
 
 
@@ -28,7 +28,8 @@ def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
     model: any network that can be traced; it is left as it was.
     split: its first image traces the network; nothing else of it is used.
 
-    Returns layer name -> (filters,) float64, larger = keep.
+    Returns layer name -> (filters,) float64, larger = keep; a layer that only makes a gate for the channels of other
+    layers, as in squeeze-and-excitation, is not in it.
     Raises ValueError for an empty split, weights that are not finite, and a network that cannot be traced.
     Source: he2019fpgm, equations 4 to 9.
 
@@ -49,12 +50,10 @@ def distances(model: nn.Module, name: str) -> Tensor:
     Returns (filters,) float64.
     Raises ValueError for a layer that does not exist and for weights that are not finite.
     """
-    filters = weights.layer_named(model, name).weight.detach().flatten(1).double()
-    if not torch.isfinite(filters).all():
-        raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite weights are needed")
     # method
+    rows = filters(model, name).double()
     # the distances stay, and their squares lose fewer digits in the matrix product
-    centered = filters - filters.mean(0)
+    centered = rows - rows.mean(0)
     return torch.cdist(centered, centered, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0).sum(1)
     # end of method
 

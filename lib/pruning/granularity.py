@@ -19,16 +19,18 @@ is still one dense product. Single weights and kernels leave rows that some outp
 
 import copy
 from collections.abc import Callable, Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from lib import running, structure
-from lib.pruning.shared.selection import largest
+from lib import measure, running, structure
+from lib.pruning.shared.selection import check_masks, largest
 from lib.weights import check_one_of, layer_named, replace
 
 LEVELS = ("weight", "kernel", "stride", "map")
 SELECTIONS = ("magnitude", "random")
+LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear  # what may compute, carry or read a map
 
 
 def masks(
@@ -54,7 +56,7 @@ def masks(
     example_input: (n, channels, height, width); the level "map" traces the network with it.
     level: "weight", "kernel" and "map" keep a share of the weights, kernels or filters of each layer, and take
         ``density``; "stride" keeps every stride-th place of a kernel, and takes ``stride``. "map" also masks the linear
-        layers that read a map that goes.
+        layers, and convolutions of other dimensions, that compute or read a map that goes.
     density: share to keep, in (0, 1].
     stride: 1 or more; about 1 / stride of the weights are kept.
     select: "magnitude" (default) keeps what has the largest sum of magnitudes, "random" draws.
@@ -72,24 +74,34 @@ def masks(
         raise ValueError(f"{type(model).__name__} has no 2-d convolution to prune")
     generator = torch.Generator().manual_seed(seed)
 
-    def saliency(weight: Tensor) -> Tensor:
-        return weight.detach().abs() if select == "magnitude" else torch.rand(weight.shape, generator=generator)
+    def saliency(name: str) -> Tensor:
+        weight = layer_named(model, name).weight
+        if select == "random":
+            return torch.rand(weight.shape, generator=generator, device=generator.device).to(weight.device)
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite ones are needed")
+        return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
 
     if level == "stride":
-        if density is not None or not isinstance(stride, int) or stride < 1:
+        if density is not None or not isinstance(stride, Integral) or stride < 1:
             raise ValueError(f"the level 'stride' takes stride, 1 or more, and no density, not {stride} and {density}")
-        return {name: strided(saliency(layer.weight), layer.groups, stride) for name, layer in convolutions.items()}
+        return {name: strided(saliency(name), layer.groups, stride) for name, layer in convolutions.items()}
     if stride is not None or density is None or not 0 < density <= 1:
         raise ValueError(f"the level {level!r} takes density, in (0, 1], and no stride, not {density} and {stride}")
     if level == "map":
         return _maps(model, example_input, density, saliency)
     if level == "kernel":
-        return {name: _kernels(saliency(layer.weight), density) for name, layer in convolutions.items()}
-    return {name: largest(saliency(layer.weight), density) for name, layer in convolutions.items()}
+        return {name: _kernels(saliency(name), density) for name in convolutions}
+    return {name: _share(saliency(name), density) for name in convolutions}
+
+
+def _share(value: Tensor, density: float) -> Tensor:
+    """The largest; in a layer of zeros alone, which has not been trained yet, the first."""
+    return largest(value, density, candidates=None if value.any() else torch.ones_like(value, dtype=torch.bool))
 
 
 def _kernels(value: Tensor, density: float) -> Tensor:
-    return largest(value.sum((2, 3)), density)[:, :, None, None].expand_as(value).clone()
+    return _share(value.sum((2, 3)), density)[:, :, None, None].expand_as(value).clone()
 
 
 def strided(value: Tensor, groups: int, stride: int) -> Tensor:
@@ -106,25 +118,23 @@ def strided(value: Tensor, groups: int, stride: int) -> Tensor:
     """
     # method
     places = value.shape[2] * value.shape[3]
-    kept = torch.stack([torch.arange(places) % stride == offset for offset in range(min(stride, places))])
+    place = torch.arange(places, device=value.device)
+    kept = torch.stack([place % stride == offset for offset in range(min(stride, places))])
     by_source = value.reshape(groups, -1, value.shape[1], places).sum(1)  # (groups, C_i / groups, k^2)
-    offset = (by_source @ (kept / kept.sum(1, keepdim=True)).T).argmax(2)  # by the mean: offset 0 may keep one more
+    share = (kept / kept.sum(1, keepdim=True)).to(value.dtype)
+    offset = (by_source @ share.T).argmax(2)  # by the mean: offset 0 may keep one more
     shared = kept[offset][:, None].expand(-1, value.shape[0] // groups, -1, -1)
     return shared.reshape(value.shape)
     # end of method
 
 
 def _maps(
-    model: nn.Module, example_input: Tensor, density: float, saliency: Callable[[Tensor], Tensor]
+    model: nn.Module, example_input: Tensor, density: float, saliency: Callable[[str], Tensor]
 ) -> dict[str, Tensor]:
     """Rows of the layers that compute a map or carry it on, columns of those that read it."""
     groups = structure.groups(model, example_input)
     layers = dict(model.named_modules())
-    scores = {
-        name: saliency(layer_named(model, name).weight).flatten(1).sum(1)
-        for group in groups
-        for name in group.producers
-    }
+    scores = {name: saliency(name).flatten(1).sum(1) for group in groups for name in group.producers}
     if not scores:
         raise ValueError(f"{type(model).__name__} has no feature map that can go: all are its outputs")
     kept = structure.keep(scores, fraction=1 - density, groups=groups, least=1)
@@ -132,7 +142,7 @@ def _maps(
     masks = {
         name: torch.ones_like(layer.weight, dtype=torch.bool)
         for name, layer in layers.items()
-        if isinstance(layer, nn.Conv2d) or (isinstance(layer, nn.Linear) and name in touched)
+        if isinstance(layer, nn.Conv2d) or (isinstance(layer, LAYERS) and name in touched)
     }
     for group in groups:
         removed = ~kept[group.producers[0]]
@@ -157,18 +167,21 @@ def multiply_adds(model: nn.Module, masks: Mapping[str, Tensor], example_input: 
     """Count the multiply-adds of the masked layers for one input, without those of the weights that are gone.
 
     model: any network, which is looked at in evaluation mode and is not changed.
-    masks: layer name -> bool mask of the shape of the weight, True where it is kept. Only these layers are counted.
-    example_input: (n, channels, height, width); the first one is used.
+    masks: layer name -> bool mask of the shape of the weight, True where it is kept. Only these layers are counted:
+        linear layers and convolutions, also transposed ones, each time that they run.
+    example_input: (n, channels, height, width); its shape is used.
 
-    Raises ValueError for a layer that does not exist.
+    Raises ValueError for a layer that does not exist, that is of another kind or that does not run, and for a mask of
+    another shape.
 
         >>> layer = nn.Conv2d(2, 3, 3, padding=1)
         >>> multiply_adds(layer, {"": torch.ones(3, 2, 3, 3, dtype=torch.bool)}, torch.zeros(1, 2, 5, 7))
         1890
     """
-    with running.evaluating(model), running.captured(model, masks) as flow, torch.no_grad():
-        model(example_input[:1])
-    return sum(flow.outputs[name][0, 0].numel() * int(mask.sum()) for name, mask in masks.items())
+    check_masks(masks, {name: layer_named(model, name).weight for name in masks})
+    whole = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+    running.check_ran(masks, whole)
+    return sum(whole[name] // mask.numel() * int(mask.sum()) for name, mask in masks.items())
 
 
 def rows(mask: Tensor) -> Tensor:
@@ -187,7 +200,7 @@ def rows(mask: Tensor) -> Tensor:
 class LoweredConvolution(nn.Module):
     """A masked convolution as one dense product of the two matrices, without the rows that no output needs.
 
-    Called with images (n, C_i, H, W), it returns (n, C_o, H', W').
+    Called with images (n, C_i, H, W), it returns (n, C_o, H', W'). What was frozen stays frozen.
 
     layer: a 2-d convolution in one group, with zeros around the images and its padding given as numbers. It is copied.
     mask: bool, of the shape of the weight, True where it is kept.
@@ -204,16 +217,21 @@ class LoweredConvolution(nn.Module):
 
     def __init__(self, layer: nn.Conv2d, mask: Tensor):
         super().__init__()
+        if type(layer).forward is not nn.Conv2d.forward:
+            raise ValueError(f"{layer} cannot be lowered: it has a forward pass of its own")
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise ValueError(f"{layer} cannot be lowered: accepted are groups=1, zeros around, padding as numbers")
         if mask.shape != layer.weight.shape:
             raise ValueError(f"the mask must be of shape {tuple(layer.weight.shape)}, not {tuple(mask.shape)}")
         self.padding, self.stride, self.dilation = layer.padding, layer.stride, layer.dilation
         self.kernel_size, needed = layer.kernel_size, rows(mask)
-        kernel = (layer.weight.detach() * mask).flatten(1)[:, needed]
-        self.kernel = nn.Parameter(kernel.contiguous())  # C_o x sum n_i
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
-        self.register_buffer("needed", needed.nonzero().flatten())
+        mask = mask.to(layer.weight.device)
+        kernel = (layer.weight.detach() * mask).flatten(1)[:, needed.to(mask.device)].contiguous()  # C_o x sum n_i
+        self.kernel = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
+        bias = layer.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        self.register_buffer("needed", needed.nonzero().flatten().to(mask.device))
+        self.train(layer.training)
 
     def features(self, images: Tensor) -> Tensor:
         """Write the needed rows of the feature matrix, and none of the others.
@@ -221,7 +239,10 @@ class LoweredConvolution(nn.Module):
         images: (n, C_i, H, W).
 
         Returns (n, rows, H', W').
+        Raises ValueError for images of another number of dimensions.
         """
+        if images.dim() != 4:
+            raise ValueError(f"images must be (n, channels, height, width), not of shape {tuple(images.shape)}")
         (py, px), (sy, sx), (dy, dx), (ky, kx) = self.padding, self.stride, self.dilation, self.kernel_size
         padded = nn.functional.pad(images, (px, px, py, py)).contiguous()
         n, channels, height, width = padded.shape
@@ -254,5 +275,8 @@ def lower(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     for name, mask in masks.items():
         layer = layer_named(model, name)
         if isinstance(layer, nn.Conv2d) and not rows(mask).all():
-            model = replace(model, name, LoweredConvolution(layer, mask))
+            try:
+                model = replace(model, name, LoweredConvolution(layer, mask))
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from error
     return model

@@ -7,8 +7,13 @@ A weight is kept where its magnitude reaches a threshold that each layer sets by
 with the quality parameter :math:`s` and the standard deviation :math:`\sigma` of the layer's weights (han2015learning,
 section 3). Then the survivors are trained on from the values they have. Repeating prune and retrain in small steps
 removes far more than one large step. The file keeps each survivor as a float and its place as a gap.
+
+Of the paper's procedure three things are left out: while it retrains, it lowers dropout (:func:`dropout_rate` says to
+what), it holds the convolutions fixed while it prunes the linear layers and the other way round, and it takes neurons
+without inputs or outputs out of the network.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Unpack
 
@@ -20,13 +25,27 @@ from lib.coding import gaps
 from lib.datasets import Split
 from lib.pruning.shared import selection
 from lib.training import FitOptions
-from lib.weights import CompressedWeight, Encoding, check_one_of, compress, decompress, layers
+from lib.weights import (
+    CompressedWeight,
+    Encoding,
+    Layer,
+    PackedWeight,
+    check_one_of,
+    compress,
+    compressed_form,
+    decompress,
+    layers,
+    tied,
+)
 
 SCOPES = ("layer", "global")
 
 
 class PrunedWeight(CompressedWeight):
     """A weight times a mask: what is pruned is exactly zero and gets no gradient.
+
+    What is pruned is what the mask says. A weight that is kept and happens to be zero can be trained; a file, which
+    holds values alone, does not tell it from a pruned one.
 
     mask: 1 where a weight is kept and 0 where it is pruned, or bool, of the shape of the weight.
     """
@@ -35,24 +54,25 @@ class PrunedWeight(CompressedWeight):
 
     def __init__(self, mask: Tensor):
         super().__init__()
-        self.register_buffer("mask", mask.float())
+        self.register_buffer("mask", mask if mask.is_floating_point() else mask.float())
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return self.forward(weight)
 
     # method
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask + 0.0  # adding zero turns the -0 of a pruned negative weight into 0
+        mask = self.mask.to(weight.dtype)
+        return weight * mask + 0.0  # adding zero turns the -0 of a pruned negative weight into 0
 
     # end of method
 
     def encode(self, weight: Tensor) -> Encoding:
-        flat = self.forward(weight).flatten()
+        flat = self.forward(weight).detach().flatten().float().cpu()
         places = flat.nonzero().flatten()
         if 33 * len(places) > 32 * len(flat):  # too dense for places to pay
             return Encoding(tables={"value": flat})
         fields, kept = gaps.encode(places.numpy(), gaps.best_bits(places.numpy(), filler_bits=32))
-        values = torch.zeros(len(fields))
+        values = flat.new_zeros(len(fields))
         values[torch.from_numpy(kept)] = flat[places]
         return Encoding(symbols={"gap": torch.from_numpy(fields)}, tables={"value": values})
 
@@ -61,6 +81,10 @@ class PrunedWeight(CompressedWeight):
         if "gap" not in encoding.symbols:
             return encoding.tables["value"].reshape(shape)
         return gaps.scatter(encoding.symbols["gap"], encoding.tables["value"], shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"gap": shape.numel()}, {"value": shape.numel()}
 
 
 def threshold(weight: Tensor, quality: float) -> float:
@@ -87,42 +111,63 @@ def masks(
 ) -> dict[str, Tensor]:
     """Choose the weights to keep: those of the largest magnitude, by either their share or their threshold.
 
-    model: any network; what counts is the weights of its linear, convolution and embedding layers.
+    model: any network; what counts is all weights that :func:`lib.weights.layers` lists: those of its linear,
+        convolution, embedding, attention and recurrent layers.
     density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
     quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
         density and quality is given.
     scope: "layer" (default) keeps the share ``density`` of each layer; "global" keeps this share of all weights
         together, at the one quality parameter, equal for all layers, that gives it.
 
-    Returns layer name -> bool mask of the shape of the weight, True where it is kept. A weight that is zero is never
-    kept, so masks of falling densities are nested. Of equal magnitudes the first ones are kept.
+    Returns layer name -> bool mask of the shape of the weight, True where it is kept. A layer that is pruned already
+    keeps no weight that its mask has removed, and a dense layer none that is zero, so masks of falling densities are
+    nested. A dense layer of zeros alone has not been trained yet: all of its weights may be kept. Of equal magnitudes
+    the first ones are kept.
     Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
-    not exist, and a model that has no layer with a weight.
+    not exist, weights that are not finite, and a model that has no layer with a weight.
     """
     _check_scope(scope, density)
     weights = _weights(model)
-    # method
-    if density is None and quality is not None:
-        return {name: (w.abs() >= threshold(w, quality)) & (w != 0) for name, w in weights.items()}
-    # end of method
-    if density is None or quality is not None:
+    if (density is None) == (quality is None):
         raise ValueError("give exactly one of density and quality")
-    shares = selection.shares_by_layer(density, weights)
-    if scope == "global" and not isinstance(density, Mapping):
-        scaled = {name: w.abs() / w.std(correction=0).clamp_min(1e-30) for name, w in weights.items()}
-        return selection.largest_together(scaled, density)
+    shares = selection.shares_by_layer(1.0 if density is None else density, weights)
+    ranked = {name: _ranked(name, weights[name].weight) for name in shares}
+    candidates = {name: _candidates(weights[name]) for name in shares}
     # method
-    return {name: selection.largest(weights[name].abs(), share) for name, share in shares.items()}
+    if quality is not None:
+        return {name: (w.abs() >= threshold(w, quality)) & candidates[name] for name, w in ranked.items()}
+    # end of method
+    if scope == "global":
+        scaled = {name: w.abs() / w.std(correction=0).clamp_min(1e-30) for name, w in ranked.items()}
+        return selection.largest_together(scaled, next(iter(shares.values())), candidates=candidates)
+    # method
+    return {name: selection.largest(w.abs(), shares[name], candidates=candidates[name]) for name, w in ranked.items()}
     # end of method
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    weights = {name: layer.weight.detach() for name, layer in layers(model)}
-    if not weights:
+def _weights(model: nn.Module) -> dict[str, Layer | PackedWeight]:
+    found = dict(layers(model))
+    if not found:
         raise ValueError(
             f"{type(model).__name__} has no layer with a weight: accepted are linear and convolution layers"
         )
-    return weights
+    return found
+
+
+def _ranked(name: str, weight: Tensor) -> Tensor:
+    """The weight in 32 bits or more, since the deviation of half precision has three digits."""
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite ones are needed")
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _candidates(layer: Layer | PackedWeight) -> Tensor:
+    """A bool mask of the weights that are not pruned yet."""
+    form = compressed_form(layer)
+    if form is not None and isinstance(form[0], PrunedWeight):
+        return form[0].mask != 0
+    kept = layer.weight.detach() != 0
+    return kept if kept.any() else torch.ones_like(kept)
 
 
 def _check_scope(scope: str, density: float | Mapping[str, float] | None) -> None:
@@ -147,7 +192,8 @@ def prune(
         >>> round(density(model), 2)
         0.1
 
-    model: any network; what is pruned is its linear, convolution and embedding layers.
+    model: any network; what is pruned is all weights that :func:`lib.weights.layers` lists: those of its linear,
+        convolution, embedding, attention and recurrent layers.
     density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
     quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
         density and quality is given.
@@ -155,7 +201,8 @@ def prune(
         together, at the one quality parameter, equal for all layers, that gives it.
 
     Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
-    not exist, a model that has no layer with a weight, and weights that are not finite.
+    not exist, a model that has no layer with a weight, weights that are not finite, and what
+    :func:`lib.weights.compress` refuses, such as a weight that two layers share.
     Source: han2015learning, section 3.
     """
     return apply(model, masks(model, density=density, quality=quality, scope=scope))
@@ -168,14 +215,15 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     masks: layer name -> bool mask of the shape of the layer's weight, True where a weight is kept; layers not named
         are left alone.
 
-    Raises ValueError for a mask that fits no layer, and for weights that are not finite.
+    Raises ValueError for a mask that fits no layer, for weights that are not finite, and for what
+    :func:`lib.weights.compress` refuses, such as a weight that two layers share.
 
         >>> layer = apply(nn.Linear(3, 1), {"": torch.tensor([[True, False, True]])})
         >>> layer.weight[0, 1].item()
         0.0
     """
-    selection.check_masks(masks, _weights(model))
-    return compress(model, lambda name, layer: PrunedWeight(masks[name]) if name in masks else None)
+    selection.check_masks(masks, {name: layer.weight for name, layer in _weights(model).items()})
+    return compress(model, lambda name, layer: PrunedWeight(masks[name].to(layer.weight)) if name in masks else None)
 
 
 def iterative(
@@ -209,8 +257,9 @@ def iterative(
     split.check_not_empty("to train on")
     _check_scope(scope, density)
     selection.shares_by_layer(density, _weights(model))
-    if rounds < 1:
-        raise ValueError(f"rounds must be 1 or more, not {rounds}")
+    if rounds < 1 or epochs < 0:
+        raise ValueError(f"rounds must be 1 or more and epochs 0 or more, not {rounds} and {epochs}")
+    training.fit(model, split, epochs=0, seed=seed, **options)  # refuses a wrong option before anything is pruned
     for r in range(1, rounds + 1):
         prune(model, density=density ** (r / rounds), scope=scope)
         training.fit(model, split, epochs=epochs, seed=seed + r, **options)
@@ -265,10 +314,30 @@ def gradual(
     return decompress(model)
 
 
+def dropout_rate(rate: float, density: float) -> float:
+    r"""Give the dropout rate for retraining: a layer with fewer connections needs less (han2015learning, equation 2).
+
+    .. math:: D_r = D_o \sqrt{C_{ir} / C_{io}}
+
+    rate: that the network was trained with, in [0, 1].
+    density: share of the layer's weights that is kept, in [0, 1].
+
+    Raises ValueError for a value out of range.
+
+        >>> dropout_rate(0.5, density=0.09)
+        0.15
+    """
+    if not (0 <= rate <= 1 and 0 <= density <= 1):
+        raise ValueError(f"rate and density must be in [0, 1], not {rate} and {density}")
+    return rate * math.sqrt(density)
+
+
 def density(model: nn.Module) -> float:
     """Count the weights that are not zero, as a share of all weights; biases are left out.
 
-    model: any network that has a layer with a weight, dense or pruned.
+    model: any network that has a layer with a weight, dense or pruned. A weight that several layers share counts once.
+
+    Raises ValueError for a model that has no layer with a weight.
 
         >>> layer = nn.Linear(4, 2)
         >>> with torch.no_grad():
@@ -276,5 +345,10 @@ def density(model: nn.Module) -> float:
         >>> density(layer)
         0.5
     """
-    weights = [layer.weight for _, layer in layers(model)]
+    found, shared = _weights(model), tied(model)
+    weights = [layer.weight for name, layer in found.items() if name not in shared or _first(name, shared[name], found)]
     return sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def _first(name: str, together: list[str], found: Mapping[str, object]) -> bool:
+    return name == next(other for other in together if other in found)

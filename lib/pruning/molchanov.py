@@ -13,13 +13,18 @@ For a map z with M places (equations 4 to 8):
     \frac{\partial \mathcal C_n}{\partial z_{n,m}} z_{n,m} \bigg\rvert,
 
 where x is the mean of the map over its places, in equally filled bins, and y the label. Maps are taken as the next
-layers read them, after batch norm, ReLU and pooling; for a rectified map E|z| is the paper's mean. Filters that an
-addition ties make one channel with one score.
+layers read them, after batch norm, ReLU and pooling; for a rectified map E|z| is the paper's mean. What a linear layer
+reads of tokens, (n, tokens, features), is a map for each feature. Filters that an addition ties make one channel with
+one score, in which the weights of all of them count; a layer that makes a gate for the channel, as in
+squeeze-and-excitation, does not count and gets no score.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Unpack
+import copy
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from operator import index
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -28,7 +33,9 @@ from torch.nn import functional
 
 from lib import measure, running, structure, training, weights
 from lib.datasets import Split
-from lib.pruning.shared.groups import groups_of
+from lib.pruning.shared.counts import count
+from lib.pruning.shared.groups import filters, groups_of
+from lib.pruning.shared.reading import check_read, scaled
 from lib.structure import Group
 from lib.training import FitOptions
 
@@ -74,7 +81,7 @@ def scores(
 
     Returns layer name -> (filters,), larger = keep.
     Raises ValueError for an unknown criterion, numbers out of range, an empty split, weights or images that are not
-    finite, and a network that cannot be traced.
+    finite, and a network that cannot be traced; by name, for a layer that does not run or that gets no gradient.
     Source: molchanov2017pruning, equations 4 to 8.
 
     >>> from lib import models
@@ -83,12 +90,11 @@ def scores(
     {'conv1': torch.Size([20]), 'conv2': torch.Size([50]), 'fc1': torch.Size([500])}
     """
     weights.check_one_of("criterion", criterion, CRITERIA)
-    if bins < 2 or batch_size < 1:
-        raise ValueError(f"bins must be 2 or more and batch_size 1 or more, not {bins} and {batch_size}")
+    bins, batch_size = count("bins", bins, least=2), count("batch_size", batch_size)
     groups = groups_of(model, split)
     if criterion == "random":
-        generator = torch.Generator().manual_seed(seed)
-        values = [torch.rand(group.channels, generator=generator) for group in groups]
+        generator = torch.Generator().manual_seed(index(seed))
+        values = [torch.rand(group.channels, generator=generator).to(split.images.device) for group in groups]
     elif criterion == "weight":
         values = [_mean_squares(model, group) for group in groups]
     elif criterion == "taylor":
@@ -109,8 +115,7 @@ def scores(
 
 
 def _mean_squares(model: nn.Module, group: Group) -> Tensor:
-    tied = [weights.layer_named(model, name).weight.detach() for name in group.producers]
-    first, *others = [w.flatten(1).square().mean(1) for w in tied]
+    first, *others = [filters(model, name).square().mean(1) for name in group.producers]
     return sum(others, first)
 
 
@@ -121,33 +126,56 @@ def oracle(
     layers: Iterable[str] | None = None,
     signed: bool = False,
     cost: Cost = cross_entropy,
+    batch_size: int = 250,
 ) -> dict[str, Tensor]:
     """Measure how much the mean cost changes when a channel is gone: one pass over the data for each channel.
 
     model: any network that can be traced; it is left as it was.
-    split: samples with labels; they run through the network all at once.
+    split: samples with labels.
     layers: names of the layers to score, and with them those that an addition ties to them. Default: all.
     signed: return the increase of the cost instead of its absolute value. Default False.
     cost: function of logits (n, classes) and labels (n,) that returns the cost of each sample, (n,). Default
         cross-entropy.
+    batch_size: samples in each pass, 1 or more. Default 250.
 
     Returns layer name -> (filters,) float64, larger = keep.
-    Raises ValueError for an empty split, a layer whose filters cannot go, and a network that cannot be traced.
+    Raises ValueError for an empty split, a layer whose filters cannot go, a batch_size out of range, and a network that
+    cannot be traced; by name, for a layer that does not run.
     Source: molchanov2017pruning, section 2.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 0.0]]))  # unit 1 is not read
+    >>> change = oracle(model, Split(torch.rand(3, 2), torch.zeros(3)), cost=lambda logits, labels: logits[:, 0])
+    >>> (change["0"] > 0).tolist()
+    [True, False]
     """
+    batch_size = count("batch_size", batch_size)
     groups = _of_layers(groups_of(model, split), layers)
+    check_read(model, groups, split.images)
     result: dict[str, Tensor] = {}
+
+    def mean_cost() -> Tensor:
+        batches = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
+        return torch.cat([_costs(cost, model, *batch).double() for batch in batches]).mean()
+
     with torch.no_grad(), running.evaluating(model):
-        whole = cost(running.logits(model, split.images), split.labels).double().mean()
+        whole = mean_cost()
         for group in groups:
-            change = torch.empty(group.channels, dtype=torch.float64)
+            change = torch.empty(group.channels, dtype=torch.float64, device=split.images.device)
             for channel in range(group.channels):
-                gate = torch.ones(1, group.channels, dtype=split.images.dtype)
-                gate[:, channel] = 0
-                with _gated(model, [group], [gate]):
-                    change[channel] = cost(running.logits(model, split.images), split.labels).double().mean() - whole
+                factor = torch.ones(1, group.channels, dtype=split.images.dtype)
+                factor[:, channel] = 0
+                with scaled(model, [group], [factor]):
+                    change[channel] = mean_cost() - whole
             result |= dict.fromkeys(group.producers, change if signed else change.abs())
     return result
+
+
+def _costs(cost: Cost, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    costs = cost(running.logits(model, images), labels)
+    if costs.shape != (len(images),):
+        raise ValueError(f"cost must return one number for each of {len(images)} samples, not {tuple(costs.shape)}")
+    return costs
 
 
 def normalized(scores: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -169,28 +197,31 @@ def information(values: Tensor, labels: Tensor, *, bins: int = 10) -> Tensor:
 
     values: (n, channels) finite values, taken column by column and cut into equally filled bins. Equal values share a
         bin.
-    labels: (n,) class numbers.
+    labels: (n,) class numbers, 0 or more.
     bins: number of bins, 2 or more. Default 10.
 
     Returns (channels,) in nats, float64.
-    Raises ValueError for bins out of range and values that are not finite.
+    Raises ValueError for bins out of range, values that are not finite, and labels of another kind.
 
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> information(torch.tensor([[0.0], [0.0], [9.0], [9.0]]), labels, bins=2)  # all of it: log 2
     tensor([0.6931], dtype=torch.float64)
     """
-    if bins < 2:
-        raise ValueError(f"bins must be 2 or more, not {bins}")
+    bins = count("bins", bins, least=2)
     if not torch.isfinite(values).all():
         raise ValueError("the values hold NaN or infinity: the information of finite ones can be measured")
-    values = values.double()
+    if labels.shape != values.shape[:1] or labels.is_floating_point() or (labels < 0).any():
+        kind = f"{labels.dtype} of shape {tuple(labels.shape)}, {labels.flatten()[:3].tolist()} ..."
+        raise ValueError(f"labels must be {len(values)} class numbers, 0 or more, not {kind}")
+    device, values, labels = values.device, values.detach().cpu().double(), labels.cpu()
     edges = torch.from_numpy(np.quantile(values.numpy(), np.linspace(0, 1, bins + 1)[1:-1], axis=0))
     codes = sum((values > edge).long() for edge in edges)  # (n, channels)
     channels, classes = values.shape[1], int(labels.max()) + 1
     cells = (torch.arange(channels) * bins + codes) * classes + labels[:, None]
     counts = torch.bincount(cells.flatten(), minlength=channels * bins * classes).reshape(channels, bins, classes)
     joint = counts.double() / len(values)
-    return sum(torch.special.entr(joint.sum(axis)).sum(1) for axis in (1, 2)) - torch.special.entr(joint).sum((1, 2))
+    entropies = [torch.special.entr(joint.sum(axis)).sum(1) for axis in (1, 2)]
+    return (sum(entropies) - torch.special.entr(joint).sum((1, 2))).to(device)
 
 
 def shrink_iteratively(
@@ -229,38 +260,48 @@ def shrink_iteratively(
         loss of :class:`lib.training.FitOptions`.
 
     Returns the smaller network, a copy.
-    Raises TypeError for other options, and ValueError for an unknown criterion, numbers out of range, an empty split, a
-    layer whose filters cannot go, and a fraction that would take the last filter of a layer.
+    Raises TypeError for other options, and ValueError for an unknown criterion or one that gives a layer no scores,
+    numbers out of range, an empty split, a layer whose filters cannot go, and a fraction that would take the last
+    filter of a layer.
     Source: molchanov2017pruning, section 2.
     """
     training.check_options(options)
-    batch_size = options.setdefault("batch_size", 64)
+    batch_size = options["batch_size"] = count("batch_size", options.get("batch_size", 64))
     if isinstance(criterion, str) and criterion not in CRITERIA:
         raise ValueError(f"criterion must be a function or one of {', '.join(CRITERIA)}, not {criterion!r}")
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    if min(step, updates, samples, batch_size) < 1:
-        raise ValueError(
-            "step, updates, samples and batch_size must be 1 or more, not"
-            f" {step}, {updates}, {samples} and {batch_size}"
-        )
-    example, generator = split.images[:1], torch.Generator().manual_seed(seed)
+    if not math.isfinite(flops_weight):
+        raise ValueError(f"flops_weight must be finite, not {flops_weight}")
+    step, updates, samples = count("step", step), count("updates", updates), count("samples", samples)
+    example, seed = split.images[:1], index(seed)
+    generator = torch.Generator().manual_seed(seed)
+    layers = None if layers is None else _names(layers)
     groups = _of_layers(groups_of(model, split), layers)
     left = int(fraction * sum(group.channels for group in groups) + 1e-9)
     if left > sum(group.channels - 1 for group in groups):
         raise ValueError(f"without {fraction} of its filters the network has a layer without any: lower the fraction")
+    if not left:
+        return copy.deepcopy(model)
     while left > 0:
         sample = _drawn(split, samples, generator)
         if isinstance(criterion, str):
             raw = scores(model, sample, criterion=criterion, seed=seed + left)
         else:
             raw = criterion(model, sample)
-        ranks = normalized(raw)
-        ranks = {group.producers[0]: ranks[group.producers[0]] for group in groups}
+        for group in groups:
+            if group.producers[0] not in raw:
+                raise ValueError(f"the criterion gives layer {group.producers[0]!r} no scores: leave it out of layers")
+        ranks = normalized({group.producers[0]: raw[group.producers[0]] for group in groups})
         if flops_weight:
-            ranks = {name: rank - flops_weight * _millions(model, name, example) for name, rank in ranks.items()}
+            price = prices(model, example)
+            ranks = {name: rank - flops_weight * price[name] for name, rank in ranks.items()}
         remaining = sum(map(len, ranks.values()))
-        masks = structure.keep(ranks, fraction=min(step, left) / remaining, scope="global", least=1)
+        masks = structure.keep(ranks, fraction=min(step, left) / remaining, scope="global", groups=groups, least=1)
+        if not any(masks.removed.values()):
+            raise ValueError(
+                f"no layer can lose as few as {min(step, left)} filters: raise step, or lower the fraction"
+            )
         model, left = structure.shrink(model, masks, example), left - sum(masks.removed.values())
         if watch is not None:
             watch(model)
@@ -271,11 +312,18 @@ def shrink_iteratively(
     return model
 
 
+def _names(layers: Iterable[str]) -> list[str]:
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if isinstance(layers, str) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"layers must be a list of at least one name, not {layers!r}")
+    return names
+
+
 def _of_layers(groups: list[Group], layers: Iterable[str] | None) -> list[Group]:
     """The groups with one of the layers; None: all."""
     if layers is None:
         return groups
-    wanted, accepted = set(layers), [name for group in groups for name in group.producers]
+    wanted, accepted = set(_names(layers)), [name for group in groups for name in group.producers]
     if unknown := wanted - set(accepted):
         raise ValueError(f"layer {min(unknown)!r} has no filters that can go: accepted are {', '.join(accepted)}")
     return [group for group in groups if wanted & set(group.producers)]
@@ -287,27 +335,59 @@ def _drawn(split: Split, n: int, generator: torch.Generator) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def _millions(model: nn.Module, name: str, example: Tensor) -> float:
-    """Millions of multiply-adds that go with one filter of a layer, those of the next layers included."""
-    mask = torch.arange(len(weights.layer_named(model, name).weight)) > 0
-    if not mask.any():
-        return 0.0
-    shape, smaller = tuple(example.shape[1:]), structure.shrink(model, {name: mask}, example)
-    return (measure.multiply_adds(model, shape) - measure.multiply_adds(smaller, shape)) / 1e6
+def prices(model: nn.Module, example_input: Tensor) -> dict[str, float]:
+    """Count the multiply-adds that go with one filter of each layer, those of the next layers included.
+
+    model: any network that can be traced; it is left as it was.
+    example_input: one or more inputs, (n, channels, height, width).
+
+    Returns layer name -> millions of multiply-adds; 0 for the only filter of a layer, which cannot go.
+    Raises ValueError for a network that cannot be traced.
+
+    >>> from lib import models
+    >>> prices(models.lenet5(), torch.zeros(1, 1, 28, 28))["conv1"]  # 25 x 24 x 24 and 50 x 25 x 8 x 8
+    0.0944
+    """
+    work = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+    result: dict[str, float] = {}
+    for group in structure.groups(model, example_input):
+        left = dict(work)
+        for name in (name for name in group.producers if name in left):
+            left[name] -= left[name] // group.channels
+        for name, numbers in (group.carriers | group.consumers).items():
+            if name in left:
+                layer: Any = model.get_submodule(name)
+                inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+                left[name] -= left[name] * numbers.shape[1] // inputs
+        price = (sum(work.values()) - sum(left.values())) / 1e6 if group.channels > 1 else 0.0
+        result |= dict.fromkeys(group.producers, price)
+    return result
 
 
 @torch.no_grad()
 def _moments(model: nn.Module, split: Split, groups: list[Group], batch_size: int) -> list[Tensor]:
     """For each group (3, n, channels): the means over places of |z|, z and z^2, of each sample, in float64."""
+    check_read(model, groups, split.images)
     parts: list[list[Tensor]] = [[] for _ in groups]
-    consumers = dict.fromkeys(name for group in groups for name in group.consumers)
-    with running.captured(model, consumers) as flow, running.evaluating(model):
-        for images in split.images.split(batch_size):
-            running.logits(model, images)
-            for part, group in zip(parts, groups, strict=True):
-                maps = [group.maps(name, flow.inputs[name]).double() for name in group.consumers]
-                kinds = [torch.stack([z.abs().mean(2), z.mean(2), z.square().mean(2)]) for z in maps]
-                part.append(torch.stack(kinds).mean(0))
+    read: dict[tuple[int, str], list[Tensor]] = {}
+
+    def note(i: int, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        z = groups[i].maps(model, name, inputs[0]).double()
+        read.setdefault((i, name), []).append(torch.stack([z.abs().mean(2), z.mean(2), z.square().mean(2)]))
+
+    places = [(i, name) for i, group in enumerate(groups) for name in group.consumers]
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(note, i, name)) for i, name in places]
+    try:
+        with running.evaluating(model):
+            for images in split.images.split(batch_size):
+                read.clear()
+                running.logits(model, images)
+                for i, group in enumerate(groups):
+                    kinds = [kind for name in group.consumers for kind in read[i, name]]
+                    parts[i].append(torch.stack(kinds).mean(0))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return [torch.cat(part, dim=1) for part in parts]
 
 
@@ -323,52 +403,28 @@ def taylor_scores(model: nn.Module, split: Split, groups: list[Group], cost: Cos
     batch_size: samples in each pass, 1 or more.
 
     Returns (channels,) for each group.
-    Raises ValueError for a batch_size out of range.
+    Raises ValueError for a batch_size out of range; by name, for a layer that does not run or that gets no gradient.
     Source: molchanov2017pruning, equation 8.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-    totals = [torch.zeros(group.channels, dtype=split.images.dtype) for group in groups]
+    batch_size = count("batch_size", batch_size)
+    check_read(model, groups, split.images)
+    dtype = torch.promote_types(split.images.dtype, torch.float32)
+    totals = [split.images.new_zeros(group.channels, dtype=dtype) for group in groups]
     with torch.enable_grad(), running.evaluating(model):
         # method
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
             gates = [images.new_ones(len(images), group.channels).requires_grad_() for group in groups]
-            with _gated(model, groups, gates) as places:
-                total = cost(running.logits(model, images), labels).sum()
-            for i, slope in enumerate(torch.autograd.grad(total, gates)):
+            with scaled(model, groups, gates) as places:
+                total = _costs(cost, model, images, labels).sum()
+            for i, slope in enumerate(_slopes(total, groups, gates)):
                 totals[i] += slope.abs().sum(0) / places[i]
         # end of method
     return [total / len(split) for total in totals]
 
 
-@contextmanager
-def _gated(model: nn.Module, groups: Sequence[Group], gates: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Inside, what is read of channel c of group i is multiplied by gates[i][:, c], (n or 1, channels).
-
-    Yields group -> places of its maps, known after a forward pass: the M of the first layer that reads them.
-    """
-    places: dict[int, int] = {}
-
-    def gate(name: str, readers: list[int]) -> Callable:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
-            factor = x.new_ones(len(gates[readers[0]]), x.shape[1])
-            for i in readers:
-                columns = groups[i].consumers[name]
-                spread = gates[i].repeat_interleave(columns.shape[1], dim=1)
-                factor = factor.index_copy(1, columns.flatten(), spread)
-                places.setdefault(i, columns.shape[1] * x[0, 0].numel())
-            return (x * factor.reshape(*factor.shape, *[1] * (x.dim() - 2)), *inputs[1:])
-
-        return hook
-
-    names = dict.fromkeys(name for group in groups for name in group.consumers)
-    hooks = []
-    try:
-        for name in names:
-            readers = [i for i, group in enumerate(groups) if name in group.consumers]
-            hooks.append(model.get_submodule(name).register_forward_pre_hook(gate(name, readers)))
-        yield places
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _slopes(total: Tensor, groups: list[Group], gates: list[Tensor]) -> tuple[Tensor, ...]:
+    slopes = torch.autograd.grad(total, gates, allow_unused=True)
+    for group, slope in zip(groups, slopes, strict=True):
+        if slope is None:
+            raise ValueError(f"layer {group.producers[0]!r} gets no gradient: the cost does not depend on it")
+    return slopes

@@ -11,14 +11,20 @@ spread :math:`\sigma_i` of feature i and the rank correlation :math:`\rho_{ij}`,
 .. math:: s_k = |W^{(k+1)}|^\top s_{k+1}.
 
 A convolution uses its transposed form with the magnitudes of the kernels; batch norm multiplies by :math:`|\gamma /
-\sigma|`, pooling gives a score to its whole window, ReLU passes it on, and an addition or concatenation passes it to
-all its parts. This is the gradient of a linear network: the model with the magnitudes of its weights, without biases
-and activations. So autograd propagates the scores, through whatever graph the model has.
+\sigma|`, and so does layer norm, with the mean of :math:`1 / \sigma` over the samples; pooling gives a score to its
+whole window, an activation passes it on, and an addition or concatenation passes it to all its parts. This is the
+gradient of a linear network: the model with the magnitudes of its weights, without biases and activations. So autograd
+propagates the scores, through whatever graph the model has.
+
+The paper has no products. Here a gate, as in squeeze-and-excitation, is frozen at its mean over the samples, and scales
+the scores of the channels that it gates. The layers inside the gate are scored by what passes through it, times the
+mean magnitude of what it scales.
 """
 
-import copy
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
+from operator import index
 
 import numpy as np
 import torch
@@ -28,9 +34,14 @@ from torch import Tensor, nn
 
 from lib import running, structure
 from lib.datasets import Split
+from lib.pruning.shared.counts import count
+from lib.pruning.shared.groups import groups_of
+from lib.pruning.shared.linear import Run, linear_run
+from lib.pruning.shared.products import products
+from lib.pruning.shared.reading import channel_axis
+from lib.structure import Group
 
 WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-BATCH_NORM = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
@@ -54,6 +65,7 @@ def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
         raise ValueError(
             f"responses of shape {tuple(responses.shape)} cannot be ranked: two samples or more, all finite, are needed"
         )
+    device, responses = responses.device, responses.detach().cpu()
     spread = responses.double().std(0).numpy()
     live = spread > 1e-12 * max(spread.max(), 1e-300)
     importance = np.zeros(len(spread))
@@ -67,37 +79,10 @@ def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
         radius = eigh(graph, eigvals_only=True, subset_by_index=[n - 1, n - 1])[0]
         importance[live] = np.linalg.solve(np.eye(n) - 0.9 / max(radius, 1e-300) * graph, np.ones(n)) - 1
         # end of method
-    return torch.from_numpy(importance)
+    return torch.from_numpy(importance).to(device)
 
 
-def linearized(model: nn.Module) -> nn.Module:
-    """Copy a model as a network that is linear for positive inputs: magnitudes for weights, no biases, sums for maxima.
-
-    model: any network; it is left as it was.
-
-    Returns the copy, float64, in evaluation mode.
-    """
-    model = copy.deepcopy(model).double().eval().requires_grad_(False)
-    for module in list(model.modules()):
-        if isinstance(module, WEIGHTED | BATCH_NORM):
-            for values, change in ((module.weight, torch.abs_), (module.bias, torch.zero_)):
-                if values is not None:
-                    change(values)
-            if isinstance(module, BATCH_NORM) and module.running_mean is not None:
-                module.running_mean.zero_()
-        for name, child in module.named_children():
-            if type(child).__module__ == "torch.nn.modules.activation":
-                setattr(module, name, nn.Identity())
-            elif isinstance(child, nn.MaxPool2d | nn.MaxPool3d) and child.dilation in (1, (1, 1), (1, 1, 1)):
-                setattr(module, name, _sum_pool(child))
-    return model
-
-
-def _sum_pool(pool: nn.MaxPool2d | nn.MaxPool3d) -> nn.Module:
-    kind: type[nn.Module] = nn.AvgPool2d if isinstance(pool, nn.MaxPool2d) else nn.AvgPool3d
-    return kind(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode, divisor_override=1)
-
-
+@torch.enable_grad()
 def propagate(
     model: nn.Module, importance: Tensor, example_input: Tensor, *, removed: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -105,11 +90,14 @@ def propagate(
 
     model: any network; it is left as it was.
     importance: (features,) of the features, or of whole maps, that the last layer reads; finite, 0 or more.
-    example_input: inputs with which the network is traced, (n, channels, height, width).
+    example_input: inputs with which the network is traced, (n, channels, height, width). Gates and layer norms are
+        frozen at their means over these.
     removed: layer name -> (filters,) bool, filters that pass nothing on. Default: none.
 
     Returns layer name -> (filters,) float64: the importance of what a layer puts out, summed over the places of a map.
-    Raises ValueError for importance of another kind and for scores that overflow.
+    Layers that the final responses do not depend on are not in it.
+    Raises ValueError for importance of another kind, for scores that overflow, for a layer in ``removed`` that does not
+    run, and, by name, for a layer through which importance cannot be propagated: attention, a recurrent layer.
     Source: yu2018nisp.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
@@ -117,47 +105,80 @@ def propagate(
     >>> propagate(model, torch.tensor([1.0, 10.0]), torch.zeros(1, 2))  # what the last layer reads
     {'0': tensor([ 1., 10.], dtype=torch.float64)}
     """
-    if importance.dim() != 1 or not torch.isfinite(importance).all() or (importance < 0).any():
-        raise ValueError(f"the importance must be one finite number, 0 or more, for each feature, not {importance}")
-    linear = linearized(model)
-    order = in_order(linear, example_input.double())
-    with running.captured(linear, order) as flow, torch.enable_grad():
-        for name, gone in (removed or {}).items():
-            linear.get_submodule(name).register_forward_hook(partial(_cut, gone=gone))
-        linear(torch.ones_like(example_input[:1], dtype=torch.float64).requires_grad_())
-        response, names = flow.inputs[order[-1]], order[:-1]
-        shape = [1, -1] + [1] * (response.dim() - 2)
+    if example_input.is_floating_point():
+        example_input = example_input.to(next(model.parameters(), example_input).dtype)
+    order = in_order(model, example_input)
+    for name in removed or {}:
+        if name not in order:
+            raise ValueError(f"layer {name!r} does not run: accepted in removed are {', '.join(order)}")
+    scores: dict[str, Tensor] = {}
+    for run, responses in _runs(model, importance, example_input, order):
+        found: dict[str, Tensor] = {}
+        for name, output in run.outputs:
+            if removed and name in removed:
+                output.register_hook(partial(_without, model.get_submodule(name), removed[name]))
         # method
-        total = (response * importance.double().reshape(shape)).sum()
-        slopes = torch.autograd.grad(total, [flow.outputs[name] for name in names], allow_unused=True)
+        total = (responses * importance.to(responses)).sum()
+        slopes = torch.autograd.grad(total, [output for _, output in run.outputs], allow_unused=True)
+        for (name, _), slope in zip(run.outputs, slopes, strict=True):
+            if slope is not None:
+                found[name] = found.get(name, 0) + _by_filter(model, name, slope)
         # end of method
-    # method
-    scores = {name: s.transpose(0, 1).flatten(1).sum(1) for name, s in zip(names, slopes, strict=True) if s is not None}
-    # end of method
-    if not all(torch.isfinite(s).all() for s in scores.values()):
-        raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
+        scores = found | scores
     return scores
 
 
-def _cut(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, gone: Tensor) -> Tensor:
-    return output * (~gone).reshape(-1, *[1] * (output.dim() - 2))
+def _runs(model: nn.Module, importance: Tensor, images: Tensor, order: list[str]) -> Iterator[tuple[Run, Tensor]]:
+    """The linear network, and its responses (..., features): once with frozen gates, and once through them."""
+    if importance.dim() != 1 or not torch.isfinite(importance).all() or (importance < 0).any():
+        raise ValueError(f"the importance must be one finite number, 0 or more, for each feature, not {importance}")
+    frozen = products(model, images[:1], order)
+    if any(frozen):
+        frozen = products(model, images, order)
+    axis = channel_axis(model.get_submodule(order[-1]))
+    for gated in (False, True):
+        run = linear_run(model, images[:1], order, frozen, gated=gated)
+        features = run.response.movedim(axis, -1)
+        if len(importance) != features.shape[-1]:
+            raise ValueError(f"the importance must be of {features.shape[-1]} features, not {len(importance)}")
+        yield run, features
+        if not any(product and product.layers for product in frozen):
+            return
+
+
+def _by_filter(model: nn.Module, name: str, slope: Tensor) -> Tensor:
+    """The sum over all places of the slopes of one layer's output."""
+    if not torch.isfinite(slope).all():
+        raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
+    if (slope < 0).any():
+        raise ValueError(f"importance cannot be propagated to layer {name!r}: what reads it subtracts places")
+    axis = channel_axis(model.get_submodule(name))
+    return slope.flatten(0, -2).sum(0) if axis == -1 else slope.transpose(0, 1).flatten(1).sum(1)
+
+
+def _without(layer: nn.Module, gone: Tensor, slope: Tensor) -> Tensor:
+    """Slopes of a layer's output, zero for filters that are gone."""
+    return (slope.movedim(channel_axis(layer), -1) * (~gone).to(slope)).movedim(-1, channel_axis(layer))
 
 
 @torch.no_grad()
 def in_order(model: nn.Module, example_input: Tensor) -> list[str]:
     """List the convolution and linear layers of a model in the order in which they run.
 
-    model: any network.
-    example_input: inputs with which it runs once, (n, channels, height, width).
+    model: any network; it runs in evaluation mode.
+    example_input: inputs, (n, channels, height, width); the first is run through the network.
 
     Returns their names.
+    Raises ValueError where no such layer runs, and where the model does not take such an input.
 
     >>> in_order(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
     ['0', '2']
     """
     names = [name for name, layer in model.named_modules() if isinstance(layer, WEIGHTED)]
-    with running.captured(model, names) as flow:
+    with running.captured(model, names) as flow, running.evaluating(model):
         running.logits(model, example_input[:1])
+    if not flow.outputs:
+        raise ValueError(f"{type(model).__name__} runs no convolution and no linear layer: there is nothing to score")
     return list(flow.outputs)
 
 
@@ -169,14 +190,17 @@ def scores(
     model: any network that can be traced; it is left as it was.
     split: samples for the final responses, two or more; labels are not read.
     fraction: share of each layer that is going to be removed, in [0, 1). With it the layers are scored from the last to
-        the first, and filters that will go pass nothing on. With 0 (default) all filters do, and one pass is enough.
+        the first, and filters that will go pass nothing on. With 0 (default) all filters do.
     alpha: weight of the spread against the correlation in the ranking of the responses, in [0, 1]. Default 0.5.
-    images: number of samples to draw for the responses, 2 or more. Default 1000.
+    images: number of samples to draw for the responses, and for the means of gates and layer norms; 2 or more. Default
+        1000.
     seed: seed of the draw. Default 0.
 
-    Returns layer name -> (filters,), mean 1 in each layer, larger = keep.
+    Returns layer name -> (filters,), mean 1 in each layer, larger = keep. A layer that makes a gate for channels of
+    other layers is not in it: its filters go with those channels.
     Raises ValueError for numbers out of range, fewer than two samples, responses that never change, scores that
-    overflow, and a network that cannot be traced.
+    overflow, and a network that cannot be traced; by name, for a layer through which importance cannot be propagated
+    (attention, a recurrent layer), and for one on which the final responses do not depend.
     Source: yu2018nisp; roffo2015infinite.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
@@ -187,26 +211,77 @@ def scores(
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
     split.check_not_empty("to score filters")
-    if len(split) < 2 or images < 2:
-        raise ValueError(
-            f"the final responses to {min(len(split), images)} images cannot be ranked: two or more are needed"
-        )
-    example = split.images[:1]
-    groups = structure.groups(model, example)
+    images = min(count("images", images), len(split))
+    if images < 2:
+        raise ValueError(f"the final responses to {images} images cannot be ranked: two or more are needed")
+    groups = groups_of(model, split)
     importance = ranking(responses(model, split, images=images, seed=seed), alpha=alpha)
     if not importance.any():
         raise ValueError("the final responses are the same for all images, or all alike: there is nothing to rank")
-    order = in_order(linearized(model), example.double())
+    order, sample = in_order(model, split.images), _drawn(split, images, seed)
+    for name in (name for group in groups for name in group.producers):
+        if name not in order:
+            raise ValueError(f"layer {name!r} did not run: its filters have no importance")
+    groups = sorted(groups, key=lambda group: -max(map(order.index, group.producers)))
+    if fraction:
+        passed = _propagated_and_cut(model, importance, sample, order, groups, fraction)
+    else:
+        passed = propagate(model, importance, sample)
+    for name in (name for group in groups for name in group.producers):
+        if name not in passed:
+            raise ValueError(f"the final responses do not depend on layer {name!r}: its filters have no importance")
+    return {name: _relative(passed[name]) for group in groups for name in group.producers}
+
+
+def _relative(importance: Tensor) -> Tensor:
+    return (importance / importance.mean().clamp_min(1e-300)).float()
+
+
+@torch.enable_grad()
+def _propagated_and_cut(
+    model: nn.Module, importance: Tensor, images: Tensor, order: list[str], groups: list[Group], fraction: float
+) -> dict[str, Tensor]:
+    """As :func:`propagate`, while the groups lose their lowest filters, in this order, from the last to the first.
+
+    A pass back through the network cuts the groups of one layer as it reaches them. Tied layers are cut together, once
+    all of them have been reached; so each such group takes a pass.
+    """
     result: dict[str, Tensor] = {}
     removed: dict[str, Tensor] = {}
-    for group in sorted(groups, key=lambda group: -max(map(order.index, group.producers))):
-        if fraction or not result:
-            passed = propagate(model, importance, example, removed=removed)
-        result |= {name: (passed[name] / passed[name].mean().clamp_min(1e-300)).float() for name in group.producers}
-        if fraction:
-            kept = structure.keep({n: result[n] for n in group.producers}, fraction=fraction, groups=[group])
-            removed |= {name: ~mask for name, mask in kept.items()}
+
+    def cut(group: Group, slopes: dict[str, Tensor]) -> None:
+        result.update({name: slopes[name] for name in group.producers})
+        ranks = {name: _relative(slopes[name]) for name in group.producers}
+        kept = structure.keep(ranks, fraction=fraction, groups=[group])
+        removed.update({name: ~mask for name, mask in kept.items()})
+
+    def visit(name: str, slopes: dict[str, Tensor], alone: dict[str, Group], slope: Tensor) -> Tensor:
+        slopes[name] = slopes.get(name, 0) + _by_filter(model, name, slope)
+        if name in alone:
+            cut(alone[name], slopes)
+        return _without(model.get_submodule(name), removed[name], slope) if name in removed else slope
+
+    for run, responses in _runs(model, importance, images, order):
+        total = (responses * importance.to(responses)).sum()
+        calls = Counter(name for name, _ in run.outputs)
+        waiting = [group for group in groups if group.producers[0] not in result]
+        while waiting:
+            tied = [sum(calls[name] for name in group.producers) > 1 for group in waiting]
+            n = tied.index(True) if any(tied) else len(tied)  # the first n are of one layer that runs once
+            alone, slopes = {group.producers[0]: group for group in waiting[:n]}, dict[str, Tensor]()
+            hooks = [x.register_hook(partial(visit, name, slopes, alone)) for name, x in run.outputs if x.requires_grad]
+            torch.autograd.grad(total, run.start, retain_graph=True)
+            for hook in hooks:
+                hook.remove()
+            for group in waiting[n : n + 1]:
+                if all(name in slopes for name in group.producers):
+                    cut(group, slopes)
+            waiting = waiting[n + 1 :]
     return result
+
+
+def _drawn(split: Split, images: int, seed: int) -> Tensor:
+    return split.images[torch.randperm(len(split), generator=torch.Generator().manual_seed(index(seed)))[:images]]
 
 
 @torch.no_grad()
@@ -218,19 +293,16 @@ def responses(model: nn.Module, split: Split, *, images: int, seed: int) -> Tens
     images: number of samples to draw, 1 or more; all of them where there are fewer.
     seed: seed of the draw.
 
-    Returns (images, features); of maps, the mean over the places.
+    Returns (images, features); of maps and of tokens, the mean over the places.
     Raises ValueError for an empty split and a number of images out of range.
     """
     split.check_not_empty("to run through the network")
-    if images < 1:
-        raise ValueError(f"images must be 1 or more, not {images}")
-    drawn = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:images]
-    parts = []
-    with running.evaluating(model):
-        last = in_order(model, split.images)[-1]
-        with running.captured(model, [last]) as flow:
-            for batch in split.images[drawn].split(100):
-                running.logits(model, batch)
-                read = flow.inputs[last]
-                parts.append(read.flatten(2).mean(2) if read.dim() > 2 else read)
+    images = count("images", images)
+    last, parts = in_order(model, split.images)[-1], []
+    axis = channel_axis(model.get_submodule(last))
+    with running.evaluating(model), running.captured(model, [last]) as flow:
+        for batch in _drawn(split, images, seed).split(100):
+            running.logits(model, batch)
+            read = flow.inputs[last].movedim(axis, 1)
+            parts.append(read.flatten(2).mean(2) if read.dim() > 2 else read)
     return torch.cat(parts)

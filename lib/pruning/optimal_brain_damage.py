@@ -17,13 +17,16 @@ the whole second derivative almost everywhere). With the class probabilities :ma
     S_{dc} = \sqrt{p_c}\, ([d = c] - p_d), \qquad S S^\top = \operatorname{diag}(p) - p p^\top.
 
 Each class c takes one backward pass that starts with column c of S. In a linear layer it gives
-:math:`\sum_n \delta_{ni}^2 x_{nj}^2`, the paper's :math:`\partial^2 E / \partial a_i^2\, x_j^2`. The paper goes down in
-one pass, because it also leaves out the cross terms between the neurons of each layer; this diagonal is exact.
+:math:`\sum_n \delta_{ni}^2 x_{nj}^2`, the paper's :math:`\partial^2 E / \partial a_i^2\, x_j^2`. Two ways cost less:
+
+- The paper's recursion goes down in one pass, because it also leaves out the cross terms between the neurons of each
+  layer (:mod:`lib.pruning.shared.squared`). Its scale is another one, its ranks are nearly the same.
+- Drawn classes: with y drawn from p, :math:`S_{dc}` gives way to :math:`[d = y] - p_d`, whose square has the same mean.
+  A network of 1,000 classes then takes as many passes as there are draws, and the mean over the draws is right.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Unpack
 
 import torch
@@ -32,111 +35,121 @@ from torch import Tensor, nn
 from lib import running, training
 from lib.datasets import Split
 from lib.pruning import magnitude
-from lib.pruning.shared import selection
+from lib.pruning.shared import per_sample, selection, squared, uses
+from lib.pruning.shared.gauss_newton import factor
 from lib.training import FitOptions
-from lib.weights import Layer, decompress, layers
-
-Uses = list[tuple[str, Tensor, Tensor]]  # layer name, input, output
+from lib.weights import Layer, decompress, layer_named
 
 
-def curvature(model: nn.Module, split: Split, *, batch_size: int = 100) -> dict[str, Tensor]:
+def curvature(
+    model: nn.Module,
+    split: Split,
+    *,
+    layers: Iterable[str] | None = None,
+    one_pass: bool = False,
+    classes: int | None = None,
+    seed: int = 0,
+    batch_size: int = 100,
+) -> dict[str, Tensor]:
     """Measure the second derivative of the loss by each weight: the diagonal of the Gauss-Newton matrix.
 
     model: a classifier, which is looked at in evaluation mode and is not changed.
     split: samples over which the cross-entropy is averaged.
-    batch_size: samples at a time, 1 or more, default 100; memory grows with it times the weight of the largest
-        convolution.
+    layers: names of the layers to measure; None, the default, takes all that have a weight.
+    one_pass: whether to take the paper's recursion, one backward pass that leaves out the cross terms between neurons;
+        default False, the exact diagonal. It takes networks of linear and convolution layers, batch norm, elementwise
+        activations as modules, pooling and additions.
+    classes: how many classes to draw for each sample, 1 or more; None, the default, takes them all, and is exact.
+    seed: of the classes that are drawn.
+    batch_size: samples at a time, 1 or more, default 100; memory grows with it times what the layers answer.
 
-    Returns layer name -> tensor of the shape of the weight, 0 or larger.
-    Raises ValueError for an empty split, logits that are not finite and a model that has no layer with a weight.
+    Returns layer name -> tensor of the shape of the weight, 0 or larger; float32 for networks in half precision.
+    Raises ValueError for an empty split, a value that is not accepted, logits that are not finite, a model that has no
+    layer with a weight, and a layer whose calls do not tell all: it does not exist or did not run, its weight is read
+    elsewhere too, no axis of its input counts the samples, or its module multiplies with the weight itself (attention's
+    ``in_proj_weight``, an LSTM). Name the other layers then.
     Source: lecun1989obd.
     """
     split.check_not_empty("to measure the curvature")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    if classes is not None and (one_pass or classes < 1):
+        raise ValueError(f"classes must be 1 or more, and None with one_pass, not {classes}")
     model = decompress(copy.deepcopy(model)).eval().requires_grad_(True)
-    total = {name: torch.zeros_like(layer.weight) for name, layer in layers(model)}
-    if not total:
-        raise ValueError(f"{type(model).__name__} has no layer with a weight: there is nothing to prune")
-    images = split.images.to(next(model.parameters()).dtype)
-    for batch in images.split(batch_size):
-        with _uses(model) as uses:
-            # method
-            logits = running.logits(model, batch)
-            # end of method
-        if not torch.isfinite(logits).all():
-            raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
-        outputs = [output for _, _, output in uses]
-        # method
-        for column in factor(logits.detach()).unbind(dim=2):
-            deltas = torch.autograd.grad(logits, outputs, column, retain_graph=True, allow_unused=True)
-            for name, squares in _squares(model, uses, deltas):
-                total[name] += squares
-        # end of method
+    watched = uses.watchable(model, layers)
+    if next(iter(watched.values())).weight.dtype in (torch.float16, torch.bfloat16):
+        model.float()  # squares of small derivatives are zero in half precision
+    plain = torch.contiguous_format
+    total = {name: torch.zeros_like(layer.weight, memory_format=plain) for name, layer in watched.items()}
+    generator = torch.Generator().manual_seed(seed)
+    if one_pass:
+        squared.installed(model)
+    with torch.enable_grad():
+        for batch in running.fitted(model, split.images).split(batch_size):
+            if one_pass:
+                for name, part in squared.second_derivatives(model, watched, batch).items():
+                    total[name] += part
+            else:
+                add_diagonal(total, model, watched, batch, classes, generator)
     return {name: squares / len(split) for name, squares in total.items()}
 
 
-def factor(logits: Tensor) -> Tensor:
-    """Factor the second derivative of the cross-entropy by the logits of each sample into S Sᵀ.
+def add_diagonal(
+    total: Mapping[str, Tensor],
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    images: Tensor,
+    classes: int | None,
+    generator: torch.Generator,
+) -> None:
+    """Add what some samples contribute to the diagonal, summed over them.
 
-    logits: (n, classes).
-
-    Returns S, (n, classes, classes).
-
-        >>> S = factor(torch.zeros(1, 2))[0]
-        >>> [[round(float(entry), 2) for entry in row] for row in S @ S.T]
-        [[0.25, -0.25], [-0.25, 0.25]]
+    total: layer name -> tensor of the shape of the weight, changed in place.
+    model: a classifier in evaluation mode.
+    layers: layer name -> layer of the model.
+    images: the samples, in the type of the weights.
+    classes: how many to draw for each sample; None takes them all.
+    generator: source of the classes that are drawn.
     """
+    with uses.recorded(layers) as seen:
+        # method
+        logits = running.class_logits(model, images)
+        # end of method
+    uses.check(layers, seen, logits)
+    outputs = [use.output for use in seen]
+    axes = uses.sample_axes(model, layers, seen, images)
     # method
-    p = logits.softmax(dim=1)
-    return (torch.eye(p.shape[1], dtype=p.dtype) - p[:, :, None]) * p.sqrt()[:, None, :]
+    for column in _columns(logits.detach(), classes, generator):
+        deltas = torch.autograd.grad(logits, outputs, column, retain_graph=True, allow_unused=True)
+        for name, layer in layers.items():
+            parts = uses.by_sample(name, seen, deltas, axes)
+            per_sample.add_squares(total[name], layer, parts)
     # end of method
 
 
-@contextmanager
-def _uses(model: nn.Module) -> Iterator[Uses]:
-    """Inside, each use of a layer leaves (name, input, output) in the list."""
-    uses: Uses = []
-
-    def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            uses.append((name, inputs[0].detach(), output))
-            return output.clone()  # a ReLU in place after it must not overwrite the layer's output
-
-        return hook
-
-    handles = [layer.register_forward_hook(keeper(name)) for name, layer in layers(model)]
-    try:
-        yield uses
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _squares(model: nn.Module, uses: Uses, deltas: tuple[Tensor | None, ...]) -> Iterator[tuple[str, Tensor]]:
-    """For each layer: the squares of each sample's gradient, summed over the samples."""
-    for name, layer in layers(model):
-        own = [(x, d) for (used, x, _), d in zip(uses, deltas, strict=True) if used == name and d is not None]
-        if len(own) == 1 and isinstance(layer, nn.Linear) and own[0][0].dim() == 2:
-            inputs, delta = own[0]
-            yield name, delta.square().T @ inputs.square()  # sum over n of δ² x²
-        elif own:  # places of a convolution and repeated uses add up before they are squared
-            gradients = [_per_sample(layer, inputs, delta) for inputs, delta in own]
-            yield name, sum(gradients[1:], gradients[0]).square().sum(dim=0)
-
-
-def _per_sample(layer: Layer, inputs: Tensor, deltas: Tensor) -> Tensor:
-    """Gradients of the weight for each sample, (n, *weight.shape): each sample gets a weight of its own."""
-
-    def one(weight: Tensor, x: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, {"weight": weight}, (x[None],))[0]
-
-    own = layer.weight.detach().expand(len(inputs), *layer.weight.shape).clone().requires_grad_()
-    return torch.autograd.grad(torch.func.vmap(one)(own, inputs), own, deltas)[0]
+def _columns(logits: Tensor, classes: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+    """What each backward pass starts with, (n, classes): the columns of S, or those of the classes that are drawn."""
+    if classes is None:
+        yield from factor(logits).unbind(dim=2)
+        return
+    p = logits.softmax(dim=1)
+    drawn = torch.multinomial(p.cpu(), classes, replacement=True, generator=generator).to(p.device)
+    often = nn.functional.one_hot(drawn, p.shape[1]).sum(dim=1)  # a class that is drawn k times needs one pass
+    times, chosen = often.topk(int((often > 0).sum(dim=1).max()), dim=1)
+    for k, c in zip(times.unbind(dim=1), chosen.unbind(dim=1), strict=True):
+        yield (nn.functional.one_hot(c, p.shape[1]) - p) * (k / classes).sqrt()[:, None].to(p.dtype)
 
 
 def saliencies(
-    model: nn.Module, split: Split, *, weight_decay: float = 0.0, batch_size: int = 100
+    model: nn.Module,
+    split: Split,
+    *,
+    weight_decay: float = 0.0,
+    layers: Iterable[str] | None = None,
+    one_pass: bool = False,
+    classes: int | None = None,
+    seed: int = 0,
+    batch_size: int = 100,
 ) -> dict[str, Tensor]:
     """Predict how much the loss grows when each weight is deleted, :math:`s_k = h_{kk} w_k^2 / 2`.
 
@@ -144,17 +157,24 @@ def saliencies(
     split: samples over which the cross-entropy is averaged.
     weight_decay: 0 or larger; that of the objective E + weight_decay / 2 · |w|² at whose minimum the network is. It
         adds to h.
-    batch_size: samples at a time, 1 or more, default 100.
+    layers, one_pass, classes, seed, batch_size: as in :func:`curvature`.
 
     Returns layer name -> saliencies of the shape of the weight, in units of the loss; larger = keep.
-    Raises ValueError for an empty split, logits that are not finite and a model that has no layer with a weight.
+    Raises ValueError for what :func:`curvature` refuses.
     Source: lecun1989obd.
     """
-    # method
-    h = curvature(model, split, batch_size=batch_size)
-    # s_k = h_kk w_k² / 2
-    return {name: (h[name] + weight_decay) * layer.weight.detach().square() / 2 for name, layer in layers(model)}
-    # end of method
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be 0 or larger, not {weight_decay}")
+    curvatures = curvature(
+        model, split, layers=layers, one_pass=one_pass, classes=classes, seed=seed, batch_size=batch_size
+    )
+    saliency = {}
+    for name, h in curvatures.items():
+        w = layer_named(model, name).weight.detach().to(h.dtype)
+        # method
+        saliency[name] = (h + weight_decay) * w.square() / 2  # s_k = h_kk w_k² / 2
+        # end of method
+    return saliency
 
 
 def masks(saliency: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor]:
@@ -188,6 +208,9 @@ def iterative(
     epochs: int,
     seed: int,
     samples: int,
+    layers: Iterable[str] | None = None,
+    one_pass: bool = False,
+    classes: int | None = None,
     **options: Unpack[FitOptions],
 ) -> nn.Module:
     """Delete the weights of the lowest saliency, retrain, and repeat until ``density`` is reached.
@@ -204,8 +227,10 @@ def iterative(
     density: share of all weights to keep at the end, in (0, 1].
     rounds: R, 1 or more.
     epochs: to retrain in each round.
-    seed: of the order of the samples; round r takes seed + r.
+    seed: of the order of the samples, and of the classes that are drawn; round r takes seed + r.
     samples: how many samples, the first of the split, the saliencies are computed on; 1 or more.
+    layers: names of the layers to prune; None, the default, takes all that have a weight. ``density`` is their share.
+    one_pass, classes: which diagonal is measured, as in :func:`curvature`; the exact one by default.
     options: how to retrain: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of
         :class:`lib.training.FitOptions`.
 
@@ -218,8 +243,10 @@ def iterative(
         raise ValueError(f"density must be in (0, 1], not {density}")
     if rounds < 1 or samples < 1:
         raise ValueError(f"rounds and samples must be 1 or more, not {rounds} and {samples}")
+    layers = None if layers is None else list(layers)
+    some = split.first(samples)
     for r in range(1, rounds + 1):
-        saliency = saliencies(model, split.first(samples))
+        saliency = saliencies(model, some, layers=layers, one_pass=one_pass, classes=classes, seed=seed + r)
         magnitude.apply(model, masks(saliency, density=density ** (r / rounds)))
         training.fit(model, split, epochs=epochs, seed=seed + r, **options)
     return decompress(model)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lib import running, training
 from lib.datasets import Split
+from lib.pruning.shared.counts import count
 from lib.pruning.shared.groups import groups_of
 from lib.structure import PER_CHANNEL, Masks
 from lib.training import FitOptions
@@ -73,10 +74,11 @@ def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
     """
     result: dict[str, Tensor] = {}
     for group in groups_of(model, split):
-        carriers = [(model.get_submodule(name), numbers[:, 0]) for name, numbers in group.carriers.items()]
-        norms = [(layer, places) for layer, places in carriers if isinstance(layer, PER_CHANNEL) and layer.affine]
+        carriers = [(model.get_submodule(name), numbers) for name, numbers in group.carriers.items()]
+        norms = [(layer, numbers) for layer, numbers in carriers if isinstance(layer, PER_CHANNEL) and layer.affine]
         if norms:
-            scale = torch.stack([layer.weight[places] for layer, places in norms]).norm(dim=0)
+            scales = torch.cat([layer.weight[numbers].T for layer, numbers in norms])
+            scale = scales.to(torch.promote_types(scales.dtype, torch.float32)).norm(dim=0)
             result |= dict.fromkeys(group.producers, scale)
     if not result:
         raise ValueError(
@@ -156,8 +158,7 @@ def recalibrated(model: nn.Module, split: Split, *, batch_size: int = 250) -> nn
     Raises ValueError for an empty split and a batch_size below 1.
     """
     split.check_not_empty("to measure the means and variances of batch norm")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    batch_size = count("batch_size", batch_size)
     model = copy.deepcopy(model)
     norms = [layer for layer in model.modules() if isinstance(layer, PER_CHANNEL) and layer.track_running_stats]
     momenta = [layer.momentum for layer in norms]

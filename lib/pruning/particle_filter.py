@@ -12,12 +12,15 @@ resampling. The evolutionary variant also crosses each copy with another one. Th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor, nn
 
 from lib import running, structure, training
 from lib.datasets import Split
+from lib.pruning.shared.counts import count
+from lib.pruning.shared.reading import check_read, scaled
 
 Evaluate = Callable[[Tensor], float]  # mask (channels,) bool -> misclassification rate in [0, 1]
 
@@ -151,13 +154,12 @@ def search(
     Raises ValueError for a value that is not accepted and for a rate outside [0, 1].
     Source: anwar2017structured.
     """
-    if not 0 < keep < channels:
+    channels, keep = count("channels", channels, least=2), count("keep", keep)
+    if keep >= channels:
         raise ValueError(f"keep must be between 1 and {channels - 1} of {channels} channels, not {keep}")
-    if particles < 1 or iterations < 0 or moves < 1:
-        raise ValueError(
-            f"particles and moves must be 1 or more and iterations 0 or more, not {particles}, {moves}, {iterations}"
-        )
-    generator = torch.Generator().manual_seed(seed)
+    particles, moves = count("particles", particles), count("moves", moves)
+    iterations = count("iterations", iterations, least=0)
+    generator = torch.Generator().manual_seed(index(seed))
     known: dict[bytes, float] = {}
 
     def rates(masks: Tensor) -> Tensor:
@@ -194,7 +196,7 @@ def evaluator(model: nn.Module, layer: str, split: Split) -> tuple[Evaluate, int
     split: samples to measure the misclassification rate on.
 
     Returns the function, mask (filters,) bool -> rate in [0, 1], and the number of filters.
-    Raises ValueError for an empty split and for a layer whose filters cannot go.
+    Raises ValueError for an empty split, for a layer whose filters cannot go, and for one that does not run.
 
         >>> from lib import models
         >>> evaluate, filters = evaluator(models.lenet5(), "conv1", Split(torch.rand(4, 1, 28, 28), torch.arange(4)))
@@ -203,32 +205,15 @@ def evaluator(model: nn.Module, layer: str, split: Split) -> tuple[Evaluate, int
     """
     split.check_not_empty("to evaluate masks on")
     groups = {name: group for group in structure.groups(model, split.images[:1]) for name in group.producers}
-    if layer not in groups:
+    if not isinstance(layer, str) or layer not in groups:
         raise ValueError(f"layer must be one whose filters can go ({', '.join(groups) or 'none here'}), not {layer!r}")
     group = groups[layer]
-
-    def silence(mask: Tensor, columns: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        gone = columns[~mask].flatten()
-
-        def hook(consumer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            maps = inputs[0].clone()
-            maps[:, gone] = 0
-            return (maps, *inputs[1:])
-
-        return hook
+    check_read(model, [group], split.images)
 
     def evaluate(mask: Tensor) -> float:
         if mask.dtype != torch.bool or mask.shape != (group.channels,):
             raise ValueError(f"the mask must be {group.channels} truth values, not {mask.dtype} of {tuple(mask.shape)}")
-        hooks = [
-            model.get_submodule(name).register_forward_pre_hook(silence(mask, columns))
-            for name, columns in group.consumers.items()
-        ]
-        try:
-            with running.evaluating(model):
-                return training.error_pct(model, split) / 100
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with scaled(model, [group], [mask[None]]), running.evaluating(model):
+            return training.error_pct(model, split) / 100
 
     return evaluate, group.channels

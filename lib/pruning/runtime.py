@@ -7,12 +7,13 @@ leaves the others at zero (lin2017rnp). Groups cost, and so does a wrong answer 
 .. math:: r_i = -p\,(a_i - 1) - [i = \text{last}]\; \alpha\, L_{cls}.
 
 The decisions are learned by Q-learning, :math:`Q(s_i, a_i) \leftarrow r_i + \max_a Q(s_{i+1}, a)`, with nothing after
-the last layer, and with random actions whose probability falls. No weight is removed: the network keeps them all, and
-chooses again for every input.
+the last layer, and with random actions whose probability falls. Then the network is trained under these decisions, and
+so on in turn (:func:`alternate`). No weight is removed: the network keeps them all, and chooses again for every input.
 
-Decisions are learned from a memory of episodes: what each layer saw, what was done, and what came of it. One difference
-from the source: the network is first trained with random actions (:func:`nest`), so that each group works without those
-after it.
+Decisions are learned from a memory of episodes: what each layer saw, what was done, and what came of it. Two
+differences from the source: the network is first trained with random actions (:func:`nest`), so that each group works
+without those after it; and a group that is not computed is zero where the convolution ends, so batch norm behind it,
+which the source's networks do not have, makes a constant of it.
 """
 
 import copy
@@ -50,8 +51,8 @@ class Grouped(nn.Module):
             return self.layer(x)
         # method
         if not self.decide[0].skip:
-            computed = torch.arange(len(self.sizes)) < actions[:, None]  # (samples, groups)
-            channels = computed.repeat_interleave(torch.tensor(self.sizes), dim=1)
+            computed = torch.arange(len(self.sizes), device=x.device) < actions[:, None]  # (samples, groups)
+            channels = computed.repeat_interleave(torch.tensor(self.sizes, device=x.device), dim=1)
             return self.layer(x) * channels[:, :, None, None]
         # end of method
         weights = self.layer.weight.split(self.sizes)
@@ -113,10 +114,14 @@ class RuntimeNetwork(nn.Module):
                 known = ", ".join(accepted) or "none"
                 raise ValueError(f"layers must be convolutions of {groups} groups of channels ({known}), not {name!r}")
         if not names:
-            raise ValueError(f"{type(model).__name__} has no convolution with at least {groups} channels to decide on")
+            raise ValueError(
+                f"{type(model).__name__} has no 2-d convolution with {groups} channels or more to decide on"
+            )
         with torch.no_grad(), running.captured(model, names) as flow, running.evaluating(model):
             running.logits(model, example_input[:1])
         places = {name: output[0, 0].numel() for name, output in flow.outputs.items()}
+        if idle := [name for name in names if name not in places]:
+            raise ValueError(f"layer {idle[0]!r} does not run in evaluation mode: layers must be convolutions that run")
         names = list(places)  # in the order in which they run
         self.network, self.groups = copy.deepcopy(model), groups
         self.forced: Tensor | None = None
@@ -160,7 +165,8 @@ class RuntimeNetwork(nn.Module):
             actions = self.forced[..., number].expand(len(x))
         elif self.explore:
             other = torch.randint(1, self.groups + 1, actions.shape, generator=self.generator)
-            actions = torch.where(torch.rand(len(x), generator=self.generator) < self.explore, other, actions)
+            random = torch.rand(len(x), generator=self.generator) < self.explore
+            actions = torch.where(random.to(x.device), other.to(x.device), actions)
         self._actions.append(actions)
         return actions
 
@@ -320,4 +326,57 @@ def learn(
     finally:
         network.explore, network.skip = 0.0, True
         optimizer.zero_grad()
+    return network
+
+
+def alternate(
+    network: RuntimeNetwork,
+    split: Split,
+    *,
+    penalty: float,
+    epochs: int,
+    seed: int,
+    turns: int = 3,
+    explore: float = 0.1,
+    rounds: int = 10,
+    updates: int = 100,
+    scale: float = 1.0,
+    **options: Unpack[FitOptions],
+) -> RuntimeNetwork:
+    """Train the controller and the network that it steers in turn, as the source does.
+
+    network: both of its parts are trained in place; best after :func:`nest`.
+    split: samples with labels.
+    penalty: cost of each group after the first, p, 0 or more.
+    epochs: passes over the split in which the network learns under the decisions, in each turn; 0 or more.
+    seed: seed of the actions, the batches and the order of the samples.
+    turns: how often each of the two learns, 1 or more. Default 3.
+    explore: share of random actions while the network learns, in [0, 1]. Default 0.1.
+    rounds, updates, scale: how the controller learns in each turn, see :func:`learn`.
+    options: how the network is trained: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of
+        :class:`lib.training.FitOptions`.
+
+    Returns the same network.
+    Raises TypeError for other options and ValueError for an empty split and numbers out of range, before training.
+    Source: lin2017rnp.
+
+    >>> from lib import models
+    >>> network = RuntimeNetwork(models.lenet5(), torch.zeros(1, 1, 28, 28))
+    >>> split = Split(torch.rand(4, 1, 28, 28), torch.arange(4))
+    >>> network = alternate(network, split, penalty=0.1, epochs=1, seed=0, turns=1, rounds=1, updates=1)
+    >>> network(split.images).shape, network.actions.shape
+    (torch.Size([4, 10]), torch.Size([4, 2]))
+    """
+    training.check_options(options)
+    if turns < 1 or epochs < 0 or not 0 <= explore <= 1:
+        raise ValueError(
+            f"turns must be 1 or more, epochs 0 or more and explore in [0, 1], not {turns}, {epochs} and {explore}"
+        )
+    for turn in range(turns):
+        learn(network, split, penalty=penalty, seed=seed + turn, rounds=rounds, updates=updates, scale=scale)
+        network.explore, network.skip = explore, False
+        try:
+            training.fit(network, split, epochs=epochs, seed=seed + turn, **options)
+        finally:
+            network.explore, network.skip = 0.0, True
     return network

@@ -22,7 +22,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from lib import measure, structure
+from lib import measure, running, structure
 from lib.weights import layer_named
 
 # Name -> outputs, inputs, share of the weights kept (han2015learning; the last layer of VGG-16 with AlexNet's share).
@@ -50,16 +50,21 @@ Product = TypeVar("Product", bound=nn.Linear | nn.Conv2d)
 def csr(weight: Tensor) -> scipy.sparse.csr_array:
     """Compress the rows of a weight: keep its non-zeros, their columns, and where each row begins.
 
-    weight: of two dimensions or more; all but the first are flattened into columns.
+    weight: of two dimensions or more, float32 or float64, on the CPU; all but the first are flattened into columns.
 
     Returns the compressed rows, (first dimension, all others), with 32-bit indices.
-    Raises ValueError for fewer dimensions, an empty weight and values that are not finite.
+    Raises ValueError for fewer dimensions, an empty weight, another type or device, and values that are not finite.
 
         >>> csr(torch.tensor([[0.0, 5.0], [0.0, 0.0]])).nnz
         1
     """
     if weight.dim() < 2 or not weight.numel():
         raise ValueError(f"a weight of shape {tuple(weight.shape)} has no rows: two dimensions or more are needed")
+    if weight.dtype not in (torch.float32, torch.float64) or weight.device.type != "cpu":
+        raise ValueError(
+            f"a weight of {weight.dtype} on {weight.device.type} has no sparse product here:"
+            " accepted are float32 and float64 on the CPU"
+        )
     if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():  # a look at each would copy the weight
         raise ValueError("the weight holds NaN or infinity: finite values are needed")
     rows = weight.detach().flatten(1)
@@ -84,31 +89,33 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
     The weight is compressed here, once, so that the calls do nothing but the product. The sparse ways lower a
     convolution: the patches become columns, and one sparse product gives all outputs.
 
-    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers.
-    inputs: (n, features), or (n, channels, height, width); n is 1 or more.
+    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers;
+        float32 or float64, on the CPU.
+    inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
 
     Returns name -> function without arguments that returns the outputs: "dense", "scipy CSR" and "torch CSR".
-    Raises ValueError for other layers and for no inputs.
+    Raises ValueError for other layers, for inputs of another shape and for no inputs.
 
         >>> calls = products(nn.Linear(4, 3), torch.rand(2, 4))
         >>> {name: tuple(call().shape) for name, call in calls.items()}
         {'dense': (2, 3), 'scipy CSR': (2, 3), 'torch CSR': (2, 3)}
     """
-    if not len(inputs):
-        raise ValueError("there are no inputs: at least one sample is needed")
-    if isinstance(layer, nn.Linear):
-        columns = inputs.detach().T.contiguous()  # (features, n), the layout in which sparse layers follow each other
+    plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
+    if inputs.dim() < 2 or not inputs.numel():
+        raise ValueError(f"there are no inputs: at least one sample is needed, not shape {tuple(inputs.shape)}")
+    if plain and isinstance(layer, nn.Linear):
+        columns = inputs.detach().flatten(0, -2).T.contiguous()  # (features, n), as sparse layers follow each other
 
         def lower() -> Tensor:
             return columns
 
         def raise_(product: Tensor) -> Tensor:
-            return product.T
-    elif isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+            return product.T.reshape(*inputs.shape[:-1], len(product))
+    elif plain and isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+        if inputs.dim() != 4:
+            raise ValueError(f"images must be (n, channels, height, width), not of shape {tuple(inputs.shape)}")
         if isinstance(layer.padding, str):
             raise ValueError(f"padding={layer.padding!r} is not accepted: give the convolution its padding as a number")
-        with torch.no_grad():
-            shape = layer(inputs).shape
         settings = {"dilation": layer.dilation, "padding": layer.padding, "stride": layer.stride}
 
         def lower() -> Tensor:
@@ -119,6 +126,10 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
             return product.reshape(len(product), shape[0], *shape[2:]).transpose(0, 1)
     else:
         raise ValueError(f"{layer} has no sparse product here: accepted are Linear, and Conv2d with groups=1 and zeros")
+    if inputs.dtype != layer.weight.dtype:
+        raise ValueError(f"inputs of {inputs.dtype} do not fit a weight of {layer.weight.dtype}: give both one type")
+    with torch.no_grad():
+        shape = running.logits(layer, inputs).shape
     # method
     matrix = csr(layer.weight)
     compressed = _torch_csr(matrix)
@@ -182,8 +193,9 @@ def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21) -> Rac
         >>> timed.dense_work, timed.sparse_work
         (48, 48)
 
-    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers.
-    inputs: (n, features), or (n, channels, height, width); n is 1 or more.
+    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers;
+        float32 or float64, on the CPU.
+    inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
     runs: how often each product is timed, 20 or more; the median counts.
 
     Raises ValueError for other layers, for no inputs and for fewer runs.
@@ -192,7 +204,7 @@ def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21) -> Rac
     calls: dict[str, Callable[[], object]] = {**products(layer, inputs)}
     times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
     with torch.no_grad():
-        places = layer(inputs[:1])[0, 0].numel()
+        places = layer(inputs[:1]).numel() // len(layer.weight)
     work = places * layer.weight.numel(), places * int(layer.weight.count_nonzero())
     return Race(times.pop("dense"), min(times.values()), *work)
 
@@ -207,20 +219,24 @@ def thinned(layer: Product, *, density: float, seed: int) -> Product:
     density: in (0, 1].
     seed: of the draw; the global random state is left alone.
 
-    Raises ValueError for a density outside (0, 1].
+    Raises ValueError for a density outside (0, 1], and for a layer whose weight is compressed.
 
         >>> thinned(nn.Linear(5, 4), density=1.0, seed=0).weight.count_nonzero().item()
         20
     """
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], not {density}")
+    if not isinstance(layer.weight, nn.Parameter):
+        raise ValueError(f"the weight of {layer} is computed from other tensors: decompress the layer first")
     generator, size = np.random.default_rng(seed), layer.weight.numel()
     expected = int(size * density + 10 * math.sqrt(size) + 10)
     drawn = np.cumsum(generator.geometric(density, expected)) - 1  # gaps between the successes of independent draws
     places = torch.from_numpy(drawn[drawn < size])
+    weight = torch.zeros(size, dtype=layer.weight.dtype, device="cpu")
     values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
     with torch.no_grad():
-        layer.weight.zero_().view(-1)[places] = values.to(layer.weight.dtype)
+        weight[places] = values.to(weight.dtype)
+        layer.weight.copy_(weight.view(layer.weight.shape))
     return layer
 
 
@@ -241,12 +257,17 @@ def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple
     """
     groups = structure.groups(model, example_input)
     scores = {
-        name: layer_named(model, name).weight.detach().abs().flatten(1).sum(1)
+        name: _magnitude(layer_named(model, name).weight).flatten(1).sum(1)
         for group in groups
         for name in group.producers
     }
     masks = structure.keep(scores, fraction=fraction, groups=groups, multiple_of=multiple_of)
     return structure.shrink(model, masks, example_input)
+
+
+def _magnitude(weight: Tensor) -> Tensor:
+    """In 32 bits or more: sums in half precision would tie."""
+    return weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def break_even(densities: Sequence[float], ratios: Sequence[float]) -> float:

@@ -12,6 +12,10 @@ smallest sum. Then every channel that is kept gets one least-squares factor, whi
 
 and is multiplied into the next layer's kernels. The contributions and the matrix G come from
 :mod:`lib.pruning.shared.reconstruction`.
+
+:func:`scores` and :func:`rescale` choose in the whole network and repair it afterwards, so that all criteria can be
+compared. The paper goes layer by layer, and leaves the sums of residual blocks whole: :func:`layer_by_layer`. Its
+fine-tuning after each layer is left out.
 """
 
 from collections.abc import Mapping
@@ -20,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.datasets import Split
-from lib.pruning.shared import reconstruction
+from lib.pruning.shared import reconstruction, refitting
+from lib.structure import Masks
 
 
 def removal_order(gram: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ def removal_order(gram: Tensor) -> Tensor:
         order.append(j)
         cost = cost + 2 * gram[j]
         cost[j] = torch.inf
-    return torch.tensor(order)
+    return torch.tensor(order, device=gram.device)
     # end of method
 
 
@@ -67,8 +72,8 @@ def scores(
     """Score each filter by how late the greedy search removes it.
 
     ``keep(scores, fraction=f)`` therefore removes exactly the set that the search has removed when it reaches the share
-    f. Layers that an addition ties get the same scores. The paper draws one output at each place; we draw up to
-    ``outputs``.
+    f. Layers that an addition ties get the same scores; leave theirs out to keep the sums whole, as the paper does. The
+    paper draws one output at each place; we draw up to ``outputs``.
 
     model: any network that can be traced; it is left as it was.
     split: samples from which the contributions are measured; labels are not read.
@@ -88,13 +93,23 @@ def scores(
     >>> scores(model, split)["0"].sort().values
     tensor([0.0000, 0.2500, 0.5000, 0.7500])
     """
-    result: dict[str, Tensor] = {}
-    for name, gram in reconstruction.grams(
-        model, split, images=images, places=places, outputs=outputs, seed=seed
-    ).items():
-        result[name] = torch.empty(len(gram))
-        result[name][removal_order(gram)] = torch.arange(len(gram)) / len(gram)
-    return result
+    matrices = reconstruction.grams(model, split, images=images, places=places, outputs=outputs, seed=seed)
+    return {name: lateness(gram) for name, gram in matrices.items()}
+
+
+def lateness(gram: Tensor) -> Tensor:
+    """Say how late the greedy search removes each channel.
+
+    gram: (channels, channels), the matrix G, symmetric.
+
+    Returns (channels,) in [0, 1): the share of the channels that go before.
+
+    >>> lateness(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+    tensor([0.5000, 0.0000])
+    """
+    late = torch.empty(len(gram), device=gram.device)
+    late[removal_order(gram)] = torch.arange(len(gram), device=gram.device) / len(gram)
+    return late
 
 
 def rescale(
@@ -122,7 +137,60 @@ def rescale(
     Raises ValueError for an empty split, numbers out of range, and masks that :func:`lib.structure.mask` refuses.
     Source: luo2017thinet.
     """
-    return reconstruction.reconstruct(model, masks, split, factors, images=images, places=places, seed=seed)
+    return refitting.reconstruct(model, masks, split, factors, images=images, places=places, seed=seed)
+
+
+def layer_by_layer(
+    model: nn.Module,
+    split: Split,
+    *,
+    fraction: float,
+    tied: bool = False,
+    images: int = 200,
+    fit_images: int = 1000,
+    places: int = 10,
+    outputs: int = 64,
+    seed: int = 0,
+) -> tuple[nn.Module, Masks]:
+    """Prune as the paper does: choose the channels of one layer, rescale, and go on in the network that this leaves.
+
+    A layer is chosen by what the next one reads in the network that is cut so far, and rescaled to what it answers in
+    the model.
+
+    model: any network that can be traced; it is left as it was.
+    split: samples to choose with and to compute the factors from; labels are not read.
+    fraction: share of the filters to remove from every layer, in [0, 1); the number is rounded down.
+    tied: whether layers that an addition ties lose filters as well. Default False, as in the paper: the sums of
+        residual blocks stay whole.
+    images: number of images to draw for the choice, 1 or more. Default 200.
+    fit_images: number of images to draw for the factors, 1 or more. Default 1000.
+    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    seed: seed of the draws. Default 0.
+
+    Returns a masked copy of the model, and the masks; shrink the copy with them.
+    Raises ValueError for a fraction out of range, a model that has no layer to prune, and what :func:`rescale` refuses.
+    Source: luo2017thinet.
+
+    >>> from lib import models
+    >>> split = Split(torch.rand(8, 1, 28, 28), torch.zeros(8, dtype=torch.long))
+    >>> masked, masks = layer_by_layer(models.lenet5(), split, fraction=0.5)
+    >>> masks
+    Masks(removed: conv1 10 of 20, conv2 25 of 50, fc1 250 of 500)
+    """
+    return refitting.layer_by_layer(
+        model,
+        split,
+        lambda gram, goal, count: lateness(gram),
+        factors,
+        fraction=fraction,
+        tied=tied,
+        images=images,
+        fit_images=fit_images,
+        places=places,
+        outputs=outputs,
+        seed=seed,
+    )
 
 
 def factors(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor) -> Tensor:
@@ -136,7 +204,7 @@ def factors(patches: Tensor, answers: Tensor, weight: Tensor, channel: Tensor) -
     Returns the new weight, (outputs, inputs, k). A channel that contributes nothing keeps the factor 1.
     """
     names, number = channel.unique(return_inverse=True)
-    gram, error = torch.zeros(len(names), len(names), dtype=weight.dtype), torch.zeros(len(names), dtype=weight.dtype)
+    gram, error = weight.new_zeros(len(names), len(names)), weight.new_zeros(len(names))
     step = max(1, 2**22 // max(1, len(weight) * len(channel)))
     # method
     for x, y in zip(patches.split(step), answers.split(step), strict=True):

@@ -10,124 +10,17 @@ Rounding is to nearest, ties to even. The integers are signed: -128..127 for 8 b
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lib import running
-from lib.quantization.shared import graph
+from lib.quantization.shared import graph, in_place
+from lib.quantization.shared.activation import Activation, activations, check_precise
+from lib.quantization.shared.grids import Grid, checked_bits, grid
 from lib.weights import CompressedWeight, Encoding, compress, compressed_form, layers
 
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The real numbers S (q - Z) for the integers q from low to high.
-
-    scale: S, float32, above 0; a scalar, or of a shape that broadcasts against what is quantized.
-    zero: Z, int64, of the same shape.
-    low: the least integer.
-    high: the greatest integer.
-
-    >>> signed = grid(-1.0, 1.0, bits=2, symmetric=True)  # -1, 0 and 1
-    >>> signed.quantize(torch.tensor([-3.0, 0.2, 0.6])).tolist()
-    [-1, 0, 1]
-    """
-
-    scale: Tensor
-    zero: Tensor
-    low: int
-    high: int
-
-    def quantize(self, r: Tensor) -> Tensor:
-        """Round the real numbers r to the grid; return the integers, int64."""
-        return self._codes(r).long()
-
-    # method
-    def dequantize(self, q: Tensor) -> Tensor:
-        """Return the real numbers, float32, that the integers q represent."""
-        exact = torch.float64 if self.high - self.low >= 2**16 else torch.float32  # float32 holds 24 bits
-        return (q.to(exact) - self.zero).mul_(self.scale).float()
-
-    # end of method
-
-    def fake(self, r: Tensor) -> Tensor:
-        """Round r to the grid and keep r's type; the gradient is 1 inside the range and 0 outside."""
-        return StraightThrough.apply(r, self)
-
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the least and the greatest number of the grid."""
-        lower, upper = (self.dequantize(torch.full_like(self.zero, end)) for end in (self.low, self.high))
-        return lower, upper
-
-    # method
-    def _codes(self, r: Tensor) -> Tensor:
-        r = r.double() if self.high - self.low >= 2**16 else r
-        return (r / self.scale).round_().add_(self.zero).clamp_(self.low, self.high)
-
-    # end of method
-
-
-class StraightThrough(torch.autograd.Function):
-    """Rounds to a grid; its gradient is 1 inside the range and 0 outside."""
-
-    @staticmethod
-    def forward(ctx: Any, r: Tensor, grid: Grid) -> Tensor:
-        if ctx.needs_input_grad[0]:
-            lower, upper = grid.bounds()
-            slack = 2**-20 * (upper - lower)  # S is rounded, and the value that set the range must not fall out of it
-            ctx.save_for_backward((r >= lower - slack) & (r <= upper + slack))
-        return grid.dequantize(grid._codes(r)).to(r.dtype)
-
-    # method
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.saved_tensors[0], None
-
-    # end of method
-
-
-def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetric: bool = False) -> Grid:
-    """Choose the grid of 2^bits integers for a range of values.
-
-    lower: least value, a number or a tensor with one entry for each grid; taken as 0 where it is above.
-    upper: greatest value, of the same shape; taken as 0 where it is below.
-    bits: 1 to 32, or 2 to 32 where symmetric.
-    symmetric: whether Z is 0 and the lowest integer is left out.
-
-    Returns the grid; a range of no width gets S = 1.
-    Raises ValueError for other bits, and for ranges that are not finite or whose lower end is above the upper.
-
-    >>> four = grid(-1.0, 2.0, bits=2)  # the numbers -1, 0, 1 and 2
-    >>> four.scale.item(), four.zero.item(), four.low, four.high
-    (1.0, -1, -2, 1)
-    """
-    check_bits(bits, 2 if symmetric else 1, 32)
-    lower, upper = torch.as_tensor(lower).double(), torch.as_tensor(upper).double()
-    if not bool((torch.isfinite(lower) & torch.isfinite(upper) & (lower <= upper)).all()):
-        raise ValueError(f"the range {lower.tolist()} to {upper.tolist()} is none: two finite, ordered ends are needed")
-    # method
-    lower, upper = lower.clamp(max=0), upper.clamp(min=0)
-    high = 2 ** (bits - 1) - 1
-    low = -high if symmetric else -high - 1
-    width = torch.maximum(-lower, upper) / high if symmetric else (upper - lower) / (high - low)
-    scale = width.clamp(max=torch.finfo(torch.float32).max).float()
-    scale = torch.where(scale > 0, scale, 1.0)
-    zero = torch.zeros_like(lower) if symmetric else (low - lower / scale).round().clamp(low, high)
-    return Grid(scale, zero.long(), low, high)
-    # end of method
-
-
-def check_bits(bits: int, least: int, most: int) -> None:
-    """Raise ValueError where ``bits`` is not a whole number from ``least`` to ``most``.
-
-    >>> check_bits(8, 1, 16)
-    """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not least <= bits <= most:
-        raise ValueError(f"bits must be in {least}..{most}, not {bits}")
 
 
 class AffineWeight(CompressedWeight):
@@ -142,8 +35,10 @@ class AffineWeight(CompressedWeight):
 
     def __init__(self, bits: int = 8, *, axis: int | None = 0, symmetric: bool = True) -> None:
         super().__init__()
-        check_bits(bits, 2 if symmetric else 1, 16)
-        self.bits, self.axis, self.symmetric = bits, axis, symmetric
+        self.bits = checked_bits(bits, 2 if symmetric else 1, 16)
+        self.axis, self.symmetric = axis, symmetric
+        # Its name alone says something: a state of other bits does not fit.
+        self.register_buffer(f"bits{self.bits}_axis{axis}_{'' if symmetric else 'a'}symmetric", torch.empty(0))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, axis={self.axis}, symmetric={self.symmetric}"
@@ -167,14 +62,19 @@ class AffineWeight(CompressedWeight):
             tables["zero"] = tables["zero"][:1]
         if self.axis:  # 0 goes without saying
             tables["axis"] = torch.tensor([float(self.axis)])
-        return Encoding({"code": (grid.quantize(weight) - grid.low).flatten()}, tables)
+        return Encoding({"code": grid.quantize(weight).sub_(grid.low).flatten()}, tables)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        axis = int(encoding.tables["axis"].item()) if "axis" in encoding.tables else 0
+        (axis,) = encoding.whole("axis", 1) if "axis" in encoding.tables else [0]
         wide = [-1 if d == axis else 1 for d in range(len(shape))]
         scale, zero = (encoding.tables[name].reshape(wide) for name in ("scale", "zero"))
-        return scale * (encoding.symbols["code"].reshape(shape).float() - zero)
+        # In place, so that no table of another length can make it larger than the weight.
+        return encoding.symbols["code"].reshape(shape).float().sub_(zero).mul_(scale)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"scale": max(shape), "zero": max(shape), "axis": 1}
 
 
 def form_on_grid(layer: nn.Module, name: str) -> tuple[AffineWeight, Tensor]:
@@ -214,64 +114,11 @@ def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symme
     [7, 7]
     """
 
-    def form(name: str, layer: nn.Module) -> AffineWeight:
+    def form(name: str, layer: object) -> AffineWeight:
         axis = (1 if isinstance(layer, TRANSPOSED) else 0) if per_channel else None
         return AffineWeight(bits, axis=axis, symmetric=symmetric)
 
     return compress(model, form)
-
-
-class Activation(nn.Module):
-    """What flows through is rounded to a grid for the range that was observed.
-
-    While ``observing``, the range is widened to that of each batch, or, where ``decay`` is a number, moved by a moving
-    average, range = decay · range + (1 - decay) · batch. ``percentile`` leaves out extreme values: 99.9 leaves out a
-    thousandth of them on either side. While ``quantizing``, what flows through is rounded. ``lower`` and ``upper``,
-    float32 scalars, are the range.
-
-    bits: of the grid, 1 to 32.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    decay: float | None
-
-    def __init__(self, bits: int = 8) -> None:
-        super().__init__()
-        check_bits(bits, 1, 32)
-        self.bits, self.percentile, self.decay = bits, 100.0, None
-        self.observing = self.quantizing = False
-        self.register_buffer("lower", torch.tensor(torch.inf))
-        self.register_buffer("upper", torch.tensor(-torch.inf))
-
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}"
-
-    def grid(self) -> Grid:
-        """Return the grid of the range; raise ValueError where nothing has been observed."""
-        if self.lower > self.upper:
-            raise ValueError("no image has gone through this network: calibrate it with at least one")
-        return grid(self.lower, self.upper, bits=self.bits)
-
-    def observe(self, r: Tensor) -> None:
-        """Move the range by the values of a batch."""
-        n, flat = r.numel(), r.detach().flatten().float()
-        left = min(int(n * (1 - self.percentile / 100)), (n - 1) // 2)  # values left out at either end
-        least, most = [flat.kthvalue(k).values for k in (left + 1, n - left)] if left else flat.aminmax()
-        if self.lower > self.upper:
-            self.lower.copy_(least)
-            self.upper.copy_(most)
-        elif self.decay is None:
-            self.lower.clamp_(max=least)
-            self.upper.clamp_(min=most)
-        else:
-            self.lower.lerp_(least, 1 - self.decay)
-            self.upper.lerp_(most, 1 - self.decay)
-
-    def forward(self, r: Tensor) -> Tensor:
-        if self.observing:
-            self.observe(r)
-        return self.grid().fake(r) if self.quantizing else r
 
 
 def simulate(
@@ -284,41 +131,34 @@ def simulate(
 ) -> fx.GraphModule:
     """Copy a network into one that computes in float with the values an integer network would have. Calibrate it next.
 
-    Batch norm is folded into the layer before it. A layer and the ReLU that alone reads it have one grid.
+    Batch norm is folded into the layer before it, or becomes a layer of its own where another operation is before it.
+    A layer, or whatever else makes new values, has one grid with the ReLU or other clamp that alone reads it. The parts
+    of a concatenation are rounded once more, to one grid.
 
-    model: a network of linear and convolution layers, batch norm right after them, ReLU, ReLU6, max and average
-        pooling, flatten, dropout and sums of two; it is left as it was.
+    model: a network, float32 or float64, with one input and one output, of linear and convolution layers, batch norm,
+        ReLU and other clamps, SiLU, sigmoid and other functions of one number, max and average pooling, means, sums,
+        products, concatenation, flatten and other ways to arrange, and dropout; it is left as it was.
     bits: of the weights and of what flows between the layers, 1 to 16, or 2 to 16 where symmetric.
     edge_bits: of the network's input and output, 1 to 32.
     per_channel: whether each output channel of a layer has a scale of its own.
     symmetric: whether the weights' grids have Z = 0.
 
-    Returns the simulated network.
-    Raises ValueError for other bits, and for a network that cannot be traced or does something else
-    (jacob2018quantization, section 3).
+    Returns the simulated network. Its ranges are its only new state: ``state_dict`` and files hold them.
+    Raises ValueError for other bits, for weights of other types, and for a network that cannot be traced or does
+    something else, by the name of the operation and its layer (jacob2018quantization, section 3).
 
     >>> network = simulate(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), bits=4)
     >>> len(activations(network))  # of the input and of both layers
     3
     """
-    check_bits(bits, 2 if symmetric else 1, 16)
+    bits, edge_bits = checked_bits(bits, 2 if symmetric else 1, 16), checked_bits(edge_bits, 1, 32)
+    for name, parameter in model.named_parameters():
+        check_precise(name, parameter)
     network = graph.traced(model)
+    in_place.switch_off(network)
     graph.insert(network, lambda edge: Activation(edge_bits if edge else bits))
     quantize(network, bits=bits, per_channel=per_channel, symmetric=symmetric)
-    return network
-
-
-def activations(network: nn.Module) -> list[Activation]:
-    """List the activations on a grid of a network, in order.
-
-    network: what :func:`simulate` returned.
-
-    Raises ValueError where it has none.
-    """
-    modules = [module for module in network.modules() if isinstance(module, Activation)]
-    if not modules:
-        raise ValueError(f"{type(network).__name__} has no activation on a grid: accepted is what simulate returns")
-    return modules
+    return network.to(next(network.parameters()).device)
 
 
 @torch.no_grad()
@@ -363,7 +203,10 @@ def calibrate(
         with running.evaluating(network):
             for batch in images.split(batch_size):
                 running.logits(network, batch)
-    except ValueError:
+        for name, module in network.named_modules():
+            if isinstance(module, Activation) and not torch.stack([module.lower, module.upper]).isfinite().all():
+                raise ValueError(f"what flows through {name!r} is not finite, or has no finite range, for these images")
+    except Exception:
         network.load_state_dict(before)
         raise
     finally:
@@ -373,14 +216,14 @@ def calibrate(
 
 
 @torch.no_grad()
-def correct_biases(network: nn.Module, model: nn.Module, images: Tensor) -> nn.Module:
+def correct_biases(network: fx.GraphModule, model: nn.Module, images: Tensor) -> fx.GraphModule:
     """Subtract from each bias the shift that rounding causes in the layer's mean output, first layer first. In place.
 
     network: what :func:`simulate` made of ``model``, calibrated; layers without a bias stay as they are.
     model: the network in float; it is left as it was.
     images: (n, channels, height, width), over which the means are taken; one or more.
 
-    Returns the network. Raises ValueError for no images.
+    Returns the network. Raises ValueError for no images, and for a layer that is used more than once.
 
     >>> model, images = nn.Linear(5, 3), torch.rand(10, 5)
     >>> network = correct_biases(calibrate(simulate(model, bits=2), images), model, images)
@@ -390,7 +233,11 @@ def correct_biases(network: nn.Module, model: nn.Module, images: Tensor) -> nn.M
     if len(images) == 0:
         raise ValueError("there are no images to correct biases with: at least one is needed")
     biased = [(name, layer, layer.bias) for name, layer in layers(network) if layer.bias is not None]
+    for name, *_ in biased:
+        if (uses := len(network.graph.find_nodes(op="call_module", target=name))) > 1:
+            raise ValueError(f"layer {name!r} is used {uses} times: one bias cannot correct the means of all")
     original = graph.traced(model)
+    in_place.switch_off(original)  # what a layer gave must still be there when its mean is taken
     with running.captured(original, [name for name, *_ in biased]) as exact, running.evaluating(network):
         running.logits(original, images)
         for name, layer, bias in biased:

@@ -58,18 +58,23 @@ class PrunedSharedWeight(SharedWeight):
     # end of method
 
     def encode(self, centroids: Tensor) -> Encoding:
-        places = self.places.numpy()
+        places = self.places.cpu().numpy()
         code_bits = max(1.0, np.log2(max(1, len(centroids))))
         bits = self.gap_bits or gaps.best_bits(places, filler_bits=code_bits)
         fields, kept = gaps.encode(places, bits)
         codes = torch.zeros(len(fields), dtype=torch.int64)
-        codes[torch.from_numpy(kept)] = self.codes + 1
+        codes[torch.from_numpy(kept)] = self.codes.cpu() + 1
         return Encoding(symbols={"code": codes, "gap": torch.from_numpy(fields)}, tables={"centroid": centroids})
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        values = torch.cat([torch.zeros(1), encoding.tables["centroid"]])
-        return gaps.scatter(encoding.symbols["gap"], values[encoding.symbols["code"]], shape)
+        centroids = encoding.tables["centroid"]
+        values = torch.cat([centroids.new_zeros(1), centroids])
+        return gaps.scatter(encoding.symbols["gap"], values.index_select(0, encoding.symbols["code"]), shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel(), "gap": shape.numel()}, {"centroid": shape.numel()}
 
 
 def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) -> np.ndarray:
@@ -148,7 +153,7 @@ def share_survivors(
     check_one_of("start", start, STARTS)
     check_names(model, bits)
 
-    def form(name: str, layer: nn.Module) -> PrunedSharedWeight | None:
+    def form(name: str, _: object) -> PrunedSharedWeight | None:
         chosen = bits_of(bits, name)
         if chosen is None:
             return None

@@ -10,8 +10,9 @@ With codes of q bits, :math:`k = 2^q`, the codewords take 32 k n bits and the co
 :math:`32 m n / (32 k n + q m s)` (gong2014vq, section 3.3; jegou2011product).
 
 A weight of four dimensions is seen as the matrix (outputs, inputs · height · width), any other as (first dimension,
-the rest); ``vectors="inputs"`` takes its transpose, so that what leaves one input is a row. The last segment is shorter
-where the length does not divide n.
+the rest); ``vectors="inputs"`` takes its transpose, so that what leaves one input is a row. A transposed convolution
+has its inputs first, so the two change places, and the matrix of a recurrent layer or of attention has a row for each
+output of each gate, or of query, key and value. The last segment is shorter where the length does not divide n.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from lib.quantization import optimal_kmeans
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import CompressedWeight, Encoding, Layer, check_one_of, compress
+from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, check_one_of, compress
 
 VECTORS = ("outputs", "inputs")
 
@@ -146,7 +147,7 @@ class ProductWeight(CompressedWeight):
         self.bits, self.length, self.vectors, self.shared, self.seed = bits, length, vectors, shared, seed
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        rows = matrix(weight.detach(), self.vectors).double().numpy()
+        rows = matrix(weight.detach(), self.vectors).double().cpu().numpy()
         self.length = min(self.length, rows.shape[1])
         check_length(self.length, rows.shape[1], shared=self.shared)
         # method
@@ -160,8 +161,8 @@ class ProductWeight(CompressedWeight):
             books = [kmeans(piece, 2**self.bits, seed=self.seed) for piece in pieces]
             codes = np.stack([book.codes for book in books])
             # end of method
-        self.register_buffer("codes", torch.from_numpy(codes.T.copy()))  # (rows, segments)
-        codewords = torch.from_numpy(np.concatenate([book.codewords.ravel() for book in books])).to(weight.dtype)
+        self.register_buffer("codes", torch.from_numpy(codes.T.copy()).to(weight.device))  # (rows, segments)
+        codewords = torch.from_numpy(np.concatenate([book.codewords.ravel() for book in books])).to(weight)
         self.register_buffer("places", _places(self.codes, len(codewords), weight.shape, *self._layout()))
         return codewords
 
@@ -174,10 +175,18 @@ class ProductWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        codewords, codes = encoding.tables["codeword"], encoding.symbols["code"]
-        length, by_input, shared = encoding.tables["layout"].long().tolist()
-        rows, _ = sizes(shape, VECTORS[by_input])
-        return codewords[_places(codes.reshape(rows, -1), len(codewords), shape, length, by_input, shared)]
+        codewords = encoding.tables["codeword"]
+        length, by_input, shared = encoding.whole("layout", 3)
+        rows, columns = sizes(shape, VECTORS[by_input])
+        if not 1 <= length <= columns or by_input < 0 or shared not in (0, 1):
+            raise ValueError(f"its layout is {length}, {by_input}, {shared}: accepted is 1..{columns}, 0..1, 0..1")
+        check_length(length, columns, shared=bool(shared))
+        codes = encoding.symbols["code"].reshape(rows, -(-columns // length))
+        return codewords[_places(codes, len(codewords), shape, length, by_input, shared)]
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"codeword": shape.numel(), "layout": 3}
 
     def _layout(self) -> tuple[int, int, int]:
         return self.length, VECTORS.index(self.vectors), int(self.shared)
@@ -186,7 +195,7 @@ class ProductWeight(CompressedWeight):
 def _places(codes: Tensor, total: int, shape: torch.Size, length: int, by_input: int, shared: int) -> Tensor:
     """For each weight its place among all codewords, which stand segment after segment."""
     _, columns = sizes(shape, VECTORS[by_input])
-    column = torch.arange(columns)
+    column = torch.arange(columns, device=codes.device)
     segment, within = column // length, column % length
     width = (columns - segment * length).clamp(max=length)  # of the column's segment
     start = torch.zeros_like(column) if shared else total // columns * segment * length
@@ -273,7 +282,7 @@ def quantize(
     """
     check_names(model, bits)
 
-    def form(name: str, layer: Layer) -> ProductWeight | None:
+    def form(name: str, layer: Layer | PackedWeight) -> ProductWeight | None:
         if (chosen := bits_of(bits, name)) is None:
             return None
         made = ProductWeight(chosen, length=length, vectors=vectors, shared=shared, seed=seed)

@@ -7,7 +7,9 @@ r"""Quantization-aware training: the forward pass rounds as the integer network 
 activation is a moving average over the batches, and its rounding begins after a delay, when the average is worth
 something. Biases are not rounded: the integer network holds them in int32.
 
-The paper folds batch norm in each step, with the statistics of the batch; here it is folded once, before training.
+The paper folds batch norm in each step, with the statistics of the batch; here it is folded once, before training, with
+the running statistics. Where another operation is before it, it is a layer with one weight for each channel, trained
+like the others. Dropout modules drop while it trains; stochastic depth and dropout by functions are left out.
 """
 
 import math
@@ -17,7 +19,7 @@ from torch import fx
 
 from lib import training
 from lib.datasets import Split
-from lib.quantization.affine import activations
+from lib.quantization.shared.activation import activations
 from lib.training import FitOptions
 
 

@@ -10,7 +10,7 @@ that the codebooks soon outweigh the codes (gong2014vq, section 3.4). Rows are t
 quantization cuts into pieces, see :func:`lib.quantization.product_quantization.matrix`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from lib.quantization.product_quantization import VECTORS, check_vectors, kmeans, matrix, sizes
 from lib.quantization.shared.names import bits_of, check_names
 from lib.weights import CompressedWeight, Encoding, compress
+
+STAGES = 255  # at most
 
 
 class ResidualWeight(CompressedWeight):
@@ -36,12 +38,12 @@ class ResidualWeight(CompressedWeight):
     def __init__(self, bits: int, *, stages: int, vectors: str = "outputs", seed: int = 0) -> None:
         super().__init__()
         check_vectors(vectors)
-        if not 1 <= stages <= 255:
-            raise ValueError(f"stages must be in 1..255, not {stages}")
+        if not 1 <= stages <= STAGES:
+            raise ValueError(f"stages must be in 1..{STAGES}, not {stages}")
         self.bits, self.stages, self.vectors, self.seed = bits, stages, vectors, seed
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        left = matrix(weight.detach(), self.vectors).double().numpy()
+        left = matrix(weight.detach(), self.vectors).double().cpu().numpy()
         codewords, codes = [], []
         # method
         for stage in range(self.stages):
@@ -50,9 +52,12 @@ class ResidualWeight(CompressedWeight):
             codes.append(book.codes)
             left = left - book.codewords[book.codes]  # R_t = R_{t-1} - its quantized rows
         # end of method
-        self.register_buffer("codes", torch.from_numpy(np.stack(codes)))  # (stages, rows)
+        self.register_buffer("codes", torch.from_numpy(np.stack(codes)).to(weight.device))  # (stages, rows)
         self.shape = weight.shape
-        return torch.from_numpy(np.stack(codewords)).to(weight.dtype)
+        stored = torch.from_numpy(np.stack(codewords)).to(weight)
+        if not torch.isfinite(self.forward(stored)).all():
+            raise ValueError(f"weights up to {weight.abs().max():g} overflow where codewords are added")
+        return stored
 
     def forward(self, codewords: Tensor) -> Tensor:
         return summed(codewords, self.codes, self.shape, self.vectors)
@@ -64,18 +69,26 @@ class ResidualWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        vectors = VECTORS[int(encoding.tables["layout"].item())]
-        _, columns = sizes(shape, vectors)
-        codes = torch.stack(list(encoding.symbols.values()))
-        codewords = encoding.tables["codeword"].reshape(len(codes), -1, columns)
-        return summed(codewords, codes, shape, vectors)
+        (by_input,) = encoding.whole("layout", 1)
+        if by_input not in (0, 1):
+            raise ValueError(f"its layout is {by_input}: accepted is 0 or 1")
+        _, columns = sizes(shape, VECTORS[by_input])
+        stages = len(encoding.symbols)
+        codewords = encoding.tables["codeword"].reshape(stages, -1, columns)
+        codes = (encoding.symbols[f"code{stage}"] for stage in range(stages))
+        return summed(codewords, codes, shape, VECTORS[by_input])
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        rows = max(sizes(shape, vectors)[0] for vectors in VECTORS)
+        return {f"code{stage}": rows for stage in range(STAGES)}, {"codeword": STAGES * shape.numel(), "layout": 1}
 
 
-def summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) -> Tensor:
+def summed(codewords: Tensor, codes: Iterable[Tensor], shape: torch.Size, vectors: str) -> Tensor:
     """Add up the codewords of each row, w_z = sum over the stages t of codeword a_t(z), in the order of the stages.
 
     codewords: (stages, k, columns).
-    codes: (stages, rows), int64.
+    codes: (stages, rows), whole numbers; may be made one after the other.
     shape: of the weight that is returned.
     vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
 
@@ -83,8 +96,10 @@ def summed(codewords: Tensor, codes: Tensor, shape: torch.Size, vectors: str) ->
     >>> summed(codewords, torch.tensor([[0, 1], [1, 0]]), torch.Size([2, 2]), "outputs").tolist()
     [[21.0, 22.0], [13.0, 14.0]]
     """
-    rows = codewords[0].index_select(0, codes[0])
-    for book, chosen in zip(codewords[1:], codes[1:], strict=True):
+    pairs = zip(codewords, codes, strict=True)
+    book, chosen = next(pairs)
+    rows = book.index_select(0, chosen)
+    for book, chosen in pairs:
         rows = rows + book.index_select(0, chosen)
     return (rows.T if vectors == "inputs" else rows).reshape(shape)
 
@@ -115,7 +130,7 @@ def quantize(
     """
     check_names(model, bits)
 
-    def form(name: str, _: nn.Module) -> ResidualWeight | None:
+    def form(name: str, _: object) -> ResidualWeight | None:
         chosen = bits_of(bits, name)
         return None if chosen is None else ResidualWeight(chosen, stages=stages, vectors=vectors, seed=seed)
 

@@ -36,10 +36,10 @@ class SharedWeight(CompressedWeight):
 
     # method
     def right_inverse(self, weight: Tensor) -> Tensor:
-        book = self.cluster(weight.detach().double().flatten().numpy())
-        self.register_buffer("codes", torch.from_numpy(book.codes))
+        book = self.cluster(weight.detach().double().flatten().cpu().numpy())
+        self.register_buffer("codes", torch.from_numpy(book.codes).to(weight.device))
         self.shape = weight.shape
-        return torch.from_numpy(book.centroids).to(weight.dtype)
+        return torch.from_numpy(book.centroids).to(weight)
 
     def forward(self, centroids: Tensor) -> Tensor:
         return centroids.index_select(0, self.codes).reshape(self.shape)
@@ -51,7 +51,11 @@ class SharedWeight(CompressedWeight):
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        return encoding.tables["centroid"][encoding.symbols["code"]].reshape(shape)
+        return encoding.tables["centroid"].index_select(0, encoding.symbols["code"]).reshape(shape)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"code": shape.numel()}, {"centroid": shape.numel()}
 
 
 def share(model: nn.Module, *, bits: int | Mapping[str, int]) -> nn.Module:

@@ -5,8 +5,9 @@ The crudest of the four methods of gong2014vq keeps of each weight its sign alon
 .. math:: \hat W_{ij} = \alpha_i \operatorname{sign}(W_{ij}), \qquad \operatorname{sign}(0) = +1 .
 
 As published there is no scale, :math:`\alpha = 1`. The scale that loses the least squared error is the mean of
-:math:`\lvert W_{ij} \rvert`, over the layer or over the row of each output. A file holds one bit for each weight and
-the scales as floats, a compression rate of 32 n / (n + 32 scales).
+:math:`\lvert W_{ij} \rvert`, over the layer or over the row of each output, whose weights a transposed convolution
+holds in its second dimension. A file holds one bit for each weight and the scales as floats, a compression rate of
+32 n / (n + 32 scales).
 """
 
 from collections.abc import Collection
@@ -14,23 +15,26 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.weights import CompressedWeight, Encoding, check_one_of, compress, layer_named
+from lib.weights import CompressedWeight, Encoding, check_one_of, compress, weight_named
 
 SCALES = ("none", "layer", "row")
+TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 class SignWeight(CompressedWeight):
     """scale · sign(weight). Stored, and trained if the network is: the scale, (0,), (1,) or (outputs,).
 
     scale: "none", "layer" for one scale, or "row" for one per output.
+    transposed: the groups of a transposed convolution, whose weight is (inputs, outputs / groups, ...); 0 (default) for
+        any other layer, whose weight is (outputs, ...).
     """
 
     positive: Tensor
 
-    def __init__(self, scale: str = "none") -> None:
+    def __init__(self, scale: str = "none", *, transposed: int = 0) -> None:
         super().__init__()
         check_one_of("scale", scale, SCALES)
-        self.scale = scale
+        self.scale, self.transposed = scale, transposed if scale == "row" else 0
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         weight = weight.detach()
@@ -39,31 +43,55 @@ class SignWeight(CompressedWeight):
         if self.scale == "none":
             return weight.new_zeros(0)
         rows = weight.abs().double().reshape(1 if self.scale == "layer" else len(weight), -1)
+        # end of method
+        if self.transposed:
+            rows = weight.abs().double().unflatten(0, (self.transposed, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+        # method
         return rows.mean(dim=1).to(weight.dtype)
         # end of method
 
     def forward(self, scale: Tensor) -> Tensor:
-        return signed(self.positive, scale)
+        return signed(self.positive, scale, self.transposed)
 
     def encode(self, scale: Tensor) -> Encoding:
-        return Encoding(symbols={"sign": self.positive.flatten().long()}, tables={"scale": scale})
+        tables = {"scale": scale}
+        if self.transposed:  # 0 goes without saying
+            tables["transposed"] = torch.tensor([float(self.transposed)])
+        return Encoding(symbols={"sign": self.positive.flatten().long()}, tables=tables)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
-        return signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"])
+        (transposed,) = encoding.whole("transposed", 1) if "transposed" in encoding.tables else [0]
+        return signed(encoding.symbols["sign"].reshape(shape) > 0, encoding.tables["scale"], transposed)
+
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"sign": shape.numel()}, {"scale": shape.numel(), "transposed": 1}
 
 
-def signed(positive: Tensor, scale: Tensor) -> Tensor:
+def signed(positive: Tensor, scale: Tensor, transposed: int = 0) -> Tensor:
     """Turn signs into weights: ±1, times one scale for the layer, one for each row, or none.
 
     positive: bool, of the weight's shape; False is -1.
     scale: (0,) for none, (1,) or (outputs,).
+    transposed: the groups of a transposed convolution, 0 (default) for any other layer.
+
+    Raises ValueError for another number of scales.
 
     >>> signed(torch.tensor([[True, False], [False, False]]), torch.tensor([0.5, 2.0])).tolist()
     [[0.5, -0.5], [-2.0, -2.0]]
     """
+    inputs, *rest = positive.shape
+    outputs = transposed * rest[0] if transposed else inputs
+    if len(scale) not in (0, 1, outputs) or transposed < 0 or (transposed and inputs % transposed):
+        raise ValueError(f"{len(scale)} scales in {transposed} groups do not fit a weight of {tuple(positive.shape)}")
     # method
     signs = torch.where(positive, 1.0, -1.0).to(scale.dtype)
+    # end of method
+    if transposed and len(scale) > 1:  # input i belongs to the group i // (inputs / groups), and so do its outputs
+        scale = scale.reshape(transposed, -1).repeat_interleave(inputs // transposed, 0)
+        return signs * scale.reshape(inputs, -1, *[1] * (signs.dim() - 2))
+    # method
     return signs * scale.reshape(-1, *[1] * (signs.dim() - 1)) if len(scale) else signs
     # end of method
 
@@ -84,5 +112,11 @@ def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | 
     """
     check_one_of("scale", scale, SCALES)
     for name in names or ():
-        layer_named(model, name)
-    return compress(model, lambda name, _: SignWeight(scale) if names is None or name in names else None)
+        weight_named(model, name)
+
+    def form(name: str, layer: object) -> SignWeight | None:
+        if names is not None and name not in names:
+            return None
+        return SignWeight(scale, transposed=layer.groups if isinstance(layer, TRANSPOSED) else 0)
+
+    return compress(model, form)

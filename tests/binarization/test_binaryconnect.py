@@ -14,7 +14,7 @@ from lib.binarization import binaryconnect
 from lib.binarization.binaryconnect import BinaryConnectWeight, binarize, fit, glorot, hard_sigmoid
 from lib.cache import cached
 from lib.datasets import Split
-from lib.weights import compress, compressed_form
+from lib.weights import compress, compressed, compressed_form
 
 SHAPES = [(4, 6), (3, 1, 5), (6, 1, 3, 3), (1, 1), (2, 3, 1, 1, 2)]
 
@@ -370,3 +370,13 @@ def test_a_form_that_saw_no_weight_has_no_limit():
     drawn = BinaryConnectWeight(stochastic=True)
     with pytest.raises(ValueError, match="limit is that of the layer: store a layer's weight in this form first"):
         drawn(torch.zeros(2, 2))
+
+
+def test_training_keeps_packed_weights_between_their_limits():
+    split = given.split(20, 1, 28, 28)
+    model = binarize(given.seeded(given.Sequences))
+    limits = {name: form.limit for name, form, _ in compressed(model)}
+    assert limits["recurrent.weight_ih_l0"] == glorot(torch.zeros(24, 8)) and len(limits) == 10
+    fit(model, split, epochs=2, seed=0, learning_rate=1.0)  # far beyond the limits in one step
+    for name, _, (latent,) in compressed(model):
+        assert latent.abs().max().item() == pytest.approx(limits[name]), name

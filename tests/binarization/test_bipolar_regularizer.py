@@ -215,3 +215,12 @@ def test_an_unknown_option_is_refused_and_changes_nothing():
         with pytest.raises(TypeError, match=f"there is no option '{name}': accepted are weight_decay, "):
             bipolar_regularizer.fit(model, SPLIT, strength=0.1, epochs=1, seed=0, **{name: None})
     assert unchanged(model, before)
+
+
+def test_packed_weights_are_pushed_as_well():
+    model = binaryconnect.binarize(nn.Sequential(nn.GRU(3, 2), nn.Linear(2, 2)))
+    assert len(forms(model)) == 3 and penalty(model) <= (3 * 6 + 2 * 6 + 4) / 2
+    latent = forms(model)[0][1]
+    latent.grad = torch.zeros_like(latent)
+    push(model, strength=2.0)
+    assert torch.allclose(latent.grad, -2 * latent.detach() / forms(model)[0][2])

@@ -2,14 +2,15 @@
 
 import itertools
 
+import given
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from lib import models
-from lib.binarization.bwn import BinaryWeight, binarize, scale
-from lib.weights import compress, compressed_form, layers
+from lib.binarization.bwn import BinaryWeight, binarize, scale, weights_to_binarize
+from lib.weights import compress, compressed, compressed_form, decompress, layers
 
 SHAPES = [(4, 6), (8, 3, 3, 3), (5, 1, 7), (6, 2, 1, 1), (1, 1), (2, 3, 1, 1, 2)]
 
@@ -186,3 +187,37 @@ def test_settings_show_in_the_text_of_a_model():
 def test_other_types_of_float_keep_their_type(dtype):
     layer = compress(nn.Linear(5, 5).to(dtype), lambda *_: BinaryWeight())
     assert layer.weight.dtype == dtype and layer.weight.abs().unique().numel() <= 5
+
+
+def test_packed_weights_are_binarized_except_in_the_first_and_last_module():
+    first = nn.Sequential(nn.LSTM(4, 4), nn.MultiheadAttention(4, 2), nn.Linear(4, 2), nn.GRU(2, 2))
+    names = ["1.in_proj_weight", "1.out_proj", "2"]
+    assert weights_to_binarize(first, None) == names
+    binarize(first)
+    assert [name for name, _, _ in compressed(first)] == names
+    assert all(len(row.abs().unique()) == 1 for row in first[1].in_proj_weight)
+    assert binarize(nn.LSTM(3, 4), names=["weight_hh_l0"]).weight_hh_l0[0].abs().unique().numel() == 1
+    mixed = ["3.weight_ih_l0", "2", "2"]
+    assert sorted({*weights_to_binarize(decompress(first), mixed)}) == ["2", "3.weight_ih_l0"]
+
+
+@pytest.mark.parametrize(
+    ("build", "names", "message"),
+    [
+        (lambda: nn.LSTM(3, 4), None, "LSTM has no weight to binarize besides those of its first and last module"),
+        (lambda: nn.Sequential(nn.LSTM(3, 4)), ["0"], "no layer '0' to binarize"),
+        (lambda: nn.Sequential(nn.LSTM(3, 4)), ["0.weight_ih_l0", "0.bias_ih_l0"], "no layer '0.bias_ih_l0' to bin"),
+        (lambda: nn.Sequential(nn.LSTM(3, 4)), [], "Sequential has no layer to binarize"),
+    ],
+)
+def test_what_is_no_weight_is_refused_beside_packed_weights(build, names, message):
+    model = build()
+    with given.refused(model, message):
+        binarize(model, names=names)
+
+
+def test_a_mean_that_overflows_is_refused_by_name():
+    model = models.lenet_300_100()
+    nn.init.constant_(model.fc2.weight, 3e38)
+    with given.refused(model, "layer 'fc2': weights up to 3e.38 overflow in the mean of a filter"):
+        binarize(model)

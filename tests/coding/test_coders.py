@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -144,6 +145,17 @@ def test_symbols_that_do_not_fit_are_refused(symbols, bits):
 def test_packed_content_of_another_length_is_refused(content):
     with pytest.raises(ValueError, match="take 2 bytes"):
         coders.unpack(content, 4, 3)
+
+
+def test_packed_symbols_are_read_in_little_memory():
+    symbols = np.random.default_rng(0).integers(0, 256, 300_000)
+    content = coders.pack(symbols, 8)
+    tracemalloc.start()
+    try:
+        assert np.array_equal(coders.unpack(content, len(symbols), 8), symbols)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(symbols)
+    finally:
+        tracemalloc.stop()
 
 
 # -- Gaps --------------------------------------------------------------------------------------------------------------

@@ -224,3 +224,15 @@ def test_a_torchvision_model_and_odd_layers_train():
     train(odd, split, arithmetic=DynamicFixedPoint(bits=9, every=1), epochs=2, seed=0, batch_size=1)
     with computing(odd, DynamicFixedPoint(bits=9, integer_bits=2)), torch.no_grad():
         assert odd(split.images[:1]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_bits_of_numpy_are_whole_numbers_and_others_are_refused(kind):
+    values = torch.tensor([0.3, -0.3, 9.0])
+    expected = rounded(values, bits=3, integer_bits=0)
+    assert torch.equal(rounded(values, bits=kind(3), integer_bits=kind(0)), expected)
+    made = DynamicFixedPoint(bits=kind(3), storage_bits=kind(5), integer_bits=kind(0))
+    assert torch.equal(made.rounded(values, "x"), expected) and type(made.storage_bits) is int
+    for options in ({"bits": 3.5}, {"bits": 3, "storage_bits": 5.0}, {"bits": 3, "integer_bits": "0"}):
+        with pytest.raises(ValueError, match=r"bits must be a whole number, not"):
+            DynamicFixedPoint(**options)

@@ -12,7 +12,7 @@ from torch import nn
 from lib import measure, models, storage
 from lib.datasets import Split
 from lib.precision import embedded_cnn, fixed_point
-from lib.precision.shared import integers
+from lib.precision.shared import chains, integers
 from lib.precision.shared.formats import Format
 from lib.vision import torchvision
 
@@ -149,6 +149,29 @@ def test_the_file_of_an_integer_network_comes_back(bits, tmp_path):
     assert {value.dtype for value in network.state_dict().values()} <= {torch.int8, torch.int16, torch.int32}
 
 
+def test_a_network_of_other_bits_does_not_take_the_state(tmp_path):
+    network, other = (embedded_cnn.convert(embedded_cnn.face_finder(0), images(), bits=bits) for bits in (8, 6))
+    with pytest.raises(RuntimeError, match="input_of_8_bits"):
+        other.load_state_dict(network.state_dict())
+    storage.save(network, tmp_path / "network.slim")
+    with pytest.raises(ValueError, match="another architecture"):
+        storage.load(tmp_path / "network.slim", other)
+    again = embedded_cnn.convert(embedded_cnn.face_finder(1), images(seed=3), bits=np.int64(8))
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(images().images), network(images().images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_and_what_is_frozen(dtype):
+    model = embedded_cnn.face_finder(0).to(dtype).requires_grad_(False)
+    small = embedded_cnn.fuse(model)
+    assert {p.dtype for p in small.parameters()} == {dtype} and not any(p.requires_grad for p in small.parameters())
+    x = images(2).images.to(dtype)
+    network = embedded_cnn.convert(small, Split(x, torch.zeros(2)))
+    assert (network(x) - small(x).float()).abs().max() < 0.02 * small(x).float().abs().max()
+    assert torch.equal(copy.deepcopy(network).to(dtype)(x), network(x))
+
+
 def test_the_network_slides_over_a_larger_image():
     model = embedded_cnn.face_finder(0)
     assert measure.parameters(model) == 1172
@@ -204,15 +227,33 @@ def test_bad_input_is_refused():
         embedded_cnn.convert(model, images(0))
     with pytest.raises(ValueError, match="no layer with a weight"):
         embedded_cnn.convert(nn.Sequential(nn.Tanh()), images())
-    for layer in (nn.Softmax(1), nn.AvgPool2d(3), nn.Conv2d(1, 1, 3, padding="same"), nn.MaxPool2d(2, ceil_mode=True)):
-        with pytest.raises(ValueError, match="cannot be computed in integers here"):
-            embedded_cnn.convert(nn.Sequential(nn.Conv2d(1, 1, 3), layer), images())
-    with pytest.raises(ValueError, match="meets numbers of shape"):
+    for bits in (8.0, True, np.float64(8)):
+        with pytest.raises(ValueError, match=f"bits must be in 2..16, not {bits}: a whole number is needed"):
+            embedded_cnn.convert(model, images(), bits=bits)
+    with pytest.raises(ValueError, match=r"^layer '1', Softmax\(dim=1\), cannot be computed in integers here"):
+        embedded_cnn.convert(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Softmax(1)), images())
+    with pytest.raises(ValueError, match=r"^the images reach 1e\+30, too large for 16 bits: scale them down"):
+        embedded_cnn.convert(model, Split(torch.full((1, 1, 28, 28), 1e30), torch.zeros(1)))
+    with pytest.raises(ValueError, match="the images hold NaN"):
+        embedded_cnn.convert(model, images())(torch.full((1, 1, 28, 28), math.nan))
+    with pytest.raises(ValueError, match=r"^layer '0', Linear\(.*\), meets numbers of shape \(3, 1, 28, 28\)"):
         embedded_cnn.convert(nn.Sequential(nn.Linear(28, 2)), images())
     with pytest.raises(ValueError, match="does not take images"):
         embedded_cnn.convert(model, images(2, 3))
     with pytest.raises(ValueError, match="1 maps are needed"):
         embedded_cnn.convert(model, images())(images(2, 3).images)
     model.c2.weight.data[0, 0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^the outputs of layer 'c2', Conv2d.*, hold NaN or infinity"):
         embedded_cnn.convert(model, images())
+
+
+def test_what_cannot_be_computed_in_integers_is_named_in_one_short_sentence():
+    with pytest.raises(ValueError) as error:
+        embedded_cnn.convert(torchvision.models.squeezenet1_1(), images(channels=3))
+    assert str(error.value).startswith("SqueezeNet cannot be computed in integers here") and len(str(error.value)) < 250
+    layer = nn.Linear(2, 2)
+    twice = nn.Sequential(layer, nn.Sequential(nn.ReLU(), layer, nn.SiLU()))
+    with pytest.raises(ValueError, match=r"^layer '1\.2', SiLU\(\), cannot be computed in integers here"):
+        list(chains.chain(twice))
+    assert [type(part).__name__ for part in chains.chain(twice[1][:2])] == ["ReLU", "Linear"]
+    assert list(chains.chain(nn.Sequential(layer, layer))) == [layer, layer]

@@ -2,6 +2,8 @@
 
 import copy
 
+import given
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,3 +180,14 @@ def test_words_that_are_none_are_refused(bits, integer):
 def test_the_baselines_take_short_floats():
     model = lp.store(models.lenet_300_100(), exponent=8, significand=7)
     assert torch.equal(model.fc1.weight, models.lenet_300_100().fc1.weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_widths_of_numpy_are_whole_numbers_and_others_are_refused(kind):
+    layer = given.seeded(lambda: nn.Linear(9, 9))
+    plain = lp.store(copy.deepcopy(layer), exponent=8, significand=7)
+    model = lp.store(layer, exponent=kind(8), significand=kind(7))
+    assert torch.equal(model.weight, plain.weight) and storage.dumps(model) == storage.dumps(plain)
+    with given.refused(model, "significand must be a whole number, not 7.5"):
+        lp.store(model, exponent=8, significand=7.5)
+    assert torch.equal(lp.fixed(kind(8)).weights(layer.bias), lp.fixed(8).weights(layer.bias))

@@ -151,7 +151,7 @@ def test_summands_of_a_network_that_nobody_here_wrote():
     zeroed.load_state_dict(weights(model, [], [], gone), strict=False)
     assert torch.equal(smaller(images), zeroed(images))
     assert structure.groups(smaller, images[:1])  # can be shrunk further
-    assert summands(torchvision.models.squeezenet1_1()) == []
+    assert [len(names) for names in summands(torchvision.models.squeezenet1_1())] == [2] * 8  # fire modules
 
 
 def test_what_is_removed_changes_nothing_more_than_the_factors_did():
@@ -277,3 +277,62 @@ def test_bad_input_is_refused_in_a_sentence():
     data.images[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="diverged in step 1: try a smaller"):
         scores(model, data, **QUICK | {"batch_size": 16})
+
+
+class Inception(nn.Module):
+    """Two branches that are joined, read by a convolution; a block behind dropout; a scaled, permuted block."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(9) if norm else nn.Identity()
+        self.c, self.d = nn.Conv2d(9, 6, 1), nn.Conv2d(6, 6, 1)
+        self.drop, self.e, self.scale = nn.Dropout(0.5), nn.Linear(6, 6), nn.Parameter(torch.rand(6, 1, 1))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.norm(torch.cat([torch.relu(self.a(x)), nn.functional.relu(self.b(x))], 1))
+        x = self.c(x)
+        x = x + self.drop(self.d(torch.tanh(x)))
+        x = x + self.scale * self.e(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", ["a", "b", "d", "e"])
+def test_joined_branches_and_blocks_behind_dropout_can_go(name, norm):
+    model = given.seeded(lambda: Inception(norm)).eval()
+    assert adversarial.summands(model) == [("a", "b"), ("d",), ("e",)]
+    images = torch.rand(2, 3, 5, 5, generator=given.generator())
+    if norm:  # statistics that are no fresh ones
+        model.train()(images)
+        model.eval()
+    zeros = copy.deepcopy(model)
+    for parameter in zeros.get_submodule(name).parameters():
+        parameter.data.zero_()
+    if norm and name in "ab":  # a channel that goes takes its batch norm's shift with it
+        rows = slice(0, 4) if name == "a" else slice(4, 9)
+        for value in (zeros.norm.running_mean, zeros.norm.weight.data, zeros.norm.bias.data):
+            value[rows] = 0
+    small = adversarial.without(model, [name], images[:1])
+    torch.testing.assert_close(small(images), zeros(images))
+    assert name not in dict(small.named_modules())
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_both_branches_at_once_and_no_example_are_refused():
+    model = given.seeded(Inception).eval()
+    with pytest.raises(ValueError, match="layer 'b' ends in a concatenation: an example input is needed"):
+        adversarial.without(model, ["b"])
+    with pytest.raises(ValueError, match="layer 'b' is not one of two summands"):
+        adversarial.without(model, ["a", "b"], torch.rand(1, 3, 5, 5))
+
+
+def test_a_masked_branch_of_a_concatenation_is_removed():
+    model, images = given.seeded(Inception).eval(), torch.rand(4, 3, 5, 5, generator=given.generator())
+    learned = adversarial.learn_masks(model, images, seed=0, parts=["a", "b", "d"], epochs=2, sparsity=10.0)
+    assert all(factor == 0 for factor in learned.parts.values())
+    small = learned.removed(images[:1])
+    left = {name for name, _ in small.named_modules()}
+    assert {"a"} <= left and not {"b", "d"} & left, "of a concatenation one branch stays"
+    assert small(images).isfinite().all()

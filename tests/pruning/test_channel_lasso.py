@@ -5,16 +5,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from given import of_torchvision, two_convolutions
+from given import of_torchvision, refused, two_convolutions
 from given import split as noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import Lasso
+from sklearn.linear_model import Lasso, lars_path_gram
 
 from lib import structure
 from lib.pruning import channel_lasso, thinet
-from lib.pruning.shared import reconstruction
+from lib.pruning.shared import patches, reconstruction
 
 
 def split(*shape, seed=0):
@@ -166,6 +166,134 @@ def test_a_channel_that_depended_on_one_that_left_may_enter_again():
         np.testing.assert_allclose(z @ coefficients[:, -1], z.sum(1), atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_path_is_that_of_scikit_learn(seed):
+    """With several channels that leave and come back, and another target than the sum of all contributions."""
+    draw = np.random.default_rng(seed)
+    z = draw.standard_normal((70, 10)) @ draw.standard_normal((10, 60)) + 0.3 * draw.standard_normal((70, 60))
+    gram, target = z.T @ z, z.T @ (z.sum(1) + 9 * draw.standard_normal(70))
+    for goal in (gram.sum(1), target):
+        penalties, coefficients = channel_lasso.path(torch.from_numpy(gram), torch.from_numpy(goal))
+        expected, _, other = lars_path_gram(Xy=goal, Gram=gram, n_samples=1, method="lasso")
+        there = coefficients != 0
+        assert (there[:, :-1] & ~there[:, 1:]).sum() > 3  # some leave
+        for penalty in expected[0] * np.linspace(0.9, 0.01, 40):
+            found, wanted = (
+                [np.interp(penalty, p[::-1], row[::-1]) for row in c]
+                for p, c in ((penalties, coefficients), (expected, other))
+            )
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_rounding_errors_do_not_add_up_on_a_long_path():
+    draw = np.random.default_rng(0)
+    z = draw.standard_normal((120, 80)) @ draw.standard_normal((80, 150)) + 0.01 * draw.standard_normal((120, 150))
+    gram = z.T @ z
+    penalties, coefficients = channel_lasso.path(torch.from_numpy(gram))
+    correlation = gram.sum(1)[:, None] - gram @ coefficients
+    active, slack = coefficients != 0, 1e-9 * penalties[0]
+    assert len(penalties) > 150 and (active[:, :-1] & ~active[:, 1:]).any()
+    assert (abs(correlation) <= penalties + slack).all()
+    assert (abs(correlation - penalties * np.sign(coefficients))[active] <= slack).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_support_is_what_a_rising_penalty_leaves(seed):
+    draw = np.random.default_rng(seed)
+    z = draw.standard_normal((30, 6)) @ draw.standard_normal((6, 14)) + 0.3 * draw.standard_normal((30, 14))
+    penalties, coefficients = channel_lasso.path(torch.from_numpy(z.T @ z))
+    rising = np.linspace(0, penalties[0], 4001)[1:]
+    left = np.array([np.interp(rising, penalties[::-1], row[::-1]) for row in coefficients]) != 0
+    for count in range(15):
+        found, first = channel_lasso.support(coefficients, count), left[:, (left.sum(0) <= count).argmax()]
+        assert (first <= found).all() and first.sum() <= found.sum() <= count  # the grid may pass over a step
+        assert found.sum() - first.sum() <= 1
+
+
+def test_with_a_fraction_the_papers_set_is_kept():
+    model, data = two_convolutions(), split(8, 1, 8, 8)
+    plain, matrices = channel_lasso.scores(model, data), reconstruction.grams(model, data)
+    for fraction in (0.0, 0.2, 0.5, 0.8):
+        scores = channel_lasso.scores(model, data, fraction=fraction)
+        masks = structure.keep(scores, fraction=fraction)
+        for name, mask in masks.items():
+            coefficients = channel_lasso.path(matrices[name])[1]
+            wanted = channel_lasso.support(coefficients, len(mask) - int(fraction * len(mask) + 1e-9))
+            assert not (torch.from_numpy(wanted) & ~mask).any() and 0 <= scores[name].min() <= scores[name].max() <= 1
+            inside, outside = scores[name][torch.from_numpy(wanted)], scores[name][torch.from_numpy(~wanted)]
+            assert not len(inside) or not len(outside) or inside.min() > outside.max()
+            assert torch.equal(inside.argsort(), plain[name][torch.from_numpy(wanted)].argsort())
+    for fraction in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"fraction must be in \[0, 1\), not {fraction}"):
+            channel_lasso.scores(model, data, fraction=fraction)
+
+
+def test_first_entries_and_the_papers_set_can_differ():
+    found = 0
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        z = draw.standard_normal((20, 4)) @ draw.standard_normal((4, 12)) + 0.3 * draw.standard_normal((20, 12))
+        coefficients = channel_lasso.path(torch.from_numpy(z.T @ z))[1]
+        first = (coefficients != 0).argmax(1) + np.where((coefficients != 0).any(1), 0, 10**6)
+        for count in range(1, 12):
+            wanted = channel_lasso.support(coefficients, count)
+            found += wanted.sum() == count and set(np.argsort(first)[:count]) != set(np.flatnonzero(wanted))
+    assert 0 < found < 200
+
+
+def test_layer_by_layer_is_all_at_once_where_there_is_one_layer():
+    model, data = two_convolutions(), split(30, 1, 8, 8)
+    alone = torch.nn.Sequential(*model[2:])
+    pictures = split(30, 6, 6, 6)
+    for technique, repair in ((channel_lasso, channel_lasso.refit), (thinet, thinet.rescale)):
+        options = {"fraction": 0.5} if technique is channel_lasso else {}
+        expected = structure.keep(technique.scores(alone, pictures, **options), fraction=0.5)
+        fitted, masks = technique.layer_by_layer(alone, pictures, fraction=0.5)
+        assert masks.keys() == expected.keys() == {"0"} and torch.equal(masks["0"], expected["0"])
+        for key, value in repair(alone, masks, pictures).state_dict().items():
+            torch.testing.assert_close(fitted.state_dict()[key], value)
+        with refused(model, r"fraction must be in \[0, 1\), not 1"):
+            technique.layer_by_layer(model, data, fraction=1)
+    with refused(model, "ridge must be 1e-12 or more"):
+        channel_lasso.layer_by_layer(model, data, fraction=0.5, ridge=0)
+
+
+def test_layer_by_layer_answers_like_the_whole_network_more_than_masks_do():
+    model, data = two_convolutions(), split(60, 1, 8, 8)
+    with torch.no_grad():
+        wanted = model(data.images)
+        for technique in (channel_lasso, thinet):
+            fitted, masks = technique.layer_by_layer(model, data, fraction=0.4)
+            assert masks.removed == {"0": 2, "2": 2}
+            plain = structure.mask(model, masks, data.images[:1])
+            share = 0.5 if technique is channel_lasso else 1
+            assert ((fitted(data.images) - wanted) ** 2).sum() < share * ((plain(data.images) - wanted) ** 2).sum()
+            smaller = structure.shrink(fitted, masks, data.images[:1])
+            torch.testing.assert_close(smaller(data.images), fitted(data.images))
+
+
+@pytest.mark.parametrize("inputs", [20, 2100])
+def test_the_fit_does_not_depend_on_the_size_of_what_is_read(inputs):
+    generator = torch.Generator().manual_seed(0)
+    x, y, w = (torch.randn(*n, generator=generator).double() for n in ((30, inputs, 1), (30, 4), (4, inputs, 1)))
+    expected = channel_lasso.least_squares(x, y, w, torch.arange(inputs), ridge=1e-3)
+    found = channel_lasso.least_squares(x * 1e-9, y * 1e-9, w, torch.arange(inputs), ridge=1e-3)
+    torch.testing.assert_close(found, expected)
+    nothing = channel_lasso.least_squares(0 * x, y, w, torch.arange(inputs), ridge=1e-3)
+    assert torch.equal(nothing, w)
+
+
+def test_few_samples_of_many_inputs_take_the_smaller_system():
+    generator = torch.Generator().manual_seed(0)
+    x, y, w = (torch.randn(*n, generator=generator).double() for n in ((30, 300, 7), (30, 4), (4, 300, 7)))
+    flat = x.flatten(1)
+    penalty = 1e-3 * flat.square().mean() * 30
+    system = flat.T @ flat + penalty * torch.eye(2100)
+    expected = w.flatten(1) + torch.linalg.solve(system, flat.T @ (y - flat @ w.flatten(1).T)).T
+    found = channel_lasso.least_squares(x, y, w, torch.arange(300), ridge=1e-3)
+    torch.testing.assert_close(found.flatten(1), expected)
+
+
 def test_channels_that_add_up_to_nothing_have_an_empty_path():
     z = torch.tensor([[1.0, -1, 0], [2, -2, 0]]).double()
     penalties, coefficients = channel_lasso.path(z.T @ z)
@@ -197,8 +325,8 @@ def test_the_fitted_layer_answers_as_well_as_any_can():
     model, data = two_convolutions(), split(40, 1, 8, 8)
     masks = {"0": torch.tensor([True, False, True, True, False, True])}
     fitted = channel_lasso.refit(model, masks, data, places=99, ridge=1e-12)
-    (_, patches, answers) = next(reconstruction.sampled(model, ["2"], data, places=99))
-    x, kernel = patches[:, masks["0"]].flatten(1), fitted[2].weight.detach()
+    (_, read, answers) = next(patches.sampled(model, ["2"], data, places=99))
+    x, kernel = read[:, masks["0"]].flatten(1), fitted[2].weight.detach()
     best, *_ = np.linalg.lstsq(x.numpy(), answers.numpy())
     reached = x @ kernel[:, masks["0"]].flatten(1).T
     torch.testing.assert_close(reached, x @ torch.from_numpy(best), atol=1e-5, rtol=0)
@@ -211,8 +339,8 @@ def test_fitting_never_errs_more_than_factors_or_than_nothing(ridge):
     model, data = two_convolutions(), split(8, 1, 8, 8)
 
     def error(other):
-        (_, read, _), (_, _, wanted) = (next(reconstruction.sampled(m, ["2"], data, places=99)) for m in (other, model))
-        return ((reconstruction.contributions(read, reconstruction.kernels(other[2])).sum(2) - wanted) ** 2).sum()
+        (_, read, _), (_, _, wanted) = (next(patches.sampled(m, ["2"], data, places=99)) for m in (other, model))
+        return ((reconstruction.contributions(read, patches.kernels(other[2])).sum(2) - wanted) ** 2).sum()
 
     masks = {"0": torch.tensor([True, False, True, True, False, True])}
     plain = error(structure.mask(model, masks, data.images[:1]))

@@ -11,7 +11,8 @@ from torch import nn
 
 from lib import models, structure
 from lib.datasets import Split
-from lib.pruning.discrimination_aware import greedy, owner, scores
+from lib.pruning import discrimination_aware
+from lib.pruning.discrimination_aware import greedy, owner, scores, select
 from lib.vision import torchvision
 
 
@@ -185,7 +186,107 @@ def test_bad_input_is_refused_in_a_sentence():
         {"batch_size": 0},
         {"learning_rate": float("nan")},
     ):
-        with pytest.raises(ValueError, match="rounds and batch_size must be 1 or more"):
+        with pytest.raises(ValueError, match="rounds, portion and batch_size must be 1 or more"):
             scores(model, data, **wrong)
-    with pytest.raises(ValueError, match="portion must be 1 or more, not 0"):  # the loop would never end
+    with pytest.raises(ValueError, match="portion and most must be 1 or more, not 0"):  # the loop would never end
         greedy(sum, {}, {}, lambda weights, inside: weights, portion=0)
+
+
+# -- the whole method --------------------------------------------------------------------------------------------------
+
+
+def chain(seed=0):
+    def build():
+        layers = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+    return given.seeded(build, seed).eval()
+
+
+@pytest.mark.parametrize("tuning", [0, 1])
+@pytest.mark.parametrize("choose", ["gradient", "random"])
+def test_the_chosen_network_is_the_shrunk_one(tuning, choose):
+    model, data = chain(), split(24, (1, 10, 10), 4)
+    masks = select(model, data, fraction=0.5, steps=3, batch_size=10, tuning=tuning, choose=choose)
+    assert masks.removed == {"0": 3, "3": 4} and not model.training
+    small = structure.shrink(model, masks, data.images[:1])
+    torch.testing.assert_close(small(data.images), model(data.images))
+    assert [small[i].out_channels for i in (0, 3)] == [3, 4]
+
+
+def test_the_fitted_weights_stay_and_rebuild_better_than_old_ones():
+    model, data = chain(), split(40, (1, 10, 10), 4)
+    data = Split(10 * data.images, data.labels)  # so that a hundred steps come close to the minimum
+    targets, old = model[:4](data.images), model[3].weight.detach().clone()
+    options = {"discrimination": 0.0, "tuning": 0, "steps": 200, "learning_rate": 0.003}
+    masks = select(model, data, fraction=0.5, **options)
+    kept = masks["0"]
+    fitted = model[3].weight.detach().clone()
+    assert not fitted[:, ~kept].any() and not torch.equal(fitted[:, kept], old[:, kept])
+
+    def error(weight):
+        inputs = model[:3](data.images) * kept[:, None, None]
+        return (nn.functional.conv2d(inputs, weight, model[3].bias) - targets).square().mean()
+
+    assert error(fitted) < 0.9 * error(old)
+
+
+def test_layers_are_chosen_in_the_network_that_is_pruned_so_far(monkeypatch):
+    model, data, seen = chain(), split(24, (1, 10, 10), 4), []
+    greedy_once = discrimination_aware.greedy
+
+    def noting(loss, trained, owners, refit, **options):
+        seen.append((next(iter(trained)), int((model[3].weight == 0).all(dim=(0, 2, 3)).sum())))
+        return greedy_once(loss, trained, owners, refit, **options)
+
+    monkeypatch.setattr(discrimination_aware, "greedy", noting)
+    select(model, data, fraction=0.5, steps=1, tuning=0)
+    assert seen == [("3", 0), ("7", 3)], "when the second group is chosen, three inputs of layer 3 are gone"
+
+
+def test_with_every_channel_kept_and_no_steps_nothing_changes():
+    model, data = chain(), split(12, (1, 10, 10), 4)
+    masks = select(model, data, fraction=0.0, steps=0, tuning=0)
+    assert all(mask.all() for mask in masks.values()) and given.equal(model, chain())
+
+
+def test_a_loose_stop_keeps_fewer_channels():
+    kept = []
+    for stop in (0.0, 0.02, 10.0):
+        masks = select(chain(), split(24, (1, 10, 10), 4), fraction=0.2, steps=2, tuning=0, stop=stop)
+        kept.append(sum(int(mask.sum()) for mask in masks.values()))
+    assert kept[0] == 5 + 7 and kept[0] >= kept[1] >= kept[2] == 2, "the loosest stops after the first portion"
+
+
+def test_only_what_needs_a_gradient_is_tuned():
+    model, data = chain(), split(24, (1, 10, 10), 4)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    select(model, data, fraction=0.5, steps=1)
+    assert torch.equal(model[0].weight, before) and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("build", [lambda: models.resnet8(width=4), lambda: models.lenet_300_100()])
+def test_the_whole_method_on_ties_and_on_features(build):
+    model = given.seeded(build).eval()
+    shape = (3, 8, 8) if isinstance(model[0] if isinstance(model, nn.Sequential) else model.conv, nn.Conv2d) else (784,)
+    data = split(12, shape)
+    masks = select(model, data, fraction=0.5, steps=1, portion=8, batch_size=6)
+    small = structure.shrink(model, masks, data.images[:1])
+    torch.testing.assert_close(small(data.images), model(data.images), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input_is_refused_before_anything_changes():
+    data = split(12, (1, 10, 10), 4)
+    for wrong, says in (
+        ({"fraction": 1.0}, r"fraction must be in \[0, 1\)"),
+        ({"stop": -1.0}, "stop 0 or more"),
+        ({"tuning": -1}, "tuning 0 or more"),
+        ({"portion": 0}, "portion and batch_size must be 1 or more"),
+        ({"choose": "best"}, "choose must be one of gradient, random"),
+        ({"discrimination": 0.0, "reconstruction": 0.0}, "not both 0"),
+    ):
+        with given.refused(chain(), says):
+            select(chain(), data, **{"fraction": 0.5} | wrong)
+    with pytest.raises(ValueError, match="the split is empty"):
+        select(chain(), data.first(0), fraction=0.5)

@@ -3,6 +3,7 @@
 import copy
 
 import given
+import given_tokens
 import pytest
 import torch
 from torch import nn
@@ -105,6 +106,48 @@ def test_greedy_leaves_out_the_kernels_that_are_gone():
     third = model.fc1.weight.detach().reshape(500, 50, 16)[:, masks["conv2"]].abs().sum((1, 2))
     assert torch.equal(masks["fc1"], structure.keep({"fc1": third}, fraction=0.5)["fc1"])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_greedy_leaves_out_the_kernels_of_a_grouped_convolution_too():
+    model = given.seeded(
+        lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3, groups=2), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 2, 1))
+    )
+    masks = filter_l1.greedy(model, GRAY, fraction=0.5)
+    weight = model[1].weight.detach().clone()
+    for row in range(4):  # a filter of block b reads the maps 3 b to 3 b + 2
+        weight[row, ~masks["0"][3 * (row // 2) : 3 * (row // 2) + 3]] = 0
+    assert torch.equal(masks["1"], structure.keep({"1": weight.abs().sum((1, 2, 3))}, fraction=0.5)["1"])
+    assert not torch.equal(masks["1"], structure.keep(filter_l1.scores(model, GRAY), fraction=0.5)["1"])
+
+
+def test_greedy_and_scores_of_tokens_are_those_in_convolutions():
+    model, data = given_tokens.mixer(), given_tokens.patches()
+    maps = given_tokens.AsConvolutions(model)
+    assert torch.equal(filter_l1.scores(model, data)["fc1"], filter_l1.scores(maps, data)["fc1"])
+    masks = [filter_l1.greedy(m, data, fraction=0.5)["fc1"] for m in (model, maps)]
+    assert torch.equal(*masks) and not masks[0][3]  # unit 3 is dead
+
+
+def test_a_gate_is_no_filter_of_the_channel_that_it_scales():
+    model, data = given_tokens.gated(), given.split(3, 2, 5, 5, dtype=torch.float64)
+    for scores in (filter_l1.scores(model, data), filter_l1.greedy(model, data, fraction=0.3)):
+        assert scores.keys() == {"first", "second", "squeeze"}
+    masks = filter_l1.greedy(model, data, fraction=0.5)
+    assert structure.shrink(model, masks, data.images).excite.out_channels == 3  # it goes with the channels
+
+
+def test_norms_of_half_the_precision_are_summed_in_full():
+    model = nn.Sequential(nn.Conv2d(1, 4, 25), nn.Flatten(), nn.Linear(4 * 16, 3)).bfloat16()
+    scores = filter_l1.scores(model, Split(GRAY.images.bfloat16(), GRAY.labels))
+    assert torch.equal(scores["0"], model[0].weight.detach().float().abs().flatten(1).sum(1))
+
+
+def test_folded_needs_the_running_variance_of_a_batch_norm():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(4 * 676, 2)
+    )
+    with given.refused(model, "batch norm '1' keeps no running variance: folded needs it"):
+        filter_l1.scores(model, GRAY, folded=True)
 
 
 def test_greedy_masks_of_a_residual_network_can_be_cut_out():

@@ -1,6 +1,7 @@
 """Distances against scipy, the facts that a geometric median must obey, and the soft schedule."""
 
 import given
+import given_tokens
 import pytest
 import torch
 from scipy.spatial.distance import cdist
@@ -28,6 +29,15 @@ def test_scores_are_the_sums_of_distances_in_networks_we_did_not_write(build):
         filters = model.get_submodule(name).weight.detach().flatten(1).double()[:64]
         expected = cdist(filters.numpy(), model.get_submodule(name).weight.detach().flatten(1).double().numpy()).sum(1)
         assert scores[name][:64].numpy() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_gate_has_no_score_and_tokens_have_one_for_each_unit():
+    scores = geometric_median.scores(given_tokens.gated(), given.split(2, 2, 5, 5, dtype=torch.float64))
+    assert scores.keys() == {"first", "second", "squeeze"}
+    model, data = given_tokens.mixer(), given_tokens.patches()
+    both = [geometric_median.scores(m, data)["fc1"] for m in (model, given_tokens.AsConvolutions(model))]
+    assert both[0].shape == (16,)
+    torch.testing.assert_close(*both)
 
 
 def layer(filters):

@@ -229,6 +229,119 @@ def test_counting_leaves_a_network_in_training_as_it_was():
     assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("level", granularity.LEVELS)
+@pytest.mark.parametrize("select", granularity.SELECTIONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_masks_of_other_types_are_those_of_float32(dtype, select, level):
+    model = models.lenet5().to(dtype)
+    twin = copy.deepcopy(model).float()
+    x = images(2, 1, 28, 28)
+    found = masks(model, x.to(dtype), level=level, select=select, **OPTIONS[level])
+    expected = masks(twin, x, level=level, select=select, **OPTIONS[level])
+    assert found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in found)
+    masked = magnitude.apply(model, found)
+    assert masked(x.to(dtype)).dtype == dtype
+    if level == "stride":
+        assert lower(model, found)(x.to(dtype)).dtype == dtype
+
+
+def test_a_convolution_of_zeros_keeps_its_share():
+    layer = convolution(4, 6, 3)
+    nn.init.zeros_(layer.weight)
+    for level, count in (("weight", 108), ("kernel", 108), ("stride", 120)):
+        mask = masks(layer, images(1, 4, 9, 9), level=level, **OPTIONS[level])[""]
+        assert mask.sum() == count, level
+
+
+class Mixer(nn.Module):
+    """Patches, then a map of each by a linear layer, then sequences by a 1-d convolution with batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.mix, self.out = nn.Conv2d(1, 8, 2, stride=2), nn.Linear(8, 6), nn.Linear(6, 8)
+        self.sequence, self.norm, self.last = nn.Conv1d(8, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 4, 1)
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).mT
+        tokens = self.out(self.mix(tokens).relu())
+        return self.last(self.norm(self.sequence(tokens.mT)).relu()).mean(2)
+
+
+def test_layers_on_tokens_and_of_other_dimensions_are_masked_and_counted():
+    torch.manual_seed(0)
+    model, x = Mixer().eval(), images(3, 1, 8, 8)
+    nn.init.normal_(model.norm.bias)
+    groups = structure.groups(model, x)
+    mask = masks(model, x, level="map", density=0.5)
+    removed = {name for group in groups for name in group.producers}
+    assert {"mix", "sequence"} <= removed <= set(mask)
+    assert mask["mix"].any(1).sum() == 3 and mask["out"].any(0).sum() == 3
+    scores = {n: model.get_submodule(n).weight.abs().flatten(1).sum(1).detach() for g in groups for n in g.producers}
+    small = structure.shrink(model, structure.keep(scores, fraction=0.5, groups=groups), x[:1])
+    torch.testing.assert_close(magnitude.apply(copy.deepcopy(model), mask)(x), small(x))
+    half = torch.arange(6)[:, None].expand(6, 8) < 3
+    assert multiply_adds(model, {"mix": half}, x) == 16 * 24  # 16 tokens
+    assert multiply_adds(model, {"sequence": torch.ones(5, 8, 3)}, x) == 14 * 120
+
+
+def test_work_is_counted_for_transposed_and_repeated_layers():
+    up = nn.ConvTranspose2d(2, 3, 3, stride=2)
+    assert multiply_adds(up, {"": torch.ones(2, 3, 3, 3)}, images(1, 2, 4, 5)) == 20 * 54
+    shared = convolution(2, 2, 3, padding=1)
+    mask = torch.zeros(2, 2, 3, 3, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    assert multiply_adds(model, {"0": mask}, images(1, 2, 4, 5)) == 2 * 3 * 20
+
+
+def test_frozen_layers_and_modes_stay_when_lowered():
+    model = models.lenet5().train()
+    model.conv1.requires_grad_(False)
+    model.conv2.eval()
+    small = lower(model, masks(model, images(1, 1, 28, 28), level="stride", stride=2))
+    assert (
+        not small.conv1.kernel.requires_grad and not small.conv1.bias.requires_grad and small.conv2.bias.requires_grad
+    )
+    assert small.conv1.training and not small.conv2.training
+
+
+def test_masks_are_made_where_the_weights_are():
+    layer = convolution(4, 6, 3)
+    with torch.device("meta"):  # what is made on the default device would be elsewhere
+        for level in ("weight", "kernel", "stride"):
+            for select in granularity.SELECTIONS:
+                mask = masks(layer, None, level=level, select=select, **OPTIONS[level])[""]
+                assert mask.device.type == "cpu" and mask.any()
+        assert LoweredConvolution(layer, mask).kernel.device.type == "cpu"
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_what_cannot_be_lowered_or_counted_is_refused_by_name():
+    model = nn.Sequential(convolution(4, 4, 3, groups=2))
+    mask = {"0": torch.zeros(4, 2, 3, 3, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"layer '0': .* cannot be lowered: accepted are groups=1"):
+        lower(model, mask)
+    with pytest.raises(ValueError, match="cannot be lowered: it has a forward pass of its own"):
+        LoweredConvolution(Standardized(1, 1, 3), torch.ones(1, 1, 3, 3))
+    with pytest.raises(ValueError, match=r"must be \(n, channels, height, width\), not of shape \(4, 9, 9\)"):
+        LoweredConvolution(convolution(4, 4, 3), torch.ones(4, 4, 3, 3) > 0)(images(4, 9, 9))
+    with pytest.raises(ValueError, match=r"the mask of '0' must be of shape \(4, 2, 3, 3\), not \(4, 4\)"):
+        multiply_adds(model, {"0": torch.ones(4, 4)}, images(1, 4, 9, 9))
+    attention = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    with pytest.raises(ValueError, match=r"layer 'self_attn\.out_proj' did not run"):
+        multiply_adds(attention, {"self_attn.out_proj": torch.ones(8, 8)}, images(1, 5, 8))
+    with pytest.raises(ValueError, match=r"'self_attn\.in_proj_weight' is a weight of MultiheadAttention, which is no"):
+        multiply_adds(attention, {"self_attn.in_proj_weight": torch.ones(24, 8)}, images(1, 5, 8))
+    layer = nn.Sequential(convolution(1, 2, 3))
+    layer[0].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="the weights of layer '0' hold NaN or infinity"):
+        masks(layer, images(1, 1, 9, 9), level="weight", density=0.5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

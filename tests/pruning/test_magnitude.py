@@ -13,7 +13,7 @@ from lib import models, training
 from lib.coding import gaps
 from lib.pruning import magnitude
 from lib.pruning.magnitude import PrunedWeight, masks, prune
-from lib.weights import layers
+from lib.weights import decompress, layers
 
 
 @pytest.fixture
@@ -193,6 +193,148 @@ def test_biases_and_normalization_are_left_alone():
     assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in expected.items())
 
 
+# -- Networks that others wrote ----------------------------------------------------------------------------------------
+
+
+def small(dtype=torch.float32):
+    build = lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))  # noqa: E731
+    return given.seeded(build).to(dtype)
+
+
+@pytest.mark.parametrize("options", [{"density": 0.4}, {"density": 0.4, "scope": "global"}, {"quality": 0.8}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_types_are_pruned_as_float32_is(dtype, options):
+    model, twin = small(dtype), small(dtype).float()
+    expected = masks(twin, **options)
+    assert all(torch.equal(mask, expected[name]) for name, mask in masks(model, **options).items())
+    prune(model, **options)
+    assert all(p.dtype == dtype for p in model.parameters()) and model[0].parametrizations.weight[0].mask.dtype == dtype
+    images = given.split(2, 1, 8, 8, dtype=dtype).images
+    assert model(images).dtype == dtype
+    assert all(torch.equal(layer.weight != 0, expected[name]) for name, layer in layers(model))
+    assert prune(small(), **options).to(dtype)(images).dtype == dtype  # the type may change afterwards
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_loops_take_other_types(scope):
+    data = given.split(8, 1, 8, 8, classes=4, dtype=torch.bfloat16)
+    model = magnitude.iterative(
+        small(torch.bfloat16), data, density=0.2, rounds=2, epochs=1, seed=0, learning_rate=0.01, scope=scope
+    )
+    assert magnitude.density(model) == pytest.approx(0.2, abs=0.01) and model[0].weight.dtype == torch.bfloat16
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.memory, self.head = kind(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, images):
+        return self.head(self.memory(images.flatten(1, 2))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block, self.head = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, images):
+        return self.head(self.block(images.flatten(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("build", [lambda: Recurrent(nn.LSTM), lambda: Recurrent(nn.GRU), Attention])
+def test_all_weights_of_attention_and_recurrent_layers_are_pruned(build, scope):
+    model, data = given.seeded(build), given.split(12, 1, 8, 8, classes=4)
+    matrices = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    whole = sum(p.numel() for p in matrices.values())
+    kept = masks(model, density=0.25, scope=scope)
+    assert {name.removesuffix(".weight") for name in matrices} == set(kept)
+    run = {
+        "prune": lambda m: prune(m, density=0.25, scope=scope),
+        "iterative": lambda m: magnitude.iterative(m, data, density=0.25, rounds=2, epochs=1, seed=0, scope=scope),
+        "gradual": lambda m: magnitude.gradual(m, data, density=0.25, ramp=2, epochs=2, seed=0, scope=scope),
+    }
+    for prunes in run.values():
+        pruned = prunes(copy.deepcopy(model))
+        found = [layer.weight for _, layer in layers(pruned)]
+        assert sum(w.numel() for w in found) == whole
+        assert sum(int(w.count_nonzero()) for w in found) / whole == pytest.approx(0.25, abs=0.01)
+        assert magnitude.density(pruned) == pytest.approx(0.25, abs=0.01)
+        assert torch.isfinite(pruned(data.images)).all()
+
+
+def test_packed_weights_go_by_their_full_name():
+    model = given.seeded(Attention)
+    prune(model, density={"block.self_attn.in_proj_weight": 0.5})
+    assert model.block.self_attn.in_proj_weight.count_nonzero() == 96 and model.head.weight.all()
+    mask = torch.zeros(24, 8, dtype=torch.bool)
+    magnitude.apply(model, {"block.self_attn.in_proj_weight": mask})
+    assert not model.block.self_attn.in_proj_weight.any()
+
+
+def test_a_layer_of_zeros_may_be_kept_and_then_learns(split):
+    def build():
+        model = models.lenet_300_100()
+        nn.init.zeros_(model.fc3.weight)
+        return model
+
+    assert masks(build(), density=0.3)["fc3"].sum() == 300 and masks(build(), quality=1)["fc3"].all()
+    options = {"epochs": 2, "seed": 0, "learning_rate": 0.01}
+    for model in (
+        magnitude.iterative(build(), split, density=0.3, rounds=2, **options),
+        magnitude.gradual(build(), split, density=0.3, ramp=1, **options),
+        prune(build(), density=0.3),
+    ):
+        training.fit(model, split, **options)
+        assert model.fc3.weight.count_nonzero() >= 250
+    sparse = prune(build(), density=0.3, scope="global")  # there are larger weights elsewhere
+    assert not masks(sparse, density=0.9)["fc3"].any()
+
+
+def test_what_a_mask_keeps_stays_a_candidate_though_it_is_zero():
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 0, 0, 1]])
+    magnitude.apply(layer, {"": torch.tensor([[True, True, False, True]])})
+    assert masks(layer, density=1.0)[""].tolist() == [[True, True, False, True]]
+    assert masks(layer, density=0.5)[""].tolist() == [[True, False, False, True]]
+    assert masks(decompress(layer), density=1.0)[""].tolist() == [[True, False, False, True]]
+
+
+def test_dropout_for_retraining_falls_with_the_root_of_the_connections():
+    assert magnitude.dropout_rate(0.5, density=1.0) == 0.5
+    assert magnitude.dropout_rate(0.5, density=0.25) == 0.25
+    for rate, density in ((-0.1, 0.5), (0.5, 1.1), (math.nan, 0.5)):
+        with pytest.raises(ValueError, match=rf"must be in \[0, 1\], not {rate} and {density}"):
+            magnitude.dropout_rate(rate, density=density)
+
+
+def test_a_shared_weight_counts_once_and_is_not_pruned():
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False), nn.Linear(6, 4))
+    model[1].weight = model[0].weight
+    model[2].weight.data[0] = 0
+    assert magnitude.density(model) == pytest.approx(42 / 48)
+    with given.refused(model, "layers '0' and '1' share one weight"):
+        prune(model, density=0.5)
+    assert prune(model, density={"2": 0.5})[2].weight.count_nonzero() == 12
+
+
+def test_frozen_layers_stay_frozen():
+    model = small()
+    model[0].requires_grad_(False)
+    prune(model, density=0.5)
+    assert not model[0].parametrizations.weight.original.requires_grad
+    assert not decompress(model)[0].weight.requires_grad and model[3].weight.requires_grad
+
+
+def test_masks_are_made_where_the_weights_are():
+    layer = nn.Linear(6, 4)
+    with torch.device("meta"):  # what is made on the default device would be elsewhere
+        for options in ({"density": 0.5}, {"density": 0.5, "scope": "global"}, {"quality": 1.0}):
+            prune(layer, **options)
+            assert layer.weight.device.type == "cpu"
+
+
 # -- Bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +390,16 @@ def test_loops_that_would_not_reach_the_density_are_refused(rounds, ramp, split)
         magnitude.iterative(models.lenet_300_100(), split, density=0.5, rounds=rounds, epochs=1, seed=0)
     with pytest.raises(ValueError, match=r"ramp must be in 1\.\.3"):
         magnitude.gradual(models.lenet_300_100(), split, density=0.5, ramp=ramp, epochs=3, seed=0)
+
+
+def test_a_value_that_training_refuses_changes_nothing(split):
+    for options, message in (
+        ({"epochs": -1}, "epochs 0 or more"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size 1 or more"),
+        ({"epochs": 1, "loss": "hinge"}, "loss must be one of"),
+    ):
+        with given.refused(model := models.lenet_300_100(), message):
+            magnitude.iterative(model, split, density=0.5, rounds=1, seed=0, **options)
 
 
 def test_a_misspelt_argument_changes_nothing(split):

@@ -1,8 +1,11 @@
 """Every criterion against its definition or a second implementation, and the loop against what it promises."""
 
 import copy
+from functools import partial
 
 import given
+import given_tokens
+import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
@@ -12,6 +15,7 @@ from torch import nn
 from lib import measure, models, structure
 from lib.datasets import Split
 from lib.pruning import filter_l1, molchanov
+from lib.pruning.shared import reading
 from lib.vision import torchvision
 
 
@@ -78,7 +82,7 @@ def test_taylor_is_exactly_the_oracle_where_the_cost_is_linear():
 def test_signed_terms_add_up_to_the_product_of_gradient_and_maps(lenet):
     one, found = double(GRAY).first(1), structure.groups(lenet, GRAY.images[:1].double())
     gates = [torch.ones(1, g.channels, dtype=torch.float64, requires_grad=True) for g in found]
-    with molchanov._gated(lenet, found, gates):
+    with reading.scaled(lenet, found, gates):
         cost = molchanov.cross_entropy(lenet(one.images), one.labels).sum()
     slopes = dict(zip([g.producers[0] for g in found], torch.autograd.grad(cost, gates), strict=True))
     z = lenet.pool1(lenet.conv1(one.images)).detach().requires_grad_()
@@ -140,6 +144,63 @@ def test_random_is_fixed_by_its_seed_and_touches_no_global_state(lenet):
     assert abs(torch.corrcoef(ranks)[0, 1]) < 0.15  # 500 filters: about three standard deviations
 
 
+# -- Tokens: a map for each feature ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch", [2, 8])  # 64 tokens and 4, of 16 features
+@pytest.mark.parametrize("grid", [False, True])
+def test_criteria_of_tokens_are_those_of_the_same_network_in_convolutions(patch, grid):
+    model, data = given_tokens.mixer(patch, grid), given_tokens.patches()
+    maps = given_tokens.AsConvolutions(model)
+    for criterion in molchanov.CRITERIA:
+        ours, theirs = (molchanov.scores(m, data, criterion=criterion)["fc1"] for m in (model, maps))
+        torch.testing.assert_close(ours, theirs)
+        assert criterion in ("weight", "random") or (ours[3] == 0 and ours.max() > 0)  # unit 3 is dead
+
+
+@pytest.mark.parametrize("patch", [2, 8])
+def test_the_oracle_of_tokens_is_the_change_of_cost_without_the_unit(patch):
+    model, data = given_tokens.mixer(patch), given_tokens.patches()
+    signed = molchanov.oracle(model, data, signed=True, batch_size=5)["fc1"]
+    whole = molchanov.cross_entropy(model(data.images), data.labels).mean()
+    for unit in range(16):
+        small = structure.shrink(model, {"fc1": torch.arange(16) != unit}, data.images)
+        change = molchanov.cross_entropy(small(data.images), data.labels).mean() - whole
+        assert signed[unit].item() == pytest.approx(change.item(), abs=1e-12)
+    assert signed[3] == 0
+
+
+def test_taylor_of_tokens_is_the_mean_absolute_product_of_map_and_gradient():
+    model, data = given_tokens.mixer(), given_tokens.patches()
+    tokens = model.embed(data.images).flatten(2).transpose(1, 2).detach()
+    z = torch.relu(model.fc1(model.norm(tokens))).detach().requires_grad_()
+    logits = model.head((tokens + model.fc2(z)).mean(1))
+    (slope,) = torch.autograd.grad(molchanov.cross_entropy(logits, data.labels).sum(), z)
+    expected = (z * slope).mean(1).abs().mean(0)  # places are tokens
+    torch.testing.assert_close(molchanov.scores(model, data)["fc1"], expected)
+    mean, deviation = (molchanov.scores(model, data, criterion=name)["fc1"] for name in ("mean", "deviation"))
+    torch.testing.assert_close(mean, z.abs().mean((0, 1)))
+    torch.testing.assert_close(deviation, z.flatten(0, 1).std(0, correction=0))
+    assert torch.equal(
+        molchanov.scores(model, data, criterion="information")["fc1"], molchanov.information(z.mean(1), data.labels)
+    )
+
+
+def test_a_layer_that_runs_twice_is_measured_both_times():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.second(self.first(x).relu()) + self.second(self.first(2 * x).relu())
+
+    model, data = given.seeded(Twice), images(3, n=8)
+    both = [torch.relu(model.first(factor * data.images)).detach() for factor in (1, 2)]
+    mean = molchanov.scores(model, data, criterion="mean")["first"]
+    torch.testing.assert_close(mean, torch.stack(both).double().abs().mean((0, 1)))
+
+
 # -- Any model, and nothing left behind --------------------------------------------------------------------------------
 
 
@@ -188,6 +249,34 @@ def test_no_gradient_is_left_or_lost_even_of_a_frozen_network(frozen, lenet):
     assert (scores["conv1"] > 0).all()
     assert (lenet.conv1.weight.grad == 1).all() and lenet.conv2.weight.grad is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lenet.modules())
+
+
+def test_a_gate_is_no_filter_of_the_channel_that_it_scales():
+    model, data = given_tokens.gated(), given.split(6, 2, 5, 5, classes=4, dtype=torch.float64)
+    assert {"first", "excite"} in [set(group.producers) for group in structure.groups(model, data.images)]
+    for criterion in molchanov.CRITERIA:
+        assert molchanov.scores(model, data, criterion=criterion).keys() == {"first", "second", "squeeze"}
+    weight = molchanov.scores(model, data, criterion="weight")["first"]
+    assert torch.equal(weight, model.first.weight.detach().square().mean((1, 2, 3)))
+    signed = molchanov.oracle(model, data, layers=["first"], signed=True)["first"]
+    small = structure.shrink(model, {"first": torch.arange(6) != 2}, data.images)
+    costs = [molchanov.cross_entropy(m(data.images), data.labels).mean().item() for m in (small, model)]
+    assert signed[2].item() == pytest.approx(costs[0] - costs[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_of_a_network_of_another_type(dtype):
+    model, data = models.lenet5(1), images(1, 28, 28)
+    for criterion in ("weight", "mean", "deviation", "taylor"):
+        expected = molchanov.scores(model.float(), data, criterion=criterion)
+        found = molchanov.scores(
+            model.to(dtype), Split(data.images.to(dtype), data.labels), criterion=criterion, batch_size=4
+        )
+        for name, score in found.items():
+            assert score.dtype in (torch.float32, torch.float64)
+            assert ((score - expected[name]).norm() < 0.1 * expected[name].norm()).item()
+    exact = molchanov.oracle(model, Split(data.images.to(dtype), data.labels), layers=["conv1"])
+    assert exact["conv1"].dtype == torch.float64
 
 
 @pytest.mark.parametrize("criterion", molchanov.CRITERIA)
@@ -242,8 +331,44 @@ def test_the_price_of_a_filter_steers_the_loop_to_the_expensive_layer():
     )
     assert measure.multiply_adds(priced, (1, 28, 28)) < measure.multiply_adds(free, (1, 28, 28))
     assert priced.conv1.out_channels <= 2  # a map of conv1 costs 25 x 24 x 24 and 50 x 25 x 8 x 8 multiply-adds
-    model = models.lenet5()
-    assert molchanov._millions(model, "conv1", data.images[:1]) == pytest.approx((25 * 24**2 + 50 * 25 * 8**2) / 1e6)
+
+
+class Joined(nn.Module):
+    """Two branches, joined, of which one is also read alone; a layer that reads what it is added to."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 5, 3, bias=False)
+        self.deep = nn.Conv2d(8, 8, 3, groups=8)
+        self.join, self.alone, self.again = nn.Conv2d(8, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.one, self.head = nn.Linear(4 * 16, 1), nn.Linear(1, 3)
+
+    def forward(self, x):
+        left = self.left(x)
+        x = self.join(self.deep(torch.cat([left, self.right(x)], 1))) + self.alone(left)[:, :, 1:-1, 1:-1]
+        return self.head(self.one((x + self.again(x)).relu().flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (models.lenet5, (1, 28, 28)),
+        (models.resnet8, (3, 32, 32)),
+        (Joined, (2, 8, 8)),
+        (given_tokens.gated, (2, 5, 5)),
+        (given_tokens.mixer, (1, 16, 16)),
+    ],
+)
+def test_the_price_of_a_filter_is_what_the_shrunk_network_saves(build, shape):
+    model, example = build().float(), torch.zeros(1, *shape)
+    price, whole = molchanov.prices(model, example), measure.multiply_adds(model, shape)
+    for group in structure.groups(model, example):
+        kept = torch.arange(group.channels) > 0
+        if kept.any():
+            small = structure.shrink(model, {group.producers[0]: kept}, example)
+        saved = whole - measure.multiply_adds(small, shape) if kept.any() else 0
+        assert {price.pop(name) for name in group.producers} == {saved / 1e6}
+    assert not price
 
 
 def test_the_loop_keeps_tied_layers_alike():
@@ -269,20 +394,72 @@ def test_the_loop_refuses_an_unknown_option_before_it_begins():
 @pytest.mark.parametrize("name", ["step", "updates", "samples", "batch_size"])
 def test_the_loop_refuses_counts_below_one_before_it_begins(name):
     model, seen = models.lenet5(), []
-    for wrong in (0, -1):
-        counts = {"step": 2, "updates": 10, "samples": 500, "batch_size": 64} | {name: wrong}
-        values = "{step}, {updates}, {samples} and {batch_size}".format(**counts)
-        with given.refused(model, f"step, updates, samples and batch_size must be 1 or more, not {values}"):
-            molchanov.shrink_iteratively(model, GRAY, fraction=0.1, watch=seen.append, **counts)
+    for wrong in (0, -1, 2.5):
+        with given.refused(model, rf"{name} must be .*1 or more, not {wrong}"):
+            molchanov.shrink_iteratively(model, GRAY, fraction=0.1, watch=seen.append, **{name: wrong})
+    with given.refused(model, "flops_weight must be finite, not nan"):
+        molchanov.shrink_iteratively(model, GRAY, fraction=0.1, watch=seen.append, flops_weight=float("nan"))
     assert not seen
+
+
+def test_the_loop_returns_a_copy_even_where_nothing_goes():
+    model = models.lenet5()
+    same = molchanov.shrink_iteratively(model, GRAY, fraction=0.0)
+    assert same is not model and given.equal(same, model)
+
+
+def test_the_loop_takes_numbers_of_numpy_and_names_what_has_no_score():
+    data = images(1, 28, 28, n=10)
+    counts = {"step": 10, "updates": 1, "samples": 6, "batch_size": 5, "seed": 1}
+    options = {"fraction": 0.2, "layers": ("conv2",), "learning_rate": 0.01}
+    one, other = (
+        molchanov.shrink_iteratively(models.lenet5(), data, **{k: kind(n) for k, n in counts.items()}, **options)
+        for kind in (int, np.int64)
+    )
+    assert given.equal(one, other)
+    with pytest.raises(ValueError, match="the criterion gives layer 'conv2' no scores: leave it out of layers"):
+        molchanov.shrink_iteratively(models.lenet5(), data, criterion=lambda model, split: {}, **options)
+
+
+def test_layers_that_cannot_be_measured_are_refused_by_name():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu()), self.d(self.c(x).relu())
+
+    class Bypassed(Two):
+        def forward(self, x):
+            x = self.a(x).relu()
+            return self.b(x) if torch.is_grad_enabled() else nn.functional.linear(x, self.b.weight, self.b.bias)
+
+    data = given.split(4, 3, classes=2)
+    with given.refused(Two(), "layer 'c' gets no gradient: the cost does not depend on it"):
+        molchanov.scores(Two(), data, cost=lambda logits, labels: molchanov.cross_entropy(logits[0], labels))
+    for call in (molchanov.oracle, *(partial(molchanov.scores, criterion=name) for name in ("taylor", "mean"))):
+        with given.refused(Bypassed(), "layer 'b' did not run: what it reads of layer 'a' cannot be measured"):
+            call(Bypassed(), data)
 
 
 def test_bad_input_is_refused(lenet):
     data = double(GRAY)
     with pytest.raises(ValueError, match=r"criterion must be one of weight, mean, .*, not 'oracle'"):
         molchanov.scores(lenet, data, criterion="oracle")
-    with pytest.raises(ValueError, match="bins must be 2 or more and batch_size 1 or more, not 1 and 250"):
+    with pytest.raises(ValueError, match="bins must be 2 or more, not 1"):
         molchanov.scores(lenet, data, bins=1)
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+        molchanov.oracle(lenet, data, batch_size=0)
+    for call in (molchanov.scores, molchanov.oracle):
+        with pytest.raises(ValueError, match=r"cost must return one number for each of 6 samples, not \(\)"):
+            call(lenet, data, cost=lambda logits, labels: logits.mean())
+    for labels in (-torch.ones(6).long(), torch.rand(6), torch.zeros(6, 2).long()):
+        with pytest.raises(ValueError, match=r"labels must be 6 class numbers, 0 or more, not torch\."):
+            molchanov.scores(lenet, Split(data.images, labels), criterion="information")
+    for layers in ("conv1", [], [1]):
+        with pytest.raises(ValueError, match="layers must be a list of at least one name, not "):
+            molchanov.oracle(lenet, data, layers=layers)
     with pytest.raises(ValueError, match="layer 'fc9' has no filters that can go: accepted are conv1, conv2, fc1"):
         molchanov.oracle(lenet, data, layers=["fc9"])
     for call in (molchanov.scores, molchanov.oracle, lambda m, d: molchanov.shrink_iteratively(m, d, fraction=0.1)):

@@ -3,6 +3,7 @@
 import copy
 
 import given
+import given_tokens
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from lib import models, running, structure
 from lib.datasets import Split
 from lib.pruning import nisp
+from lib.pruning.shared.groups import groups_of
 from lib.vision import torchvision
 
 
@@ -158,13 +160,124 @@ def test_what_is_going_to_be_removed_passes_nothing_on():
     assert not torch.allclose(aware["0"], whole["0"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2", "vgg11"])
+# -- Tokens, gates and layers that run twice ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch", [2, 8])
+@pytest.mark.parametrize("grid", [False, True])
+def test_tokens_equal_explicit_matrices(patch, grid):
+    model, images = given_tokens.mixer(patch, grid), given_tokens.patches().images
+    nn.init.uniform_(model.norm.weight, -1, 1)
+    s = torch.rand(12).double()
+    found = nisp.propagate(model, s, images)
+    torch.testing.assert_close(found["fc2"], s)  # 1 / tokens at each of the tokens
+    torch.testing.assert_close(found["fc1"], model.fc2.weight.detach().abs().T @ s)
+    with torch.no_grad():
+        deviation = (model.embed(images).var(1, correction=0) + model.norm.eps).sqrt()
+        read = model.fc1.weight.abs().T @ found["fc1"] * model.norm.weight.abs() * (1 / deviation).mean()
+    torch.testing.assert_close(found["embed"], s + read)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_tokens_are_scored_like_the_same_network_in_convolutions(fraction):
+    for patch in (2, 8):
+        model, data = given_tokens.mixer(patch), given_tokens.patches()
+        tokens, maps = (nisp.scores(m, data, fraction=fraction) for m in (model, given_tokens.AsConvolutions(model)))
+        assert tokens.keys() == maps.keys() == {"fc1"} and tokens["fc1"].shape == (16,)
+        torch.testing.assert_close(tokens["fc1"], maps["fc1"])
+
+
+def test_a_classifier_of_tokens_is_averaged_after_it():
+    model, data = given_tokens.mixer(), given_tokens.patches()
+    after = nn.Sequential(model.embed, nn.Flatten(2), Turn(), model.fc1, nn.ReLU(), model.fc2, nn.ReLU(), model.head)
+    read = after[:7](data.images).detach()
+    torch.testing.assert_close(
+        nisp.responses(after, data, images=12, seed=0).sort(0).values, read.mean(1).sort(0).values
+    )
+    s = torch.rand(12).double()
+    torch.testing.assert_close(nisp.propagate(after, s, data.images)["3"], 64 * model.fc2.weight.detach().abs().T @ s)
+
+
+class Turn(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+def test_a_gate_is_frozen_at_its_mean():
+    model, images, s = given_tokens.gated(), split(9, 2, 5, 5).images, torch.rand(4).double()
+    found = nisp.propagate(model, s, images)
+    with torch.no_grad():
+        maps = model.first(images).relu()
+        gate, read = model.gate(maps).mean((0, 2, 3)), model.second.weight[:, :, 0, 0].abs().T @ s
+        torch.testing.assert_close(found["second"], s)
+        torch.testing.assert_close(found["first"], gate * read)
+        torch.testing.assert_close(found["excite"], maps.mean((0, 2, 3)) * read)
+        torch.testing.assert_close(found["squeeze"], model.excite.weight[:, :, 0, 0].abs().T @ found["excite"])
+    data = Split(images, torch.zeros(9, dtype=torch.long))
+    scores = nisp.scores(model, data)
+    assert scores.keys() == {"first", "second", "squeeze"}  # what the gate's filters scale is scored
+    inside = nisp.propagate(model, importance(model, data), images)["squeeze"]
+    torch.testing.assert_close(scores["squeeze"].double(), inside / inside.mean(), rtol=1e-6, atol=0)
+
+
+def test_a_layer_that_runs_twice_is_scored_by_both_runs():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.fc(self.fc(x).relu()).relu())
+
+    model, s = given.seeded(Twice).double(), torch.rand(3).double()
+    torch.testing.assert_close(
+        nisp.propagate(model, s, torch.rand(1, 3))["fc"], s + model.fc.weight.detach().abs().T @ s
+    )
+
+
+def one_after_the_other(model, data, fraction):
+    """Importance where each group is cut after a propagation of its own: slow, and what the one pass must equal."""
+    ranking = importance(model, data)
+    order, scores, removed = nisp.in_order(model, data.images), {}, {}
+    for group in sorted(groups_of(model, data), key=lambda group: -max(map(order.index, group.producers))):
+        passed = nisp.propagate(model, ranking, data.images, removed=removed)
+        scores |= {name: (passed[name] / passed[name].mean()).float() for name in group.producers}
+        kept = structure.keep({name: scores[name] for name in group.producers}, fraction=fraction, groups=[group])
+        removed |= {name: ~mask for name, mask in kept.items()}
+    return scores
+
+
+def importance(model, data):
+    return nisp.ranking(nisp.responses(model, data, images=len(data), seed=0))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: given.seeded(lambda: models.resnet8(width=4)), (3, 16, 16)),
+        (given_tokens.gated, (2, 5, 5)),
+        (lambda: given.seeded(models.lenet5), (1, 28, 28)),
+    ],
+)
+def test_one_pass_cuts_as_one_propagation_for_each_layer_does(build, shape):
+    model, data = build().double().eval(), split(5, *shape)
+    expected = one_after_the_other(model, data, 0.4)
+    with torch.no_grad():
+        found = nisp.scores(model, data, fraction=0.4)
+    assert found.keys() == expected.keys()
+    for name, score in found.items():
+        torch.testing.assert_close(score, expected[name])
+    assert any(not torch.allclose(score, found[name]) for name, score in nisp.scores(model, data).items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2", "vgg11", "mobilenet_v3_small"])
 def test_networks_of_others(name):
     model = getattr(torchvision.models, name)(num_classes=4).train() if name != "vgg11" else models.resnet20().train()
     data = Split(split(3, 3, 64, 64).images.float(), torch.zeros(3, dtype=torch.long))
     state = copy.deepcopy(model.state_dict())
-    found = structure.groups(model, data.images[:1])
-    scores = nisp.scores(model, data)
+    found = groups_of(model, data)
+    with torch.no_grad():
+        scores = nisp.scores(model, data)
     assert scores.keys() == {name for group in found for name in group.producers}
     assert all((score >= 0).all() and score.mean() == pytest.approx(1, abs=1e-4) for score in scores.values())
     assert model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -200,6 +313,51 @@ def test_responses_that_never_change_are_refused():
         nisp.scores(build(*CHAIN), data)
 
 
+def test_attention_and_recurrent_layers_are_refused_by_name():
+    vit = torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=4)
+    layers = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LSTM(5, 5, batch_first=True), First(), nn.Linear(5, 3)]
+    recurrent = nn.Sequential(*layers)
+    for model, shape, name in (
+        (vit, (3, 16, 16), "layer 'encoder.layers.encoder_layer_0.self_attention', of type MultiheadAttention"),
+        (recurrent, (7, 4), "layer '3', of type LSTM"),
+    ):
+        with given.refused(model, f"importance cannot be propagated through {name}: accepted are"):
+            nisp.scores(model, given.split(3, *shape))
+
+
+class First(nn.Module):
+    def forward(self, x):
+        return x[0][:, -1]
+
+
+def test_layers_that_the_final_responses_do_not_depend_on_are_refused():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.aux, self.head = nn.Linear(5, 4), nn.Linear(5, 3), nn.Linear(3, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            aside = self.aux(self.b(x).relu())
+            return self.head(self.a(x).relu()), aside
+
+    model = given.seeded(Two).double()
+    for fraction in (0.0, 0.5):
+        with given.refused(model, "the final responses do not depend on layer 'b': its filters have no importance"):
+            nisp.scores(model, split(4, 5), fraction=fraction)
+
+
+def test_numbers_of_numpy_and_other_types_of_networks():
+    model, data = build(*CHAIN), split(6, 5)
+    expected = nisp.scores(model, data, images=4, seed=2)
+    found = nisp.scores(model, data, images=np.int64(4), seed=np.int64(2))
+    assert all(torch.equal(found[name], score) for name, score in expected.items())
+    half = nisp.scores(model.bfloat16(), Split(data.images.bfloat16(), data.labels), images=4, seed=2)
+    assert all(torch.allclose(half[name], score, rtol=0.1) for name, score in expected.items())
+    assert model[0].weight.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"images must be a whole number, 1 or more, not 2\.5"):
+        nisp.scores(model, data, images=2.5)
+
+
 def test_values_that_are_not_accepted_are_named():
     model, data = build(*CHAIN), split(6, 5)
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), not 1"):
@@ -213,6 +371,10 @@ def test_values_that_are_not_accepted_are_named():
         nisp.scores(model, data)
     with pytest.raises(ValueError, match="one finite number, 0 or more"):
         nisp.propagate(model, -torch.ones(6), data.images)
+    with pytest.raises(ValueError, match="the importance must be of 6 features, not 1"):
+        nisp.propagate(model, torch.ones(1), torch.ones(1, 5))
+    with pytest.raises(ValueError, match="layer 'fc9' does not run: accepted in removed are 0, 2, 4"):
+        nisp.propagate(model, torch.ones(6), torch.ones(1, 5), removed={"fc9": torch.ones(7) > 0})
     for p in model.parameters():
         p.data.fill_(1e300)
     with pytest.raises(ValueError, match="overflow"):

@@ -1,5 +1,6 @@
 """Each deletion against the constrained minimum, the inverse against inversion, the layers against least squares."""
 
+import copy
 from itertools import pairwise
 
 import given
@@ -9,9 +10,10 @@ from torch import nn
 
 from lib import models, training
 from lib.datasets import Split
-from lib.pruning import optimal_brain_damage as damage
+from lib.pruning import magnitude
 from lib.pruning import optimal_brain_surgeon as surgeon
-from lib.weights import layers
+from lib.pruning.shared import gauss_newton
+from lib.weights import decompress, layers
 
 
 def randn(*shape, seed=0):
@@ -75,24 +77,6 @@ def test_two_deletions_in_a_row_are_one_of_both(bowl):
     torch.testing.assert_close(second, once)
     torch.testing.assert_close(inverse, inverse_once)
     assert float(cost + more) == pytest.approx(float(cost_once))
-
-
-@pytest.mark.parametrize("block", [1, 3, 256])
-def test_the_recursion_is_the_inverse(block):
-    rows = randn(20, 8)
-    direct = torch.linalg.inv(rows.T @ rows / 5 + 1e-4 * torch.eye(8, dtype=torch.float64))
-    inverse = surgeon.inverse_hessian(rows, samples=5, alpha=1e-4, block=block)
-    torch.testing.assert_close(inverse, direct, rtol=1e-7, atol=1e-7)
-
-
-def test_the_rows_make_the_matrix_whose_diagonal_damage_has():
-    model, data = network(), split(7, 4)
-    rows = surgeon.gauss_newton_rows(model, data)
-    diagonal = rows.square().sum(dim=0) / 7
-    h = damage.curvature(model, data)
-    torch.testing.assert_close(diagonal[:12], h["0"].flatten())
-    torch.testing.assert_close(diagonal[15:24], h["2"].flatten())
-    assert rows.shape == (21, 27)
 
 
 def test_surgery_on_a_linear_model_follows_brute_force_step_by_step():
@@ -173,40 +157,53 @@ def test_each_row_is_the_least_squares_solution_on_its_support():
         torch.testing.assert_close(solved, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_one_at_a_time_is_the_papers_greedy_order():
-    h = randn(12, 5).T @ randn(12, 5)
-    w = randn(5, seed=3)
-    costs = surgeon._costs(w, torch.linalg.inv(h), 5, 0.0)
-    v, inverse, highest, alive = w.clone(), torch.linalg.inv(h), 0.0, set(range(5))
-    while alive:
-        by_one = {q: float(v[q] ** 2 / (2 * inverse[q, q])) for q in alive}
-        q = min(by_one, key=by_one.get)
-        highest = max(highest, by_one[q])
-        assert float(costs[q]) == pytest.approx(highest, rel=1e-9)
-        v, inverse, _ = surgeon.remove(v, inverse, torch.tensor([q]))
-        alive.remove(q)
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
+@pytest.mark.parametrize("padding", [1, (0, 1), "same"])
+def test_a_convolution_gets_the_best_weights_whatever_its_padding(mode, padding):
+    layer = given.seeded(lambda: nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode).double())
+    images, before = randn(20, 2, 5, 5), copy.deepcopy(layer)
+    mask = surgeon.operate_by_layer(layer, Split(images, torch.zeros(20).long()), density=0.5, alpha=1e-9)[""]
+    wanted = before(images).detach()
+    for row, keep in enumerate(mask.flatten(1)):
+        basis = []  # what each weight that is kept adds to the output, by the layer itself
+        for place in keep.nonzero().flatten():
+            one = copy.deepcopy(before)
+            one.weight.data.zero_().flatten(1)[row, place] = 1.0
+            one.bias.data.zero_()
+            basis.append(one(images)[:, row].detach().flatten())
+        basis.append(torch.ones_like(basis[0]))
+        best = torch.linalg.lstsq(torch.stack(basis, dim=1), wanted[:, row].reshape(-1, 1)).solution.flatten()
+        found = torch.cat([layer.weight.detach().flatten(1)[row, keep], layer.bias.detach()[row, None]])
+        torch.testing.assert_close(found, best, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("groups", "bias", "options"),
-    [
-        (1, True, {"padding": 1}),
-        (2, False, {"padding": 1, "stride": 2}),
-        (4, True, {"padding": 1}),
-        (1, True, {"padding": "same"}),
-        (1, True, {"padding": (2, 0), "dilation": (1, 2)}),
-        (1, True, {"padding": 1, "padding_mode": "reflect"}),
-        (2, True, {"padding": (1, 2), "padding_mode": "circular", "stride": 2}),
-    ],
-)
-def test_a_convolution_is_its_unfolded_product(groups, bias, options):
-    layer = nn.Conv2d(4, 8, 3, groups=groups, bias=bias, **options).double()
-    images = randn(3, 4, 6, 6)
-    x = surgeon.columns(layer, images)
-    rows = layer.weight.flatten(1) if not bias else torch.cat([layer.weight.flatten(1), layer.bias[:, None]], dim=1)
-    by_product = torch.einsum("gpi,goi->pgo", x, rows.unflatten(0, (groups, -1))).flatten(1)
-    expected = layer(images).permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(by_product, expected)
+def test_a_layer_that_is_used_twice_is_pruned_for_both_uses():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.layer(input=torch.tanh(self.layer(x)))
+
+    model, images = given.seeded(lambda: Twice().double()), randn(40, 5)
+    first = torch.tanh(model.layer(images)).detach()
+    both = torch.cat([images, first])  # all that the layer reads
+    alone = copy.deepcopy(model.layer)
+    mask = surgeon.operate_by_layer(model, Split(images, torch.zeros(40).long()), density=0.5, alpha=1e-4)["layer"]
+    expected = surgeon.operate_by_layer(alone, Split(both, torch.zeros(80).long()), density=0.5, alpha=0.5e-4)[""]
+    assert torch.equal(mask, expected)
+    torch.testing.assert_close(model.layer.weight, alone.weight)
+
+
+def test_a_compressed_layer_is_pruned_as_its_dense_one():
+    dense = nn.Linear(6, 4)
+    packed = magnitude.prune(copy.deepcopy(dense), density=0.7)
+    plain = decompress(copy.deepcopy(packed))
+    data = split(30, 6)
+    masks = [surgeon.operate_by_layer(layer, data, density=0.5)[""] for layer in (packed, plain)]
+    assert torch.equal(*masks) and torch.equal(packed.weight, plain.weight)
+    assert (packed.weight[~masks[0]] == 0).all() and packed.weight.count_nonzero() == 12
 
 
 def test_density_one_changes_no_output_and_lower_ones_less_than_zeroing():
@@ -252,6 +249,48 @@ def test_every_module_keeps_its_mode():
     assert [module.training for module in model.modules()] == [True, True, False, True]
 
 
+def attention():
+    from lib.vision import torchvision
+
+    shape = {"image_size": 8, "patch_size": 4, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    return torchvision.models.VisionTransformer(num_classes=3, **shape)
+
+
+def test_a_transformer_is_refused_by_name_and_its_other_layers_are_pruned():
+    model, data = given.seeded(attention), split(6, 3, 8, 8)
+    before = copy.deepcopy(model.state_dict())
+    block = "encoder.layers.encoder_layer_0"
+    for density in (0.5, {f"{block}.self_attention.out_proj": 0.5}):
+        with pytest.raises(ValueError, match=rf"{block}.self_attention.(in_proj_weight|out_proj)"):
+            surgeon.operate_by_layer(model, data, density=density)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    names = ["conv_proj", f"{block}.mlp.0", f"{block}.mlp.3"]
+    masks = surgeon.operate_by_layer(model, data, density=dict.fromkeys(names, 0.5))
+    for name in names:
+        assert (model.get_submodule(name).weight[~masks[name]] == 0).all()
+    assert torch.isfinite(model(data.images)).all()
+
+
+def test_half_precision_follows_double():
+    model, data = network(), split(7, 4)
+    half = copy.deepcopy(model).bfloat16()
+    exact = surgeon.operate(copy.deepcopy(half).double(), data, delete=5, alpha=1e-3, refresh=100)
+    found = surgeon.operate(half, data, delete=5, alpha=1e-3, refresh=100)
+    assert torch.equal(found.deleted, exact.deleted)
+    assert all(p.dtype == torch.bfloat16 for p in half.parameters())
+
+
+def test_tensors_are_made_where_the_model_is():
+    model, data = network(), split(7, 4)
+    other = copy.deepcopy(model)
+    with torch.device("meta"):  # what is made without a device would have no values
+        surgery = surgeon.operate(model, data, delete=3, alpha=1e-3)
+        surgeon.operate_by_layer(model, data, density=0.5)
+    assert torch.equal(surgery.deleted, surgeon.operate(other, data, delete=3, alpha=1e-3).deleted)
+    surgeon.operate_by_layer(other, data, density=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
 # -- Bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -260,9 +299,11 @@ def test_bad_input_is_refused_and_nothing_changes():
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     doubles = Split(data.images.double(), data.labels)
     for call, message in (
-        (lambda: surgeon.gauss_newton_rows(model, data.first(0)), "at least one sample"),
-        (lambda: surgeon.gauss_newton_rows(models.lenet_300_100(), data), "266,610 parameters are too many"),
-        (lambda: surgeon.inverse_hessian(randn(2, 2), samples=1, alpha=0), "alpha must be above 0"),
+        (
+            lambda: surgeon.operate(models.lenet_300_100(), data, delete=1, alpha=1e-3),
+            "266,610 parameters are too many",
+        ),
+        (lambda: surgeon.operate(model, split(7, 5), delete=1, alpha=1e-3), r"does not take images of shape \(1, 5\)"),
         (lambda: surgeon.operate(model, data, delete=28, alpha=1e-3), r"delete must be in 0\.\.27"),
         (lambda: surgeon.operate(model, data, delete=1, alpha=1e-3, refresh=0), "refresh 1 or more"),
         (
@@ -288,3 +329,79 @@ def test_bad_input_is_refused_and_nothing_changes():
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
     with pytest.raises(ValueError, match="at least one sample"):
         training.minimize(model, data.first(0), weight_decay=0.1)
+
+
+class Odd(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def unbatched():
+    class Unbatched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 2)
+
+        def forward(self, x):
+            return torch.stack([self.conv(image).mean(dim=(1, 2)) for image in x])
+
+    return Unbatched()
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    return model
+
+
+def infinite():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].bias.data[1] = float("inf")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "says"),
+    [
+        (lambda: Odd(4, 3), (4,), "layer '', Odd, must compute as nn.Linear or nn.Conv2d does"),
+        (unbatched, (1, 4, 4), r"layer 'conv' must read \(n, channels, height, width\), not \(1, 4, 4\)"),
+        (tied, (4,), "layers '0' and '1' share one weight"),
+        (infinite, (4,), "what layer '1' reads holds NaN or infinity"),
+        (lambda: nn.LSTM(4, 3), (4,), "weight 'weight_hh_l0' belongs to no layer that is called"),
+        (lambda: nn.Tanh(), (4,), "Tanh has no linear or 2-d convolution layer"),
+    ],
+)
+def test_layers_that_cannot_be_pruned_by_rows_are_named(build, shape, says):
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=says):
+        surgeon.operate_by_layer(model, split(5, *shape), density=0.5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_that_would_take_hours_is_refused_before_anything_runs():
+    model = nn.Sequential(nn.Conv2d(512, 512, 3), nn.Flatten())
+    model.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"layer '0' of 512 rows and 4,608 inputs takes about 1.9e\+13 multi"):
+        surgeon.operate_by_layer(model, split(2, 512, 3, 3), density=0.5)
+    small = nn.Linear(6, 4)
+    with pytest.raises(ValueError, match="name the other layers in density, or raise at_most"):
+        surgeon.operate_by_layer(small, split(2, 6), density=0.5, at_most=100)
+
+
+def test_a_failure_on_the_way_brings_the_parameters_back(monkeypatch):
+    model, data = network(), split(7, 4)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    right, calls = gauss_newton.parts, []
+
+    def parts(model, split):
+        calls.append(1)
+        if len(calls) == 3:  # the check, the first matrix, the second
+            raise ValueError("the network's logits hold NaN")
+        return right(model, split)
+
+    monkeypatch.setattr(gauss_newton, "parts", parts)
+    with pytest.raises(ValueError, match="hold NaN"):
+        surgeon.operate(model, data, delete=4, alpha=1e-3, refresh=2)
+    assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)

@@ -1,6 +1,7 @@
 """The threshold against its definition by brute force, and scales trained towards zero."""
 
 import given
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -147,6 +148,20 @@ def test_a_network_without_scales_is_refused(build):
         optimal_threshold.scores(build(), images(1, 28, 28))
     with pytest.raises(ValueError, match="has no batch norm with scales to penalize"):
         optimal_threshold.slim(build(), images(1, 28, 28), sparsity=0.1, epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scales_of_a_network_of_another_type(dtype):
+    model = models.resnet8(width=4).to(dtype)
+    model.get_submodule("stage1_1.bn2").weight.data.fill_(2)
+    data = Split(COLOR.images.to(dtype), COLOR.labels)
+    scores = optimal_threshold.scores(model, data)["conv"]
+    assert scores.dtype in (torch.float32, torch.float64) and torch.allclose(
+        scores, torch.tensor(5.0).to(scores).sqrt()
+    )
+    assert optimal_threshold.masks(model, data)["conv"].all()
+    renewed = optimal_threshold.recalibrated(model, data, batch_size=np.int64(2))
+    assert renewed.bn.running_mean.dtype == dtype
 
 
 def test_new_means_are_those_of_the_data_and_the_model_stays():

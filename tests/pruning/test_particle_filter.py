@@ -2,7 +2,10 @@
 
 import copy
 import itertools
+import re
+from ast import literal_eval
 
+import given_tokens
 import numpy as np
 import pytest
 import torch
@@ -137,6 +140,36 @@ def test_the_rate_of_a_mask_is_that_of_the_physically_smaller_network(layer):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("patch", [2, 8])  # 64 tokens and 4, of 16 features
+@pytest.mark.parametrize("kind", [nn.Sequential, given_tokens.AsConvolutions])
+def test_the_rate_of_units_of_tokens_is_that_of_the_smaller_network(kind, patch):
+    model, split = kind(given_tokens.mixer(patch)), given_tokens.patches()
+    layer = "0.fc1" if kind is nn.Sequential else "fc1"
+    evaluate, channels = evaluator(model, layer, split)
+    assert channels == 16
+    for seed in range(4):
+        mask = torch.rand(channels, generator=generator(seed)) < 0.3
+        small = structure.shrink(model, {layer: mask}, split.images[:1])
+        assert evaluate(mask) == training.error_pct(small, split) / 100
+    assert evaluate(torch.arange(16) != 3) == training.error_pct(model, split) / 100  # unit 3 is dead
+
+
+def test_masks_measure_a_network_of_another_type():
+    model = models.lenet5().bfloat16()
+    split = Split(torch.rand(8, 1, 28, 28, generator=generator()).bfloat16(), torch.arange(8))
+    evaluate, channels = evaluator(model, "conv1", split)
+    assert evaluate(torch.ones(channels, dtype=torch.bool)) == training.error_pct(model, split) / 100
+
+
+def test_numbers_of_numpy_are_accepted():
+    numbers = {"channels": 9, "keep": 4, "seed": 3, "particles": 5, "iterations": 2, "moves": 1}
+    one, other = (
+        search(lambda m: m.float() @ torch.arange(9.0) / 36, **{name: kind(n) for name, n in numbers.items()})
+        for kind in (int, np.int64)
+    )
+    assert torch.equal(one.errors, other.errors)
+
+
 def test_networks_that_others_wrote():
     split = Split(torch.rand(2, 3, 64, 64, generator=generator()), torch.tensor([0, 1]))
     for name, layer in (("resnet18", "layer1.0.conv1"), ("squeezenet1_1", "features.3.squeeze")):
@@ -152,9 +185,11 @@ def test_bad_arguments_are_one_sentence():
 
     for options, message in (
         ({"channels": 4, "keep": 4}, "between 1 and 3 of 4 channels, not 4"),
-        ({"channels": 4, "keep": 0}, "not 0"),
-        ({"channels": 4, "keep": 2, "particles": 0}, "particles and moves must be 1 or more"),
-        ({"channels": 4, "keep": 2, "iterations": -1}, "not 30, 1, -1"),
+        ({"channels": 4, "keep": 0}, "keep must be 1 or more, not 0"),
+        ({"channels": 1, "keep": 1}, "channels must be 2 or more, not 1"),
+        ({"channels": 4, "keep": 2, "particles": 0}, "particles must be 1 or more, not 0"),
+        ({"channels": 4, "keep": 2, "moves": 0.5}, "moves must be a whole number, 1 or more, not 0.5"),
+        ({"channels": 4, "keep": 2, "iterations": -1}, "iterations must be 0 or more, not -1"),
         ({"channels": 4, "keep": 2, "temperature": 0}, "temperature must be above 0, not 0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -168,11 +203,10 @@ def test_evaluators_without_data_or_layer_are_refused():
     split = Split(torch.rand(4, 1, 28, 28), torch.arange(4))
     with pytest.raises(ValueError, match="empty"):
         evaluator(models.lenet5(), "conv1", split.first(0))
-    for name in ("fc2", "conv9"):  # an output, and nothing
-        with pytest.raises(
-            ValueError, match=rf"layer must be one whose filters can go \(conv1, conv2, fc1\), not '{name}'"
-        ):
-            evaluator(models.lenet5(), name, split)
+    for name in ("'fc2'", "'conv9'", "['conv1']"):  # an output, nothing, and a list
+        message = f"layer must be one whose filters can go (conv1, conv2, fc1), not {name}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            evaluator(models.lenet5(), literal_eval(name), split)
     evaluate, _ = evaluator(models.lenet5(), "conv1", split)
     with pytest.raises(ValueError, match="must be 20 truth values"):
         evaluate(torch.ones(20))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib import measure, models
+from lib import measure, models, training
 from lib.datasets import Split
-from lib.pruning.runtime import RuntimeNetwork, learn, nest, targets
+from lib.pruning.runtime import RuntimeNetwork, alternate, learn, nest, targets
 from lib.vision import torchvision
 
 
@@ -185,7 +185,7 @@ def test_bad_input_is_refused_in_a_sentence():
         ValueError, match=r"layers must be convolutions of 4 groups of channels \(conv1, conv2\), not 'fc1'"
     ):
         RuntimeNetwork(model, data.images, layers=["fc1"])
-    with pytest.raises(ValueError, match="Sequential has no convolution with at least 4 channels"):
+    with pytest.raises(ValueError, match="Sequential has no 2-d convolution with 4 channels or more"):
         RuntimeNetwork(models.lenet_300_100(), data.images)
     network = RuntimeNetwork(model, data.images[:1])
     with pytest.raises(ValueError, match="the split is empty"):
@@ -193,3 +193,36 @@ def test_bad_input_is_refused_in_a_sentence():
     for wrong in ({"penalty": -1}, {"penalty": float("nan")}, {"scale": 0}, {"rounds": 0}, {"updates": 0}):
         with pytest.raises(ValueError, match="penalty must be 0 or more"):
             learn(network, data, **{"penalty": 0.1, "seed": 0} | wrong)
+
+
+def test_controller_and_network_learn_in_turn():
+    data = split(16)
+    network = RuntimeNetwork(models.lenet5(), data.images[:1])
+    by_hand = copy.deepcopy(network)
+    options = {"rounds": 2, "updates": 3}
+    alternate(network, data, penalty=0.1, epochs=1, seed=4, turns=2, **options, learning_rate=0.01)
+    for turn in (0, 1):
+        learn(by_hand, data, penalty=0.1, seed=4 + turn, **options)
+        by_hand.explore, by_hand.skip = 0.1, False
+        training.fit(by_hand, data, epochs=1, seed=4 + turn, learning_rate=0.01)
+        by_hand.explore, by_hand.skip = 0.0, True
+    assert given.equal(network, by_hand) and (network.explore, network.skip) == (0.0, True)
+    fresh = RuntimeNetwork(models.lenet5(), data.images[:1]).state_dict()
+    moved = {name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(value, fresh[name])}
+    assert {"network", "encoders", "cell", "decoders"} == moved, "both parts have learned"
+
+
+@pytest.mark.parametrize("wrong", [{"turns": 0}, {"epochs": -1}, {"explore": 1.5}, {"explore": float("nan")}])
+def test_turns_out_of_range_are_refused_before_training(wrong):
+    network = RuntimeNetwork(models.lenet5(), split().images)
+    before = given.state(network)
+    with pytest.raises(ValueError, match=r"turns must be 1 or more, epochs 0 or more and explore in \[0, 1\]"):
+        alternate(network, split(), **{"penalty": 0.1, "epochs": 1, "seed": 0} | wrong)
+    assert given.same_state(given.state(network), before)
+
+
+def test_a_layer_that_does_not_run_cannot_be_decided_on():
+    model = nn.ModuleDict({"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(1, 4, 1)})
+    model.forward = lambda x: model["a"](x).mean((2, 3))
+    with pytest.raises(ValueError, match="layer 'b' does not run"):
+        RuntimeNetwork(model, torch.zeros(1, 1, 4, 4))

@@ -156,6 +156,59 @@ def test_sequences_that_are_no_sweep_are_refused(densities, ratios, message):
         break_even(densities, ratios)
 
 
+@pytest.mark.parametrize("shape", [(2, 7, 12), (2, 3, 5, 12), (1, 1, 12)])
+def test_products_of_tokens_agree_and_count_each_token(shape):
+    layer = thin(nn.Linear(12, 6))
+    same(layer, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    work = math.prod(shape[1:-1])
+    timed = race(layer, torch.randn(shape), runs=20)
+    assert (timed.dense_work, timed.sparse_work) == (work * 72, work * layer.weight.count_nonzero().item())
+
+
+def test_float64_and_other_layouts_are_right():
+    layer = thinned(nn.Conv2d(3, 8, 3, padding=1).double(), density=0.3, seed=1)
+    same(layer, torch.randn(2, 3, 7, 9, dtype=torch.float64))
+    last = nn.Conv2d(3, 8, 3, padding=1).to(memory_format=torch.channels_last)
+    expected = thin(nn.Conv2d(3, 8, 3, padding=1)).weight
+    assert torch.equal(thin(last).weight, expected)
+    same(last, torch.randn(2, 3, 7, 9).to(memory_format=torch.channels_last))
+    assert thin(nn.Linear(9, 5).bfloat16()).weight.dtype == torch.bfloat16
+
+
+def test_half_precision_networks_are_shrunk_as_float32_ones():
+    model = models.resnet8().eval()
+    half = copy.deepcopy(model).bfloat16()
+    x = torch.rand(1, 3, 16, 16)
+    twin = copy.deepcopy(half).float()
+    small, expected = shrunk(half, x.bfloat16(), fraction=0.4), shrunk(twin, x, fraction=0.4)
+    assert all(p.dtype == torch.bfloat16 for p in small.parameters())
+    for (name, a), (_, b) in zip(small.named_parameters(), expected.named_parameters(), strict=True):
+        assert torch.equal(a.float(), b), name
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, images):
+        return self._conv_forward(images, self.weight - self.weight.mean(), self.bias)
+
+
+def test_what_has_no_sparse_product_is_refused_by_name():
+    for layer, x, message in (
+        (nn.Linear(3, 2).bfloat16(), torch.rand(1, 3).bfloat16(), r"a weight of torch\.bfloat16 on cpu"),
+        (nn.Linear(3, 2).double(), torch.rand(1, 3), "inputs of torch.float32 do not fit a weight of torch.float64"),
+        (nn.Linear(3, 2), torch.rand(1, 4), "Linear does not take images of shape"),
+        (nn.Linear(3, 2), torch.rand(3), r"not shape \(3,\)"),
+        (nn.Conv2d(1, 1, 3), torch.rand(1, 5, 5), r"must be \(n, channels, height, width\), not of shape \(1, 5, 5\)"),
+        (Standardized(1, 1, 3), torch.rand(1, 1, 5, 5), "has no sparse product here"),
+        (nn.Conv1d(1, 1, 3), torch.rand(1, 1, 5), "has no sparse product here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            products(layer, x)
+    with pytest.raises(ValueError, match="on meta has no sparse product here"):
+        csr(torch.ones(2, 2, device="meta"))
+    with pytest.raises(ValueError, match="is computed from other tensors: decompress the layer first"):
+        thin(magnitude.prune(nn.Linear(3, 2), density=0.5))
+
+
 def test_other_layers_and_inputs_are_refused():
     for layer, x in (
         (nn.Conv2d(4, 4, 3, groups=2), torch.rand(1, 4, 5, 5)),

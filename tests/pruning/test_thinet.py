@@ -10,7 +10,7 @@ import torch
 from lib import models, structure
 from lib.datasets import Split
 from lib.pruning import thinet
-from lib.pruning.shared import reconstruction
+from lib.pruning.shared import patches, reconstruction
 
 
 def matrix(channels, seed, rows=30):
@@ -84,9 +84,9 @@ def test_factors_are_the_least_squares_of_numpy():
     model, data = given.two_convolutions(), split(8, 1, 8, 8)
     masks = {"0": torch.tensor([True, False, True, True, False, True])}
     scaled = thinet.rescale(model, masks, data, places=99)
-    (_, patches, answers) = next(reconstruction.sampled(model, ["2"], data, places=99))
+    (_, read, answers) = next(patches.sampled(model, ["2"], data, places=99))
     kept = masks["0"]
-    each = reconstruction.contributions(patches[:, kept], reconstruction.kernels(model[2])[:, kept])
+    each = reconstruction.contributions(read[:, kept], patches.kernels(model[2])[:, kept])
     w, *_ = np.linalg.lstsq(each.flatten(0, 1).numpy(), answers.flatten().numpy())
     torch.testing.assert_close(scaled[2].weight[:, kept], model[2].weight[:, kept] * torch.tensor(w)[:, None, None])
     assert torch.equal(scaled[5].weight, model[5].weight)
@@ -108,9 +108,9 @@ def test_factors_never_increase_the_sampled_error_of_a_layer(seed):
     for name, consumer, count in (("0", 2, 6), ("2", 5, 5)):
         masks = {name: torch.arange(count) % 2 == 0}
         plain, scaled = structure.mask(model, masks, data.images[:1]), thinet.rescale(model, masks, data, places=99)
-        (_, read, _), (_, _, wanted) = (next(reconstruction.sampled(m, [str(consumer)], data)) for m in (plain, model))
+        (_, read, _), (_, _, wanted) = (next(patches.sampled(m, [str(consumer)], data)) for m in (plain, model))
         before, after = (
-            ((reconstruction.contributions(read, reconstruction.kernels(m[consumer])).sum(2) - wanted) ** 2).sum()
+            ((reconstruction.contributions(read, patches.kernels(m[consumer])).sum(2) - wanted) ** 2).sum()
             for m in (plain, scaled)
         )
         assert after < before

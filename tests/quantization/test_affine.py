@@ -1,113 +1,23 @@
-"""Affine grids against their definition, integers against Python's, the whole network against torch's own kernels."""
+"""Weights and activations on grids against their formulas, and networks as they are simulated and calibrated."""
 
 import copy
-import math
 
+import given_quantization
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lib import models, running, storage
-from lib.quantization.affine import (
-    Activation,
-    AffineWeight,
-    activations,
-    calibrate,
-    correct_biases,
-    grid,
-    quantize,
-    simulate,
-)
+from lib.quantization.affine import AffineWeight, calibrate, correct_biases, quantize, simulate
+from lib.quantization.shared.activation import Activation, activations
 from lib.vision import torchvision
 from lib.weights import layers
-
-RANGES = [(-1.0, 1.0), (-0.3, 2.7), (0.0, 6.0), (-5.0, 0.0), (0.5, 2.0), (-3.0, -1.0), (-1e-6, 3e-7), (0.0, 1e30)]
 
 
 def rand(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# --- the grid ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("bits", "symmetric"),  # a symmetric grid of one bit would have one number
-    [(1, False), *((bits, symmetric) for bits in (2, 3, 8, 16) for symmetric in (False, True))],
-)
-@pytest.mark.parametrize(("a", "b"), RANGES)
-def test_a_value_in_the_range_is_at_most_half_a_step_away(a, b, bits, symmetric):
-    chosen = grid(a, b, bits=bits, symmetric=symmetric)
-    r = torch.linspace(min(a, 0), max(b, 0), 1001)
-    distance = (r - chosen.dequantize(chosen.quantize(r))).abs().max()
-    assert distance <= 0.5001 * chosen.scale + 1e-6 * r.abs().max()
-    assert chosen.high - chosen.low == 2**bits - (2 if symmetric else 1)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 5, 8, 24, 31, 32])
-@pytest.mark.parametrize(("a", "b"), RANGES)
-def test_zero_is_on_the_grid(a, b, bits):
-    for symmetric in (False, True)[: 1 + (bits > 1)]:
-        chosen = grid(a, b, bits=bits, symmetric=symmetric)
-        assert chosen.low <= chosen.zero <= chosen.high
-        assert chosen.dequantize(chosen.quantize(torch.zeros(1))).item() == 0
-        assert not symmetric or chosen.zero == 0
-
-
-@pytest.mark.parametrize(("a", "b"), RANGES)
-def test_each_code_comes_back(a, b):
-    chosen = grid(a, b)
-    codes = torch.arange(-128, 128)
-    assert torch.equal(chosen.quantize(chosen.dequantize(codes)), codes)
-
-
-@pytest.mark.parametrize(("a", "b"), RANGES[:4])
-def test_scale_and_zero_are_the_formulas(a, b):
-    chosen = grid(a, b)
-    assert math.isclose(chosen.scale, (b - a) / 255, rel_tol=1e-6)
-    assert abs(chosen.zero - min(127, max(-128, -128 - a / ((b - a) / 255)))) <= 0.5001
-    assert math.isclose(grid(a, b, symmetric=True).scale, max(-a, b) / 127, rel_tol=1e-6)
-
-
-def test_numbers_outside_are_clipped_and_ties_go_to_even():
-    chosen = grid(-2, 1.984375, bits=8)  # S = 1 / 64
-    assert chosen.quantize(torch.tensor([-9.0, 9.0])).tolist() == [-128, 127]
-    ties = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5]) / 64
-    assert (chosen.quantize(ties) - chosen.zero).tolist() == [0, 2, 2, 0, -2]
-
-
-@pytest.mark.parametrize("bits", [24, 28, 32])
-def test_wide_grids_lose_no_more_than_float32_does(bits):
-    r, chosen = rand(1000).clamp(-5, 4), grid(-5.0, 4.0, bits=bits)
-    assert ((chosen.dequantize(chosen.quantize(r)) - r).abs() <= chosen.scale / 2 + 1.2e-7 * r.abs()).all()
-
-
-def test_a_range_of_no_width_has_scale_one():
-    for symmetric in (False, True):
-        assert grid(0.0, 0.0, symmetric=symmetric).scale == 1
-    assert grid(torch.zeros(2), torch.tensor([0.0, 255.0])).scale.tolist() == [1, 1]
-
-
-def test_grids_of_torch_are_the_same():
-    x = rand(10_000)
-    for a, b in ((-2.0, 3.0), (-0.1, 5.0)):
-        chosen = grid(a, b)
-        one = torch.fake_quantize_per_tensor_affine(x, chosen.scale.item(), chosen.zero.item(), -128, 127)
-        assert ((chosen.fake(x) - one).abs() > 1e-6).sum() <= 2  # torch multiplies by 1 / S: a tie may fall otherwise
-
-
-@pytest.mark.parametrize("bits", [0, -1, 33, 2.0, True, "8", None])
-def test_bits_outside_1_to_32_are_refused(bits):
-    with pytest.raises(ValueError, match=f"bits must be in 1..32, not {bits}"):
-        grid(-1.0, 1.0, bits=bits)
-
-
-def test_wrong_ranges_are_refused():
-    for a, b in ((1.0, -1.0), (float("nan"), 1.0), (0.0, float("inf"))):
-        with pytest.raises(ValueError, match="two finite, ordered ends are needed"):
-            grid(a, b)
-    with pytest.raises(ValueError, match=r"2..32, not 1"):
-        grid(-1.0, 1.0, bits=1, symmetric=True)
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -222,16 +132,32 @@ def test_wrong_calibration_is_refused_and_leaves_the_ranges():
         Activation().grid()
 
 
-def test_corrected_biases_bring_each_mean_back():
+class InPlace(nn.Module):
+    """A network whose activations overwrite what a layer gave."""
+
+    def __init__(self, inplace=True):
+        super().__init__()
+        self.conv1, self.conv2, self.fc1 = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 4, 5), nn.Linear(4, 3)
+        self.act = nn.ReLU(inplace=inplace)
+
+    def forward(self, x):
+        x = self.act(self.conv2(self.act(self.conv1(x))))
+        return self.fc1(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("build", [models.lenet5, InPlace])
+def test_corrected_biases_bring_each_mean_back(build):
     torch.manual_seed(0)
-    model, images = models.lenet5(), torch.rand(10, 1, 28, 28)
+    model, images = build(), torch.rand(10, 1, 28, 28)
     network = calibrate(simulate(model, bits=3), images)
     correct_biases(network, model, images)
+    plain = model if build is models.lenet5 else InPlace(inplace=False)
+    plain.load_state_dict(model.state_dict())
     with (
         running.captured(network, ["conv1", "conv2", "fc1"]) as rounded,
-        running.captured(model, ["conv1", "conv2", "fc1"]) as exact,
+        running.captured(plain, ["conv1", "conv2", "fc1"]) as exact,
     ):
-        network(images), model(images)
+        network(images), plain(images)
     for name in exact.outputs:
         means = [flow.outputs[name].transpose(0, 1).flatten(1).mean(1) for flow in (exact, rounded)]
         torch.testing.assert_close(*means, rtol=1e-4, atol=1e-5)
@@ -239,10 +165,99 @@ def test_corrected_biases_bring_each_mean_back():
         correct_biases(network, model, images[:0])
 
 
-# --- the network as a graph --------------------------------------------------------------------------------------
+def test_a_layer_that_is_used_twice_has_no_bias_to_correct():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.fc(functional.relu(self.fc(x)))
+
+    model, images = Twice(), rand(5, 3)
+    network = given_quantization.on_grids(model, images)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match="layer 'fc' is used 2 times: one bias cannot correct the means of all"):
+        correct_biases(network, model, images)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-# --- integer arithmetic ------------------------------------------------------------------------------------------
+# --- what a simulated network is, and keeps -----------------------------------------------------------------------
 
 
-# --- whole networks, and torch's kernels as a second implementation --------------------------------------------------
+def test_bits_of_numpy_are_those_of_python():
+    images = rand(4, 3)
+    ours, numpys = (
+        given_quantization.on_grids(nn.Linear(3, 2), images, bits=kind(4), edge_bits=kind(8))
+        for kind in (int, np.int64)
+    )
+    numpys.load_state_dict(ours.state_dict())
+    assert torch.equal(ours(images), numpys(images))
+    for bits in (4.0, True, np.float32(4)):
+        for made in (lambda bits=bits: simulate(nn.Linear(3, 2), bits=bits), lambda bits=bits: Activation(bits)):
+            with pytest.raises(ValueError, match=rf"bits must be in .*, not {bits}: a whole number is needed"):
+                made()
+    with pytest.raises(ValueError, match=r"bits must be in 1..32, not 0"):
+        simulate(nn.Linear(3, 2), edge_bits=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_types_with_too_few_digits_are_refused_by_name(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).to(dtype)
+    with pytest.raises(ValueError, match=f"^1.weight is {dtype}: accepted are float32 and float64"):
+        simulate(model)
+    rounded = quantize(copy.deepcopy(model), bits=4)[1].weight  # weights alone may have any type
+    assert rounded.dtype == dtype and len(rounded[0].unique()) <= 15
+
+
+def test_a_network_of_doubles_is_simulated_in_doubles():
+    model, images = models.lenet_300_100().double(), torch.rand(4, 1, 28, 28, dtype=torch.float64)
+    network = given_quantization.on_grids(model, images)
+    twin = given_quantization.on_grids(model.float(), images.float())
+    step = activations(twin)[-1].grid().scale
+    with torch.no_grad():
+        assert network(images).dtype == torch.float64
+        assert (network(images) - twin(images.float())).abs().max() < 1.5 * step
+
+
+def test_a_state_makes_another_network_the_same(tmp_path):
+    images = torch.rand(4, 1, 28, 28)
+    network = given_quantization.on_grids(models.lenet5(0), images, bits=4)
+    wanted = network(images)
+    for again in (
+        simulate(models.lenet5(5), bits=4),
+        given_quantization.on_grids(models.lenet5(5), 2 * images, bits=4),
+    ):
+        again.load_state_dict(network.state_dict())
+        assert torch.equal(again(images), wanted)
+    storage.save(network, tmp_path / "network.slim")
+    again = storage.load(tmp_path / "network.slim", simulate(models.lenet5(5), bits=4))
+    assert torch.equal(again(images), wanted) and torch.equal(copy.deepcopy(network)(images), wanted)
+    for options in ({"bits": 3}, {"bits": 4, "edge_bits": 7}, {"bits": 4, "per_channel": False}):
+        other = simulate(models.lenet5(5), **options)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            other.load_state_dict(network.state_dict())
+    with pytest.raises(ValueError, match="another architecture"):
+        storage.load(tmp_path / "network.slim", simulate(models.lenet5(5), bits=3))
+
+
+def test_ranges_keep_their_type_and_frozen_weights_stay_frozen():
+    model, images = models.resnet8(), torch.rand(2, 3, 16, 16)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("fc"))
+    network = given_quantization.on_grids(model, images)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained == {"fc.bias", "fc.parametrizations.weight.original"}
+    before = [(each.lower.clone(), each.upper.clone()) for each in activations(network)]
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        moved = [(each.lower, each.upper) for each in activations(copy.deepcopy(network).to(dtype).float())]
+        assert all(torch.equal(a, b) for pair in zip(before, moved, strict=True) for a, b in zip(*pair, strict=True))
+
+
+def test_what_flows_must_be_finite():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    model[0].weight.data.fill_(3e38)
+    network = simulate(model)
+    with pytest.raises(ValueError, match="what flows through '_0_grid' is not finite"):
+        calibrate(network, torch.full((1, 2), 10.0))
+    assert activations(network)[0].lower == torch.inf  # as before

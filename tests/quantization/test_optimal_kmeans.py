@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
+from lib.quantization import optimal_kmeans
 from lib.quantization.optimal_kmeans import lloyd, optimal
 
 KINDS = {
@@ -42,9 +43,11 @@ def least_error(values: np.ndarray, k: int, weights: np.ndarray) -> float:
     return min(sum(price[pair] for pair in itertools.pairwise([0, *cut, len(values)])) for cut in cuts)
 
 
+@pytest.mark.parametrize("table", [optimal_kmeans.TABLE, 0])  # 0: ties are spliced, however small they are
 @pytest.mark.parametrize("mass", MASSES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_error_equals_brute_force(kind, mass):
+def test_error_equals_brute_force(kind, mass, table, monkeypatch):
+    monkeypatch.setattr(optimal_kmeans, "TABLE", table)
     rng = np.random.default_rng(0)
     for n, k in [(1, 1), (2, 1), (2, 2), (3, 2), (5, 4), (6, 3), (8, 2), (9, 3), (10, 4), (11, 3), (12, 4)]:
         values, weights = KINDS[kind](rng, n), MASSES[mass](rng, n)
@@ -124,6 +127,29 @@ def test_many_values_and_equal_gaps_reach_the_known_optimum():
     book = optimal(np.random.default_rng(0).permutation(10_000), 100)
     assert book.squared_error == pytest.approx(100 * (100**3 - 100) / 12)
     assert np.bincount(book.codes).tolist() == [100] * 100
+
+
+def test_spliced_clusters_of_every_tie_lose_as_little_as_the_table(monkeypatch):
+    rng = np.random.default_rng(4)
+    for n in (20, 70):
+        for values in (np.arange(n) * 1.0, rng.integers(0, n, n).astype(float), np.round(rng.normal(size=n), 1)):
+            for k in range(1, len(np.unique(values))):
+                book = optimal(values, k)
+                with monkeypatch.context() as patch:
+                    patch.setattr(optimal_kmeans, "TABLE", 0)
+                    spliced = optimal(values, k)
+                assert len(spliced.centroids) == len(book.centroids) == k
+                assert spliced.squared_error == pytest.approx(book.squared_error, rel=1e-9, abs=1e-12)
+
+
+def test_more_clusters_than_a_table_has_room_for_tie_and_are_found():
+    """0 to 29,999 in 13,000 clusters: pairs and threes."""
+    n, k = 30_000, 13_000
+    book = optimal(np.arange(n) * 1.0, k)
+    sizes = np.bincount(book.codes)
+    assert len(book.centroids) == k and k * n > optimal_kmeans.TABLE
+    assert set(sizes) == {2, 3} and (sizes == 3).sum() == n - 2 * k
+    assert book.squared_error == pytest.approx(0.5 * (sizes == 2).sum() + 2.0 * (sizes == 3).sum())
 
 
 # -- Lloyd -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 
+import given_quantization
 import pytest
 import torch
 from torch import nn
@@ -9,11 +10,12 @@ from torch import nn
 from lib import datasets, models, storage
 from lib.cache import cached
 from lib.datasets import Split
-from lib.quantization.affine import AffineWeight, activations, calibrate, grid, simulate
+from lib.quantization.affine import AffineWeight, calibrate, simulate
 from lib.quantization.quantization_aware_training import fit
 from lib.quantization.shared import integer_network
+from lib.quantization.shared.activation import activations
+from lib.quantization.shared.grids import grid
 from lib.training import FitOptions, error_pct
-from lib.vision import torchvision
 
 
 def split(n=40):
@@ -140,25 +142,41 @@ def test_the_exported_network_answers_as_the_trained_one(bits):
     assert (expected.argmax(1) == computed.argmax(1))[clear].float().mean() >= 0.999
 
 
-def test_its_file_loads_as_the_same_network(tmp_path):
+def test_its_state_and_its_file_make_another_network_the_same(tmp_path):
     simulated = network()
     fit(simulated, split(), epochs=1, seed=0)
     storage.save(simulated, tmp_path / "q.slim")
     again = storage.load(tmp_path / "q.slim", simulate(models.lenet_300_100(1), bits=4))
-    for activation in activations(again):
-        activation.quantizing = True
     assert torch.equal(again(split().images), simulated(split().images))
+    again = simulate(models.lenet_300_100(1), bits=4)
+    again.load_state_dict(simulated.state_dict())
+    assert torch.equal(again(split().images), simulated(split().images))
+    assert torch.equal(copy.deepcopy(simulated)(split().images), simulated(split().images))
 
 
-def test_a_network_of_torchvision_trains_a_step():
-    torch.manual_seed(0)
-    images = torch.rand(2, 3, 32, 32)
-    simulated = calibrate(simulate(torchvision.models.mobilenet_v2(num_classes=3)), images)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet", "shufflenet_v2_x0_5"])
+def test_a_network_of_torchvision_trains_a_step(name):
+    model, images = given_quantization.of_torchvision(name)
+    part, simulated = Split(images, torch.arange(len(images)) % 2), given_quantization.on_grids(model, images)
     before = copy.deepcopy(simulated.state_dict())
-    fit(simulated, Split(images, torch.tensor([0, 2])), epochs=1, seed=0, delay=0.0, learning_rate=1e-3)
-    moved = [name for name, value in simulated.state_dict().items() if not torch.equal(before[name], value)]
-    assert any("weight.original" in name for name in moved) and any(name.endswith("upper") for name in moved)
-    assert error_pct(simulated, Split(images, torch.tensor([0, 2]))) in (0, 50, 100)
+    fit(simulated, part, epochs=1, seed=0, delay=0.0, learning_rate=1e-3)
+    moved = [key for key, value in simulated.state_dict().items() if not torch.equal(before[key], value)]
+    assert any("weight.original" in key for key in moved) and any(key.endswith("upper") for key in moved)
+    assert error_pct(simulated, part) in range(0, 101, 25)
+    with torch.no_grad():
+        apart = given_quantization.Apart(integer_network.convert(simulated.eval()), simulated, images)
+    assert max(int(steps.max()) for steps in apart.steps.values()) <= 1
+
+
+def test_frozen_weights_are_not_trained():
+    model = models.lenet_300_100()
+    model.fc1.weight.requires_grad_(False)
+    simulated = calibrate(simulate(model, bits=4), split().images)
+    before = copy.deepcopy(simulated.state_dict())
+    fit(simulated, split(), epochs=1, seed=0, delay=0.0)
+    after = simulated.state_dict()
+    same = {key for key in after if torch.equal(before[key], after[key])}
+    assert "fc1.parametrizations.weight.original" in same and "fc2.parametrizations.weight.original" not in same
 
 
 def test_one_sample_is_enough():

@@ -9,9 +9,9 @@ from torch import nn
 
 from lib import models, storage, training
 from lib.datasets import Split
-from lib.quantization.sign_quantization import SCALES, SignWeight, quantize
+from lib.quantization.sign_quantization import SCALES, SignWeight, quantize, signed
 from lib.vision import torchvision
-from lib.weights import layers
+from lib.weights import compressed, layers
 
 
 def lost(weight, model):
@@ -137,3 +137,37 @@ def test_an_empty_layer_is_passed_over():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(0, 2))
     quantize(model)
     assert not hasattr(model[1], "parametrizations") and model[0].weight.unique().numel() <= 2
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_row_of_a_transposed_convolution_is_what_writes_one_output(kind, groups, tmp_path):
+    layer = given.seeded(lambda: kind(6, 15, 2, groups=groups))
+    dense, weight = copy.deepcopy(layer), layer.weight.detach().clone()
+    expected = torch.empty_like(weight)
+    for i in range(6):
+        for j in range(15 // groups):  # the output is number ``first + j``
+            group = i // (6 // groups)
+            inputs = range(group * (6 // groups), (group + 1) * (6 // groups))
+            mean = weight[list(inputs), j].abs().double().mean().float()
+            expected[i, j] = mean * torch.where(weight[i, j] >= 0, 1.0, -1.0)
+    quantize(layer, scale="row")
+    assert len(layer.parametrizations.weight.original) == 15
+    torch.testing.assert_close(layer.weight, expected)
+    storage.save(layer, tmp_path / "up.slim")
+    assert torch.equal(storage.load(tmp_path / "up.slim", dense).weight, layer.weight)
+
+
+@pytest.mark.parametrize(("count", "transposed"), [(3, 0), (2, 2), (6, 4), (4, -1)])
+def test_scales_that_fit_no_weight_are_refused(count, transposed):
+    with pytest.raises(ValueError, match=rf"{count} scales in {transposed} groups do not fit a weight of \(6, 2, 3\)"):
+        signed(torch.ones(6, 2, 3, dtype=torch.bool), torch.ones(count), transposed)
+
+
+def test_weights_of_attention_and_recurrent_layers_are_named_like_their_parameters():
+    model = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 3), nn.MultiheadAttention(4, 2))
+    quantize(model, scale="row", names=["1.weight_ih_l0", "2.in_proj_weight"])
+    assert [(name, tuple(stored.shape)) for name, _, (stored,) in compressed(model)] == [
+        ("1.weight_ih_l0", (9,)),
+        ("2.in_proj_weight", (12,)),
+    ]

@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import nn
 
 from lib.binarization.shared.signs import LAYERS, Binarized
-from lib.weights import compressed_form, layers, replace
+from lib.weights import compressed, layers, replace
 
 Module = TypeVar("Module", bound=nn.Module)
 EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
@@ -139,10 +139,7 @@ def read_signs(
 
 def clip(model: nn.Module) -> None:
     """Bring the latent weights of every form that has limits back between them, after an update. In place."""
-    for module in model.modules():  # not layers(): it would compute, and draw, every weight again
-        compressed = compressed_form(module)
-        if compressed is not None:
-            form, stored = compressed
-            clip_form = getattr(form, "clip", None)
-            if clip_form is not None:
-                clip_form(*stored)
+    for _, form, stored in compressed(model):  # not layers(): it would compute, and draw, every weight again
+        clip_form = getattr(form, "clip", None)
+        if clip_form is not None:
+            clip_form(*stored)

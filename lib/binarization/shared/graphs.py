@@ -60,7 +60,7 @@ def steps(model: nn.Module, example: Tensor | None = None) -> list[list[Step]]:
 
 
 def _whole(module: nn.Module) -> bool:
-    """Whether the module is one step: those of torch but nn.Sequential, what is derived from layers, norms, and ours."""
+    """Whether the module is one step: those of torch but nn.Sequential, layers and norms derived from them, ours."""
     of_torch = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
     return of_torch or isinstance(module, LAYERS | BATCH_NORMS | Binarized | Activation)
 

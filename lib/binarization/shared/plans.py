@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib import running
+from lib import owners, running
 from lib.binarization.shared import flow, graphs
 from lib.binarization.shared.conversion import free, none_left, norm_before, plain, read_signs, readable
 from lib.binarization.shared.signs import Activation, Binarized
@@ -70,15 +70,30 @@ def planned(
                 f"layer {name!r} is not called in {type(model).__name__}, so it cannot read signs: its owner, a"
                 f" {owner}, reads its weight itself, or it never runs"
             )
+    for name in names or ():
+        for attribute, owner in _read(model, name).items():
+            raise ValueError(
+                f"layer {name!r} cannot read signs: {owner} reads its {attribute} itself, beside calling it"
+            )
     real = {name for end in ends for name in _ends(runs, called)[end]} if names is None or not named_ends else set()
-    whole = [n for n in accepted if n in called and plain(model.get_submodule(n))] if names is None else names
-    readers = [name for name in dict.fromkeys(whole) if name not in real]
+    if names is None:
+        names = [n for n in accepted if n in called and plain(model.get_submodule(n)) and not _read(model, n)]
+    readers = [name for name in dict.fromkeys(names) if name not in real]
     if not readers and named_ends:
         raise none_left(model)
     ready = [flow.normalized(steps) for steps in runs]
     normed = [n for n in readers if norm or (norm is None and not all(ready[r][i] for r, i in _inputs(runs, n)))]
     thresholds = [threshold for threshold, _ in activation.bases()]
-    return Plan(readers, normed, _removed(runs, readers, normed, thresholds, remove))
+    removed = _removed(runs, readers, normed, thresholds, remove)
+    for name in removed:
+        for attribute, owner in _read(model, name).items():
+            raise ValueError(f"a sign would take the place of {name!r}, but {owner} reads its {attribute}")
+    return Plan(readers, normed, removed)
+
+
+def _read(model: nn.Module, name: str) -> dict[str, str]:
+    """What a module's owners read from it that another module does not have: attribute -> owner."""
+    return {a: owner for a, owner in owners.reads(model, name).items() if not hasattr(nn.Identity(), a)}
 
 
 def _reads_signs(model: nn.Module) -> bool:

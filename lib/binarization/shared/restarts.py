@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from lib import training
 from lib.binarization.shared.states import TernaryStates
 from lib.datasets import Split
-from lib.weights import compressed_form
+from lib.weights import compressed
 
 SHARE = 0.8  # of the weights that a restart draws again, as in the code of deng2018gxnor
 
@@ -69,10 +69,8 @@ class Restarts:
     def restart(self) -> None:
         """Go back to the best network, with most of its weights in random states."""
         self.model.load_state_dict(self.state)
-        for module in self.model.modules():
-            compressed = compressed_form(module)
-            if compressed is not None and isinstance(compressed[0], TernaryStates):
-                form = compressed[0]
+        for _, form, _ in compressed(self.model):
+            if isinstance(form, TernaryStates):
                 form.states.copy_(random_states(form.states, form.space, self.generator))
         self.waited, self.count = 0, self.count + 1
 

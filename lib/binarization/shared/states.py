@@ -88,6 +88,10 @@ class TernaryStates(BinaryForm):
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
         return encoding.symbols["state"].reshape(shape) * encoding.tables["step"] - 1
 
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"state": shape.numel()}, {"step": 1}
+
 
 class _Dense(torch.autograd.Function):
     """W = n dz - 1, in the type of ``stored``; its gradient goes to the form, and nothing to ``stored``."""

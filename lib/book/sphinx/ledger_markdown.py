@@ -58,6 +58,7 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
         verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
         facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
     facts += [("Erratum", [claim.erratum])] if claim.erratum else []
+    facts += [("Changed", [claim.changed])] if claim.changed else []
     facts += [("Because", [claim.because])] if claim.because else []
     return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
 

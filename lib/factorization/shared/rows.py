@@ -1,30 +1,31 @@
-"""One large layer becomes several small ones in a row: what the factorizations of section 2.3 have in common."""
+"""Which layers of a network are factorized, at which ranks, and the report of what became of each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TypedDict, TypeGuard, TypeVar
+from numbers import Integral
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lib import weights
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Dense = nn.Linear | Convolution  # the layers that some technique can factorize
-DenseLayer = TypeVar("DenseLayer", bound=Dense)
-CONVOLUTIONS: dict[int, Callable[..., Convolution]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # weight's dimensions
+from lib import owners, weights
+from lib.factorization.shared.parts import DenseLayer
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """What became of one layer: its ranks, and its parameters before and after; equal where it was left as it is."""
+    """What became of one layer: its ranks, and its parameters before and after; equal where it was left as it is.
+
+    reason: why it could not be factorized; empty where it could, and its factors would not have been smaller.
+    """
 
     layer: str
     ranks: tuple[int, ...]
     before: int
     after: int
+    reason: str = ""
 
 
 def factorize_model(
@@ -32,6 +33,8 @@ def factorize_model(
     factorize: Callable[[str, DenseLayer], tuple[nn.Sequential, tuple[int, ...]]],
     kinds: tuple[type[DenseLayer], ...],
     layers: Iterable[str] | None = None,
+    *,
+    suited: Callable[[DenseLayer], bool] = lambda layer: True,
 ) -> tuple[nn.Module, list[Replaced]]:
     """Copy the model and replace each chosen layer by its factors, where these have fewer parameters.
 
@@ -39,40 +42,86 @@ def factorize_model(
     factorize: called with a layer's name and the layer, returns its factors and their ranks.
     kinds: types of the layers that ``factorize`` takes.
     layers: names of the layers to factorize; default: all that :func:`refusal` has nothing against.
+    suited: which of the layers are taken where none are named; default: all.
 
-    Returns the copy, and a :class:`Replaced` for each chosen layer, replaced or not.
+    Returns the copy, and a :class:`Replaced` for each chosen layer, replaced or not, and for each layer of these kinds
+    that could not be chosen, with the reason; where linear layers are of these kinds, also for packed weights.
     Raises ValueError for a name that the model does not have, a layer that cannot be factorized, a weight that two
     layers share, and a model with nothing to factorize.
     """
     model = deepcopy(model)
-    chosen = {name: layer for name, layer in weights.layers(model) if accepted(layer, kinds)}
-    if layers is not None:
-        known, everywhere, chosen = list(chosen), dict(model.named_modules()), {}
-        for name in layers:
-            if name not in everywhere:
-                raise ValueError(f"no layer {name!r} to factorize: the layers are {', '.join(known) or 'none'}")
-            layer = everywhere[name]
-            if not accepted(layer, kinds):
-                raise ValueError(f"layer {name!r} cannot be factorized: {refusal(layer, kinds)}")
-            chosen[name] = layer
+    report = _report(model, kinds, suited) if layers is None else _named(model, kinds, layers)
+    chosen = [row.layer for row in report if not row.reason]
     if not chosen:
         kind_names = ", ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{type(model).__name__} has no layer to factorize: accepted are {kind_names} of one group")
-    owners: dict[int, list[str]] = {}
-    for name, weighted in weights.layers(model):
-        if not parametrize.is_parametrized(weighted, "weight"):  # that one is made anew at every look
-            owners.setdefault(id(weighted.weight), []).append(name)
-    for names in owners.values():
-        if len(names) > 1 and chosen.keys() & set(names):
-            raise ValueError(f"layers {names[0]!r} and {names[1]!r} share one weight: give each its own first")
-    report = []
-    for name, layer in chosen.items():
-        factors, ranks = factorize(name, layer)
-        before, after = size(layer), size(factors)
-        if after < before:
-            model = weights.replace(model, name, factors)
-        report.append(Replaced(name, ranks, before, min(before, after)))
+        others = "".join(f"; {row.layer!r} is left: {row.reason}" for row in report[:1])
+        raise ValueError(
+            f"{type(model).__name__} has no layer to factorize: accepted are {kind_names} of one group{others}"
+        )
+    shared = weights.tied(model)
+    for name in chosen:
+        for key in (name, f"{name}.bias".lstrip(".")):
+            if key in shared:
+                first, second, *_ = shared[key]
+                raise ValueError(f"layers {first!r} and {second!r} share one weight: give each its own first")
+    for i, row in enumerate(report):
+        if not row.reason:
+            layer: Any = model.get_submodule(row.layer)
+            try:
+                factors, ranks = factorize(row.layer, layer)
+            except ValueError as error:
+                raise ValueError(f"layer {row.layer!r}: {error}") from error
+            after = size(factors)
+            if after < row.before:
+                model = weights.replace(model, row.layer, factors)
+            report[i] = Replaced(row.layer, tuple(map(int, ranks)), row.before, min(row.before, after))
     return model, report
+
+
+def _report(
+    model: nn.Module, kinds: tuple[type[DenseLayer], ...], suited: Callable[[DenseLayer], bool]
+) -> list[Replaced]:
+    """Every layer of these kinds as it is, with the reason where it cannot be factorized."""
+    report = []
+    for name, layer in weights.layers(model):
+        if isinstance(layer, weights.PackedWeight):
+            owner = type(layer.module).__name__
+            reason: str | None = f"it is a weight of {owner}, which is no layer"
+            if nn.Linear not in kinds:
+                continue
+        elif not isinstance(layer, kinds) or (accepted(layer, kinds) and not suited(layer)):
+            continue
+        else:
+            reason = _read(model, name) or refusal(layer, kinds)
+        count = layer.weight.numel() if isinstance(layer, weights.PackedWeight) else size(layer)
+        report.append(Replaced(name, (), count, count, reason or ""))
+    return report
+
+
+def _named(model: nn.Module, kinds: tuple[type[DenseLayer], ...], names: Iterable[str]) -> list[Replaced]:
+    """The named layers as they are; ValueError for one that cannot be factorized."""
+    everywhere, packed = dict(model.named_modules()), dict(weights.layers(model))
+    report = []
+    for name in dict.fromkeys(names):
+        if isinstance(packed.get(name), weights.PackedWeight):
+            raise ValueError(f"{name!r} cannot be factorized: it is a packed weight, accepted are layers")
+        if name not in everywhere:
+            known = [row.layer for row in _report(model, kinds, lambda layer: True) if not row.reason]
+            raise ValueError(f"no layer {name!r} to factorize: the layers are {', '.join(known) or 'none'}")
+        layer = everywhere[name]
+        reason = _read(model, name) or refusal(layer, kinds)
+        if reason:
+            raise ValueError(f"layer {name!r} cannot be factorized: {reason}")
+        report.append(Replaced(name, (), size(layer), size(layer)))
+    return report
+
+
+def _read(model: nn.Module, name: str) -> str | None:
+    """Why a row of layers could not take this layer's place, where its owner reads what the row does not have."""
+    for attribute, owner in owners.reads(model, name).items():
+        if not hasattr(nn.Sequential, attribute):
+            return f"{owner} reads its {attribute} instead of calling it"
+    return None
 
 
 def factorize_matrices(
@@ -151,6 +200,8 @@ def refusal(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> str | None
         )
     if layer.weight.numel() == 0:
         return f"its weight of shape {tuple(layer.weight.shape)} is empty"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "it has hooks, which would be lost"
     return None
 
 
@@ -173,10 +224,10 @@ def checked(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> Tensor:
 
 
 def checked_rank(rank: object, most: int) -> int:
-    """The rank. Raises ValueError where it is not a whole number from 1 to ``most``."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+    """The rank, which may be of numpy. Raises ValueError where it is not a whole number from 1 to ``most``."""
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= most:
         raise ValueError(f"the rank must be a whole number from 1 to {most}, not {rank!r}")
-    return rank
+    return int(rank)
 
 
 def chosen_rank(rank: int | Mapping[str, int], name: str, most: int) -> int:
@@ -188,7 +239,8 @@ def chosen_rank(rank: int | Mapping[str, int], name: str, most: int) -> int:
     """
     if isinstance(rank, Mapping):
         return rank[name]
-    return min(rank, most) if isinstance(rank, int) else rank
+    whole = isinstance(rank, Integral) and not isinstance(rank, bool)
+    return min(int(rank), most) if whole else rank  # what is no number is refused where the rank is used
 
 
 def rank_for(singular_values: Tensor, energy: float) -> int:
@@ -204,92 +256,3 @@ def rank_for(singular_values: Tensor, energy: float) -> int:
         raise ValueError(f"energy must be in (0, 1], not {energy}")
     held = singular_values.double().square().cumsum(0)
     return min(int((held < energy * held[-1] * (1 - 1e-12)).sum()) + 1, len(held))
-
-
-def row(layer: Dense, *parts: nn.Module) -> nn.Sequential:
-    """Put the factors in a row that is as the layer was: its dtype, its device, its mode, and whether it is trained."""
-    trained = all(p.requires_grad for p in layer.parameters())
-    made = nn.Sequential(*parts).to(device=layer.weight.device, dtype=layer.weight.dtype)
-    return made.requires_grad_(trained).train(layer.training)
-
-
-def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer with copies of these values.
-
-    weight: (outputs, inputs).
-    bias: (outputs,), or None for a layer without.
-    """
-    outputs, inputs = weight.shape
-    return _filled(nn.Linear(inputs, outputs, bias=bias is not None, device="meta"), weight, bias)
-
-
-class Geometry(TypedDict):
-    """How a convolution moves over its input: arguments of :func:`convolution`, one number for each dimension."""
-
-    stride: tuple[int, ...]
-    padding: str | tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding_mode: str
-
-
-def convolution(
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int | tuple[int, ...] = 1,
-    padding: str | int | tuple[int, ...] = 0,
-    dilation: int | tuple[int, ...] = 1,
-    padding_mode: str = "zeros",
-    groups: int = 1,
-) -> Convolution:
-    """A convolution with copies of these values, in as many dimensions as its kernel has.
-
-    weight: (outputs, inputs / groups, kernel), the kernel of 1 to 3 dimensions.
-    bias: (outputs,), or None for a layer without.
-    stride: of the windows; one number, or one for each dimension, default 1.
-    padding: pixels added on both sides; one number, one for each dimension, "same" or "valid", default 0.
-    dilation: distance of a kernel's entries; one number, or one for each dimension, default 1.
-    padding_mode: what is added: "zeros" (default), "reflect", "replicate" or "circular".
-    groups: parts into which the channels are split, default 1.
-    """
-    layer = CONVOLUTIONS[weight.dim()](
-        weight.shape[1] * groups,
-        len(weight),
-        weight.shape[2:],
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        bias=bias is not None,
-        padding_mode=padding_mode,
-        device="meta",
-    )
-    return _filled(layer, weight, bias)
-
-
-def geometry(layer: Convolution) -> Geometry:
-    """How the convolution moves over its input."""
-    return Geometry(
-        stride=layer.stride, padding=layer.padding, dilation=layer.dilation, padding_mode=layer.padding_mode
-    )
-
-
-def apart(layer: nn.Conv2d) -> tuple[Geometry, Geometry]:
-    """How the two halves of a separable convolution move: first down the rows (d x 1), then across the columns (1 x d).
-
-    >>> down, across = apart(nn.Conv2d(1, 1, 3, stride=(2, 1), padding=1))
-    >>> down["stride"], down["padding"], across["stride"], across["padding"]
-    ((2, 1), (1, 0), (1, 1), (0, 1))
-    """
-    (sy, sx), (dy, dx), padding = layer.stride, layer.dilation, layer.padding
-    py, px = (padding, padding) if isinstance(padding, str) else ((padding[0], 0), (0, padding[1]))
-    mode = layer.padding_mode
-    down = Geometry(stride=(sy, 1), padding=py, dilation=(dy, 1), padding_mode=mode)
-    return down, Geometry(stride=(1, sx), padding=px, dilation=(1, dx), padding_mode=mode)
-
-
-def _filled(layer: DenseLayer, weight: Tensor, bias: Tensor | None) -> DenseLayer:
-    layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer

@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from lib import owners
 from lib.precision.shared.straight_through import through
+from lib.weights import PackedWeight, layers
 
 POOLS = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d | nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d
 KEEP_THE_GRID = nn.Flatten | nn.Unflatten | nn.Identity | POOLS  # their outputs are some of their inputs
@@ -53,15 +56,37 @@ def rounded_both_ways(values: Tensor, arithmetic: Arithmetic, place: str) -> Ten
     return through(values, lambda v: arithmetic.rounded(v, place), back)
 
 
+def check_called(model: nn.Module) -> None:
+    """Raise ValueError, which names it, for a weight that is multiplied without calling a layer whose output is seen.
+
+    model: any network.
+
+    >>> check_called(nn.LSTM(3, 2))
+    Traceback (most recent call last):
+    ValueError: LSTM multiplies by 'weight_hh_l0' itself: only outputs of layers that are called are rounded
+    """
+    for name, layer in layers(model):
+        reader = owners.reads(model, name).get("weight") if not isinstance(layer, PackedWeight) else None
+        if isinstance(layer, PackedWeight):
+            reader = type_before_parametrizations(layer.module).__name__
+        if reader:
+            raise ValueError(
+                f"{reader} multiplies by {name!r} itself: only outputs of layers that are called are rounded"
+            )
+
+
 @contextmanager
 def computing(model: nn.Module, arithmetic: Arithmetic) -> Iterator[nn.Module]:
     """Inside the block, the model's input and the output of each of its layers are rounded, and their errors as well.
 
     Layers are the modules without children, except those that pass numbers on as they are (flatten, max pooling).
-    Weights and biases are left alone.
+    Weights and biases are left alone. What a ``forward`` computes between layers is not seen.
 
     model: any network; its first input is rounded.
     arithmetic: in which the numbers are kept.
+
+    Raises ValueError, which names it, for a weight that is multiplied without calling its layer: those of attention and
+    of recurrent layers.
 
     >>> import torch
     >>> from lib.precision.fixed_point import FixedPoint, Format
@@ -81,6 +106,7 @@ def computing(model: nn.Module, arithmetic: Arithmetic) -> Iterator[nn.Module]:
     def before(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (arithmetic.rounded(inputs[0], "input"), *inputs[1:])
 
+    check_called(model)
     handles = [model.register_forward_pre_hook(before)]
     for name, layer in model.named_modules():
         whole = not {key for key, _ in layer.named_children()} - {"parametrizations"}

@@ -1,6 +1,7 @@
 """Fixed-point formats: the multiples of one step in a range, and two ways of rounding to them."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numba
 import numpy as np
@@ -12,12 +13,26 @@ from lib.weights import check_one_of
 ROUNDINGS = ("nearest", "stochastic")
 
 
+def whole(name: str, value: object) -> int:
+    """Return a whole number, which may be one of numpy, as Python's; unsigned ones of numpy cannot be negated.
+
+    name: what an error calls it.
+    value: ValueError unless it is a whole number.
+
+    >>> -whole("bits", np.uint8(3))
+    -3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class Format:
     """The multiples of ``step`` from ``lowest`` to ``highest``, in words of IL + FL bits.
 
-    integer_bits: IL, the sign among them; may be negative where all numbers are small.
-    fraction_bits: FL, -64 to 96; a word has 1 to 32 bits.
+    integer_bits: IL, a whole number, the sign among them; may be negative where all numbers are small.
+    fraction_bits: FL, a whole number, -64 to 96; a word has 1 to 32 bits.
     word: the number of bits that both must add up to, if it is given; afterwards it always holds their sum.
 
     Raises ValueError for another number of bits, and for a word that is not the sum.
@@ -32,6 +47,8 @@ class Format:
     word: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("integer_bits", "fraction_bits", "word"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         total = self.integer_bits + self.fraction_bits
         if not 1 <= total <= 32 or not -64 <= self.fraction_bits <= 96:
             raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lib import running
 from lib.datasets import Split
-from lib.precision.shared.arithmetic import Arithmetic, computing
+from lib.precision.shared.arithmetic import Arithmetic, check_called, computing
 
 
 class DescentOptions(TypedDict, total=False):
@@ -44,7 +44,7 @@ def train(
     the wide accumulator, before the gradient is rounded. In place: the model ends with the rounded parameters, in
     evaluation mode.
 
-    model: any network whose layers are modules, float32 or float64.
+    model: any network whose layers are modules that are called, float32 or float64.
     split: images and labels to train on.
     arithmetic: in which every number is kept.
     epochs: passes over the split, 0 or more.
@@ -53,7 +53,9 @@ def train(
     decay: factor of the learning rate after each epoch, default 0.95.
     batch_size: samples a step, 1 or more, default 128.
 
-    Raises ValueError for an empty split, numbers out of range, and a loss that is not finite.
+    Raises ValueError for an empty split, numbers out of range, a loss that is not finite, and, before anything is
+    changed, for a parameter that the arithmetic does not take, and a weight that is multiplied without calling its
+    layer, as those of attention and of recurrent layers.
 
     >>> from lib import models
     >>> model, split = models.lenet_300_100(inputs=4), Split(torch.rand(8, 1, 2, 2), torch.arange(8))
@@ -63,9 +65,15 @@ def train(
     split.check_not_empty("to train on")
     if epochs < 0 or batch_size < 1:
         raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
+    check_called(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    order, losses = torch.Generator().manual_seed(seed), []
-    kept = {name: arithmetic.keep(p.detach().clone(), name) for name, p in parameters.items()}
+    order, losses = torch.Generator().manual_seed(int(seed)), []
+    kept = {}
+    for name, p in parameters.items():
+        try:
+            kept[name] = arithmetic.keep(p.detach().clone(), name)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be kept: {error}") from error
     _enter(parameters, kept, arithmetic)
     arithmetic.learning = True
     try:

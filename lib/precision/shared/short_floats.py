@@ -13,13 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.precision.shared.formats import whole
+
 INFINITY = 255 << 23  # the bits of float32's
 
 
-def check_widths(exponent: int, significand: int) -> None:
-    """Raise ValueError for an exponent outside 2..8 and for a significand outside 1..23."""
+def check_widths(exponent: int, significand: int) -> tuple[int, int]:
+    """The widths; ValueError unless they are whole numbers, an exponent in 2..8 and a significand in 1..23."""
+    exponent, significand = whole("exponent", exponent), whole("significand", significand)
     if not 2 <= exponent <= 8 or not 1 <= significand <= 23:
         raise ValueError(f"exponent must be in 2..8 and significand in 1..23, not {exponent} and {significand}")
+    return exponent, significand
 
 
 def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tensor:
@@ -35,13 +39,13 @@ def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
     >>> rounded(torch.tensor([1.0, 1.1, 70000.0]), exponent=5, significand=2)
     tensor([1., 1., inf])
     """
-    check_widths(exponent, significand)
+    exponent, significand = check_widths(exponent, significand)
     if values.dtype != torch.float32:
         raise ValueError(f"values are {values.dtype}: float32 is needed, of which every shorter format is a part")
-    bits = values.detach().contiguous().view(torch.int32).numpy()
+    bits = values.detach().cpu().contiguous().view(torch.int32).numpy()
     out = np.empty_like(bits)
     round_bits(bits.reshape(-1), out.reshape(-1), exponent, significand)
-    return torch.from_numpy(out).view(torch.float32)
+    return torch.from_numpy(out).view(torch.float32).to(values.device)
 
 
 @numba.njit("void(int32[::1], int32[::1], int64, int64)", cache=True)
@@ -79,5 +83,5 @@ def largest(*, exponent: int, significand: int) -> float:
     >>> largest(exponent=5, significand=10)
     65504.0
     """
-    check_widths(exponent, significand)
+    exponent, significand = check_widths(exponent, significand)
     return (2 - 2.0**-significand) * 2.0 ** (2 ** (exponent - 1) - 1)

@@ -2,5 +2,8 @@
 
 selection.py        which weights to keep: the largest, in the share that is asked for
 groups.py           the groups of filters that a criterion scores
-reconstruction.py   what the next layer reads of each channel, and new weights that make up for removed ones
+patches.py          what convolution and linear layers read and answer, at random places of random images
+reconstruction.py   what the next layers read of each channel
+refitting.py        new weights for layers that read removed channels
+cholesky.py         a Cholesky factor that gains and loses one row and column at a time
 """

@@ -6,37 +6,49 @@ import torch
 from torch import Tensor
 
 
-def largest(magnitude: Tensor, share: float) -> Tensor:
+def largest(magnitude: Tensor, share: float, *, candidates: Tensor | None = None) -> Tensor:
     """Select the given share of the entries, the largest ones.
 
-    magnitude: 0 or larger, of any shape.
+    magnitude: 0 or larger, of any shape and any float type.
     share: of the entries, in (0, 1]; at least one entry is selected.
+    candidates: bool, of the same shape: the entries that may be selected. Default: those that are not zero.
 
-    Returns a bool mask of the same shape. Of equal entries the first ones are selected, and zeros never are.
+    Returns a bool mask of the same shape. Of equal entries the first ones are selected. What is no candidate, and NaN,
+    never is.
 
         >>> largest(torch.tensor([3.0, 0.0, 5.0, 5.0]), 0.5).tolist()
         [False, False, True, True]
+        >>> largest(torch.tensor([3.0, 0.0, 5.0]), 1.0, candidates=torch.tensor([True, True, False])).tolist()
+        [True, True, False]
     """
     keep = max(1, round(share * magnitude.numel()))
-    order = magnitude.flatten().argsort(descending=True, stable=True)[:keep]
-    mask = torch.zeros(magnitude.numel(), dtype=torch.bool)
-    mask[order] = True
-    return mask.reshape(magnitude.shape) & (magnitude > 0)
+    flat = magnitude.flatten()
+    allowed = flat > 0 if candidates is None else candidates.flatten() & ~flat.isnan()
+    flat = torch.where(allowed, flat, -torch.inf)
+    least = flat.kthvalue(len(flat) - keep + 1).values  # a partial sort: several times as fast as sorting all entries
+    mask = flat > least
+    ties = (flat == least).nonzero().flatten()
+    mask[ties[: keep - int(mask.sum())]] = True
+    return (mask & allowed).reshape(magnitude.shape)
 
 
-def largest_together(magnitudes: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def largest_together(
+    magnitudes: Mapping[str, Tensor], share: float, *, candidates: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Select the given share of the entries of several tensors, the largest of all of them together.
 
     magnitudes: name -> values, 0 or larger, of any shape.
     share: of all entries, in (0, 1]; at least one entry is selected.
+    candidates: name -> bool, of the same shape: the entries that may be selected. Default: those that are not zero.
 
-    Returns name -> bool mask of the same shape. Of equal entries the first ones are selected, and zeros never are.
+    Returns name -> bool mask of the same shape. Of equal entries the first ones are selected.
 
         >>> largest_together({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([3.0, 2.0])}, 0.5)
         {'a': tensor([False,  True]), 'b': tensor([ True, False])}
     """
     joined = torch.cat([values.flatten() for values in magnitudes.values()])
-    parts = largest(joined, share).split([values.numel() for values in magnitudes.values()])
+    allowed = None if candidates is None else torch.cat([candidates[name].flatten() for name in magnitudes])
+    parts = largest(joined, share, candidates=allowed).split([values.numel() for values in magnitudes.values()])
     return {name: part.reshape(values.shape) for (name, values), part in zip(magnitudes.items(), parts, strict=True)}
 
 

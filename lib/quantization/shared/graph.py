@@ -1,47 +1,45 @@
 """A network as a graph of the few operations that integers can do, and where it needs a grid."""
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import fx, nn
 
+from lib.quantization.shared import batch_norm, in_place
+from lib.quantization.shared.operations import (
+    ADAPTIVE_POOLS,
+    ARRANGING,
+    ARRANGING_CALLS,
+    CALLS,
+    CLAMPS,
+    MAKING,
+    POOLS,
+    PerFeature,
+    bounds,
+    spelled,
+)
 from lib.weights import decompress
 
-LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-CLAMPS = nn.ReLU | nn.ReLU6
-MEANS = nn.AvgPool2d | nn.AdaptiveAvgPool2d
-# What picks or arranges values, and so leaves them on their grid.
-ARRANGING = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d | nn.Flatten | nn.Identity | nn.Dropout | nn.Dropout2d
-ARRANGING_CALLS: tuple[object, ...] = (functional.max_pool2d, torch.max_pool2d, functional.dropout, torch.flatten)
-ARRANGING_CALLS += ("flatten", "view", "reshape", "contiguous", "size")
-ADDITIONS: tuple[object, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-CALLS: dict[object, type[nn.Module]] = {  # functions that have a module
-    **dict.fromkeys((functional.relu, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU),
-    functional.relu6: nn.ReLU6,
-    functional.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-}
 ACCEPTED = (
-    "linear and convolution layers, batch norm right after them, ReLU, ReLU6, max and average pooling, flatten,"
-    " dropout and the sum of two"
+    "linear and convolution layers, batch norm, ReLU and other clamps, SiLU, sigmoid and other functions of one number,"
+    " max and average pooling, means, sums, products, concatenation, flatten and other ways to arrange, and dropout"
 )
-
-
-class Sum(nn.Module):
-    """Adds the two branches of a residual block."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b
+KNOWN = (*(MAKING | CLAMPS | ARRANGING).__args__, PerFeature)
+SIZES = ("size", "dim", "ndimension", "numel", "nelement")  # methods
+SIZE_ATTRIBUTES = ("shape", "ndim")
+DROPPING = {*spelled("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")}
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
     """Copy a network as a graph, dense, in evaluation mode, with batch norm folded and modules in place of functions.
 
-    model: a network of what ``ACCEPTED`` names; it is left as it was.
+    Dropout modules stay; dropout and stochastic depth by functions, which do nothing in evaluation, are left out.
+
+    model: a network of what ``ACCEPTED`` names, one input and one output; it is left as it was.
 
     Returns the graph. Raises ValueError for a network that cannot be traced, or that does something else.
 
@@ -50,62 +48,60 @@ def traced(model: nn.Module) -> fx.GraphModule:
     ['Conv2d', 'ReLU']
     """
     model = decompress(copy.deepcopy(model)).eval()
+    tracer = in_place.Tracer()
+    model = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model  # one layer of torch
+    name = type(model).__name__
     try:
-        network = fx.symbolic_trace(nn.Sequential(model) if isinstance(model, LAYERS) else model)
+        network = fx.GraphModule(model, tracer.trace(model), name)
     except Exception as error:  # whatever the model's own code raises on a symbol
-        raise ValueError(f"{type(model).__name__} cannot be traced, its way depends on its values: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be traced as a graph, which is the same for all images: {said}") from error
+    _tidy(network)
+    numbers = sizes(network)
+    in_place.resolve(network, numbers)
     for node in list(network.graph.nodes):
-        call = node.op in ("call_function", "call_method")
-        if call and node.target in CALLS:
-            arguments = node.args[1:] if CALLS[node.target] is nn.AdaptiveAvgPool2d else ()
-            _become(network, node, CALLS[node.target](*arguments), node.args[:1])
-        elif call and node.target in ADDITIONS and all(isinstance(argument, fx.Node) for argument in node.args):
-            _become(network, node, Sum(), node.args)
+        if _calls(node) and node not in numbers:
+            _as_module(network, node, numbers)
     network.graph.eliminate_dead_code()
-    fold_batch_norm(network)
-    for node in network.graph.nodes:
-        _check(network, node)
+    batch_norm.fold(network)
+    _check(network)
     network.graph.lint()
     network.recompile()
     return network.eval()
 
 
-def fold_batch_norm(network: fx.GraphModule) -> None:
-    """Make batch norm part of the layer before it. In place.
-
-    The layer's weight becomes γ w / √(var + ε), its bias β + γ (b - mean) / √(var + ε).
+def sizes(network: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes that are no tensors: shapes, numbers of dimensions, and what is computed from them alone.
 
     network: a traced network.
 
-    Raises ValueError for a batch norm that follows anything but a layer that it alone reads, or that has no running
-    statistics.
+    >>> class Net(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.reshape(x.shape[0], -1)
+    >>> sorted(node.name for node in sizes(fx.symbolic_trace(Net())))
+    ['getattr_1', 'getitem']
     """
-    for node in list(network.graph.nodes):
-        norm = module_of(network, node)
-        if not isinstance(norm, NORMS):
-            continue
-        before = node.all_input_nodes[0]
-        layer = module_of(network, before)
-        calls = network.graph.find_nodes(op="call_module", target=before.target)
-        mean, variance = norm.running_mean, norm.running_var
-        once = len(before.users) == len(calls) == 1
-        if not isinstance(layer, LAYERS) or not once or mean is None or variance is None:
-            raise ValueError(
-                f"batch norm {node.target!r} cannot be folded: it needs running statistics and, right before it,"
-                " a linear or convolution layer that nothing else reads"
+    numbers: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        inputs = node.all_input_nodes
+        if (
+            (node.op == "call_method" and node.target in SIZES)
+            or (node.target is getattr and node.args[1] in SIZE_ATTRIBUTES)
+            or (
+                node.op == "call_function"
+                and (getattr(node.target, "__module__", "") == "_operator" or node.target is torch._assert)
+                and inputs
+                and numbers.issuperset(inputs)
             )
-        with torch.no_grad():
-            gain = (variance + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-            bias = -mean if layer.bias is None else layer.bias - mean
-            layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.dim() - 1)))
-            layer.bias = nn.Parameter(gain * bias + (0 if norm.bias is None else norm.bias))
-        node.replace_all_uses_with(before)
-        network.graph.erase_node(node)
-    network.delete_all_unused_submodules()
+        ):
+            numbers.add(node)
+    return numbers
 
 
 def insert(network: fx.GraphModule, make: Callable[[bool], nn.Module]) -> None:
-    """Put a module after the input and after each layer, sum and mean, or after the ReLU that alone reads it. In place.
+    """Put a module after the input and after each layer, sum and the like, or after the clamp that alone reads it.
+
+    In place. What only arranges values, and a ReLU that is not right after a layer, has the grid of its input.
 
     network: as :func:`traced` returns it.
     make: makes the module; it is told whether it will be at the network's input or output.
@@ -118,9 +114,14 @@ def insert(network: fx.GraphModule, make: Callable[[bool], nn.Module]) -> None:
     last = network.graph.output_node().all_input_nodes[0]
     ends: list[fx.Node] = []
     for node in list(network.graph.nodes):
-        if node.op == "placeholder" or isinstance(module_of(network, node), LAYERS | Sum | MEANS):
-            alone = node.op != "placeholder" and len(node.users) == 1
-            ends += [user for user in node.users if alone and isinstance(module_of(network, user), CLAMPS)] or [node]
+        module = module_of(network, node)
+        if isinstance(module, MAKING):
+            users = list(node.users)
+            ends += users if len(users) == 1 and isinstance(module_of(network, users[0]), CLAMPS) else [node]
+        elif node.op == "placeholder" and node.users:
+            ends.append(node)
+        elif isinstance(module, CLAMPS) and bounds(module) != (0.0, float("inf")) and node not in ends:
+            ends.append(node)  # it ends where its input's grid may have no number
     while last not in ends:
         last = last.all_input_nodes[0]
     for end in ends:
@@ -136,21 +137,79 @@ def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _become(network: fx.GraphModule, node: fx.Node, module: nn.Module, arguments: tuple) -> None:
-    network.add_submodule(f"{node.name}_call", module)
-    with network.graph.inserting_after(node):
-        new = network.graph.call_module(f"{node.name}_call", arguments)
-    node.replace_all_uses_with(new)
-    network.graph.erase_node(node)
+def _tidy(network: fx.GraphModule) -> None:
+    """Take out functions that do nothing in evaluation. Dropout that never ends stays: no integer form has it."""
+    for node in filter(_calls, list(network.graph.nodes)):
+        if node.target == "view" and not any(isinstance(size, torch.dtype) for size in node.args):
+            node.target = "reshape"  # the same, also where the memory is laid out in another way
+        elif node.target in DROPPING or getattr(node.target, "__name__", "") == "stochastic_depth":  # of torchvision
+            try:
+                call = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+                call.apply_defaults()
+                drops = call.arguments["training"]
+            except (TypeError, ValueError, KeyError):  # torch.dropout(input, p, train) has no signature
+                drops = node.args[2] if len(node.args) > 2 else node.kwargs.get("train", True)
+            if drops is False:
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                network.graph.erase_node(node)
 
 
-def _check(network: fx.GraphModule, node: fx.Node) -> None:
-    module = module_of(network, node)
-    known = node.op == "placeholder" or isinstance(module, LAYERS | CLAMPS | MEANS | ARRANGING | Sum)
-    known |= node.op == "output" and isinstance(node.args[0], fx.Node)
-    known |= node.op in ("call_function", "call_method") and node.target in ARRANGING_CALLS
-    if isinstance(module, nn.AvgPool2d):  # a border of zeros would have to be left out of some means
-        known = module.padding in (0, (0, 0)) and not module.ceil_mode and module.divisor_override is None
-    if not known:
-        what = node.target if module is None else f"{node.target} ({type(module).__name__})"
-        raise ValueError(f"{what!s} has no integer form here: accepted are {ACCEPTED}")
+def _as_module(network: fx.GraphModule, node: fx.Node, numbers: set[fx.Node]) -> None:
+    """Put a module in the place of a function, where there is one."""
+    if node.target in CALLS:
+        try:
+            module, inputs = CALLS[node.target](*node.args, **node.kwargs)
+        except (TypeError, ValueError):
+            return  # arguments that have no integer form: _check says so
+        # An argument of the module that comes out of the network, as in x * x.size(1), is no constant.
+        if set(inputs) == set(node.all_input_nodes) and numbers.isdisjoint(inputs):
+            network.add_submodule(f"{node.name}_call", module)
+            with network.graph.inserting_after(node):
+                new = network.graph.call_module(f"{node.name}_call", inputs)
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+            network.graph.erase_node(node)
+
+
+def _check(network: fx.GraphModule) -> None:
+    numbers = sizes(network)
+    inputs = [node for node in network.graph.nodes if node.op == "placeholder" and node.users]
+    if len(inputs) != 1:
+        names = ", ".join(node.name for node in inputs)
+        raise ValueError(f"the network reads {len(inputs)} inputs ({names}): accepted is one tensor, the images")
+    for node in list(network.graph.nodes):
+        module = module_of(network, node)
+        known = node in numbers or (node.op == "placeholder")
+        known |= any(_is(module, kind) for kind in KNOWN) and numbers.isdisjoint(node.all_input_nodes)
+        known |= node.op == "output" and isinstance(node.args[0], fx.Node) and node.args[0] not in numbers
+        known |= _calls(node) and node.target in ARRANGING_CALLS and numbers.issuperset(node.all_input_nodes[1:])
+        if isinstance(module, POOLS | ADAPTIVE_POOLS):
+            known = not module.return_indices
+        if not known:
+            raise ValueError(f"{_described(node, module)} has no integer form here: accepted are {ACCEPTED}")
+        if module is not None and (module._forward_pre_hooks or module._forward_hooks):
+            raise ValueError(
+                f"layer {node.target!r} ({type(module).__name__}) has a forward hook, which integers would not follow:"
+                " take it off first"
+            )
+
+
+def _calls(node: fx.Node) -> bool:
+    """Whether a node calls a function or a method; the name of a module may be that of a method."""
+    return node.op in ("call_function", "call_method")
+
+
+def _is(module: object, kind: type[nn.Module]) -> bool:
+    """Whether a module is of a kind and computes as that kind does; a class made from it may do something else."""
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _described(node: fx.Node, module: nn.Module | None) -> str:
+    """The operation and the layer it belongs to."""
+    if module is not None:
+        return f"{node.target} ({type(module).__name__})"
+    if node.op == "get_attr":
+        return f"the tensor {node.target!r}, which the network itself holds,"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    inside = list(node.meta.get("nn_module_stack") or ())
+    return f"{name} in layer {inside[-1]!r}" if inside else name

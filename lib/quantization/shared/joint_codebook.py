@@ -1,7 +1,6 @@
 """One codebook for all layers: their weights are quantized together, and one parameter holds the shared values."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from lib.quantization.optimal_kmeans import Codebook
 from lib.quantization.scalar_kmeans import SharedWeight
 from lib.quantization.shared.hessian_diagonal import Importance
 from lib.quantization.shared.names import check_names
-from lib.weights import CompressedWeight, Encoding, Layer, compress, layers
+from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, chain_of, compress, layers
 
 
 class JointlySharedWeight(PrunedSharedWeight):
@@ -33,8 +32,9 @@ class JointlySharedWeight(PrunedSharedWeight):
     # A tuple, unlike the parent's: torch then keeps the parameter apart, so that all layers can hold the same one.
     def right_inverse(self, weight: Tensor) -> tuple[Tensor]:  # type: ignore[override]
         self.register_buffer("places", weight.detach().flatten().nonzero().flatten())
+        self.codes = self.codes.to(weight.device)
         self.shape = weight.shape
-        return (self.begin.to(weight.dtype),)
+        return (self.begin.to(weight),)
 
     def forward(self, centroids: Tensor) -> Tensor:
         whole = len(self.places) == self.shape.numel()  # nothing is pruned
@@ -47,8 +47,8 @@ class JointlySharedWeight(PrunedSharedWeight):
         if len(self.places) == self.shape.numel():  # no places, and no code for the zero of fillers
             return Encoding(symbols={"code": number[self.codes] - 1}, tables=table)
         symbols = super().encode(centroids).symbols
-        symbols["code"] = torch.cat([number.new_zeros(1), number])[symbols["code"]]
-        return Encoding(symbols=symbols, tables=table)
+        code = torch.cat([number.new_zeros(1), number]).cpu()[symbols["code"]]
+        return Encoding(symbols={**symbols, "code": code}, tables=table)
 
     @staticmethod
     def decode(encoding: Encoding, shape: torch.Size) -> Tensor:
@@ -88,7 +88,7 @@ def share_together(
     if len({layer.weight.dtype for _, layer in layers(model)}) > 1:
         raise ValueError("the layers' weights are of several types: one codebook needs one type of float")
     named = {n: layer for n, layer in layers(model) if importance is None or n in importance}
-    dense = {name: layer.weight.detach().double().flatten() for name, layer in named.items()}
+    dense = {name: layer.weight.detach().double().flatten().cpu() for name, layer in named.items()}
     kept = {name: weight.nonzero().flatten() for name, weight in dense.items()}
     fitting = {name: _fitting(importance, name, layer) for name, layer in named.items()}
     values = np.concatenate([np.zeros(0), *(dense[name][p].numpy() for name, p in kept.items())])
@@ -105,18 +105,17 @@ def share_together(
     codes = dict(zip(kept, torch.from_numpy(book.codes).split([len(p) for p in kept.values()]), strict=True))
     centroids = torch.from_numpy(book.centroids)
     compress(model, lambda n, _: JointlySharedWeight(centroids, codes[n].clone()) if n in named else None)
-    shared: list[Any] = [*named.values()]  # torch makes the attribute that holds a parametrization
-    chains = [layer.parametrizations.weight for layer in shared]
+    chains = [chain_of(layer) for layer in named.values()]
     for chain in chains[1:]:  # from here on one parameter, whose gradient is the sum over all layers
         chain.original0 = chains[0].original0
     return model
 
 
-def _fitting(importance: Importance | None, name: str, layer: Layer) -> Tensor:
+def _fitting(importance: Importance | None, name: str, layer: Layer | PackedWeight) -> Tensor:
     """The importance of a layer's weights, flat float64, once it has been checked."""
     if importance is None:
         return torch.ones(layer.weight.numel(), dtype=torch.float64)
-    given = importance[name].detach().double()
+    given = importance[name].detach().double().cpu()
     if given.shape != layer.weight.shape or not torch.isfinite(given).all() or (given < 0).any():
         raise ValueError(
             f"the importance of layer {name!r}, of shape {tuple(given.shape)}, must be finite, not negative,"

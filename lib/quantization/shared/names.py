@@ -5,7 +5,7 @@ from numbers import Integral
 
 from torch import nn
 
-from lib.weights import layer_named
+from lib.weights import weight_named
 
 
 def check_names(model: nn.Module, bits: int | Mapping[str, object]) -> None:
@@ -19,7 +19,7 @@ def check_names(model: nn.Module, bits: int | Mapping[str, object]) -> None:
     ValueError: Sequential has no layer 'fc' with a weight: it has 0
     """
     for name in bits if isinstance(bits, Mapping) else ():
-        layer_named(model, name)
+        weight_named(model, name)
 
 
 def bits_of(bits: int | Mapping[str, int], name: str) -> int | None:
@@ -37,4 +37,4 @@ def bits_of(bits: int | Mapping[str, int], name: str) -> int | None:
     chosen = bits.get(name) if isinstance(bits, Mapping) else bits
     if chosen is not None and (isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 1 <= chosen <= 16):
         raise ValueError(f"bits must be in 1..16, not {chosen}")
-    return chosen
+    return None if chosen is None else int(chosen)

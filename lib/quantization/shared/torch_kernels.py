@@ -5,17 +5,31 @@ TensorFlow Lite's rules, is in :mod:`lib.quantization.shared.integer_network`.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
+from torch.nn import functional
 
-from lib.quantization.affine import Grid, form_on_grid
-from lib.quantization.shared import graph, integer_network
+from lib.quantization.shared import kernel_operations as parts
+from lib.quantization.shared.lowering import Parts, lowered
+
+Place = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation and groups
+PLAIN = (1, 1), (0, 0), (1, 1)
+# Layers that are tried: shape of the weight, and place, None of a linear layer. Each has kernels of its own.
+PROBES: list[tuple[tuple[int, ...], Place | None]] = [
+    ((6, 64), None),
+    ((24, 16, 3, 3), (*PLAIN, 1)),
+    ((24, 3, 3, 3), (*PLAIN, 1)),
+    ((24, 64, 1, 1), (*PLAIN, 1)),
+    ((24, 8, 3, 3), (*PLAIN, 3)),
+    ((24, 1, 3, 3), (*PLAIN, 24)),
+    ((120, 1, 3, 3), ((1, 1), (1, 1), (1, 1), 120)),  # some kernels cut off sums at the border alone
+    ((120, 1, 5, 5), ((2, 2), (2, 2), (1, 1), 120)),
+]
 
 
 def kernels_available() -> bool:
@@ -25,22 +39,16 @@ def kernels_available() -> bool:
 
 @cache
 def exact_engine(preferred: str) -> str | None:
-    """Find an engine of torch for 8-bit kernels whose sums are exact on this processor.
+    """Find an engine of torch for 8-bit kernels whose sums are exact on this processor, for layers of all kinds.
 
     Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where large sums are cut off: the
-    answers would be wrong, and nothing would say so.
+    answers would be wrong, and nothing would say so. With them, some still do so at the border of depthwise layers.
 
     preferred: the engine to try first.
 
     Returns its name, or None where no engine is exact.
     """
-    supported = torch.backends.quantized.supported_engines
-    engines = [preferred, *(name for name in ("fbgemm", "onednn", "x86", "qnnpack") if name in supported)]
-    return next((name for name in engines if name != "none" and adds_exactly(name)), None)
-
-
-# (outputs, inputs) of a linear layer, and weight's shape and groups of convolutions: each has kernels of its own.
-PROBES = [((6, 64), 1), ((24, 16, 3, 3), 1), ((24, 3, 3, 3), 1), ((24, 64, 1, 1), 1), ((24, 1, 3, 3), 24)]
+    return next((name for name in _engines(preferred) if adds_exactly(name)), None)
 
 
 def adds_exactly(engine: str) -> bool:
@@ -48,29 +56,49 @@ def adds_exactly(engine: str) -> bool:
 
     engine: its name in torch; one that is not supported adds nothing exactly.
     """
+    return all(adds_layer_exactly(engine, shape, place) for shape, place in PROBES)
+
+
+@cache
+def adds_layer_exactly(engine: str, shape: tuple[int, ...], place: Place | None) -> bool:
+    """Say whether an engine adds the largest products of one kind of layer like whole numbers.
+
+    engine: its name in torch.
+    shape: of the layer's weight.
+    place: stride, padding, dilation and groups of a convolution; None of a linear layer.
+    """
     try:
-        with _engine(engine), _quiet():
-            return all(_exact(shape, groups) for shape, groups in PROBES)
+        with _engine(engine), parts.quiet():
+            return _exact(shape, place)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
 
 
-def _exact(shape: tuple[int, ...], groups: int) -> bool:
+def _engines(preferred: str) -> list[str]:
+    supported = torch.backends.quantized.supported_engines
+    names = [preferred, *(name for name in ("fbgemm", "onednn", "x86", "qnnpack") if name in supported)]
+    return [name for name in names if name != "none"]
+
+
+def _exact(shape: tuple[int, ...], place: Place | None) -> bool:
     """One layer of which a third of the outputs have all weights 127, a third -127, and a third both in turn."""
-    size = math.prod(shape[1:])
+    size, outputs = math.prod(shape[1:]), shape[0]
     signs = torch.stack([torch.ones(size), -torch.ones(size), 1 - 2.0 * (torch.arange(size) % 2)])
-    codes = 127 * signs.repeat(shape[0] // 3, 1)
-    # With sums in units of 255 size, the outputs are 128 + 127, 128 - 127 and about 128.
-    expected = 128 + (codes.sum(1) / size).round()
-    weight, scale, zero = _packed_weight(codes.reshape(shape), torch.ones(shape[0])), 255.0 * size, 128
-    x = torch.full((4, shape[1] * groups, *shape[2:]), 255.0)
-    x = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
-    if len(shape) == 2:
-        outputs = torch.ops.quantized.linear(x, torch.ops.quantized.linear_prepack(weight, None), scale, zero)
+    codes = 127 * signs[torch.arange(outputs) % 3].reshape(shape)
+    weight, scale, zero = parts.weight_of(codes, torch.ones(outputs)), 255.0 * size, 128
+    if place is None:
+        x = torch.full((4, shape[1]), 255.0)
+        expected = functional.linear(x.double(), codes.double())
+        q = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
+        found = torch.ops.quantized.linear(q, torch.ops.quantized.linear_prepack(weight, None), scale, zero)
     else:
-        packed = torch.ops.quantized.conv2d_prepack(weight, None, [1, 1], [0, 0], [1, 1], groups)
-        outputs = torch.ops.quantized.conv2d.new(x, packed, scale, zero)
-    return bool((outputs.int_repr().reshape(4, -1) == expected).all())
+        sides = [(side - 1) * step + 2 for side, step in zip(shape[2:], place[2], strict=True)]
+        x = torch.full((1, shape[1] * place[3], *sides), 255.0)
+        expected = functional.conv2d(x.double(), codes.double(), None, *place)
+        q = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
+        found = torch.ops.quantized.conv2d.new(q, torch.ops.quantized.conv2d_prepack(weight, None, *place), scale, zero)
+    # With sums in units of 255 size, the outputs are 128 + 127, 128 - 127 and about 128, and less far off at a border.
+    return bool((found.int_repr().int() - zero - expected / scale).abs().max() < 1)
 
 
 @contextmanager
@@ -89,7 +117,9 @@ def processor() -> dict[str, str]:
     description = Path("/proc/cpuinfo")
     flags = set(description.read_text("utf-8", "replace").split()) if description.exists() else set()
     dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
-    engine = exact_engine(torch.backends.quantized.engine) or "none that is exact: int32 without kernels"
+    usual = torch.backends.quantized.engine
+    exact = exact_engine(usual) or "none that is exact: int32 without kernels"
+    engine = exact if exact == usual or not kernels_available() else f"{usual} where it is exact, else {exact}"
     vectors = torch.backends.cpu.get_cpu_capability()
     return {"vector instructions": vectors, "8-bit dot products": dots, "kernels for 8 bits": engine}
 
@@ -97,149 +127,57 @@ def processor() -> dict[str, str]:
 def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
     """Convert a simulated network to torch's 8-bit kernels; images and logits are float.
 
-    Activations are uint8, weights int8. The kernels are those of an engine whose sums are exact here, see
-    :func:`exact_engine`. They multiply by M in float, so one value in many may differ by one step from the integer
-    network's.
+    Activations are uint8, weights int8. Each layer's kernels are those of the first engine that adds it up exactly
+    here. They multiply by M in float, so one value in many may differ by one step from the integer network's. All
+    numbers are buffers, which keep their types: ``state_dict`` and files hold them, and the weights are packed again
+    where they have changed.
 
     simulated: what :func:`lib.quantization.affine.simulate` returned with 8 bits, calibrated; it is left as it was.
 
     Returns the new network.
     Raises ValueError where no engine is exact, for layers other than linear ones and 2-d convolutions with a border of
-    zeros, and for activations or weights of other than 8 bits.
+    zeros, for activations or weights of other than 8 bits, and for a network on another device than the CPU.
     """
-    engine = exact_engine(torch.backends.quantized.engine)
-    if engine is None:
+    if not kernels_available():
         raise ValueError("this torch has no quantized kernels that add exactly on this processor: use convert")
-    parts: dict[str, Callable[..., nn.Module | None]] = {
-        "quantize": KernelQuantize,
-        "layer": KernelLayer,
-        "clamp": _own,
-        "sum": KernelSum,
-        "mean": KernelMean,
-        "dequantize": KernelDequantize,
+    places = {parameter.device.type for parameter in simulated.parameters()}
+    if places - {"cpu"}:
+        raise ValueError(f"torch's 8-bit kernels compute on the CPU, and this network is on {', '.join(places)}")
+    makers: Parts = {
+        "quantize": parts.Quantize,
+        "dequantize": parts.Dequantize,
+        "layer": partial(parts.Layer, packing=packing),
+        "sum": parts.weighed_sum,
+        "product": parts.Product,
+        "mean": parts.ByFloat,
+        "concatenation": parts.Concatenation,
+        "table": parts.ByFloat,
+        "pool": parts.ByFloat,
+        "clamp": parts.Clamp,
+        "fused_clamp": parts.fused_clamp,
     }
-    with _engine(engine):
-        return integer_network.lowered(simulated, parts)
+    network = lowered(simulated, makers)
+    for module in network.modules():
+        if isinstance(module, parts.Layer):
+            module.ready()
+    return network
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the one warning that quantized tensors are deprecated."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*", category=UserWarning)
+def packing(name: str, shape: tuple[int, ...], place: Place | None) -> Iterator[None]:
+    """Inside, a layer's weight is packed for kernels that add it up exactly.
+
+    name: of the layer, for the error.
+    shape: of its weight.
+    place: stride, padding, dilation and groups of a convolution; None of a linear layer.
+
+    Raises ValueError where there are none.
+    """
+    if place is None or place[3] == 1:
+        shape = (min(shape[0], 48), *shape[1:])  # more of the same
+    engines = _engines(torch.backends.quantized.engine)
+    engine = next((engine for engine in engines if adds_layer_exactly(engine, shape, place)), None)
+    if engine is None:
+        raise ValueError(f"layer {name!r}: no kernels of this torch add it up exactly on this processor, use convert")
+    with _engine(engine):
         yield
-
-
-def _packed_weight(codes: Tensor, scale: Tensor) -> Tensor:
-    zeros = torch.zeros(len(codes), dtype=torch.int64)
-    return torch.quantize_per_channel(
-        codes * scale.reshape(-1, *[1] * (codes.dim() - 1)), scale.double(), zeros, 0, torch.qint8
-    )
-
-
-def _uint8(grid: Grid) -> tuple[float, int]:
-    if grid.high - grid.low != 255:
-        raise ValueError(f"the kernels take activations of 8 bits, not of {(grid.high - grid.low).bit_length()}")
-    return grid.scale.item(), int(grid.zero.item()) - grid.low
-
-
-class KernelQuantize(nn.Module):
-    """Turns float into uint8.
-
-    grid: of the numbers.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        super().__init__()
-        self.scale, self.zero = _uint8(grid)
-
-    def forward(self, r: Tensor) -> Tensor:
-        return torch.quantize_per_tensor(r, self.scale, self.zero, torch.quint8)
-
-
-class KernelDequantize(nn.Module):
-    """Turns uint8 into float.
-
-    grid: of the numbers; the tensors carry their own.
-    """
-
-    def __init__(self, grid: Grid) -> None:
-        super().__init__()
-
-    def forward(self, q: Tensor) -> Tensor:
-        return q.dequantize()
-
-
-class KernelLayer(nn.Module):
-    """A linear layer or a 2-d convolution.
-
-    name: of the layer, for errors.
-    layer: of a simulated network.
-    before: grid of its input.
-    after: grid of its output.
-    """
-
-    def __init__(self, name: str, layer: graph.LAYERS, before: Grid, after: Grid) -> None:
-        super().__init__()
-        form, weight = form_on_grid(layer, name)
-        grid = form.grid(weight)
-        plain = isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        )
-        if not plain or form.bits > 8 or not form.symmetric:
-            raise ValueError(
-                f"layer {name!r}: the kernels take linear layers and 2-d convolutions with a border of zeros,"
-                " and symmetric weights of at most 8 bits"
-            )
-        _uint8(before)
-        self.scale, self.zero = _uint8(after)
-        with _quiet():
-            packed = _packed_weight(grid.quantize(weight).float(), grid.scale.flatten().expand(len(weight)))
-            bias = None if layer.bias is None else layer.bias.detach()
-            if isinstance(layer, nn.Linear):
-                self.packed = torch.ops.quantized.linear_prepack(packed, bias)
-                self.run = torch.ops.quantized.linear.default
-            elif isinstance(layer, nn.Conv2d):
-                place = (layer.stride, layer.padding, layer.dilation, layer.groups)
-                self.packed = torch.ops.quantized.conv2d_prepack(packed, bias, *place)
-                self.run = torch.ops.quantized.conv2d.new  # the overload without stride and padding
-
-    def forward(self, q: Tensor) -> Tensor:
-        return self.run(q, self.packed, self.scale, self.zero)
-
-
-class KernelSum(nn.Module):
-    """a + b.
-
-    a: grid of one side.
-    b: grid of the other.
-    after: grid of the sum.
-    """
-
-    def __init__(self, a: Grid, b: Grid, after: Grid) -> None:
-        super().__init__()
-        self.scale, self.zero = _uint8(after)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.ops.quantized.add(a, b, self.scale, self.zero)
-
-
-class KernelMean(nn.Module):
-    """Average pooling. The kernel keeps the grid of its input, so the mean is rounded to its own grid afterwards.
-
-    layer: an ``nn.AvgPool2d`` or ``nn.AdaptiveAvgPool2d``.
-    before: grid of its input.
-    after: grid of its output.
-    """
-
-    def __init__(self, layer: nn.Module, before: Grid, after: Grid) -> None:
-        super().__init__()
-        self.layer, (self.scale, self.zero) = layer, _uint8(after)
-
-    def forward(self, q: Tensor) -> Tensor:
-        return torch.quantize_per_tensor(self.layer(q.dequantize()), self.scale, self.zero, torch.quint8)
-
-
-def _own(layer: nn.Module, grid: Grid, fused: bool) -> nn.Module | None:
-    """torch's ReLU and ReLU6 take quantized tensors; right after a layer, the range of its uint8 does their work."""
-    return None if fused and grid.zero == grid.low else layer

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from lib import training
 from lib.datasets import Split
 from lib.training import FitOptions
-from lib.weights import CompressedWeight, Encoding, compress, decompress, layer_named, layers
+from lib.weights import (
+    CompressedWeight,
+    Encoding,
+    Layer,
+    PackedWeight,
+    chain_of,
+    compress,
+    decompress,
+    layer_named,
+    layers,
+)
 
 BIAS_STEP = 0.125  # a power of two, so that a file can tell it by an exponent
 
@@ -30,23 +40,22 @@ class GridWeight(CompressedWeight):
 
     Stored, and trained if the network is: the weights before they are rounded.
 
-    step: width of the grid; None takes the smallest magnitude in the layer; 0 rounds nothing, and cannot be stored.
+    step: width of the grid, a float32; None takes the smallest magnitude in the layer; 0 rounds nothing, and cannot be
+        stored.
+
+    Raises ValueError for another step, and later for a weight too small to be one.
     """
 
     mask: Tensor
 
     def __init__(self, step: float | None = None) -> None:
         super().__init__()
-        if step is not None and not 0 <= step < float("inf"):
-            raise ValueError(f"step must be a finite number from 0 up, not {step}")
-        self.step = nan if step is None else step  # NaN until a weight says which
+        self.step = nan if step is None else _float32(step) if step else 0.0  # NaN until a weight says which
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         self.register_buffer("mask", (weight != 0).to(weight.dtype))
         if isnan(self.step):
-            magnitudes = weight.detach().abs()[weight != 0]
-            self.step = magnitudes.min().item() if len(magnitudes) else 1.0
-        self.step = torch.tensor(self.step, dtype=torch.float32).item()
+            self.step = _float32(_smallest(weight))
         return weight.detach() + 0.0
 
     # method
@@ -63,9 +72,11 @@ class GridWeight(CompressedWeight):
     def encode(self, weight: Tensor) -> Encoding:
         if self.step == 0:
             raise ValueError("weights that are not rounded cannot be stored as steps: give a step above 0")
-        k = self.levels(weight).long().flatten()
-        if k.numel() and k.abs().max() >= 2**15:
-            raise ValueError(f"a weight is {int(k.abs().max())} steps from zero: at most {2**15 - 1} are accepted")
+        levels = self.levels(weight).flatten()
+        most = levels.abs().max().item() if levels.numel() else 0.0
+        if not most < 2**15:  # before they are integers, which end at 2^63
+            raise ValueError(f"a weight is {most:.0f} steps from zero: at most {2**15 - 1} are accepted")
+        k = levels.long()
         return Encoding({"k": torch.where(k > 0, 2 * k - 1, -2 * k)}, {"d": torch.tensor([self.step])})
 
     @staticmethod
@@ -75,6 +86,10 @@ class GridWeight(CompressedWeight):
         k = torch.where(symbols % 2 == 1, magnitude, -magnitude)
         return (encoding.tables["d"] * k.float()).reshape(shape)
 
+    @staticmethod
+    def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
+        return {"k": shape.numel()}, {"d": 1}
+
 
 def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
     """Store each weight as a whole number of steps. In place.
@@ -83,7 +98,8 @@ def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
     step: width of a step, in units of the mean magnitude of the layer's survivors; None takes the layer's smallest
         magnitude, which finds the grid of a network that is on one.
 
-    Returns the model. Raises ValueError for a step that is not finite or not above 0.
+    Returns the model. Raises ValueError for a step that is not finite or not above 0, and where float32 has no number
+    for a layer's step; the model is then as it was.
 
     >>> layer = nn.Linear(2, 1)
     >>> layer.weight.data = torch.tensor([[0.9, -3.1]])
@@ -92,7 +108,37 @@ def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
     """
     if step is not None and not 0 < step < float("inf"):
         raise ValueError(f"step must be a finite number above 0, not {step}")
-    return compress(model, lambda _, layer: GridWeight(None if step is None else step * _mean(layer.weight)))
+
+    def form(name: str, layer: Layer | PackedWeight) -> GridWeight:
+        return GridWeight(_width(name, layer, step))
+
+    return compress(model, form)
+
+
+def _width(name: str, layer: Layer | PackedWeight, step: float | None) -> float:
+    """The width of a layer's steps; ValueError, which names the layer, where its floats have none."""
+    try:
+        width = _float32(_smallest(layer.weight) if step is None else step * _mean(layer.weight))
+    except ValueError as error:
+        raise ValueError(f"layer {name!r} has no such steps: {error}") from error
+    if (layer.weight.detach().abs() / width).isinf().any():
+        raise ValueError(
+            f"layer {name!r} has no such steps: a weight is too many steps of {width:g} from zero to count"
+        )
+    return width
+
+
+def _float32(step: float) -> float:
+    """The step as a float32, which a file holds; ValueError where that is none."""
+    rounded = torch.tensor(step, dtype=torch.float32).item()
+    if not 0 < rounded < float("inf"):
+        raise ValueError(f"step must be a finite number above 0 in float32, not {step}")
+    return rounded
+
+
+def _smallest(weight: Tensor) -> float:
+    magnitudes = weight.detach().abs()[weight != 0]
+    return magnitudes.min().item() if len(magnitudes) else 1.0
 
 
 def _mean(weight: Tensor) -> float:
@@ -134,7 +180,8 @@ def train(
 
     Returns the model.
     Raises TypeError for an unknown option, and ValueError unless 0 < pruned <= rounded <= fixed <= 1, for survivors or
-    epochs below 1, a step that is not finite or not above 0, and an empty split. The model is left as it was then.
+    epochs below 1, a step that is not finite and above 0, for each layer also in float32, and an empty split. The model
+    is left as it was then.
 
     >>> from torch import rand, tensor
     >>> split = Split(rand(4, 6), tensor([0, 1, 2, 3]))
@@ -150,9 +197,10 @@ def train(
         raise ValueError(f"survivors and epochs must be 1 or more, not {survivors} and {epochs}")
     if step is not None and not 0 < step < float("inf"):
         raise ValueError(f"step must be a finite number above 0, not {step}")
+    for name, layer in layers(model) if step is not None else ():
+        _width(name, layer, step)
     compress(model, lambda *_: GridWeight(0))
-    shared: list[Any] = [layer for _, layer in layers(model)]  # torch makes the attribute that holds a parametrization
-    chains = [layer.parametrizations.weight for layer in shared]
+    chains = [chain_of(layer) for _, layer in layers(model)]
     biases = [layer.bias for _, layer in layers(model) if layer.bias is not None]
     total = sum(chain.original.numel() for chain in chains)
 
@@ -166,7 +214,7 @@ def train(
             _prune(chains, min(total, round(survivors + (total - survivors) * left**3)), balance)
         if epoch == first_rounded and step is not None:
             for chain in chains:
-                chain[0].step = torch.tensor(step * _mean(chain.original * chain[0].mask)).item()
+                chain[0].step = _float32(step * _mean(chain.original * chain[0].mask))
         if epoch == first_fixed and step is not None:
             for bias in biases:
                 bias.data = BIAS_STEP * torch.round(bias.data / BIAS_STEP) + 0.0

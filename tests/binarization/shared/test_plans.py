@@ -286,6 +286,31 @@ def test_a_network_without_a_layer_that_can_read_signs_is_refused(method):
     assert not parts(ternary, Binarized) and ternary.eval()(x).shape == x.shape
 
 
+class Reading(nn.Module):
+    """Its layer is called in training mode, and its weight read in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.relu, self.slope = nn.ReLU6(), nn.LeakyReLU(0.3)
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        x = self.b(x) if self.training else functional.linear(x, self.b.weight, self.b.bias)
+        return self.c(self.slope(x) + self.slope.negative_slope)
+
+
+def test_a_layer_or_activation_that_its_owner_reads_beside_calling_it_is_refused():
+    for method in METHODS.values():
+        with given.refused(model := Reading(), "layer 'b' cannot read signs: Reading reads its weight itself, beside"):
+            method(model, names=["b"])
+    with given.refused(
+        model := Reading(), "sign would take the place of 'slope', but Reading reads its negative_slope"
+    ):
+        bnn.binarize(model, names=["c"])
+    assert plan(Reading(), remove=False).readers == ["c"]
+
+
 class Scaled(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -399,7 +424,7 @@ def test_networks_of_torchvision_have_no_constant_sign_or_are_refused_by_name(na
         return assert_unchanged(model, before)
     count = len(list(layers(model)))
     model = METHODS[method](model)
-    images = given.split(2, 3, 64, 64).images.contiguous(memory_format=torch.channels_last)
+    images = given.split(8 if name[0] == "V" else 2, 3, 64, 64).images.contiguous(memory_format=torch.channels_last)
     assert len(parts(model, Binarized)) >= count - 5  # all but the ends, and what attention reads itself
     assert alive(model, images)
     if method in COUNTED.get(name, ()):

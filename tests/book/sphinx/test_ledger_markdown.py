@@ -51,6 +51,15 @@ def test_a_run_that_differs_from_the_ledger_says_so_in_plain_words(quick, standa
     assert (says in card) if says else ("This run" not in card)
 
 
+def test_a_rule_that_changed_is_told_beside_the_verdict():
+    rule = {"key": "pruning.lenet5.error_pct", "at_most": 5}
+    raw = {"id": "C2.3-01", "section": "2.3", "says": "A sentence.", "verdict": "supported"}
+    raw |= {"decided_by": {"quick": [rule]}, "changed": "The bound was 4, after {cite:t}`han2016deep`."}
+    card = markdown.card(claims.parsed(raw, "pruning", KNOWN), "quick", {"quick": RECORDS})
+    assert "Changed\n: The bound was 4, after" in card
+    assert "Changed" not in markdown.card(claim(quick=rule), "quick", {"quick": RECORDS})
+
+
 def test_keys_stand_with_the_records_and_not_in_the_sentences():
     rule = {"key": "pruning.lenet5.error_pct", "at_most": 1, "above": "pruning.lenet5.dense_error_pct"}
     given = (claim(quick=rule), "quick", {"quick": RECORDS})

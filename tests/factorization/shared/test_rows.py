@@ -1,13 +1,15 @@
-"""Layers in a row: which are replaced, what the report says, what is refused, and how separable halves move."""
+"""Which layers are replaced, what the report says, and what is refused."""
 
 import copy
 
+import given
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lib import measure, models
-from lib.factorization import low_rank, tucker
+from lib.factorization import cp, low_rank, spatial, tucker
 from lib.factorization.shared import rows
 from lib.vision import torchvision
 
@@ -34,12 +36,6 @@ def test_break_even_is_the_rank_of_the_formula():
         assert isinstance(model[0], nn.Sequential) == smaller == (row.after < row.before)
 
 
-def test_mode_type_and_frozen_weights_stay():
-    layer = nn.Linear(6, 5).double().eval().requires_grad_(False)
-    factors = low_rank.factorize(layer, 2)
-    assert not factors.training and not factors[0].weight.requires_grad and factors[1].weight.dtype == torch.float64
-
-
 def test_a_layer_with_two_names_stays_one():
     layer = nn.Linear(20, 20)
     model = nn.ModuleDict({"a": layer, "b": layer})
@@ -47,38 +43,108 @@ def test_a_layer_with_two_names_stays_one():
     assert isinstance(small["a"], nn.Sequential) and small["a"] is small["b"]
 
 
-def test_layers_that_their_owner_reads_are_left_alone():
-    block = torchvision.models.vision_transformer.EncoderBlock(2, 16, 64, 0.0, 0.0).eval()  # reads out_proj.weight
+def test_layers_that_their_owner_reads_are_left_with_the_reason():
+    block = torchvision.models.vision_transformer.EncoderBlock(2, 16, 64, 0.0, 0.0).eval()
     small, report = low_rank.factorize_model(block, rank=2)
-    assert [row.layer for row in report] == ["mlp.0", "mlp.3"]
+    assert [row.layer for row in report if not row.reason] == ["mlp.0", "mlp.3"]
+    assert {row.layer: (row.before, row.after, row.reason) for row in report if row.reason} == {
+        "self_attention.in_proj_weight": (768, 768, "it is a weight of MultiheadAttention, which is no layer"),
+        "self_attention.out_proj": (272, 272, "MultiheadAttention reads its weight instead of calling it"),
+    }
+    assert (
+        measure.parameters(small)
+        == sum(row.after for row in report) + sum(p.numel() for p in block.ln_1.parameters()) * 2 + 48
+    )
     assert small(torch.rand(1, 3, 16)).shape == (1, 3, 16)
 
 
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+    return given.seeded(lambda: nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(32, 20)))
+
+
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
-    "layer",
+    ("build", "replaced"),
     [
-        nn.Conv1d(2, 4, 3, stride=2, padding=1, bias=False),
-        nn.Conv2d(2, 4, (3, 2), padding=(2, 1), dilation=(2, 1), padding_mode="circular"),
-        nn.Conv2d(4, 4, 3, padding="same", groups=4),
-        nn.Conv3d(2, 3, 2),
+        (encoder, ["1"]),
+        (lambda: nn.TransformerDecoderLayer(32, 4, 64, dropout=0.0, batch_first=True), ["linear1", "linear2"]),
+        (lambda: nn.Sequential(nn.LSTM(32, 30), Last(), nn.Linear(30, 20)), ["2"]),
+        (lambda: torchvision.models.swin_transformer.SwinTransformerBlock(32, 4, [2, 2], [1, 1]), ["mlp.0", "mlp.3"]),
     ],
 )
-def test_a_convolution_is_made_again_from_its_values_and_geometry(layer):
-    again = rows.convolution(layer.weight, layer.bias, groups=layer.groups, **rows.geometry(layer))
-    x = torch.rand(2, layer.in_channels, *[7] * (layer.weight.dim() - 2))
-    assert type(again) is type(layer) and torch.equal(again(x), layer(x))
+def test_networks_with_attention_compute_in_both_modes(build, replaced, training):
+    model = build().train(training)
+    inputs = [torch.rand(3, 4, 32)] * (2 if isinstance(model, nn.TransformerDecoderLayer) else 1)
+    if "Swin" in type(model).__name__:
+        inputs = [torch.rand(3, 4, 4, 32)]
+    full, report = low_rank.factorize_model(model, rank=1)
+    assert sorted(row.layer for row in report if row.after < row.before) == replaced
+    with torch.no_grad():
+        assert full(*inputs).shape == model(*inputs).shape
+        exact = low_rank.factorize_model(model, energy=1.0)[0]
+        assert torch.allclose(exact(*inputs), model(*inputs), atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [(2, 1), "same"])
-def test_the_halves_of_a_separable_layer_move_as_it_does(padding):
-    stride = (1, 1) if padding == "same" else (2, 3)
-    layer = nn.Conv2d(1, 1, (3, 5), stride=stride, padding=padding, dilation=(1, 2), bias=False)
-    column, line = torch.rand(1, 1, 3, 1), torch.rand(1, 1, 1, 5)
-    layer.weight.data = column * line
-    down, across = rows.apart(layer)
-    pair = nn.Sequential(rows.convolution(column, **down), rows.convolution(line, **across))
-    x = torch.rand(1, 1, 11, 12)
-    assert torch.allclose(pair(x), layer(x), atol=1e-5)
+class Last(nn.Module):
+    """The outputs of a recurrent layer, without its state."""
+
+    def forward(self, outputs):
+        return outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("0.layers.0.linear1", "TransformerEncoderLayer reads its weight"),
+        ("0.layers.1.self_attn.out_proj", "MultiheadAttention reads its weight"),
+        ("0.layers.1.self_attn.in_proj_weight", "it is a packed weight, accepted are layers"),
+    ],
+)
+def test_a_layer_that_cannot_be_replaced_is_refused_where_it_is_named(name, reason):
+    model = encoder()
+    with given.refused(model, f"'{name}' cannot be factorized: {reason}"):
+        low_rank.factorize_model(model, rank={name: 2})
+
+
+def test_a_layer_with_hooks_is_left_alone():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    model[0].register_forward_hook(lambda *_: None)
+    _, report = tucker.factorize_model(model, energy=0.5)
+    assert [(row.layer, row.reason) for row in report] == [("0", "it has hooks, which would be lost"), ("1", "")]
+    with pytest.raises(ValueError, match="layer '0' cannot be factorized: it has hooks"):
+        tucker.factorize_model(model, energy=0.5, layers=["0"])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_ranks_of_numpy_are_whole_numbers_too(kind):
+    model, n = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16, 4)), kind(3)
+    for report in (
+        low_rank.factorize_model(model, rank=n)[1],
+        low_rank.factorize_model(model, rank={"0": n})[1],
+        spatial.factorize_model(model, rank=n)[1],
+        cp.factorize_model(model, rank=n, sweeps=2)[1],
+        tucker.factorize_model(model, ranks={"0": (n, n)})[1],
+    ):
+        assert set(report[0].ranks) == {3} and all(type(rank) is int for rank in report[0].ranks)
+        assert report[0].after < report[0].before
+    for rank in (True, 2.0, "3", np.float64(2)):
+        with pytest.raises(ValueError, match=r"layer '0': the rank must be a whole number from 1 to 16, not"):
+            low_rank.factorize_model(model, rank=rank)
+
+
+def test_biases_that_two_layers_share_are_refused():
+    model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
+    model[1].bias = model[0].bias
+    with pytest.raises(ValueError, match=r"layers '0\.bias' and '1\.bias' share one weight"):
+        low_rank.factorize_model(model, rank=2)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
+    nn.init.constant_(model[1].weight, float("nan"))
+    with given.refused(model, "layer '1': the weights of the layer hold NaN"):
+        low_rank.factorize_model(model, rank=2)
 
 
 def test_energy_is_a_share_of_the_squares():

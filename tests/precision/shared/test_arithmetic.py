@@ -1,5 +1,6 @@
 """Computing in an arithmetic: what is rounded on its way and what is not, errors on their way back, no hook left."""
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,18 @@ from lib import models
 from lib.precision.fixed_point import FixedPoint, quantize
 from lib.precision.shared.arithmetic import Arithmetic, computing
 from lib.precision.shared.formats import Format, rounded
+from lib.precision.shared.gradient_descent import train
+
+
+class Functional(nn.Module):
+    """Reads the weight of its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.layer.weight, self.layer.bias)
 
 
 class Named(Arithmetic):
@@ -69,3 +82,22 @@ def test_no_hook_is_left_even_after_an_error():
     with pytest.raises(RuntimeError), computing(model, FixedPoint(Format(8, 8))):
         model(torch.rand(1, 4))
     assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Sequential(nn.LSTM(3, 4)), "LSTM multiplies by '0.weight_hh_l0' itself"),
+        (lambda: nn.TransformerDecoderLayer(4, 2, 6), "MultiheadAttention multiplies by 'self_attn.in_proj_weight'"),
+        (lambda: nn.MultiheadAttention(4, 2, kdim=3), "MultiheadAttention multiplies by 'k_proj_weight'"),
+        (Functional, "Functional multiplies by 'layer' itself: only outputs of layers that are called are rounded"),
+    ],
+)
+def test_a_network_that_multiplies_without_its_layers_is_refused_by_name(build, message):
+    model = build()
+    with given.refused(model, message), computing(model, Named()):
+        pass
+    split = given.split(4, 3, classes=2)
+    with given.refused(model, message):
+        train(model, split, arithmetic=FixedPoint(Format(4, 4)), epochs=1, seed=0)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -157,3 +157,16 @@ def test_nearest_swallows_small_updates_and_stochastic_rounding_does_not():
     assert nearest.item() == 1
     moved = (1 - stochastic.item()) / format.step
     assert abs(moved - 0.4 * n) <= 4 * math.sqrt(n * 0.24)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint8])
+def test_bits_of_numpy_are_whole_numbers_too(kind):
+    format = Format(kind(2), kind(6))
+    assert format == Format(2, 6) and format.step == 2**-6 and format.lowest == -2
+    assert torch.equal(rounded(torch.tensor([0.3, 9.0]), format), rounded(torch.tensor([0.3, 9.0]), Format(2, 6)))
+
+
+def test_bits_that_are_no_whole_numbers_are_refused():
+    for bits in ((2.5, 5.5), (2.0, 6), (2, "6"), (None, 6)):
+        with pytest.raises(ValueError, match=r"(integer|fraction)_bits must be a whole number, not"):
+            Format(*bits)

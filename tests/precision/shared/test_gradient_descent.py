@@ -1,5 +1,6 @@
 """Gradient descent in an arithmetic: floats as torch trains them, odd networks on the grid, what is refused."""
 
+import given
 import pytest
 import torch
 from torch import nn
@@ -72,3 +73,11 @@ def test_training_refuses_what_it_cannot_do_and_leaves_no_hook(change, says):
     with pytest.raises(ValueError, match=says):
         train(model, options.pop("split"), **options)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_type_that_cannot_be_rounded_is_refused_by_name(dtype):
+    model = models.lenet_300_100(inputs=4).to(dtype)
+    split = Split(torch.rand(8, 1, 2, 2), torch.arange(8))
+    with given.refused(model, f"fc1.weight cannot be kept: the values to round are {dtype}: accepted are float32"):
+        train(model, split, arithmetic=FixedPoint(Format(6, 10)), epochs=1, seed=0)

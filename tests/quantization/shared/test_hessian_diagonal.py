@@ -11,7 +11,7 @@ from lib import models
 from lib.datasets import Split
 from lib.pruning import optimal_brain_damage
 from lib.quantization.shared import hessian_diagonal
-from lib.weights import layers
+from lib.weights import layers, weight_named
 
 
 def split(n, *shape, classes=3, seed=0, dtype=torch.float32):
@@ -75,6 +75,123 @@ def test_gauss_newton_depends_on_the_seed_alone_and_leaves_the_network():
     sure[3].bias.data += torch.tensor([1e4, 0, 0])  # the answer is certain, so no label is drawn by chance
     certain = [hessian_diagonal.gauss_newton_diagonal(sure, data, seed=0, batch_size=b)["1"] for b in (1, 4, None)]
     assert all(torch.equal(h, torch.zeros(5, 6, dtype=torch.float64)) for h in certain)
+
+
+# -- Networks of others ------------------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(3, 1, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(dim=1))
+
+
+class Branching(nn.Module):
+    """Python looks at the values, so no batch of samples runs at once in vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = x.mean(dim=1)
+        return self.other(torch.tanh(self.one(x))) if x.sum() > -1e9 else x
+
+
+def shared():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Flatten(), nn.Linear(15, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+NETWORKS = {
+    "recurrent": (Recurrent, ["lstm.weight_hh_l0", "lstm.weight_ih_l0", "head"]),
+    "attention": (Attending, ["attention.in_proj_weight", "attention.out_proj", "head"]),
+    "branches": (Branching, ["one", "other"]),
+    "one weight of two layers": (shared, ["0", "2", "4"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_every_kind_are_measured(name, monkeypatch):
+    build, names = NETWORKS[name]
+    model, data = toys.seeded(build).double().eval(), split(4, 5, 3, dtype=torch.float64)
+    monkeypatch.setattr(torch, "multinomial", lambda p, draws, **_: (torch.arange(len(p)) % 3)[:, None])
+    found = hessian_diagonal.gauss_newton_diagonal(model, data, seed=0)
+    assert list(found) == names
+    for layer_name in names:
+        weight = weight_named(model, layer_name).weight
+        expected = torch.zeros_like(weight)
+        for i, x in enumerate(data.images):
+            loss = nn.functional.cross_entropy(model(x[None]), torch.tensor([i % 3]))
+            expected += torch.autograd.grad(loss, weight)[0].square() / 4
+        torch.testing.assert_close(found[layer_name], expected.detach())
+    exact = hessian_diagonal.exact_diagonal(model, data, layers=names[:1])
+    weight, epsilon = weight_named(model, names[0]).weight, 1e-4
+    at, losses = (1, 2), []
+    for step in (-epsilon, 0, epsilon):
+        with torch.no_grad():
+            weight[at] += step
+            losses.append(nn.functional.cross_entropy(model(data.images), data.labels).item())
+            weight[at] -= step
+    assert list(exact) == names[:1]
+    assert exact[names[0]][at].item() == pytest.approx((losses[0] - 2 * losses[1] + losses[2]) / epsilon**2, abs=1e-5)
+    roots = hessian_diagonal.second_moment_roots(model, data, optimizer="adagrad", seed=0, steps=1, layers=names[1:])
+    assert list(roots) == names[1:]
+    whole = nn.functional.cross_entropy(model(data.images), data.labels)
+    gradient = torch.autograd.grad(whole, weight_named(model, names[1]).weight)[0]
+    torch.testing.assert_close(roots[names[1]], gradient.abs())
+
+
+def test_a_weight_that_the_loss_does_not_depend_on_is_named():
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.branch = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.trunk(x) + (self.branch(x) if self.training else 0)
+
+    model, data = Branched(), split(6, 6)
+    for call in (
+        lambda **o: hessian_diagonal.exact_diagonal(model, data, **o),
+        lambda **o: hessian_diagonal.gauss_newton_diagonal(model, data, seed=0, **o),
+        lambda **o: hessian_diagonal.second_moment_roots(model, data, optimizer="adam", seed=0, steps=1, **o),
+    ):
+        with pytest.raises(ValueError, match="does not depend on the weight of layer 'branch'"):
+            call()
+        assert list(call(layers=["trunk"])) == ["trunk"]
+        with pytest.raises(ValueError, match="has no layer '9'"):
+            call(layers=["9"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_no_small_gradient(dtype):
+    model, data = models.lenet_300_100().to(dtype), split(3, 1, 28, 28)
+    h = hessian_diagonal.gauss_newton_diagonal(model, data, seed=0)
+    torch.testing.assert_close(h, hessian_diagonal.gauss_newton_diagonal(model.float(), data, seed=0))
+
+
+def test_tensors_are_made_where_the_model_is():
+    model, data = toys.perceptron(), split(6, 6, dtype=torch.float64)
+    expected = hessian_diagonal.exact_diagonal(model, data)
+    drawn = hessian_diagonal.gauss_newton_diagonal(model, data, seed=0)
+    with torch.device("meta"):  # what is made without a device would have no values
+        torch.testing.assert_close(hessian_diagonal.exact_diagonal(model, data), expected)
+        torch.testing.assert_close(hessian_diagonal.gauss_newton_diagonal(model, data, seed=0), drawn)
 
 
 def gradients(model, batches):

@@ -14,7 +14,7 @@ from lib.quantization.deep_compression import set_gap_bits
 from lib.quantization.optimal_kmeans import optimal
 from lib.quantization.shared import hessian_diagonal
 from lib.quantization.shared.joint_codebook import share_together
-from lib.weights import compressed_form, decompress, layers
+from lib.weights import compressed, compressed_form, decompress, layers
 
 
 def split(n, *shape, classes=3, seed=0, dtype=torch.float32):
@@ -153,3 +153,13 @@ def test_importance_that_does_not_fit_is_refused_before_anything_is_changed():
         with pytest.raises(ValueError, match=says):
             share_together(model, lambda v, h: optimal(v, 2, h), importance=importance, floor=floor)
     assert all(compressed_form(layer) is None for _, layer in layers(model))
+
+
+def test_packed_weights_share_the_codebook_of_the_layers():
+    model = toys.seeded(toys.Sequences).eval()
+    share_together(model, lambda values, weights: optimal(values, 6, weights))
+    assert pooled(model).unique().numel() == 6 and "recurrent.weight_hh_l0_reverse" in dict(layers(model))
+    assert len({id(stored[0]) for _, _, stored in compressed(model)}) == 1
+    ones = {"encoder.self_attn.in_proj_weight": torch.ones(24, 8), "head": torch.ones(10, 12)}
+    few = share_together(toys.seeded(toys.Sequences), lambda v, w: optimal(v, 3, w), importance=ones)
+    assert [name for name, _, _ in compressed(few)] == list(ones)

@@ -1,5 +1,6 @@
 """Whole steps: the file says them bit for bit, the gradient passes, training ends on the grid, units have no order."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -13,7 +14,7 @@ from lib.pruning import magnitude
 from lib.quantization.shared import whole_steps
 from lib.quantization.shared.whole_steps import GridWeight
 from lib.vision import torchvision
-from lib.weights import layers
+from lib.weights import compressed_form, layers
 
 
 def images(n: int = 64, seed: int = 0) -> Split:
@@ -90,8 +91,43 @@ def test_a_layer_of_zeros_stays_one():
 def test_steps_that_are_none_are_refused(step):
     with pytest.raises(ValueError, match="step must be a finite number above 0"):
         whole_steps.to_steps(nn.Linear(3, 3), step=step)
-    with pytest.raises(ValueError, match="step must be a finite number"):
-        GridWeight(-1.0)
+    for none in (step, 1e-50, 1e50):
+        with pytest.raises(ValueError, match="step must be a finite number") if none else contextlib.nullcontext():
+            GridWeight(none)
+
+
+@pytest.mark.parametrize("step", [1e-45, 1e45])
+def test_a_step_that_is_none_in_float32_is_refused_by_layer(step):
+    model, split = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4)), Split(torch.rand(4, 6), torch.arange(4))
+    with pytest.raises(ValueError, match="layer '0' has no such steps"):
+        whole_steps.to_steps(model, step=step)
+    with pytest.raises(ValueError, match="layer '0' has no such steps"):
+        whole_steps.train(model, split, survivors=10, epochs=1, seed=0, step=step)
+    assert not any(compressed_form(layer) for _, layer in layers(model))
+
+
+@pytest.mark.parametrize("smallest", [1e-5, 1e-10, 1e-18, 1e-20, 1e-30, 1e-38])
+def test_weights_more_than_32767_steps_from_zero_are_refused(smallest):
+    """2^63 steps and more once became other integers, and the file held zeros."""
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.5, smallest]])
+    with pytest.raises(ValueError, match=r"steps from zero: at most 32767 are accepted"):
+        storage.dumps(whole_steps.to_steps(layer))
+
+
+def test_steps_that_floats_cannot_count_are_refused():
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.5, 1e-44]])
+    for step in (None, 1e-44):
+        with pytest.raises(ValueError, match=r"has no such steps: a weight is too many steps of .* to count"):
+            whole_steps.to_steps(layer, step=step)
+    assert compressed_form(layer) is None
+
+
+def test_the_furthest_weight_that_is_accepted_comes_back():
+    weight = torch.tensor([[32767.0, -32767.0, 1.0]])
+    form = GridWeight(None)
+    assert torch.equal(GridWeight.decode(form.encode(form.right_inverse(weight)), weight.shape), weight)
 
 
 def test_too_fine_a_grid_and_none_cannot_be_stored():

@@ -1,0 +1,165 @@
+"""Technique x network: ``python -m lib zoo`` tries what is not up to date and writes ``results/networks.json``.
+
+The file holds, for each technique, a digest of the code that its trials use and how each trial ended. The page of the
+techniques prints it as a table; a gate fails where a digest is of other code, or where a trial is a fault.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from lib import imports
+from lib.book import catalogue, chapters, files
+
+RECORD = Path("results", "networks.json")
+LEAST = 80  # percent of the trials that must work; the others are refused
+
+
+def trials(root: Path) -> dict[str, dict[str, str]]:
+    """Return what to try: id of a technique -> ``{"kind", "call"}``, in the order of the catalogue.
+
+    A row's ``zoo`` says it, otherwise its ``contract``. ``zoo: {none: <why>}`` leaves a technique out.
+
+    root: the book's folder.
+    Raises ValueError for a technique that has neither.
+    """
+    found = {}
+    for row in catalogue.rows(root):
+        trial = row.get("zoo", row.get("contract"))
+        if trial is None:
+            raise ValueError(f"{row['id']} has no contract: give one, or zoo: {{none: <why>}}")
+        if "none" not in trial:
+            found[row["id"]] = {"kind": trial["kind"], "call": trial["call"]}
+    return found
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return a digest for each technique that is tried: of its call, the code that the call uses, the zoo and the lock.
+
+    root: the book's folder.
+    """
+    library = chapters.library(root)
+    own = [path.read_text("utf-8") for path in sorted((library / "book" / "zoo").glob("*.py"))]
+    places = {
+        path.stem: f"from {'.'.join(('lib', *path.relative_to(library).parent.parts))} import {path.stem}"
+        for path in sorted(library.glob("*/**/*.py"))
+        if path.relative_to(library).parts[0] not in ("book", "datasets", "coding", "figures")
+    }
+    lock = hashlib.sha256((root / "requirements.lock").read_bytes()).hexdigest()
+    result = {}
+    for id, trial in trials(root).items():
+        names = {node.id for node in ast.walk(ast.parse(trial["call"])) if isinstance(node, ast.Name)}
+        used = imports.closure(library, [*own, *(places[name] for name in sorted(names & places.keys()))])
+        parts = [trial["kind"], trial["call"], lock]
+        parts += [imports.code_of_file(path) for path in used if "book" not in path.relative_to(library).parts[:1]]
+        parts += [imports.code(text) for text in own]
+        result[id] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return result
+
+
+def load(root: Path) -> dict[str, Any]:
+    """Return the record, id -> ``{"code", "networks": {name: {"state", "says"}}}``; empty where there is none.
+
+    root: the book's folder.
+    Raises ValueError for a file that is not JSON.
+    """
+    path = root / RECORD
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{RECORD} is no JSON: {error}") from error
+
+
+def run(root: Path, *, cores: int, only: str | None = None) -> int:
+    """Try every technique whose record is of other code; write the record. Returns 1 if a trial is a fault.
+
+    root: the book's folder.
+    cores: trials at once.
+    only: id of one technique, which is tried whatever its record says; by default all.
+    Raises ValueError for another id.
+    """
+    from lib.book.zoo import networks
+
+    todo, now, record = trials(root), digests(root), load(root)
+    if only is not None and only not in todo:
+        raise ValueError(f"the technique must be one of {', '.join(todo)}, not {only!r}")
+    due = [only] if only else [id for id in todo if record.get(id, {}).get("code") != now[id]]
+    cells = [(id, network) for network in networks.ZOO for id in due]
+    done: dict[str, dict[str, Any]] = {id: {} for id in due}
+    with ProcessPoolExecutor(cores, initializer=_one_thread) as pool:
+        waiting = {pool.submit(_tried, todo[cell[0]], cell[1]): cell for cell in cells}
+        for n, future in enumerate(as_completed(waiting), 1):
+            id, network = waiting[future]
+            outcome = future.result()
+            done[id][network] = {"state": outcome.state, "says": outcome.says}
+            if outcome.state == "fault" or outcome.seconds > 30:
+                print(f"{id} on {network}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.says}", flush=True)
+            if len(done[id]) == len(networks.ZOO):
+                record[id] = {"code": now[id], "networks": {name: done[id][name] for name in networks.ZOO}}
+                _write(root, {name: record[name] for name in todo if name in record})
+            if n % 50 == 0:
+                print(f"{n} of {len(cells)} trials", file=sys.stderr, flush=True)
+    _write(root, {name: record[name] for name in todo if name in record})
+    count, wrong = gate(root)
+    print(*wrong, sep="\n")
+    print(f"{count} trials: {', '.join(f'{n} {state}' for state, n in tally(load(root)).items())}")
+    return int(bool(wrong))
+
+
+def tally(record: dict[str, Any]) -> dict[str, int]:
+    """Return how many trials of a record ended in which way.
+
+    record: as :func:`load` returns it.
+
+    >>> tally({"prune-x": {"networks": {"a": {"state": "works"}, "b": {"state": "refused"}}}})
+    {'works': 1, 'refused': 1, 'fault': 0}
+    """
+    states = [cell["state"] for row in record.values() for cell in row["networks"].values()]
+    return {state: states.count(state) for state in ("works", "refused", "fault")}
+
+
+def gate(root: Path) -> tuple[int, list[str]]:
+    """Check the record: every technique, of the present code, no fault, and enough that works.
+
+    root: the book's folder.
+    Returns how many trials it holds, and a sentence for each thing that is wrong.
+    """
+    record, now = load(root), digests(root)
+    wrong = [f"{RECORD} has {id}, which the catalogue does not try: make zoo" for id in record if id not in now]
+    for id, code in now.items():
+        if id not in record:
+            wrong.append(f"{RECORD} has no {id}: make zoo")
+        elif record[id]["code"] != code:
+            wrong.append(f"{id} in {RECORD} is of other code: make zoo")
+        wrong += [
+            f"{id} on {name}: {cell['says']}"
+            for name, cell in record.get(id, {}).get("networks", {}).items()
+            if cell["state"] == "fault"
+        ]
+    counts = tally(record)
+    count = sum(counts.values())
+    if count and 100 * counts["works"] < LEAST * count:
+        wrong.append(f"{counts['works']} of {count} trials work: {LEAST} % must")
+    return count, wrong
+
+
+def _tried(trial: dict[str, str], network: str) -> Any:
+    from lib.book.zoo.trials import tried
+
+    return tried(trial["kind"], trial["call"], network)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _write(root: Path, record: dict[str, Any]) -> None:
+    files.write(root / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,98 @@
+"""What layers read of the channels of a group, and how to scale it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib import running
+from lib.structure import Group
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """Give the axis of the channels in what a layer reads and writes: the last one of a linear layer, else axis 1.
+
+    >>> channel_axis(nn.Linear(4, 3)), channel_axis(nn.Conv2d(4, 3, 1))
+    (-1, 1)
+    """
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+@torch.no_grad()
+def check_read(model: nn.Module, groups: Sequence[Group], example: Tensor) -> None:
+    """Run one sample through a network, and raise ValueError unless what is read of each group can be measured.
+
+    model: any network; it is left as it was.
+    groups: groups of its channels.
+    example: one or more inputs, (n, ...); the first is run through the network.
+
+    Raises ValueError, by name, for a layer that does not run, for one that reads samples along another axis than the
+    first, and for channels that no layer reads.
+
+    >>> from lib import models, structure
+    >>> image = torch.zeros(1, 1, 28, 28)
+    >>> check_read(models.lenet5(), structure.groups(models.lenet5(), image), image)
+    """
+    names = dict.fromkeys(name for group in groups for name in group.consumers)
+    with running.captured(model, names) as flow, running.evaluating(model):
+        running.logits(model, example[:1])
+    for group in groups:
+        if not group.consumers:
+            raise ValueError(f"what layer {group.producers[0]!r} puts out is read by no layer: it cannot be measured")
+        for name in group.consumers:
+            if name not in flow.inputs:
+                raise ValueError(
+                    f"layer {name!r} did not run: what it reads of layer {group.producers[0]!r} cannot be measured"
+                )
+            if len(group.maps(model, name, flow.inputs[name])) != 1:
+                raise ValueError(
+                    f"layer {name!r} reads values of shape {tuple(flow.inputs[name].shape)} for one sample:"
+                    " its first axis must be that of the samples"
+                )
+
+
+@contextmanager
+def scaled(model: nn.Module, groups: Sequence[Group], factors: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+    """Inside the block, what is read of channel c of group i is multiplied by ``factors[i][:, c]``.
+
+    model: any network.
+    groups: groups of its channels.
+    factors: for each group (n, channels), or (1, channels) for all samples alike.
+
+    Yields group -> places of its maps, known after a forward pass: those of the first layer that reads them.
+
+    >>> from lib import models, structure
+    >>> model, images = models.lenet5(), torch.rand(2, 1, 28, 28)
+    >>> last = structure.groups(model, images)[-1]
+    >>> with torch.no_grad(), scaled(model, [last], [torch.zeros(1, 500)]):
+    ...     torch.equal(model(images), model.fc2.bias.expand(2, 10))
+    True
+    """
+    places: dict[int, int] = {}
+
+    def scaler(name: str, readers: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x, axis = inputs[0], channel_axis(layer)
+            factor = x.new_ones(len(factors[readers[0]]), x.shape[axis])
+            for i in readers:
+                columns = groups[i].consumers[name].to(x.device)
+                spread = factors[i].to(x).repeat_interleave(columns.shape[1], dim=1)
+                factor = factor.index_copy(1, columns.flatten(), spread)
+                places.setdefault(i, columns.shape[1] * x[0].numel() // x.shape[axis])
+            between = [1] * (x.dim() - 2)
+            shape = [len(factor), *between, -1] if axis == -1 else [*factor.shape, *between]
+            return (x * factor.reshape(shape), *inputs[1:])
+
+        return hook
+
+    names = dict.fromkeys(name for group in groups for name in group.consumers)
+    hooks = []
+    try:
+        for name in names:
+            readers = [i for i, group in enumerate(groups) if name in group.consumers]
+            hooks.append(model.get_submodule(name).register_forward_pre_hook(scaler(name, readers)))
+        yield places
+    finally:
+        for hook in hooks:
+            hook.remove()

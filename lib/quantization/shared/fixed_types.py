@@ -1,0 +1,45 @@
+"""Numbers that a network holds exactly, whatever type the rest of it takes."""
+
+import math
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class FixedTypes(nn.Module):
+    """A module whose tensors keep their types: ``.half()``, ``.to(torch.float64)`` and the like leave them alone.
+
+    A move to another device moves them. Integers, and the scales that say what they stand for, would be others in a
+    narrower type, and a network of them would give other answers.
+
+    >>> module = FixedTypes()
+    >>> module.hold("scale", torch.tensor(0.1))
+    >>> module.half().scale.dtype
+    torch.float32
+    """
+
+    def hold(self, name: str, value: Tensor | None) -> None:
+        """Keep a copy of a tensor as a buffer."""
+        with torch.inference_mode(False):  # so that it can be written to anywhere
+            self.register_buffer(name, None if value is None else value.clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+
+def check_numbers(images: Tensor) -> None:
+    """Raise ValueError where images hold NaN, for which a grid has no integer.
+
+    images: of any shape.
+
+    >>> check_numbers(torch.tensor([1.0, float("inf")]))
+    """
+    # The sum is quicker than a look at each, and NaN also where infinities cancel.
+    if math.isnan(images.sum().item()) and images.isnan().any():
+        raise ValueError("the images hold NaN: numbers are needed")
