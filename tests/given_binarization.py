@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from lib.binarization.gxnor_dst import ternarize
+from lib.binarization.shared import inference
+from lib.binarization.shared.signs import Binarized
 from lib.datasets import Split
 
 
@@ -48,3 +50,36 @@ def in_space(weight, space=1):
 def ternary(*shape, seed=0):
     """Values drawn evenly from -1, 0 and 1."""
     return torch.randint(-1, 2, shape, generator=given.generator(seed)).float()
+
+
+@torch.no_grad()
+def alive(model, images):
+    """Whether every layer that reads signs sees values below and above 0; batch norms see the images first."""
+    seen = {}
+
+    def note(name, values):
+        seen[name] = bool(values.min() < 0 < values.max())
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    model.eval()
+    for norm in norms:
+        norm.train().momentum = 1.0
+    model(images)
+    handles = [
+        module.activation.register_forward_hook(lambda _, __, values, name=name: note(name, values))
+        for name, module in model.eval().named_modules()
+        if isinstance(module, Binarized)
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return bool(seen) and all(seen.values())
+
+
+@torch.no_grad()
+def converted_alike(model, images, exact=True):
+    """Whether the network on bits gives the very same answers; of sums of several bases, nearly the same."""
+    answers, found = model.eval()(images), inference.convert(model)(images)
+    if exact:
+        return torch.equal(found, answers) and answers.unique().numel() > 1
+    return torch.allclose(found, answers, rtol=1e-3, atol=1e-3 * answers.abs().max().item())

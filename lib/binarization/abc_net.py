@@ -16,32 +16,45 @@ whatever the size of W. The gradient at each base is taken before its factor α,
 .. math:: \frac{\partial C}{\partial W} = \sum_m \alpha_m \frac{\partial C}{\partial B_m}
    = \frac{\partial C}{\partial \widehat W} \sum_m \alpha_m .
 
+The shifts :math:`u_m` stay where they are, or are trained with W (``train_shifts``): each :math:`B_m` is then its
+argument for their gradient too, :math:`\partial C / \partial u_m = \alpha_m \operatorname{std}(W) \sum_i \partial C /
+\partial \widehat W_i`.
+
 The input of a layer becomes :math:`\sum_n \beta_n A_n`, :math:`A_n = 2 \cdot \mathbb 1[h_n(x) \ge \tfrac12] - 1`,
 :math:`h_n(x) = \mathrm{clip}(x + v_n, 0, 1)`, with trained β and v. A layer is then M N products of signs.
+
+In the paper a batch norm and these signs are the activation: convolution, (pooling,) batch norm, signs. Here the
+network keeps its own activations, ReLU for example, before the batch norm; ``replace_activations`` removes them.
 """
 
+import copy
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.shared.conversion import chosen, norm_before, read_signs
-from lib.binarization.shared.signs import Binarized, BinaryForm, Sign
+from lib.binarization.shared.conversion import chosen
+from lib.binarization.shared.plans import check_signs, planned, read_activations
+from lib.binarization.shared.signs import BinaryForm, Sign
+from lib.binarization.shared.staircase import MOST, AbcActivation, check_bases
 from lib.weights import Encoding, check_one_of, compress
 
-MOST = 16  # bases: a symbol of a file has at most 16 bits
 KINDS, SCOPES = ("abc", "greedy"), ("layer", "filter")
 
 
 @torch.no_grad()
-def approximate(weight: Tensor, bases: int = 3, kind: str = "abc", scope: str = "layer") -> tuple[Tensor, Tensor]:
+def approximate(
+    weight: Tensor, bases: int = 3, kind: str = "abc", scope: str = "layer", shifts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Approximate a weight by signs and scales, which :func:`combine` adds up.
 
     weight: any shape, (filters, ...).
     bases: M, from 1 to 16; 3 by default.
     kind: "abc" (default), signs at M thresholds, or "greedy", each sign for what the ones before it leave.
     scope: what shares its scales, the whole "layer" (default) or each "filter", weight[i].
+    shifts: u of each base, (M,), in any order, for the kind "abc"; None (default): evenly from -1 to 1.
 
     Returns signs, (M, *shape of the weight), +1 and -1, and scales, (M, groups), with one group or as many as filters.
     Raises ValueError for another scope, kind or number of bases, and for a weight that is empty or not finite.
@@ -53,7 +66,7 @@ def approximate(weight: Tensor, bases: int = 3, kind: str = "abc", scope: str = 
     _check(bases, kind, scope)
     if not weight.numel():
         raise ValueError(f"a weight of shape {tuple(weight.shape)} is empty: it has no signs")
-    signs, scales = _terms(weight, bases, kind, scope)
+    signs, scales = _terms(weight, bases, kind, scope, shifts)
     return torch.stack([sign.to(weight.dtype, copy=True).reshape(weight.shape) for sign in signs]), scales
 
 
@@ -72,20 +85,33 @@ def combine(signs: Iterable[Tensor], scales: Tensor) -> Tensor:
     return total.reshape(sign.shape)
 
 
-def _terms(weight: Tensor, count: int, kind: str, scope: str) -> tuple[Iterable[Tensor], Tensor]:
+def _terms(
+    weight: Tensor, count: int, kind: str, scope: str, shifts: Tensor | None = None
+) -> tuple[Iterable[Tensor], Tensor]:
     """The signs, each (groups, n), to be read one after the other, and the scales (M, groups)."""
     rows = weight.reshape(_groups(weight.shape, scope), -1)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    signs, scales = (_abc if kind == "abc" else _greedy)(rows, count)
+    u = even_shifts(count) if shifts is None else shifts.detach().sort().values
+    signs, scales = _abc(rows, u) if kind == "abc" else _greedy(rows, count)
     if not scales.isfinite().all():
         raise ValueError("the weights hold NaN or infinity, or are too large to be added up: finite ones are needed")
     return signs, scales.to(weight.dtype)
 
 
-def _abc(rows: Tensor, count: int) -> tuple[Iterable[Tensor], Tensor]:
+def even_shifts(count: int) -> Tensor:
+    """u of each base, evenly from -1 to 1, or 0 for one base.
+
+    count: M, of the bases.
+
+    >>> even_shifts(3).tolist()
+    [-1.0, 0.0, 1.0]
+    """
+    return torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1)
+
+
+def _abc(rows: Tensor, u: Tensor) -> tuple[Iterable[Tensor], Tensor]:
     centered = rows - rows.mean(1, keepdim=True)
     std = centered.square().mean(1, keepdim=True).sqrt_()
-    u = torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1)
 
     def signs() -> Iterator[Tensor]:  # all in one buffer: fresh memory costs more than computing them twice
         buffer = torch.empty_like(rows)
@@ -108,9 +134,8 @@ def _greedy(rows: Tensor, count: int) -> tuple[Iterable[Tensor], Tensor]:
     return signs, torch.stack(scales)
 
 
-def _check(bases: int, kind: str = "abc", scope: str = "layer") -> None:
-    if not isinstance(bases, int) or not 1 <= bases <= MOST:
-        raise ValueError(f"the number of bases must be a whole number from 1 to {MOST}, not {bases}")
+def _check(bases: int, kind: str, scope: str) -> None:
+    check_bases(bases)
     check_one_of("kind", kind, KINDS)
     check_one_of("scope", scope, SCOPES)
 
@@ -127,33 +152,37 @@ class AbcWeight(BinaryForm):
     bases: M, how many matrices, from 1 to 16; 3 by default.
     kind: "abc" (default) or "greedy".
     scope: what shares its scales, the "layer" (default) or each "filter".
-    Raises ValueError for another scope, kind or number of bases.
+    train_shifts: whether u is trained as well, and stored beside the latent weight; False by default.
+    Raises ValueError for another scope, kind or number of bases, and for shifts of the kind "greedy", which has none.
     """
 
-    def __init__(self, bases: int = 3, *, kind: str = "abc", scope: str = "layer") -> None:
+    def __init__(self, bases: int = 3, *, kind: str = "abc", scope: str = "layer", train_shifts: bool = False) -> None:
         super().__init__()
         _check(bases, kind, scope)
-        self.settings = bases, kind, scope
+        if train_shifts and kind != "abc":
+            raise ValueError(f"train_shifts is for the kind 'abc', which has shifts, not {kind!r}")
+        self.settings, self.train_shifts = (bases, kind, scope), train_shifts
 
     def extra_repr(self) -> str:
-        return "bases={}, kind={}, scope={}".format(*self.settings)
+        more = ", train_shifts=True" if self.train_shifts else ""
+        return "bases={}, kind={}, scope={}".format(*self.settings) + more
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
+    def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return (weight, even_shifts(self.settings[0]).to(weight)) if self.train_shifts else weight
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return _Approximation.apply(latent, self.settings)
+    def forward(self, *stored: Tensor) -> Tensor:
+        return _Approximation.apply(self.settings, *stored)
 
     def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
-        (latent,) = stored
-        signs, scales = approximate(latent, *self.settings)
+        latent, *shifts = stored
+        signs, scales = approximate(latent, *self.settings, *shifts)
         return signs, scales.expand(-1, len(latent))
 
     def encode(self, *stored: Tensor) -> Encoding:
         """One symbol for each weight: how many of its signs are +1, or for "greedy" its signs as M bits."""
-        (latent,) = stored
+        latent, *shifts = stored
         count, kind, scope = self.settings
-        signs, scales = approximate(latent, count, kind, scope)
+        signs, scales = approximate(latent, count, kind, scope, *shifts)
         worth = [1 if kind == "abc" else 2**m for m in range(count)]
         symbols = sum(w * (sign > 0).flatten().long() for w, sign in zip(worth, signs, strict=True))
         return Encoding(symbols={kind: symbols}, tables={scope: scales})
@@ -177,66 +206,23 @@ class AbcWeight(BinaryForm):
 
 class _Approximation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, settings: tuple[int, str, str]) -> Tensor:
-        signs, scales = _terms(latent, *settings)
-        ctx.slope = scales.sum(0)[:, None]
+    def forward(ctx: Any, settings: tuple[int, str, str], latent: Tensor, shifts: Tensor | None = None) -> Tensor:
+        signs, scales = _terms(latent, *settings, shifts)
+        ctx.slope, ctx.scales = scales.sum(0)[:, None], scales
+        if shifts is not None:
+            ctx.save_for_backward(latent, shifts)
         return combine(signs, scales).to(latent.dtype).reshape(latent.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return (gradient.reshape(len(ctx.slope), -1) * ctx.slope).reshape(gradient.shape), None
-
-
-class AbcActivation(nn.Module):
-    r"""The sum of β_n A_n, for x of any shape, with trained v and β of shape (N,).
-
-    A_n is +1 where x reaches :math:`t_n = \tfrac12 - v_n`, else -1, and its gradient passes where 0 <= x + v_n <= 1,
-    that is :math:`\lvert x - t_n \rvert \le \tfrac12`. At first v and β are those of :func:`gaussian`, the best for
-    what comes out of batch norm.
-
-    bases: N, from 1 to 16; 3 by default. ValueError for another.
-    """
-
-    def __init__(self, bases: int = 3) -> None:
-        super().__init__()
-        t, beta = gaussian(bases)
-        self.v, self.beta = nn.Parameter(0.5 - t), nn.Parameter(beta)
-
-    def extra_repr(self) -> str:
-        return f"bases={len(self.v)}"
-
-    # method
-    def forward(self, x: Tensor) -> Tensor:
-        return sum(beta * Sign.apply(x - t, 0.5) for t, beta in zip(0.5 - self.v, self.beta, strict=True))
-
-    # end of method
-
-    def bases(self) -> list[tuple[float, float]]:
-        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
-        return list(zip((0.5 - self.v).tolist(), self.beta.tolist(), strict=True))
-
-
-def gaussian(bases: int) -> tuple[Tensor, Tensor]:
-    """Thresholds t and factors b whose sum is nearest to a standard Gaussian in the mean square.
-
-    Found by Lloyd's iteration: each value is the mean of what it stands for, each threshold the middle of two values.
-
-    bases: how many, from 1 to 16.
-    Returns t and b, (bases,) each.
-
-    >>> t, b = gaussian(1)
-    >>> t.abs().tolist(), round(b.item(), 3)  # the sign, with the mean of |x|
-    ([0.0], 0.798)
-    """
-    _check(bases)
-    t = torch.special.ndtri(torch.arange(1, bases + 1, dtype=torch.float64) / (bases + 1))
-    end = torch.tensor([torch.inf])
-    for _ in range(1000):
-        edges = torch.cat([-end, t, end])
-        density = torch.exp(-edges.square() / 2) / (2 * torch.pi) ** 0.5
-        values = -density.diff() / torch.special.ndtr(edges).diff()
-        t = (values[1:] + values[:-1]) / 2
-    return t.float(), values.diff().float() / 2
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None]:
+        rows = gradient.reshape(len(ctx.slope), -1)
+        to_shifts = None
+        if ctx.saved_tensors:
+            latent, shifts = ctx.saved_tensors
+            std = latent.reshape(rows.shape).std(1, correction=0)
+            in_order = (ctx.scales * std * rows.sum(1)).sum(1)  # of the shifts as they were sorted
+            to_shifts = torch.empty_like(shifts).scatter_(0, shifts.argsort(), in_order)
+        return None, (rows * ctx.slope).reshape(gradient.shape), to_shifts
 
 
 def binarize(
@@ -247,6 +233,9 @@ def binarize(
     kind: str = "abc",
     scope: str = "layer",
     activation_bases: int | None = None,
+    train_shifts: bool = False,
+    replace_activations: bool = False,
+    example: Tensor | None = None,
 ) -> nn.Module:
     """Binarize the weights, and if asked the inputs, of a network and return it; do not use the original afterwards.
 
@@ -259,21 +248,47 @@ def binarize(
     scope: what shares its scales, the "layer" (default) or each "filter".
     activation_bases: N, signs for each input of these layers, after a batch norm, from 1 to 16; None (default): inputs
       stay as they are.
+    train_shifts: whether the thresholds of the matrices are trained too; False by default.
+    replace_activations: whether such inputs take the place of the activations before them, ReLU for example, which are
+      then removed; False by default.
+    example: a batch of the network's input, on which a copy with such inputs is tried; None (default): torch.fx traces
+      the network to see which layers are called.
 
     Returns the model to use from now on. Raises ValueError for another number of bases, kind or scope, an unknown
-    layer, where no layer is left, and for weights that are not finite; the model is then as it was.
+    layer, where no layer is left, for weights that are not finite and, if inputs become signs, for a layer that is not
+    called and a network that cannot be traced; the model is then as it was.
 
     >>> from lib import models
     >>> model = binarize(models.lenet_300_100(), bases=2)
     >>> len(model.fc2.weight.unique())
     3
     """
-    if activation_bases is not None:
-        _check(activation_bases)
-    layers_to_change = chosen(model, names)
-    compress(model, lambda name, _: AbcWeight(bases, kind=kind, scope=scope) if name in layers_to_change else None)
+    AbcWeight(bases, kind=kind, scope=scope, train_shifts=train_shifts)  # raises ValueError for other settings
+
+    def form(name: str, _: object) -> AbcWeight | None:
+        wanted = name in readers
+        return AbcWeight(bases, kind=kind, scope=scope, train_shifts=train_shifts) if wanted else None
+
     if activation_bases is None:
-        return model
-    return read_signs(
-        model, layers_to_change, lambda layer: Binarized(layer, AbcActivation(activation_bases), norm_before(layer))
+        if replace_activations:
+            raise ValueError("replace_activations needs activation_bases: without, inputs stay as they are")
+        readers = chosen(model, names)
+        return compress(model, form)
+    inputs = partial(AbcActivation, activation_bases)
+    plan = planned(
+        model,
+        names,
+        activation=inputs(),
+        ends=("first", "last"),
+        norm=True,
+        remove=replace_activations,
+        example=example,
     )
+    readers = plan.readers
+
+    def change(model: nn.Module) -> nn.Module:
+        return read_activations(compress(model, form), plan, inputs)
+
+    if example is not None:
+        check_signs(change(copy.deepcopy(model)), example)
+    return change(model)

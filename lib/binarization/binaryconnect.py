@@ -31,12 +31,17 @@ FIT_DEFAULTS: LoopOptions = {"batch_size": 100, "loss": "squared_hinge", "weight
 class BinaryConnectWeight(BinaryForm):
     """The sign of a latent weight in [-c, c], of any shape of two dimensions or more.
 
+    The state of the random numbers is the buffer ``generator``, uint8, of a stochastic form: a copy, and a network that
+    loads the ``state_dict``, goes on with the same draws, on any device. (A file has no draws: they are for training.)
+
     limit: c, above 0; None (default): H of the layer.
     stochastic: whether a new sign is drawn at each forward pass of training; False by default.
     seed: of the draws; 0 by default.
     inference: what a stochastic weight is in evaluation mode: "real" (default), weight / c as in the paper, or "sign".
     Raises ValueError for another limit or inference.
     """
+
+    generator: Tensor
 
     def __init__(
         self, *, limit: float | None = None, stochastic: bool = False, seed: int = 0, inference: str = "real"
@@ -46,7 +51,9 @@ class BinaryConnectWeight(BinaryForm):
             raise ValueError(f"limit must be a number above 0, or None, not {limit}")
         check_one_of("inference", inference, INFERENCE)
         self.limit, self.stochastic, self.inference = limit, stochastic, inference
-        self.seed, self.generator = int(seed), torch.Generator().manual_seed(int(seed))
+        self.seed = int(seed)
+        state = torch.Generator().manual_seed(self.seed).get_state() if stochastic else None
+        self.register_buffer("generator", state)
 
     def extra_repr(self) -> str:  # tells settings apart, for a reader and for the cache of trained networks
         return f"limit={self.limit}, stochastic={self.stochastic}, seed={self.seed}, inference={self.inference}"
@@ -62,8 +69,7 @@ class BinaryConnectWeight(BinaryForm):
             return Sign.apply(latent, torch.inf)  # the gradient of w_b is that of w, whatever w
         if not self.training:
             return latent / self._c()
-        drawn = torch.rand(latent.shape, generator=self.generator, dtype=latent.dtype)
-        positive = drawn < hard_sigmoid(latent / self._c())  # drawn is below 1 and may be 0
+        positive = self._drawn(latent) < hard_sigmoid(latent / self._c())  # drawn is below 1 and may be 0
         return Sign.apply(latent, torch.inf, positive.to(latent.dtype) - 0.5)
 
     def clip(self, latent: Tensor) -> None:
@@ -72,6 +78,14 @@ class BinaryConnectWeight(BinaryForm):
             latent.clamp_(-self._c(), self._c())
 
     # end of method
+
+    def _drawn(self, latent: Tensor) -> Tensor:
+        """Uniform numbers in the latent weight's shape and type, drawn on the CPU: the same on every device."""
+        generator = torch.Generator()
+        generator.set_state(self.generator.cpu())
+        drawn = torch.rand(latent.shape, generator=generator, dtype=latent.dtype)
+        self.generator.copy_(generator.get_state())
+        return drawn.to(latent.device)
 
     def _c(self) -> float:
         """The limit c, which is known once a weight has entered."""

@@ -6,33 +6,54 @@ r"""Binarized neural network: the weights are signs, and so is all that flows be
 (courbariaux2016binarynet, algorithm 1; hubara2016bnn). Weights are signs as in :mod:`lib.binarization.binaryconnect`.
 The first layer reads the image as it is, every other layer reads signs, and batch norm comes after the last.
 
+Beside Adam and batch norm, as most of the published results have them, there are the forms of both that shift bits
+instead of multiplying (:mod:`lib.binarization.shared.shifts`): ``shifts.shift_norms`` and :func:`fit`. A first layer
+that reads 8-bit pixels can count bits as well (:class:`lib.binarization.shared.bit_planes.PlaneLayer`). Stochastic
+signs of activations, which the papers mention as another choice, are left out.
+
 Batch norm and sign together only ask whether a sum reaches a threshold, and :func:`threshold` finds it. The network can
 then run on bits, counts and comparisons, with exactly the answers of the float network.
 """
 
+import copy
 from collections.abc import Collection
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from lib.binarization.binaryconnect import BinaryConnectWeight
-from lib.binarization.shared.conversion import EPSILON, chosen, read_activations
+from lib import training
+from lib.binarization.binaryconnect import FIT_DEFAULTS, BinaryConnectWeight
+from lib.binarization.shared.conversion import check_classes, clip, closed
+from lib.binarization.shared.plans import check_signs, planned, read_activations
+from lib.binarization.shared.shifts import ShiftAdaMax
 from lib.binarization.shared.signs import LAYERS, NORMS, SignActivation
+from lib.datasets import Split
+from lib.training import LoopOptions
 from lib.weights import compress, layers
 
 
-def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[str] | None = None) -> nn.Module:
+def binarize(
+    model: nn.Module,
+    *,
+    classes: int | None = None,
+    names: Collection[str] | None = None,
+    example: Tensor | None = None,
+) -> nn.Module:
     """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
-    Every weight becomes a sign. ReLU modules are removed, since after one a sign would always be +1. (A relu that is
-    called as a function stays: make it a module first.) A network without batch norm gets one before each sign.
+    Every weight becomes a sign. A sign takes the place of the activation before it, ReLU or another, which is removed;
+    odd functions such as tanh stay. Where no batch norm leads to a sign, it gets one.
 
     model: the network.
     classes: width of the output, which then gets a batch norm of its own; None (default): the output stays as it is.
-    names: of the linear and 2-d convolution layers that read signs; None (default): all but the first.
+    names: of the linear and 2-d convolution layers that read signs; None (default): all that are called, except for
+      those that read the network's input. (Attention reads the weight of its output layer without calling it.)
+    example: a batch of the network's input, on which a copy is tried; None (default): torch.fx traces the network.
 
-    Returns the model to use from now on. Raises ValueError for a network of fewer than two such layers, for an unknown
-    name, and for weights that are not finite; the model is then as it was.
+    Returns the model to use from now on. Raises ValueError for a network of fewer than two such layers, an unknown
+    name, a layer that is not called, an activation that is called as a function or is read by others too, a sign that
+    is constant, a network that cannot be traced, and weights that are not finite; the model is then as it was.
 
     >>> from lib import models
     >>> model = binarize(models.lenet_300_100())
@@ -42,12 +63,56 @@ def binarize(model: nn.Module, *, classes: int | None = None, names: Collection[
     accepted = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
     if names is None and len(accepted) < 2:
         raise ValueError(f"{type(model).__name__} has {len(accepted)} linear and 2-d layers: at least two are needed")
-    if classes is not None and classes < 1:
-        raise ValueError(f"classes, the width of the output, must be 1 or more, not {classes}")
-    names = chosen(model, accepted[1:] if names is None else names)
-    compress(model, lambda name, layer: BinaryConnectWeight())
-    model = read_activations(model, names, SignActivation)
-    return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
+    check_classes(classes)
+    plan = planned(model, names, activation=SignActivation(), remove=True, example=example)
+
+    def change(model: nn.Module) -> nn.Module:
+        compress(model, lambda name, layer: BinaryConnectWeight())
+        return closed(read_activations(model, plan, SignActivation), classes)
+
+    if example is not None:
+        check_signs(change(copy.deepcopy(model)), example)
+    return change(model)
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 2**-10,
+    **options: Unpack[LoopOptions],
+) -> list[float]:
+    """Train a network with binary weights by shift-based AdaMax, clipping the latent weights after each step. In place.
+
+    :func:`lib.binarization.binaryconnect.fit` does the same by Adam.
+
+    model: as :func:`binarize` returns it; floats are trained as well.
+    split: images and labels to train on.
+    epochs: how often to go through the split.
+    seed: of the order of images and the shifts of images.
+    learning_rate: of AdaMax, which rounds it to a power of two; 2^-10 by default.
+    options: of the training, see :func:`lib.training.fit`:
+
+      - batch_size: images in a step; 100 by default.
+      - loss: "squared_hinge" (default), "cross_entropy" or "squared_error".
+      - weight_decay: of parameters of two dimensions or more; 0 by default.
+      - shift: pixels by which each image is moved at most, in both directions; 0 by default.
+
+    Returns each epoch's mean loss. Raises TypeError for other options, and ValueError for an empty split, an unknown
+    loss, a learning rate that is not above 0, and a loss that is not finite.
+    """
+    training.check_options(options, kinds=LoopOptions)
+    return training.fit(
+        model,
+        split,
+        epochs=epochs,
+        seed=seed,
+        optimizer=lambda groups: ShiftAdaMax(groups, lr=learning_rate),
+        after_step=lambda: clip(model),
+        **FIT_DEFAULTS | options,
+    )
 
 
 @torch.no_grad()

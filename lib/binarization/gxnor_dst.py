@@ -18,8 +18,12 @@ So a learning rate is a probability: Adam's increment is about as large as its r
 and an operation can be skipped where either operand is 0. Adam keeps two real moments for each weight, and batch norm
 is real: "no real values" is true of the weights alone; with ``increment="sgd"`` or ``"sign"`` it is true of their
 optimizer too.
+
+The authors' code keeps the network with the lowest test error and, after 15 epochs without a lower one, jumps to random
+states with a probability of 0.8. :func:`fit` does the same on a validation split, if one is given.
 """
 
+import copy
 import math
 from collections.abc import Collection
 from typing import Any, Unpack
@@ -30,68 +34,92 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import training
-from lib.binarization.shared.conversion import EPSILON, chosen, read_activations
-from lib.binarization.shared.signs import LAYERS
+from lib.binarization.shared.conversion import check_classes, closed, free
+from lib.binarization.shared.plans import check_signs, planned, read_activations
+from lib.binarization.shared.restarts import Restarts
+from lib.binarization.shared.signs import Activation
 from lib.binarization.shared.state_optimizer import DiscreteStateTransition
-from lib.binarization.shared.states import TernaryStates, check_space
+from lib.binarization.shared.states import LARGEST, TernaryStates, check_space
 from lib.datasets import Split
 from lib.training import LoopOptions
-from lib.weights import check_one_of, compress, layers
+from lib.weights import check_one_of, compress
 
 DERIVATIVES = ("rectangular", "triangular")
 FIT_DEFAULTS: LoopOptions = {"batch_size": 256, "loss": "squared_hinge", "weight_decay": 0.0}
 
 
-def check_activation(r: float, a: float, derivative: str) -> None:
-    """Raise ValueError unless :class:`TernaryActivation` takes these: r from 0, a above 0, both finite."""
+def check_activation(r: float, a: float, derivative: str, space: int = 1) -> None:
+    """Raise ValueError unless :class:`TernaryActivation` takes these settings."""
     check_one_of("derivative", derivative, DERIVATIVES)
     if not (math.isfinite(r) and r >= 0 and math.isfinite(a) and a > 0):
         raise ValueError(f"r must be 0 or more and a above 0, both finite, not {r} and {a}")
+    if space not in range(1, LARGEST + 1):
+        raise ValueError(f"the space of activations must be a whole number from 1 to {LARGEST}, not {space}")
+    if space > 1 and r >= 1:
+        raise ValueError(f"r must be below 1 where activations have more than three values, not {r}")
 
 
-class TernaryActivation(nn.Module):
-    """phi_r(x), for x of any shape: 1 where x > r, -1 where x < -r, else 0. The published default is r = a = 0.5.
+class TernaryActivation(Activation):
+    r"""phi_r(x), for x of any shape: 1 where x > r, -1 where x < -r, else 0. The published default is r = a = 0.5.
+
+    With a larger space of N the values are those of :math:`Z_N`, in steps of :math:`\Delta z = 2^{1-N}`: the steps are
+    at :math:`r_k = r + (k - 1) (1 - r)\, \Delta z` for k = 1, ..., 2^(N-1), and at the same places below 0.
 
     r: threshold, from 0; 0.5 by default.
-    a: half the width of the derivative around r and -r, above 0; 0.5 by default.
-    derivative: "rectangular" (default), 1 / (2 a) where r - a <= |x| <= r + a, or "triangular",
-      max(0, 1 - ||x| - r| / a) / a.
-    Raises ValueError for another derivative, r below 0, and a not above 0.
+    a: half the width of the derivative around each step, above 0; 0.5 by default.
+    derivative: "rectangular" (default), the sum of 1 / (2 a) where \|\|x\| - r_k\| <= a, or "triangular", that of
+      max(0, 1 - \|\|x\| - r_k\| / a) / a, both times the height of a step.
+    space: N, from 1 (three values, the default) to 6 (65 values).
+    Raises ValueError for another derivative or space, r below 0 (or from 1, for N > 1), and a not above 0.
 
     >>> TernaryActivation()(torch.tensor([-2.0, -0.5, 0.4, 0.6])).tolist()
     [-1.0, 0.0, 0.0, 1.0]
+    >>> TernaryActivation(space=2)(torch.tensor([-2.0, -0.5, 0.4, 0.6])).tolist()
+    [-1.0, 0.0, 0.0, 0.5]
     """
 
-    def __init__(self, r: float = 0.5, a: float = 0.5, derivative: str = "rectangular") -> None:
+    def __init__(self, r: float = 0.5, a: float = 0.5, derivative: str = "rectangular", space: int = 1) -> None:
         super().__init__()
-        check_activation(r, a, derivative)
-        self.r, self.a, self.derivative = r, a, derivative
+        check_activation(r, a, derivative, space)
+        self.r, self.a, self.derivative, self.space = r, a, derivative, int(space)
 
     def extra_repr(self) -> str:
-        return f"r={self.r}, a={self.a}, derivative={self.derivative}"
+        more = f", space={self.space}" if self.space > 1 else ""
+        return f"r={self.r}, a={self.a}, derivative={self.derivative}{more}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Ternary.apply(x, self.r, self.a, self.derivative)
+        return _Discrete.apply(x, self.steps(), self.a, self.derivative)
+
+    def steps(self) -> list[float]:
+        """The r_k: where x > 0 goes from one value to the next."""
+        count = 2 ** (self.space - 1)
+        return [self.r + k * (1 - self.r) / count for k in range(count)]
 
     def bases(self) -> list[tuple[float, float]]:
-        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
-        r = np.float32(self.r)  # of float32, which the kernels read
-        return [(float(-r), 0.5), (float(np.nextafter(r, np.float32(np.inf))), 0.5)]  # x > r is x >= the next float
+        found, height = [], 2.0 ** (1 - self.space)
+        for r in map(np.float32, self.steps()):  # of float32, which the kernels read
+            above = np.nextafter(r, np.float32(np.inf))  # x > r is x >= the next float
+            found += [(float(-r), height / 2), (float(above), height / 2)]
+        return found
 
 
-class _Ternary(torch.autograd.Function):
+class _Discrete(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, r: float, a: float, derivative: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, steps: list[float], a: float, derivative: str) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.settings = r, a, derivative
-        return functional.hardshrink(x, r).sign_()  # 0 where -r <= x <= r: eighteen times as fast as comparing
+        ctx.settings = steps, a, derivative
+        # 0 where -r <= x <= r: eighteen times as fast as comparing
+        parts = [functional.hardshrink(x, r).sign_() for r in steps]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0) / len(parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (r, a, derivative), x = ctx.settings, ctx.saved_tensors[0].abs()
+        (steps, a, derivative), x = ctx.settings, ctx.saved_tensors[0].abs()
         if derivative == "rectangular":
-            return gradient * ((x >= r - a) & (x <= r + a)) / (2 * a), None, None, None
-        return gradient * (1 - (x - r).abs() / a).clamp(min=0) / a, None, None, None
+            passed = [gradient * ((x >= r - a) & (x <= r + a)) / (2 * a) for r in steps]
+        else:
+            passed = [gradient * (1 - (x - r).abs() / a).clamp(min=0) / a for r in steps]
+        return passed[0] if len(passed) == 1 else torch.stack(passed).sum(0) / len(passed), None, None, None
 
 
 def ternarize(
@@ -103,22 +131,31 @@ def ternarize(
     r: float = 0.5,
     a: float = 0.5,
     derivative: str = "rectangular",
+    activation_space: int = 1,
+    example: Tensor | None = None,
 ) -> nn.Module:
     """Turn the weights and inputs of a network ternary and return it; do not use the original afterwards.
 
-    The weights of the named layers become :class:`lib.binarization.shared.states.TernaryStates`. All of these layers
-    but the network's first, which reads the image, get a :class:`TernaryActivation` before them; ReLU modules before
-    them are removed. A network without batch norm gets one before each activation.
+    The weights of the named layers become :class:`lib.binarization.shared.states.TernaryStates`. These layers, except
+    for those that read the network's input, get a :class:`TernaryActivation` before them. It takes the place of the
+    activation there, ReLU or another, which is removed; odd functions such as tanh stay. Where no batch norm leads to
+    it, it gets one.
 
-    names: of linear and 2-d convolution layers; None (default): all of them.
+    model: the network.
+    names: of linear and 2-d convolution layers that are called; None (default): all of them, and of those whose weight
+      is read without a call, such as the output layer of attention, the weights alone.
     classes: width of the output, which then gets a batch norm of its own; None (default): the output stays as it is.
     space: N of the weights' space, 0 (binary), 1 (ternary, default) to 6.
     r: threshold of the activation, from 0; 0.5 by default.
     a: half the width of its derivative around r and -r, above 0; 0.5 by default.
     derivative: of the activation, "rectangular" (default) or "triangular".
+    activation_space: N of the activation's space, 1 (three values, default) to 6.
+    example: a batch of the network's input, on which a copy is tried; None (default): torch.fx traces the network.
 
-    Returns the model to use from now on. Raises ValueError for an unknown setting or layer, where no layer is left,
-    and for weights that are shared or not finite; the model is then as it was.
+    Returns the model to use from now on. Raises ValueError for an unknown setting or layer, a layer that is not called,
+    where no layer is left, an activation that is called as a function or is read by others too, one side of 0 that is
+    never reached, a network that cannot be traced, and weights that are shared or not finite; the model is then as it
+    was.
 
     >>> from lib import models
     >>> model = ternarize(models.mlp(hidden=(8,)))
@@ -126,13 +163,22 @@ def ternarize(
     [-1.0, 0.0, 1.0]
     """
     check_space(space)
-    check_activation(r, a, derivative)
-    accepted = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
-    names = chosen(model, accepted if names is None else names)
-    readers = [name for name in names if name != accepted[0]]
-    compress(model, lambda name, layer: TernaryStates(space) if name in names else None)
-    model = read_activations(model, readers, lambda: TernaryActivation(r, a, derivative))
-    return model if classes is None else nn.Sequential(model, nn.BatchNorm1d(classes, eps=EPSILON))
+    check_activation(r, a, derivative, activation_space)
+    check_classes(classes)
+
+    def activation() -> TernaryActivation:
+        return TernaryActivation(r, a, derivative, activation_space)
+
+    plan = planned(model, names, activation=activation(), named_ends=False, remove=True, example=example)
+    ternary = free(model) if names is None else names
+
+    def change(model: nn.Module) -> nn.Module:
+        compress(model, lambda name, layer: TernaryStates(space) if name in ternary else None)
+        return closed(read_activations(model, plan, activation), classes)
+
+    if example is not None:
+        check_signs(change(copy.deepcopy(model)), example)
+    return change(model)
 
 
 def fit(
@@ -145,6 +191,8 @@ def fit(
     probability: str = "tanh",
     learning_rate: float = 0.1,
     real_learning_rate: float | None = None,
+    validation: Split | None = None,
+    patience: int = 15,
     **options: Unpack[LoopOptions],
 ) -> list[float]:
     """Train a ternarized model by :class:`DiscreteStateTransition`, in place.
@@ -159,6 +207,9 @@ def fit(
     real_learning_rate: of biases, batch norm and all else that is real; None (default): the same. Increments "sgd" and
       "sign" need one of its own: their unit is the gradient, or its sign, times the rate, while Adam's increment is
       about the rate itself.
+    validation: split on whose error the network is judged after each epoch: training ends with the best of these
+      networks, and restarts from random states where none gets better; None (default): neither.
+    patience: epochs without a lower error before a restart; 15 by default.
     options: of the training, see :func:`lib.training.fit`:
 
       - batch_size: images in a step; 256 by default.
@@ -183,4 +234,16 @@ def fit(
             model, groups, lr=learning_rate, increment=increment, probability=probability, seed=seed
         )
 
-    return training.fit(model, split, epochs=epochs, seed=seed, optimizer=optimizer, **FIT_DEFAULTS | options)
+    restarts = None if validation is None else Restarts(model, validation, patience=patience, seed=seed)
+    losses = training.fit(
+        model,
+        split,
+        epochs=epochs,
+        seed=seed,
+        optimizer=optimizer,
+        before_epoch=restarts,
+        **FIT_DEFAULTS | options,
+    )
+    if restarts is not None:
+        restarts.finish()
+    return losses

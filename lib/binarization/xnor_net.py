@@ -7,27 +7,76 @@ r"""XNOR-Net: signs of weights times signs of inputs, with one scale per filter 
 of the output, costs real multiplications; the authors' released code leaves it out, so here it is an option. A layer
 normalizes its input before it binarizes it: the order is batch norm, sign, convolution, (ReLU,) pooling. The first and
 the last layer stay real.
+
+Left out: gradients of one bit (their scale is the largest gradient, and they cost the authors 1.4 points), and weights
+of several bits.
 """
 
+import copy
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lib.binarization.bwn import one_bit
-from lib.binarization.shared.conversion import EPSILON, chosen, norm_before, readable
-from lib.binarization.shared.signs import Binarized, SignActivation
-from lib.weights import compress, replace
+from lib.binarization.shared.conversion import EPSILON, like, norm_before, read_signs
+from lib.binarization.shared.plans import check_signs, planned
+from lib.binarization.shared.signs import Activation, Binarized, SignActivation
+from lib.weights import compress
+
+
+class BitsActivation(Activation):
+    r"""Values in [-1, 1] of k bits, in place of the sign (rastegari2016xnor, equation 12), for x of any shape:
+
+    .. math:: q_k(x) = 2 \Big( \frac{\mathrm{round}\big((2^k - 1) \tfrac{x + 1}{2}\big)}{2^k - 1} - \frac12 \Big)
+
+    The gradient passes where |x| <= 1, as that of the sign, which is the case k = 1.
+
+    bits: k, from 1 to 8; ValueError for others.
+
+    >>> BitsActivation(2)(torch.tensor([-9.0, -0.2, 0.7, 0.5])).mul(3).tolist()
+    [-3.0, -1.0, 3.0, 1.0]
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        if bits not in range(1, 9):
+            raise ValueError(f"bits of activations must be a whole number from 1 to 8, not {bits}")
+        self.bits = int(bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Bits.apply(x, [t for t, _ in self.bases()])
+
+    def bases(self) -> list[tuple[float, float]]:
+        steps = 2**self.bits - 1
+        return [((2 * j + 1) / steps - 1, 1 / steps) for j in range(steps)]
+
+
+class _Bits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, thresholds: list[float]) -> Tensor:
+        ctx.save_for_backward(x)
+        reached = torch.bucketize(x, x.new_tensor(thresholds), right=True)  # how many thresholds x reaches
+        return (2 * reached - len(thresholds)).to(x.dtype) / len(thresholds)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradient * (x.abs() <= 1), None
 
 
 class InputScale(nn.Module):
     """K of a layer's real input; for the gradient it is a constant.
 
     Its output is (n, 1, height, width) for a convolution, where the zeros of the border count, and (n, 1), the mean of
-    |x|, for a linear layer.
+    |x|, for a linear layer. A convolution of several groups has a K for each: (n, filters, height, width).
 
-    layer: whose input is read. Raises ValueError for a convolution of several groups or with another border than zeros.
+    layer: whose input is read.
 
     >>> InputScale(nn.Linear(2, 5))(torch.tensor([[1.0, -3.0]])).tolist()
     [[2.0]]
@@ -37,12 +86,9 @@ class InputScale(nn.Module):
         super().__init__()
         self.place = None
         if isinstance(layer, nn.Conv2d):
-            if layer.padding_mode != "zeros" or layer.groups > 1:
-                raise ValueError(
-                    "K needs a convolution of one group with a border of zeros, not one of"
-                    f" {layer.groups} groups with padding_mode {layer.padding_mode!r}"
-                )
             self.place = layer._reversed_padding_repeated_twice, layer.stride, layer.dilation, layer.kernel_size
+            self.groups, self.filters = layer.groups, layer.out_channels // layer.groups
+            self.mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
 
     # method
     def forward(self, x: Tensor) -> Tensor:
@@ -50,9 +96,11 @@ class InputScale(nn.Module):
         if self.place is None:
             return x.mean(-1, keepdim=True)
         border, stride, dilation, size = self.place
-        k = x.new_full((1, 1, *size), 1 / (size[0] * size[1]))
-        mean = functional.pad(x.mean(-3, keepdim=True), border).to(memory_format=torch.contiguous_format)
-        return functional.conv2d(mean, k, None, stride, 0, dilation)
+        k = x.new_full((self.groups, 1, *size), 1 / (size[0] * size[1]))
+        mean = x.unflatten(-3, (self.groups, -1)).mean(-3)  # A, for each group
+        mean = functional.pad(mean, border, self.mode).to(memory_format=torch.contiguous_format)
+        scale = functional.conv2d(mean, k, None, stride, 0, dilation, self.groups)
+        return scale if self.groups == 1 else scale.repeat_interleave(self.filters, -3)
 
     # end of method
 
@@ -94,44 +142,57 @@ def binarize(
     norm: bool = True,
     maps: Mapping[str, int] | None = None,
     centered: bool = False,
+    activation_bits: int = 1,
+    example: Tensor | None = None,
 ) -> nn.Module:
     """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
     The named layers read signs, with weights of one bit and one scale per filter. All between them stays where it is.
 
     model: the network.
-    names: of linear and 2-d convolution layers; None (default): all but the first and the last.
+    names: of linear and 2-d convolution layers that are called; None (default): all of them, except for those that read
+      the network's input or give its output.
     input_scale: whether outputs are multiplied by K; False by default.
     norm: whether each sign gets a batch norm before it; True by default. Without it the network must bring its own.
     maps: name of a linear layer -> how many maps its flattened input consists of; its norm then has one mean and
       deviation for each map. None (default): one for each input.
     centered: whether the mean of each filter over its input channels is subtracted first; False by default.
+    activation_bits: of each input, 1 (default), a sign, to 8 (see :class:`BitsActivation`).
+    example: a batch of the network's input, on which a copy is tried; None (default): torch.fx traces the network.
 
-    Returns the model to use from now on. Raises ValueError for an unknown layer, where no layer is left, for weights
-    that are not finite, maps that do not fit or have no norm, a centered layer of one input channel, and a layer whose
-    K is not known; the model is then as it was.
+    Returns the model to use from now on. Raises ValueError for an unknown layer, one that is not called, where no layer
+    is left, for weights that are not finite, maps that do not fit or have no norm, a centered layer of one input
+    channel, a sign that is constant, as after ReLU without a norm, and a network that cannot be traced; the model is
+    then as it was.
 
     >>> from lib import models
     >>> model = binarize(models.lenet5(), maps={"fc1": 50})
     >>> type(model.conv2).__name__, type(model.fc1.norm).__name__
     ('Binarized', 'MapNorm')
     """
+
+    def activation() -> Activation:
+        return SignActivation() if activation_bits == 1 else BitsActivation(activation_bits)
+
     maps = maps or {}
     if maps and not norm:
         raise ValueError(f"maps must be empty where norm is False, not {dict(maps)}: they are of the norm")
-    binary = {name: readable(model, name) for name in chosen(model, names)}
+    plan = planned(model, names, activation=activation(), ends=("first", "last"), norm=norm, example=example)
     for name, count in maps.items():
-        inputs = getattr(binary.get(name), "in_features", 0)
+        inputs = getattr(model.get_submodule(name), "in_features", 0) if name in plan.readers else 0
         if not inputs or count < 1 or inputs % count:
             raise ValueError(f"maps: {name!r} is no layer to binarize whose flattened input is {count} maps")
-    scales = {name: InputScale(layer) if input_scale else None for name, layer in binary.items()}
-    compress(model, lambda name, layer: one_bit(name, layer, centered=centered) if name in binary else None)
 
-    def norm_of(name: str, layer: nn.Module) -> nn.Module | None:
-        if not norm:
-            return None
-        return MapNorm(maps[name], eps=EPSILON) if name in maps else norm_before(layer)
+    def make(name: str, layer: nn.Linear | nn.Conv2d) -> Binarized:
+        before = norm_before(layer) if norm else None
+        if name in maps:
+            before = like(layer, MapNorm(maps[name], eps=EPSILON))
+        return Binarized(layer, activation(), before, InputScale(layer) if input_scale else None)
 
-    for name, layer in binary.items():
-        model = replace(model, name, Binarized(layer, SignActivation(), norm_of(name, layer), scales[name]))
-    return model
+    def change(model: nn.Module) -> nn.Module:
+        compress(model, lambda name, layer: one_bit(name, layer, centered=centered) if name in plan.readers else None)
+        return read_signs(model, plan.readers, make)
+
+    if example is not None:
+        check_signs(change(copy.deepcopy(model)), example)
+    return change(model)

@@ -11,7 +11,7 @@ they are rounded, so this simulates the words in memory, and not each step insid
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,15 +110,18 @@ class Words:
 
     weights: rounds weights, biases and their updates, of any shape.
     signals: rounds activations and errors, all in [-1, 1].
+    code: which words these are, three whole numbers: 0 and two zeros for :func:`single`, 1, exponent and significand
+        for :func:`floating`, 2, bits and integer bits for :func:`fixed`.
     """
 
     weights: Rounding
     signals: Rounding
+    code: tuple[int, int, int]
 
 
 def single() -> Words:
     """float32 everywhere: nothing is rounded."""
-    return Words(lambda x: x, lambda x: x)
+    return Words(lambda x: x, lambda x: x, (0, 0, 0))
 
 
 def floating(*, exponent: int = 7, significand: int = 16) -> Words:
@@ -134,7 +137,7 @@ def floating(*, exponent: int = 7, significand: int = 16) -> Words:
     def rounding(x: Tensor) -> Tensor:
         return short_floats.rounded(x, exponent=exponent, significand=significand)
 
-    return Words(rounding, rounding)
+    return Words(rounding, rounding, (1, exponent, significand))
 
 
 def fixed(bits: int, *, integer: int = 4) -> Words:
@@ -150,13 +153,33 @@ def fixed(bits: int, *, integer: int = 4) -> Words:
     if not 1 <= integer <= bits <= 24:
         raise ValueError(f"bits must be in {max(1, integer)}..24 and integer in 1..bits, not {bits} and {integer}")
     weights, signals = Format(integer, bits - integer), Format(1, bits - 1)
-    return Words(lambda x: formats.rounded(x, weights), lambda x: formats.rounded(x, signals))
+    code = 2, bits, integer
+    return Words(lambda x: formats.rounded(x, weights), lambda x: formats.rounded(x, signals), code)
+
+
+def words_of(code: Sequence[int]) -> Words:
+    """The words that have a code: the inverse of ``Words.code``.
+
+    code: three whole numbers; ValueError where no words have them.
+
+    >>> words_of(fixed(8).code).code
+    (2, 8, 4)
+    """
+    kind, first, second = code
+    if kind == 0:
+        return single()
+    if kind == 1:
+        return floating(exponent=first, significand=second)
+    if kind == 2:
+        return fixed(first, integer=second)
+    raise ValueError(f"no words have the code {list(code)}: the first number must be 0, 1 or 2")
 
 
 class Perceptron(nn.Module):
     """A hidden layer of sigmoids and a sigmoid for each class; input (n, ...), output (n, classes) in [0, 1].
 
-    ``words`` rounds inputs and activations, float32 to begin with; the weights are rounded where they are kept.
+    ``words`` rounds inputs and activations, float32 to begin with; the weights are rounded where they are kept. Its
+    code is the buffer ``code``, so it is saved and loaded with the weights.
 
     inputs: pixels of an image.
     hidden: units of the hidden layer, default 32.
@@ -169,7 +192,18 @@ class Perceptron(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
             self.hidden, self.output = nn.Linear(inputs, hidden), nn.Linear(hidden, classes)
-        self.words = single()
+        self.register_buffer("code", torch.zeros(3, dtype=torch.int64))
+
+    code: Tensor
+
+    @property
+    def words(self) -> Words:
+        """How this network rounds."""
+        return words_of(self.code.tolist())
+
+    @words.setter
+    def words(self, words: Words) -> None:
+        self.code.copy_(torch.tensor(words.code))
 
     def activations(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the inputs, the hidden units and the outputs hold: (n, inputs), (n, hidden), (n, classes).

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from given_binarization import snapshot, unchanged
-from scipy import stats
 from torch import nn
 from torch.nn import functional
 
@@ -16,20 +15,19 @@ from lib import models, storage, training
 from lib.binarization import abc_net, binaryconnect
 from lib.binarization.abc_net import (
     KINDS,
-    MOST,
     SCOPES,
-    AbcActivation,
     AbcWeight,
     approximate,
     binarize,
     combine,
-    gaussian,
+    even_shifts,
 )
 from lib.binarization.bipolar_regularizer import residual_signs
 from lib.binarization.bwn import BinaryWeight
 from lib.binarization.shared import inference
 from lib.binarization.shared.conversion import norm_before
 from lib.binarization.shared.signs import Binarized, Sign
+from lib.binarization.shared.staircase import MOST, AbcActivation, gaussian
 from lib.datasets import Split
 from lib.vision import torchvision
 from lib.weights import Encoding, compress, compressed_form, layers
@@ -314,6 +312,65 @@ def test_the_gradient_by_hand():
     assert found.tolist() == [[4, -4], [4, -4]] and latent.grad.tolist() == [[4, 8], [0, -12]]
 
 
+# -- trained shifts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_shifts_as_they_begin_give_what_fixed_ones_do(count, scope):
+    fixed, trained = (
+        binarize(nn.Linear(9, 4), names=[""], bases=count, scope=scope, train_shifts=t) for t in (False, True)
+    )
+    latent, shifts = compressed_form(trained)[1]
+    compressed_form(fixed)[1][0].data = latent.data.clone()
+    assert torch.equal(trained.weight, fixed.weight) and torch.equal(shifts, even_shifts(count))
+    signs, scales = compressed_form(trained)[0].bases(latent, shifts)
+    torch.testing.assert_close((signs * scales[:, :, None]).sum(0), trained.weight)
+    assert "train_shifts=True" in str(trained) and "shifts" not in str(fixed)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_gradient_of_a_shift_is_that_of_signs_that_pass_it_straight_through(scope):
+    weight = random((4, 7))
+    shifts = torch.tensor([0.4, -0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    form, gradient = AbcWeight(3, scope=scope, train_shifts=True), random((4, 7), 1)
+    form(weight, shifts).backward(gradient)
+    by_hand = torch.zeros(3, dtype=torch.float64)
+    rows, given_rows = groups(weight, scope), groups(gradient, scope)
+    order = shifts.detach().argsort()
+    _, scales = approximate(weight, 3, scope=scope, shifts=shifts)
+    for m, place in enumerate(order):
+        for g, row in enumerate(rows):
+            by_hand[place] += scales[m, g] * row.std(correction=0) * given_rows[g].sum()
+    torch.testing.assert_close(shifts.grad, by_hand)
+
+
+def test_signs_of_other_shifts_are_those_of_the_definition_and_of_the_file():
+    weight, shifts = random((4, 7), dtype=torch.float32), torch.tensor([0.7, -0.3])
+    form = AbcWeight(2, train_shifts=True)
+    signs, scales = approximate(weight, 2, shifts=shifts)
+    for sign, u in zip(signs, (-0.3, 0.7), strict=True):
+        assert torch.equal(sign, torch.where(weight - weight.mean() + u * weight.std(correction=0) >= 0, 1.0, -1.0))
+    assert torch.equal(AbcWeight.decode(form.encode(weight, shifts), weight.shape), form(weight, shifts))
+    assert torch.equal(combine(signs, scales), form(weight, shifts))
+
+
+def test_shifts_are_trained_and_come_back_with_the_state():
+    model = binarize(models.lenet5(), bases=3, train_shifts=True)
+    twin = binarize(models.lenet5(1), bases=3, train_shifts=True)
+    split = ten_classes()
+    training.fit(model, split, epochs=1, seed=0, optimizer="adam", learning_rate=1e-2, batch_size=20)
+    assert not torch.equal(compressed_form(model.conv2)[1][1], even_shifts(3))
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin.eval()(split.images), model(split.images))
+    for refuses in (
+        lambda: AbcWeight(kind="greedy", train_shifts=True),
+        lambda: binarize(models.lenet5(), kind="greedy", train_shifts=True),
+    ):
+        with pytest.raises(ValueError, match="train_shifts is for the kind 'abc', which has shifts, not 'greedy'"):
+            refuses()
+
+
 def test_a_copy_of_a_model_is_its_own():
     model = binarize(models.lenet5(), activation_bases=2)
     other = copy.deepcopy(model)
@@ -326,84 +383,6 @@ def test_a_copy_of_a_model_is_its_own():
 
 
 # -- what flows between the layers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_output_is_exact_at_the_thresholds_and_beside_them(count, dtype):
-    form = AbcActivation(count).to(dtype)
-    with torch.no_grad():
-        form.v.add_(random((count,), count, dtype) / 3)
-        form.beta.add_(random((count,), count + 1, dtype) / 3)
-    t, far = (0.5 - form.v).detach(), torch.tensor(torch.inf, dtype=dtype)
-    x = torch.cat([t, torch.nextafter(t, far), torch.nextafter(t, -far), torch.tensor([0.0, -0.0, 9.0, -9.0]).to(t)])
-    x = torch.cat([x, random((500,), 3, dtype)])
-    bases = form.bases()
-    assert torch.equal(sum(b * torch.where(x >= t, 1.0, -1.0).to(dtype) for t, b in bases), form(x))
-    assert [t for t, _ in bases] == t.tolist() and [b for _, b in bases] == form.beta.tolist()
-
-
-def test_the_output_is_that_of_the_formula():
-    form = AbcActivation(3)
-    v, beta = torch.tensor([1.5, 0.25, -0.5]), torch.tensor([0.5, 2.0, -1.0])
-    form.v.data, form.beta.data = v.clone(), beta.clone()
-    x = torch.arange(-128, 129).reshape(1, 257) / 64  # all sums are exact
-    h = [(x + each).clamp(0, 1) for each in v]
-    a = [2.0 * (each >= 0.5) - 1 for each in h]
-    assert torch.equal(form(x), sum(b * each for b, each in zip(beta, a, strict=True)))
-
-
-def test_gradients_are_those_by_hand_and_end_one_float_outside():
-    form = AbcActivation(2)
-    v, beta = torch.tensor([0.5, -0.25]), torch.tensor([3.0, -2.0])
-    form.v.data, form.beta.data = v.clone(), beta.clone()
-    edges, far = torch.tensor([-0.5, 0.5]), torch.tensor(9.0)  # of the first base: there x + v is 0, and 1
-    x = torch.cat([edges, torch.nextafter(edges, far), torch.nextafter(edges, -far), torch.arange(-64, 65) / 32])
-    x.requires_grad_()
-    gradient = torch.randint(-8, 9, x.shape, generator=torch.Generator().manual_seed(0)) / 8
-    form(x).backward(gradient)
-    shifted = x.detach().double() + v.double()[:, None]
-    gate = (shifted >= 0) & (shifted <= 1)
-    assert gate[0, :6].tolist() == [True, True, True, False, False, True] and gate.sum(1)[1] == 3 + 33
-    assert torch.equal(x.grad.double(), (gradient.double() * beta[:, None] * gate).sum(0))
-    assert torch.equal(form.v.grad.double(), (gradient.double() * beta[:, None] * gate).sum(1))
-    signs = torch.where(x.detach() >= (0.5 - v)[:, None], 1.0, -1.0)
-    assert torch.equal(form.beta.grad, (gradient * signs).sum(1))
-
-
-@pytest.mark.parametrize(
-    ("count", "t", "values", "left"),
-    [  # the best quantizers of a Gaussian with 2, 3, 4 and 6 values: Max, Quantizing for minimum distortion, 1960
-        (1, [0], [0.7980], 0.3634),
-        (2, [0.6120], [0, 1.224], 0.1902),
-        (3, [0, 0.9816], [0.4528, 1.510], 0.1175),
-        (5, [0, 0.6589, 1.447], [0.3177, 1.000, 1.894], 0.05798),
-    ],
-)
-def test_it_begins_as_the_best_sum_for_a_gaussian(count, t, values, left):
-    found, b = gaussian(count)
-    torch.testing.assert_close(found[found > -1e-6], torch.tensor(t).float(), rtol=0, atol=1e-3)
-    torch.testing.assert_close(found, -found.flip(0), rtol=0, atol=1e-6)
-    x = torch.from_numpy(stats.norm.ppf((np.arange(100000) + 0.5) / 100000)).float()
-    form = AbcActivation(count)
-    output = form(x).detach()
-    levels = output.unique()
-    assert levels.numel() == count + 1
-    torch.testing.assert_close(levels[levels > -1e-6], torch.tensor(values).float(), rtol=0, atol=1e-3)
-    best = (x - output).square().mean().item()
-    assert best == pytest.approx(left, abs=5e-4)
-    assert form.bases() == list(zip((0.5 - (0.5 - found)).tolist(), b.tolist(), strict=True))
-    for step in (0.05, -0.05):
-        for parameter, i in itertools.product((form.v, form.beta), range(count)):
-            with torch.no_grad():
-                parameter[i] += step
-                assert (x - form(x)).square().mean() > best
-                parameter[i] -= step
-
-
-def test_sixteen_bases_begin_in_order_too():
-    t, b = gaussian(MOST)
-    assert (t.diff() > 0).all() and (b > 0).all() and b.sum() < 4
 
 
 PLACES = {

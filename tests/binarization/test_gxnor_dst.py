@@ -5,7 +5,7 @@ import copy
 import given
 import pytest
 import torch
-from given_binarization import in_space, snapshot, ternary, ternary_network, two_halves, unchanged
+from given_binarization import converted_alike, in_space, snapshot, ternary, ternary_network, two_halves, unchanged
 from torch import nn
 
 from lib import models, storage, training
@@ -57,7 +57,41 @@ def test_each_jump_gets_the_area_one(derivative):
     assert x.grad.sum().item() * 1e-4 == pytest.approx(2, abs=1e-3)  # from -1 to 1
 
 
+@pytest.mark.parametrize("r", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("space", range(2, 7))
+def test_more_levels_are_the_states_of_their_space(space, r):
+    form, count = TernaryActivation(r, space=space), 2 ** (space - 1)
+    x = torch.cat([torch.linspace(-2, 2, 4001), torch.randn(500, generator=given.generator()), torch.zeros(1)])
+    steps = torch.tensor([r + k * (1 - r) / count for k in range(count)])
+    expected = x.sign() * (x.abs()[:, None] > steps).sum(1) / count
+    assert torch.equal(form(x), expected) and in_space(form(x), space)
+    assert form(x).unique().numel() == 2**space + 1
+    assert torch.equal(sum(b * torch.where(x >= t, 1.0, -1.0) for t, b in form.bases()), expected)
+    assert form.bases()[:2] == [(-r, 0.5 / count), (torch.nextafter(steps[0], steps[0] + 1).item(), 0.5 / count)]
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_with_more_levels_each_jump_gets_its_own_height(derivative):
+    x = torch.linspace(-3, 3, 60_001, dtype=torch.float64, requires_grad=True)
+    TernaryActivation(0.5, 0.1, derivative, 3)(x).sum().backward()
+    assert x.grad.sum().item() * 1e-4 == pytest.approx(2, abs=1e-2)  # from -1 to 1
+    windows = [abs(x.detach().abs() - r) <= 0.1 for r in (0.5, 0.625, 0.75, 0.875)]
+    assert torch.equal(x.grad > 1e-9, torch.stack(windows).any(0) & (x.grad > 1e-9)) and x.grad[30_000] == 0
+    one = x.grad[(x.detach() - 0.41).abs().argmin()]  # the window of the first step alone
+    assert one == pytest.approx(0.25 * (5 if derivative == "rectangular" else 1.0), rel=0.02)
+
+
 # -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_more_levels_learns_and_is_counted_on_bits():
+    model = ternarize(models.lenet5(), space=2, activation_space=3)
+    images = given.split(6, 1, 28, 28)
+    gxnor_dst.fit(model, images, epochs=1, seed=0)
+    seen = []
+    model.fc2.activation.register_forward_hook(lambda _, __, values: seen.append(values))
+    assert converted_alike(model, images.images) and len(seen[0].unique()) > 3 and in_space(seen[0], 3)
+    assert "space=3" in str(model.fc2.activation) and "space" not in str(TernaryActivation())
 
 
 def test_a_network_reads_ternary_values_behind_its_first_layer():
@@ -199,6 +233,28 @@ def test_training_depends_on_the_seed_alone_and_can_be_cached(tmp_path, monkeypa
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
+def test_training_with_a_validation_split_ends_with_the_best_network():
+    split, validation = two_halves(), two_halves(32)
+    options = {"epochs": 5, "seed": 0, "batch_size": 16, "learning_rate": 0.5}
+    plain, judged = ternary_network(), ternary_network()
+    gxnor_dst.fit(plain, split, **options)
+    losses = gxnor_dst.fit(judged, split, validation=validation, patience=99, **options)
+    assert len(losses) == 5 and training.error_pct(judged, validation) <= training.error_pct(plain, validation)
+    assert not any(module.training for module in judged.modules())
+
+
+def test_training_that_is_stuck_restarts_and_keeps_its_best():
+    split = two_halves()
+    model = ternary_network()
+    best = training.error_pct(model, split)
+    gxnor_dst.fit(model, split, validation=split, patience=1, epochs=4, seed=0, learning_rate=0.0)
+    assert training.error_pct(model, split) <= best  # rates of 0 move nothing: what moved was drawn
+    with pytest.raises(ValueError, match="patience must be 1 epoch or more, not 0"):
+        gxnor_dst.fit(model, split, validation=split, patience=0, epochs=1, seed=0)
+    with pytest.raises(ValueError, match="the split is empty"):
+        gxnor_dst.fit(model, split, validation=two_halves(0), epochs=1, seed=0)
+
+
 def test_one_sample_is_enough_without_batch_norm():
     layer = ternarize(nn.Sequential(nn.Flatten(), nn.Linear(36, 2, bias=False)))
     assert len(gxnor_dst.fit(layer, two_halves(1), epochs=2, seed=0)) == 2
@@ -218,6 +274,10 @@ def test_one_sample_is_enough_without_batch_norm():
         ({"a": 0.0}, "both finite, not 0.5 and 0.0"),
         ({"r": float("nan")}, "both finite, not nan"),
         ({"a": float("inf")}, "both finite, not 0.5 and inf"),
+        ({"activation_space": 0}, "the space of activations must be a whole number from 1 to 6, not 0"),
+        ({"activation_space": 7}, "from 1 to 6, not 7"),
+        ({"activation_space": 2, "r": 1.0}, "r must be below 1 where activations have more than three values, not 1.0"),
+        ({"classes": 0}, "classes, the width of the output, must be 1 or more, not 0"),
         ({"derivative": "round"}, "derivative must be one of rectangular, triangular, not 'round'"),
         ({"names": ["fc9"]}, "no layer 'fc9'"),
         ({"names": []}, "no layer to binarize"),
@@ -234,7 +294,7 @@ def test_what_cannot_be_ternary_is_refused_and_stays_as_it_was():
         ternarize(nn.ReLU())
     done = ternarize(models.lenet_300_100())
     text = str(done)
-    with pytest.raises(ValueError, match=r"no layer 'fc2.layer' to binarize"):
+    with pytest.raises(ValueError, match="Sequential has no layer to binarize"):
         ternarize(done)
     assert str(done) == text
     model = models.lenet_300_100()
@@ -277,5 +337,6 @@ def test_without_options_a_step_takes_256_images(monkeypatch):
     gxnor_dst.fit(ternary_network(), two_halves(), epochs=2, seed=0)
     gxnor_dst.fit(ternary_network(), two_halves(), epochs=2, seed=0, batch_size=16, shift=1)
     defaults = {"epochs": 2, "seed": 0, "batch_size": 256, "loss": "squared_hinge", "weight_decay": 0.0}
+    defaults |= {"before_epoch": None}
     assert [c.pop("optimizer") is not None for c in calls] == [True, True]
     assert calls == [defaults, defaults | {"batch_size": 16, "shift": 1}]

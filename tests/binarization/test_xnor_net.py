@@ -2,18 +2,20 @@
 
 import itertools
 
+import given
 import pytest
 import torch
-from given_binarization import snapshot, unchanged
+from given_binarization import alive, converted_alike, snapshot, unchanged
 from torch import nn
 from torch.nn import functional
 
 from lib import models
 from lib.binarization import bnn, bwn, xnor_net
 from lib.binarization.bwn import BinaryWeight, scale
+from lib.binarization.shared import inference
 from lib.binarization.shared.conversion import EPSILON
 from lib.binarization.shared.signs import Binarized, SignActivation
-from lib.binarization.xnor_net import InputScale, MapNorm, binarize, speedup
+from lib.binarization.xnor_net import BitsActivation, InputScale, MapNorm, binarize, speedup
 from lib.weights import compress, compressed_form, layers
 
 # -- the scale of the input --------------------------------------------------------------------------------------------
@@ -77,15 +79,68 @@ def test_a_layer_is_a_convolution_of_signs_times_k_and_alpha(kind):
     torch.testing.assert_close(x.grad, signs.grad * (x.detach().abs() <= 1), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")])
-def test_k_of_groups_and_of_other_borders_than_zeros_is_refused(layer):
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), layer, nn.Conv2d(4, 4, 3))
-    before = str(model)
-    message = f"K needs a convolution of one group with a border of zeros, not one of {layer.groups} groups"
-    with pytest.raises(ValueError, match=message):
-        binarize(model, input_scale=True)
-    assert str(model) == before
-    assert isinstance(binarize(model)[2], Binarized)  # without K it may be so
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_each_group_has_a_k_of_its_own_channels(groups):
+    layer = nn.Conv2d(6, 12, 3, stride=2, padding=1, groups=groups)
+    x = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    alone = InputScale(nn.Conv2d(6 // groups, 4, 3, stride=2, padding=1))
+    expected = torch.cat([alone(part).expand(-1, 12 // groups, -1, -1) for part in x.chunk(groups, 1)], 1)
+    assert torch.equal(InputScale(layer)(x), expected) and InputScale(layer)(x[0]).shape == expected[0].shape
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_k_of_a_border_of_copies_is_that_of_the_image_with_its_border(mode):
+    x = torch.randn(2, 4, 7, 8, generator=torch.Generator().manual_seed(0))
+    wide = functional.pad(x, (2, 2, 1, 1), mode)
+    found = InputScale(nn.Conv2d(4, 3, (3, 5), padding=(1, 2), padding_mode=mode))(x)
+    assert torch.equal(found, InputScale(nn.Conv2d(4, 3, (3, 5)))(wide))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")])
+def test_networks_with_k_learn_and_are_counted_on_bits(layer):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 3))
+    model = binarize(model, input_scale=True)
+    images = torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    model(images).sum().backward()
+    assert all(p.grad.any() for p in model.parameters()) and converted_alike(model, images)
+
+
+# -- activations of several bits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_activations_of_k_bits_are_those_of_the_formula(bits):
+    form, levels = BitsActivation(bits), 2**bits - 1
+    x = torch.cat([torch.linspace(-3, 3, 2000, dtype=torch.float64), torch.randn(999, dtype=torch.float64)])
+    clipped = x.clamp(-1, 1)
+    expected = 2 * ((levels * (clipped + 1) / 2 + 0.5).floor() / levels - 0.5)
+    torch.testing.assert_close(form(x), expected, rtol=0, atol=1e-12)
+    assert form(x).unique().numel() == levels + 1
+    total = sum(b * torch.where(x >= t, 1.0, -1.0).double() for t, b in form.bases())
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-12)
+    if bits == 1:
+        assert torch.equal(form(x), SignActivation()(x))
+
+
+def test_the_gradient_of_k_bits_is_that_of_the_sign():
+    x = torch.tensor([-1.5, -1.0, -0.3, 0.0, 1.0, 1.0001], requires_grad=True)
+    (gradient,) = torch.autograd.grad(BitsActivation(3)(x), x, torch.arange(1.0, 7.0))
+    assert gradient.tolist() == [0, 2, 3, 4, 5, 0]
+
+
+def test_a_network_reads_k_bits_and_counts_them():
+    model = binarize(models.lenet5(), activation_bits=2)
+    assert isinstance(model.conv2.activation, BitsActivation)
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert alive(model, images)
+    x, layer = torch.randn(3, 20, 9, 9, generator=torch.Generator().manual_seed(0)), model.conv2.eval()
+    torch.testing.assert_close(inference.convert(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+    for bits in (0, 9, 2.5):
+        with given.refused(
+            plain := models.lenet5(), f"bits of activations must be a whole number from 1 to 8, not {bits}"
+        ):
+            binarize(plain, activation_bits=bits)
 
 
 # -- the best common scale ---------------------------------------------------------------------------------------------

@@ -126,6 +126,30 @@ def test_weights_and_signals_stay_on_their_grids(bits):
     assert 0 <= share <= 1
 
 
+WORDS = {"single": lp.single(), "short": lp.floating(exponent=5, significand=4), "fixed": lp.fixed(6, integer=3)}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_the_words_of_a_network_come_back_with_its_state(kind, tmp_path):
+    model, images = lp.retrieve(network(lp.single()), WORDS[kind]), samples().images
+    by_state, by_file = (network(lp.fixed(4), seed=1) for _ in range(2))
+    by_state.load_state_dict(model.state_dict())
+    storage.save(model, tmp_path / "net.slim")
+    storage.load(tmp_path / "net.slim", by_file)
+    for same in (by_state, by_file, copy.deepcopy(model)):
+        assert same.words.code == WORDS[kind].code == lp.words_of(WORDS[kind].code).code
+        assert torch.equal(same(images), model(images))
+    assert (kind == "single") == torch.equal(model(images), network(lp.single())(images))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [((3, 0, 0), r"no words have the code \[3, 0, 0\]"), ((2, 30, 4), "bits must be")]
+)
+def test_a_code_of_no_words_is_refused(code, message):
+    with pytest.raises(ValueError, match=message):
+        lp.words_of(code)
+
+
 def test_an_update_below_half_a_step_is_swallowed():
     model = network(lp.fixed(8))
     start = copy.deepcopy(lp.retrieve(model, lp.fixed(8)).state_dict())
@@ -140,7 +164,9 @@ def test_a_float_of_32_bits_learns_as_float32_and_seeds_repeat():
         model = network(words)
         lp.learn(model, samples(), epochs=2, seed=3)
         states.append(model.state_dict())
-    assert all(torch.equal(states[0][name], other[name]) for name in states[0] for other in states[1:])
+    assert all(
+        torch.equal(states[0][name], other[name]) for name in states[0] if name != "code" for other in states[1:]
+    )
 
 
 def test_inference_rounds_a_copy():

@@ -1,10 +1,17 @@
 """What several binarization techniques use.
 
 signs.py             the sign and its gradient, weights of signs, and a layer that reads signs
+staircase.py         a sum of signs with trained thresholds, which ABC-Net's layers read
 conversion.py        how a network gets such layers: the choice of layers, batch norm before them, limits of weights
+plans.py             which layers read signs in a network that nobody here wrote, in the place of which activation
+graphs.py            the steps of a network, traced or seen in a run
+flow.py              what flows from step to step: between which bounds, from where, to where
+shifts.py            batch norm and an optimizer whose factors are powers of two
 states.py            weights in discrete states, and the rule by which they move from one to another
 state_optimizer.py   the optimizer for such weights
+restarts.py          training of such weights that keeps the best network and restarts from random states
 inference.py         run a trained binary network on kernels that count bits
+bit_planes.py        a first layer that reads pixels of 8 bits and counts bits too
 kernels.py           products of signs by counting bits
 ternary_bits.py      products of ternary values by counting bits
 vector.py            vector instructions of 512 bits for numba

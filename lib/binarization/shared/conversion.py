@@ -1,25 +1,56 @@
 """How a network gets binary layers: which layers are chosen, what comes before them, and limits that training keeps."""
 
 from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from torch import nn
 
-from lib.binarization.shared.signs import LAYERS, NORMS, Binarized
+from lib.binarization.shared.signs import LAYERS, Binarized
 from lib.weights import compressed, layers, replace
 
+Module = TypeVar("Module", bound=nn.Module)
 EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
 
 
 def norm_before(layer: nn.Module) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    """A new batch norm for what a layer reads.
+    """A new batch norm for what a layer reads, of the layer's type, on its device and in its mode.
 
     layer: nn.Linear or nn.Conv2d; ValueError for another.
     """
     if isinstance(layer, nn.Linear):
-        return nn.BatchNorm1d(layer.in_features, eps=EPSILON)
+        return like(layer, nn.BatchNorm1d(layer.in_features, eps=EPSILON))
     if isinstance(layer, nn.Conv2d):
-        return nn.BatchNorm2d(layer.in_channels, eps=EPSILON)
+        return like(layer, nn.BatchNorm2d(layer.in_channels, eps=EPSILON))
     raise ValueError(f"layer must be a Linear or a Conv2d layer, not {type(layer).__name__}")
+
+
+def like(model: nn.Module, new: Module) -> Module:
+    """Bring a new module to the type and device of a model's parameters, and into its mode. In place; returns it.
+
+    model: which may have no parameter; only the mode counts then.
+    new: a module with parameters of any type.
+
+    >>> like(nn.Linear(2, 2).double().eval(), nn.BatchNorm1d(2)).weight.dtype
+    torch.float64
+    """
+    # Parameters, not the weight: reading a stochastic weight would draw it.
+    own = next((p for p in reversed(list(model.parameters())) if p.is_floating_point()), None)
+    return (new if own is None else new.to(own.device, own.dtype)).train(model.training)
+
+
+def closed(model: nn.Module, classes: int | None) -> nn.Module:
+    """The network with a batch norm for its output; as it is where ``classes``, the width of the output, is None."""
+    if classes is None:
+        return model
+    network = nn.Sequential(model, like(model, nn.BatchNorm1d(classes, eps=EPSILON)))
+    network.training = model.training
+    return network
+
+
+def check_classes(classes: int | None) -> None:
+    """Raise ValueError unless the width of the output is None or 1 or more."""
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes, the width of the output, must be 1 or more, not {classes}")
 
 
 def inner(model: nn.Module) -> list[str]:
@@ -39,69 +70,71 @@ def chosen(model: nn.Module, names: Collection[str] | None) -> list[str]:
     names: linear or 2-d convolution layers that do not read signs yet; None: what :func:`inner` gives.
     Raises ValueError for any other name, and where no layer is left.
     """
-    candidates = {name: layer for name, layer in layers(model) if isinstance(layer, LAYERS)}
-    taken = {f"{name}.layer".lstrip(".") for name, module in model.named_modules() if isinstance(module, Binarized)}
-    for name in names or ():
-        if name not in candidates or name in taken:
-            free = ", ".join(candidate for candidate in candidates if candidate not in taken)
-            raise ValueError(f"no layer {name!r} to binarize: accepted are {free or 'none'}")
+    accepted = free(model, names or ())
     names = inner(model) if names is None else list(dict.fromkeys(names))
-    if not names or taken & set(names):
-        raise ValueError(
-            f"{type(model).__name__} has no layer to binarize: at least one linear or 2-d convolution layer that reads"
-            " no signs yet is needed, not counting the first and the last unless they are named"
-        )
+    if not names or set(names) - set(accepted):
+        raise none_left(model)
     return names
+
+
+def free(model: nn.Module, names: Collection[str] = ()) -> list[str]:
+    """The linear and 2-d convolution layers that read no signs yet.
+
+    model: whose layers they are.
+    names: ValueError unless all of them are among these; none by default.
+    """
+    taken = {f"{name}.layer".lstrip(".") for name, module in model.named_modules() if isinstance(module, Binarized)}
+    accepted = [name for name, layer in layers(model) if isinstance(layer, LAYERS) and name not in taken]
+    for name in names:
+        if name not in accepted:
+            raise ValueError(f"no layer {name!r} to binarize: accepted are {', '.join(accepted) or 'none'}")
+    return accepted
+
+
+def none_left(model: nn.Module) -> ValueError:
+    """What to raise where no layer is left to binarize."""
+    return ValueError(
+        f"{type(model).__name__} has no layer to binarize: at least one linear or 2-d convolution layer that reads"
+        " no signs yet is needed, not counting the first and the last unless they are named"
+    )
 
 
 def readable(model: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
     """The layer called ``name``, which must be one that can read signs.
 
     Unlike :func:`lib.weights.layer_named` it reads no weight, so that stochastic forms draw nothing.
-    Raises ValueError for a layer of another type.
+    Raises ValueError for a layer of another type, with a forward pass of its own, or with hooks.
     """
     layer = model.get_submodule(name)
     if not isinstance(layer, LAYERS):
         raise ValueError(f"layer {name!r} must be a Linear or a Conv2d layer, not {type(layer).__name__}")
+    if not plain(layer):
+        raise ValueError(
+            f"layer {name!r} is a {type(layer).__name__} with a forward pass or hooks of its own, which would be lost:"
+            " accepted are Linear and Conv2d layers without"
+        )
     return layer
 
 
+def plain(layer: nn.Module) -> bool:
+    """Whether a layer computes as torch's Linear and Conv2d layers do, and nothing else."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward) and not hooked
+
+
 def read_signs(
-    model: nn.Module, names: Collection[str], make: Callable[[nn.Linear | nn.Conv2d], Binarized]
+    model: nn.Module, names: Collection[str], make: Callable[[str, nn.Linear | nn.Conv2d], Binarized]
 ) -> nn.Module:
-    """Replace each named layer by ``make(layer)``. In place.
+    """Replace each named layer by ``make(name, layer)``, in the layer's type, device and mode. In place.
 
     Returns the model to use from now on: another one than that given only where the model is itself the layer.
     """
     for name in names:
-        model = replace(model, name, make(readable(model, name)))
+        layer = readable(model, name)
+        made = make(name, layer)
+        like(layer, made.activation)
+        model = replace(model, name, made.train(layer.training))
     return model
-
-
-def read_activations(model: nn.Module, names: Collection[str], activation: Callable[[], nn.Module]) -> nn.Module:
-    """Let the named layers read activations such as signs. In place.
-
-    ReLU modules before these layers are removed: after one, a sign would always be +1. A network without batch norm of
-    its own gets one before each activation.
-
-    model: the network.
-    names: of linear and 2-d convolution layers.
-    activation: makes a new one for each layer, for example
-      :class:`lib.binarization.shared.signs.SignActivation`.
-    Returns the model to use from now on.
-    """
-    ours = {module.norm for module in model.modules() if isinstance(module, Binarized)}  # of a call before
-    own = any(isinstance(module, NORMS) for module in model.modules() if module not in ours)
-    rectifiers: list[str] = []
-    waiting: list[str] = []
-    for name, module in model.named_modules():  # in the order in which they are listed
-        if isinstance(module, nn.ReLU):
-            waiting.append(name)
-        elif isinstance(module, LAYERS):
-            rectifiers, waiting = rectifiers + waiting * (name in names), []
-    for name in rectifiers:
-        model = replace(model, name, nn.Identity())
-    return read_signs(model, names, lambda layer: Binarized(layer, activation(), None if own else norm_before(layer)))
 
 
 def clip(model: nn.Module) -> None:

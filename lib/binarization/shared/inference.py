@@ -12,98 +12,165 @@ With M bases of the weights and N of the inputs a layer is
 
 .. math:: y = \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n \, (A_n \circledast B_m) + b
 
-(lin2017abcnet, section 3.2): M N products of signs, which differ from the float network by the rounding of sums.
-Write files from the network before it is converted: :mod:`lib.storage` gives each of its signs one bit.
+(lin2017abcnet, section 3.2): M N products of signs. A layer differs from that of the float network by the rounding of
+sums, a few millionths. A network may differ by much more: a value that rounding moves over a threshold is another sign
+for all layers after it, and in a deep network without training a few such signs can change the answer.
+
+A converted network keeps its bits in buffers, one bit for each sign, so it can be saved and loaded like any other, and
+:mod:`lib.storage` writes it. The file of the network before it is converted is smaller: its bits are coded.
 """
 
 import copy
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lib.binarization.bnn import threshold
 from lib.binarization.shared import kernels
-from lib.binarization.shared.signs import LAYERS, NORMS, Binarized, BinaryForm, rescaled
+from lib.binarization.shared.signs import LAYERS, NORMS, Activation, Binarized, BinaryForm, normalized, rescaled
 from lib.weights import compressed_form, layers, replace
 
 
 class BitLayer(nn.Module):
     """What a Binarized layer computes in evaluation mode, on bits. Input and output are floats, as that layer's are.
 
+    All that its answers depend on is in buffers: words of bits (groups, M · filters of a group, ⌈inputs / 64⌉), int64,
+    thresholds and which of them are reached from above (N, channels), scales (M, filters) and factors (N,). So they
+    survive ``state_dict``, a file and a copy; what the kernels make of them is made again when they change.
+
     binarized: the layer to compute.
     name: what an error calls the layer; "" by default.
-    Raises ValueError for a weight that is not binary or not float32, an activation without bases, and a border of
-    anything but zeros.
+    Raises ValueError for a weight that is not binary or not float32, an activation without bases, and, when it runs,
+    for buffers that were moved to another device or type.
     """
 
+    words: Tensor
+    thresholds: Tensor
+    below: Tensor
+    scales: Tensor
+    factors: Tensor
+
+    @torch.inference_mode(False)  # a tensor of inference mode does not tell when it is changed
+    @torch.no_grad()
     def __init__(self, binarized: Binarized, name: str = "") -> None:
         super().__init__()
-        layer, bounds = binarized.layer, getattr(binarized.activation, "bases", None)
-        if bounds is None:
-            what = type(binarized.activation).__name__
+        layer, activation = binarized.layer, binarized.activation
+        if not isinstance(activation, Activation):
+            what = type(activation).__name__
             raise ValueError(f"layer {name!r} reads the values of {what}, which are no signs: it cannot count bits")
-        self.image = isinstance(layer, nn.Conv2d)
-        if isinstance(layer, nn.Conv2d):
-            if layer.padding_mode != "zeros":
-                raise ValueError(f"padding_mode of layer {name!r} must be 'zeros', not {layer.padding_mode!r}")
-            left, right, top, bottom = layer._reversed_padding_repeated_twice
-            self.border = left, right, top, bottom
-            self.stride, self.dilation = _pair(layer.stride), _pair(layer.dilation)
         if layer.weight.dtype != torch.float32:
             raise ValueError(f"layer {name!r} has weights of {layer.weight.dtype}: accepted is torch.float32")
+        self.name, self.image = name, isinstance(layer, nn.Conv2d)
+        if isinstance(layer, nn.Conv2d):
+            left, right, top, bottom = layer._reversed_padding_repeated_twice
+            self.border, self.copied = (left, right, top, bottom), None
+            if layer.padding_mode != "zeros":  # a border of copies is put around the image first
+                self.border, self.copied = (0, 0, 0, 0), ((left, right, top, bottom), layer.padding_mode)
+            self.stride, self.dilation = _pair(layer.stride), _pair(layer.dilation)
         signs, scales = bases(layer, name)
         self.bias, self.groups, self.input_scale = layer.bias, getattr(layer, "groups", 1), binarized.input_scale
         norm = copy.deepcopy(binarized.norm).eval()
         folds = isinstance(norm, nn.Identity) or (isinstance(norm, NORMS) and norm.running_var is not None)
         folds &= self.input_scale is None  # which wants the values
         self.norm = nn.Identity() if folds else norm
-        self.rows_only = folds and isinstance(norm, nn.BatchNorm1d)  # of steps it would norm another axis
         channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
         norm_folded = norm if folds else nn.Identity()
-        self.bounds = [self._by_group(*threshold(norm_folded, channels, target=bound)) for bound, _ in bounds()]
-        self.betas = [beta for _, beta in bounds()]
-        self.single = len(signs) == 1 and self.betas == [1]
-        self.size = scales[0] if self.single else torch.ones_like(scales[0])
-        self.alphas = scales.unflatten(1, (self.groups, -1)).unbind(1)  # for each group (M, its filters)
-        parts = signs.unflatten(1, (self.groups, -1)).unbind(1)
-        self.filters = [kernels.arrange(part.flatten(0, 1)) for part in parts]
+        found = [threshold(norm_folded, channels, target=target) for target, _ in activation.bases()]
+        rows = signs.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(1, 2)  # of each group (M · filters, ...)
+        self.shape, self.length = tuple(rows.shape[1:]), math.prod(rows.shape[2:])
+        bits = [kernels.arrange(part).bits.words.view(np.int64) for part in rows]
+        self.register_buffer("words", torch.from_numpy(np.stack(bits)))
+        self.register_buffer("thresholds", torch.stack([t for t, _ in found]))
+        self.register_buffer("below", torch.stack([turned for _, turned in found]))
+        self.register_buffer("scales", scales.detach().clone())
+        self.register_buffer("factors", torch.tensor([factor for _, factor in activation.bases()]))
+        self.kept: tuple[object, _Arranged] | None = None
         self.eval()
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.words.shape)} words of {self.length} bits, {len(self.factors)} signs for each input"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.image and x.dim() == 3:  # one image without its batch
             return self(x[None])[0]
-        if self.rows_only and x.dim() != 2:
-            raise ValueError(f"after its batch norm the layer reads rows (n, features), not {tuple(x.shape)}")
-        x = self.norm(x)
+        arranged = self._arranged()
+        x = normalized(self.norm, x, linear=not self.image)
         axis = 1 if self.image else -1
-        groups = x.chunk(self.groups, axis) if self.groups > 1 else [x]
-        parts = [self._sums(part, group, axis) for group, part in enumerate(groups)]
-        sums = torch.cat(parts, axis) if self.groups > 1 else parts[0]
-        return rescaled(sums, self.size, None if self.input_scale is None else self.input_scale(x), self.bias, axis)
+        parts = [
+            self._sums(part, group, arranged, axis)
+            for part, group in zip(x.chunk(self.groups, axis), range(self.groups), strict=True)
+        ]
+        sums = parts[0]
+        if self.groups > 1:
+            sums = torch.cat(parts, axis).to(memory_format=torch.channels_last)  # as of one group
+        scale = None if self.input_scale is None else self.input_scale(x)
+        return rescaled(sums, arranged.size, scale, self.bias, axis)
 
-    def _by_group(self, bound: Tensor, below: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Thresholds of each group's channels, and which of them are reached from above; None where none is."""
-        pairs = zip(bound.chunk(self.groups), below.chunk(self.groups), strict=True)
-        return [(t, turned if turned.any() else None) for t, turned in pairs]
+    def _arranged(self) -> "_Arranged":
+        """The buffers as the kernels take them, made again when one has changed."""
+        state = self.words, self.thresholds, self.below, self.scales, self.factors
+        key = [(tensor.data_ptr(), tensor._version) for tensor in state]
+        if self.kept is None or self.kept[0] != key:
+            if self.words.device.type != "cpu" or self.thresholds.dtype != torch.float32:
+                raise ValueError(
+                    f"layer {self.name!r} counts bits on the CPU, for float32, not on {self.words.device} for"
+                    f" {self.thresholds.dtype}: move the network before it is converted"
+                )
+            self.kept = key, self._arrange()
+        return self.kept[1]
 
-    def _sums(self, x: Tensor, group: int, axis: int) -> Tensor:
+    def _arrange(self) -> "_Arranged":
+        rows = self.words.numpy().view(np.uint64)
+        filters = [kernels.panelled(kernels.Bits(part, self.length), self.shape) for part in rows]
+        bounds = [  # of each base, for each group
+            [(t, turned if turned.any() else None) for t, turned in zip(*each, strict=True)]
+            for each in zip(
+                (t.chunk(self.groups) for t in self.thresholds),
+                (turned.chunk(self.groups) for turned in self.below),
+                strict=True,
+            )
+        ]
+        single = len(self.scales) == 1 and self.factors.tolist() == [1.0]
+        size = self.scales[0] if single else torch.ones_like(self.scales[0])
+        alphas = self.scales.unflatten(1, (self.groups, -1)).unbind(1)  # for each group (M, its filters)
+        return _Arranged(filters, bounds, self.factors.tolist(), alphas, size, single)
+
+    def _sums(self, x: Tensor, group: int, arranged: "_Arranged", axis: int) -> Tensor:
         """The sums of one group of channels: whole numbers, or their combination over the bases."""
+        if self.image and self.copied is not None:
+            x = functional.pad(x, *self.copied)
         total: Any = 0
-        for bounds, beta in zip(self.bounds, self.betas, strict=True):
-            ends = bounds[group]
+        filters, alpha = arranged.filters[group], arranged.alphas[group]
+        for bounds, factor in zip(arranged.bounds, arranged.factors, strict=True):
             if self.image:
                 sums = kernels.convolution(
-                    x, self.filters[group], *ends, stride=self.stride, border=self.border, dilation=self.dilation
+                    x, filters, *bounds[group], stride=self.stride, border=self.border, dilation=self.dilation
                 )
             else:
-                sums = kernels.linear(x, self.filters[group], *ends)
-            if self.single:
+                sums = kernels.linear(x, filters, *bounds[group])
+            if arranged.single:
                 return sums
-            alphas = (beta * self.alphas[group]).reshape(*self.alphas[group].shape, *[1] * (2 * self.image))
-            total = total + (sums.unflatten(axis, self.alphas[group].shape) * alphas).sum(axis if self.image else -2)
+            alphas = (factor * alpha).reshape(*alpha.shape, *[1] * (2 * self.image))
+            total = total + (sums.unflatten(axis, alpha.shape) * alphas).sum(axis if self.image else -2)
         return total
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """What the kernels need: filters and scales of each group, bounds of each base and group, factors, sizes."""
+
+    filters: list[kernels.Filters]
+    bounds: list[list[tuple[Tensor, Tensor | None]]]
+    factors: list[float]
+    alphas: tuple[Tensor, ...]
+    size: Tensor
+    single: bool
 
 
 @torch.no_grad()
@@ -137,6 +204,8 @@ def bases(layer: nn.Linear | nn.Conv2d, name: str = "") -> tuple[Tensor, Tensor]
     return torch.where(weight >= 0, 1.0, -1.0)[None], size[None]
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Module:
     """A copy of the network, in evaluation mode, whose layers that read signs count bits. The network stays as it is.
 

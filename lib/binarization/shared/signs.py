@@ -49,14 +49,21 @@ class Sign(torch.autograd.Function):
     # end of method
 
 
-class SignActivation(nn.Module):
+class Activation(nn.Module):
+    """What turns values into a sum of signs: the function through which a layer reads its input."""
+
+    def bases(self) -> list[tuple[float, float]]:
+        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
+        raise NotImplementedError
+
+
+class SignActivation(Activation):
     """sign(x), for x of any shape. The gradient passes where |x| <= 1 (hubara2016bnn, equation 4)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return Sign.apply(x)
 
     def bases(self) -> list[tuple[float, float]]:
-        """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
         return [(0.0, 1.0)]
 
 
@@ -79,7 +86,8 @@ class Binarized(nn.Module):
 
     layer: holds W, usually in a binary form, and the bias b.
     activation: a, for example :class:`SignActivation`.
-    norm: what comes before the activation; None (default): nothing.
+    norm: what comes before the activation; None (default): nothing. Batch norm before a linear layer has one mean and
+      deviation for each feature, on the last axis, also of tokens (n, tokens, features).
     input_scale: a module whose value for norm(x) multiplies the sums; None (default): nothing does.
 
     Raises ValueError for a layer that is neither nn.Linear nor nn.Conv2d.
@@ -108,13 +116,25 @@ class Binarized(nn.Module):
         return self.layer
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
+        x = normalized(self.norm, x, linear=isinstance(self.layer, nn.Linear))
         weight = self.layer.weight
         size = filter_size(weight)
         sums = apply(self.layer, self.activation(x), weight / size)
         scale = None if self.input_scale is None else self.input_scale(x)
         axis = 1 if isinstance(self.layer, nn.Conv2d) else -1
         return rescaled(sums, size.flatten(), scale, self.layer.bias, axis)
+
+
+def normalized(norm: nn.Module, x: Tensor, *, linear: bool) -> Tensor:
+    """norm(x), for what a layer reads.
+
+    norm: any module. nn.BatchNorm1d would take the second axis of tokens for the features, so it gets them as rows.
+    x: (n, channels, height, width), or (..., features) for a linear layer.
+    linear: whether it is a linear layer that reads x.
+    """
+    if linear and isinstance(norm, nn.BatchNorm1d) and x.dim() != 2:
+        return norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+    return norm(x)
 
 
 def filter_size(weight: Tensor) -> Tensor:

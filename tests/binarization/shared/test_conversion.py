@@ -2,16 +2,27 @@
 
 import copy
 
+import given
 import pytest
 import torch
-from given_binarization import snapshot, unchanged
+from given_binarization import converted_alike, snapshot, unchanged
 from torch import nn
 
 from lib import models, storage, training
-from lib.binarization import bnn, bwn, xnor_net
+from lib.binarization import abc_net, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization.binaryconnect import BinaryConnectWeight
 from lib.binarization.bwn import BinaryWeight
-from lib.binarization.shared.conversion import EPSILON, chosen, clip, inner, norm_before, read_signs, readable
+from lib.binarization.shared.conversion import (
+    EPSILON,
+    chosen,
+    clip,
+    closed,
+    inner,
+    like,
+    norm_before,
+    read_signs,
+    readable,
+)
 from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.datasets import Split
 from lib.vision import torchvision
@@ -59,10 +70,10 @@ def test_unknown_layers_and_layers_that_read_signs_already_are_refused():
 def test_a_layer_is_replaced_under_all_its_names():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.Sequential(shared))
-    read_signs(model, ["0"], lambda layer: Binarized(layer, SignActivation()))
+    read_signs(model, ["0"], lambda _, layer: Binarized(layer, SignActivation()))
     assert isinstance(model[0], Binarized) and model[1][0] is model[0] and model[0].layer is shared
     alone = nn.Linear(4, 4)
-    wrapped = read_signs(alone, [""], lambda layer: Binarized(layer, SignActivation()))
+    wrapped = read_signs(alone, [""], lambda _, layer: Binarized(layer, SignActivation()))
     assert isinstance(wrapped, Binarized) and wrapped.layer is alone
 
 
@@ -136,6 +147,78 @@ def test_norms_are_as_wide_as_what_linear_and_2d_layers_read():
         readable(nn.Sequential(nn.Conv1d(5, 2, 3)), "0")
 
 
+# -- the type, the device and the mode of what is added ----------------------------------------------------------------
+
+ADDING = {
+    "bnn": lambda model: bnn.binarize(model, classes=3),
+    "xnor": lambda model: xnor_net.binarize(model, input_scale=True),
+    "gxnor": lambda model: gxnor_dst.ternarize(model, classes=3),
+    "abc": lambda model: abc_net.binarize(model, activation_bases=2),
+    "maps": lambda model: xnor_net.binarize(model, names=["6"], maps={"6": 2}),
+}
+
+
+def convolutional():
+    parts = [nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return given.seeded(lambda: nn.Sequential(*parts, nn.Linear(8, 3)))
+
+
+@pytest.mark.parametrize("method", ADDING)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_what_is_added_has_the_type_of_the_network(dtype, method):
+    model = ADDING[method](convolutional().to(dtype))
+    assert all(v.dtype == dtype for v in model.state_dict().values() if v.is_floating_point())
+    images = given.split(5, 2, 9, 9, dtype=dtype).images
+    assert model(images).dtype == dtype
+    model(images).sum().backward()
+
+
+def test_what_is_added_is_on_the_device_of_the_network():
+    meta = convolutional().to("meta")
+    assert norm_before(meta[2]).weight.device.type == like(meta, nn.BatchNorm1d(3)).weight.device.type == "meta"
+    assert closed(meta, 3)[1].running_mean.device.type == "meta"
+    assert like(nn.ReLU().eval(), nn.BatchNorm1d(3)).training is False  # a network without parameters has a mode alone
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_what_is_added_is_in_the_mode_of_the_network(method):
+    def modules(model):
+        return [module for name, module in model.named_modules() if "parametrizations" not in name]
+
+    assert not any(module.training for module in modules(ADDING[method](convolutional().eval())))
+    assert all(module.training for module in modules(ADDING[method](convolutional())))
+    mixed = convolutional()
+    mixed[2].eval()
+    mixed = ADDING[method](mixed)
+    net = mixed[0] if len(mixed) == 2 else mixed
+    assert mixed.training and net.training and not any(module.training for module in modules(net[2]))
+
+
+@pytest.mark.parametrize("method", [name for name in ADDING if name != "maps"])
+def test_tokens_are_normalized_feature_by_feature(method):
+    model = ADDING[method](given.seeded(lambda: nn.Sequential(*[nn.Linear(n, m) for n, m in ((4, 7), (7, 7), (7, 3))])))
+    layer = (model[0] if len(model) == 2 else model)[1]
+    rows = copy.deepcopy(layer)
+    assert layer.norm.num_features == 7
+    tokens = torch.randn(5, 7, 7, generator=given.generator())  # as many tokens as features
+    for _ in range(2):  # in training and in evaluation mode
+        assert torch.equal(layer(tokens), rows(tokens.reshape(35, 7)).reshape(5, 7, 7))
+        assert given.equal(layer, rows)
+        layer.eval(), rows.eval()
+    x = torch.randn(5, 7, 4, generator=given.generator())
+    if len(model) == 3:
+        assert model.train()(x).shape == (5, 7, 3) and converted_alike(model, x, exact=method != "abc")
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_frozen_parameters_stay_frozen_and_new_ones_are_not(method):
+    model = ADDING[method](convolutional().requires_grad_(False))
+    new = ("norm.", "activation.", "1.weight", "1.bias") if len(model) == 2 else ("norm.", "activation.")
+    for name, parameter in model.named_parameters():
+        added = any(part in name for part in new) and "parametrizations" not in name
+        assert parameter.requires_grad == added or not parameter.numel(), name
+
+
 # -- clip --------------------------------------------------------------------------------------------------------------
 
 
@@ -156,9 +239,9 @@ def test_clip_brings_back_what_has_limits_and_leaves_the_rest():
 def test_clip_draws_nothing():
     model = compress(nn.Sequential(nn.Linear(4, 4)), lambda *_: BinaryConnectWeight(stochastic=True))
     generator = compressed_form(model[0])[0].generator
-    before = generator.get_state()
+    before = generator.clone()
     clip(model)
-    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(generator, before)
 
 
 # -- networks of torchvision -------------------------------------------------------------------------------------------
