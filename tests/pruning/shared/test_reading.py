@@ -66,7 +66,7 @@ def test_samples_along_another_axis_and_layers_that_do_not_run_are_refused():
         ),
         (Bypassed(), torch.rand(2, 3), "layer 'fc2' did not run: what it reads of layer 'fc1' cannot be measured"),
     ):
-        groups = structure.groups(model, example)
+        groups = [structure.Group(4, ("fc1",), {}, {"fc2": torch.arange(4)[:, None]})]
         with given.refused(model, message):
             check_read(model, groups, example)
         assert not model.fc2._forward_hooks
