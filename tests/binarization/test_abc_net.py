@@ -330,7 +330,7 @@ def test_shifts_as_they_begin_give_what_fixed_ones_do(count, scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_gradient_of_a_shift_is_that_of_signs_that_pass_it_straight_through(scope):
+def test_the_gradient_of_a_shift_passes_signs_straight_through(scope):
     weight = random((4, 7))
     shifts = torch.tensor([0.4, -0.8, 0.1], dtype=torch.float64, requires_grad=True)
     form, gradient = AbcWeight(3, scope=scope, train_shifts=True), random((4, 7), 1)
@@ -345,7 +345,7 @@ def test_the_gradient_of_a_shift_is_that_of_signs_that_pass_it_straight_through(
     torch.testing.assert_close(shifts.grad, by_hand)
 
 
-def test_signs_of_other_shifts_are_those_of_the_definition_and_of_the_file():
+def test_signs_of_other_shifts_are_those_of_definition_and_file():
     weight, shifts = random((4, 7), dtype=torch.float32), torch.tensor([0.7, -0.3])
     form = AbcWeight(2, train_shifts=True)
     signs, scales = approximate(weight, 2, shifts=shifts)

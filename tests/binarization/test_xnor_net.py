@@ -89,7 +89,7 @@ def test_each_group_has_a_k_of_its_own_channels(groups):
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_k_of_a_border_of_copies_is_that_of_the_image_with_its_border(mode):
+def test_k_of_a_border_of_copies_is_that_of_the_padded_image(mode):
     x = torch.randn(2, 4, 7, 8, generator=torch.Generator().manual_seed(0))
     wide = functional.pad(x, (2, 2, 1, 1), mode)
     found = InputScale(nn.Conv2d(4, 3, (3, 5), padding=(1, 2), padding_mode=mode))(x)

@@ -84,7 +84,7 @@ def test_bounds_follow_functions_too(kind):
     assert flow.bounds(some)[-2] == pytest.approx(bounds, abs=1e-6)
 
 
-def test_what_comes_from_batch_norm_is_normalized_until_a_layer_or_a_mean():
+def test_what_batch_norm_gives_is_normalized_until_a_layer():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1))
     some = steps(model.append(nn.BatchNorm2d(2)).append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()))[0]
     assert flow.normalized(some) == [False, False, True, True, True, False, True, False, False, False]
@@ -103,7 +103,7 @@ class Gated(nn.Module):
         return self.three(y * self.gate(self.two(y))) + y
 
 
-def test_a_gate_is_not_before_a_layer_but_what_it_lets_through_is():
+def test_a_gate_is_not_before_a_layer_what_passes_is():
     some = steps(Gated())[0]
     place = {step.module: i for i, step in enumerate(some)}
     assert [some[i].module for i in flow.before(some, place["three"])] == ["relu"]

@@ -132,7 +132,7 @@ class Twice(nn.Module):
         return self.c(self.relu(self.m(self.b(self.relu(self.n(self.a(x)))))))
 
 
-def test_a_module_that_is_used_twice_goes_only_if_both_uses_lead_to_signs():
+def test_a_module_used_twice_goes_only_if_both_lead_to_signs():
     with given.refused(
         model := Twice(), "layer 'b' would take the place of the activation 'relu', whose values 'c' reads"
     ):
@@ -300,7 +300,7 @@ class Reading(nn.Module):
         return self.c(self.slope(x) + self.slope.negative_slope)
 
 
-def test_a_layer_or_activation_that_its_owner_reads_beside_calling_it_is_refused():
+def test_a_layer_that_its_owner_also_reads_is_refused():
     for method in METHODS.values():
         with given.refused(model := Reading(), "layer 'b' cannot read signs: Reading reads its weight itself, beside"):
             method(model, names=["b"])
@@ -316,7 +316,7 @@ class Scaled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_layers_with_a_forward_pass_or_hooks_of_their_own_are_refused_by_name():
+def test_layers_with_their_own_forward_pass_or_hooks_are_refused():
     model = nn.Sequential(nn.Linear(4, 4), Scaled(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     with given.refused(model, "layer '1' is a Scaled with a forward pass or hooks of its own"):
         xnor_net.binarize(model, names=["1"])

@@ -98,7 +98,7 @@ def test_batch_norm_without_statistics_or_parameters_and_with_equal_weight_of_ba
         ShiftBatchNorm2d(3)(x)
 
 
-def test_every_norm_of_a_network_becomes_one_of_shifts_and_keeps_its_state():
+def test_every_norm_becomes_one_of_shifts_and_keeps_its_state():
     model = bnn.binarize(models.lenet5(), classes=10).eval()
     model(torch.rand(4, 1, 28, 28))
     before, text = given.state(model), str(model)

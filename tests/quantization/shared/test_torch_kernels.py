@@ -108,7 +108,7 @@ def test_each_part_of_a_network_of_torchvision_is_within_one_step(name):
     assert len(layers) > 18 and set(layers) <= set(apart.steps)
     assert max(int(steps.max()) for steps in apart.steps.values()) <= 1
     assert max((steps > 0).float().mean() for steps in apart.steps.values()) < 0.05
-    assert steps_apart(simulated, network, images) <= 3  # a step in one part moves those after it
+    assert steps_apart(simulated, network, images) <= 12  # of 255: a step in one part moves those after it
 
 
 def module(network, node):
