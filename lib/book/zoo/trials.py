@@ -129,7 +129,7 @@ def weights(model: nn.Module, split: Split, call: Call) -> str:
     assert answers.isfinite().all(), "an answer is not finite"
     with tempfile.TemporaryDirectory() as folder:
         storage.save(model, Path(folder) / "model", coder="fixed")
-        again = storage.load(Path(folder) / "model", call(fresh, split)).eval()
+        again = storage.load(Path(folder) / "model", fresh)
     assert torch.equal(again(split.images), answers), "the stored network answers differently"
     assert torch.equal(decompress(model)(split.images), answers), "the decompressed network answers differently"
     return f"{len(stored)} of {total} weights"
