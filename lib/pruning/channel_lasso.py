@@ -175,13 +175,13 @@ def scores(
     """
     if fraction is not None and not 0 <= fraction < 1:
         raise ValueError(f"fraction must be in [0, 1), not {fraction}")
-    result: dict[str, Tensor] = {}
-    for name, gram in reconstruction.grams(
-        model, split, images=images, places=places, outputs=outputs, seed=seed
-    ).items():
-        count = None if fraction is None else len(gram) - int(fraction * len(gram) + 1e-9)
-        result[name] = _scored(gram, None, count)
-    return result
+    matrices = reconstruction.grams(model, split, images=images, places=places, outputs=outputs, seed=seed)
+    scored: dict[int, Tensor] = {}  # tied layers share one matrix
+    for gram in matrices.values():
+        if id(gram) not in scored:
+            count = None if fraction is None else len(gram) - int(fraction * len(gram) + 1e-9)
+            scored[id(gram)] = _scored(gram, None, count)
+    return {name: scored[id(gram)].clone() for name, gram in matrices.items()}
 
 
 def support(coefficients: np.ndarray, count: int) -> np.ndarray:
