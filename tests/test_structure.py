@@ -267,6 +267,31 @@ def test_grouped_convolutions_are_cut_where_all_groups_keep_as_many():
         structure.shrink(model, {"first": torch.arange(8) > 0}, x)
 
 
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.Sigmoid(), nn.Softplus(), nn.BatchNorm2d(8, affine=False)])
+def test_shrunk_is_masked_before_grouped_convolutions_whatever_comes_of_zero(between):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), between, nn.Conv2d(8, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 3))
+    if isinstance(between, nn.BatchNorm2d):
+        between.running_mean.uniform_(-1, 1)
+    model, x, kept = model.double().eval(), images(2, 1, 8, 8), torch.tensor([1, 1, 0, 1, 1, 0, 1, 1]).bool()
+    small, masked = (cut(model, {"0": kept}, x) for cut in (structure.shrink, structure.mask))
+    by_hand = copy.deepcopy(model)
+    with torch.no_grad():
+        by_hand[2].weight[:2, 2] = by_hand[2].weight[2:, 1] = 0  # channels 2 and 5, each in its own group
+        assert close(small(x), by_hand(x)) and close(masked(x), by_hand(x)) and not close(small(x), model(x))
+
+
+def test_every_parameter_is_frozen_as_it_was():
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(128, 4)]
+    model, x, kept = nn.Sequential(*layers), torch.rand(1, 1, 8, 8), torch.arange(8) % 4 < 2
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(i % 3 == 0)
+    for cut in (structure.shrink, structure.mask):
+        copied = cut(model, {"0": kept, "2": kept}, x)
+        assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in model.parameters()]
+        assert all(isinstance(p, nn.Parameter) for p in copied.parameters())
+
+
 class Untraceable(nn.Module):
     def __init__(self):
         super().__init__()

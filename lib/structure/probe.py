@@ -86,9 +86,8 @@ class Probe(Twin):
     def seen(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
         axis, gone = channel_axis(layer, x), self.columns[name].to(x.device)
         x = x.index_fill(axis, gone.nonzero().flatten(), 0)
-        if not self.noise and (others := x.isnan()).any():
+        if not self.noise and x.isnan().any():
             self.outside.append(name)
-            x = x.masked_fill(others, 0)
         return x
 
     def _writer(self, name: str, gone: Tensor) -> Any:

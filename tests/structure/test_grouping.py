@@ -1,9 +1,11 @@
 """Which channels may go: those whose ways are understood are right, all others are left out, and a reason is given."""
 
 import dataclasses
+import random
 from collections import namedtuple
 
 import given
+import numpy as np
 import pytest
 import torch
 from given_structure import Net, between, close, conv, halves, head, images, instead, silenced
@@ -262,6 +264,15 @@ SPARED = given.seeded(
             instead(lambda net, x: head(net, functional.conv2d(x, net.a.weight, padding=1))),
             "it does not run by itself",
         ),
+        "a weight that the owner reads without gradients": (
+            instead(
+                lambda net, x: head(
+                    net,
+                    net.a(x) if torch.is_grad_enabled() else functional.conv2d(x, net.a.weight, net.a.bias, padding=1),
+                )
+            ),
+            "layer 'a' does not run: its owner reads its weight without calling it",
+        ),
         "a reader that the owner reads": (
             instead(lambda n, x: n.fc(functional.conv2d(n.a(x).relu(), n.b.weight).relu().mean((2, 3)))),
             "",
@@ -390,7 +401,7 @@ class Unusual(nn.Module):
 
     def forward(self, x):
         self.runs += 1
-        self.log.append(len(x))
+        self.log.append(len(x) + random.randint(0, 9) + np.random.randint(9))
         return head(self, functional.dropout(torch.relu(self.norm(self.a(x))), 0.3))
 
 
@@ -398,7 +409,8 @@ def test_a_network_and_the_random_state_are_not_touched():
     model = given.seeded(Unusual)
     model.norm.eval()
     model.b.requires_grad_(False)
-    before, state, modes = given.state(model), torch.get_rng_state(), [m.training for m in model.modules()]
+    before, modes = given.state(model), [m.training for m in model.modules()]
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     masks = halves(structure.groups(model, images()))
     for cut in (structure.shrink, structure.mask):
         copy = cut(model, masks, images())
@@ -406,7 +418,8 @@ def test_a_network_and_the_random_state_are_not_touched():
         assert all(not p.isnan().any() for p in (*copy.parameters(), *copy.buffers()))
         assert {n for n, p in copy.named_parameters() if not p.requires_grad} == {"b.weight", "b.bias"}
     assert given.same_state(given.state(model), before) and not model.log
-    assert torch.equal(torch.get_rng_state(), state) and [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all() and [m.training for m in model.modules()] == modes
     assert not model.b.weight.requires_grad and all(p.grad is None for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*model.modules(), *copy.modules()))
 
