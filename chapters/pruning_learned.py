@@ -633,7 +633,7 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Discrimination-aware pruning keeps the weights that it fits while it chooses; with them, half of the channels can go without retraining.
+# - Discrimination-aware pruning goes layer by layer, and keeps the weights that it fits while it chooses.
 # - Adversarial masks need no labels, but they need the right penalty and retraining afterwards.
 # - Decisions at run time save multiply-adds, not parameters, and need not save time.
 #
