@@ -29,7 +29,7 @@ seeds = 3  # small networks trained from different starts
 width = 8  # channels of the first layer
 epochs = 8  # to train a small network, and again under random actions
 fractions = [0.5, 0.75]  # shares of channels removed
-chosen_by = 600  # training images by which channels are chosen, at most
+chosen_by = 400  # training images by which channels are chosen, at most
 portion = 8  # channels that enter at once; the paper takes them one by one
 steps = 4  # steps of gradient descent after each portion
 finetune_epochs = 2  # to retrain after half of the channels are gone
@@ -41,7 +41,7 @@ mask_finetune_epochs = 6  # to retrain after the removal
 sparsities = [0.006, 0.008, 0.01]  # penalties on the masks
 penalties = [0.01, 0.03, 0.1]  # prices of one more group of channels
 turns = 2  # how often the recurrent network and the one it steers learn in turn
-turn_epochs = 2  # to train the steered network in each turn
+turn_epochs = 1  # to train the steered network in each turn
 decision_rounds = 3  # rounds of episodes for the recurrent network in each turn
 decision_updates = 40  # steps of Q-learning in each round
 
