@@ -22,10 +22,11 @@ class _Still(TorchDispatchMode):
     """Inside, every draw of dropout, stochastic depth or added noise gives ones, whatever its shape."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket is _ATEN.native_dropout:
+        packet = getattr(function, "overloadpacket", None)
+        if packet is _ATEN.native_dropout:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         result = function(*args, **(kwargs or {}))
-        return result.fill_(1) if function.overloadpacket in _DRAWS else result
+        return result.fill_(1) if packet in _DRAWS else result
 
 
 def twin(network: nn.Module) -> nn.Module:

@@ -33,7 +33,8 @@ def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     Returns the groups in the order in which the model holds their first layers; :func:`lib.structure.shrink` says why
     a layer is in none.
     Raises ValueError for a model that cannot be traced or copied, for weights that are compressed or not there yet (of
-    lazy layers, or on the meta device), for ``nn.DataParallel`` on several devices, and for an empty example.
+    lazy layers, or on the meta device), for ``nn.DataParallel`` on several devices, for an empty example, and inside
+    ``torch.inference_mode``.
 
     >>> from lib import models
     >>> for group in groups(models.resnet8(), torch.zeros(1, 3, 32, 32))[:2]:

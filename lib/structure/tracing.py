@@ -53,6 +53,8 @@ def check(model: nn.Module, example_input: Tensor) -> None:
             raise ValueError(f"{name!r} of {kind} is on the meta device: a model with values is needed")
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(f"{kind} runs on several devices: give the network inside, model.module")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("groups are found by gradients: do not call this inside torch.inference_mode()")
     if not example_input.dim() or not len(example_input):
         raise ValueError("the example input is empty: one sample is needed")
 
@@ -81,7 +83,9 @@ def traced(model: nn.Module, example_input: Tensor) -> Trace:
         if depthwise(layer):
             spared[name] = "it is depthwise, so its filters go with those of the layers before it"
         elif layer not in record.graph.module2node:
-            spared[name] = "it does not run by itself"
+            spared[name] = (
+                "it is not called, or nothing that needs gradients depends on it: its owner may read its weight"
+            )
         else:
             reached = followed(record, layer, names)
             group = reached if isinstance(reached, str) else _group(network, len(layer.weight), reached, names, owners)

@@ -262,7 +262,7 @@ SPARED = given.seeded(
         ),
         "a weight that the owner reads": (
             instead(lambda net, x: head(net, functional.conv2d(x, net.a.weight, padding=1))),
-            "it does not run by itself",
+            "it is not called",
         ),
         "a weight that the owner reads without gradients": (
             instead(
@@ -277,7 +277,7 @@ SPARED = given.seeded(
             instead(lambda n, x: n.fc(functional.conv2d(n.a(x).relu(), n.b.weight).relu().mean((2, 3)))),
             "",
         ),
-        "outside the graph": (between(lambda net, y: y.detach()), "it does not run by itself"),
+        "outside the graph": (between(lambda net, y: y.detach()), "it is not called"),
         "partly outside the graph": (between(lambda n, y: y + n.c(y.detach()), c=conv(8, 8)), READS),
         "a count in a buffer": (between(lambda n, y: y / (1 + n.most.copy_(y.amax())), most=torch.zeros(())), READS),
         "one channel in each group": (
@@ -451,6 +451,13 @@ def test_networks_with_weights_that_are_not_finite_have_groups():
 def test_what_cannot_be_traced_is_refused(model, example, says):
     with pytest.raises(ValueError, match=says):
         structure.groups(model, example)
+
+
+def test_groups_are_not_found_where_gradients_cannot_be():
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"do not call this inside torch\.inference_mode"):
+        structure.groups(nn.Linear(4, 3), torch.zeros(1, 4))
+    with torch.no_grad():
+        assert structure.groups(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch.zeros(1, 4))
 
 
 def test_parallel_networks_are_those_inside():
