@@ -27,6 +27,7 @@ hidden = [128, 128, 128]  # units of the three hidden layers
 epochs = 8  # to train them
 learning_rate = 0.003  # of Adam, for them
 batch_size = 50  # for them and for LeNet-5
+shift_rate = 0.0078125  # learning rate of shift-based AdaMax, a power of two
 ternary_epochs = 12  # to train networks of three values
 ternary_batch = 100  # images in a batch, for them
 ternary_rates = {"adam": 0.1, "sgd": 100.0}  # learning rates of their weights
@@ -51,7 +52,13 @@ from torch.nn import functional
 from lib import datasets, evidence, figures, models, training
 from lib.binarization import abc_net, binaryconnect, bnn, bwn, gxnor_dst, xnor_net
 from lib.binarization import bulat_binary_block as bulat
-from lib.binarization.shared import inference, state_optimizer, states, ternary_bits
+from lib.binarization.shared import (
+    inference,
+    shifts,
+    state_optimizer,
+    states,
+    ternary_bits,
+)
 from lib.binarization.shared.conversion import EPSILON
 from lib.binarization.shared.signs import LAYERS, Binarized, Sign, SignActivation
 from lib.cache import cached, trained
@@ -171,6 +178,39 @@ for name, wrong in mlp.items():
 # **What to see.** Counting bits is no approximation of the trained network, it *is* the network: {glue:text}`binarization_activations.bnn.different_answers` answers differ.
 # The error is {glue:text}`binarization_activations.mlp.bnn_error_pct` with signs, {glue:text}`binarization_activations.mlp.float_error_pct` with floats and {glue:text}`binarization_activations.mlp.linear_error_pct` without hidden layers.
 # Of the values that its layers read, after the first, {glue:text}`binarization_activations.bnn.signs_read_pct` are signs; in BinaryConnect, where only the weights are signs, it is {glue:text}`binarization_activations.binaryconnect.signs_read_pct`.
+#
+# **Shifts instead of products.** In training, batch norm and Adam still multiply by real numbers.
+# The authors also train with factors that are powers of two, so that a shift of bits multiplies {cite:p}`courbariaux2016binarynet`.
+# With the nearest power of two, $\mathrm{AP2}(x) = \operatorname{sign}(x)\, 2^{\mathrm{round}(\log_2 |x|)}$, batch norm and a step of AdaMax, a relative of Adam, are
+#
+# $$ y = (x - \mu)\, \mathrm{AP2}(1 / \sigma)\, \mathrm{AP2}(\gamma) + \beta, \qquad w \leftarrow w - \mathrm{AP2}(\eta_t)\, \frac{m}{\mathrm{AP2}(v)} $$ (eq-shifts)
+#
+# where $m$ is a running mean of the gradients, $v$ the largest of them lately, and $\eta_t$ the learning rate:
+
+# %% tags=["remove-input"]
+figures.show_source(shifts.ShiftNorm, shifts.ShiftAdaMax)
+
+# %% [markdown]
+# The factors of such a batch norm are powers of two, whatever its statistics are, and its networks count bits as exactly as others:
+
+# %%
+norm = shifts.ShiftBatchNorm1d(64, eps=0).eval()
+norm.running_var.copy_(torch.linspace(0.01, 99, 64))
+part, _ = torch.frexp(norm(torch.ones(1, 64)))  # the mean is 0: this is the factor
+assert (part == 0.5).all()
+shifted = mlps(
+    lambda net: shifts.shift_norms(bnn.binarize(net)), bnn.fit, learning_rate=shift_rate
+)
+for net in shifted:
+    with torch.no_grad():
+        first = test.images[:1000]
+        assert torch.equal(inference.convert(net)(first), net(first))
+
+# %% tags=["remove-cell"]
+record("mlp.bnn_shifts_error_pct", errors(shifted))
+
+# %% [markdown]
+# Trained with shifts, the network has an error of {glue:text}`binarization_activations.mlp.bnn_shifts_error_pct`; with real factors and Adam it was {glue:text}`binarization_activations.mlp.bnn_error_pct`.
 #
 # (sec-xnor-net)=
 # ## XNOR-Net: scales for weights and inputs
@@ -725,6 +765,24 @@ wrong = (total != pixels @ W.T).sum().item()
 assert wrong == 0
 evidence.answer(
     f"It can: each pixel is a sum of {len(planes)} bits with weights, so {len(planes)} counts, shifted and added, give the layer's sums, and {wrong} of {total.numel()} sums differ."
+)
+
+# %% [markdown]
+# 3. The signals of GXNOR can have more levels than three: $2^N + 1$, from $-1$ to $1$. How many products of signs does a layer of ternary weights take then?
+
+# %% tags=["hide-cell"]
+spaces, weight = (1, 2, 3), nn.Linear(8, 4)
+ternary = gxnor_dst.ternarize(weight, names=[""])
+products = {
+    n: len(inference.bases(ternary)[0])
+    * len(gxnor_dst.TernaryActivation(space=n).bases())
+    for n in spaces
+}
+listed = ", ".join(
+    f"{count} products for {2**n + 1} levels" for n, count in products.items()
+)
+evidence.answer(
+    f"Each threshold is one more matrix of signs, and so is each step of the weights: {listed}."
 )
 
 # %% [markdown]

@@ -51,7 +51,9 @@ def ap2(x: Tensor) -> Tensor:
     return _Ap2.apply(x)
 
 
-class _ShiftNorm(nn.modules.batchnorm._BatchNorm):
+class ShiftNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of rows, steps or images (n, channels, ...) whose factors are powers of two: see the two below."""
+
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
@@ -78,7 +80,7 @@ class _ShiftNorm(nn.modules.batchnorm._BatchNorm):
                 kept.lerp_(value, share)
 
 
-class ShiftBatchNorm1d(_ShiftNorm, nn.BatchNorm1d):
+class ShiftBatchNorm1d(ShiftNorm, nn.BatchNorm1d):
     """nn.BatchNorm1d whose factors are powers of two. Its arguments are those of that, its running variance is biased.
 
     >>> norm = ShiftBatchNorm1d(1, affine=False)
@@ -87,7 +89,7 @@ class ShiftBatchNorm1d(_ShiftNorm, nn.BatchNorm1d):
     """
 
 
-class ShiftBatchNorm2d(_ShiftNorm, nn.BatchNorm2d):
+class ShiftBatchNorm2d(ShiftNorm, nn.BatchNorm2d):
     """nn.BatchNorm2d whose factors are powers of two, as in :class:`ShiftBatchNorm1d`."""
 
 
