@@ -31,8 +31,9 @@ FIT_DEFAULTS: LoopOptions = {"batch_size": 100, "loss": "squared_hinge", "weight
 class BinaryConnectWeight(BinaryForm):
     """The sign of a latent weight in [-c, c], of any shape of two dimensions or more.
 
-    The state of the random numbers is the buffer ``generator``, uint8, of a stochastic form: a copy, and a network that
-    loads the ``state_dict``, goes on with the same draws, on any device. (A file has no draws: they are for training.)
+    A stochastic form draws from ``generator``, on the CPU whatever the device. Its state is the buffer ``drawn``,
+    up to date in every ``state_dict``: a copy, and a network that loads the state, go on with the same draws. (A file
+    has none: draws are for training.)
 
     limit: c, above 0; None (default): H of the layer.
     stochastic: whether a new sign is drawn at each forward pass of training; False by default.
@@ -40,8 +41,6 @@ class BinaryConnectWeight(BinaryForm):
     inference: what a stochastic weight is in evaluation mode: "real" (default), weight / c as in the paper, or "sign".
     Raises ValueError for another limit or inference.
     """
-
-    generator: Tensor
 
     def __init__(
         self, *, limit: float | None = None, stochastic: bool = False, seed: int = 0, inference: str = "real"
@@ -51,9 +50,11 @@ class BinaryConnectWeight(BinaryForm):
             raise ValueError(f"limit must be a number above 0, or None, not {limit}")
         check_one_of("inference", inference, INFERENCE)
         self.limit, self.stochastic, self.inference = limit, stochastic, inference
-        self.seed = int(seed)
-        state = torch.Generator().manual_seed(self.seed).get_state() if stochastic else None
-        self.register_buffer("generator", state)
+        self.seed, self.generator = int(seed), torch.Generator().manual_seed(int(seed))
+        if stochastic:  # kept by hooks, since reading the state at each draw would cost more than drawing
+            self.register_buffer("drawn", self.generator.get_state())
+            self.register_state_dict_pre_hook(_note_draws)
+            self.register_load_state_dict_post_hook(_take_draws)
 
     def extra_repr(self) -> str:  # tells settings apart, for a reader and for the cache of trained networks
         return f"limit={self.limit}, stochastic={self.stochastic}, seed={self.seed}, inference={self.inference}"
@@ -69,7 +70,8 @@ class BinaryConnectWeight(BinaryForm):
             return Sign.apply(latent, torch.inf)  # the gradient of w_b is that of w, whatever w
         if not self.training:
             return latent / self._c()
-        positive = self._drawn(latent) < hard_sigmoid(latent / self._c())  # drawn is below 1 and may be 0
+        drawn = torch.rand(latent.shape, generator=self.generator, dtype=latent.dtype).to(latent.device)
+        positive = drawn < hard_sigmoid(latent / self._c())  # drawn is below 1 and may be 0
         return Sign.apply(latent, torch.inf, positive.to(latent.dtype) - 0.5)
 
     def clip(self, latent: Tensor) -> None:
@@ -78,14 +80,6 @@ class BinaryConnectWeight(BinaryForm):
             latent.clamp_(-self._c(), self._c())
 
     # end of method
-
-    def _drawn(self, latent: Tensor) -> Tensor:
-        """Uniform numbers in the latent weight's shape and type, drawn on the CPU: the same on every device."""
-        generator = torch.Generator()
-        generator.set_state(self.generator.cpu())
-        drawn = torch.rand(latent.shape, generator=generator, dtype=latent.dtype)
-        self.generator.copy_(generator.get_state())
-        return drawn.to(latent.device)
 
     def _c(self) -> float:
         """The limit c, which is known once a weight has entered."""
@@ -112,6 +106,18 @@ class BinaryConnectWeight(BinaryForm):
     @staticmethod
     def most(shape: torch.Size) -> tuple[dict[str, int], dict[str, int]]:
         return {"bit": shape.numel()}, {"real": shape.numel()}
+
+
+def _note_draws(form: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Before a state is read."""
+    assert isinstance(form, BinaryConnectWeight)
+    form.get_buffer("drawn").copy_(form.generator.get_state())
+
+
+def _take_draws(form: nn.Module, keys: object) -> None:
+    """After a state was loaded."""
+    assert isinstance(form, BinaryConnectWeight)
+    form.generator.set_state(form.get_buffer("drawn").cpu())
 
 
 def glorot(weight: Tensor) -> float:

@@ -276,19 +276,12 @@ def test_fit_is_the_one_training_loop_with_adam_and_the_squared_hinge(split):
 
 def test_a_step_of_training_draws_each_weight_once(split):
     model = binarize(small(), stochastic=True)
-    expected = [source(form(layer)) for layer in (model.fc1, model.fc2, model.fc3)]
+    expected = [copy.deepcopy(form(layer).generator) for layer in (model.fc1, model.fc2, model.fc3)]
     fit(model, split, epochs=2, seed=0, batch_size=8)  # 3 steps each
     for layer, generator in zip((model.fc1, model.fc2, model.fc3), expected, strict=True):
         for _ in range(6):
             torch.rand(latent(layer).shape, generator=generator)
-        assert torch.equal(form(layer).generator, generator.get_state())
-
-
-def source(form):
-    """A source of random numbers where that of the form stands."""
-    generator = torch.Generator()
-    generator.set_state(form.generator)
-    return generator
+        assert torch.equal(form(layer).generator.get_state(), generator.get_state())
 
 
 def test_draws_go_on_in_copies_and_from_a_state():
@@ -300,8 +293,8 @@ def test_draws_go_on_in_copies_and_from_a_state():
     answers = [model(x) for _ in range(3)]
     for same in (twin, other):
         assert all(torch.equal(same(x), answer) for answer in answers)
-    assert not any("generator" in name for name in binarize(small()).state_dict())
-    assert sum("generator" in name for name in model.state_dict()) == 3
+    assert not any("drawn" in name for name in binarize(small()).state_dict())
+    assert sum("drawn" in name for name in model.state_dict()) == 3
 
 
 def test_a_cached_training_comes_back(tmp_path, monkeypatch, split):
