@@ -150,10 +150,8 @@ def averaged(net):  # the error of the mean answer of networks that are drawn
     for layer in net.modules():
         if isinstance(layer, binaryconnect.BinaryConnectWeight):
             layer.training = True
-            start = torch.Generator().manual_seed(layer.seed).get_state()
-            layer.generator.copy_(
-                start
-            )  # the same draws after training and from the cache
+            # the same draws after training and from the cache
+            layer.generator.manual_seed(layer.seed)
     with torch.no_grad():
         for _ in range(draws):
             total = total + torch.cat([net(part) for part in test.images.split(1000)])
