@@ -9,6 +9,7 @@ and the gradient of :math:`w_b` moves w, which is then clipped: :math:`w \leftar
 \partial C / \partial w_b, -c, c)`. The paper has c = 1 and, for Adam, learning rates 1 / H times as large, with
 :math:`H = \sqrt{1.5 / (n_{in} + n_{out})}` of each layer. Adam's step does not depend on the size of the gradient, so
 c = H with one learning rate for all layers is the same. That is the default: weights keep the size they were made with.
+Left out: starting weights drawn evenly from [-c, c], and learning rates of each layer for optimizers other than Adam.
 """
 
 from itertools import count

@@ -15,6 +15,9 @@ The same paper approximates activations by several matrices of signs, each for w
 
 .. math:: A \approx \sum_k \beta_k H_k, \qquad H_k = \operatorname{sign}(R_k), \quad
    \beta_k = \operatorname{mean} \lvert R_k \rvert, \quad R_1 = A, \quad R_{k+1} = R_k - \beta_k H_k .
+
+:func:`residual_signs` computes them. Left out: networks that are trained with them, with PReLU, and with a layer of
+scales after a last layer of signs.
 """
 
 import math

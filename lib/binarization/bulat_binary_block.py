@@ -9,7 +9,8 @@ little. Here three 3 x 3 convolutions follow one another instead. The outputs of
 
 with C / 2, C / 4 and C / 4 channels. Where the widths of input and output differ, f with a 1 x 1 filter replaces x. A
 gradient passes three signs, two, one, or none. The first and the last layer of a network stay real. The task here is to
-find the four ends of a digit's stroke, in place of the paper's joints and landmarks.
+find the four ends of a digit's stroke, in place of the paper's joints and landmarks. Left out: the hourglass around the
+blocks, and stacks of it.
 """
 
 import math

@@ -12,6 +12,9 @@ precision, and the gradient goes through both factors, the sign's where :math:`\
 
 The paper prints :math:`g_i (\tfrac1n + \alpha \mathbb 1)`, which leaves the other weights of the filter out.
 A file holds n bits and one float for each filter.
+
+Left out: a trained :math:`\alpha`, which the paper finds worse, and the factors by which the authors' code multiplies
+the gradients of an optimizer without moments.
 """
 
 from collections.abc import Collection
