@@ -5,7 +5,6 @@ So the text and the run of a page cannot drift apart.
 """
 
 import copy
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from lib.book import chapters, last_run
+from lib.book.sphinx import theme
 
 CODE = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)  # how lib.figures shows code
 COLUMNS = "88"  # letters that fit in a line of code on a page, beside both sidebars at 1280 pixels
@@ -31,7 +31,7 @@ def read(text: str) -> nbformat.NotebookNode:
     text: the chapter's source; its name is known to the application.
     """
     root, chapter = Path(building.srcdir), Path(building.env.docname).name
-    profile = os.environ.get("SURVEY_PROFILE", "quick")
+    profile = theme.profile()
     done = last_run.executed(root, chapter, profile)
     if done is None:
         why = last_run.status(root, chapter, profile)["error"] or "it has no run"

@@ -5,7 +5,6 @@
 ``{mean}`pruning.lenet300.removed_pct standard` ``   the committed record of another profile; the text names it
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ from sphinx.util.docutils import SphinxRole
 from lib.book.claims import PROFILES
 from lib.book.ledger import Records
 from lib.book.sphinx import page
+from lib.book.sphinx.page import PROFILE
 from lib.evidence import formatted, interval
 
-PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
 FORM = re.compile(rf"(?P<key>[\w.]+)(?: (?P<digits>\d+))?(?: (?P<profile>{'|'.join(PROFILES)}))?")
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from sphinx.application import Sphinx
 from lib.book import chapters, files, last_run
 from lib.book.ledger import Records
 from lib.book.sphinx import means
-from lib.book.sphinx.page import load
+from lib.book.sphinx.page import PROFILE, load
 from lib.book.sphinx.repository import known_address
 
 GLUED = "application/papermill.record/text/plain"
@@ -81,7 +80,7 @@ def write(app: Sphinx, failure: Exception | None) -> None:
     """Write the notebooks beside the sources, after a build that did not fail."""
     if failure is not None or app.builder.format != "html":
         return
-    root, profile = Path(app.srcdir), os.environ.get("SURVEY_PROFILE", "quick")
+    root, profile = Path(app.srcdir), PROFILE
     _, results = load(root, ())  # read once more: here no page depends on it
     for page in sorted(name for name in app.env.found_docs if is_chapter(app, name)):
         name = page.removeprefix(FOLDER)

@@ -15,8 +15,9 @@ from lib.book.claims import PUBLISHED, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
 from lib.book.sphinx.parts import slug
+from lib.book.sphinx.theme import profile
 
-PROFILE = os.environ.get("SURVEY_PROFILE", "quick")
+PROFILE = profile()
 PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapters may have no run here
 LEDGER = "claims"  # the page of all claims
 

@@ -1,0 +1,48 @@
+"""Pages lose the scripts that they do not use, and formulas are drawn without the network."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lib.book.sphinx import offline
+
+
+def files(*names):
+    return [SimpleNamespace(filename=name, attributes={}) for name in names]
+
+
+ALL = ("_static/thebe.js", "mathjax/tex-chtml.js", "_static/search.js", "_static/ledger.js", "_static/book.js")
+
+
+@pytest.mark.parametrize(
+    ("page", "body", "left"),
+    [
+        ("chapters/a", "<p>words</p>", {"_static/book.js"}),
+        ("chapters/a", '<span class="math notranslate">x</span>', {"_static/book.js", "mathjax/tex-chtml.js"}),
+        ("search", "", {"_static/book.js", "_static/search.js"}),
+        ("claims", '<div class="ledger-filter">', {"_static/book.js", "_static/ledger.js"}),
+    ],
+)
+def test_a_page_keeps_the_scripts_that_it_uses(page, body, left):
+    scripts, styles = files(*ALL), files("_static/sphinx-design.css", "_static/book.css")
+    context = {"body": body, "script_files": scripts, "css_files": styles}
+    offline.drop_unused(None, page, "page.html", context, None)
+    assert {file.filename for file in scripts} == left and context["script_files"] is scripts
+    assert [file.filename for file in styles] == ["_static/book.css"]
+
+
+def test_a_script_is_known_by_its_text_as_well():
+    inline = SimpleNamespace(filename=None, attributes={"body": "var THEBE_JS_URL = 1"})
+    context = {"body": "", "script_files": [inline, *files("_static/book.js")], "css_files": []}
+    offline.drop_unused(None, "index", "page.html", context, None)
+    assert inline not in context["script_files"] and len(context["script_files"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "failure", "copied"), [("html", None, True), ("latex", None, False), ("html", ValueError(), False)]
+)
+def test_formulas_are_drawn_by_a_copy_of_mathjax(tmp_path, form, failure, copied):
+    offline.copy_mathjax(SimpleNamespace(builder=SimpleNamespace(format=form), outdir=tmp_path), failure)
+    folder = tmp_path / "_static" / "mathjax"
+    assert (folder / "tex-chtml.js").is_file() == copied
+    assert bool(list(folder.rglob("*.woff2")) + list(folder.rglob("*.woff"))) == copied
