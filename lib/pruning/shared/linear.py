@@ -29,6 +29,11 @@ ACTIVATIONS = {
 WEIGHTED = {"linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))}
 SCALED = {"div", "divide", "true_divide", "matmul", "mm", "bmm", "mv", "einsum"}
 ADDED = {"add", "sub", "rsub", "subtract"}
+# Shares that add up to one. With large magnitudes one of them is all, and the answer looks linear: always refused.
+SHARING = {
+    *("softmax", "log_softmax", "softmin", "gumbel_softmax", "scaled_dot_product_attention"),
+    *("multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd"),
+}
 JOINED = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
 
 
@@ -77,14 +82,14 @@ def linear_run(
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             outputs.append((name, output))
             if name == layers[-1]:
-                response[:] = inputs[:1]
+                response[:], mode.open = inputs[:1], False
             return output.clone()  # so that nothing changes in place what is kept
 
         return hook
 
     def forward(start: Tensor) -> Tensor:
         outputs.clear()
-        mode.calls = 0
+        mode.calls, mode.open, mode.shared = 0, True, False
         with torch.enable_grad(), mode:
             running.logits(linear, start.clone())
         return response[0]
@@ -95,8 +100,8 @@ def linear_run(
     starts = [start.to(example.device).requires_grad_() for start in (one, one + other, other)]
     first, both = forward(starts[0]).detach(), forward(starts[1]).detach()
     last = forward(starts[2])
-    if not _adds_up(first, last.detach(), both) or mode.calls != len(mode.products):
-        raise ValueError(_why_not(linear, forward, starts))
+    if mode.shared or not _adds_up(first, last.detach(), both) or mode.calls != len(mode.products):
+        raise ValueError(_why_not(linear, mode, forward, starts))
     return Run(starts[2], list(outputs), last)
 
 
@@ -107,16 +112,18 @@ def _adds_up(one: Tensor, other: Tensor, both: Tensor) -> bool:
     return bool(((both - one - other).abs() <= 1e-6 * both).all() and (both >= 0).all())
 
 
-def _why_not(linear: nn.Module, forward: Callable[[Tensor], Tensor], starts: list[Tensor]) -> str:
+def _why_not(linear: nn.Module, mode: "_Magnitudes", forward: Callable[[Tensor], Tensor], starts: list[Tensor]) -> str:
     """The sentence that names the first layer that is not linear: it reads sums, and does not answer with the sum."""
-    calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
+    calls: list[tuple[str, bool, list[Tensor], list[Tensor]]] = []
     names = {module: name for name, module in linear.named_modules()}
+    entered: dict[nn.Module, bool] = {}
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         read, written = ([x.detach().clone() for x in tree_leaves(y) if _depends(x)] for y in (inputs, output))
-        calls.append((names[module], read, written))
+        calls.append((names[module], mode.shared and not entered[module], read, written))
 
-    hooks = [module.register_forward_hook(note) for module in names]
+    hooks = [module.register_forward_pre_hook(lambda m, _: entered.update({m: mode.shared})) for module in names]
+    hooks += [module.register_forward_hook(note) for module in names]
     seen = []
     for start in starts:
         calls.clear()
@@ -125,11 +132,11 @@ def _why_not(linear: nn.Module, forward: Callable[[Tensor], Tensor], starts: lis
     for hook in hooks:
         hook.remove()
     kind = type(linear).__name__
-    for (name, *first), (_, *both), (_, *last) in zip(*seen, strict=True):
+    for (name, shared, *first), (_, _, *both), (_, _, *last) in zip(*seen, strict=True):
         if not all(torch.isfinite(x).all() for x in both[1]):
             return f"the importance scores of {kind} overflow: scale its weights down"
         read, written = (all(map(_adds_up, *values)) for values in zip(first, last, both, strict=True))
-        if read and not written:
+        if shared or (read and not written):
             layer = f"layer {name!r}, of type {type(linear.get_submodule(name)).__name__}" if name else kind
             return (
                 f"importance cannot be propagated through {layer}: accepted are weighted layers, elementwise"
@@ -150,6 +157,7 @@ class _Magnitudes(TorchFunctionMode):
     def __init__(self, products: Iterable[Product | None], *, gated: bool) -> None:
         super().__init__()
         self.products, self.gated, self.calls = list(products), gated, 0
+        self.open, self.shared = True, False  # before the last layer has read; whether shares were computed till then
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raw, kwargs = getattr(function, "__name__", ""), kwargs or {}
@@ -160,6 +168,7 @@ class _Magnitudes(TorchFunctionMode):
         dependent = [value for value in tree_leaves((args, kwargs)) if _depends(value)]
         if not dependent:
             return function(*args, **kwargs)
+        self.shared |= self.open and name in SHARING
         if name in ACTIVATIONS:
             return dependent[0] if raw.endswith("_") else dependent[0].clone()
         if name in WEIGHTED:

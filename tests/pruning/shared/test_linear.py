@@ -128,6 +128,9 @@ def test_a_norm_divides_by_the_mean_deviation_of_the_samples():
     torch.testing.assert_close(slopes(norm), (scale * norm.norm.weight.abs()).detach())
 
 
+STEEP = 10.0 ** torch.arange(4, 8, dtype=torch.float64).reshape(4, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
@@ -138,6 +141,8 @@ def test_a_norm_divides_by_the_mean_deviation_of_the_samples():
         (nn.InstanceNorm2d(4), "layer 'function', of type InstanceNorm2d: "),
         (nn.BatchNorm2d(4, track_running_stats=False), "layer 'function', of type BatchNorm2d: "),
         (nn.Sequential(nn.ReLU(), nn.Softmax(1)), "layer 'function.1', of type Softmax: "),
+        # so steep that one share is 1: the answer adds up
+        (lambda x: torch.einsum("nchw,nchw->nchw", (STEEP * x).softmax(1), x), "Net: "),
     ],
 )
 def test_what_is_not_linear_is_refused_by_name(function, name):
