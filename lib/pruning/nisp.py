@@ -38,8 +38,8 @@ from lib.pruning.shared.counts import count
 from lib.pruning.shared.groups import groups_of
 from lib.pruning.shared.linear import Run, linear_run
 from lib.pruning.shared.products import products
-from lib.pruning.shared.reading import channel_axis
 from lib.structure import Group
+from lib.structure.group import channel_axis
 
 WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
@@ -135,10 +135,10 @@ def _runs(model: nn.Module, importance: Tensor, images: Tensor, order: list[str]
     frozen = products(model, images[:1], order)
     if any(frozen):
         frozen = products(model, images, order)
-    axis = channel_axis(model.get_submodule(order[-1]))
+    last = model.get_submodule(order[-1])
     for gated in (False, True):
         run = linear_run(model, images[:1], order, frozen, gated=gated)
-        features = run.response.movedim(axis, -1)
+        features = run.response.movedim(channel_axis(last, run.response), -1)
         if len(importance) != features.shape[-1]:
             raise ValueError(f"the importance must be of {features.shape[-1]} features, not {len(importance)}")
         yield run, features
@@ -152,13 +152,14 @@ def _by_filter(model: nn.Module, name: str, slope: Tensor) -> Tensor:
         raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
     if (slope < 0).any():
         raise ValueError(f"importance cannot be propagated to layer {name!r}: what reads it subtracts places")
-    axis = channel_axis(model.get_submodule(name))
-    return slope.flatten(0, -2).sum(0) if axis == -1 else slope.transpose(0, 1).flatten(1).sum(1)
+    axis = channel_axis(model.get_submodule(name), slope)
+    return slope.flatten(0, -2).sum(0) if axis == slope.dim() - 1 else slope.transpose(0, 1).flatten(1).sum(1)
 
 
 def _without(layer: nn.Module, gone: Tensor, slope: Tensor) -> Tensor:
     """Slopes of a layer's output, zero for filters that are gone."""
-    return (slope.movedim(channel_axis(layer), -1) * (~gone).to(slope)).movedim(-1, channel_axis(layer))
+    axis = channel_axis(layer, slope)
+    return (slope.movedim(axis, -1) * (~gone).to(slope)).movedim(-1, axis)
 
 
 @torch.no_grad()
@@ -299,10 +300,11 @@ def responses(model: nn.Module, split: Split, *, images: int, seed: int) -> Tens
     split.check_not_empty("to run through the network")
     images = count("images", images)
     last, parts = in_order(model, split.images)[-1], []
-    axis = channel_axis(model.get_submodule(last))
+    layer = model.get_submodule(last)
     with running.evaluating(model), running.captured(model, [last]) as flow:
         for batch in _drawn(split, images, seed).split(100):
             running.logits(model, batch)
-            read = flow.inputs[last].movedim(axis, 1)
+            read = flow.inputs[last]
+            read = read.movedim(channel_axis(layer, read), 1)
             parts.append(read.flatten(2).mean(2) if read.dim() > 2 else read)
     return torch.cat(parts)

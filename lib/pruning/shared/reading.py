@@ -8,15 +8,7 @@ from torch import Tensor, nn
 
 from lib import running
 from lib.structure import Group
-
-
-def channel_axis(layer: nn.Module) -> int:
-    """Give the axis of the channels in what a layer reads and writes: the last one of a linear layer, else axis 1.
-
-    >>> channel_axis(nn.Linear(4, 3)), channel_axis(nn.Conv2d(4, 3, 1))
-    (-1, 1)
-    """
-    return -1 if isinstance(layer, nn.Linear) else 1
+from lib.structure.group import channel_axis
 
 
 @torch.no_grad()
@@ -73,7 +65,7 @@ def scaled(model: nn.Module, groups: Sequence[Group], factors: Sequence[Tensor])
 
     def scaler(name: str, readers: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x, axis = inputs[0], channel_axis(layer)
+            x, axis = inputs[0], channel_axis(layer, inputs[0])
             factor = x.new_ones(len(factors[readers[0]]), x.shape[axis])
             for i in readers:
                 columns = groups[i].consumers[name].to(x.device)
@@ -81,7 +73,8 @@ def scaled(model: nn.Module, groups: Sequence[Group], factors: Sequence[Tensor])
                 factor = factor.index_copy(1, columns.flatten(), spread)
                 places.setdefault(i, columns.shape[1] * x[0].numel() // x.shape[axis])
             between = [1] * (x.dim() - 2)
-            shape = [len(factor), *between, -1] if axis == -1 else [*factor.shape, *between]
+            last = axis == x.dim() - 1
+            shape = [len(factor), *between, -1] if last else [*factor.shape, *between]
             return (x * factor.reshape(shape), *inputs[1:])
 
         return hook
