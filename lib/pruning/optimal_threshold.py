@@ -58,8 +58,9 @@ def threshold(scales: Tensor, *, delta: float = 1e-3) -> float:
 def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
     r"""Score each filter by the scale of its channel, :math:`\lvert\gamma\rvert`.
 
-    Where several batch norms scale one channel, after an addition or a concatenation, the score is the root of the sum
-    of their squares. A layer without batch norm gets no score, so it keeps all its filters.
+    Where several batch norms scale one channel, after an addition or a concatenation, the score is the root of the mean
+    of their squares: of the size of one scale, so that a threshold for the whole network does not spare a channel for
+    being read often. A layer without batch norm gets no score, so it keeps all its filters.
 
     model: any network that can be traced; it is left as it was.
     split: its first image traces the network; nothing else of it is used.
@@ -79,7 +80,7 @@ def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
         norms = [(layer, numbers) for layer, numbers in carriers if isinstance(layer, PER_CHANNEL) and layer.affine]
         if norms:
             scales = torch.cat([layer.weight[numbers].T for layer, numbers in norms])
-            scale = scales.to(torch.promote_types(scales.dtype, torch.float32)).norm(dim=0)
+            scale = scales.to(torch.promote_types(scales.dtype, torch.float32)).norm(dim=0) / len(scales) ** 0.5
             result |= dict.fromkeys(group.producers, scale)
     if not result:
         raise ValueError(

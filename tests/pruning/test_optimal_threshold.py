@@ -66,12 +66,12 @@ def test_scores_are_the_scales_in_networks_we_did_not_write(build):
     assert all(bool((score > 0).all()) for score in scores.values())
 
 
-def test_layers_tied_by_an_addition_share_the_root_of_summed_squares():
+def test_layers_tied_by_an_addition_share_the_root_of_the_mean_square():
     model = models.resnet8()
     model.bn.weight.data = torch.linspace(-1, 1, 16)
     model.get_submodule("stage1_1.bn2").weight.data = torch.full((16,), 2.0)
     scores = optimal_threshold.scores(model, COLOR)
-    assert torch.allclose(scores["conv"], (torch.linspace(-1, 1, 16) ** 2 + 4).sqrt())
+    assert torch.allclose(scores["conv"], ((torch.linspace(-1, 1, 16) ** 2 + 4) / 2).sqrt())
     assert torch.equal(scores["conv"], scores["stage1_1.conv2"])
     assert torch.equal(scores["stage1_1.conv1"], torch.ones(16))
 
@@ -157,7 +157,7 @@ def test_scales_of_a_network_of_another_type(dtype):
     data = Split(COLOR.images.to(dtype), COLOR.labels)
     scores = optimal_threshold.scores(model, data)["conv"]
     assert scores.dtype in (torch.float32, torch.float64) and torch.allclose(
-        scores, torch.tensor(5.0).to(scores).sqrt()
+        scores, torch.tensor(2.5).to(scores).sqrt()
     )
     assert optimal_threshold.masks(model, data)["conv"].all()
     renewed = optimal_threshold.recalibrated(model, data, batch_size=np.int64(2))
