@@ -1,7 +1,7 @@
 """The optimizer for weights in discrete states: it moves them from state to state, and all else by Adam."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -82,6 +82,18 @@ class DiscreteStateTransition(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         for form in self.forms.values():
             form.gradient = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give torch's dictionary of the optimizer, with the state of the draws as "generator"."""
+        return super().state_dict() | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from such a dictionary, with the same draws; ValueError, and nothing changed, for one without them."""
+        draws = state_dict.get("generator")
+        if not (isinstance(draws, Tensor) and draws.shape == self.generator.get_state().shape):
+            raise ValueError("the state has no 'generator' of the draws: it is not one of this optimizer")
+        super().load_state_dict(dict(state_dict))
+        self.generator.set_state(draws)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

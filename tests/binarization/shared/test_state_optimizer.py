@@ -123,11 +123,14 @@ def test_schedulers_closures_frozen_layers_and_saved_moments_work():
     states = compressed_form(model[1])[0].states.clone()
     optimizer.step(closure)
     assert torch.equal(compressed_form(model[1])[0].states, states)  # a rate of 0 moves nothing
-    again = DiscreteStateTransition(model, seed=1)
+    again = DiscreteStateTransition(model, seed=2)
+    with pytest.raises(ValueError, match="has no 'generator' of the draws"):
+        again.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
     again.load_state_dict(optimizer.state_dict())
     stored = compressed_form(model[1])[1][0]
     assert again.state[stored]["step"] == 3
     assert torch.equal(again.state[stored]["exp_avg"], optimizer.state[stored]["exp_avg"])
+    assert torch.equal(torch.rand(9, generator=again.generator), torch.rand(9, generator=optimizer.generator))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
