@@ -313,6 +313,8 @@ def _register(module: nn.Module, key: str, form: CompressedWeight, stored: Tenso
         parametrize.register_parametrization(module, key, form)
     finally:
         del vars(form)["right_inverse"]
+    containers: Any = module.parametrizations
+    containers.train(module.training)  # torch makes these containers in training mode
     if isinstance(module, nn.RNNBase):
         # torch keeps a list of the weights beside their names, and would go on to compute with the old ones.
         kind: Any = type(module)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from lib import weights
+from lib.pruning import magnitude
 from lib.pruning.magnitude import PrunedWeight
 from lib.weights import (
     CompressedWeight,
@@ -444,3 +445,9 @@ def test_a_layer_that_its_owner_reads_keeps_a_weight_when_replaced():
         weights.replace(model, "linear1", nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 6)))
     new = nn.Linear(4, 6)
     assert weights.replace(model, "linear1", new).linear1 is new
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compressed_model_stays_in_its_mode(training):
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4)).train(training)
+    assert {module.training for module in magnitude.prune(model, density=0.5).modules()} == {training}
