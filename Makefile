@@ -32,7 +32,8 @@ help:
 	echo "make data [PROFILE=...]                             download the data sets that the chapters use"
 	echo "make chapters | matrix [PROFILE=...]                the chapters and their fingerprints | a job for each"
 	echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
-	echo "make zoo                                            every technique on networks that nobody here wrote"
+	echo "make zoo [MINUTES=3]                                every technique on networks that nobody here wrote, or"
+	echo "                                                    as many trials again as fit, held against the record"
 	echo "make bench                                          our algorithms against other libraries': time and result"
 	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
 	echo "make lint                                           style, format and types of the code"
@@ -85,7 +86,7 @@ test: environment
 	@$(RUN) -m pytest $(TESTS)
 
 zoo: environment
-	@$(RUN) -m lib zoo --cores "$$CORES"
+	@$(RUN) -m lib zoo --cores "$$CORES" $(if $(MINUTES),--minutes "$$MINUTES")
 
 bench: environment
 	@$(RUN) -m benchmarks.kmeans

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument("--json", action="store_true", help="with the fingerprint, needs and data of each")
     zoo = commands.add_parser("zoo", parents=[cored], help="try the techniques on networks that nobody here wrote")
     zoo.add_argument("--technique", help="only this one, by its id, whether it is up to date or not")
+    zoo.add_argument("--minutes", type=float, help="hold the record: try again as many as fit, and write nothing")
     commands.add_parser("doctor", help="are this machine's kernels right?")
     return parser
 
@@ -83,6 +84,8 @@ def _call(options: argparse.Namespace, root: Path) -> int:
         case "zoo":
             from lib.book.zoo import matrix
 
+            if options.minutes is not None:
+                return matrix.hold(root, minutes=options.minutes, cores=options.cores)
             return matrix.run(root, cores=options.cores, only=options.technique)
         case "compare":
             from lib.book import records

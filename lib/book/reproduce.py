@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lib.book import build, chapters, claims, execution, judging, last_run, ledger, wording
 from lib.book.claims import Claim
@@ -69,11 +70,32 @@ def in_turn(root: Path, names: list[str]) -> list[str]:
     root: the book's folder.
     names: the chapters to order.
     """
-    turn = int(_git(root, "rev-list", "--count", "HEAD") or 0)
+    begin = turn(root)
     changed = _changed(root)
     lately = [name for name in names if not changed.isdisjoint(_paths(root, name))]
     others = [name for name in names if name not in lately]
-    return [*_rotated(lately, turn), *_rotated(others, turn)]
+    return [*rotated(lately, begin), *rotated(others, begin)]
+
+
+def turn(root: Path) -> int:
+    """Return the number of commits, 0 where git does not tell: what takes turns begins with another one at each.
+
+    root: the book's folder.
+    """
+    return int(_git(root, "rev-list", "--count", "HEAD") or 0)
+
+
+def rotated(items: Iterable[Any], turn: int) -> list[Any]:
+    """Return the items from a place on, then those before it.
+
+    items: in any number.
+    turn: how far to go, around and around.
+
+    >>> rotated("abc", 4)
+    ['b', 'c', 'a']
+    """
+    items = list(items)
+    return items[turn % len(items) :] + items[: turn % len(items)] if items else []
 
 
 def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: int) -> list[str]:
@@ -168,8 +190,3 @@ def _git(root: Path, *command: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _rotated(names: Iterable[str], turn: int) -> list[str]:
-    names = list(names)
-    return names[turn % len(names) :] + names[: turn % len(names)] if names else []

@@ -1,7 +1,9 @@
 """Technique x network: ``python -m lib zoo`` tries what is not up to date and writes ``results/networks.json``.
 
-The file holds, for each technique, a digest of the code that its trials use and how each trial ended. The page of the
-techniques prints it as a table; a gate fails where a digest is of other code, or where a trial is a fault.
+The file holds, for each technique, a digest of its code and how each trial ended. The page of the techniques prints it
+as a table; a gate fails where a digest is of other code, or where a trial is a fault. All trials take more than an
+hour, so the digest leaves out what techniques share: the tests try the small networks each time, and ``python -m lib
+zoo --minutes 3`` as many others as fit, other ones at each commit.
 """
 
 import ast
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lib import imports
-from lib.book import catalogue, chapters, files
+from lib.book import catalogue, chapters, files, reproduce
 
 RECORD = Path("results", "networks.json")
 LEAST = 80  # percent of the trials that must work; the others are refused
+STRIDE = 101  # cells by which the next commit begins later; it shares no factor with a likely number of cells
 
 
 def trials(root: Path) -> dict[str, dict[str, str]]:
@@ -38,14 +41,14 @@ def trials(root: Path) -> dict[str, dict[str, str]]:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return a digest for each technique that is tried: of its call, the code that the call uses, the zoo and the lock.
+    """Return a digest for each technique that is tried: of its call, the modules named there, the zoo and the lock.
 
     root: the book's folder.
     """
     library = chapters.library(root)
-    own = [path.read_text("utf-8") for path in sorted((library / "book" / "zoo").glob("*.py"))]
+    own = [imports.code_of_file(path) for path in sorted((library / "book" / "zoo").glob("*.py"))]
     places = {
-        path.stem: f"from {'.'.join(('lib', *path.relative_to(library).parent.parts))} import {path.stem}"
+        path.stem: path
         for path in sorted(library.glob("*/**/*.py"))
         if path.relative_to(library).parts[0] not in ("book", "datasets", "coding", "figures")
     }
@@ -53,16 +56,14 @@ def digests(root: Path) -> dict[str, str]:
     result = {}
     for id, trial in trials(root).items():
         names = {node.id for node in ast.walk(ast.parse(trial["call"])) if isinstance(node, ast.Name)}
-        used = imports.closure(library, [*own, *(places[name] for name in sorted(names & places.keys()))])
-        parts = [trial["kind"], trial["call"], lock]
-        parts += [imports.code_of_file(path) for path in used if "book" not in path.relative_to(library).parts[:1]]
-        parts += [imports.code(text) for text in own]
+        used = [imports.code_of_file(places[name]) for name in sorted(names & places.keys())]
+        parts = [trial["kind"], trial["call"], lock, *used, *own]
         result[id] = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     return result
 
 
 def load(root: Path) -> dict[str, Any]:
-    """Return the record, id -> ``{"code", "networks": {name: {"state", "says"}}}``; empty where there is none.
+    """Return the record, id -> ``{"code", "networks": {name: {"state", "seconds", "says"}}}``; empty without a file.
 
     root: the book's folder.
     Raises ValueError for a file that is not JSON.
@@ -97,7 +98,7 @@ def run(root: Path, *, cores: int, only: str | None = None) -> int:
         for n, future in enumerate(as_completed(waiting), 1):
             id, network = waiting[future]
             outcome = future.result()
-            done[id][network] = {"state": outcome.state, "says": outcome.says}
+            done[id][network] = {"state": outcome.state, "seconds": round(outcome.seconds), "says": outcome.says}
             if outcome.state == "fault" or outcome.seconds > 30:
                 print(f"{id} on {network}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.says}", flush=True)
             if len(done[id]) == len(networks.ZOO):
@@ -110,6 +111,53 @@ def run(root: Path, *, cores: int, only: str | None = None) -> int:
     print(*wrong, sep="\n")
     print(f"{count} trials: {', '.join(f'{n} {state}' for state, n in tally(load(root)).items())}")
     return int(bool(wrong))
+
+
+def hold(root: Path, *, minutes: float, cores: int) -> int:
+    """Try again what fits in a time, other trials at each commit. Returns 1 if one ends otherwise than the record says.
+
+    root: the book's folder.
+    minutes: the time there is, by the times of the record.
+    cores: trials at once.
+    Raises ValueError for a number of minutes that is not above 0 or lets no trial fit.
+    """
+    if not 0 < minutes < 10**6:
+        raise ValueError(f"minutes must be above 0, not {minutes:g}")
+    todo, record = trials(root), load(root)
+    cells = fitting(reproduce.rotated(_cells(record), STRIDE * reproduce.turn(root)), 60 * minutes * cores)
+    if not cells:
+        raise ValueError(f"no trial of {RECORD} fits in {minutes:g} minutes: give it more")
+    with ProcessPoolExecutor(cores, initializer=_one_thread) as pool:
+        waiting = [(*cell, pool.submit(_tried, todo[cell[0]], cell[1])) for cell in cells if cell[0] in todo]
+        wrong = []
+        for id, network, future in waiting:
+            here, held = future.result(), record[id]["networks"][network]["state"]
+            if here.state != held:
+                wrong.append(f"{id} on {network}: held {held}, here {here.state}: {here.says}")
+    print(*wrong, f"{len(waiting)} trials again, {len(wrong)} ended otherwise", sep="\n")
+    return int(bool(wrong))
+
+
+def fitting(cells: list[tuple[str, str, float]], seconds: float) -> list[tuple[str, str]]:
+    """Return as many trials, from the first, as fit in a time; one that is too long is left out.
+
+    cells: technique, network and recorded seconds.
+    seconds: the time of all cores together.
+
+    >>> fitting([("a", "x", 10), ("a", "y", 1000), ("a", "z", 20)], 60)
+    [('a', 'x'), ('a', 'z')]
+    """
+    chosen = []
+    for id, network, recorded in cells:
+        cost = reproduce.SLOWER * (recorded + 0.5)  # recorded are whole seconds
+        if cost <= seconds:
+            chosen.append((id, network))
+            seconds -= cost
+    return chosen
+
+
+def _cells(record: dict[str, Any]) -> list[tuple[str, str, float]]:
+    return [(id, name, cell["seconds"]) for id, row in record.items() for name, cell in row["networks"].items()]
 
 
 def tally(record: dict[str, Any]) -> dict[str, int]:

@@ -44,14 +44,14 @@ class _Refused(Exception):
     """The technique refused the network, in the way in which it should."""
 
 
-def tried(kind: str, call: str, network: str, *, limit: int = 300) -> Outcome:
+def tried(kind: str, call: str, network: str, *, limit: int = 900) -> Outcome:
     """Try a technique on a network of the zoo.
 
     kind: a key of ``KINDS``.
     call: Python that uses the technique, in which ``model``, ``split`` and the modules of techniques have their names:
         ``"magnitude.prune(model, density=0.3)"``.
     network: a key of :data:`lib.book.zoo.networks.ZOO`.
-    limit: seconds after which the trial is a fault, default 300.
+    limit: seconds after which the trial is a fault, default 900.
 
     >>> tried("weights", "sign_quantization.quantize(model)", "CSP block").state
     'works'

@@ -1,6 +1,7 @@
 """The matrix of technique x network: its record is of the present code, and on the small networks it holds here."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,8 @@ def book(tmp_path):
     (tmp_path / "survey").mkdir()
     row = {"id": "signs", "section": "2.4", "contract": {"kind": "weights", "call": "signs_of.quantize(model)"}}
     (tmp_path / "survey" / "techniques.yml").write_text(yaml.safe_dump({"here": [row], "not_yet_here": {}}))
-    cells = {name: {"state": "works", "says": ""} for name in "abcd"} | {"e": {"state": "refused", "says": "no"}}
+    cells = {name: {"state": "works", "seconds": 1, "says": ""} for name in "abcd"}
+    cells |= {"e": {"state": "refused", "seconds": 0, "says": "no"}}
     write(tmp_path, {"signs": {"code": matrix.digests(tmp_path)["signs"], "networks": cells}})
     return tmp_path
 
@@ -66,7 +68,7 @@ def test_a_record_that_is_right_passes(book):
     [
         ("lib/quantization/signs_of.py", "from lib import weights\nx = 2\n", True),
         ("lib/quantization/signs_of.py", "from lib import weights\nx = 1  # one\n", False),
-        ("lib/weights.py", "y = 1\n", True),
+        ("lib/weights.py", "y = 1\n", False),
         ("lib/book/zoo/trials.py", "y = 1\n", True),
         ("lib/quantization/other.py", "x = 2\n", False),
         ("requirements.lock", "torch 3", True),
@@ -109,3 +111,55 @@ def test_a_technique_without_a_contract_is_refused(book):
     (book / "survey" / "techniques.yml").write_text("here:\n- {id: signs, section: '2.4'}\nnot_yet_here: {}\n")
     with pytest.raises(ValueError, match="signs has no contract: give one, or zoo"):
         matrix.trials(book)
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Trials end as the returned dictionary says, in this process; its keys are technique and network."""
+    outcomes = {}
+
+    class Pool:
+        def __init__(self, *_, **__): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+        def submit(self, function, trial, network):
+            future = Future()
+            tried.append(network)
+            future.set_result(trials.Outcome(outcomes.get(network, "works"), "so it ended", 0.0))
+            return future
+
+    tried = outcomes["tried"] = []
+    monkeypatch.setattr(matrix, "ProcessPoolExecutor", Pool)
+    return outcomes
+
+
+def test_trials_that_end_as_recorded_hold(book, one_process, capsys):
+    one_process["e"] = "refused"
+    before = (book / matrix.RECORD).read_text()
+    assert matrix.hold(book, minutes=5, cores=1) == 0
+    assert sorted(one_process["tried"]) == list("abcde") and (book / matrix.RECORD).read_text() == before
+    assert capsys.readouterr().out == "5 trials again, 0 ended otherwise\n"
+
+
+def test_a_trial_that_ends_otherwise_is_named(book, one_process, capsys):
+    one_process |= {"e": "refused", "b": "refused"}
+    assert matrix.hold(book, minutes=5, cores=1) == 1
+    assert "signs on b: held works, here refused: so it ended\n5 trials again, 1 ended" in capsys.readouterr().out
+
+
+def test_other_trials_are_held_at_other_commits(book, one_process, monkeypatch):
+    one_process["e"] = "refused"
+    for turn in range(5):
+        monkeypatch.setattr(matrix.reproduce, "turn", lambda root, turn=turn: turn)
+        assert matrix.hold(book, minutes=0.04, cores=1) == 0  # room for one of a second and one of none, or one
+    assert set(one_process["tried"]) == set("abcde") and len(one_process["tried"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("minutes", "message"), [(0, "minutes must be above 0, not 0"), (0.001, "fits in 0.001 minutes: give it more")]
+)
+def test_no_time_for_trials_is_refused(book, minutes, message):
+    with pytest.raises(ValueError, match=message):
+        matrix.hold(book, minutes=minutes, cores=1)
