@@ -13,16 +13,16 @@ GLUE = "application/papermill.record/"  # what MyST-NB reads back: the value is 
 KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
 UNITS = {"pct": ("%", 2), "points": ("points", 2), "ratio": ("x", 1), "bytes": ("bytes", 0)}  # of a key's last word
+TIMING = re.compile(r"latency|seconds|(?:^|[._])m?s$")  # in the key of a time, or of a ratio of times
 SHARES = re.compile(r"[._](?:error|accuracy|recall)_pct$")  # keys of what lies between 0 and 100 %
 Values = float | Iterable[float]  # one number for each seed, or one number
-FEW = 3  # values from which on an interval is shown; fewer are shown themselves
+FEW = 3  # values from which on an interval is shown and decides; fewer are shown themselves
 
 
 def recorder(chapter: str, dataset: Any = None) -> Callable[..., str]:
     """Return the function that records a chapter's measurements, and show the line on its data.
 
-    It is called as ``record(key, values, unit=None, digits=None, exact=False)``: :func:`record` with the chapter's name
-    before the key.
+    It is called as :func:`record` is, without the chapter's name before the key.
 
     chapter: with which the keys begin, such as ``"pruning"``.
     dataset: as :func:`uses` takes it; None (default): no line.
@@ -31,9 +31,14 @@ def recorder(chapter: str, dataset: Any = None) -> Callable[..., str]:
         uses(dataset)
 
     def recorded(
-        key: str, values: Values, unit: str | None = None, digits: int | None = None, exact: bool = False
+        key: str,
+        values: Values,
+        unit: str | None = None,
+        digits: int | None = None,
+        exact: bool = False,
+        timing: bool | None = None,
     ) -> str:
-        return record(f"{chapter}.{key}", values, unit=unit, digits=digits, exact=exact)
+        return record(f"{chapter}.{key}", values, unit=unit, digits=digits, exact=exact, timing=timing)
 
     return recorded
 
@@ -45,6 +50,7 @@ def record(
     unit: str | None = None,
     digits: int | None = None,
     exact: bool = False,
+    timing: bool | None = None,
 ) -> str:
     """Store a measurement under ``key``, show it in a notebook, and return its text, as :func:`formatted` writes it.
 
@@ -56,9 +62,12 @@ def record(
     digits: digits after the point, 0 to 12; 0 prints a count, with separators for thousands. None (default): two for %
         and points, one for ratios, none for bytes and all else.
     exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities. Default
-        False.
+        False: another seed would give another value, and fewer than three values decide nothing.
+    timing: True for a time, a ratio of times, and what else the processor changes. None (default): what the key says,
+        a time if it has ``latency`` or ``seconds`` in it or ends in ``_ms`` or ``_s``.
 
-    Raises ValueError for a key of another form, for no values, and for values that are not finite numbers.
+    Raises ValueError for a key of another form, for no values, for values that are not finite numbers, and for what is
+    said to be exact and a time.
     """
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ValueError(
@@ -68,10 +77,14 @@ def record(
     found = _numbers(key, values)
     of_key = UNITS.get(re.split(r"[._]", key)[-1], ("", 0))
     unit, digits = of_key[0] if unit is None else unit, of_key[1] if digits is None else digits
+    timing = bool(TIMING.search(key.partition(".")[2])) if timing is None else timing
+    if exact and timing:
+        raise ValueError(f"{key!r} is said to be exact, and it is a time: processors differ in it")
     text = formatted(found, unit=unit, digits=digits, bounds=bounds(key, unit))
+    flags = {"exact": bool(exact), "timing": bool(timing)}
     metadata = {
         "scrapbook": {"name": key, "mime_prefix": GLUE},
-        "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits, "exact": bool(exact)}},
+        "survey": {"record": {"key": key, "values": found, "unit": unit, "digits": digits, **flags}},
     }
     display({GLUE + "text/plain": repr(text), "text/plain": f"{key}: {text}"}, raw=True, metadata=metadata)
     return Text(text)
@@ -131,7 +144,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
     chapter: the name with which every key must begin, or its leading words (``quantization.`` in the chapter
         ``quantization_records``); None (default) takes the one in the notebook's ``survey`` metadata.
 
-    Returns ``{"records": {key: {values, unit, digits[, exact]}}, "data": [...]}``.
+    Returns ``{"records": {key: {values, unit, digits[, exact][, timing]}}, "data": [...]}``.
     Raises ValueError for a key recorded twice, for a key of another chapter, and for a notebook that names no chapter.
     """
     chapter = chapter or notebook.get("metadata", {}).get("survey", {}).get("chapter")
@@ -150,8 +163,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
                     f"the key {key!r} is recorded twice in the chapter {chapter!r}: each key belongs to one measurement"
                 )
             records[key] = {"values": list(one["values"]), "unit": one["unit"], "digits": one["digits"]}
-            if one.get("exact"):
-                records[key]["exact"] = True
+            records[key] |= {flag: True for flag in ("exact", "timing") if one.get(flag)}
         if (used := found.get("data")) and dict(used) not in data:
             data.append(dict(used))
     return {"records": records, "data": data}

@@ -23,9 +23,9 @@ def claim(**changes: object) -> dict:
     return {name: value for name, value in (made | changes).items() if value is not None}
 
 
-def record(*values: float, unit: str = "%") -> dict:
-    """What a run records under one key."""
-    return {"values": list(values), "unit": unit, "digits": 2}
+def record(*values: float, unit: str = "%", **flags: bool) -> dict:
+    """What a run records under one key; ``flags`` are exact and timing."""
+    return {"values": list(values), "unit": unit, "digits": 2, **flags}
 
 
 def write_ledger(root: Path, claims: list, results: dict[str, dict] | None = None) -> Path:

@@ -8,14 +8,16 @@
       reported: {value: 40, unit: x, where: Table 1, source: han2016deep}       # optional; only `value` is needed
       erratum: what the source says, and where                                  # optional, shown beside the verdict
       changed: which rule was held before a result was seen, and why it changed # optional, shown beside the verdict
-      kind: historical                                                          # optional: about names and dates
+      kind: by definition                                                       # optional, see below
+      every: true                                                               # optional: one failing rule contradicts
       decided_by:
         quick: [{key: quantization.lenet300.file_ratio, at_least: 15}]
         standard:
           - {key: quantization.lenet300.file_ratio, at_least: 40}
           - {key: quantization.lenet300.error_pct, at_most: 0.1, above: quantization.lenet300.baseline_error_pct}
-      verdict: supported                 # what we hold today; the build fails if a measurement says otherwise
+      verdict: supported                 # what we hold today; the build fails if the standard profile says otherwise
       elsewhere: [supported in part]     # optional: what other processors give, where a time decides
+      otherwise: {quick: contradicted}   # optional: a profile that gives another verdict, shown beside it
 
 A claim that nothing here can decide has ``verdict: not testable here`` and ``because:`` instead of ``decided_by``.
 Text fields are Markdown and may cite: ``{cite:t}`han2016deep` ``.
@@ -28,13 +30,19 @@ A rule compares a measured quantity with bounds::
     {key: k, exceeds: other, by: d}           the difference is at least d
 
 ``other`` is a key or a number. :mod:`lib.book.judging` says how rules and verdicts come from measurements.
-A claim that only times decide is refused: bytes and multiply-adds decide. Where a rule about time makes the verdict
-depend on the processor, ``elsewhere`` names the other verdicts that were seen, and the page says that it depends on it.
+A claim of a kind is counted apart from the measured ones:
+
+- ``historical``: about names and dates; not testable here.
+- ``by definition``: decided by a definition, a setting, a formula or an exact count, which no seed can change.
+- ``time``: the sentence is about time, so times alone may decide it. Where the verdict depends on the processor,
+  ``elsewhere`` names the others that were seen.
+
+``every`` marks a universal (always, all, whatever): one counterexample refutes it.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lib.evidence import KEY
@@ -63,12 +71,23 @@ SECTIONS = {
     "3.2.4": "Supergraphs",
     "4": "Discussion and conclusion",
 }
+HISTORICAL, BY_DEFINITION, TIME = KINDS = ("historical", "by definition", "time")
 TEXTS = {"erratum", "changed", "because"}
-FIELDS = {"id", "section", "says", "reported", "kind", "decided_by", "verdict", "elsewhere"} | TEXTS
+FIELDS = {
+    "id",
+    "section",
+    "says",
+    "reported",
+    "kind",
+    "every",
+    "decided_by",
+    "verdict",
+    "elsewhere",
+    "otherwise",
+} | TEXTS
 REPORTED = {"value", "unit", "where", "source"}
 WORDS = {"at_least", "at_most", "between", "within", "exceeds"}
 PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `above`
-TIMING = re.compile(r"latency|seconds|_m?s$|^kernel\.")  # in what follows the chapter's name
 
 
 @dataclass(frozen=True)
@@ -102,16 +121,13 @@ class Claim:
     changed: str | None = None
     because: str | None = None
     kind: str | None = None
+    every: bool = False
     elsewhere: tuple[str, ...] = ()
+    otherwise: dict[str, str] = field(default_factory=dict)
 
     def keys(self, profile: str) -> set[str]:
         """Return the measurements that its rules of a profile need; none where it has no rules for that profile."""
         return {key for rule in self.rules.get(profile, ()) for key in rule.keys}
-
-
-def is_time(key: str) -> bool:
-    """Return whether a measurement is a time or a ratio of times, which differ between processors."""
-    return bool(TIMING.search(key.split(".", 1)[-1]))
 
 
 def cited(text: str) -> list[str]:
@@ -138,8 +154,9 @@ def parsed(raw: Any, chapter: str, known: set[str]) -> Claim:
     _check_sources(id, raw, known)
     _check_verdict(id, raw)
     rules = _rules(id, raw.get("decided_by", {}))
-    fields = {name: raw[name] for name in raw if name not in ("decided_by", "elsewhere")}
-    return Claim(chapter=chapter, rules=rules, elsewhere=_elsewhere(id, raw, rules), **fields)
+    elsewhere, otherwise = _elsewhere(id, raw), _otherwise(id, raw, rules)
+    fields = {name: raw[name] for name in raw if name not in ("decided_by", "elsewhere", "otherwise")}
+    return Claim(chapter=chapter, rules=rules, elsewhere=elsewhere, otherwise=otherwise, **fields)
 
 
 def _id(raw: dict[str, Any]) -> str:
@@ -169,29 +186,41 @@ def _check_verdict(id: str, raw: dict[str, Any]) -> None:
     verdict = raw["verdict"]
     if verdict not in VERDICTS:
         raise ValueError(f"claim {id}: its verdict must be one of {', '.join(VERDICTS)}, not {verdict!r}")
-    if raw.get("kind") not in (None, "historical"):
-        raise ValueError(f"claim {id}: its kind must be 'historical' or left out, not {raw['kind']!r}")
+    if raw.get("kind") not in (None, *KINDS):
+        raise ValueError(f"claim {id}: its kind must be one of {', '.join(KINDS)}, or left out, not {raw['kind']!r}")
+    if raw.get("every", True) is not True:
+        raise ValueError(f"claim {id}: 'every' must be true or left out, not {raw['every']!r}")
     if verdict == NOT_TESTABLE:
         if "because" not in raw or "decided_by" in raw:
             raise ValueError(f"claim {id}: a claim not testable here must have 'because' and no 'decided_by'")
     elif not raw.get("decided_by"):
         raise ValueError(f"claim {id}: the verdict {verdict!r} needs 'decided_by' with the rules that decide it")
-    elif "kind" in raw:
+    elif raw.get("kind") == HISTORICAL:
         raise ValueError(f"claim {id}: the verdict of a historical claim must be {NOT_TESTABLE!r}, not {verdict!r}")
 
 
-def _elsewhere(id: str, raw: dict[str, Any], rules: dict[str, tuple[Rule, ...]]) -> tuple[str, ...]:
-    """The verdicts that other processors give. Only times differ between them: a claim without any has one verdict."""
+def _otherwise(id: str, raw: dict[str, Any], rules: dict[str, tuple[Rule, ...]]) -> dict[str, str]:
+    """The profiles that give another verdict than the published one, and their verdicts."""
+    if "otherwise" not in raw:
+        return {}
+    profiles, others = set(rules) - {PUBLISHED}, set(VERDICTS) - {raw["verdict"], NOT_TESTABLE}
+    given = raw["otherwise"]
+    if not isinstance(given, dict) or not given or set(given) - profiles or set(map(str, given.values())) - others:
+        raise ValueError(
+            f"claim {id}: 'otherwise' must be {{profile: verdict}}, of {', '.join(sorted(profiles)) or 'no profile'}"
+            f" and {', '.join(sorted(others))}, not {given!r}"
+        )
+    return given
+
+
+def _elsewhere(id: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    """The verdicts that other processors give."""
     if "elsewhere" not in raw:
         return ()
     others = set(VERDICTS) - {raw["verdict"], NOT_TESTABLE}
     verdicts = raw["elsewhere"]
     if not isinstance(verdicts, list) or not verdicts or not set(map(str, verdicts)) <= others:
         raise ValueError(f"claim {id}: 'elsewhere' must be a list of {', '.join(sorted(others))}, not {verdicts!r}")
-    if not any(is_time(rule.key) for rules_of_profile in rules.values() for rule in rules_of_profile):
-        raise ValueError(
-            f"claim {id}: no time decides it, so its verdict is the same on every processor: leave 'elsewhere' out"
-        )
     return tuple(verdicts)
 
 
@@ -205,11 +234,6 @@ def _rules(id: str, decided_by: Any) -> dict[str, tuple[Rule, ...]]:
         if not isinstance(entries, list) or not entries:
             raise ValueError(f"claim {id}: the rules of the {profile} profile must be a list of some, not {entries!r}")
         rules[profile] = tuple(_rule(id, entry) for entry in entries)
-        if all(is_time(rule.key) for rule in rules[profile]):
-            raise ValueError(
-                f"claim {id}: in the {profile} profile only timing decides it ({rules[profile][0].key}):"
-                " add a rule about bytes, multiply-adds or accuracy"
-            )
     return rules
 
 

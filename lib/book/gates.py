@@ -154,6 +154,8 @@ def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
             counts[place] += 1
             if judging.contradicts(judgment, claim):
                 wrong.append(f"{place}: {wording.contradiction(claim, judgment)}")
+            if fault := judging.mixed(claim, judgment):
+                wrong.append(f"{place}: {fault}")
     if not sum(counts.values()):
         wrong.append(f"no verdict was judged in {' or '.join(counts)}: the ledger needs rules for one of them")
     return counts, wrong

@@ -1,9 +1,11 @@
 """How measurements decide a claim: a rule holds, fails or straddles, and the rules together give a verdict.
 
-Differences are taken seed by seed where both keys have as many values; a single value is subtracted as a constant.
-With several values the whole 95 % t-interval of the mean must lie on one side of the bounds, else the rule straddles;
-a single value decides as it is. A bound that is touched exactly holds.
+Differences are taken seed by seed where both keys have as many values; a single exact value is subtracted as a
+constant. The whole 95 % t-interval of the mean must lie on one side of the bounds, else the rule straddles. A bound
+that is touched exactly holds. What a seed changes decides with three values or more: fewer are too few. A single value
+decides where it is exact, and where it is a time, which is a median.
 All rules hold: supported. All fail: contradicted. Some hold and some fail: supported in part. Otherwise: undecided.
+A claim about every case is contradicted by one rule that fails.
 """
 
 import math
@@ -12,32 +14,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib.book.claims import (
+    BY_DEFINITION,
     CONTRADICTED,
     IN_PART,
     NOT_TESTABLE,
     PUBLISHED,
     SUPPORTED,
+    TIME,
     UNDECIDED,
     VERDICTS,
     Claim,
     Rule,
 )
 from lib.book.ledger import Records
-from lib.evidence import interval
+from lib.evidence import FEW, interval
 
-HOLDS, FAILS, STRADDLES = "holds", "fails", "straddles"
+HOLDS, FAILS, STRADDLES, TOO_FEW = "holds", "fails", "straddles", "too few seeds"
+EXACT, TIMED, SAMPLED = "exact", "timed", "sampled"  # what could change a quantity: nothing, the processor, a seed
 NOT_MEASURED = "not measured in this profile"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule and the measurements: the values of its quantity, and whether it holds, fails or straddles."""
+    """One rule and the measurements: the values of its quantity, and whether it holds, fails or straddles.
+
+    ``kind`` is EXACT, TIMED or SAMPLED.
+    """
 
     rule: Rule
     values: tuple[float, ...]
     unit: str
     digits: int
+    kind: str
     outcome: str
+
+    @property
+    def margin(self) -> float:
+        """How far the interval ends from the nearest bound, in halves of its width; negative where it crosses one."""
+        mean, half = interval(list(self.values))
+        inside = min(mean - half - self.rule.low, self.rule.high - mean - half)
+        outside = max(self.rule.low - mean - half, mean - half - self.rule.high)
+        distance = max(inside, outside)
+        return distance / half if half else math.copysign(math.inf, distance)
 
 
 @dataclass(frozen=True)
@@ -62,15 +80,18 @@ def judge(claim: Claim, profile: str, records: Records) -> Judgment:
         accepted = ", ".join(claim.rules) or "none"
         raise ValueError(f"the profile of a rule of claim {claim.id} must be one of {accepted}, not {profile!r}")
     findings = tuple(_finding(claim.id, rule, profile, records) for rule in claim.rules[profile])
-    return Judgment(profile, combined(finding.outcome for finding in findings), findings)
+    return Judgment(profile, combined((finding.outcome for finding in findings), every=claim.every), findings)
 
 
-def combined(outcomes: Iterable[str]) -> str:
-    """Return the verdict that is certain whichever way the straddling rules would fall.
+def combined(outcomes: Iterable[str], *, every: bool = False) -> str:
+    """Return the verdict that is certain whichever way the undecided rules would fall.
 
-    outcomes: of all rules, each HOLDS, FAILS or STRADDLES.
+    outcomes: of all rules, each HOLDS, FAILS, STRADDLES or TOO_FEW.
+    every: whether one that fails contradicts the claim. Default False.
     """
     kinds = frozenset(outcomes)
+    if every and FAILS in kinds:
+        return CONTRADICTED
     if {HOLDS, FAILS} <= kinds:
         return IN_PART
     return {frozenset({HOLDS}): SUPPORTED, frozenset({FAILS}): CONTRADICTED}.get(kinds, UNDECIDED)
@@ -91,8 +112,37 @@ def outcome(values: Iterable[float], low: float, high: float) -> str:
 
 
 def contradicts(judgment: Judgment, claim: Claim) -> bool:
-    """Return whether a measurement gives another verdict than those that we hold; an undecided one gives none."""
-    return claim.verdict != UNDECIDED and judgment.verdict not in (claim.verdict, UNDECIDED, *claim.elsewhere)
+    """Return whether a measurement gives another verdict than those that we hold.
+
+    In the published profile an undecided one is another, too; in the others it says nothing.
+    """
+    accepted = {claim.otherwise.get(judgment.profile, claim.verdict), *claim.elsewhere}
+    if judgment.profile != PUBLISHED and judgment.profile not in claim.otherwise:
+        accepted.add(UNDECIDED)
+    return judgment.verdict not in accepted
+
+
+def mixed(claim: Claim, judgment: Judgment) -> str | None:
+    """Return what is wrong with the kinds of measurements that decide a claim, as one sentence, or None.
+
+    claim: any claim.
+    judgment: what a profile's measurements say of it.
+    """
+    kinds = {finding.kind for finding in judgment.findings}
+    where = f"claim {claim.id}: in the {judgment.profile} profile"
+    if kinds == {EXACT} and claim.kind != BY_DEFINITION:
+        return f"{where} only exact quantities decide it, which cannot come out otherwise: say kind: {BY_DEFINITION}"
+    if kinds != {EXACT} and claim.kind == BY_DEFINITION:
+        return f"{where} a measurement decides it, not a definition: leave its kind out"
+    if kinds == {TIMED} and claim.kind != TIME:
+        return f"{where} only times decide it: add a rule about something else, or say kind: {TIME}"
+    if TIMED not in kinds and claim.kind == TIME:
+        return f"{where} no time decides it: leave its kind out"
+    if {TIMED, EXACT} <= kinds and not claim.every:
+        return f"{where} a constant stands beside a time and could soften its verdict: make two claims of it"
+    if TIMED not in kinds and claim.elsewhere and judgment.profile == PUBLISHED:
+        return f"{where} no time decides it, so its verdict is the same on every processor: leave 'elsewhere' out"
+    return None
 
 
 def judgments(claim: Claim, profile: str, results: dict[str, Records]) -> list[Judgment]:
@@ -121,12 +171,43 @@ def shown(claim: Claim, judged: list[Judgment], profile: str) -> str:
 def tally(ledger: list[Claim], profile: str, results: dict[str, Records]) -> dict[str, int]:
     """Return how many claims have which verdict in a profile, in the order of the verdicts, without the empty ones.
 
+    Those that definitions decide are counted as such, whatever their verdict, after the measured ones.
+
     ledger: the claims to count.
     profile: the profile of the build.
     results: {profile: measurements}.
     """
-    counts = Counter(shown(claim, judgments(claim, profile, results), profile) for claim in ledger)
-    return {verdict: counts[verdict] for verdict in (*VERDICTS, NOT_MEASURED) if counts[verdict]}
+    counts = Counter(counted_as(claim, profile, results) for claim in ledger)
+    return {verdict: counts[verdict] for verdict in (*VERDICTS, NOT_MEASURED, BY_DEFINITION) if counts[verdict]}
+
+
+def sampled(ledger: list[Claim], profile: str, results: dict[str, Records]) -> list[tuple[Claim, Finding]]:
+    """Return each rule that decides a measured verdict by values of seeds, the most fragile first.
+
+    ledger: the claims.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    found = [
+        (claim, finding)
+        for claim in ledger
+        for judgment in judgments(claim, profile, results)
+        if judgment.profile == profile
+        for finding in judgment.findings
+        if finding.kind == SAMPLED and finding.outcome in (HOLDS, FAILS)
+    ]
+    return sorted(found, key=lambda pair: pair[1].margin)
+
+
+def counted_as(claim: Claim, profile: str, results: dict[str, Records]) -> str:
+    """Return the verdict under which a claim is counted, or that a definition decides it.
+
+    claim: any claim.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    verdict = shown(claim, judgments(claim, profile, results), profile)
+    return BY_DEFINITION if claim.kind == BY_DEFINITION and verdict != NOT_MEASURED else verdict
 
 
 def _finding(id: str, rule: Rule, profile: str, records: Records) -> Finding:
@@ -135,7 +216,10 @@ def _finding(id: str, rule: Rule, profile: str, records: Records) -> Finding:
             raise ValueError(
                 f"claim {id}: its rule for the {profile} profile names {key!r}, which no chapter records there"
             )
-    record = records[rule.key]
+    record, named = records[rule.key], [records[key] for key in rule.keys]
+    kind = TIMED if any(one.get("timing") for one in named) else SAMPLED
+    kind = EXACT if all(one.get("exact") for one in named) else kind
+    few = kind == SAMPLED and min(len(one["values"]) for one in named if not one.get("exact")) < FEW
     values = list(record["values"])
     if rule.other is not None:
         others = list(records[rule.other]["values"]) if isinstance(rule.other, str) else [rule.other]
@@ -146,7 +230,8 @@ def _finding(id: str, rule: Rule, profile: str, records: Records) -> Finding:
             )
         n = max(len(values), len(others))
         values = [a - b for a, b in zip(_spread(values, n), _spread(others, n), strict=True)]
-    return Finding(rule, tuple(values), record["unit"], record["digits"], outcome(values, rule.low, rule.high))
+    found = TOO_FEW if few else outcome(values, rule.low, rule.high)
+    return Finding(rule, tuple(values), record["unit"], record["digits"], kind, found)
 
 
 def _spread(values: list[float], n: int) -> list[float]:

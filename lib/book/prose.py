@@ -13,7 +13,7 @@ def typed_numbers(root: Path) -> tuple[int, list[str]]:
     A line with a citation may state what the cited source says. Code, formulas, headings and addresses are no prose.
     """
     count, wrong = 0, []
-    for name, first, text in _prose(root):
+    for name, first, text in texts(root):
         for number, line in enumerate(_stripped(text).splitlines(), first):
             count += bool(line.strip())
             if (typed := TYPED.search(line)) and "{cite" not in text.splitlines()[number - first]:
@@ -55,8 +55,11 @@ def _stripped(text: str) -> str:
     return text
 
 
-def _prose(root: Path) -> Iterator[tuple[str, int, str]]:
-    """Every piece of Markdown of the book: its file, its first line there, its text."""
+def texts(root: Path) -> Iterator[tuple[str, int, str]]:
+    """Yield every piece of Markdown of the book: its file, its first line there, its text.
+
+    root: the book's folder.
+    """
     for path in sorted(root.glob("*.md")):
         yield path.name, 1, path.read_text("utf-8")
     for chapter in chapters.names(root):

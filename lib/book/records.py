@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lib.book import chapters, claims, fingerprints, judging, last_run, ledger, wording
+from lib.book import chapters, fingerprints, judging, last_run, ledger, wording
 from lib.evidence import bounds, formatted, interval
 
 GATED = ("quick", "standard")  # the full profile takes hours: its records say of which sources they are
@@ -124,7 +124,7 @@ def difference(
     was, now = old["values"], new["values"]
     form = {"unit": new["unit"], "digits": new["digits"], "bounds": bounds(key, new["unit"])}
     text = f"was {formatted(was, **form)}, is {formatted(now, **form)}"
-    if claims.is_time(key):
+    if new.get("timing"):
         ratio = interval(now)[0] / interval(was)[0] if interval(was)[0] else math.inf
         return "time", "" if 0.8 <= ratio <= 1.25 else text
     if old.get("exact") or new.get("exact"):

@@ -1,7 +1,7 @@
 """What a claim may be: everything else is one clear error."""
 
 import pytest
-from small_ledger import BYTES, LATENCY, OTHER, K, claim, write_ledger
+from small_ledger import BYTES, OTHER, K, claim, write_ledger
 
 from lib.book import claims, judging, ledger
 from lib.book.claims import IN_PART, SUPPORTED
@@ -41,8 +41,12 @@ def rules(*rows: dict) -> dict:
         ({"verdict": "not testable here", "because": "Opinion."}, "must have 'because' and no 'decided_by'"),
         ({"verdict": "not testable here", "decided_by": None}, "must have 'because' and no 'decided_by'"),
         ({"kind": "historical"}, "the verdict of a historical claim must be 'not testable here'"),
-        ({"kind": "old"}, "its kind must be 'historical' or left out, not 'old'"),
-        ({"elsewhere": [IN_PART]}, "no time decides it, so its verdict is the same on every processor"),
+        ({"kind": "old"}, "its kind must be one of historical, by definition, time, or left out, not 'old'"),
+        ({"every": "all"}, "'every' must be true or left out, not 'all'"),
+        ({"every": False}, "'every' must be true or left out, not False"),
+        ({"otherwise": {"quick": SUPPORTED}}, "'otherwise' must be {profile: verdict}, of quick and contradicted, "),
+        ({"otherwise": {"full": IN_PART}}, "'otherwise' must be {profile: verdict}, of quick and contradicted, "),
+        ({"otherwise": {}}, "'otherwise' must be {profile: verdict}"),
         ({"elsewhere": "contradicted"}, "'elsewhere' must be a list of .*, not 'contradicted'"),
         ({"elsewhere": []}, r"'elsewhere' must be a list of .*, not \[\]"),
         ({"elsewhere": [SUPPORTED]}, "must be a list of contradicted, supported in part, undecided"),
@@ -70,10 +74,6 @@ def rules(*rows: dict) -> dict:
         (rules({"key": K, "between": [1]}), "'between' must be two bounds"),
         (rules({"key": K, "between": [2, 1]}), "no value can satisfy"),
         (rules({"key": K, "within": -1, "of": OTHER}), "no value can satisfy"),
-        (rules({"key": LATENCY, "at_most": 1}), "only timing decides it"),
-        (rules({"key": "pruning.net.latency_ratio", "at_least": 1}), "only timing decides it"),
-        (rules({"key": "pruning.net.training_s", "at_most": 1}), "only timing decides it"),
-        (rules({"key": "pruning.kernel.product_ratio", "at_least": 1}), "only timing decides it"),
     ],
 )
 def test_a_wrong_claim_is_one_clear_error(tmp_path, changes, says):
@@ -83,14 +83,10 @@ def test_a_wrong_claim_is_one_clear_error(tmp_path, changes, says):
     assert "\n" not in str(caught.value)
 
 
-def test_timing_may_stand_beside_another_measurement(tmp_path):
-    root = write_ledger(tmp_path, [claim(**rules({"key": LATENCY, "at_most": 1}, {"key": BYTES, "at_most": 1}))])
-    assert len(ledger.load_claims(root)[0].rules["quick"]) == 2
-
-
-def test_a_metric_that_only_sounds_like_timing_is_none(tmp_path):
-    root = write_ledger(tmp_path, [claim(**rules({"key": "pruning.net.bits", "at_most": 1}))])
-    assert not claims.is_time(ledger.load_claims(root)[0].rules["quick"][0].key)
+def test_the_optional_fields_are_read(tmp_path):
+    about = {"kind": "time", "every": True, "elsewhere": [IN_PART], "otherwise": {"quick": "undecided"}}
+    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(**about)]))
+    assert (one.kind, one.every, one.elsewhere, one.otherwise) == ("time", True, (IN_PART,), {"quick": "undecided"})
 
 
 def test_a_historical_claim_is_read_with_its_erratum(tmp_path):

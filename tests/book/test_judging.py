@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from small_ledger import OTHER, TWO, K, claim, record, write_ledger
+from small_ledger import BYTES, OTHER, TWO, K, claim, record, write_ledger
 
 from lib.book import judging, ledger
-from lib.book.claims import CONTRADICTED, IN_PART, SUPPORTED, UNDECIDED
-from lib.book.judging import FAILS, HOLDS, STRADDLES
+from lib.book.claims import BY_DEFINITION, CONTRADICTED, IN_PART, SUPPORTED, TIME, UNDECIDED
+from lib.book.judging import EXACT, FAILS, HOLDS, SAMPLED, STRADDLES, TIMED, TOO_FEW, Finding
 from lib.evidence import interval
 
 VALUE = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
@@ -45,7 +45,8 @@ def test_each_rule_flips_with_its_values(tmp_path, rule, holds, fails, straddles
     for values, expected in ((holds, HOLDS), (fails, FAILS), (straddles, STRADDLES)):
         assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(*values)}) == expected
         if expected != STRADDLES:
-            assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(values[1])}) == expected
+            assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(values[1], exact=True)}) == expected
+            assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(*values[:2])}) == TOO_FEW
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_each_rule_flips_with_its_values(tmp_path, rule, holds, fails, straddles
 )
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_bound_touched_exactly_holds(tmp_path, rule, value, n):
-    assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(*[value] * n)}) == HOLDS
+    assert outcome_of(tmp_path, {"key": K, **rule}, {K: record(*[value] * n, exact=n == 1)}) == HOLDS
 
 
 @given(VALUES, VALUE)
@@ -104,11 +105,36 @@ def test_differences_are_paired_by_seed(tmp_path, rule, holds):
     assert outcome_of(tmp_path, rule, unpaired) == STRADDLES
 
 
-def test_a_single_value_is_subtracted_as_a_constant(tmp_path):
+def test_a_single_exact_value_is_subtracted_as_a_constant(tmp_path):
     rule = {"key": K, "at_most": 0.1, "above": OTHER}
-    assert outcome_of(tmp_path, rule, {K: record(1.0, 1.01, 1.02), OTHER: record(1.0)}) == HOLDS
-    assert outcome_of(tmp_path, rule, {K: record(1.0), OTHER: record(1.0, 1.01, 1.02)}) == HOLDS
-    assert outcome_of(tmp_path, rule, {K: record(1.5), OTHER: record(1.0, 1.01, 1.02)}) == FAILS
+    assert outcome_of(tmp_path, rule, {K: record(1.0, 1.01, 1.02), OTHER: record(1.0, exact=True)}) == HOLDS
+    assert outcome_of(tmp_path, rule, {K: record(1.0, exact=True), OTHER: record(1.0, 1.01, 1.02)}) == HOLDS
+    assert outcome_of(tmp_path, rule, {K: record(1.5, exact=True), OTHER: record(1.0, 1.01, 1.02)}) == FAILS
+    assert outcome_of(tmp_path, rule, {K: record(1.0, 1.01, 1.02), OTHER: record(1.0)}) == TOO_FEW
+
+
+def test_a_time_is_a_median_and_decides_alone(tmp_path):
+    rule = {"key": K, "at_most": 2}
+    assert outcome_of(tmp_path, rule, {K: record(1.0, timing=True)}) == HOLDS
+    assert outcome_of(tmp_path, rule | {"above": OTHER}, {K: record(4.0, timing=True), OTHER: record(1.0)}) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "margin"),
+    [
+        ({"at_least": 0.2}, [2, 3, 4], 0.127),
+        ({"at_most": 10}, [2, 3, 4], 1.818),
+        ({"at_most": 0}, [2, 3, 4], 0.208),
+        ({"at_least": 3}, [2, 3, 4], -1),
+        ({"between": [0, 6]}, [2, 3, 4], 0.208),
+        ({"at_least": 1}, [2, 2, 2], float("inf")),
+        ({"at_least": 3}, [2, 2, 2], float("inf")),
+    ],
+)
+def test_the_margin_is_the_distance_to_the_bound_in_halves_of_the_interval(tmp_path, rule, values, margin):
+    root = write_ledger(tmp_path, [claim(decided_by={"quick": [{"key": K, **rule}]})])
+    found = judging.judge(ledger.load_claims(root)[0], "quick", {K: record(*values)}).findings[0]
+    assert found.margin == pytest.approx(margin, abs=1e-3) and (margin < 0) == (found.outcome == STRADDLES)
 
 
 def test_seeds_that_cannot_be_paired_are_an_error(tmp_path):
@@ -140,19 +166,84 @@ def test_a_key_that_no_chapter_records_is_an_error(tmp_path):
         ([STRADDLES], UNDECIDED),
         ([HOLDS, STRADDLES], UNDECIDED),
         ([FAILS, STRADDLES], UNDECIDED),
+        ([TOO_FEW], UNDECIDED),
+        ([HOLDS, TOO_FEW], UNDECIDED),
     ],
 )
 def test_outcomes_make_a_verdict(outcomes, verdict):
     assert judging.combined(outcomes) == judging.combined(reversed(outcomes)) == verdict
+    of_every = CONTRADICTED if FAILS in outcomes else verdict
+    assert judging.combined(outcomes, every=True) == of_every
 
 
-@given(st.lists(st.sampled_from([HOLDS, FAILS, STRADDLES]), min_size=1, max_size=4))
-def test_a_verdict_stands_whichever_way_the_undecided_rules_would_fall(outcomes):
-    verdict = judging.combined(outcomes)
+@given(st.lists(st.sampled_from([HOLDS, FAILS, STRADDLES, TOO_FEW]), min_size=1, max_size=4), st.booleans())
+def test_a_verdict_stands_whichever_way_the_undecided_rules_would_fall(outcomes, every):
+    verdict = judging.combined(outcomes, every=every)
     possible = {
-        judging.combined([way if outcome == STRADDLES else outcome for outcome in outcomes]) for way in (HOLDS, FAILS)
+        judging.combined([way if outcome in (STRADDLES, TOO_FEW) else outcome for outcome in outcomes], every=every)
+        for way in (HOLDS, FAILS)
     }
     assert possible == {verdict} if verdict != UNDECIDED else len(possible) > 1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "about", "says"),
+    [
+        ([SAMPLED], {}, None),
+        ([SAMPLED, EXACT], {}, None),
+        ([SAMPLED, TIMED], {}, None),
+        ([EXACT], {"kind": BY_DEFINITION}, None),
+        ([TIMED], {"kind": TIME}, None),
+        ([TIMED, EXACT], {"every": True}, None),
+        ([EXACT, EXACT], {}, "only exact quantities decide it, which cannot come out otherwise: say kind: by def"),
+        ([EXACT, SAMPLED], {"kind": BY_DEFINITION}, "a measurement decides it, not a definition"),
+        ([TIMED], {}, "only times decide it: add a rule about something else, or say kind: time"),
+        ([SAMPLED], {"kind": TIME}, "no time decides it: leave its kind out"),
+        ([TIMED, EXACT], {}, "a constant stands beside a time and could soften its verdict: make two claims of it"),
+        ([SAMPLED], {"elsewhere": [IN_PART]}, "no time decides it, so its verdict is the same on every processor"),
+    ],
+)
+def test_the_kinds_of_measurements_must_fit_the_claim(tmp_path, kinds, about, says):
+    rules = {"standard": [{"key": K, "at_most": 2}]}
+    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules, **about)]))
+    findings = tuple(Finding(one.rules["standard"][0], (1.0,), "%", 2, kind, HOLDS) for kind in kinds)
+    found = judging.mixed(one, judging.Judgment("standard", SUPPORTED, findings))
+    assert (found is None) == (says is None)
+    assert says is None or says in found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        ({}, {}, SAMPLED),
+        ({"exact": True}, {}, SAMPLED),
+        ({"exact": True}, {"exact": True}, EXACT),
+        ({"timing": True}, {}, TIMED),
+    ],
+)
+def test_a_difference_is_of_the_kind_of_what_can_change_it(tmp_path, first, second, kind):
+    root = write_ledger(tmp_path, [claim(decided_by={"quick": [{"key": K, "at_most": 2, "above": OTHER}]})])
+    records = {K: record(1, 2, 3, **first), OTHER: record(1, 2, 3, **second)}
+    assert judging.judge(ledger.load_claims(root)[0], "quick", records).findings[0].kind == kind
+
+
+def test_definitions_are_counted_apart(tmp_path):
+    rules, exact = {"standard": [{"key": K, "at_most": 2}]}, record(1, exact=True)
+    written = [claim(decided_by=rules), claim(id="C2.3-02", decided_by=rules, kind=BY_DEFINITION)]
+    claims = ledger.load_claims(write_ledger(tmp_path, written))
+    assert judging.tally(claims, "standard", {"standard": {K: exact}}) == {SUPPORTED: 1, BY_DEFINITION: 1}
+    assert judging.tally(claims, "quick", {"quick": {}, "standard": {K: exact}}) == {judging.NOT_MEASURED: 2}
+
+
+def test_rules_that_seeds_decide_are_listed_the_most_fragile_first(tmp_path):
+    ids = ("C2.3-01", "C2.3-02", "C2.3-03", "C2.3-04")
+    keys = (K, OTHER, BYTES, "pruning.net.other_pct")
+    written = [claim(id=id, decided_by={"quick": [{"key": k, "at_most": 2}]}) for id, k in zip(ids, keys, strict=True)]
+    claims = ledger.load_claims(write_ledger(tmp_path, written))
+    records = {K: record(1, 1.1, 1.2), OTHER: record(1.7, 1.8, 1.7), BYTES: record(1, exact=True)}
+    records |= {"pruning.net.other_pct": record(1, 2, 3)}  # it straddles
+    found = judging.sampled(claims, "quick", {"quick": records})
+    assert [one.id for one, _ in found] == ["C2.3-02", "C2.3-01"]
 
 
 def test_a_claim_of_another_profile_is_not_measured_here(tmp_path):
@@ -162,7 +253,7 @@ def test_a_claim_of_another_profile_is_not_measured_here(tmp_path):
         ValueError, match=r"the profile of a rule of claim C2\.3-01 must be one of standard, not 'quick'"
     ):
         judging.judge(one, "quick", {})
-    results = {"quick": {}, "standard": {K: record(1.0)}}
+    results = {"quick": {}, "standard": {K: record(1.0, 1.0, 1.0)}}
     judged = judging.judgments(one, "quick", results)
     assert [(judgment.profile, judgment.verdict) for judgment in judged] == [("standard", SUPPORTED)]
     assert judging.shown(one, judged, "quick") == judging.NOT_MEASURED
@@ -170,18 +261,21 @@ def test_a_claim_of_another_profile_is_not_measured_here(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("held", "elsewhere", "measured", "contradicted"),
+    ("profile", "held", "about", "measured", "contradicted"),
     [
-        (SUPPORTED, [], SUPPORTED, False),
-        (SUPPORTED, [], CONTRADICTED, True),
-        (SUPPORTED, [], UNDECIDED, False),
-        (UNDECIDED, [], CONTRADICTED, False),
-        (SUPPORTED, [IN_PART], IN_PART, False),
-        (SUPPORTED, [IN_PART], CONTRADICTED, True),
+        ("standard", SUPPORTED, {}, SUPPORTED, False),
+        ("standard", SUPPORTED, {}, CONTRADICTED, True),
+        ("standard", SUPPORTED, {}, UNDECIDED, True),
+        ("standard", UNDECIDED, {}, CONTRADICTED, True),
+        ("standard", SUPPORTED, {"elsewhere": [IN_PART]}, IN_PART, False),
+        ("standard", SUPPORTED, {"elsewhere": [IN_PART]}, CONTRADICTED, True),
+        ("quick", SUPPORTED, {}, UNDECIDED, False),
+        ("quick", UNDECIDED, {}, CONTRADICTED, True),
+        ("quick", UNDECIDED, {"otherwise": {"quick": CONTRADICTED}}, CONTRADICTED, False),
+        ("quick", UNDECIDED, {"otherwise": {"quick": CONTRADICTED}}, UNDECIDED, True),
     ],
 )
-def test_only_a_decided_verdict_that_is_not_held_contradicts(tmp_path, held, elsewhere, measured, contradicted):
-    rules = {"quick": [{"key": K, "at_most": 2}, {"key": "pruning.net.latency_ratio", "at_least": 1}]}
-    more = {"elsewhere": elsewhere} if elsewhere else {}
-    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules, verdict=held, **more)]))
-    assert judging.contradicts(judging.Judgment("quick", measured, ()), one) == contradicted
+def test_another_verdict_than_the_held_one_contradicts(tmp_path, profile, held, about, measured, contradicted):
+    rules = {name: [{"key": K, "at_most": 2}] for name in ("quick", "standard")}
+    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules, verdict=held, **about)]))
+    assert judging.contradicts(judging.Judgment(profile, measured, ()), one) == contradicted

@@ -4,14 +4,30 @@ import math
 import re
 from typing import Any
 
-from lib.book.claims import CONTRADICTED, IN_PART, NOT_TESTABLE, SUPPORTED, UNDECIDED, VERDICTS, Claim, Rule
-from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, Finding, Judgment, judgments, shown
+from lib.book.claims import (
+    BY_DEFINITION,
+    CONTRADICTED,
+    IN_PART,
+    NOT_TESTABLE,
+    SUPPORTED,
+    UNDECIDED,
+    VERDICTS,
+    Claim,
+    Rule,
+)
+from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, TOO_FEW, Finding, Judgment, judgments, shown
 from lib.book.ledger import Records
 from lib.book.wording import measured, quantity, unit
 from lib.evidence import bounds, formatted
 
-SIGNS = dict(zip((*VERDICTS, NOT_MEASURED), "✓◐✗?–·", strict=True))
-OUTCOMES = {HOLDS: "✓ holds", FAILS: "✗ fails", STRADDLES: "? the interval crosses the bound"}
+SIGNS = dict(zip((*VERDICTS, NOT_MEASURED, BY_DEFINITION), "✓◐✗?–·≡", strict=True))
+OUTCOMES = {
+    HOLDS: "✓ holds",
+    FAILS: "✗ fails",
+    STRADDLES: "? the interval crosses the bound",
+    TOO_FEW: "? too few seeds to decide",
+}
+FRAGILE = 1  # halves of the width of an interval: a verdict whose interval is nearer to its bound is fragile
 
 SAYS = {  # what a run does, by the verdict that it gives
     SUPPORTED: "supports the claim",
@@ -33,7 +49,34 @@ def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str,
     verdict = shown(claim, judged, profile)
     if verdict == NOT_MEASURED and judged:
         return judged[0].verdict, f"{SIGNS[judged[0].verdict]} {judged[0].verdict} ({judged[0].profile} profile)"
-    return verdict, f"{SIGNS[verdict]} {verdict}"
+    words = f"{verdict} by definition" if claim.kind == BY_DEFINITION else verdict
+    return verdict, f"{SIGNS[verdict]} {words}"
+
+
+def chance(decided: list[tuple[Claim, Finding]]) -> str:
+    """Return how many rules seeds decide, and how many of them chance could have turned.
+
+    decided: as :func:`lib.book.judging.sampled` returns them.
+    """
+    n = len(decided)
+    return (
+        f"Seeds decide {counted(n, 'rule')} of this profile, each by an interval of 95 % and without a correction for"
+        f" their number. If every true mean lay exactly on its bound, about {counted(round(0.05 * n), 'rule')} would"
+        " be decided by chance, half of them each way."
+    )
+
+
+def fragile(decided: list[tuple[Claim, Finding]]) -> list[str]:
+    """Return one line for each rule whose interval ends near its bound, the nearest first.
+
+    decided: as :func:`lib.book.judging.sampled` returns them.
+    """
+    return [
+        f"{{verdict}}`{claim.id}`: {subject(found.rule)} is {_together(measured(found))}, the rule asks for"
+        f" {_bounds(found)}; between the interval and the bound lie {found.margin:.2f} halves of its width."
+        for claim, found in decided
+        if found.margin < FRAGILE
+    ]
 
 
 def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
@@ -57,6 +100,10 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
     if claim.elsewhere:
         verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
         facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
+    if claim.otherwise:
+        facts.append(
+            ("Profiles", [f"The {name} profile gives *{verdict}*." for name, verdict in claim.otherwise.items()])
+        )
     facts += [("Erratum", [claim.erratum])] if claim.erratum else []
     facts += [("Changed", [claim.changed])] if claim.changed else []
     facts += [("Because", [claim.because])] if claim.because else []

@@ -59,12 +59,24 @@ class Ledger(Page):
             cards = [self.card(claim, results) for claim in sorted(claims, key=by_id) if claim.section == number]
             sections += [self.section(f"Section {number}: {name}", cards)] if cards else []
         tally = tiles(self.verdict_tiles(claims, results))
-        return [*tally, nodes.container(classes=["ledger-filter"]), *sections]  # ledger.js fills the box
+        filters = nodes.container(classes=["ledger-filter"])  # ledger.js fills it
+        return [*tally, *self.doubts(claims, results), filters, *sections]
+
+    def doubts(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
+        """Return what chance may have decided, and the fragile verdicts in a folded list."""
+        decided = judging.sampled(claims, PROFILE, results)
+        lines = markdown.fragile(decided)
+        said = self.parsed(markdown.chance(decided), nodes.container(classes=["facts"]))
+        if not lines:
+            return [said]
+        listed = self.parsed("\n".join(f"- {line}" for line in lines), nodes.container(classes=["facts"]))
+        summary = f"{markdown.counted(len(lines), 'rule')} whose interval ends near its bound"
+        return [said, fold([nodes.Text(summary)], [listed])]
 
     def card(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
         """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
-        counted = judging.shown(claim, judging.judgments(claim, PROFILE, results), PROFILE)
+        counted = judging.counted_as(claim, PROFILE, results)
         styles = ["claim", f"claim-{slug(verdict)}", f"is-{slug(counted)}"]  # ledger.js reads the last
         box = nodes.container(classes=styles, ids=[anchor(claim.id)])
         box["names"] = [anchor(claim.id).lower()]
