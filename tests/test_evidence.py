@@ -125,8 +125,33 @@ def test_a_recorder_puts_the_chapter_before_the_key(displayed):
     assert record("lenet300.kept_pct", [8.0, 8.2], "%", 1, exact=True) == "8.0 and 8.2 %"
     assert record("lenet300.error_pct", 2.0) == "2.00 %"
     first, second = (output.metadata["survey"]["record"] for output in displayed)
-    assert first == {"key": KEY, "values": [8.0, 8.2], "unit": "%", "digits": 1, "exact": True}
+    assert first == {"key": KEY, "values": [8.0, 8.2], "unit": "%", "digits": 1, "exact": True, "timing": False}
     assert second["key"] == "pruning.lenet300.error_pct" and second["exact"] is False
+
+
+@pytest.mark.parametrize(
+    ("key", "timing", "expected"),
+    [
+        ("a.b.latency_ratio", None, True),
+        ("a.b.all_sparse_latency_ratio", None, True),
+        ("a.b.epoch_seconds", None, True),
+        ("a.b.forward_ms", None, True),
+        ("a.b.training_s", None, True),
+        ("a.b.bits", None, False),
+        ("latency.b.error_pct", None, False),
+        ("a.b.conv_ratio", True, True),
+        ("a.b.latency_ratio", False, False),
+    ],
+)
+def test_a_key_says_that_it_is_a_time_or_the_chapter_does(displayed, key, timing, expected):
+    evidence.record(key, 1.0, timing=timing)
+    assert displayed[0].metadata["survey"]["record"]["timing"] is expected
+    assert evidence.harvest(notebook(displayed, key.split(".")[0]))["records"][key].get("timing", False) is expected
+
+
+def test_a_time_is_not_exact(displayed):
+    with pytest.raises(ValueError, match=r"'a\.b\.latency_ms' is said to be exact, and it is a time"):
+        evidence.record("a.b.latency_ms", 1.0, exact=True)
 
 
 def test_a_recorder_shows_the_line_on_the_data(displayed):
@@ -183,9 +208,8 @@ def test_equal_values_have_no_spread(value, n):
 )
 def test_values_come_as_lists_arrays_or_tensors(displayed, values):
     evidence.record(KEY, values, unit="%", digits=1)
-    assert displayed[0].metadata["survey"]["record"] == {"key": KEY, "values": [1.5, 2.5], "unit": "%", "digits": 1} | {
-        "exact": False
-    }
+    form = {"key": KEY, "unit": "%", "digits": 1, "exact": False, "timing": False}
+    assert displayed[0].metadata["survey"]["record"] == form | {"values": [1.5, 2.5]}
 
 
 @pytest.mark.parametrize("values", [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3.0)])

@@ -117,9 +117,8 @@ def one(*values: float, unit: str = "%", **more: object) -> dict:
         ("a.b.error_pct", one(0.0), one(0.3), "noise", True),
         ("a.b.file_ratio", one(40, unit="x"), one(41, unit="x"), "unknown", True),
         ("a.b.file_ratio", one(40, unit="x"), one(40, unit="x"), "noise", False),
-        ("a.b.latency_ms", one(1.0, unit="ms"), one(1.2, unit="ms"), "time", False),
-        ("a.b.latency_ms", one(1.0, unit="ms"), one(9.0, unit="ms"), "time", True),
-        ("a.kernel.ratio", one(1.0, unit="x"), one(9.0, unit="x"), "time", True),
+        ("a.b.latency_ms", one(1.0, unit="ms"), one(1.2, unit="ms", timing=True), "time", False),
+        ("a.b.latency_ms", one(1.0, unit="ms"), one(9.0, unit="ms", timing=True), "time", True),
     ],
 )
 def test_a_difference_is_judged_by_its_kind(key, old, new, kind, differs):
@@ -132,17 +131,17 @@ def test_compare_names_flips_first_then_values_beyond_their_noise(small_book, ca
         leave(small_book, values, **more)
         return main(["--root", str(small_book), "compare"]), capsys.readouterr().out
 
-    write_record(small_book, "quick", [4.0, 5.0])
-    status, said = compared([4.1, 5.1])
+    write_record(small_book, "quick", [4.0, 4.5, 5.0])
+    status, said = compared([4.1, 4.6, 5.1])
     assert status == 0
     assert "1 results of 1 chapters compared with the committed ones: 0 verdicts flip, 0 exact values and 0" in said
-    status, said = compared([44.0, 45.0])
-    assert status == 1 and "Values beyond their noise: 1\n  passes.sum.value: was 4.0 and 5.0 points" in said
-    status, said = compared([1.0, 1.1])
+    status, said = compared([44.0, 45.0, 46.0])
+    assert status == 1 and "Values beyond their noise: 1\n  passes.sum.value: was 4.5 ± 1.2 points" in said
+    status, said = compared([1.0, 1.1, 1.2])
     first = said.splitlines()
     assert status == 1 and first[0] == "Verdicts that flip: 1"
     assert "C2.3-01: held supported, the committed records give" in first[1] and "this build gives" in first[1]
-    status, said = compared([4.0, 5.1], exact=True)
+    status, said = compared([4.0, 4.5, 5.1], exact=True)
     assert status == 1 and "Exact values that differ: 1" in said
 
 
