@@ -1,0 +1,155 @@
+"""The gate on choices: a chapter chooses settings by the validation split, and reports on the test split.
+
+What is computed from ``dataset.test`` is followed through the names, containers and functions of a chapter. Where it
+decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters), the
+chapter chooses by the test split. A line may do so for what it only shows, and says it: ``# shown, not chosen``.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lib.book import chapters
+
+SHOWN = "# shown, not chosen"
+PICKING = {"argmin", "argmax", "nanargmin", "nanargmax"}
+KEYED = {"min", "max", "sorted", "sort", "nsmallest", "nlargest"}
+FILLING = {"append", "extend", "add", "insert"}
+KEYS = {"keys", "enumerate", "range"}  # what a loop over them gives is no measurement
+INEQUALITY = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+SCOPES = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
+
+
+def by_test(root: Path) -> tuple[int, list[str]]:
+    """No chapter picks by what it measured on the test split.
+
+    root: the book's folder.
+    """
+    count, wrong = 0, []
+    for chapter in chapters.names(root):
+        code = "\n".join(cell.source for cell in chapters.notebook(root, chapter).cells if cell.cell_type == "code")
+        lines = code.splitlines()
+        for picked, name in picks(ast.parse(code)):
+            count += 1
+            said = any(SHOWN in line for line in lines[picked.lineno - 1 : picked.end_lineno])
+            if name and not said:
+                line = " ".join(lines[picked.lineno - 1].split())
+                wrong.append(f"chapters/{chapter}.py picks by {name!r}, which the test split gave: {line[:80]}")
+    return count, wrong
+
+
+def picks(tree: ast.Module) -> Iterator[tuple[ast.expr, str | None]]:
+    """Yield each expression that picks one of several things, with the name that brings the test split into it.
+
+    tree: a chapter's code.
+
+    >>> code = "error = [rate(net, dataset.test) for net in nets]; best = nets[np.argmin(error)]"
+    >>> [name for _, name in picks(ast.parse(code))]
+    ['error']
+    """
+    given: set[str] = set()
+    while True:
+        before = len(given)
+        for node in ast.walk(tree):
+            given |= _gives(node, given)
+        if len(given) == before:
+            break
+    yield from _picks(tree, given)
+
+
+def _picks(node: ast.AST, given: set[str]) -> Iterator[tuple[ast.expr, str | None]]:
+    """The picking expressions below a node, where the names of lambdas and comprehensions are their own."""
+    if isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in PICKING and node.args:
+            yield node.args[0], _first(node.args[0], given)
+        elif name in KEYED and (key := next((word.value for word in node.keywords if word.arg == "key"), None)):
+            decides = ast.Tuple([*node.args, key], ast.Load()) if isinstance(key, ast.Attribute | ast.Name) else key
+            yield node, _first(_values_of(decides), given)
+    inner = given
+    if isinstance(node, SCOPES):
+        inner = set(given)
+        for part in getattr(node, "generators", []):
+            inner = (inner - set(_names(part.target))) | _looped(part.target, part.iter, inner)
+            for condition in part.ifs:
+                if any(isinstance(sign, INEQUALITY) for one in ast.walk(condition) for sign in getattr(one, "ops", [])):
+                    yield condition, _first(condition, inner)
+        if isinstance(node, ast.Lambda):
+            inner -= {argument.arg for argument in node.args.args}
+    for child in ast.iter_child_nodes(node):
+        yield from _picks(child, inner)
+
+
+def _values_of(key: ast.expr) -> ast.expr:
+    """What a key function computes: the body of a lambda."""
+    return key.body if isinstance(key, ast.Lambda) else key
+
+
+def _gives(node: ast.AST, given: set[str]) -> set[str]:
+    """The names that hold what the test split gave once a statement has run."""
+    found: set[str] = set()
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            found |= _assigned(target, node.value, given)
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+        found |= _assigned(node.target, node.value, given)
+    elif isinstance(node, ast.For):
+        found |= _looped(node.target, node.iter, given)
+    elif isinstance(node, ast.FunctionDef):
+        own = given - {argument.arg for argument in node.args.args}
+        returned = [one.value for one in ast.walk(node) if isinstance(one, ast.Return) and one.value]
+        found |= {node.name} if any(_first(value, own) for value in returned) else set()
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FILLING:
+        found |= {_holder(node.func.value)} - {""} if any(_first(value, given) for value in node.args) else set()
+    return found
+
+
+def _assigned(target: ast.expr, value: ast.expr, given: set[str]) -> set[str]:
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        pairs = zip(target.elts, value.elts, strict=True)
+        return {name for one, other in pairs for name in _assigned(one, other, given)}
+    if not _first(value, given):
+        return set()
+    if isinstance(target, ast.Tuple):
+        return set(_names(target))
+    return {_holder(target)} - {""}
+
+
+def _looped(target: ast.expr, iterated: ast.expr, given: set[str]) -> set[str]:
+    """The names of a loop that hold values, not keys, of what the test split gave."""
+    if isinstance(iterated, ast.Call):
+        name = iterated.func.attr if isinstance(iterated.func, ast.Attribute) else getattr(iterated.func, "id", "")
+        if name in KEYS - {"enumerate"}:
+            return set()
+        if name == "zip" and isinstance(target, ast.Tuple):
+            pairs = zip(target.elts, iterated.args, strict=False)
+            return {found for one, other in pairs for found in _looped(one, other, given)}
+        if name in ("items", "enumerate") and isinstance(target, ast.Tuple):
+            return set(_names(target.elts[-1])) if _first(iterated, given) else set()
+    elif isinstance(iterated, ast.Name):
+        return set()  # a dictionary gives its keys; what a list gives is taken up where it is compared by index
+    return set(_names(target)) if _first(iterated, given) else set()
+
+
+def _holder(node: ast.expr) -> str:
+    """The name of what an expression is a part of, "" where it has none."""
+    while isinstance(node, ast.Subscript | ast.Attribute | ast.Starred):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _first(node: ast.AST, given: set[str]) -> str | None:
+    """The first name in an expression that the test split gave, ``test`` for the split itself, or None."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Attribute) and one.attr == "test":
+            return "test"
+        if isinstance(one, ast.Name) and one.id in given:
+            return one.id
+    return None
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
+
+
+GATES: dict[str, Callable[[Path], tuple[int, list[str]]]] = {"choices": by_test}

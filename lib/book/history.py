@@ -1,0 +1,78 @@
+"""The check of the ledger's history: a rule that changed after a result was known says so in ``changed:``."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.book.claims import PROFILES
+
+SINCE = "de679d4"  # the commit from which on every change has to be said
+CLAIMS = "survey/claims"
+
+
+def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
+    """Look at each step of the ledger since a commit, merges as one step.
+
+    root: the book's folder, in a clone with its history.
+    since: a commit; what is before it is not looked at.
+
+    Returns how many steps changed the ledger, and a sentence for each claim whose rules changed, or which is gone,
+    after its quantities were recorded, without a word in ``changed``.
+    Raises ValueError where git does not know the commit.
+    """
+    steps = _git(root, "rev-list", "--first-parent", "--reverse", f"{since}..HEAD", "--", CLAIMS).split()
+    wrong = []
+    for commit in steps:
+        before, after = _claims(root, f"{commit}^"), _claims(root, commit)
+        said = " ".join(str(claim.get("changed", "")) for claim in after.values())
+        for id, old in before.items():
+            new = after.get(id)
+            profiles = [name for name in PROFILES if name in old.get("decided_by", {})]
+            changed = [name for name in profiles if new is None or _differ(old, new, name)]
+            known = [name for name in changed if _recorded(root, f"{commit}^", name, old["decided_by"][name])]
+            if not known:
+                continue
+            where = f"{commit[:7]}: {id}, whose {known[0]} quantities had been recorded"
+            if new is None and id not in said:
+                wrong.append(f"{where}, is gone, and no claim says so in 'changed'")
+            elif new is not None and new.get("changed", "") in ("", old.get("changed", "")):
+                wrong.append(f"{where}, has other rules, and its 'changed' does not say so")
+    return len(steps), wrong
+
+
+def _differ(old: dict[str, Any], new: dict[str, Any], profile: str) -> bool:
+    rules = new.get("decided_by", {}).get(profile)
+    return rules is not None and rules != old["decided_by"][profile]
+
+
+def _recorded(root: Path, commit: str, profile: str, rules: list[dict[str, Any]]) -> bool:
+    """Whether all quantities of the rules had been recorded at a commit."""
+    names = _git(root, "ls-tree", "--name-only", commit, f"results/{profile}/").split()
+    chapters = {key.split(".")[0] for key in _keys(rules)}
+    keys: set[str] = set()
+    for name in names:
+        if any(f"{Path(name).stem}_".startswith(f"{chapter}_") for chapter in chapters):
+            keys |= json.loads(_git(root, "show", f"{commit}:{name}"))["records"].keys()
+    return _keys(rules) <= keys
+
+
+def _keys(rules: list[dict[str, Any]]) -> set[str]:
+    named = [rule.get(word) for rule in rules for word in ("key", "above", "of", "exceeds")]
+    return {name for name in named if isinstance(name, str)}
+
+
+def _claims(root: Path, commit: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in _git(root, "ls-tree", "--name-only", commit, f"{CLAIMS}/").split():
+        found |= {claim["id"]: claim for claim in yaml.safe_load(_git(root, "show", f"{commit}:{name}"))}
+    return found
+
+
+def _git(root: Path, *command: str) -> str:
+    done = subprocess.run(["git", "-C", root, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"git {command[0]} failed: {' '.join(done.stderr.split())}")
+    return done.stdout

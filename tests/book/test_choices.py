@@ -1,0 +1,72 @@
+"""A chapter that chooses by the test split is found, and one that chooses by validation is not."""
+
+import ast
+
+import pytest
+
+from lib.book import choices
+
+ERRORS = "errors = {name: rate(nets[name], dataset.test) for name in nets}\n"
+CHECKED = "errors = {name: rate(nets[name], dataset.validation) for name in nets}\n"
+PICKS = [
+    "best = min(errors, key=errors.get)",
+    "best = max(errors, key=lambda name: -errors[name])",
+    "best = list(errors)[np.argmin(list(errors.values()))]",
+    "order = sorted(errors, key=errors.get)",
+    "good = [name for name in nets if errors[name] <= 2]",
+    "good = [name for name, error in errors.items() if error < 2]",
+]
+
+
+def found(code: str) -> list[str]:
+    return [name for _, name in choices.picks(ast.parse(code)) if name]
+
+
+@pytest.mark.parametrize("pick", PICKS)
+def test_a_pick_by_the_test_split_is_found_and_one_by_validation_is_not(pick):
+    assert len(found(ERRORS + pick)) == 1
+    assert found(CHECKED + pick) == [] and len(list(choices.picks(ast.parse(CHECKED + pick)))) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "held, seen = small(dataset.validation), small(dataset.test)\nerror = [rate(net, seen) for net in nets]",
+        "def judge(net):\n    return rate(net, dataset.test)\nerror = [judge(net) for net in nets]",
+        "error = []\nfor net in nets:\n    error.append(rate(net, dataset.test))",
+        "error = {}\nerror['a', 1] = rate(net, dataset.test)",
+        "rates = {}\nrates['a'] = [rate(net, dataset.test)]\nfor name, error in rates.items():\n    print(name)",
+        "for net, error in zip(nets, [rate(net, dataset.test) for net in nets]):\n    print(net)",
+        "error = 0\nerror += rate(net, dataset.test)",
+    ],
+)
+def test_the_split_is_followed_through_names_containers_and_functions(code):
+    assert found(code + "\nbest = np.argmin(error)") == ["error"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "held, seen = small(dataset.validation), small(dataset.test)\nbest = np.argmin(held)",
+        ERRORS + "most = max(errors.values())",
+        ERRORS + "for name in errors:\n    first = min(nets, key=lambda net: sizes[net, name])",
+        ERRORS + "for name, error in errors.items():\n    first = np.argmin(sizes[name])",
+        ERRORS + "shown = [name for name in errors if name != 'dense']",
+        "x = [m for m in rate(dataset.test)]\nlow = min(nets, key=lambda m: sizes[m])",
+    ],
+)
+def test_what_only_looks_like_it_is_none(code):
+    assert found(code) == []
+
+
+@pytest.mark.parametrize(("comment", "wrong"), [("", 1), ("  # shown, not chosen", 0)])
+def test_a_line_may_say_that_it_only_shows(tmp_path, comment, wrong):
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n- file: chapters/pruning\n")
+    text = f"# %% [markdown]\n# # One\n\n# %%\nerror = rate(dataset.test)\nbest = np.argmin(error){comment}\n"
+    (tmp_path / "chapters" / "pruning.py").write_text(text)
+    count, said = choices.by_test(tmp_path)
+    assert (count, len(said)) == (1, wrong)
+    assert all(
+        "chapters/pruning.py picks by 'error', which the test split gave: best = np.argmin" in one for one in said
+    )
