@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib.book import choices, chapters, doctor, execution, findings, form, gates, last_run, pages, records
+from lib.book import chapters, choices, doctor, execution, findings, form, gates, last_run, pages, records
 
 
 def book(root: Path, profile: str, cores: int) -> int:
