@@ -17,11 +17,15 @@ def book(root: Path, profile: str, cores: int) -> int:
     root: the book's folder.
     profile: a profile's name.
     cores: how many chapters may run at once.
-    Raises ValueError for an unknown profile, and for a book without chapters.
+    Raises ValueError for an unknown profile or one without pages, and for a book without chapters.
     """
     chapters.profile_settings(root, profile)
     if not chapters.names(root):
         raise ValueError(f"{root / 'chapters'} must hold at least one chapter, a notebook in percent format: <name>.py")
+    if chapters.names_in(root, profile) != chapters.names(root):
+        raise ValueError(
+            f"the {profile} profile runs some chapters only, and has no pages: make record PROFILE={profile}"
+        )
     start = time.monotonic()
     problems = execution.execute(root, profile, cores)
     if doctor.main(chapters.library(root).parent):  # kept for this processor and these versions: seconds once

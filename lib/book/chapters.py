@@ -3,6 +3,8 @@
 A chapter is ``chapters/<name>.py``, a notebook in jupytext's percent format. Its header may say, under ``survey``,
 ``needs: [chapters whose results it reads]`` and ``alone: true`` (it measures time, so nothing runs beside it).
 A profile is ``profiles/<name>.yml``: ``{chapter: {parameter: value}}``, and ``limits: {cell_s, chapter_s}`` in seconds.
+Or it is another profile on other data, for the chapters that use the former: ``like: standard`` and
+``instead: {mnist: fashion-mnist}``.
 """
 
 import ast
@@ -105,6 +107,8 @@ def profile_settings(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     form = "must be {chapter: {parameter: value}}"
     if not isinstance(settings, dict):
         raise ValueError(f"the profile {profile!r} {form}, not a {type(settings).__name__}")
+    if "like" in settings:
+        return _on_other_data(root, profile, settings)
     for chapter, values in settings.items():
         if not isinstance(values, dict | None):
             raise ValueError(f"the profile {profile!r} {form}, not {chapter!r}: {values!r}")
@@ -117,6 +121,38 @@ def profile_settings(root: Path, profile: str) -> dict[str, dict[str, Any]]:
             if name not in known:
                 raise ValueError(f"{kind} in the profile {profile!r} must be one of {', '.join(known)}, not {name!r}")
     return {chapter: values or {} for chapter, values in settings.items()}
+
+
+def _on_other_data(root: Path, profile: str, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of another profile with other data, of the chapters where that makes a difference."""
+    instead = settings.get("instead")
+    if set(settings) != {"like", "instead"} or not isinstance(instead, dict) or settings["like"] == profile:
+        raise ValueError(f"the profile {profile!r} must have 'like', another profile, and 'instead', {{data: data}}")
+    original = profile_settings(root, settings["like"])
+    for name in instead.values():
+        if name not in datasets.NAMES:
+            raise ValueError(
+                f"data in the profile {profile!r} must be one of {', '.join(datasets.NAMES)}, not {name!r}"
+            )
+    found = {}
+    for chapter, values in original.items():
+        swapped = {
+            name: instead.get(value, value) if isinstance(value, str) else value for name, value in values.items()
+        }
+        if swapped != values or chapter == "limits":
+            found[chapter] = swapped
+    return found
+
+
+def names_in(root: Path, profile: str) -> list[str]:
+    """Return the chapters that a profile runs, sorted: all of them, unless it is another one on other data.
+
+    root: the book's folder.
+    profile: the name of a file in ``profiles``.
+    """
+    raw = _yaml((root / "profiles" / f"{profile}.yml").read_text("utf-8")) or {}
+    settings = profile_settings(root, profile)
+    return [name for name in names(root) if name in settings] if "like" in raw else names(root)
 
 
 def parameters(root: Path, chapter: str, profile: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from lib.evidence import KEY
 
 PROFILES = ("quick", "standard", "full")
 PUBLISHED = "standard"  # the profile whose verdicts are the book's
+SECOND = "fashion"  # the published profile on data that tuned nothing, judged by the same rules
 SUPPORTED, IN_PART, CONTRADICTED, UNDECIDED, NOT_TESTABLE = VERDICTS = (
     "supported",
     "supported in part",

@@ -24,7 +24,7 @@ def execute(
     only: the chapters to run, with those that they need; by default all.
     seconds: what is still running after this time is stopped, what is finished stays; by default there is no limit.
     """
-    chosen = chapters.with_needs(root, chapters.names(root) if only is None else only)
+    chosen = chapters.with_needs(root, chapters.names_in(root, profile) if only is None else only)
     log = root / "_build" / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     before = [chapter for chapter in chosen if last_run.executed(root, chapter, profile) is not None]

@@ -76,7 +76,7 @@ def summary(root: Path, chapter: str, profile: str) -> dict[str, Any]:
 
 def summaries(root: Path, profile: str) -> list[dict[str, Any]]:
     """Return the :func:`summary` of every chapter, sorted by name."""
-    return [summary(root, chapter, profile) for chapter in chapters.names(root)]
+    return [summary(root, chapter, profile) for chapter in chapters.names_in(root, profile)]
 
 
 def show(root: Path, profile: str, *, as_json: bool) -> int:

@@ -65,7 +65,7 @@ def _keys(rules: list[dict[str, Any]]) -> set[str]:
 
 
 def _claims(root: Path, commit: str) -> dict[str, dict[str, Any]]:
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in _git(root, "ls-tree", "--name-only", commit, f"{CLAIMS}/").split():
         found |= {claim["id"]: claim for claim in yaml.safe_load(_git(root, "show", f"{commit}:{name}"))}
     return found

@@ -8,6 +8,7 @@ All rules hold: supported. All fail: contradicted. Some hold and some fail: supp
 A claim about every case is contradicted by one rule that fails.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from lib.book.claims import (
     IN_PART,
     NOT_TESTABLE,
     PUBLISHED,
+    SECOND,
     SUPPORTED,
     TIME,
     UNDECIDED,
@@ -81,6 +83,19 @@ def judge(claim: Claim, profile: str, records: Records) -> Judgment:
         raise ValueError(f"the profile of a rule of claim {claim.id} must be one of {accepted}, not {profile!r}")
     findings = tuple(_finding(claim.id, rule, profile, records) for rule in claim.rules[profile])
     return Judgment(profile, combined((finding.outcome for finding in findings), every=claim.every), findings)
+
+
+def again(claim: Claim, records: Records) -> Judgment | None:
+    """Return what the published rules say of a claim on other data; None where no seed decides it or it was not run.
+
+    claim: any claim.
+    records: the measurements of the second profile.
+    """
+    rules = claim.rules.get(PUBLISHED, ())
+    if not rules or claim.kind is not None or not claim.keys(PUBLISHED) <= records.keys():
+        return None
+    judged = judge(dataclasses.replace(claim, rules={SECOND: rules}), SECOND, records)
+    return judged if any(finding.kind == SAMPLED for finding in judged.findings) else None
 
 
 def combined(outcomes: Iterable[str], *, every: bool = False) -> str:

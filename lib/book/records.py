@@ -11,7 +11,7 @@ from typing import Any
 from lib.book import chapters, fingerprints, judging, last_run, ledger, wording
 from lib.evidence import bounds, formatted, interval
 
-GATED = ("quick", "standard")  # the full profile takes hours: its records say of which sources they are
+GATED = ("quick", "standard")  # the others take long: their records say of which sources they are
 
 
 def record(root: Path, profile: str, only: list[str] | None = None) -> list[str]:
@@ -24,14 +24,14 @@ def record(root: Path, profile: str, only: list[str] | None = None) -> list[str]
     only: the chapters to record; by default all.
     """
     problems = []
-    for chapter in only or chapters.names(root):
+    for chapter in only or chapters.names_in(root, profile):
         done = last_run.executed(root, chapter, profile)
         if done is None:
             problems.append(f"chapter {chapter}: {last_run.status(root, chapter, profile)['error']}")
         else:
             last_run.write_results(root, done, last_run.committed_results(root, profile))
     for path in last_run.committed_results(root, profile).glob("*.json"):
-        if path.stem not in chapters.names(root):
+        if path.stem not in chapters.names_in(root, profile):
             path.unlink()
     return problems
 

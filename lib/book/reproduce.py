@@ -40,7 +40,7 @@ def reproduce(
         raise ValueError(f"a claim or a chapter must be named, not both: {claim} and {chapter}")
     chapters.profile_settings(root, profile)
     judged_claims = [entry for entry in ledger.load_claims(root) if entry.rules.get(profile)]
-    chosen = chapters.names(root)
+    chosen = chapters.names_in(root, profile)
     if claim:
         judged_claims = [_named(root, claim, profile)]
         chosen = sorted(_deciding(root, judged_claims[0], profile))

@@ -39,4 +39,31 @@ def test_unknown_chapters_and_profiles_are_refused_in_one_sentence(small_book, c
 
 def test_parameters_are_read_from_their_cell(small_book):
     found = chapters.defaults(chapters.notebook(small_book, "passes"))
-    assert found == {"data": "none", "terms": 3, "values": [1.0, 2.0]}
+    assert found == {"data": "none", "terms": 3, "values": [0.5, 1.5, 2.5]}
+
+
+def test_a_profile_may_be_another_one_on_other_data(small_book):
+    (small_book / "profiles" / "standard.yml").write_text("limits: {cell_s: 7}\npasses: {data: mnist, terms: 9}\n")
+    (small_book / "profiles" / "fashion.yml").write_text("like: standard\ninstead: {mnist: fashion-mnist}\n")
+    wanted = {"limits": {"cell_s": 7}, "passes": {"data": "fashion-mnist", "terms": 9}}
+    assert chapters.profile_settings(small_book, "fashion") == wanted
+    assert chapters.names_in(small_book, "fashion") == chapters.names_in(small_book, "standard") == ["passes"]
+    (small_book / "profiles" / "standard.yml").write_text("passes: {data: digits, terms: 9}\n")
+    assert chapters.names_in(small_book, "fashion") == []  # it would be the same run again
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("like: standard", "must have 'like', another profile, and 'instead', {data: data}"),
+        ("{like: fashion, instead: {mnist: digits}}", "must have 'like', another profile, and 'instead'"),
+        ("{like: standard, instead: mnist}", "must have 'like', another profile, and 'instead'"),
+        ("{like: standard, instead: {mnist: digits}, passes: {}}", "must have 'like', another profile, and 'instead'"),
+        ("{like: standard, instead: {mnist: minst}}", "data in the profile 'fashion' must be one of .*, not 'minst'"),
+        ("{like: huge, instead: {mnist: digits}}", "profile must be one of fashion, quick, standard, not 'huge'"),
+    ],
+)
+def test_a_wrong_profile_on_other_data_is_refused(small_book, text, says):
+    (small_book / "profiles" / "fashion.yml").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        chapters.profile_settings(small_book, "fashion")

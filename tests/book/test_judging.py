@@ -279,3 +279,12 @@ def test_another_verdict_than_the_held_one_contradicts(tmp_path, profile, held, 
     rules = {name: [{"key": K, "at_most": 2}] for name in ("quick", "standard")}
     (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules, verdict=held, **about)]))
     assert judging.contradicts(judging.Judgment(profile, measured, ()), one) == contradicted
+
+
+def test_the_published_rules_judge_again_on_other_data(tmp_path):
+    rules = {"standard": [{"key": K, "at_most": 2}]}
+    written = [claim(decided_by=rules), claim(id="C2.3-02", decided_by=rules, kind=BY_DEFINITION)]
+    one, definition = ledger.load_claims(write_ledger(tmp_path, written))
+    assert judging.again(one, {K: record(3, 3.1, 3.2)}).verdict == CONTRADICTED
+    assert judging.again(one, {K: record(1, exact=True)}) is None  # no seed decides it
+    assert judging.again(one, {}) is None and judging.again(definition, {K: record(1, 1.1, 1.2)}) is None

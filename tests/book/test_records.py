@@ -42,7 +42,7 @@ def test_building_leaves_the_records_alone_and_record_writes_them(ran, tmp_path)
     (root / "results" / "quick" / "gone.json").write_text("{}")
     assert main(["--root", str(root), "record"]) == 0
     kept = ledger.load_result(path)
-    assert kept["records"][KEY]["values"] == [4.0, 5.0]
+    assert kept["records"][KEY]["values"] == [3.5, 4.5, 5.5]
     assert kept["run"]["sources"] == fingerprints.sources(root, "passes", "quick")
     assert {"processor", "versions", "seconds", "peak_mib", "data_sha256"} <= set(kept["run"])
     assert not (root / "results" / "quick" / "gone.json").exists()  # of a chapter that is no more

@@ -9,13 +9,14 @@ from lib.book.claims import (
     CONTRADICTED,
     IN_PART,
     NOT_TESTABLE,
+    SECOND,
     SUPPORTED,
     UNDECIDED,
     VERDICTS,
     Claim,
     Rule,
 )
-from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, TOO_FEW, Finding, Judgment, judgments, shown
+from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, TOO_FEW, Finding, Judgment, again, judgments, shown
 from lib.book.ledger import Records
 from lib.book.wording import measured, quantity, unit
 from lib.evidence import bounds, formatted
@@ -27,6 +28,7 @@ OUTCOMES = {
     STRADDLES: "? the interval crosses the bound",
     TOO_FEW: "? too few seeds to decide",
 }
+OTHER_DATA = "Fashion-MNIST"  # what the second profile has in place of MNIST
 FRAGILE = 1  # halves of the width of an interval: a verdict whose interval is nearer to its bound is fragile
 
 SAYS = {  # what a run does, by the verdict that it gives
@@ -49,8 +51,9 @@ def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str,
     verdict = shown(claim, judged, profile)
     if verdict == NOT_MEASURED and judged:
         return judged[0].verdict, f"{SIGNS[judged[0].verdict]} {judged[0].verdict} ({judged[0].profile} profile)"
-    words = f"{verdict} by definition" if claim.kind == BY_DEFINITION else verdict
-    return verdict, f"{SIGNS[verdict]} {words}"
+    if claim.kind == BY_DEFINITION and verdict != NOT_MEASURED:
+        return verdict, f"{SIGNS[BY_DEFINITION]} {verdict} by definition"
+    return verdict, f"{SIGNS[verdict]} {verdict}"
 
 
 def chance(decided: list[tuple[Claim, Finding]]) -> str:
@@ -104,10 +107,39 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
         facts.append(
             ("Profiles", [f"The {name} profile gives *{verdict}*." for name, verdict in claim.otherwise.items()])
         )
+    if second := again(claim, results.get(SECOND, {})):
+        facts.append((OTHER_DATA, [_on_other_data(second, results[SECOND])]))
     facts += [("Erratum", [claim.erratum])] if claim.erratum else []
     facts += [("Changed", [claim.changed])] if claim.changed else []
     facts += [("Because", [claim.because])] if claim.because else []
     return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
+
+
+def _on_other_data(second: Judgment, records: Records) -> str:
+    """The verdict of the same rules on data that tuned nothing, and what was measured there."""
+    found = "; ".join(f"{subject(one.rule)}: {_together(measured(one))}" for one in second.findings)
+    return f"*{second.verdict}* by the same rules ({found})."
+
+
+def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[str, list[str]] | None:
+    """Return how many verdicts stay on other data, and a line for each that does not; None without such results.
+
+    claims: all claims.
+    results: {profile: measurements}.
+    """
+    pairs = [(claim, second) for claim in claims if (second := again(claim, results.get(SECOND, {})))]
+    if not pairs:
+        return None
+    lines = [
+        f"{{verdict}}`{claim.id}`: *{second.verdict}* there."
+        for claim, second in pairs
+        if second.verdict != claim.verdict
+    ]
+    said = (
+        f"On {OTHER_DATA}, on which nothing was tuned, the rules of {counted(len(pairs), 'claim')} were judged again:"
+        f" {counted(len(pairs) - len(lines), 'verdict')} are the same."
+    )
+    return said, lines
 
 
 def records(claim: Claim, profile: str, results: dict[str, Records]) -> str:

@@ -11,7 +11,7 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from lib.book import judging, ledger
-from lib.book.claims import PUBLISHED, Claim
+from lib.book.claims import PUBLISHED, SECOND, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
 from lib.book.sphinx.parts import slug
@@ -24,7 +24,7 @@ LEDGER = "claims"  # the page of all claims
 
 @lru_cache(maxsize=1)
 def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]]:
-    """Return the claims, this build's results, and the published profile's records if this build is of another.
+    """Return the claims, this build's results, and the records of the published and the second profile.
 
     A preview takes the committed records of its profile for what this build has not measured.
 
@@ -32,7 +32,7 @@ def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, R
     changed: when each of their files changed, so that they are read again when one does.
     Returns the claims and {profile: measurements}.
     """
-    results = {PUBLISHED: ledger.load_results(PUBLISHED, root)}
+    results = {name: ledger.load_results(name, root) for name in (PUBLISHED, SECOND)}
     committed = ledger.load_results(PROFILE, root) if PREVIEW else {}
     results[PROFILE] = committed | ledger.load_results(PROFILE, root, built=True)
     return ledger.load_claims(root), results
@@ -94,7 +94,8 @@ def watched(env: Any) -> tuple[int, ...]:
     root = Path(env.srcdir)
     patterns = ("survey/claims/*.yml", "survey/techniques.yml", "survey/references.bib")
     files = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    files += ledger.result_files(PROFILE, root, built=True) + ledger.result_files(PUBLISHED, root)
+    files += ledger.result_files(PROFILE, root, built=True)
+    files += [path for name in (PUBLISHED, SECOND) for path in ledger.result_files(name, root)]
     for path in files:
         env.note_dependency(str(path))
     return tuple(path.stat().st_mtime_ns for path in files)

@@ -63,15 +63,26 @@ class Ledger(Page):
         return [*tally, *self.doubts(claims, results), filters, *sections]
 
     def doubts(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
-        """Return what chance may have decided, and the fragile verdicts in a folded list."""
+        """Return what chance may have decided, and what other data say, each with a folded list."""
         decided = judging.sampled(claims, PROFILE, results)
         lines = markdown.fragile(decided)
-        said = self.parsed(markdown.chance(decided), nodes.container(classes=["facts"]))
-        if not lines:
-            return [said]
-        listed = self.parsed("\n".join(f"- {line}" for line in lines), nodes.container(classes=["facts"]))
-        summary = f"{markdown.counted(len(lines), 'rule')} whose interval ends near its bound"
-        return [said, fold([nodes.Text(summary)], [listed])]
+        found = self.listed(
+            markdown.chance(decided),
+            f"{markdown.counted(len(lines), 'rule')} whose interval ends near its bound",
+            lines,
+        )
+        if second := markdown.second_opinion(claims, results):
+            said, lines = second
+            found += self.listed(said, f"{markdown.counted(len(lines), 'verdict')} that other data change", lines)
+        return found
+
+    def listed(self, said: str, summary: str, lines: list[str]) -> list[nodes.Node]:
+        """Return a paragraph, and a fold with a list where there is something to list."""
+        shown = [self.parsed(said, nodes.container(classes=["facts"]))]
+        if lines:
+            listed = self.parsed("\n".join(f"- {line}" for line in lines), nodes.container(classes=["facts"]))
+            shown.append(fold([nodes.Text(summary)], [listed]))
+        return shown
 
     def card(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
         """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""

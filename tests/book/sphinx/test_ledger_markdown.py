@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.book import claims
+from lib.book import claims, judging
 from lib.book.sphinx import ledger_markdown as markdown
 
 KNOWN = {"han2016deep"}
@@ -67,3 +67,44 @@ def test_keys_stand_with_the_records_and_not_in_the_sentences():
     assert "error_pct" not in markdown.card(*given)
     keys = "`pruning.lenet5.error_pct` minus `pruning.lenet5.dense_error_pct`"
     assert markdown.records(*given) == f"Quick profile\n: {keys}: at most 1 point"
+
+
+NARROW = {"pruning.lenet5.error_pct": {"values": [2.0, 2.1, 2.2], "unit": "%", "digits": 1}}
+AT_MOST = {"key": "pruning.lenet5.error_pct", "at_most": 2.4}
+
+
+def test_the_ledger_says_how_many_rules_chance_could_have_turned():
+    one = claim(standard=AT_MOST)
+    decided = judging.sampled([one] * 40, "standard", {"standard": NARROW})
+    assert "Seeds decide 40 rules of this profile" in markdown.chance(decided)
+    assert "about 2 rules would be decided by chance" in markdown.chance(decided)
+
+
+def test_a_rule_near_its_bound_is_listed():
+    decided = judging.sampled([claim(standard=AT_MOST)], "standard", {"standard": NARROW})  # 2.1 ± 0.25 and 2.4
+    (line,) = markdown.fragile(decided)
+    assert line.startswith("{verdict}`C2.3-01`: LeNet-5, error is 2.1") and "lie 0.21 halves of its width" in line
+    far = {"pruning.lenet5.error_pct": NARROW["pruning.lenet5.error_pct"] | {"values": [1.0, 1.1, 1.2]}}
+    assert markdown.fragile(judging.sampled([claim(standard=AT_MOST)], "standard", {"standard": far})) == []
+
+
+def test_what_other_data_say_stands_on_the_card_and_on_the_page():
+    other = {"pruning.lenet5.error_pct": NARROW["pruning.lenet5.error_pct"] | {"values": [9.0, 9.1, 9.2]}}
+    one = claim(standard=AT_MOST)
+    results = {"standard": NARROW, "fashion": other}
+    assert "Fashion-MNIST\n: *contradicted* by the same rules (LeNet-5, error: 9.1" in markdown.card(
+        one, "standard", results
+    )
+    said, lines = markdown.second_opinion([one], results)
+    assert "the rules of 1 claim were judged again: 0 verdicts are the same" in said
+    assert lines == ["{verdict}`C2.3-01`: *contradicted* there."]
+    assert markdown.second_opinion([one], {"standard": NARROW}) is None
+    assert markdown.second_opinion([one], results | {"fashion": NARROW})[1] == []
+
+
+def test_a_definition_and_another_profile_are_told():
+    raw = {"id": "C2.3-01", "section": "2.3", "says": "A sentence.", "verdict": "supported", "kind": "by definition"}
+    raw |= {"decided_by": {"quick": [AT_MOST], "standard": [AT_MOST]}, "otherwise": {"quick": "undecided"}}
+    one = claims.parsed(raw, "pruning", KNOWN)
+    assert markdown.badge(one, "standard", {"standard": NARROW}) == ("supported", "≡ supported by definition")
+    assert "Profiles\n: The quick profile gives *undecided*." in markdown.card(one, "standard", {"standard": NARROW})
