@@ -124,7 +124,7 @@ def weights(model: nn.Module, split: Split, call: Call) -> str:
     model = call(model, split)
     stored = [name for name, layer in layers(model) if compressed_form(layer)]
     assert stored, "no weight is compressed"
-    model.eval()
+    networks.settle(model, split)  # weights of another size, as of signs, have other statistics, or no finite answer
     answers = model(split.images)
     assert answers.isfinite().all(), "an answer is not finite"
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +197,8 @@ def trained(model: nn.Module, split: Split, call: Call) -> str:
 
 def signs(model: nn.Module, split: Split, call: Call) -> str:
     """Layers read and hold signs: the network of bits answers like the simulated one."""
-    model = call(model, split).eval()
+    model = call(model, split)
+    networks.settle(model, split)
     readers = [name for name, module in model.named_modules() if isinstance(module, modules()["signs"].Binarized)]
     stored = [name for name, layer in layers(model) if compressed_form(layer)]
     assert stored, "no weight is compressed"
