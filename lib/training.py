@@ -1,5 +1,6 @@
 """The one training loop, and the error of what it trained."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
@@ -173,10 +174,7 @@ def fit(
                     buffer.copy_(value)
                 for module, mode in zip(model.modules(), modes, strict=True):
                     module.training = mode
-                raise ValueError(
-                    f"{type(model).__name__} answers in training mode with {type(answers).__name__}, not with one"
-                    " tensor of logits: train it without its heads for training, or wrap it"
-                )
+                raise ValueError(_several(model, answers))
             cost = LOSSES[loss](answers, split.labels[batch])
             update.zero_grad()
             cost.backward()
@@ -192,6 +190,27 @@ def fit(
             )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return losses
+
+
+def check_one_answer(model: nn.Module, images: Tensor) -> None:
+    """Raise ValueError where a network answers in training mode with anything but one tensor. A copy of it is run.
+
+    model: any network; it is left as it was.
+    images: the first two are run through the copy.
+
+    >>> check_one_answer(nn.Linear(3, 2), torch.zeros(2, 3))
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        answers = running.logits(copy.deepcopy(model).train(), images[:2])
+    if not isinstance(answers, Tensor):
+        raise ValueError(_several(model, answers))
+
+
+def _several(model: nn.Module, answers: object) -> str:
+    return (
+        f"{type(model).__name__} answers in training mode with {type(answers).__name__}, not with one tensor of logits:"
+        " train it without its heads for training, or wrap it"
+    )
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
