@@ -79,7 +79,8 @@ def _compiled(call: str) -> Call:
             return eval(code, dict(modules()), {"model": model, "split": split})  # the catalogue is ours
         except ValueError as error:
             sentence = " ".join(str(error).split())
-            names = {*filter(None, dict(model.named_modules())), *(type(m).__name__ for m in model.modules())}
+            names = {*filter(None, dict(model.named_modules())), *dict(model.named_parameters())}
+            names |= {type(module).__name__ for module in model.modules()}
             assert any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence) for name in names), (
                 f"its refusal names no layer: {sentence}"
             )
