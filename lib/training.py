@@ -1,5 +1,6 @@
 """The one training loop, and the error of what it trained."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
@@ -123,9 +124,9 @@ def fit(
     before_epoch: called with the number of each epoch, from 0, before it begins, for instance to prune a little more.
     after_step: called after each update, for instance to bring weights back between limits.
 
-    Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split and for
-    epochs, batch_size, loss or optimizer that are not accepted; and for a loss that is not finite, after the epoch in
-    which it became so.
+    Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split, for epochs,
+    batch_size, loss or optimizer that are not accepted, and for a network that answers in training mode with anything
+    but one tensor; and for a loss that is not finite, after the epoch in which it became so.
 
     >>> from lib import datasets, models
     >>> problem = datasets.load("monks-1-rule")
@@ -153,6 +154,7 @@ def fit(
     steps = max(1, epochs * len(batches(len(split), batch_size)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
     losses = []
+    buffers, modes = [b.clone() for b in model.buffers()], [module.training for module in model.modules()]
     memory = running.layout(model, split.images)
     model.to(memory_format=memory)  # type: ignore[call-overload]  # missing from torch's stubs
     for epoch in range(epochs):
@@ -166,7 +168,14 @@ def fit(
                 images = shifted(images, shift, generator)
             if memory == torch.contiguous_format:  # a permuted single channel would ask for channels_last
                 images = images.to(memory_format=memory)
-            cost = LOSSES[loss](running.logits(model, images), split.labels[batch])
+            answers = running.logits(model, images)
+            if not isinstance(answers, Tensor):
+                for buffer, value in zip(model.buffers(), buffers, strict=True):
+                    buffer.copy_(value)
+                for module, mode in zip(model.modules(), modes, strict=True):
+                    module.training = mode
+                raise ValueError(_several(model, answers))
+            cost = LOSSES[loss](answers, split.labels[batch])
             update.zero_grad()
             cost.backward()
             update.step()
@@ -181,6 +190,27 @@ def fit(
             )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return losses
+
+
+def check_one_answer(model: nn.Module, images: Tensor) -> None:
+    """Raise ValueError where a network answers in training mode with anything but one tensor. A copy of it is run.
+
+    model: any network; it is left as it was.
+    images: the first two are run through the copy.
+
+    >>> check_one_answer(nn.Linear(3, 2), torch.zeros(2, 3))
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        answers = running.logits(copy.deepcopy(model).train(), images[:2])
+    if not isinstance(answers, Tensor):
+        raise ValueError(_several(model, answers))
+
+
+def _several(model: nn.Module, answers: object) -> str:
+    return (
+        f"{type(model).__name__} answers in training mode with {type(answers).__name__}, not with one tensor of logits:"
+        " train it without its heads for training, or wrap it"
+    )
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:

@@ -327,3 +327,27 @@ def test_the_squared_error_takes_labels_as_the_wanted_outputs():
     start = copy.deepcopy(model)
     (loss,) = training.fit(model, Split(images, targets), epochs=1, seed=0, batch_size=20, loss="squared_error")
     assert loss == pytest.approx((start(images) - targets).square().mean().item(), rel=1e-6)
+
+
+def test_a_network_with_other_heads_in_training_is_refused_and_left_alone():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.fc(self.norm(x))
+            return (x, x) if self.training else x
+
+    model = Heads().eval()
+    with given.refused(model, "Heads answers in training mode with tuple, not with one tensor of logits"):
+        training.fit(model, given.split(6, 4), epochs=1, seed=0)
+    assert not any(module.training for module in model.modules())
+
+
+def test_one_answer_is_asked_of_a_copy():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3)).eval()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    training.check_one_answer(model, given.split(6, 4).images)
+    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -29,6 +29,7 @@ from torch.func import functional_call
 
 from lib import running, structure, training
 from lib.datasets import Split
+from lib.pruning.shared.reading import check_read
 from lib.weights import Layer, check_one_of, layer_named
 
 Weights = dict[str, Tensor]  # name of a layer that reads the channels -> its weight
@@ -93,6 +94,7 @@ def select(
     if not 0 <= fraction < 1 or not 0 <= stop < torch.inf:
         raise ValueError(f"fraction must be in [0, 1) and stop 0 or more, not {fraction} and {stop}")
     groups = structure.groups(model, split.images[:1])
+    check_read(model, groups, split.images)  # a head for training alone does not run here
     generator = torch.Generator().manual_seed(seed)
     whole = _batches(split, batch_size, generator)
     batches = itertools.cycle(whole)
@@ -166,7 +168,8 @@ def scores(
 
     Returns layer name -> (filters,) in (0, 1], larger = keep: 1 for the channel that is chosen first, 1 / filters for
     the last.
-    Raises ValueError for an empty split, numbers out of range, and a network that cannot be traced.
+    Raises ValueError for an empty split, numbers out of range, a network that cannot be traced, and, by name, a layer
+    that reads channels and does not run in evaluation mode.
     Source: zhuang2018dcp.
 
     >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -177,6 +180,7 @@ def scores(
     split.check_not_empty("to choose channels by")
     _check(discrimination, reconstruction, (rounds, batch_size), (steps, classifiers), learning_rate)
     groups = structure.groups(model, split.images[:1])
+    check_read(model, groups, split.images)  # a head for training alone does not run here
     dealt = _batches(split, batch_size, torch.Generator().manual_seed(seed))
     batches = itertools.cycle(dealt)
     result: dict[str, Tensor] = {}

@@ -48,7 +48,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor)
     masks: layer name -> (filters,) bool, True where the filter is kept, as :func:`keep` returns them. Layers that are
         not named keep all their filters, unless an addition ties them to one that is named.
     example_input: inputs with which the network is traced, (n, channels, height, width) or whatever else it takes; one
-        or two of them are used.
+        or up to eight of them are used.
 
     Returns the smaller copy, without gradients. Modes, types and devices are those of the model, and a parameter is
     frozen where the model's is.

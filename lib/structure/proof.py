@@ -21,6 +21,8 @@ from lib.structure.apart import copied
 from lib.structure.copies import Cut
 from lib.structure.probe import Answers, Probe, Twin
 
+SEVERAL = 8  # inputs where one does not do
+
 
 class _Differs(Exception):
     """Why the networks differ; ``rounding``: whether that may be the cause."""
@@ -43,9 +45,9 @@ def difference(
     model: the whole network; it and the global random states are left as they were.
     small: the same without the removed channels; left as it was.
     cuts: groups, each with its removed channels.
-    example: inputs of the network, (n, ...), of which one or two are used. Random ones are drawn where all its values
-        are equal or one is not finite, since such inputs would hide differences. In the networks, zeros take the place
-        of what is not finite.
+    example: inputs of the network, (n, ...), of which one or up to eight are used. Random ones are drawn where all its
+        values are equal or one is not finite, since such inputs would hide differences. In the networks, zeros take the
+        place of what is not finite.
     masked: a copy with zeros in place of the removed channels, to be compared as well. Default: none.
 
     Returns why the smaller network is not the whole one without these channels; "" where it is.
@@ -110,13 +112,16 @@ def _compare(networks: Sequence[nn.Module], cuts: Sequence[Cut], example: Tensor
 
 
 def _run(call: Callable[[Tensor], Answers], example: Tensor) -> tuple[Tensor, Answers]:
-    """One input and the answers; two where one does not do: batch norm of one value is an error in training mode."""
+    """One input and the answers; several where one does not do: batch norm of one value is an error in training mode.
+
+    Of two values batch norm makes one sign, so that rounding may decide what follows; so there are more of them.
+    """
     try:
         inputs = _inputs(example, 1)
         return inputs, call(inputs)
     except Exception:
         try:
-            inputs = _inputs(example, 2)
+            inputs = _inputs(example, SEVERAL)
             return inputs, call(inputs)
         except Exception as error:  # a network may raise anything
             raise _Differs(f"the network cannot run with other values in them: {_line(error)}") from error
@@ -164,10 +169,10 @@ def _finite(network: nn.Module) -> nn.Module:
 
 
 def _inputs(example: Tensor, n: int) -> Tensor:
-    """One or two inputs like the example, different from each other, and random where the example is constant."""
+    """Inputs like the example, different from each other, and random where the example is constant."""
     x = example[:n].detach()
     if not x.is_floating_point():
-        return x if len(x) == n else torch.cat([x, x.roll(1, -1)])
+        return torch.cat([x, *(x[:1].roll(i, -1) for i in range(1, n))])[:n]
     spread = float(x.double().std(correction=0))
     drawn = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
     return torch.cat([x, x[:1] + spread * drawn])[:n] if 0 < spread < torch.inf else drawn

@@ -9,6 +9,8 @@ from given_structure import Net, between, conv, head, images, instead
 from torch import nn
 
 from lib import structure
+from lib.book.zoo import networks
+from lib.pruning import optimal_threshold
 from lib.structure import copies, proof
 
 REMOVED = torch.tensor([1, 0, 0, 1, 1, 0, 0, 0]).bool()
@@ -148,3 +150,13 @@ def test_changes_of_mode_that_change_weights_are_not_made():
     small = structure.shrink(model, {"first": torch.arange(6) < 4}, images(1, 4))
     assert given.same_state(given.state(model), before)
     assert torch.equal(small.first.weight, model.first.weight[:4])
+
+
+def test_rounding_that_batch_norm_magnifies_is_no_difference():
+    """At one place a map, batch norm makes +1 and -1 of two inputs, in layer after layer: rounding decided the rest."""
+    model, split = networks.build("regnet_y_400mf")
+    example = split.images[:1]
+    groups = structure.groups(model, example)
+    masks = structure.keep(optimal_threshold.scores(model, split), fraction=0.3, groups=groups, scope="layer")
+    small = structure.shrink(model, masks, example)
+    assert small.get_submodule("stem.0").out_channels == 23

@@ -80,6 +80,8 @@ def load(root: Path) -> dict[str, Any]:
 def run(root: Path, *, cores: int, only: str | None = None) -> int:
     """Try every technique whose record is of other code; write the record. Returns 1 if a trial is a fault.
 
+    How each trial ended is kept below ``_build``, so that a run that was cut goes on where it was.
+
     root: the book's folder.
     cores: trials at once.
     only: id of one technique, which is tried whatever its record says; by default all.
@@ -91,21 +93,22 @@ def run(root: Path, *, cores: int, only: str | None = None) -> int:
     if only is not None and only not in todo:
         raise ValueError(f"the technique must be one of {', '.join(todo)}, not {only!r}")
     due = [only] if only else [id for id in todo if record.get(id, {}).get("code") != now[id]]
-    cells = [(id, network) for network in networks.ZOO for id in due]
-    done: dict[str, dict[str, Any]] = {id: {} for id in due}
+    kept = root / "_build" / "zoo"
+    places = {(id, network): kept / now[id] / f"{network}.json" for network in networks.ZOO for id in due}
+    cells = [cell for cell, path in places.items() if only or _kept(path)["state"] == "fault"]
     with ProcessPoolExecutor(cores, initializer=_one_thread) as pool:
         waiting = {pool.submit(_tried, todo[cell[0]], cell[1]): cell for cell in cells}
         for n, future in enumerate(as_completed(waiting), 1):
             id, network = waiting[future]
             outcome = future.result()
-            done[id][network] = {"state": outcome.state, "seconds": round(outcome.seconds), "says": outcome.says}
+            cell = {"state": outcome.state, "seconds": round(outcome.seconds), "says": outcome.says}
+            files.write(places[id, network], json.dumps(cell))
             if outcome.state == "fault" or outcome.seconds > 30:
                 print(f"{id} on {network}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.says}", flush=True)
-            if len(done[id]) == len(networks.ZOO):
-                record[id] = {"code": now[id], "networks": {name: done[id][name] for name in networks.ZOO}}
-                _write(root, {name: record[name] for name in todo if name in record})
             if n % 50 == 0:
                 print(f"{n} of {len(cells)} trials", file=sys.stderr, flush=True)
+    for id in due:
+        record[id] = {"code": now[id], "networks": {name: _kept(places[id, name]) for name in networks.ZOO}}
     _write(root, {name: record[name] for name in todo if name in record})
     count, wrong = gate(root)
     print(*wrong, sep="\n")
@@ -195,6 +198,11 @@ def gate(root: Path) -> tuple[int, list[str]]:
     if count and 100 * counts["works"] < LEAST * count:
         wrong.append(f"{counts['works']} of {count} trials work: {LEAST} % must")
     return count, wrong
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """How a trial ended in a run that was cut; one that has not ended, or was a fault, is due."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"state": "fault", "seconds": 0, "says": "not run"}
 
 
 def _tried(trial: dict[str, str], network: str) -> Any:

@@ -173,10 +173,21 @@ def build(name: str) -> tuple[nn.Module, Split]:
         for weight in model.parameters():
             if weight.dim() > 1 and not weight.any():  # torchvision's transformers answer 0 before they are trained
                 nn.init.normal_(weight, std=0.02)
-        norms = [(module, module.momentum) for module in model.modules() if isinstance(module, NORMS)]
-        for norm, _ in norms:
-            norm.momentum = 1.0
-        model.train()(split.images)
-        for norm, momentum in norms:
-            norm.momentum = momentum
-    return model.eval(), split
+        settle(model, split)
+    return model, split
+
+
+@torch.no_grad()
+def settle(model: nn.Module, split: Split) -> None:
+    """Give the batch norms of a network the statistics of a split, and leave the network in evaluation mode.
+
+    model: is changed.
+    split: its images run through the network once.
+    """
+    norms = [(module, module.momentum) for module in model.modules() if isinstance(module, NORMS)]
+    for norm, _ in norms:
+        norm.momentum = 1.0
+    model.train()(split.images)
+    for norm, momentum in norms:
+        norm.momentum = momentum
+    model.eval()

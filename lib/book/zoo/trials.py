@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import lib
-from lib import storage, structure
+from lib import running, storage, structure
 from lib.book.zoo import networks
 from lib.book.zoo.agreement import Apart
 from lib.datasets import Split
@@ -79,7 +79,8 @@ def _compiled(call: str) -> Call:
             return eval(code, dict(modules()), {"model": model, "split": split})  # the catalogue is ours
         except ValueError as error:
             sentence = " ".join(str(error).split())
-            names = {*filter(None, dict(model.named_modules())), *(type(m).__name__ for m in model.modules())}
+            names = {*filter(None, dict(model.named_modules())), *dict(model.named_parameters())}
+            names |= {type(module).__name__ for module in model.modules()}
             assert any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sentence) for name in names), (
                 f"its refusal names no layer: {sentence}"
             )
@@ -124,7 +125,7 @@ def weights(model: nn.Module, split: Split, call: Call) -> str:
     model = call(model, split)
     stored = [name for name, layer in layers(model) if compressed_form(layer)]
     assert stored, "no weight is compressed"
-    model.eval()
+    networks.settle(model, split)  # weights of another size, as of signs, have other statistics, or no finite answer
     answers = model(split.images)
     assert answers.isfinite().all(), "an answer is not finite"
     with tempfile.TemporaryDirectory() as folder:
@@ -196,16 +197,26 @@ def trained(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def signs(model: nn.Module, split: Split, call: Call) -> str:
-    """Layers read and hold signs: the network of bits answers like the simulated one."""
-    model = call(model, split).eval()
+    """Layers read and hold signs: each layer of bits answers like the simulated one.
+
+    Layers are compared one by one, on what the simulated network has there: a mean over a map may be rounded in another
+    order, and a sign that turns by it turns others, in a deep network without training all of them.
+    """
+    model = call(model, split)
+    networks.settle(model, split)
     readers = [name for name, module in model.named_modules() if isinstance(module, modules()["signs"].Binarized)]
     stored = [name for name, layer in layers(model) if compressed_form(layer)]
     assert stored, "no weight is compressed"
     answers = model(split.images)
     assert answers.isfinite().all(), "an answer is not finite"
     if readers:
+        with running.captured(model, readers) as flow:
+            model(split.images)
         converted = modules()["inference"].convert(model)
-        assert _close(converted(split.images), answers), "the network of bits answers differently"
+        assert converted(split.images).isfinite().all(), "an answer of the network of bits is not finite"
+        for name in readers:
+            bits = converted.get_submodule(name)(flow.inputs[name])
+            assert _close(bits, flow.outputs[name]), f"layer {name!r} of bits answers differently"
     return f"{len(stored)} of {len(list(layers(model)))} weights, {len(readers)} layers that read signs"
 
 

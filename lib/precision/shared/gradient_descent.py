@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import running
+from lib import running, training
 from lib.datasets import Split
 from lib.precision.shared.arithmetic import Arithmetic, check_called, computing
 
@@ -54,8 +54,8 @@ def train(
     batch_size: samples a step, 1 or more, default 128.
 
     Raises ValueError for an empty split, numbers out of range, a loss that is not finite, and, before anything is
-    changed, for a parameter that the arithmetic does not take, and a weight that is multiplied without calling its
-    layer, as those of attention and of recurrent layers.
+    changed, for a parameter that the arithmetic does not take, a weight that is multiplied without calling its layer,
+    as those of attention and of recurrent layers, and a network that answers in training mode with several tensors.
 
     >>> from lib import models
     >>> model, split = models.lenet_300_100(inputs=4), Split(torch.rand(8, 1, 2, 2), torch.arange(8))
@@ -74,6 +74,7 @@ def train(
             kept[name] = arithmetic.keep(p.detach().clone(), name)
         except ValueError as error:
             raise ValueError(f"{name} cannot be kept: {error}") from error
+    training.check_one_answer(model, split.images)
     _enter(parameters, kept, arithmetic)
     arithmetic.learning = True
     try:

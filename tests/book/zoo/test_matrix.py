@@ -163,3 +163,17 @@ def test_other_trials_are_held_at_other_commits(book, one_process, monkeypatch):
 def test_no_time_for_trials_is_refused(book, minutes, message):
     with pytest.raises(ValueError, match=message):
         matrix.hold(book, minutes=minutes, cores=1)
+
+
+def test_a_run_that_was_cut_goes_on_where_it_was(book, one_process, monkeypatch):
+    monkeypatch.setattr(networks, "ZOO", dict.fromkeys("abcde"))
+    monkeypatch.setattr(matrix, "as_completed", list)
+    (book / matrix.RECORD).unlink()
+    one_process["c"] = "fault"
+    assert matrix.run(book, cores=1) == 1 and one_process["tried"] == list("abcde")
+    (book / matrix.RECORD).unlink()
+    one_process |= {"c": "works"}
+    one_process["tried"].clear()
+    assert matrix.run(book, cores=1) == 0 and one_process["tried"] == ["c"]  # what was a fault is tried again
+    ended = matrix.load(book)["signs"]["networks"]
+    assert [ended[name]["state"] for name in "abcde"] == ["works"] * 5
