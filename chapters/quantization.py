@@ -12,7 +12,7 @@
 #
 # How small can the file of a trained network get before its answers get worse?
 # Deep Compression prunes the network, lets the weights that are left share a few values, and stores them with Huffman codes.
-# It made the file of LeNet-300-100, a small digit classifier with two hidden layers, {mean}`quantization.lenet300.file_ratio 0` smaller.
+# It made the file of LeNet-300-100, a small digit classifier with two hidden layers, {mean}`quantization.lenet300.file_ratio 0` {finding}`smaller | quantization.lenet300.file_ratio > 15`.
 # The error is {glue:text}`quantization.lenet300.outcome` that of the dense network if both are trained for as long.
 #
 # ```{claims} quantization
@@ -563,7 +563,7 @@ figures.show(
 
 # %% [markdown]
 # **What to see.** Pruning and sharing work {finding}`better together | quantization.both.within_point_ratio > quantization.prune.within_point_ratio; quantization.both.within_point_ratio > quantization.share.within_point_ratio` than either alone.
-# Within one point of the dense validation error, pruning makes the file {mean}`quantization.prune.within_point_ratio 0` smaller, sharing {mean}`quantization.share.within_point_ratio 0`, and both {mean}`quantization.both.within_point_ratio 0`.
+# Within one point of the dense validation error, pruning makes the file {mean}`quantization.prune.within_point_ratio 0` {finding}`smaller | quantization.prune.within_point_ratio > 1; quantization.share.within_point_ratio > 1`, sharing {mean}`quantization.share.within_point_ratio 0`, and both {mean}`quantization.both.within_point_ratio 0`.
 # The test error of the last is {mean}`quantization.both.within_point_error_pct`, that of the dense network {mean}`quantization.lenet300.trained_on_error_pct`.
 #
 # ## What it does not save: time
