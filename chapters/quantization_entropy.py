@@ -786,12 +786,14 @@ for key, (plain, hessian) in zip(
 ):
     record(f"pruned.{key}_points", plain - hessian)
 ahead, still = (np.mean(plain - hessian) for plain, hessian in zip(*leads, strict=True))
-outcome = "makes up for all" if ahead > 0 >= still else "does not make up"
-outcome = "makes up for part" if ahead > still > 0 else outcome
+outcome = "does not change which is ahead"
+if ahead > 0:
+    part_of = "all" if still <= 0 else "part"
+    outcome = f"makes up for {part_of} of the worse start" if still < ahead else outcome
 evidence.phrase("quantization_entropy.training.outcome", outcome)
 
 # %% [markdown]
-# Training {glue:text}`quantization_entropy.training.outcome` for the start: over unweighted ones, Hessian-weighted values lead by {mean}`quantization_entropy.pruned.lead_points` in the mean before training, and by {mean}`quantization_entropy.pruned.trained_lead_points` after it.
+# Training {glue:text}`quantization_entropy.training.outcome`: over unweighted values, Hessian-weighted values lead by {mean}`quantization_entropy.pruned.lead_points` in the mean before training, and by {mean}`quantization_entropy.pruned.trained_lead_points` after it.
 #
 # ## Where it breaks
 #

@@ -34,7 +34,7 @@ clusters = 31  # for the survivors of pruning
 lengths = [2, 4]  # weights in a piece, for product quantization
 product_bits = [2, 3, 4]  # of the code of a piece
 residual_bits = 4  # of the code of a row in each stage of residual quantization
-stages = [1, 3, 6]  # of residual quantization
+stages = [1, 3]  # of residual quantization
 lenet5_seeds = 1  # LeNet-5 networks
 lenet5_epochs = 8  # to train each of them
 
