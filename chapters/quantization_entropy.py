@@ -11,7 +11,7 @@
 # # Entropy-coded quantization: Hessian-weighted, uniform, entropy-constrained
 #
 # Which shared values make a network's file small without making its answers worse?
-# Not those that fit the weights best: with eight values for all layers of LeNet-300-100, a small digit classifier with two hidden layers, the error is {mean}`quantization_entropy.dense_plain8.error_pct 1` by k-means and {mean}`quantization_entropy.dense_hessian8.error_pct 1` by k-means that weighs each weight by what it does to the loss.
+# Not always those that fit the weights closely: with eight values for all layers of LeNet-300-100, a small digit classifier with two hidden layers, the error is {mean}`quantization_entropy.dense_plain8.error_pct 1` by k-means and {mean}`quantization_entropy.dense_hessian8.error_pct 1` by k-means that weighs each weight by what it does to the loss, {glue:text}`quantization_entropy.eight.told`.
 # At the rate of the latter, evenly spaced values give {mean}`quantization_entropy.dense_equal_uniform.error_pct 1` in the dense network, but {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` after pruning.
 #
 # ```{claims} quantization_entropy
@@ -68,6 +68,16 @@ dataset = datasets.load(data)
 record = evidence.recorder("quantization_entropy", dataset)
 DRAWN = {1: "One network of each kind", 2: "Two networks of each kind, and their means"}
 DRAWN = DRAWN.get(seeds, "Means over seeds with 95 % intervals")
+
+
+def told(gains):
+    """Words for a gain of one way over another, in points of error of each network."""
+    mean, half = evidence.interval(list(gains))
+    if mean <= 0:
+        return "no gain"
+    settled = len(gains) >= evidence.FEW and mean > half
+    return "a gain" if settled else "a gain that so few networks do not settle"
+
 
 # %% [markdown]
 # Every technique of this chapter starts from the same trained networks: dense, or pruned and retrained as in the [chapter on pruning](pruning.py).
@@ -251,6 +261,14 @@ off = {
     net: swept["hessian", net]["loss"] / swept["hessian", net]["predicted"]
     for net in nets
 }
+wrong4, wrong8 = (
+    {way: swept[way, "dense"]["error"][values.index(k)] for way in WAYS} for k in (4, 8)
+)
+evidence.phrase(
+    "quantization_entropy.eight.told", told(wrong8["plain"] - wrong8["hessian"])
+)
+worse = wrong4["hessian"].mean() > wrong4["plain"].mean()
+evidence.phrase("quantization_entropy.four.effect", "raises" if worse else "lowers")
 for net, ratios in off.items():
     pairs = zip(
         *(swept["hessian", net][what].T for what in ("predicted", "loss")), strict=True
@@ -315,8 +333,8 @@ figures.table(rows, caption="Rise of the loss in dense networks (nats)")
 
 # %% [markdown]
 # **What to see.** The prediction gets the order right and the size wrong.
-# In dense networks the ranks of predicted and measured rise correlate by {mean}`quantization_entropy.dense.prediction_spearman`.
-# But with the coarsest codebook the measured rise is {mean}`quantization_entropy.dense.coarse_measured_ratio` the predicted one; with the finest it is {mean}`quantization_entropy.dense.fine_measured_ratio`.
+# In dense networks the ranks of what is predicted and what is measured correlate by {mean}`quantization_entropy.dense.prediction_spearman`, which any prediction reaches that shrinks as values are added.
+# But with the coarsest codebook the loss goes up by {mean}`quantization_entropy.dense.coarse_measured_ratio` {finding}`more than predicted | quantization_entropy.dense.coarse_measured_ratio > 2`; with the finest it is {mean}`quantization_entropy.dense.fine_measured_ratio`.
 # The formula leaves out the slope, the cross terms, and everything beyond the second order.
 # The survey's sentence that the weighting lowers the loss of quantization: {verdict}`C2.4-14`.
 #
@@ -362,8 +380,9 @@ panelled(
 )
 
 # %% [markdown]
-# **What to see.** Weighting helps a codebook that all layers share, once it has eight values: the error of dense networks falls from {mean}`quantization_entropy.dense_plain8.error_pct` by k-means to {mean}`quantization_entropy.dense_hessian8.error_pct`.
-# With four values, a codebook for each layer is better than a shared one, weighted or not: it reaches {mean}`quantization_entropy.dense_layers4.error_pct`, against {mean}`quantization_entropy.dense_hessian4.error_pct` weighted and {mean}`quantization_entropy.dense_plain4.error_pct` unweighted.
+# **What to see.** With eight values that all layers share, weighting brings {glue:text}`quantization_entropy.eight.told`: the error of dense networks is {mean}`quantization_entropy.dense_plain8.error_pct` by k-means and {mean}`quantization_entropy.dense_hessian8.error_pct` weighted.
+# With four values, weighting {glue:text}`quantization_entropy.four.effect` the mean error, from {mean}`quantization_entropy.dense_plain4.error_pct` to {mean}`quantization_entropy.dense_hessian4.error_pct`.
+# A codebook of four values for each layer {finding}`is better | quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_hessian4.error_pct; quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_plain4.error_pct` than either: it reaches {mean}`quantization_entropy.dense_layers4.error_pct`.
 # The survey's sentence that the Hessian lets you quantize all layers at once: {verdict}`C2.4-17`.
 #
 # ### Curvature from the optimizer
@@ -409,12 +428,68 @@ figures.table(
     caption="Substitutes for the diagonal: rank correlation with it, and error with eight values",
 )
 record("moments.above_points", max(worse))
+record("plain.above_points", wrong8["plain"] - wrong8["hessian"])
 
 # %% [markdown]
 # **What to see.** The moments rank the weights much as the diagonal does: the rank correlation is {mean}`quantization_entropy.dense_adam.spearman` for Adam in dense networks.
-# With any of them in place of the diagonal, the error of dense networks is at most {glue:text}`quantization_entropy.moments.above_points` higher.
+# With any of them in place of the diagonal, the mean error of dense networks is {finding}`at most | quantization_entropy.moments.above_points < 2` {mean}`quantization_entropy.moments.above_points` above that with the diagonal; k-means without any weights is {mean}`quantization_entropy.plain.above_points` above it.
 # The root keeps the ranks but narrows the range, which changes how much is given up for the steepest weights.
 # The survey's sentence on optimizers: {verdict}`C2.4-16`.
+#
+# **What do they save?** For the same images, we count the backward passes of both and take their times.
+
+# %%
+sample, size = part.first(200), 100  # images, and how many of them at a time
+WAYS_TO_WEIGH = {
+    "diagonal": lambda: optimal_brain_damage.curvature(
+        dense[0], sample, batch_size=size
+    )
+}
+for name in hessian_diagonal.OPTIMIZERS:
+    options = {"optimizer": name, "seed": 0, "steps": 2, "batch_size": size}
+    WAYS_TO_WEIGH[name] = lambda o=options: hessian_diagonal.second_moment_roots(
+        dense[0], sample, **o
+    )
+times = measure.latency_ms(WAYS_TO_WEIGH, runs=21)
+
+
+def backward_passes(weigh):
+    """How often the first layer's outputs get a gradient while ``weigh`` runs."""
+    count = []
+
+    def watch(layer, inputs, output):
+        first = isinstance(layer, torch.nn.Linear) and layer.out_features == 300
+        if first and output.requires_grad:
+            output.register_hook(count.append)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(watch)
+    weigh()
+    hook.remove()
+    return len(count)
+
+
+# %% tags=["remove-input"]
+rows = []
+counts = {name: backward_passes(weigh) for name, weigh in WAYS_TO_WEIGH.items()}
+for name, count in counts.items():
+    slower = times["diagonal"].median / times[name].median
+    row = {"importance": IMPORTANCE.get(name, "diagonal, all classes")}
+    row |= {"backward passes": record(f"cost_{name}.passes", count, exact=True)}
+    if name != "diagonal":
+        fewer = counts["diagonal"] / count
+        record(f"cost_{name}.gain_passes_ratio", fewer, exact=True)
+        text = record(f"cost_{name}.gain_latency_ratio", slower)
+        row["the diagonal takes longer by"] = text
+    rows.append(row)
+figures.table(
+    rows,
+    caption="Cost of an importance for each weight, from the same images in batches of equal size, one thread",
+)
+
+# %% [markdown]
+# **What to see.** The diagonal takes {mean}`quantization_entropy.cost_diagonal.passes` backward passes, one per class and batch, where Adam takes {mean}`quantization_entropy.cost_adam.passes`, among them one to see which weights the loss depends on.
+# The diagonal {finding}`takes longer | quantization_entropy.cost_adam.gain_latency_ratio > 1`, by a factor of {mean}`quantization_entropy.cost_adam.gain_latency_ratio`.
+# The survey's half-sentence that optimizers reduce the cost: by count {verdict}`C2.4-31`, by the clock {verdict}`C2.4-32`.
 #
 # (sec-uniform-quantization)=
 # ## Uniform quantization
@@ -481,9 +556,10 @@ record(
 )
 
 # %% [markdown]
-# **What to see.** Equal cells leave little to gain.
-# The bytes differ from the theory by {mean}`quantization_entropy.gaussian.rate_gap_bits` per value at most.
-# The distance to the bound is {mean}`quantization_entropy.gaussian.bound_gap_bits`, where the theory for small cells says {mean}`quantization_entropy.gaussian.theory_gap_bits`: cleverer cells for single values can save no more than that.
+# **What to see.** Equal cells leave {finding}`little to gain | quantization_entropy.gaussian.bound_gap_bits < 0.3`.
+# Over three widths of the cells, the bytes differ from the theory by {finding}`at most | quantization_entropy.gaussian.rate_gap_bits < 0.02` {mean}`quantization_entropy.gaussian.rate_gap_bits` per value.
+# The distance to the bound is {mean}`quantization_entropy.gaussian.bound_gap_bits`, where the theory for small cells says {mean}`quantization_entropy.gaussian.theory_gap_bits`: cleverer cells for single values can save {finding}`no more | quantization_entropy.gaussian.bound_gap_bits - quantization_entropy.gaussian.theory_gap_bits < 0.02` than that.
+# These are means over draws of the source, not over networks.
 #
 # (sec-entropy-constrained)=
 # ## Entropy-constrained quantization
@@ -676,9 +752,10 @@ for net in nets:
     )
 
 # %% [markdown]
-# **What to see.** In dense networks, uniform cells and Hessian-weighted k-means need clearly smaller files than k-means.
-# A Huffman code makes the file of uniform cells {mean}`quantization_entropy.dense_equal_uniform.huffman_gain_ratio` smaller than codes of one length, and that of eight k-means values only {mean}`quantization_entropy.dense_equal_plain.huffman_gain_ratio`.
-# In pruned networks the order is different: uniform cells misclassify {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0`, Hessian-weighted values {mean}`quantization_entropy.pruned_hessian8.error_pct 1`.
+# **What to see.** In dense networks, uniform cells and Hessian-weighted k-means need {finding}`clearly smaller files | quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_uniform.huffman > 10; quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_hessian.huffman > 10` than k-means.
+# A Huffman code makes the file of uniform cells {mean}`quantization_entropy.dense_equal_uniform.huffman_gain_ratio` smaller than codes of one length, and that of eight k-means values {finding}`only | quantization_entropy.dense_equal_plain.huffman_gain_ratio < quantization_entropy.dense_equal_uniform.huffman_gain_ratio` {mean}`quantization_entropy.dense_equal_plain.huffman_gain_ratio`.
+# In pruned networks the order is different: uniform cells misclassify {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0`, entropy-constrained ones {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`, Hessian-weighted values {mean}`quantization_entropy.pruned_hessian8.error_pct 1`.
+# The survey's sentence that Hessian-weighted k-means minimizes the loss of performance: {verdict}`C2.4-15`.
 #
 # {cite:t}`choi2017towards` report for LeNet with Huffman codes, at one accuracy: 51.25 times smaller by uniform cells, 47.16 by Hessian-weighted and 44.58 by plain k-means.
 # No technique of this chapter saves multiply-adds: a weight is looked up and then used as before.
@@ -702,15 +779,21 @@ for way in ("plain", "hessian"):
     row |= {"before training": evidence.formatted(before, unit="%", digits=2)}
     after = record(f"pruned_{way}8.trained_error_pct", tuned)
     rows.append(row | {"after training": after})
-    leads.append((np.mean(before), np.mean(tuned)))
+    leads.append((np.array(before), np.array(tuned)))
 figures.table(rows, caption="Pruned networks, eight values: test error")
 for key, (plain, hessian) in zip(
     ("lead", "trained_lead"), zip(*leads, strict=True), strict=True
 ):
     record(f"pruned.{key}_points", plain - hessian)
+ahead, still = (np.mean(plain - hessian) for plain, hessian in zip(*leads, strict=True))
+outcome = "does not change which is ahead"
+if ahead > 0:
+    part_of = "all" if still <= 0 else "part"
+    outcome = f"makes up for {part_of} of the worse start" if still < ahead else outcome
+evidence.phrase("quantization_entropy.training.outcome", outcome)
 
 # %% [markdown]
-# Training makes up for part of a worse start: Hessian-weighted values lead by {glue:text}`quantization_entropy.pruned.lead_points` before training, and by {glue:text}`quantization_entropy.pruned.trained_lead_points` after it.
+# Training {glue:text}`quantization_entropy.training.outcome`: over unweighted values, Hessian-weighted values lead by {mean}`quantization_entropy.pruned.lead_points` in the mean before training, and by {mean}`quantization_entropy.pruned.trained_lead_points` after it.
 #
 # ## Where it breaks
 #
@@ -743,10 +826,11 @@ figures.table(
 # A small floor changes little: the error on moved images is {mean}`quantization_entropy.floor0.moved_error_pct 1` without one and {mean}`quantization_entropy.floor1.moved_error_pct 1` with the default.
 # With a floor so high that only plain k-means is left, it is {mean}`quantization_entropy.floor3.moved_error_pct 1`.
 #
-# **Many values.** With sixty-four values there is nothing to gain: k-means misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, the weighted one {mean}`quantization_entropy.dense_hessian64.error_pct`.
+# **Many values.** With sixty-four values there is {finding}`little to gain | quantization_entropy.dense_plain64.error_pct - quantization_entropy.dense_hessian64.error_pct < 0.5`: k-means misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, the weighted one {mean}`quantization_entropy.dense_hessian64.error_pct`.
 #
 # **One codebook of few values for all layers.** With four values for all layers k-means misclassifies {mean}`quantization_entropy.dense_plain4.error_pct 1`, with four per layer {mean}`quantization_entropy.dense_layers4.error_pct 1`.
 # A large layer of small weights attracts the centroids, and too few are left for small layers of large weights.
+# The curvature does not cure this: weighted, the error is {mean}`quantization_entropy.dense_hessian4.error_pct 1`.
 #
 # **Uniform cells on pruned weights.** Pruning leaves a gap around zero, which uniform cells do not know of.
 # Once they are wide, the middle one takes survivors of both signs and sets them to nearly zero: hence the {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` of the table, where entropy-constrained cells have {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`.
@@ -805,7 +889,7 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - If all layers share eight values, weighting their errors by the curvature of the loss lowers the error; with four, give each layer a codebook of its own.
+# - If all layers share eight values, weighting their errors by the curvature of the loss brings {glue:text}`quantization_entropy.eight.told`; with four, give each layer a codebook of its own.
 # - If an entropy code follows, evenly spaced values are hard to beat in dense networks; on pruned weights, coarse ones fail.
 # - With sixty-four values the methods hardly differ.
 #
