@@ -58,11 +58,11 @@ PARTS = {
     "quantization": ["sec-optimal-kmeans", "sec-scalar-kmeans", "sec-deep-compression"],
 }
 RECORDS = {
-    "pruning": {"pruning.lenet300.kept_pct": ([8.0], "%", 1), "pruning.lenet300.removed_pct": ([92.0], "%", 1)},
+    "pruning": {"pruning.lenet300.kept_pct": ([8.0], "%", 1), "pruning.lenet300.removed_pct": ([92.0] * 3, "%", 1)},
     "quantization": {
         "quantization.lenet300.file_ratio": ([19.0, 19.5, 20.0], "x", 1),
         "quantization.lenet300.error_pct": ([3.1, 3.2, 3.3], "%", 2),
-        "quantization.lenet300.baseline_error_pct": ([3.0, 3.1, 3.2], "%", 2),
+        "quantization.lenet300.trained_on_error_pct": ([3.0, 3.1, 3.2], "%", 2),
         "quantization.lenet300.dense_bytes": ([1_066_440.0], "bytes", 0),
         "quantization.lenet300.file_bytes": ([18_000.0, 19_000.0, 20_600.0], "bytes", 0),
         "quantization.lenet300.latency_ratio": ([0.5, 0.6, 0.7], "x", 1),
@@ -93,7 +93,7 @@ CLAIMS = {
   decided_by:
     quick:
       - {key: quantization.lenet300.file_ratio, at_least: 15}
-      - {key: quantization.lenet300.error_pct, at_most: 1, above: quantization.lenet300.baseline_error_pct}
+      - {key: quantization.lenet300.error_pct, at_most: 1, above: quantization.lenet300.trained_on_error_pct}
       - {key: quantization.lenet300.latency_ratio, at_most: 1}
     standard: [{key: quantization.lenet300.file_ratio, at_least: 40}]
   verdict: supported
@@ -112,6 +112,7 @@ def results(chapter: str, profile: str, *, better: float = 0.0) -> str:
     """What a chapter measured in a profile, each value larger by ``better``."""
     records = {
         key: {"values": [value + better for value in values], "unit": unit, "digits": digits}
+        | ({"timing": True} if "latency" in key else {})
         for key, (values, unit, digits) in RECORDS[chapter].items()
     }
     data = [{"name": "digits", "source": "scikit-learn", "train": 1078, "validation": 269, "test": 450}]
@@ -140,6 +141,9 @@ def tiny_book(root: Path) -> Path:
     for row in catalogue["here"]:
         row["claims"] = ["C2.4-12"] if row["id"] == "deep-compression" else []
     (root / "survey" / "techniques.yml").write_text(yaml.safe_dump(catalogue))
+    (root / "results").mkdir()
+    cells = {"LSTM": {"state": "works", "seconds": 0, "says": "3 of 3 weights"}}
+    (root / "results" / "networks.json").write_text(json.dumps({"deep-compression": {"code": "0", "networks": cells}}))
     (root / "profiles").mkdir()
     (root / "profiles" / "quick.yml").write_text("{}\n")
     (root / "chapters").mkdir()

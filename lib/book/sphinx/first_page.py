@@ -19,11 +19,11 @@ from lib.evidence import interval
 
 SUBJECT = "quantization.lenet300"  # the network of the headline, in the keys of the records
 SIZES = ("dense_bytes", "file_bytes")
-ERRORS = ("baseline_error_pct", "error_pct")
+ERRORS = ("trained_on_error_pct", "error_pct")
 HEADLINE = """
 LeNet-300-100, a classifier of handwritten digits, is a file of **{0}**.
 Pruned, with shared values and coded, it is a file of **{1}**.
-It misclassifies **{3}** of the test images; before, it was {2}.
+It misclassifies **{3}** of the test images; trained for as long without compression, it misclassifies {2}.
 {{doc}}`Here is how <chapters/quantization>`.
 """
 QUESTION = re.compile(r"(\S+): (.+\?)")
