@@ -357,7 +357,6 @@ evidence.phrase("numerical_precision.finished20.outcome", outcome)
 parts = dataset.train.first(lenet5_images), dataset.test.first(test_images // 2)
 short = {"build": models.lenet5, "splits": parts, "batch_size": 32}
 short |= {"epochs": lenet5_epochs, "learning_rate": lenet5_rate, "decay": lenet5_decay}
-short |= fewer
 learn("lenet5_float", lambda seed: Arithmetic(), **short)
 for rounding in formats.ROUNDINGS:
     learn(f"lenet5_{rounding}", fixed(words[12], rounding=rounding), **short)
