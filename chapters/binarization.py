@@ -719,8 +719,8 @@ for seed, net in enumerate(rounded):
 record("unclipped.outside_pct", [outside(net) for net in unclipped], digits=1)
 record("unclipped.error_pct", errors(unclipped))
 apart = mean(errors(unclipped)) - mean(push_errors["none_fast"])
-less = "lower" if apart < 0 else "higher"
-same = "hardly another" if abs(apart) < 0.5 else f"{abs(apart):.1f} points {less}"
+other = f"{abs(apart):.1f} points {'higher' if apart < 0 else 'lower'}"
+same = "hardly different" if abs(apart) < 0.5 else other
 evidence.phrase("binarization.unclipped.outcome", same)
 record("rounded.turned_pct", turned)
 record("rounded.error_pct", errors(rounded))

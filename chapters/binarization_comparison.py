@@ -262,7 +262,7 @@ price = "cost more than" if inputs else "cost no more than"
 evidence.phrase("binarization_comparison.cnn.inputs", price)
 one, several = (f"weights{m}" for m in (bases[0], bases[-1]))
 gain = mean["cnn", one] - mean["cnn", several]
-bought = "buys accuracy back" if gain > 0 else "buys no accuracy back"
+bought = "buy accuracy back" if gain > 0 else "buy no accuracy back"
 evidence.phrase("binarization_comparison.cnn.bases", bought)
 gain = mean["lenet5", "float"] - mean["lenet5", "float_norm"]
 norm = "lowers the error of floats" if gain > 0 else "does not help floats"
