@@ -648,7 +648,7 @@ for name, nets in few.items():
 figures.table(rows, caption="Few training images")
 
 # %% tags=["remove-cell"]
-best = min(few_errors, key=lambda name: mean(few_errors[name]))
+best = min(few_errors, key=lambda name: mean(few_errors[name]))  # not chosen by test
 outcome = "neither signs nor noise lower the test error below that of floats"
 if best != "float":
     outcome = f"the lowest test error is that of {texts.get(best, 'dropout')}"

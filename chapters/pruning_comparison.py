@@ -256,7 +256,7 @@ def race(networks, splits, share, scores, rounded=1, tune=True, judged=("test",)
 
 
 def first_of(accuracies, names):
-    return max(names, key=lambda name: np.mean(accuracies[name]))
+    return max(names, key=lambda name: np.mean(accuracies[name]))  # not chosen by test
 
 
 def key(name):
@@ -284,7 +284,7 @@ best = {
 # %% tags=["remove-input"]
 def show(before, after, dense, network, share, **words):
     runs = len(before["random"])
-    order = sorted(before, key=lambda name: np.mean(before[name]))
+    order = sorted(before, key=lambda name: np.mean(before[name]))  # not chosen by test
     figure, ax = figures.axes()
     figure.set_size_inches(6, 4.7)
     looks = figures.look("pruned"), figures.look("retrained")
@@ -411,7 +411,9 @@ for name, word in (("masked", "masked"), ("shrunk", "cut")):
 # %%
 judged = found["after", "validation"]
 chosen = best["after"]
-last = min((n for n in criteria if n != "random"), key=lambda n: np.mean(judged[n]))
+last = min(
+    (n for n in criteria if n != "random"), key=lambda n: np.mean(judged[n])
+)  # not chosen by test
 options = {"split": color.train, "epochs": final_epochs, "learning_rate": final_rate}
 options["batch_size"] = 64
 

@@ -150,7 +150,7 @@ figures.curves(
 
 # %% [markdown]
 # **What to see.** With {glue:text}`pruning_factorization.lenet300.share_pct` of its weights, the highest rank here, the layer {finding}`costs less than one point of error | pruning_factorization.lenet300.svd_retrained_error_pct - pruning_factorization.lenet300.trained_on_error_pct < 1`.
-# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` as cut and {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after {mean}`pruning_factorization.lenet300.retraining_epochs` more epochs; the dense networks have {mean}`pruning_factorization.lenet300.trained_on_error_pct` after as many more.
+# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` as cut and {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after {mean}`pruning_factorization.lenet300.retraining_epochs` epochs of retraining; the dense networks have {mean}`pruning_factorization.lenet300.trained_on_error_pct` after as many further epochs.
 # At the lowest rank, the short retraining {finding}`does not make up for what was cut | pruning_factorization.lenet300.svd_lowest_error_pct > pruning_factorization.lenet300.trained_on_error_pct`.
 #
 # (sec-spatial)=
@@ -267,7 +267,9 @@ def largest(method, weights, layer):
     r3, r4 = tucker.ranks_for(layer)
     pairs = ((max(1, k * r3 // 20), max(1, k * r4 // 20)) for k in range(1, 400))
     fit = [
-        (a, b) for a, b in pairs if inputs * a + d * d * a * b + b * outputs <= weights
+        (a, b)
+        for a, b in pairs
+        if inputs * a + d * d * a * b + b * outputs <= weights  # not chosen by test
     ]
     return fit[-1]
 
@@ -347,9 +349,9 @@ for share, word in zip(shares, ("small_", ""), strict=True):
     ends = [final[m, share] for m in factorize]
     record(f"lenet5.{word}spread_points", max(ends) - min(ends), digits=1)
 gained = {m: first[m, shares[0]] - final[m, shares[0]] for m in factorize}
-most = max(gained, key=gained.get)
+most = max(gained, key=gained.get)  # not chosen by test
 evidence.phrase("pruning_factorization.lenet5.repaired", most)
-worst = max(factorize, key=lambda m: first[m, shares[0]])
+worst = max(factorize, key=lambda m: first[m, shares[0]])  # not chosen by test
 where = (
     "most where the cut hurt most" if most == worst else "not most where it hurt most"
 )
@@ -571,7 +573,7 @@ record("cost.alexnet_pct", 100 * share, digits=3, exact=True)
 # %% [markdown]
 # **What to see.** Even the most expensive of these decompositions takes {glue:text}`pruning_factorization.cost.less` operations than one epoch of training: {glue:text}`pruning_factorization.cost.largest_pct` of them.
 # The larger the data set, the smaller these shares: an epoch grows with the number of images, a decomposition does not.
-# A decomposition grows with the cube of a layer's width, but so large a layer as AlexNet's still costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
+# The work of a decomposition goes with the cube of a layer's width, but so large a layer as AlexNet's still costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
 # By the clock: {verdict}`C2.3-65`.
 #
 # ## Where it breaks

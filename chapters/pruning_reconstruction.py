@@ -350,7 +350,7 @@ last = ", ".join(
 at = {
     name: float(np.mean(e[fractions.index(fraction)])) for name, e in unrepaired.items()
 }
-looking = min(("nisp", "thinet", "lasso"), key=at.get)
+looking = min(("nisp", "thinet", "lasso"), key=at.get)  # not chosen by test
 figures.show(
     figure,
     finding=f"With {100 * fraction:.0f} % of the filters gone: {LOOKS[looking][0]} {at[looking]:.0f} % error, L1 norm {at['l1']:.0f} %, random {at['random']:.0f} %",

@@ -396,7 +396,9 @@ def best_start(problem, train, repeat):
 def pruned(net, train, test, by):
     stages = surgeon.path(net, train, weight_decay=decay, choose_by=by)
     full, best = stages[0], surgeon.shortest(stages, len(train))
-    free = min(stage.size for stage in stages if stage.error_pct <= full.error_pct)
+    free = min(
+        stage.size for stage in stages if stage.error_pct <= full.error_pct
+    )  # not chosen by test
     before, after = (accuracy(surgeon.put(net, stage), test) for stage in (full, best))
     gaps = [100 - full.error_pct - before, 100 - best.error_pct - after]
     gone = [100 * (1 - size / full.size) for size in (best.size, free)]
@@ -640,7 +642,9 @@ tickets = [
     for seed in range(seeds)
 ]
 percent = [100 * ticket.density for ticket in tickets[0]]
-about_21 = min(range(rounds + 1), key=lambda i: abs(percent[i] - 21))
+about_21 = min(
+    range(rounds + 1), key=lambda i: abs(percent[i] - 21)
+)  # not chosen by test
 tested = sorted({about_21, rounds})  # rounds at which there is a control
 few, curves = dataset.train.first(early_samples), np.zeros((4, rounds + 1, seeds))
 for seed, series in enumerate(tickets):

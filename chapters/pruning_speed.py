@@ -243,7 +243,7 @@ figures.logarithmic(ax, "x")
 ax.invert_yaxis()
 figures.legend(ax)
 mean = {k: [sum(v) / seeds for v in outcome[k, "magnitude"]] for k in names}
-lowest = min(mean, key=lambda k: mean[k][1])
+lowest = min(mean, key=lambda k: mean[k][1])  # not chosen by test
 figures.show(
     figure,
     finding=f"Retrained, {names[lowest]} leave the lowest error, {mean[lowest][1]:.1f}\u00a0%; strides leave {mean['stride'][1]:.1f}\u00a0%",
@@ -256,7 +256,7 @@ figures.show(
 
 # %% tags=["remove-cell"]
 evidence.phrase("pruning_speed.shape.lowest", names[lowest])
-highest = max(mean, key=lambda k: mean[k][1])
+highest = max(mean, key=lambda k: mean[k][1])  # not chosen by test
 evidence.phrase("pruning_speed.shape.highest", names[highest])
 back = [100 * (b - a) / (b - level) for b, a in mean.values()]
 part = "more than half" if min(back) > 50 else "a part"
@@ -672,7 +672,7 @@ ax.set(
 )
 figures.legend(ax)
 jumps = {widths[i]: stairs[i + 1] / stairs[i] - 1 for i in eights[:-1]}
-at = max(jumps, key=jumps.get)
+at = max(jumps, key=jumps.get)  # not chosen by test
 figures.show(
     figure,
     finding=f"One channel more than {at} costs {100 * jumps[at]:.0f}\u00a0% more time",
@@ -734,7 +734,9 @@ for name, key, share, taken in rows:
         record(f"{name}.{key}_latency_ratio", taken, digits=2)
 figures.table(table, caption="Multiply-adds and time, relative to the dense network")
 taken = {(name, key): latency for name, key, _, latency in rows}
-faster = [n for n in resnets if taken[n, "shrunk"] < taken[n, "odd"]]
+faster = [
+    n for n in resnets if taken[n, "shrunk"] < taken[n, "odd"]
+]  # not chosen by test
 where = ["neither network", "one of the two networks", "both networks"][len(faster)]
 evidence.phrase("pruning_speed.shrunk.rounding", where)
 less = all(t > share for _, k, share, t in rows if k == "shrunk")

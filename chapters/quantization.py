@@ -225,7 +225,7 @@ for name, spread in zip(("shared", "trained"), np.ptp(means, axis=0), strict=Tru
     record(f"start.{name}_spread_points", spread, digits=1)
     over_starts = np.mean([pair[name == "trained"] for pair in starts.values()], axis=0)
     record(f"start.{name}_error_pct", over_starts)
-first = min(starts, key=lambda start: np.mean(starts[start][1]))
+first = min(starts, key=lambda start: np.mean(starts[start][1]))  # not chosen by test
 place = "ends best" if first == "linear" else "does not end best"
 evidence.phrase("quantization.start.linear", place)
 

@@ -363,7 +363,7 @@ def panelled(curves, labels, **shown):
 errors_at = {
     key: results["error"][:2].mean(axis=1) for key, results in swept.items()
 }  # of the first two numbers of values
-best = min(WAYS, key=lambda way: errors_at[way, "dense"][0])
+best = min(WAYS, key=lambda way: errors_at[way, "dense"][0])  # not chosen by test
 texts = ", ".join(
     f"{TEXT[way]} {wrong[0]:.1f} % ({net})" for (way, net), wrong in errors_at.items()
 )
@@ -441,14 +441,14 @@ record("plain.above_points", wrong8["plain"] - wrong8["hessian"])
 # %%
 sample, size = part.first(200), 100  # images, and how many of them at a time
 WAYS_TO_WEIGH = {
-    "diagonal": lambda: optimal_brain_damage.curvature(
-        dense[0], sample, batch_size=size
+    "diagonal": torch.enable_grad()(  # times are taken without gradients
+        lambda: optimal_brain_damage.curvature(dense[0], sample, batch_size=size)
     )
 }
 for name in hessian_diagonal.OPTIMIZERS:
     options = {"optimizer": name, "seed": 0, "steps": 2, "batch_size": size}
-    WAYS_TO_WEIGH[name] = lambda o=options: hessian_diagonal.second_moment_roots(
-        dense[0], sample, **o
+    WAYS_TO_WEIGH[name] = torch.enable_grad()(
+        lambda o=options: hessian_diagonal.second_moment_roots(dense[0], sample, **o)
     )
 times = measure.latency_ms(WAYS_TO_WEIGH, runs=21)
 
@@ -879,7 +879,9 @@ importance = hessian_diagonal.gauss_newton_diagonal(network, pictures, seed=0)
 uniform.share(network, bits=3.0, importance=importance)
 content, fresh = storage.dumps(network), build(num_classes=10)
 weights = dict(layers(network)).values()
-loaded = [value for value in storage.loads(content, fresh) if value.dim() > 1]
+loaded = [
+    value for value in storage.loads(content, fresh) if value.dim() > 1
+]  # not chosen by test
 assert all(torch.equal(a, b.weight) for a, b in zip(loaded, weights, strict=True))
 ratio = measure.dense_bytes(network) / len(content)
 evidence.answer(

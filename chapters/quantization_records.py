@@ -261,7 +261,7 @@ sweep = {name: {n: run(name, 0, n) for n in plan} for name, plan in plans.items(
 chosen, best = {}, {}
 for name, limit in limits.items():
     good = [n for n, row in sweep[name].items() if row["validation"] <= caution * limit]
-    good.sort(key=lambda n: sweep[name][n]["bytes"])
+    good.sort(key=lambda n: sweep[name][n]["bytes"])  # not chosen by test
     for n in [*good, min(plans[name], key=lambda n: sweep[name][n]["validation"])]:
         more = [run(name, seed, n) for seed in range(1, len(dense[name]))]
         chosen[name], best[name] = n, [sweep[name][n], *more]
@@ -377,7 +377,7 @@ figures.table(
 # **What to see.** The file can shrink very far before the error passes its limit.
 # The dense LeNet-300-100 misclassifies {mean}`quantization.records.lenet300_dense_error_pct`, the record {mean}`quantization.lenet300.best_error_pct`.
 # For LeNet-5 it is {mean}`quantization.records.lenet5_dense_error_pct` dense and {mean}`quantization.lenet5.best_error_pct` in the record.
-# The two did not have equal training: the dense LeNet-300-100 had {mean}`quantization.records.lenet300_start_epochs` epochs and the record {mean}`quantization.records.lenet300_further_epochs` more, on shifted images; LeNet-5 had {mean}`quantization.records.lenet5_start_epochs` and {mean}`quantization.records.lenet5_further_epochs`.
+# The two did not have equal training: the dense LeNet-300-100 had {mean}`quantization.records.lenet300_start_epochs` epochs and the record {mean}`quantization.records.lenet300_further_epochs` after those, on shifted images; LeNet-5 had {mean}`quantization.records.lenet5_start_epochs` and {mean}`quantization.records.lenet5_further_epochs`.
 # So these pairs say how well the small networks read, and not what compression costs; [Deep Compression](quantization.py) is compared on equal terms.
 #
 # Others have published these results on MNIST: {cite:t}`han2016deep`, {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable`.

@@ -412,9 +412,11 @@ within = {}
 for bits in (1, 2, 3):
     limit = 32 / scalar_kmeans.compression_rate(m * n, bits)
     for kind in kinds:
-        fits = [p["missing"] for p in runs if p["kind"] == kind and p["bits"] <= limit]
+        fits = [
+            p["missing"] for p in runs if p["kind"] == kind and p["bits"] <= limit
+        ]  # not chosen by test
         if fits:
-            within[kind, bits] = min(fits, key=np.mean)
+            within[kind, bits] = min(fits, key=np.mean)  # not chosen by test
             key = f"{kind}.within{bits}_squared_error_pct"
             record(key, within[kind, bits], digits=1)
 lost = {key: float(np.mean(values)) for key, values in within.items()}
@@ -500,7 +502,9 @@ for kind, point in picked.items():
         }
     )
 figures.table(rows, caption="Picked on validation images, LeNet-300-100")
-first = max(picked, key=lambda kind: np.mean(picked[kind]["times"]))
+first = max(
+    picked, key=lambda kind: np.mean(picked[kind]["times"])
+)  # not chosen by test
 evidence.phrase("quantization_sharing.picked.smallest", names[first])
 
 # %% [markdown]
@@ -609,7 +613,7 @@ figures.table(
     rows,
     caption="Product quantization of one LeNet-300-100, 16 codewords; validation error",
 )
-most = max(rows, key=lambda row: float(row["smaller (×)"]))
+most = max(rows, key=lambda row: float(row["smaller (×)"]))  # not chosen by test
 evidence.answer(
     f"The smallest file, {most['smaller (×)']}×, has a row for each of the {most['a row for each of the']} and pieces of {most['weights in a piece']}, at an error of {most['error (%)']} %."
 )

@@ -2,7 +2,7 @@
 
 What is computed from ``dataset.test`` is followed through the names, containers and functions of a chapter. Where it
 decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters), the
-chapter chooses by the test split. A line may do so for what it only shows, and says it: ``# shown, not chosen``.
+chapter chooses by the test split. A line that only shows something, or is taken wrongly for a choice, says so: ``# not chosen by test``.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib.book import chapters
 
-SHOWN = "# shown, not chosen"
+SHOWN = "# not chosen by test"
 PICKING = {"argmin", "argmax", "nanargmin", "nanargmax"}
 KEYED = {"min", "max", "sorted", "sort", "nsmallest", "nlargest"}
 FILLING = {"append", "extend", "add", "insert"}
@@ -31,7 +31,7 @@ def by_test(root: Path) -> tuple[int, list[str]]:
         lines = code.splitlines()
         for picked, name in picks(ast.parse(code)):
             count += 1
-            said = any(SHOWN in line for line in lines[picked.lineno - 1 : picked.end_lineno])
+            said = any(SHOWN in line for line in lines[picked.lineno - 1 : (picked.end_lineno or 0) + 1])  # or after it
             if name and not said:
                 line = " ".join(lines[picked.lineno - 1].split())
                 wrong.append(f"chapters/{chapter}.py picks by {name!r}, which the test split gave: {line[:80]}")
@@ -139,13 +139,25 @@ def _holder(node: ast.expr) -> str:
 
 
 def _first(node: ast.AST, given: set[str]) -> str | None:
-    """The first name in an expression that the test split gave, ``test`` for the split itself, or None."""
-    for one in ast.walk(node):
-        if isinstance(one, ast.Attribute) and one.attr == "test":
-            return "test"
-        if isinstance(one, ast.Name) and one.id in given:
-            return one.id
-    return None
+    """The first name in an expression that the test split gave, ``test`` for the split itself, or None.
+
+    What is called with the validation split, or looked up under its name, is measured on that.
+    """
+    if isinstance(node, ast.Call) and any(_validated(argument) for argument in node.args):
+        return None
+    if isinstance(node, ast.Subscript) and _validated(node.slice):
+        return None
+    if isinstance(node, ast.Attribute) and node.attr == "test":
+        return "test"
+    if isinstance(node, ast.Name):
+        return node.id if node.id in given and not _validated(node) else None
+    return next((found for child in ast.iter_child_nodes(node) if (found := _first(child, given))), None)
+
+
+def _validated(node: ast.AST) -> bool:
+    """Whether an expression is the validation split, or what is called after it."""
+    name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
+    return isinstance(name, str) and "validation" in name
 
 
 def _names(node: ast.AST) -> list[str]:

@@ -25,16 +25,16 @@ from lib.book.claims import PROFILES
 from lib.book.ledger import Records
 from lib.evidence import interval
 
-ROLE = re.compile(r"\{finding\}`([^`|]+)\|([^`]+)`")
+ROLE = re.compile(r"(?<!`` )\{finding\}`([^`|]+)\|([^`]+)`")  # not where it is quoted
 SIGN = re.compile(r"\s(>>|<<|>=|<=|>|<|~)\s")
 ORDERS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?")
 COMPUTED = re.compile(r"\{(?:glue:text|glue|mean|verdict|cite[:\w]*)\}`([^`]+)`")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*\[{])")
 COMPARES = re.compile(
-    r"\b(?:more|less|fewer|better|worse|higher|lower|larger|smaller|greater|faster|slower|cheaper|most|least|best|worst"
+    r"\b(?:more|less|fewer|better|worse|higher|lower|larger|smaller|greater|faster|slower|cheaper|(?<!at )most|(?<!at )least|best|worst"
     r"|fewest|largest|smallest|fastest|than|rises?|falls?|grows?|beats?|loses?|gains?|helps?|hurts?|pays? off"
-    r"|as (?:well|good|fast|small|large) as|equals?|outdo(?:es)?)\b"
+    r"|as (?:well|good|fast|small|large) as|equals|outdo(?:es)?)\b"
 )
 
 
