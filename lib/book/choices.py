@@ -2,7 +2,8 @@
 
 What is computed from ``dataset.test`` is followed through the names, containers and functions of a chapter. Where it
 decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters), the
-chapter chooses by the test split. A line that only shows something, or is taken wrongly for a choice, says so: ``# not chosen by test``.
+chapter chooses by the test split. A line that only shows something, or is taken wrongly for a choice, says so:
+``# not chosen by test``.
 """
 
 import ast

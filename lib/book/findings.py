@@ -32,9 +32,9 @@ NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?")
 COMPUTED = re.compile(r"\{(?:glue:text|glue|mean|verdict|cite[:\w]*)\}`([^`]+)`")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*\[{])")
 COMPARES = re.compile(
-    r"\b(?:more|less|fewer|better|worse|higher|lower|larger|smaller|greater|faster|slower|cheaper|(?<!at )most|(?<!at )least|best|worst"
-    r"|fewest|largest|smallest|fastest|than|rises?|falls?|grows?|beats?|loses?|gains?|helps?|hurts?|pays? off"
-    r"|as (?:well|good|fast|small|large) as|equals|outdo(?:es)?)\b"
+    r"\b(?:more|less|fewer|better|worse|higher|lower|larger|smaller|greater|faster|slower|cheaper|than|best|worst|fewest"
+    r"|(?<!at )most|(?<!at )least|largest|smallest|fastest|rises?|falls?|grows?|beats?|loses?|gains?|helps?|hurts?"
+    r"|pays? off|as (?:well|good|fast|small|large) as|equals|outdo(?:es)?)\b"
 )
 
 
