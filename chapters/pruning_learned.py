@@ -85,7 +85,7 @@ shape = tuple(one.shape[1:])
 # ## The small network
 #
 # Two of the three methods prune a chain of three convolutions and one linear layer, trained from several random starts.
-# All of these networks {finding}`have learned | pruning_learned.small.worst_error_pct < 30`: the worst has an error of {mean}`pruning_learned.small.worst_error_pct`.
+# All of these networks have learned: none has an error above {mean}`pruning_learned.small.worst_error_pct`.
 
 
 # %%
@@ -325,7 +325,7 @@ assert measure.parameters(smaller) < measure.parameters(net)
 # %% [markdown]
 # **The experiment.** Residual networks from several starts get factors on all channels, branches and blocks, for several penalties.
 # Everything whose factor is zero is removed, and the rest is retrained briefly.
-# The whole network is trained on for {glue:text}`pruning_learned.gal.more_epochs` epochs with the same options, which is at least as many images as the masks and the retraining take together.
+# The whole network is trained on for {glue:text}`pruning_learned.gal.more_epochs` epochs with the same options, to cover the images of the masks and of the retraining together.
 # The penalty is chosen on the validation images.
 
 # %%
