@@ -406,7 +406,7 @@ against(unrepaired["nisp"][at], alike, "nisp.against_unranked")
 # The L1 norm is the harder rival, with {glue:text}`pruning_reconstruction.l1.error_pct`: ThiNet has {glue:text}`pruning_reconstruction.thinet.against_l1` errors, the LASSO {glue:text}`pruning_reconstruction.lasso.against_l1`, and NISP {glue:text}`pruning_reconstruction.nisp.against_l1`.
 #
 # What does NISP gain by looking at the final responses?
-# With all last features taken as equally important its error is {glue:text}`pruning_reconstruction.nisp.unranked_error_pct`; with the ranking it is {glue:text}`pruning_reconstruction.nisp.error_pct`, {glue:text}`pruning_reconstruction.nisp.against_unranked`: {verdict}`C2.3-29`.
+# With the ranking it has {glue:text}`pruning_reconstruction.nisp.against_unranked` errors, {glue:text}`pruning_reconstruction.nisp.error_pct`, than with all last features taken as equally important, {glue:text}`pruning_reconstruction.nisp.unranked_error_pct`: {verdict}`C2.3-29`.
 # The rest comes from the way back through the weights.
 #
 # (sec-repair)=
