@@ -257,7 +257,8 @@ figures.show(
 # %% tags=["remove-cell"]
 evidence.phrase("pruning_speed.shape.lowest", names[lowest])
 highest = max(mean, key=lambda k: mean[k][1])
-evidence.phrase("pruning_speed.shape.highest", names[highest])
+spoken = "strides" if highest == "stride" else names[highest]
+evidence.phrase("pruning_speed.shape.highest", spoken)
 back = [100 * (b - a) / (b - level) for b, a in mean.values()]
 part = "more than half" if min(back) > 50 else "a part"
 evidence.phrase("pruning_speed.shape.part", part)
