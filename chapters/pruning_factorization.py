@@ -150,7 +150,7 @@ figures.curves(
 
 # %% [markdown]
 # **What to see.** With {glue:text}`pruning_factorization.lenet300.share_pct` of its weights, the highest rank here, the layer {finding}`costs less than one point of error | pruning_factorization.lenet300.svd_retrained_error_pct - pruning_factorization.lenet300.trained_on_error_pct < 1`.
-# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` as cut and {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after {mean}`pruning_factorization.lenet300.retraining_epochs` epochs of retraining; the dense networks have {mean}`pruning_factorization.lenet300.trained_on_error_pct` after as many further epochs.
+# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` as cut and {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after another {mean}`pruning_factorization.lenet300.retraining_epochs` epochs; the dense networks have {mean}`pruning_factorization.lenet300.trained_on_error_pct` after as many.
 # At the lowest rank, the short retraining {finding}`does not make up for what was cut | pruning_factorization.lenet300.svd_lowest_error_pct > pruning_factorization.lenet300.trained_on_error_pct`.
 #
 # (sec-spatial)=
@@ -573,7 +573,7 @@ record("cost.alexnet_pct", 100 * share, digits=3, exact=True)
 # %% [markdown]
 # **What to see.** Even the most expensive of these decompositions takes {glue:text}`pruning_factorization.cost.less` operations than one epoch of training: {glue:text}`pruning_factorization.cost.largest_pct` of them.
 # The larger the data set, the smaller these shares: an epoch grows with the number of images, a decomposition does not.
-# The work of a decomposition goes with the cube of a layer's width, but so large a layer as AlexNet's still costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
+# The work of a decomposition is of the order of the cube of a layer's width, but even a layer as wide as AlexNet's costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
 # By the clock: {verdict}`C2.3-65`.
 #
 # ## Where it breaks
