@@ -449,7 +449,7 @@ evidence.phrase("numerical_precision.setting.moves", often)
 
 # %% [markdown]
 # **The experiment.** Dynamic fixed point is compared with 16-bit floats, and with fixed point that has one range for everything.
-# With 20 bits that range has five integer bits, as in the paper's code; with 12 and 10 bits it is the best of {glue:text}`numerical_precision.setting.single_ranges`, by the validation error of the first seed after one epoch.
+# With 20 bits that range has five integer bits, as in the paper's code; with 12 and 10 bits it is the best of {glue:text}`numerical_precision.setting.single_ranges`, by the validation error of the first seed.
 # The ranges settle during an epoch of training with 31 bits; then training starts again from the first weights.
 # The paper moves its ranges every 100 steps; our trainings are short, so ours move {glue:text}`numerical_precision.setting.moves`.
 # Our networks have ReLU and no dropout, the paper's have maxout units and dropout.
@@ -467,11 +467,11 @@ def one_range(bits, integer_bits):
     return DynamicFixedPoint(**kept, integer_bits=integer_bits)
 
 
-def after_an_epoch(bits, integer_bits):
+def validated(bits, integer_bits):
     """The validation error of the first seed's network."""
     model, arithmetic = network(0), one_range(bits, integer_bits)
     own = {"arithmetic": arithmetic, "seed": 0, **options}
-    gradient_descent.train(model, train, epochs=1, **own)
+    gradient_descent.train(model, train, epochs=epochs, **own)
     with computing(model, arithmetic):
         return training.error_pct(model, validation)
 
@@ -480,7 +480,7 @@ learn("half", lambda seed: HalfFloat(), **fewer)
 learn("fixed20", lambda seed: DynamicFixedPoint(bits=19, every=None), **fewer)
 best_range = {}
 for bits in (12, 10):
-    tried = {after_an_epoch(bits, range): range for range in reversed(single_ranges)}
+    tried = {validated(bits, range): range for range in reversed(single_ranges)}
     best_range[bits] = tried[min(tried)]
     learn(f"fixed{bits}", lambda seed, b=bits: one_range(b, best_range[b]))
 for bits in widths:
