@@ -556,7 +556,7 @@ for when, values in (("before", gray_before), ("after", gray_after)):
 #
 # **Chance is a serious rival.** The table subtracts the accuracy of random filters of the same network.
 # A star marks a difference whose confidence interval, over three networks or more, does not contain zero.
-# With this many intervals at 95 %, expect one or two stars from chance alone.
+# With this many intervals, expect one or two stars from chance alone.
 
 # %% tags=["remove-input"]
 rows, clear = [], {"before": [], "after": []}
