@@ -256,7 +256,7 @@ figures.show(
 
 # %% tags=["remove-cell"]
 evidence.phrase("pruning_speed.shape.lowest", names[lowest])
-highest = max(mean, key=lambda k: mean[k][1])
+highest = max(mean, key=lambda k: mean[k][1])  # not chosen by test
 spoken = "strides" if highest == "stride" else names[highest]
 evidence.phrase("pruning_speed.shape.highest", spoken)
 back = [100 * (b - a) / (b - level) for b, a in mean.values()]
