@@ -5,9 +5,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Concatenate, ParamSpec, TypeVar
 
 import safetensors
@@ -31,12 +32,14 @@ def cached(
     """Call ``train(model, **arguments)``, which trains ``model`` in place, or read its result from the cache.
 
     The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
-    model's own weights, and the arguments. The cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged
-    entry is trained again. Two processes that want the same network train it once: the second waits.
+    model's own weights, and the arguments, with the code of the networks, functions and dataclasses among them. The
+    cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry is trained again. Two processes that
+    want the same network train it once: the second waits.
 
     train: a function of a module in a file, without captured variables.
     model: any network, not compressed. It is changed in place.
-    arguments: all by name: numbers, strings, lists, dicts, tensors and data splits. Tensors count by their content.
+    arguments: all by name: numbers, strings, lists, dicts, tensors, networks, functions without captured variables, and
+        dataclasses of them, such as data splits. Tensors and networks count by their content.
 
     Returns the model, trained and in evaluation mode.
     Raises TypeError, before anything is trained, for arguments that ``train`` does not take or that cannot be part of
@@ -120,8 +123,12 @@ def _digest(value: object) -> str:
         if isinstance(item, Tensor):
             digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
             digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(item, nn.Module):
+            feed([str(item), item.state_dict()])
+        elif isinstance(item, FunctionType):
+            feed(_named(item))
         elif is_dataclass(item):
-            feed([getattr(item, field.name) for field in fields(item)])
+            feed([_named(type(item)), *(getattr(item, field.name) for field in fields(item))])
         elif isinstance(item, dict):
             feed([[key, item[key]] for key in sorted(item)])
         elif isinstance(item, list | tuple):
@@ -137,23 +144,45 @@ def _digest(value: object) -> str:
     return digest.hexdigest()
 
 
+def _named(item: type | FunctionType) -> str:
+    return f"{item.__module__}.{item.__qualname__}"
+
+
+def _own(item: object) -> Iterator[type | FunctionType]:
+    """The classes and functions whose code an argument brings along."""
+    if isinstance(item, nn.Module):
+        yield from map(type, item.modules())
+    elif isinstance(item, FunctionType):
+        yield item
+    elif is_dataclass(item):
+        yield type(item)
+        yield from _own([getattr(item, field.name) for field in fields(item)])
+    elif isinstance(item, dict):
+        yield from _own(list(item.values()))
+    elif isinstance(item, list | tuple):
+        for each in item:
+            yield from _own(each)
+
+
 def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str:
-    if getattr(train, "__closure__", None):
-        raise ValueError(f"{train.__name__} cannot be cached: it captures variables; pass them as arguments")
+    brought = {*_own(model), *_own(arguments)}
+    for function in (train, *brought):
+        if getattr(function, "__closure__", None) and not isinstance(function, type):
+            raise ValueError(f"{function.__name__} cannot be cached: it captures variables; pass them as arguments")
     try:
         files = {Path(inspect.getfile(sys.modules[train.__module__]))}
     except (AttributeError, KeyError, OSError, TypeError) as error:
         raise ValueError(f"{train!r} cannot be cached: accepted is a function of a module that is in a file") from error
     own: dict[str, str] = {}
-    for kind in sorted({type(module) for module in model.modules()}, key=str):
+    for kind in sorted(brought, key=_named):
         top = kind.__module__.split(".")[0]
         if top == imports.PACKAGE:
             files.add(Path(inspect.getfile(kind)))
         elif top not in ("torch", "torchvision"):
             try:
-                own[str(kind)] = inspect.getsource(kind.forward)
+                own[_named(kind)] = inspect.getsource(getattr(kind, "forward", kind))
             except (OSError, TypeError) as error:
-                raise ValueError(f"{kind.__name__} cannot be cached: its forward pass is not in a file") from error
+                raise ValueError(f"{kind.__name__} cannot be cached: its code is not in a file") from error
     texts = [path.read_text("utf-8") for path in sorted(files)]
     codes = [imports.code(text) for text in texts]
     codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]

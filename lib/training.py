@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
 Optimizer = str | Callable[[list[dict]], torch.optim.Optimizer]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -33,11 +35,36 @@ def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
     return (1 - targets * outputs).clamp(min=0).square().sum(1).mean()
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "cross_entropy": nn.functional.cross_entropy,
     "squared_hinge": squared_hinge,
     "squared_error": nn.functional.mse_loss,  # the split's labels are what the outputs should be
 }
+
+
+class Lesson(Protocol):
+    """The loss of one training step, from more than labels: what a :class:`Teaching` gives to :func:`fit`."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor, images: Tensor, samples: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        outputs: of the network in training mode, (n, classes).
+        labels: (n,).
+        images: that the network was given, moved and mirrored as they were.
+        samples: (n,), the numbers of the samples in the split.
+        """
+
+
+class Teaching(Protocol):
+    """What a network learns from, where it is not the labels alone: a teacher (:mod:`lib.distillation`)."""
+
+    def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> AbstractContextManager[Lesson]:
+        """Check that the student can be taught with this split, and return its loss for as long as training lasts.
+
+        student: the network that is trained.
+        split: the samples to train on.
+        augmented: whether images are moved or mirrored before the student sees them.
+        """
 
 
 class UpdateOptions(TypedDict, total=False):
@@ -54,7 +81,8 @@ class LoopOptions(TypedDict, total=False):
     weight_decay: float
     batch_size: int
     shift: int
-    loss: str
+    flip: bool
+    loss: str | Loss
 
 
 class FitOptions(UpdateOptions, LoopOptions, total=False):
@@ -95,8 +123,10 @@ def fit(
     weight_decay: float = 5e-4,
     batch_size: int = 128,
     shift: int = 0,
+    flip: bool = False,
     optimizer: Optimizer = "sgd",
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
+    teaching: Teaching | None = None,
     before_epoch: Callable[[int], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> list[float]:
@@ -117,10 +147,12 @@ def fit(
         :func:`batches`).
     shift: pixels, 0 or more, default 0. Each training image is moved by up to this many pixels in both directions, each
         time by another offset; zeros come in at the border. For images (n, channels, height, width) only.
+    flip: whether each training image is mirrored, left for right, with probability 1/2 each time. Default False.
     optimizer: "sgd" (default), "adam", or a function that makes another ``torch.optim.Optimizer`` from a list of
         parameter groups.
-    loss: "cross_entropy" (default), "squared_hinge" or "squared_error", for which the split's labels are the outputs
-        that are wanted.
+    loss: "cross_entropy" (default), "squared_hinge", "squared_error", for which the split's labels are the outputs
+        that are wanted, or a function (outputs, labels) -> scalar.
+    teaching: what gives the loss instead, from more than the labels: a distiller with its teacher. Default None.
     before_epoch: called with the number of each epoch, from 0, before it begins, for instance to prune a little more.
     after_step: called after each update, for instance to bring weights back between limits.
 
@@ -137,10 +169,16 @@ def fit(
     split.check_not_empty("to train on")
     if epochs < 0 or batch_size < 1:
         raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+    if not callable(loss) and loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, or a function, not {loss!r}")
+    if flip and split.images.dim() != 4:
+        shape = tuple(split.images.shape)
+        raise ValueError(f"flip mirrors images (n, channels, height, width): these samples have the shape {shape}")
+    by_labels = loss if callable(loss) else LOSSES[loss]
     if not callable(optimizer) and optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
+    plain = nullcontext(lambda outputs, labels, images, samples: by_labels(outputs, labels))
+    lessons = plain if teaching is None else teaching.lesson(model, split, augmented=bool(shift) or flip)
     generator = torch.Generator().manual_seed(seed)
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     other = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
@@ -157,37 +195,41 @@ def fit(
     buffers, modes = [b.clone() for b in model.buffers()], [module.training for module in model.modules()]
     memory = running.layout(model, split.images)
     model.to(memory_format=memory)  # type: ignore[call-overload]  # missing from torch's stubs
-    for epoch in range(epochs):
-        if before_epoch is not None:
-            before_epoch(epoch)
-        model.train()
-        total = 0.0
-        for batch in batches(len(split), batch_size, generator):
-            images = split.images[batch]
-            if shift:
-                images = shifted(images, shift, generator)
-            if memory == torch.contiguous_format:  # a permuted single channel would ask for channels_last
-                images = images.to(memory_format=memory)
-            answers = running.logits(model, images)
-            if not isinstance(answers, Tensor):
-                for buffer, value in zip(model.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
-                for module, mode in zip(model.modules(), modes, strict=True):
-                    module.training = mode
-                raise ValueError(_several(model, answers))
-            cost = LOSSES[loss](answers, split.labels[batch])
-            update.zero_grad()
-            cost.backward()
-            update.step()
-            schedule.step()
-            if after_step is not None:
-                after_step()
-            total += cost.item() * len(batch)
-        losses.append(total / len(split))
-        if not torch.isfinite(torch.tensor(losses[-1])):
-            raise ValueError(
-                f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate"
-            )
+    with lessons as lesson:
+        for epoch in range(epochs):
+            if before_epoch is not None:
+                before_epoch(epoch)
+            model.train()
+            total = 0.0
+            for batch in batches(len(split), batch_size, generator):
+                images = split.images[batch]
+                if shift:
+                    images = shifted(images, shift, generator)
+                if flip:
+                    mirrored = torch.rand(len(images), generator=generator) < 0.5
+                    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+                if memory == torch.contiguous_format:  # a permuted single channel would ask for channels_last
+                    images = images.to(memory_format=memory)
+                answers = running.logits(model, images)
+                if not isinstance(answers, Tensor):
+                    for buffer, value in zip(model.buffers(), buffers, strict=True):
+                        buffer.copy_(value)
+                    for module, mode in zip(model.modules(), modes, strict=True):
+                        module.training = mode
+                    raise ValueError(_several(model, answers))
+                cost = lesson(answers, split.labels[batch], images, batch)
+                update.zero_grad()
+                cost.backward()
+                update.step()
+                schedule.step()
+                if after_step is not None:
+                    after_step()
+                total += cost.item() * len(batch)
+            losses.append(total / len(split))
+            if not torch.isfinite(torch.tensor(losses[-1])):
+                raise ValueError(
+                    f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate"
+                )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return losses
 

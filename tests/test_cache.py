@@ -1,8 +1,11 @@
 """A cache that is never wrong: another key, a damaged entry, two processes at once."""
 
+import copy
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import given
@@ -142,7 +145,7 @@ def test_the_key_holds_the_code_of_the_model_and_its_imports(folder, monkeypatch
 def test_a_network_whose_code_is_in_no_file_is_not_cached(folder):
     space: dict = {"nn": nn, "__name__": "typed"}
     exec("class Typed(nn.Linear):\n    def forward(self, x):\n        return x", space)
-    with pytest.raises(ValueError, match="Typed cannot be cached: its forward pass is not in a file"):
+    with pytest.raises(ValueError, match="Typed cannot be cached: its code is not in a file"):
         cached(small_step, space["Typed"](2, 2))
 
 
@@ -187,6 +190,42 @@ def test_a_second_process_waits_for_the_first(folder, tmp_path):
     for process in both:
         process.join(30)
     assert [p.exitcode for p in both] == [0, 0] and len(log.read_text().splitlines()) == 1
+
+
+@dataclass(frozen=True)
+class Lesson:
+    teacher: nn.Module
+    amount: Callable[[float], float]
+    options: dict
+
+
+def half(amount):
+    return amount / 2
+
+
+def third(amount):
+    return amount / 3
+
+
+def learns(model, *, lesson):
+    CALLS.append("learns")
+    small_step(model, amount=lesson.amount(next(lesson.teacher.parameters()).sum().item()))
+
+
+def test_networks_and_functions_in_an_argument_count_by_content(folder):
+    student, teacher = nn.Linear(2, 2), linear(0)
+    lessons = [Lesson(teacher, half, {"a": 1}), Lesson(linear(1), half, {"a": 1})]
+    lessons += [Lesson(teacher, third, {"a": 1}), Lesson(teacher, half, {"a": 2})]
+    for lesson in (*lessons, *copy.deepcopy(lessons)):
+        cached(learns, copy.deepcopy(student), lesson=lesson)
+    assert CALLS.count("learns") == 4
+
+
+def test_an_argument_with_captured_variables_is_refused(folder):
+    factor = 2
+    with pytest.raises(ValueError, match="captures variables"):
+        cached(learns, nn.Linear(2, 2), lesson=Lesson(linear(), lambda amount: amount * factor, {}))
+    assert not CALLS
 
 
 def test_what_cannot_be_a_key_is_refused_before_training(folder):

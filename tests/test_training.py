@@ -1,6 +1,7 @@
 """The loop against plain torch, evaluation by counting, and a cache that is never wrong."""
 
 import copy
+from contextlib import contextmanager
 
 import given
 import pytest
@@ -214,10 +215,65 @@ def test_squared_hinge_agrees_with_torchs_margin_loss_of_two_classes():
     torch.testing.assert_close(training.squared_hinge(outputs, labels), away.square().sum() / 9)
 
 
+def test_a_function_is_a_loss_and_a_name_of_one_is_the_same(split):
+    named, function = linear(), linear()
+    training.fit(named, split, epochs=1, seed=0, loss="squared_hinge", learning_rate=0.01)
+    training.fit(function, split, epochs=1, seed=0, loss=training.squared_hinge, learning_rate=0.01)
+    assert given.equal(named, function)
+
+
+class Heard:
+    """A teaching that keeps what it is given, and is cross-entropy."""
+
+    def __init__(self):
+        self.open, self.steps = False, []
+
+    @contextmanager
+    def lesson(self, student, split, *, augmented):
+        self.open, self.augmented = True, augmented
+        yield self.step
+        self.open = False
+
+    def step(self, outputs, labels, images, samples):
+        assert self.open
+        self.steps.append((labels, images.clone(), samples))
+        return nn.functional.cross_entropy(outputs, labels)
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"shift": 2}, {"flip": True}])
+def test_a_teaching_gets_the_images_that_the_student_saw_and_their_numbers(split, augmentation):
+    taught, alone, heard = linear(), linear(), Heard()
+    options = {"epochs": 1, "seed": 0, "learning_rate": 0.01, "batch_size": 8} | augmentation
+    assert training.fit(taught, split, teaching=heard, **options) == training.fit(alone, split, **options)
+    assert given.equal(taught, alone) and heard.augmented == bool(augmentation) and not heard.open
+    for labels, images, samples in heard.steps:
+        assert torch.equal(labels, split.labels[samples])
+        assert torch.equal(images, split.images[samples]) != bool(augmentation)
+    assert sorted(torch.cat([samples for _, _, samples in heard.steps]).tolist()) == list(range(20))
+
+
+def test_half_of_the_images_are_mirrored_each_time_anew():
+    split, heard = given.split(1, 1, 4, 4), Heard()
+    split = Split(split.images.expand(400, -1, -1, -1), torch.zeros(400, dtype=torch.long))
+    training.fit(models.mlp(inputs=16, hidden=(), classes=2), split, epochs=2, seed=0, flip=True, teaching=heard)
+    images = torch.cat([images for _, images, _ in heard.steps])
+    as_it_is, mirrored = ((images == one).all((1, 2, 3)) for one in (split.images[0], split.images[0].flip(2)))
+    assert (as_it_is ^ mirrored).all()
+    assert abs(mirrored.float().mean().item() - 0.5) < 4 * 0.5 / 800**0.5
+    first, second = mirrored.split(400)
+    assert not torch.equal(first, second)
+
+
+def test_rows_of_a_table_cannot_be_mirrored(split):
+    rows = Split(split.images.flatten(1), split.labels)
+    with pytest.raises(ValueError, match=r"flip mirrors images .*: these samples have the shape \(20, 784\)"):
+        training.fit(linear(), rows, epochs=1, seed=0, flip=True)
+
+
 def test_an_unknown_loss_is_refused_before_a_step(split):
     model = linear()
     with pytest.raises(
-        ValueError, match="loss must be one of cross_entropy, squared_hinge, squared_error, not 'hinge'"
+        ValueError, match="loss must be one of cross_entropy, squared_hinge, squared_error, or a function, not 'hinge'"
     ):
         training.fit(model, split, epochs=1, seed=0, loss="hinge")
     assert given.equal(model, linear()) and model.training
