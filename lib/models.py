@@ -23,17 +23,7 @@ def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.
     >>> tuple(lenet_300_100(inputs=17, classes=2)(torch.zeros(5, 17)).shape)
     (5, 2)
     """
-    with _seeded(seed):
-        return nn.Sequential(
-            OrderedDict(
-                flatten=nn.Flatten(),
-                fc1=nn.Linear(inputs, 300),
-                relu1=nn.ReLU(),
-                fc2=nn.Linear(300, 100),
-                relu2=nn.ReLU(),
-                fc3=nn.Linear(100, classes),
-            )
-        )
+    return mlp(seed, inputs=inputs, hidden=(300, 100), classes=classes, batch_norm=False)
 
 
 def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequential:
@@ -66,31 +56,64 @@ def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequent
 
 
 def mlp(
-    seed: int = 0, *, inputs: int = 784, hidden: tuple[int, ...] = (512, 512, 512), classes: int = 10
+    seed: int = 0,
+    *,
+    inputs: int = 784,
+    hidden: tuple[int, ...] = (512, 512, 512),
+    classes: int = 10,
+    batch_norm: bool = True,
 ) -> nn.Sequential:
-    """Build a network of linear layers, each with batch norm (courbariaux2015binaryconnect).
+    """Build a network of linear layers, each with batch norm (courbariaux2015binaryconnect) or with a bias.
 
-    ReLU follows every batch norm except the last, which normalizes the outputs.
+    ReLU follows every layer except the last; batch norm, where there is any, normalizes the outputs too.
 
     seed: of the initial weights, default 0.
     inputs: values per sample, default 784.
     hidden: units of each hidden layer, default three layers of 512; () for none.
     classes: number of outputs, default 10.
+    batch_norm: whether each layer has batch norm in place of a bias. Default True.
 
     Input (n, ...) with ``inputs`` values per sample, output (n, classes).
 
     >>> list(dict(mlp(hidden=(20,)).named_children()))
     ['flatten', 'fc1', 'bn1', 'relu1', 'fc2', 'bn2']
+    >>> list(dict(mlp(hidden=(20,), batch_norm=False).named_children()))
+    ['flatten', 'fc1', 'relu1', 'fc2']
     """
     with _seeded(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        for i, (n, m) in enumerate(pairwise((inputs, *hidden)), 1):
-            layers |= {f"fc{i}": nn.Linear(n, m, bias=False), f"bn{i}": nn.BatchNorm1d(m), f"relu{i}": nn.ReLU()}
-        last = len(hidden) + 1
-        layers |= {
-            f"fc{last}": nn.Linear((inputs, *hidden)[-1], classes, bias=False),
-            f"bn{last}": nn.BatchNorm1d(classes),
-        }
+        sizes = (inputs, *hidden, classes)
+        for i, (n, m) in enumerate(pairwise(sizes), 1):
+            layers[f"fc{i}"] = nn.Linear(n, m, bias=not batch_norm)
+            layers |= {f"bn{i}": nn.BatchNorm1d(m)} if batch_norm else {}
+            layers |= {f"relu{i}": nn.ReLU()} if i < len(sizes) - 1 else {}
+        return nn.Sequential(layers)
+
+
+def cnn(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 32, side: int = 32) -> nn.Sequential:
+    """Build three 3 x 3 convolutions and a linear layer: a small teacher, or with a small width a student.
+
+    The convolutions have ``width``, 2 ``width`` and 4 ``width`` filters; a pool, batch norm and ReLU follow each.
+    With the defaults it has 113,962 parameters, with a width of 8 it has 11,218.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, default 10.
+    width: filters of the first convolution, default 32.
+    side: pixels, height and width of the images, 8 or more, default 32.
+
+    Input (n, channels, side, side), output (n, classes) logits.
+
+    >>> [sum(p.numel() for p in cnn(width=width).parameters()) for width in (32, 8)]
+    [113962, 11218]
+    """
+    with _seeded(seed):
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, outputs in enumerate((width, 2 * width, 4 * width), 1):
+            layers |= {f"conv{i}": nn.Conv2d(channels, outputs, 3, padding=1, bias=False), f"pool{i}": nn.MaxPool2d(2)}
+            layers |= {f"bn{i}": nn.BatchNorm2d(outputs), f"relu{i}": nn.ReLU()}
+            channels = outputs
+        layers |= {"flatten": nn.Flatten(), "fc": nn.Linear(channels * (side // 8) ** 2, classes)}
         return nn.Sequential(layers)
 
 

@@ -83,6 +83,20 @@ def test_vgg_small_pools_behind_each_pair_and_before_batch_norm():
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7) and model.eval()(torch.zeros(0, 1, 32, 32)).shape == (0, 7)
 
 
+def test_cnn_has_the_parameters_that_are_counted_by_hand():
+    convolutions, norms, last = 27 * 32 + 288 * 64 + 576 * 128, 2 * (32 + 64 + 128), 128 * 16 * 10 + 10
+    assert measure.parameters(models.cnn()) == convolutions + norms + last == 113_962
+    small = models.cnn(channels=1, classes=7, width=4, side=28)
+    assert small(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+    assert small.fc.in_features == 16 * 3 * 3
+
+
+def test_mlp_without_batch_norm_has_a_bias_in_each_layer():
+    model = models.mlp(inputs=6, hidden=(5, 4), classes=3, batch_norm=False)
+    assert [name for name, _ in model.named_children()] == ["flatten", "fc1", "relu1", "fc2", "relu2", "fc3"]
+    assert measure.parameters(model) == 6 * 5 + 5 + 5 * 4 + 4 + 4 * 3 + 3
+
+
 def test_mlp_has_batch_norm_behind_every_layer_and_no_bias_before_it():
     model = models.mlp()
     assert measure.parameters(model) == 784 * 512 + 2 * 512 * 512 + 512 * 10 + 2 * (3 * 512 + 10)

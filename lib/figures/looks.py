@@ -18,8 +18,8 @@ QUANTIZATION = _look(RED, "^", "--")
 COMBINED = _look(PINK, "v", "-.")
 REPORTED: dict[str, Any] = _look("black", "*", "none") | {"markerfacecolor": "none", "markersize": 12}
 
-# Keyed by the technique's id in the catalogue, or by the word for the treatment. Two techniques of one section of the
-# survey differ in color or marker.
+# Keyed by the technique's id in the catalogue, also of those that are still to come, since a look that is added makes
+# each chapter run again; or by the word for the treatment. Two techniques of one section differ in color or marker.
 LOOKS: dict[str, dict[str, Any]] = {
     "dense": DENSE,
     "float": DENSE,
@@ -28,6 +28,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "pruned": PRUNING,
     "retrained": RETRAINED,
     "iterated": COMBINED,
+    "teacher": _look(GRAY, "D", "-"),
+    "ensemble": _look(GRAY, "h", "--"),
     "prune-magnitude-iterative": PRUNING,
     "prune-obd": _look(RED, "^", "--"),
     "prune-obs": _look(PINK, "v", "-."),
@@ -73,6 +75,48 @@ LOOKS: dict[str, dict[str, Any]] = {
     "gxnor-dst": _look(SKY, "P", "-"),
     "bipolar-regularizer": _look(RED, ">", "--"),
     "bulat-binary-block": _look(BLUE, "s", "-."),
+    "kd-logit-mimic": _look(BLUE, "o", "-"),
+    "kd-linear-bottleneck": _look(RED, "^", "--"),
+    "kd-model-compression": _look(GREEN, "D", "-"),
+    "kd-soft-targets": _look(PINK, "v", "-."),
+    "kd-ensemble": _look(ORANGE, "<", "--"),
+    "kd-nst": _look(SKY, "P", "-."),
+    "kd-darkrank": _look(BLUE, "s", "-"),
+    "kd-internal-representations": _look(RED, "p", "--"),
+    "kd-svd": _look(GREEN, "h", "-"),
+    "kd-label-smoothing": _look(PINK, "d", "-."),
+    "hash-feature-hashing": _look(BLUE, "o", "-"),
+    "hash-hashednets": _look(RED, "^", "--"),
+    "hash-simhash-lsh": _look(GREEN, "D", "-"),
+    "hash-mips-alsh": _look(PINK, "v", "-."),
+    "hash-lsh-sparse-layers": _look(ORANGE, "<", "--"),
+    "filter-size-factorization": _look(BLUE, "o", "-"),
+    "inception-module": _look(RED, "^", "--"),
+    "residual-block": _look(GREEN, "D", "-"),
+    "dense-block": _look(PINK, "v", "-."),
+    "squeezenet": _look(ORANGE, "<", "--"),
+    "squeeze-segnet": _look(SKY, "P", "-."),
+    "spatially-separable-filters": _look(BLUE, "s", "-"),
+    "depthwise-separable": _look(RED, "p", "--"),
+    "mobilenet-v1": _look(GREEN, "h", "-"),
+    "shufflenet-v1": _look(PINK, "d", "-."),
+    "binarized-hourglass": _look(ORANGE, ">", "--"),
+    "rosenblatt-perceptron": _look(BLUE, "o", "-"),
+    "willshaw-malsburg": _look(RED, "^", "--"),
+    "self-organizing-map": _look(GREEN, "D", "-"),
+    "neural-gas": _look(PINK, "v", "-."),
+    "growing-cell-structures": _look(ORANGE, "<", "--"),
+    "growing-neural-gas": _look(SKY, "P", "-."),
+    "neat": _look(BLUE, "o", "-"),
+    "competing-conventions": _look(RED, "^", "--"),
+    "codeepneat": _look(GREEN, "D", "-"),
+    "network-morphism": _look(BLUE, "o", "-"),
+    "auto-keras": _look(RED, "^", "--"),
+    "path-level-morphism": _look(GREEN, "D", "-"),
+    "convolutional-neural-fabrics": _look(BLUE, "o", "-"),
+    "enas": _look(RED, "^", "--"),
+    "budgeted-super-networks": _look(GREEN, "D", "-"),
+    "mnasnet": _look(PINK, "v", "-."),
 }
 PERCENT = (0.0, 100.0)  # the bounds of errors and accuracies
 

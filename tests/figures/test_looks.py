@@ -9,8 +9,10 @@ import yaml
 from lib import figures
 
 CATALOGUE = Path(__file__).parents[2] / "survey" / "techniques.yml"
-SECTION = {row["id"]: row["section"] for row in yaml.safe_load(CATALOGUE.read_text())["here"]}
-TREATMENTS = {"dense", "float", "random", "reported", "pruned", "retrained", "iterated"} | {
+SURVEY = yaml.safe_load(CATALOGUE.read_text())
+SECTION = {row["id"]: row["section"] for row in SURVEY["here"]}
+SECTION |= {name: section for section, names in SURVEY["not_yet_here"].items() for name in names}
+TREATMENTS = {"dense", "float", "random", "reported", "pruned", "retrained", "iterated", "teacher", "ensemble"} | {
     "nearest rounding",
     "stochastic rounding",
 }
