@@ -4,16 +4,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 
 def wait(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> int:
     """Wait for a process and return its exit status. On Ctrl-C it gets the time to end its own, and Python exits.
 
+    A SIGTERM, which reaches this Python alone, stops the process with all that it started before Python exits.
+
     process: one that Ctrl-C reaches too.
     seconds: after this time it is stopped with all that it started, and its status is 0; by default it has no limit.
     """
+
+    def ended(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, ended) if threading.current_thread() is threading.main_thread() else None
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -23,6 +33,12 @@ def wait(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> in
         process.wait()
         print("Stopped. The same command goes on from here: finished chapters are kept.", file=sys.stderr)
         sys.exit(130)
+    except SystemExit:
+        stop(process)
+        raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

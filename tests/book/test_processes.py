@@ -22,22 +22,40 @@ def test_the_status_is_that_of_the_process(status):
     assert processes.wait(started(f"raise SystemExit({status})")) == status
 
 
-def test_a_process_that_takes_too_long_is_stopped_with_its_children(tmp_path: Path):
-    mark = tmp_path / "begun"
-    process = started(PARENT.format(child=CHILD.format(mark=str(mark))))
+def child_of(process: "subprocess.Popen[bytes]", mark: Path) -> Path:
+    """The state of the process's one child, in a file, once the child has made its mark."""
     deadline = time.monotonic() + 30
     while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     (children,) = Path("/proc", str(process.pid), "task", str(process.pid)).glob("children")
-    child = Path("/proc", children.read_text().split()[0], "stat")
+    return Path("/proc", children.read_text().split()[0], "stat")
 
-    assert processes.wait(process, 0.1) == 0
 
-    assert process.returncode == -9
+def ends(child: Path) -> bool:
     deadline = time.monotonic() + 10
     while child.exists() and child.read_text().split(") ")[1][0] != "Z" and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not child.exists() or child.read_text().split(") ")[1][0] == "Z"  # ended; its parent may not have asked yet
+    return not child.exists() or child.read_text().split(") ")[1][0] == "Z"  # its parent may not have asked yet
+
+
+def test_a_process_that_takes_too_long_is_stopped_with_its_children(tmp_path: Path):
+    mark = tmp_path / "begun"
+    process = started(PARENT.format(child=CHILD.format(mark=str(mark))))
+    child = child_of(process, mark)
+    assert processes.wait(process, 0.1) == 0
+    assert process.returncode == -9
+    assert ends(child)
+
+
+def test_a_command_that_is_terminated_stops_what_it_started(tmp_path: Path):
+    mark = tmp_path / "begun"
+    waits = "import subprocess, sys; from lib.book import processes; "
+    waits += "processes.wait(subprocess.Popen([sys.executable, '-c', {child!r}]))"
+    command = started(waits.format(child=CHILD.format(mark=str(mark))))
+    child = child_of(command, mark)
+    command.terminate()
+    assert command.wait(10) == 143
+    assert ends(child)
 
 
 def test_the_last_five_lines_are_told_in_one(tmp_path: Path):
