@@ -11,7 +11,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import lib
-from lib import running, storage, structure
+from lib import storage, structure
 from lib.book.zoo import networks
 from lib.book.zoo.agreement import Apart
 from lib.datasets import Split
@@ -196,6 +196,22 @@ def trained(model: nn.Module, split: Split, call: Call) -> str:
     return "trained"
 
 
+def _flow(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """What each named layer that runs reads and answers: copies, since an activation in place writes over the answer."""
+    seen = {}
+    hooks = []
+    for name in names:
+
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+            seen[name] = (inputs[0].clone(), output.clone())
+
+        hooks.append(model.get_submodule(name).register_forward_hook(keep))
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
 def signs(model: nn.Module, split: Split, call: Call) -> str:
     """Layers read and hold signs: each layer of bits answers like the simulated one.
 
@@ -210,13 +226,11 @@ def signs(model: nn.Module, split: Split, call: Call) -> str:
     answers = model(split.images)
     assert answers.isfinite().all(), "an answer is not finite"
     if readers:
-        with running.captured(model, readers) as flow:
-            model(split.images)
+        flow = _flow(model, readers, split.images)
         converted = modules()["inference"].convert(model)
         assert converted(split.images).isfinite().all(), "an answer of the network of bits is not finite"
-        for name in readers:
-            bits = converted.get_submodule(name)(flow.inputs[name])
-            assert _close(bits, flow.outputs[name]), f"layer {name!r} of bits answers differently"
+        for name, (read, answered) in flow.items():
+            assert _close(converted.get_submodule(name)(read), answered), f"layer {name!r} of bits answers differently"
     return f"{len(stored)} of {len(list(layers(model)))} weights, {len(readers)} layers that read signs"
 
 
