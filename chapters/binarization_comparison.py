@@ -77,7 +77,7 @@ TITLES = {"lenet5": "LeNet-5, digits", "cnn": "color images"}
 # %% [markdown]
 # ## The methods
 #
-# All methods of this section are applied to the same two networks: LeNet-5, for digits, and a network for color images, with three convolutions of 3 × 3 pixels, each followed by pooling, batch norm and ReLU, and a linear layer.
+# All methods of this section are applied to the same two networks: LeNet-5, for digits, and a network for color images, with three convolutions of 3 by 3 pixels, each followed by pooling, batch norm and ReLU, and a linear layer.
 # All forms of a network have the same images, the same number of epochs and the same learning rate of Adam; only the discrete states of GXNOR, where a rate is a probability, have their own.
 #
 # | method | weights | inputs of a layer | layers |

@@ -380,7 +380,7 @@ evidence.phrase(
 # The source counts {glue:text}`binarization.xnor.counted_ratio` for 256 channels and {glue:text}`binarization.xnor.counted_few_ratio` for a color image with filters of one pixel.
 # The authors measured 58, on a CPU, for one convolution {cite:p}`rastegari2016xnor`.
 # With this core's own limits in place of 64, the same count gives {glue:text}`binarization.kernel.counted_here_ratio`.
-# The survey says 58 times: by count {verdict}`C2.6-31`, by the clock {verdict}`C2.6-23`.
+# The survey {cite:p}`berthelier2020survey` says 58 times: by count {verdict}`C2.6-31`, by the clock {verdict}`C2.6-23`.
 #
 # Whole networks gain less than their convolutions, because first and last layers, pooling and batch norm stay real.
 # With one image VGG is {glue:text}`binarization_speed.vgg.one_speedup_latency_ratio` as fast and LeNet-5 {glue:text}`binarization_speed.lenet5.one_speedup_latency_ratio`; with {glue:text}`binarization_speed.many.images` images they are {glue:text}`binarization_speed.vgg.many_speedup_latency_ratio` and {glue:text}`binarization_speed.lenet5.many_speedup_latency_ratio`.
@@ -428,7 +428,7 @@ record("xnor.real_products_with_k_pct", (2 + shared) * real, digits=3, exact=Tru
 
 # %% [markdown]
 # **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time; the rest goes into packing, gathering and scaling, although only {glue:text}`binarization.xnor.real_products_pct` of the products are real.
-# With K, the scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` are real, and {finding}`bits gain less | binarization.kernel.conv_with_k_ratio < binarization.kernel.conv_ratio`: {glue:text}`binarization.kernel.conv_with_k_ratio` over torch instead of {glue:text}`binarization.kernel.conv_ratio`.
+# With K, the scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` are real: bits that compute it are {glue:text}`binarization.kernel.conv_with_k_ratio` as fast as torch, and {glue:text}`binarization.kernel.conv_ratio` without it.
 #
 # ## Where it breaks
 #

@@ -351,7 +351,7 @@ evidence.phrase("numerical_precision.finished20.outcome", outcome)
 # ### A convolutional network
 # The paper trains convolutional networks, too.
 # LeNet-5, a digit classifier with two convolutions, is trained in the same way, in ⟨4, 12⟩ and on {glue:text}`numerical_precision.lenet5.images`.
-# A smaller network with two convolutions learns color images, averaged to 16 × 16 pixels: {glue:text}`numerical_precision.color.data`.
+# A smaller network with two convolutions learns color images, averaged to 16 by 16 pixels: {glue:text}`numerical_precision.color.data`.
 
 # %%
 parts = dataset.train.first(lenet5_images), dataset.test.first(test_images // 2)

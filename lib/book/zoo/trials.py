@@ -197,7 +197,7 @@ def trained(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def _flow(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each named layer that runs reads and answers: copies, since an activation in place writes over the answer."""
+    """What each named layer that runs reads and answers: copies, since what comes after may work in place."""
     seen = {}
     hooks = []
     for name in names:
