@@ -428,7 +428,7 @@ record("xnor.real_products_with_k_pct", (2 + shared) * real, digits=3, exact=Tru
 
 # %% [markdown]
 # **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time; the rest goes into packing, gathering and scaling, although only {glue:text}`binarization.xnor.real_products_pct` of the products are real.
-# With K, the scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` are real: bits gain {glue:text}`binarization.kernel.conv_with_k_ratio` over torch with it, and {glue:text}`binarization.kernel.conv_ratio` without it.
+# With K, the scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` are real; over torch, the kernel then reaches {glue:text}`binarization.kernel.conv_with_k_ratio`, and {glue:text}`binarization.kernel.conv_ratio` without K.
 #
 # ## Where it breaks
 #
