@@ -43,7 +43,9 @@ def public_functions() -> dict[str, typing.Any]:
                 functions |= {
                     f"{name}.{key}.{k}": v
                     for k, v in methods.items()
-                    if inspect.isfunction(v) and (not k.startswith("_") or k == "__init__")
+                    if inspect.isfunction(v)
+                    and v.__module__ != "typing"  # a protocol's constructor is nobody's
+                    and (not k.startswith("_") or k == "__init__")
                 }
     return functions
 

@@ -470,7 +470,7 @@ def test_ci_does_all_it_says(tmp_path):
         line.removeprefix("made ").split(" TESTS=")[0] for line in said.stdout.splitlines() if line.startswith("made")
     ]
     assert made == [
-        *("environment PYTHON=python3.11", "doctor", "lint", "book", "test"),
+        *("environment PYTHON=python3.11", "doctor", "lint", "book", "test", "zoo MINUTES=3"),
         *("VENV=_build/newest environment PYTHON=python3.13", "VENV=_build/newest test"),
         *("VENV=_build/newest chapter CHAPTER=pruning", "reproduce PROFILE=standard MINUTES=15"),
     ]
@@ -480,8 +480,8 @@ def test_ci_does_all_it_says(tmp_path):
 @pytest.mark.parametrize(
     "broken",
     [
-        *("environment PYTHON=", "doctor", "lint", "book", "VENV=_build/newest environment", "VENV=_build/newest test"),
-        *("VENV=_build/newest chapter", "reproduce"),
+        *("environment PYTHON=", "doctor", "lint", "book", "zoo"),
+        *("VENV=_build/newest environment", "VENV=_build/newest test", "VENV=_build/newest chapter", "reproduce"),
     ],
 )
 def test_ci_goes_on_after_a_step_that_fails_and_fails(tmp_path, broken):

@@ -141,7 +141,7 @@ def test_chapters_have_one_form():
 
 def test_every_profile_names_what_is_there():
     names = sorted(path.stem for path in (PROJECT / "profiles").glob("*.yml"))
-    assert names == ["full", "quick", "standard"]
+    assert names == ["fashion", "full", "quick", "standard"]
     for name in names:
         chapters.profile_settings(PROJECT, name)
     assert not set(chapters.profile_settings(PROJECT, "quick")) - {

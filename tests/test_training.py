@@ -215,7 +215,7 @@ def test_squared_hinge_agrees_with_torchs_margin_loss_of_two_classes():
     torch.testing.assert_close(training.squared_hinge(outputs, labels), away.square().sum() / 9)
 
 
-def test_a_function_is_a_loss_and_a_name_of_one_is_the_same(split):
+def test_a_named_loss_is_the_same_as_its_function(split):
     named, function = linear(), linear()
     training.fit(named, split, epochs=1, seed=0, loss="squared_hinge", learning_rate=0.01)
     training.fit(function, split, epochs=1, seed=0, loss=training.squared_hinge, learning_rate=0.01)

@@ -20,11 +20,11 @@ def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
     since: a commit; what is before it is not looked at.
 
     Returns how many steps changed the ledger, and a sentence for each claim whose rules changed, or which is gone,
-    after its quantities were recorded, without a word in ``changed``.
+    after its quantities were recorded, without a word in ``changed`` then or later.
     Raises ValueError where git does not know the commit.
     """
     steps = _git(root, "rev-list", "--first-parent", "--reverse", f"{since}..HEAD", "--", CLAIMS).split()
-    wrong = []
+    wrong, present = [], _claims(root, "HEAD")
     for commit in steps:
         before, after = _claims(root, f"{commit}^"), _claims(root, commit)
         said = " ".join(str(claim.get("changed", "")) for claim in after.values())
@@ -38,9 +38,13 @@ def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
             where = f"{commit[:7]}: {id}, whose {known[0]} quantities had been recorded"
             if new is None and id not in said:
                 wrong.append(f"{where}, is gone, and no claim says so in 'changed'")
-            elif new is not None and new.get("changed", "") in ("", old.get("changed", "")):
+            elif new is not None and _words(old) == _words(new) == _words(present.get(id, new)):
                 wrong.append(f"{where}, has other rules, and its 'changed' does not say so")
     return len(steps), wrong
+
+
+def _words(claim: dict[str, Any]) -> str:
+    return claim.get("changed", "")
 
 
 def _differ(old: dict[str, Any], new: dict[str, Any], profile: str) -> bool:

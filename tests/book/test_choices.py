@@ -23,7 +23,7 @@ def found(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize("pick", PICKS)
-def test_a_pick_by_the_test_split_is_found_and_one_by_validation_is_not(pick):
+def test_a_pick_by_test_is_found_and_one_by_validation_not(pick):
     assert len(found(ERRORS + pick)) == 1
     assert found(CHECKED + pick) == [] and len(list(choices.picks(ast.parse(CHECKED + pick)))) == 1
 

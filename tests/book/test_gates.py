@@ -236,4 +236,4 @@ def test_the_gate_of_verdicts_fails(tmp_path, claims, results, says):
 def test_the_gate_of_verdicts_refuses_an_unknown_profile(tmp_path):
     root = write_ledger(tmp_path, [claim()], {"standard": {K: record(1.0)}})
     _, failures = gates.verdicts(root, "fast")
-    assert "profile must be one of quick, standard, full, not 'fast'" in failures
+    assert "profile must be one of quick, standard, full, fashion, not 'fast'" in failures

@@ -131,7 +131,7 @@ def test_a_time_is_a_median_and_decides_alone(tmp_path):
         ({"at_least": 3}, [2, 2, 2], float("inf")),
     ],
 )
-def test_the_margin_is_the_distance_to_the_bound_in_halves_of_the_interval(tmp_path, rule, values, margin):
+def test_the_margin_is_the_distance_in_halves_of_the_interval(tmp_path, rule, values, margin):
     root = write_ledger(tmp_path, [claim(decided_by={"quick": [{"key": K, **rule}]})])
     found = judging.judge(ledger.load_claims(root)[0], "quick", {K: record(*values)}).findings[0]
     assert found.margin == pytest.approx(margin, abs=1e-3) and (margin < 0) == (found.outcome == STRADDLES)

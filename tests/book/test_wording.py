@@ -4,13 +4,13 @@ import pytest
 
 from lib.book import wording
 from lib.book.claims import SUPPORTED, Claim, Rule
-from lib.book.judging import FAILS, HOLDS, Finding, Judgment
+from lib.book.judging import FAILS, HOLDS, SAMPLED, Finding, Judgment
 
 K, OTHER = "pruning.net.error_pct", "pruning.net.baseline_error_pct"
 
 
 def finding(rule: Rule, *values: float, outcome: str = HOLDS) -> Finding:
-    return Finding(rule, values, "%", 2, outcome)
+    return Finding(rule, values, "%", 2, SAMPLED, outcome)
 
 
 @pytest.mark.parametrize(

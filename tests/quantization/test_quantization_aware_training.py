@@ -108,12 +108,12 @@ def test_training_lowers_the_loss_and_depends_on_the_seed_alone():
 
 def test_the_defaults_are_those_of_training_except_for_the_learning_rate():
     defaults = {"momentum": 0.9, "weight_decay": 5e-4, "batch_size": 128, "shift": 0, "optimizer": "sgd"}
-    defaults |= {"loss": "cross_entropy", "learning_rate": 0.01}
+    defaults |= {"loss": "cross_entropy", "learning_rate": 0.01, "flip": False}
     assert defaults.keys() == FitOptions.__annotations__.keys()
     plain, spelled = (fit(network(), split(), epochs=3, seed=0, **options) for options in ({}, defaults))
     assert plain == spelled
     others = {"momentum": 0.0, "weight_decay": 1.0, "batch_size": 10, "shift": 2, "optimizer": "adam"}
-    others |= {"loss": "squared_hinge", "learning_rate": 0.1}
+    others |= {"loss": "squared_hinge", "learning_rate": 0.1, "flip": True}
     for name, value in others.items():
         assert fit(network(), split(), epochs=3, seed=0, **{name: value}) != plain, name
 
@@ -201,7 +201,10 @@ def test_a_refusal_leaves_the_network_as_it_was():
         ({"split": split(0)}, "the split is empty: at least one sample is needed to train on"),
         ({"batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
         ({"epochs": -1}, "epochs must be 0 or more"),
-        ({"loss": "hinge"}, "loss must be one of cross_entropy, squared_hinge, squared_error, not 'hinge'"),
+        (
+            {"loss": "hinge"},
+            "loss must be one of cross_entropy, squared_hinge, squared_error, or a function, not 'hinge'",
+        ),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, not 'lion'"),
     ):
         with pytest.raises(ValueError, match=says):
