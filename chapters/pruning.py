@@ -136,7 +136,7 @@ record("lenet300.baseline_error_pct", baseline)
 
 
 def trained_on(networks, split=dataset.train, **options):
-    """The dense networks trained further: the fair rivals of pruned ones that were retrained."""
+    """The dense networks, trained on: the fair rivals of pruned ones."""
     return [
         cached(training.fit, copy.deepcopy(m), split=split, seed=1000 + i, **options)
         for i, m in enumerate(networks)
@@ -360,7 +360,7 @@ record("lenet300.smallest_removed_pct", gone, digits=1)
 # %% [markdown]
 # The same on LeNet-5, a convolutional network for digits with 431,080 parameters {cite:p}`lecun1998gradient`:
 
-# %%
+# %% tags=["hide-input"]
 part = dataset.train.first(min(lenet5_images, len(dataset.train)))
 fit = {"split": part, "learning_rate": 0.05}
 lenet5 = trained(

@@ -235,7 +235,7 @@ def ranked(model, split, seed, left_out=()):
 
 
 def race(networks, splits, share, scores, rounded=1, tune=True, judged=("test",)):
-    """(when, split) -> name -> accuracies, one for each network; and what is left of each."""
+    """(when, split) -> name -> accuracies; and what is left of each."""
     found, cuts = {}, []
 
     def note(when, models):

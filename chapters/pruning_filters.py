@@ -386,7 +386,7 @@ errors["random"] = by_draw.mean(axis=1).tolist()
 # The cost that the pruning is to leave alone is measured on the images that the criteria saw.
 
 
-# %%
+# %% tags=["hide-input"]
 @torch.no_grad()
 def mean_cost(model):
     return molchanov.cross_entropy(model(sample.images), sample.labels).mean().item()
@@ -614,7 +614,7 @@ def first_gone(model, share=0.25):
 
 
 def planted(network):
-    """In %: copies of which one goes in the first quarter, pairs at the center that go first."""
+    """In %: copies of which one goes early, and pairs at the center."""
     model, copies, center = copy.deepcopy(network), [], []
     filters = network.conv2.weight.detach()
     for j in range(len(filters)):
@@ -679,7 +679,7 @@ def slimmed(sparsity, seed):
 
 # %%
 def cut_by_threshold(model):
-    """In %: what goes, what work stays, errors before and after the cut, new means, and these on validation images."""
+    """In %: what goes, what work stays, and errors on both splits."""
     model = optimal_threshold.recalibrated(model, halves.first(1000))
     masks = optimal_threshold.masks(model, halves, delta=delta)
     small = structure.shrink(model, masks, halves.images[:1])

@@ -483,7 +483,7 @@ def both(bits, dense, sparse):
 
 
 def curve(change, settings):
-    """For each setting: how many times smaller, and test and validation errors, of each seed."""
+    """For each setting: how many times smaller, and both errors."""
     points = []
     for setting in settings:
         pairs = zip(longer300, pruned300, strict=True)
