@@ -641,7 +641,7 @@ def drop(model, seed):
 
 
 def thinner(model, density, seed):
-    """Fewer weights of the same network, fine-tuned; the first time from the dense one."""
+    """Fewer weights of the same network, fine-tuned."""
     sparse = magnitude.prune(copy.deepcopy(model), density=density)
     options = {"epochs": 1, "seed": seed, "learning_rate": 0.01, "batch_size": 64}
     training.fit(sparse, drawn(gray.train, tuning, 500 + seed), **options)
