@@ -152,6 +152,21 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
     return torch.channels_last if safe else torch.contiguous_format
 
 
+def arranged(images: Tensor, memory: torch.memory_format) -> Tensor:
+    """Return the images in a memory layout that kernels recognize. One channel lies alike in both layouts, so that a
+    convolution would take it for plain memory, and hand plain memory on to all layers behind it.
+
+    images: (n, channels, height, width), or of other dimensions, which stay as they are in channels_last.
+    memory: what :func:`layout` chose.
+
+    >>> arranged(torch.zeros(2, 1, 3, 4), torch.channels_last).stride()
+    (12, 1, 4, 1)
+    """
+    if memory == torch.contiguous_format or images.dim() != 4:
+        return images.to(memory_format=torch.contiguous_format)
+    return torch.empty_like(images, memory_format=memory).copy_(images)
+
+
 def _crashes(channels: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     """Whether the weight gradient of such a convolution may write outside its memory in channels_last."""
     return max(size) == 1 < max(stride) and channels < 8
@@ -183,7 +198,7 @@ def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> T
     generators = [(g, g.get_state()) for _, kept in before for g in kept.values() if isinstance(g, torch.Generator)]
     try:
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-            return functional_call(model.eval(), tensors, (images.to(memory_format=torch.contiguous_format),))
+            return functional_call(model.eval(), tensors, (arranged(images, memory),))
     finally:
         for module, kept in before:  # its mode, and what its forward pass set
             vars(module).clear()
@@ -239,7 +254,7 @@ def convolved(
     def signs(shape: tuple[int, ...]) -> Tensor:
         return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(dtype)
 
-    x, w = (signs(shape).to(memory_format=memory).requires_grad_() for shape in (images, weight))
+    x, w = (arranged(signs(shape), memory).requires_grad_() for shape in (images, weight))
     filters = weight[1] * place[-1] if place[3] else weight[0]
     with torch.enable_grad():
         output = torch.convolution(x, w, torch.ones(filters, dtype=dtype) if bias else None, *place)

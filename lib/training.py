@@ -208,8 +208,7 @@ def fit(
                 if flip:
                     mirrored = torch.rand(len(images), generator=generator) < 0.5
                     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-                if memory == torch.contiguous_format:  # a permuted single channel would ask for channels_last
-                    images = images.to(memory_format=memory)
+                images = running.arranged(images, memory)
                 answers = running.logits(model, images)
                 if not isinstance(answers, Tensor):
                     for buffer, value in zip(model.buffers(), buffers, strict=True):

@@ -9,6 +9,7 @@ from torch import nn
 
 from lib import models, running, training
 from lib.datasets import Split
+from lib.pruning import magnitude
 
 
 @pytest.fixture
@@ -167,6 +168,34 @@ def test_plain_memory_is_used_where_channels_last_raises_or_reads_another_order(
 @pytest.mark.parametrize("build", [models.lenet_300_100, models.lenet5])
 def test_ordinary_networks_are_trained_in_channels_last(build, split):
     assert running.layout(build(), split.images) == LAST
+
+
+def test_one_channel_is_told_from_plain_memory():
+    images = torch.rand(2, 1, 3, 4)
+    assert running.arranged(images, LAST).stride() == (12, 1, 4, 1)
+    assert running.arranged(running.arranged(images, LAST), PLAIN).stride() == (12, 12, 4, 1)
+    assert torch.equal(running.arranged(images, LAST), images)
+    assert torch.equal(running.arranged(images[0, 0], LAST), images[0, 0])
+
+
+def test_a_compressed_first_layer_does_not_lead_training_out_of_channels_last():
+    """The product of a mask and a weight of one input channel lies alike in both layouts."""
+    model, seen = magnitude.prune(Flattened(lambda x: x.flatten(1)), density=0.5), []
+    model.first.register_forward_hook(lambda layer, inputs, output: seen.append(output.stride()))
+    training.fit(model, small(), epochs=1, seed=0)
+    assert seen[-1] == (4 * 36, 1, 4 * 6, 4)
+
+
+def test_a_compressed_layer_in_front_of_a_view_is_trained_in_plain_memory():
+    class Viewed(Flattened):
+        def forward(self, x):
+            return self.last(self.first(x).view(len(x), -1))
+
+    model = Viewed(None)
+    model.last = nn.Linear(4 * 36, 10)
+    magnitude.prune(model, density=0.5)
+    assert running.layout(model, small().images) == PLAIN
+    assert len(training.fit(model, small(), epochs=1, seed=0)) == 1
 
 
 def volumes(layer):

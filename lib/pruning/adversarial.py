@@ -199,7 +199,8 @@ def learn_masks(
     target = _logits(model, images, batch_size)
     unit = target.square().sum(1).mean().clamp_min(1e-12)
     student = copy.deepcopy(model).requires_grad_(True).eval()  # batch norm would divide common factors out again
-    student.to(memory_format=running.layout(student, images))  # type: ignore[call-overload]  # not in torch's stubs
+    memory = running.layout(student, images)
+    student.to(memory_format=memory)  # type: ignore[call-overload]  # not in torch's stubs
     judge, generator = discriminator(target.shape[1], seed), torch.Generator().manual_seed(seed)
     channels = [torch.ones(group.channels, requires_grad=True) for group in groups]
     factors = {name: torch.ones((), requires_grad=True) for name in names}
@@ -214,7 +215,8 @@ def learn_masks(
     for _ in range(epochs):
         fista.a = 1.0  # its momentum is for convex functions: left alone, it runs past the point of no return
         for batch in torch.randperm(len(images), generator=generator).split(batch_size):
-            logits = functional_call(student, weights(student, groups, channels, factors), images[batch])
+            shown = running.arranged(images[batch], memory)
+            logits = functional_call(student, weights(student, groups, channels, factors), shown)
             of_judge.zero_grad()
             real, fake = judge(target[batch]), judge(logits.detach())
             (softplus(-real) + softplus(fake)).mean().backward()  # -log D(f_b) - log(1 - D(f_g))

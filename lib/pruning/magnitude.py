@@ -62,7 +62,7 @@ class PrunedWeight(CompressedWeight):
     # method
     def forward(self, weight: Tensor) -> Tensor:
         mask = self.mask.to(weight.dtype)
-        return weight * mask + 0.0  # adding zero turns the -0 of a pruned negative weight into 0
+        return (weight * mask).add_(0.0)  # adding zero turns the -0 of a pruned negative weight into 0
 
     # end of method
 
