@@ -231,12 +231,11 @@ def thinned(layer: Product, *, density: float, seed: int) -> Product:
     generator, size = np.random.default_rng(seed), layer.weight.numel()
     expected = int(size * density + 10 * math.sqrt(size) + 10)
     drawn = np.cumsum(generator.geometric(density, expected)) - 1  # gaps between the successes of independent draws
-    places = torch.from_numpy(drawn[drawn < size])
-    weight = torch.zeros(size, dtype=layer.weight.dtype, device="cpu")
+    places = drawn[drawn < size]
     values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
+    where = tuple(torch.from_numpy(index) for index in np.unravel_index(places, layer.weight.shape))
     with torch.no_grad():
-        weight[places] = values.to(weight.dtype)
-        layer.weight.copy_(weight.view(layer.weight.shape))
+        layer.weight.zero_()[where] = values.to(layer.weight.dtype)  # in place: a large layer is not held twice
     return layer
 
 
