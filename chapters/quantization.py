@@ -111,11 +111,13 @@ def train_on(networks, epochs, learning_rate, share_epochs):
 
 fit = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
 dense300 = trained(training.fit, models.lenet_300_100, range(seeds), **fit)
+pruned300 = prune_and_retrain(dense300, kept, final_epochs, 0.1)
+longer300 = train_on(dense300, final_epochs, 0.1, share_epochs)
+
+# %%
 fit = {"split": dataset.train, "epochs": lenet5_epochs, "learning_rate": 0.05}
 dense5 = trained(training.fit, models.lenet5, range(lenet5_seeds), **fit)
-pruned300 = prune_and_retrain(dense300, kept, final_epochs, 0.1)
 pruned5 = prune_and_retrain(dense5, lenet5_kept, lenet5_final_epochs, 0.05)
-longer300 = train_on(dense300, final_epochs, 0.1, share_epochs)
 longer5 = train_on(dense5, lenet5_final_epochs, 0.05, lenet5_share_epochs)
 
 # %% tags=["remove-input"]
