@@ -178,7 +178,7 @@ def test_one_channel_is_told_from_plain_memory():
     assert torch.equal(running.arranged(images[0, 0], LAST), images[0, 0])
 
 
-def test_a_compressed_first_layer_does_not_lead_training_out_of_channels_last():
+def test_a_masked_first_layer_stays_in_channels_last():
     """The product of a mask and a weight of one input channel lies alike in both layouts."""
     model, seen = magnitude.prune(Flattened(lambda x: x.flatten(1)), density=0.5), []
     model.first.register_forward_hook(lambda layer, inputs, output: seen.append(output.stride()))
@@ -186,7 +186,7 @@ def test_a_compressed_first_layer_does_not_lead_training_out_of_channels_last():
     assert seen[-1] == (4 * 36, 1, 4 * 6, 4)
 
 
-def test_a_compressed_layer_in_front_of_a_view_is_trained_in_plain_memory():
+def test_a_masked_layer_before_a_view_takes_plain_memory():
     class Viewed(Flattened):
         def forward(self, x):
             return self.last(self.first(x).view(len(x), -1))
