@@ -1,0 +1,44 @@
+"""From masks to networks: a copy that is masked, one that is smaller, and how much must go for a share of the work."""
+
+import pytest
+import torch
+
+from lib import measure, models
+from lib.structure import cutting
+from lib.structure.choice import keep
+
+IMAGES = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def test_both_copies_answer_alike_and_leave_the_model():
+    model = models.lenet5().eval()
+    masks = {"conv1": torch.arange(20) % 3 > 0, "fc1": torch.arange(500) < 100}
+    before = [value.clone() for value in model.state_dict().values()]
+    masked, small = (cut(model, masks, IMAGES).eval() for cut in (cutting.mask, cutting.shrink))
+    torch.testing.assert_close(masked(IMAGES), small(IMAGES), rtol=1e-4, atol=1e-5)
+    assert (small.conv1.out_channels, small.fc1.out_features, small.conv2.in_channels) == (13, 100, 13)
+    assert masked.conv1.weight.shape == model.conv1.weight.shape
+    assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+def test_the_fraction_brings_the_work_below_the_share():
+    model, share = models.lenet5(), 0.3
+    fraction = cutting.fraction_for(model, IMAGES, multiply_adds=share)
+    scores = {"conv1": torch.zeros(20), "conv2": torch.zeros(50), "fc1": torch.zeros(500)}
+    whole = measure.multiply_adds(model, (1, 28, 28))
+
+    def left(fraction):
+        small = cutting.shrink(model, keep(scores, fraction=fraction), IMAGES)
+        return measure.multiply_adds(small, (1, 28, 28)) / whole
+
+    assert left(fraction) <= share < left(fraction - 0.03)
+    assert cutting.fraction_for(model, IMAGES, multiply_adds=1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [(0.0, "must be in"), (1.5, "must be in"), (float("nan"), "must be in"), (1e-6, "even the fewest")],
+)
+def test_shares_that_cannot_be_reached_are_refused(share, says):
+    with pytest.raises(ValueError, match=says):
+        cutting.fraction_for(models.lenet5(), IMAGES, multiply_adds=share)
