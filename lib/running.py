@@ -153,10 +153,12 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
 
 
 def arranged(images: Tensor, memory: torch.memory_format) -> Tensor:
-    """Return the images in a memory layout that kernels recognize. One channel lies alike in both layouts, so that a
-    convolution would take it for plain memory, and hand plain memory on to all layers behind it.
+    """Return the images in a memory layout, with strides that say which.
 
-    images: (n, channels, height, width), or of other dimensions, which stay as they are in channels_last.
+    One channel lies alike in both layouts: a convolution takes it for plain memory unless its strides are those of
+    channels_last, and then hands plain memory on to all layers after it.
+
+    images: (n, channels, height, width); of other dimensions they are returned in plain memory.
     memory: what :func:`layout` chose.
 
     >>> arranged(torch.zeros(2, 1, 3, 4), torch.channels_last).stride()
