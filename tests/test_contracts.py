@@ -6,6 +6,8 @@ import inspect
 import pkgutil
 import re
 import typing
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import given
@@ -15,12 +17,13 @@ import yaml
 from torch import nn
 
 import lib
-from lib import models, storage, structure
+from lib import cache, models, storage, structure, training
+from lib.datasets import Split
 from lib.weights import PackedWeight, compressed, compressed_form, decompress, layers
 
 PROJECT = Path(__file__).parents[1]
 CATALOGUE = yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
-KINDS = ("weights", "scores", "factorization")
+KINDS = ("weights", "scores", "factorization", "distiller")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(lib.__path__, "lib.")
@@ -309,3 +312,108 @@ def test_a_factorization_keeps_its_contract(call):
     named = dict(model.named_modules())
     assert rows and all(row.layer in named for row in rows)
     assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in model.parameters())
+
+
+TAPS = [("relu1", "relu1"), ("relu2", "relu2")]  # parts of a student and of its teacher: (n, 6, 8, 8) and (n, 8, 4, 4)
+
+
+def pupil(seed: int = 0, *, classes: int = 4, deep: bool = False) -> nn.Sequential:
+    """A student of two convolutions, or a deep teacher of four: images (n, 1, 8, 8) to logits; ``flatten`` embeds."""
+
+    def build() -> nn.Sequential:
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (inputs, outputs) in enumerate(((1, 6), (6, 8)), 1):
+            parts |= {f"conv{i}": nn.Conv2d(inputs, outputs, 3, padding=1), f"bn{i}": nn.BatchNorm2d(outputs)}
+            if deep:
+                parts |= {f"act{i}": nn.Tanh(), f"more{i}": nn.Conv2d(outputs, outputs, 3, padding=1)}
+            parts |= {f"relu{i}": nn.ReLU(), f"pool{i}": nn.MaxPool2d(2)}
+        parts |= {"flatten": nn.Flatten(), "fc": nn.Linear(32, classes)}
+        return nn.Sequential(parts)
+
+    return given.seeded(build, seed)
+
+
+def mentor(classes: int = 4) -> nn.Sequential:
+    """A teacher that is sure of what it answers."""
+    model = pupil(1, classes=classes, deep=True).eval()
+    model.fc.weight.data *= 10
+    return model
+
+
+def lessons() -> Split:
+    """Images, with the labels that the teacher gives them."""
+    images = given.split(24, 1, 8, 8).images
+    with torch.no_grad():
+        return Split(images, mentor()(images).argmax(1))
+
+
+def taught(call: str, student: nn.Module, teacher: nn.Module, epochs: int = 1) -> list[float]:
+    """Train the student with the distiller that the catalogue's call makes; what each epoch cost."""
+    teaching = called(call, teacher=teacher, taps=TAPS)
+    options = {"epochs": epochs, "seed": 0, "learning_rate": 0.01, "batch_size": 8}
+    return training.fit(student, lessons(), teaching=teaching, **options)
+
+
+@pytest.mark.parametrize("call", listed("distiller"))
+def test_a_student_learns_and_its_teacher_stays_as_it_was(call):
+    student, teacher = pupil(), mentor()
+    before, names, random = given.state(teacher), dict(student.named_modules()), torch.get_rng_state()
+    start, keys = given.state(student), list(student.state_dict())
+    losses = taught(call, student, teacher, epochs=8)
+    assert losses[-1] < losses[0] and not given.same_state(given.state(student), start)
+    assert given.same_state(given.state(teacher), before), "the teacher is left as it was"
+    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert dict(student.named_modules()) == names and list(student.state_dict()) == keys
+    assert not any(module._forward_hooks for net in (student, teacher) for module in net.modules()), "no hook is left"
+    assert torch.equal(torch.get_rng_state(), random), "the global random state is left alone"
+
+
+@pytest.mark.parametrize("call", listed("distiller"))
+def test_a_teacher_in_training_mode_labels_in_evaluation_mode(call):
+    students, teachers = [pupil(), pupil()], [mentor(), mentor().train()]
+    taught(call, students[0], teachers[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it was in training mode
+        taught(call, students[1], teachers[1])
+    assert given.equal(*students) and given.equal(*teachers)
+    assert len({module.training for module in teachers[1].modules()}) == 1  # its own mode, or an ensemble's
+
+
+@pytest.mark.parametrize("call", listed("distiller"))
+def test_teachers_that_cannot_teach_are_refused_before_the_student_changes(call):
+    student, spoiled = pupil().train(), mentor()
+    spoiled.conv1.weight.data[0, 0, 0, 0] = float("nan")
+    with given.refused(student, "NaN or infinity"):
+        taught(call, student, spoiled)
+    with given.refused(student, "classes|shape"):
+        taught(call, student, mentor(classes=5))
+    assert all(module.training for module in student.modules())
+    with given.refused(student.eval(), "shares weights"):
+        taught(call, student, student)
+
+
+@pytest.mark.parametrize("call", listed("distiller"))
+def test_a_copy_of_the_teacher_has_nothing_left_to_learn(call):
+    teacher, split = mentor().double(), Split(lessons().images.double(), lessons().labels)
+    teaching, costs, steepest = called(call, teacher=teacher, taps=TAPS), [], []
+    for student in (copy.deepcopy(teacher), pupil(2, deep=True).double().eval()):
+        with teaching.lesson(student, split, augmented=True) as lesson:
+            cost = lesson(student(split.images), split.labels, split.images, torch.arange(len(split)))
+            cost.backward()
+        costs.append(cost.item())
+        steepest.append(max(p.grad.abs().max().item() for p in student.parameters() if p.grad is not None))
+    assert steepest[1] > 0
+    assert steepest[0] <= 1e-9 * steepest[1] or costs[0] < costs[1]  # the labels of a term also have a gradient
+
+
+@pytest.mark.parametrize("call", listed("distiller"))
+def test_what_a_teacher_taught_is_cached(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
+    found = []
+    for teacher in (mentor(), mentor(), pupil(3, deep=True).eval()):
+        teaching = called(call, teacher=teacher, taps=TAPS)
+        options = {"split": lessons(), "epochs": 1, "seed": 0, "learning_rate": 0.01}
+        found.append(cache.cached(training.fit, pupil(), teaching=teaching, **options))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert given.equal(found[0], found[1]) and not given.equal(found[0], found[2])
