@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import lib
-from lib import storage, structure
+from lib import storage, structure, training
 from lib.book.zoo import networks
 from lib.book.zoo.agreement import Apart
 from lib.datasets import Split
@@ -196,6 +196,21 @@ def trained(model: nn.Module, split: Split, call: Call) -> str:
     return "trained"
 
 
+def taught(model: nn.Module, split: Split, call: Call) -> str:
+    """The network teaches: a student of its shape learns from it, and the network stays as it was."""
+    student, before = copy.deepcopy(model), _state(model)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(0.9)
+    start = _state(student)
+    teaching = call(model, split)
+    training.fit(student, split, epochs=1, seed=0, learning_rate=1e-4, teaching=teaching)
+    assert _same(_state(model), before), "the teacher has changed"
+    assert not _same(_state(student), start), "the student has learned nothing"
+    assert student(split.images).isfinite().all(), "an answer of the student is not finite"
+    return "teaches"
+
+
 def _flow(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """What each named layer that runs reads and answers: copies, since what comes after may work in place."""
     seen = {}
@@ -307,7 +322,7 @@ def smaller(model: nn.Module, split: Split, call: Call) -> str:
 KINDS: dict[str, Callable[[nn.Module, Split, Call], str]] = {
     function.__name__: function
     for function in (
-        *(weights, scores, factorization, masks, trained, signs, integers, mask_errors, runtime, approximate, smaller),
+        *(weights, scores, factorization, masks, trained, taught, signs, integers, mask_errors, runtime, approximate, smaller),
     )
 }
 
