@@ -322,7 +322,8 @@ def smaller(model: nn.Module, split: Split, call: Call) -> str:
 KINDS: dict[str, Callable[[nn.Module, Split, Call], str]] = {
     function.__name__: function
     for function in (
-        *(weights, scores, factorization, masks, trained, taught, signs, integers, mask_errors, runtime, approximate, smaller),
+        *(weights, scores, factorization, masks, trained, taught),
+        *(signs, integers, mask_errors, runtime, approximate, smaller),
     )
 }
 
