@@ -1,0 +1,89 @@
+"""The layer of HashedNets against the dense one: the time of a forward pass, and of a training step.
+
+A hashed layer multiplies as often as the dense one and looks its weights up besides, so its ratio is above 1: most for
+one image, least for many, which share one look-up. Beside ours stands the way of the public ports, which index the
+values and multiply by signs. All are of one size, in one process on one thread. Run with ``make bench``.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from lib import measure
+from lib.hashing import hashed_nets
+from lib.hashing.shared import lookup
+
+INPUTS, OUTPUTS, FRACTION, IMAGES, RUNS = 784, 1000, 1 / 64, (1, 16, 128, 1000), 30
+
+
+class Indexed(nn.Module):
+    """The same layer in two lines of torch: a long index and a sign for each weight."""
+
+    def __init__(self, values: Tensor, codes: Tensor, bias: Tensor):
+        super().__init__()
+        self.values, self.bias = nn.Parameter(values.clone()), nn.Parameter(bias.clone())
+        self.register_buffer("index", (codes // 2).long().reshape(OUTPUTS, INPUTS))
+        self.register_buffer("signs", (1.0 - 2 * (codes % 2)).reshape(OUTPUTS, INPUTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.values[self.index] * self.signs, self.bias)
+
+
+def layers() -> dict[str, nn.Module]:
+    """The layer in three ways; the last two compute the same."""
+    dense = nn.Linear(INPUTS, OUTPUTS)
+    hashed = hashed_nets.compress(copy.deepcopy(dense), fraction=FRACTION)
+    chain = hashed.parametrizations.weight
+    return {"dense": dense, "ours": hashed, "indexed": Indexed(chain.original.data, chain[0].codes, hashed.bias.data)}
+
+
+def step(layer: nn.Module, images: Tensor) -> None:
+    """A forward and a backward pass."""
+    with torch.enable_grad():
+        layer(images).sum().backward()
+
+
+def race() -> None:
+    """Print the median milliseconds of each layer, and the ratio to the dense one, for each number of images."""
+    named = layers()
+    print(f"{INPUTS} x {OUTPUTS} weights, {named['ours'].parametrizations.weight.original.numel():,} values")
+    print(f"{'images':>8}{'':12}" + "".join(f"{name:>22}" for name in named))
+    for count in IMAGES:
+        images = torch.randn(count, INPUTS)
+        torch.testing.assert_close(named["ours"](images), named["indexed"](images))
+        for what in ("forward", "with gradient"):
+            run = step if what == "with gradient" else nn.Module.__call__
+            calls = {name: lambda layer=layer, r=run, x=images: r(layer, x) for name, layer in named.items()}
+            show(f"{count:8} {what:13}", calls)
+
+
+def passes() -> None:
+    """Print the median milliseconds of the two compiled passes over the weights."""
+    form, values = named_form()
+    gradient = torch.randn(len(form.codes))
+    calls = {
+        "look-up": lambda: lookup.expanded(values, form.codes),
+        "its gradient": lambda: lookup.collected(gradient, form.codes, len(values)),
+    }
+    for name, time in measure.latency_ms(calls, runs=RUNS).items():
+        print(f"{name:14}{time.median:8.3f} ms, {1e6 * time.median / len(form.codes):.2f} ns for each weight")
+
+
+def named_form() -> tuple[hashed_nets.HashedWeight, Tensor]:
+    """The form of the hashed layer, and its values."""
+    chain = layers()["ours"].parametrizations.weight
+    return chain[0], chain.original.detach()
+
+
+def show(title: str, calls: dict) -> None:
+    times = measure.latency_ms(calls, runs=RUNS)
+    row = (f"{time.median:11.3f} ms{time.median / times['dense'].median:7.2f}x" for time in times.values())
+    print(title + "".join(f"{text:>22}" for text in row))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    race()
+    passes()

@@ -1,0 +1,530 @@
+r"""Layers that compute a few units for each input, found by hashing (spring2017scalable).
+
+The units of a linear layer are the rows of its weight. For each input a small active set A of them is chosen; only
+
+.. math:: z_i = w_i^\top x + b_i, \quad i \in A, \qquad |A| = \lfloor s n \rfloor
+
+is computed, all other outputs are 0, and the gradient of every row outside of A is 0. Adaptive dropout
+(ba2013adaptive) keeps unit j with a probability that grows with its output, :math:`p_j = \sigma(\alpha z_j + \beta)`,
+but must compute all outputs to know it. Hashing does not: the rows, with their biases, lie in hash tables, the input is
+hashed, and the rows that share most buckets with it are active. The probability to share one also grows with the inner
+product.
+
+As in the authors' code, the default is SimHash without an asymmetric transform, and neighboring inputs can be pooled
+before they are hashed, which makes hashing cheaper. (On MNIST that code has keys of 6 bits, 100 tables and pools of 98
+inputs; pools of 14 and keys of 4 bits were better on validation images here.) Four differences:
+
+- A always has the same size, so that all ways to choose it can be compared on equal terms, and a unit that shares no
+  bucket is active only where too few share one;
+- biases are hashed with their rows;
+- a batch is one step, while the authors update after each sample, from several threads without locks;
+- there is neither momentum nor weight decay, since both would change rows that are not active.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from lib import measure, owners, running, training, weights
+from lib.datasets import Split
+from lib.hashing.inner_product_search import Candidates, share
+from lib.hashing.simhash import check_vectors
+
+SELECTIONS = ("lsh", "top", "random")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds of one input.
+
+    products: of the units that are computed.
+    selection: of choosing them: hashing the input, or computing all outputs.
+    dense: what they would be if all units were computed.
+    """
+
+    products: int
+    selection: int
+    dense: int
+
+
+class ActiveProducts(torch.autograd.Function):
+    """The product w_i x + b_i for the active i of each sample, and 0 for the others.
+
+    torch has no such product, but it has a weighted sum of a few rows, ``embedding_bag``: sum_i g_i w_i. The derivative
+    of its product with x is w_i x by g_i, and g_i x by w_i: these are the outputs, and the gradient of the weight.
+
+    >>> x, weight, active = torch.ones(2, 3), torch.arange(12.0).view(4, 3), torch.tensor([[0, 3], [1, 2]])
+    >>> ActiveProducts.apply(x, weight, None, active)
+    tensor([[ 3.,  0.,  0., 30.],
+            [ 0., 12., 21.,  0.]])
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, active: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, active)
+        # method
+        with torch.inference_mode(False), torch.enable_grad():
+            x, rows, numbers = (t.clone() if t.is_inference() else t.detach() for t in (x, weight, active))
+            g = torch.zeros(active.shape, dtype=x.dtype, device=x.device, requires_grad=True)
+            sums = functional.embedding_bag(numbers, rows, per_sample_weights=g, mode="sum")
+            (z,) = torch.autograd.grad(sums, g, x)  # w_i x
+        z = z if bias is None else z + bias[active]
+        return x.new_zeros(len(x), len(weight)).scatter(1, active, z)
+        # end of method
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, active = ctx.saved_tensors
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        # method
+        g = gradient.gather(1, active)
+        with torch.enable_grad():
+            rows = weight.detach().requires_grad_()
+            sums = functional.embedding_bag(active, rows, per_sample_weights=g, mode="sum")  # sum_i g_i w_i
+            row_gradients = torch.autograd.grad(sums, rows, x)[0] if of_weight else None  # g_i x
+        # end of method
+        biases = g.new_zeros(len(weight)).index_add(0, active.flatten(), g.flatten()) if of_bias else None
+        return sums.detach() if of_x else None, row_gradients, biases, None
+
+
+class SelectedLinear(nn.Module):
+    """A linear layer that computes the same share of its units for each input; the other outputs are 0.
+
+    An activation with f(0) = 0, such as ReLU, should follow, so that inactive units stay at 0.
+
+    layer: linear layer whose weight and bias it takes over.
+    fraction: s, share of the units that are active, in (0, 1]; rounded down, at least 1. With 1 the layer is dense.
+    selection: "lsh" (default), by hashing; "top", the units with the largest outputs, which costs as much as all of
+        them; "random", another draw in each forward pass, in evaluation mode the same one for each.
+    bits: K, of each key of the hash tables, in 1..64, default 4. This and what follows is for "lsh" alone.
+    tables: L, 1 or more, default 100.
+    probes: buckets that an input looks at in each table besides its own, in 0..bits, default 0.
+    pool: how many neighboring inputs are added up before they are hashed, in 1..inputs, default 1.
+    transform: "simhash" (default), "simple-lsh", "sign-alsh" or "l2-alsh" of
+        :mod:`lib.hashing.inner_product_search`.
+    seed: integer, 0 or more, of all draws. Default 0.
+
+    After a forward pass ``active`` holds the numbers of the active units, (samples, |A|). ``age`` counts the forward
+    passes in training mode since the tables were built: the rows have moved since then.
+
+    Raises ValueError for another kind of layer, numbers out of range, and weights that are not finite.
+    Source: spring2017scalable.
+
+    >>> layer = SelectedLinear(nn.Linear(784, 1000), fraction=0.05, pool=14)
+    >>> outputs = layer(torch.rand(3, 784))
+    >>> layer.active.shape, layer.work
+    (torch.Size([3, 50]), Work(products=39200, selection=22800, dense=784000))
+    """
+
+    age: Tensor
+    draw: Tensor  # the seed, and the number of draws so far
+
+    def __init__(
+        self,
+        layer: nn.Linear,
+        *,
+        fraction: float,
+        selection: str = "lsh",
+        bits: int = 4,
+        tables: int = 100,
+        probes: int = 0,
+        pool: int = 1,
+        transform: str = "simhash",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_linear(layer, "the layer")
+        weights.check_one_of("selection", selection, SELECTIONS)
+        self.outputs, self.inputs = layer.weight.shape
+        if not 1 <= pool <= self.inputs:
+            raise ValueError(f"pool must be in 1..{self.inputs}, the inputs of the layer, not {pool}")
+        _check_seed(seed)
+        self.size, self.selection, self.probes, self.pool = share(self.outputs, fraction), selection, probes, pool
+        self.weight, self.bias = layer.weight, layer.bias
+        self.active = torch.zeros(0, self.size, dtype=torch.int64)
+        self.register_buffer("age", torch.tensor(0))
+        rows = self._rows()
+        if selection == "lsh":
+            self.index = Candidates(rows, transform=transform, bits=bits, tables=tables, seed=seed)
+            self.index.counts(rows[:1], probes=probes)  # refuses them here, and not in the first forward pass
+        if selection == "random":
+            self.register_buffer("draw", torch.tensor([seed, 0]))
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 1 or x.shape[-1] != self.inputs:
+            raise ValueError(f"the inputs must be of shape (..., {self.inputs}), not {tuple(x.shape)}")
+        flat = x.reshape(x.shape[:-1].numel(), self.inputs)
+        self.active = self.choose(flat)
+        if self.training:
+            self.age += 1
+        if self.size == self.outputs:
+            return functional.linear(x, self.weight, self.bias)
+        z = ActiveProducts.apply(flat, self.weight, self.bias, self.active)
+        return z.reshape(*x.shape[:-1], self.outputs)
+
+    @torch.no_grad()
+    def choose(self, x: Tensor) -> Tensor:
+        """Choose the active units of each sample.
+
+        x: (samples, inputs) floats.
+
+        Returns their numbers, (samples, |A|) int64.
+        Raises ValueError for inputs that are not finite, where they are hashed.
+        """
+        if self.size == self.outputs or not len(x):
+            return torch.arange(self.size, device=x.device).expand(len(x), self.size)
+        # method
+        if self.selection == "lsh":
+            queries = self._hashable(x, None if self.bias is None else x.new_ones(len(x)))
+            return self.index.retrieve(queries, self.size, probes=self.probes)
+        if self.selection == "top":
+            return functional.linear(x, self.weight, self.bias).topk(self.size, dim=1).indices
+        return _uniform(self, (len(x), self.outputs)).to(x.device).topk(self.size, dim=1).indices
+        # end of method
+
+    def _hashable(self, vectors: Tensor, last: Tensor | None) -> Tensor:
+        """Vectors as they are hashed: pooled, and with one more value, the bias of a row and the 1 of an input.
+
+        Sums over ``pool`` neighbors, divided by its root, are what is left of the vectors in the space of all vectors
+        that are constant over them: inner products with such vectors stay the same.
+        """
+        if self.pool > 1:
+            padded = functional.pad(vectors, (0, -self.inputs % self.pool))
+            vectors = padded.unflatten(1, (-1, self.pool)).sum(2) / self.pool**0.5
+        return vectors if last is None else torch.cat([vectors, last.detach()[:, None]], dim=1)
+
+    @torch.no_grad()
+    def rebuild(self) -> None:
+        """Put the rows as they are now into the hash tables; with another selection there are none.
+
+        Raises ValueError for weights that are not finite.
+        """
+        if self.selection == "lsh":
+            self.index.rebuild(self._rows())
+        self.age.zero_()
+
+    def _rows(self) -> Tensor:
+        """The rows as they are hashed."""
+        rows = self._hashable(self.weight.detach(), self.bias)
+        if not torch.isfinite(rows).all():
+            raise ValueError("the weights hold NaN or infinity: finite ones are needed")
+        return rows
+
+    @property
+    def work(self) -> Work:
+        """The multiply-adds of one input vector."""
+        dense, chooses = self.inputs * self.outputs, self.size < self.outputs
+        hashing = self.index.tables.multiply_adds if self.selection == "lsh" else 0
+        selection = {"lsh": hashing, "top": dense, "random": 0}[self.selection]
+        return Work(self.inputs * self.size, selection if chooses else 0, dense)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.outputs}, active={self.size}, selection={self.selection!r}"
+
+
+class AdaptiveLinear(nn.Module):
+    r"""Adaptive dropout: a unit with output z is kept with probability :math:`\sigma(\alpha z + \beta)`.
+
+    In evaluation mode each output is multiplied by its probability. ReLU should follow: then it does not matter that
+    the outputs are multiplied before the activation and not after it.
+
+    layer: linear layer whose weight and bias it takes over.
+    alpha: finite, default 1. With 0 it is dropout that keeps a share of :math:`\sigma(\beta)`.
+    beta: finite, default 0. The smaller it is, the fewer units are kept.
+    seed: integer, 0 or more. Default 0.
+
+    After a forward pass in training mode ``masks`` holds which units were kept, (..., outputs). The share of units is
+    not fixed, and all outputs are computed.
+
+    Raises ValueError for another kind of layer and numbers out of range.
+    Source: ba2013adaptive. There the parameters of the probabilities may also be learned apart from the weights.
+
+    >>> layer = AdaptiveLinear(nn.Linear(784, 1000), beta=-3.0).train()
+    >>> outputs = layer(torch.rand(3, 784))
+    >>> layer.masks.shape, layer.masks.float().mean() < 0.1
+    (torch.Size([3, 1000]), tensor(True))
+    """
+
+    draw: Tensor  # the seed, and the number of draws so far
+
+    def __init__(self, layer: nn.Linear, *, alpha: float = 1.0, beta: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        _check_linear(layer, "the layer")
+        if not np.isfinite([alpha, beta]).all():
+            raise ValueError(f"alpha and beta must be finite, not {alpha} and {beta}")
+        _check_seed(seed)
+        self.outputs, self.inputs = layer.weight.shape
+        self.weight, self.bias, self.alpha, self.beta = layer.weight, layer.bias, alpha, beta
+        self.masks = torch.zeros(0, self.outputs, dtype=torch.bool)
+        self.register_buffer("draw", torch.tensor([seed, 0]))
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = functional.linear(x, self.weight, self.bias)
+        # method
+        keep = torch.sigmoid(self.alpha * z + self.beta)
+        if not self.training:
+            return keep * z
+        self.masks = _uniform(self, tuple(z.shape)).to(z.device) < keep
+        return self.masks * z
+        # end of method
+
+    @property
+    def work(self) -> Work:
+        """The multiply-adds of one input vector: all outputs are computed, since the probabilities need them."""
+        dense = self.inputs * self.outputs
+        return Work(dense, 0, dense)
+
+
+def _uniform(layer: SelectedLinear | AdaptiveLinear, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers, in training mode others in each call. How many calls there were is a buffer."""
+    if layer.training:
+        layer.draw += torch.tensor([0, 1], device=layer.draw.device)
+    seed, calls = layer.draw.tolist()
+    state = np.random.SeedSequence([seed, calls if layer.training else 0]).generate_state(1, np.uint64)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(int(state[0] >> np.uint64(1))))
+
+
+def select(
+    model: nn.Module,
+    layers: Sequence[str],
+    *,
+    fraction: float,
+    selection: str = "lsh",
+    bits: int = 4,
+    tables: int = 100,
+    probes: int = 0,
+    pool: int = 1,
+    transform: str = "simhash",
+    seed: int = 0,
+) -> nn.Module:
+    """Return a copy of a network whose named linear layers compute a share of their units for each input.
+
+    model: any network; it is left as it was.
+    layers: names of linear layers, one or more. Hidden layers: the outputs of a last one would be 0 for most classes.
+    fraction, selection, bits, tables, probes, pool, transform: as for :class:`SelectedLinear`.
+    seed: integer, 0 or more, of the first layer; each of the others has the next one. Default 0.
+
+    Raises ValueError for a layer that is not accepted, which it names, and as :class:`SelectedLinear` does.
+    Source: spring2017scalable.
+
+    >>> from lib import models
+    >>> model = select(models.mlp(hidden=(1000,), batch_norm=False), ["fc1"], fraction=0.05, pool=14)
+    >>> work(model, (1, 28, 28))
+    Work(products=49200, selection=22800, dense=794000)
+    """
+
+    def made(layer: nn.Linear, number: int) -> nn.Module:
+        return SelectedLinear(
+            layer,
+            fraction=fraction,
+            selection=selection,
+            bits=bits,
+            tables=tables,
+            probes=probes,
+            pool=pool,
+            transform=transform,
+            seed=seed + number,
+        )
+
+    return _replaced(model, layers, made)
+
+
+def drop_adaptively(
+    model: nn.Module, layers: Sequence[str], *, alpha: float = 1.0, beta: float = 0.0, seed: int = 0
+) -> nn.Module:
+    """Return a copy of a network whose named linear layers have adaptive dropout.
+
+    model: any network; it is left as it was.
+    layers: names of linear layers, one or more; hidden layers, as in :func:`select`.
+    alpha, beta: as for :class:`AdaptiveLinear`.
+    seed: integer, 0 or more, of the first layer; each of the others has the next one. Default 0.
+
+    Raises ValueError for a layer that is not accepted, which it names, and as :class:`AdaptiveLinear` does.
+    Source: ba2013adaptive.
+
+    >>> from lib import models
+    >>> drop_adaptively(models.lenet_300_100(), ["fc1", "fc2"], beta=-2.0).fc2.beta
+    -2.0
+    """
+
+    def made(layer: nn.Linear, number: int) -> nn.Module:
+        return AdaptiveLinear(layer, alpha=alpha, beta=beta, seed=seed + number)
+
+    return _replaced(model, layers, made)
+
+
+def _replaced(model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear, int], nn.Module]) -> nn.Module:
+    names = list(dict.fromkeys(names))
+    if not names:
+        raise ValueError("name one linear layer or more")
+    changed, shared = copy.deepcopy(model), weights.tied(model)
+    for number, name in enumerate(names):
+        layer: Any = weights.layer_named(changed, name)
+        _check_linear(layer, f"layer {name!r}")
+        for key in (name, f"{name}.bias".lstrip(".")):
+            if key in shared:
+                first, second, *_ = shared[key]
+                raise ValueError(f"layers {first!r} and {second!r} share one weight: give each its own first")
+        for attribute, owner in owners.reads(changed, name).items():
+            raise ValueError(f"layer {name!r} cannot be replaced: {owner} reads its {attribute} instead of calling it")
+        try:
+            made = make(layer, number)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+        changed = weights.replace(changed, name, made)
+    return changed
+
+
+def work(model: nn.Module, shape: tuple[int, ...]) -> Work:
+    """Count the multiply-adds of one forward pass for one input, over all layers of a network.
+
+    model: any network; layers that are not selected count as :func:`lib.measure.multiply_adds` counts them.
+    shape: of one input, without the batch: (channels, height, width).
+
+    Raises ValueError where the model does not take such an input. An example is at :func:`select`.
+    """
+    chosen = {name: m for name, m in model.named_modules() if isinstance(m, SelectedLinear | AdaptiveLinear)}
+    first: Tensor = next(model.parameters(), torch.zeros(0))
+    image = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+    with torch.no_grad(), running.evaluating(model), running.captured(model, chosen) as flow:
+        running.logits(model, image)
+    counted = measure.multiply_adds_by_layer(model, shape)
+    inside = {f"{name}.{part}".strip(".") for name, m in chosen.items() for part, _ in m.named_modules()}
+    others = sum(count for name, count in counted.items() if name not in inside)
+    totals = [others, 0, others]
+    for name, output in flow.outputs.items():
+        layer, vectors = chosen[name], output.shape[:-1].numel()
+        for i, count in enumerate((layer.work.products, layer.work.selection, layer.work.dense)):
+            totals[i] += vectors * count
+    return Work(*totals)
+
+
+def rebuilding(model: nn.Module, every: int) -> Callable[[], None]:
+    """Return a function for ``after_step`` of :func:`lib.training.fit` that keeps hash tables from growing old.
+
+    model: any network.
+    every: the age, in forward passes in training mode, at which the tables of a layer are rebuilt; 1 or more.
+
+    Raises ValueError for an age below 1.
+
+    >>> layer = SelectedLinear(nn.Linear(8, 20), fraction=0.1).train()
+    >>> after_step = rebuilding(layer, every=2)
+    >>> for step in range(3):
+    ...     outputs = layer(torch.rand(4, 8))
+    ...     after_step()
+    >>> int(layer.age)
+    1
+    """
+    if every < 1:
+        raise ValueError(f"tables are rebuilt every 1 step or more, not {every}")
+    chosen = [module for module in model.modules() if isinstance(module, SelectedLinear)]
+
+    def after_step() -> None:
+        for layer in chosen:
+            if layer.age >= every:
+                layer.rebuild()
+
+    return after_step
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 0.05,
+    batch_size: int = 32,
+    rebuild: int = 40,
+) -> list[float]:
+    """Train a network by Adagrad, which changes no weight whose gradient is 0, and rebuild its hash tables in between.
+
+    A network without selected layers is trained alike. The tables are left as old as the last steps made them: the
+    network that was trained is one with these tables.
+
+    model: any network that takes the split's images, (n, ...) -> (n, classes); it is trained in place.
+    split: the samples to train on; at least one.
+    epochs: passes over the split, 0 or more.
+    seed: integer, of the order of the samples.
+    learning_rate: of the first step, positive, default 0.05; it falls to 0 along half a cosine.
+    batch_size: samples per step, 1 or more, default 32.
+    rebuild: steps after which the tables are rebuilt, 1 or more, default 40.
+
+    Returns the mean loss of each epoch. Raises ValueError as :func:`lib.training.fit` does, and for other numbers.
+    Source: spring2017scalable.
+    """
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be positive and finite, not {learning_rate}")
+    after_step = rebuilding(model, rebuild)
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    return training.fit(
+        model,
+        split,
+        epochs=epochs,
+        seed=seed,
+        batch_size=batch_size,
+        weight_decay=0.0,
+        # the fused form, five times as fast, is for the CPU only
+        optimizer=lambda groups: torch.optim.Adagrad(groups, lr=learning_rate, fused=on_cpu or None),
+        after_step=after_step,
+    )
+
+
+@torch.no_grad()
+def recall(layer: SelectedLinear, x: Tensor) -> float:
+    """Give the share of the units with the largest outputs that the layer would choose, over all samples.
+
+    layer: it is left as it was.
+    x: inputs of the layer, (samples, inputs) floats, one or more.
+
+    Raises ValueError for no samples, and inputs that are not finite.
+
+    >>> layer = SelectedLinear(nn.Linear(8, 20), fraction=0.1, selection="top")
+    >>> recall(layer, torch.rand(5, 8))
+    1.0
+    """
+    check_vectors(x, "the inputs", layer.inputs)
+    with running.evaluating(layer):
+        chosen = layer.choose(x)
+    largest = functional.linear(x, layer.weight, layer.bias).topk(layer.size, dim=1).indices
+    return (chosen[:, :, None] == largest[:, None, :]).any(1).double().mean().item()
+
+
+def overlap(active: Tensor) -> float:
+    r"""Give the mean Jaccard index of the active sets of consecutive samples, :math:`|A \cap B| / |A \cup B|`.
+
+    The smaller it is, the more rarely two updates that run at the same time touch the same row.
+
+    active: (samples, |A|), two samples or more, as a :class:`SelectedLinear` has them after a forward pass.
+
+    Raises ValueError for fewer samples.
+
+    >>> overlap(torch.tensor([[0, 1], [1, 2], [3, 4]]))  # 1/3 and 0
+    0.16666666666666666
+    """
+    if active.dim() != 2 or len(active) < 2 or not active.numel():
+        raise ValueError(f"the active sets of two samples or more are compared, not {tuple(active.shape)}")
+    both = (active[1:, :, None] == active[:-1, None, :]).sum((1, 2)).double()
+    return (both / (2 * active.shape[1] - both)).mean().item()
+
+
+def _check_linear(layer: nn.Module, name: str) -> None:
+    if type(layer) is not nn.Linear:
+        kind = "one whose weight is compressed" if parametrize.is_parametrized(layer) else type(layer).__name__
+        raise ValueError(f"{name} must be a plain nn.Linear, not {kind}")
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, not {seed}")
