@@ -92,6 +92,8 @@ bench: environment
 	@$(RUN) -m benchmarks.kmeans
 	$(RUN) -m benchmarks.coding
 	$(RUN) -m benchmarks.filters
+	$(RUN) -m benchmarks.hashing
+	$(RUN) -m benchmarks.search
 
 bench-kernels: environment
 	@$(RUN) -m benchmarks.kernels

@@ -2,6 +2,8 @@
 
 Techniques, in one folder per section of the survey; ``shared/`` holds what several of them use:
 
+distillation/    train a small network with the answers of a large one (section 2.1)
+hashing/         share weights, find neighbors and select nodes by hash functions (section 2.2)
 pruning/         remove weights, filters and channels (section 2.3)
 factorization/   replace one large layer by several small ones (section 2.3)
 quantization/    store weights in few bits, compute with small integers (section 2.4)
