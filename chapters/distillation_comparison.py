@@ -181,12 +181,12 @@ record("ensemble.transferred_pct", shares or [0.0], digits=0)
 
 # %% [markdown]
 # **What to see.** The ensemble is better than its members by {mean}`distillation_comparison.ensemble.gain_points`, and one student of their size keeps {mean}`distillation_comparison.ensemble.transferred_pct` of that ({verdict}`C2.1-16`).
-# Above 100 % it is better than the ensemble, for it saw more images.
+# It saw more images than they did, but none of their labels.
 #
 # (sec-label-smoothing)=
 # ## Label smoothing: a better network, a worse teacher
 #
-# **The idea.** Training with labels of 0.96 and 0.004 instead of 1 and 0 often helps.
+# **The idea.** Training with labels of almost one and almost zero, instead of one and zero, often helps.
 # {cite:t}`muller2019when` find that such a network teaches worse, since its answers no longer say which wrong class an image resembles.
 #
 # **The formula.** For a share $\alpha$ and $K$ classes,

@@ -232,7 +232,7 @@ place = "ends best" if first == "linear" else "does not end best"
 evidence.phrase("quantization.start.linear", place)
 
 # %% [markdown]
-# **What to see.** Once the values are trained, the start {finding}`matters less | quantization.start.trained_spread_points < quantization.start.shared_spread_points`: the starts differ by {mean}`quantization.start.shared_spread_points` before training and by {mean}`quantization.start.trained_spread_points` after it.
+# **What to see.** How much the start matters is the spread between the three: {mean}`quantization.start.shared_spread_points` before the values are trained, and {mean}`quantization.start.trained_spread_points` after it.
 # The linear start {glue:text}`quantization.start.linear` here.
 # Training the values {finding}`lowers the error | quantization.start.trained_error_pct < quantization.start.shared_error_pct`, over all starts from {mean}`quantization.start.shared_error_pct` to {mean}`quantization.start.trained_error_pct`.
 # So k-means is more than the "trivial" step that the survey sees in it: {verdict}`C2.4-08`.
@@ -768,7 +768,7 @@ evidence.answer(
 # ## In short
 #
 # - Prune first, then let the weights that are left share values, then code: together these stages save far more than any of them alone.
-# - Train the shared values a little; where they start matters less.
+# - Train the shared values a little, from whatever start.
 # - Quote the bytes of a file: other ways of counting leave something out.
 # - Compare with a dense network that was trained for as long.
 #

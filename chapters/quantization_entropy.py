@@ -826,7 +826,7 @@ figures.table(
 # A small floor changes little: the error on moved images is {mean}`quantization_entropy.floor0.moved_error_pct 1` without one and {mean}`quantization_entropy.floor1.moved_error_pct 1` with the default.
 # With a floor so high that only plain k-means is left, it is {mean}`quantization_entropy.floor3.moved_error_pct 1`.
 #
-# **Many values.** With sixty-four values there is {finding}`little to gain | quantization_entropy.dense_plain64.error_pct - quantization_entropy.dense_hessian64.error_pct < 0.5`: k-means misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, the weighted one {mean}`quantization_entropy.dense_hessian64.error_pct`.
+# **Many values.** With sixty-four values every weight has a near one, weighted or not: k-means misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, the weighted one {mean}`quantization_entropy.dense_hessian64.error_pct`.
 #
 # **One codebook of few values for all layers.** With four values for all layers k-means misclassifies {mean}`quantization_entropy.dense_plain4.error_pct 1`, with four per layer {mean}`quantization_entropy.dense_layers4.error_pct 1`.
 # A large layer of small weights attracts the centroids, and too few are left for small layers of large weights.
