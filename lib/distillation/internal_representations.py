@@ -118,7 +118,8 @@ def attention_loss(student: Tensor, teacher: Tensor, *, average_heads: bool = Fa
     check_shapes(student, teacher, least=3)
     # method
     ours, its = (rows.clamp_min(torch.finfo(rows.dtype).tiny).log() for rows in (student, teacher))  # some rows hold 0
-    # Over a row, - teacher + student sums to 0. It makes each summand 0 or more, and flat where both are equal.
+    # Over a row, - teacher + student sums to 0. It makes each summand 0 or
+    # more, and flat where both are equal.
     return (teacher * (its - ours) - teacher + student).sum(-1).mean()
     # end of method
 
