@@ -204,6 +204,10 @@ def taught(model: nn.Module, split: Split, call: Call) -> str:
             parameter.mul_(0.9)
     start = _state(student)
     teaching = call(model, split)
+    try:
+        training.check_one_answer(student, split.images)
+    except ValueError as error:  # the network can teach, but a network of its shape cannot be trained as it is
+        raise _Refused(str(error)) from error
     training.fit(student, split, epochs=1, seed=0, learning_rate=1e-4, teaching=teaching)
     assert _same(_state(model), before), "the teacher has changed"
     assert not _same(_state(student), start), "the student has learned nothing"
