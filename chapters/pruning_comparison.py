@@ -351,7 +351,7 @@ evidence.phrase("pruning_comparison.resnet8.rival", spoken(rival))
 # %% [markdown]
 # **What to see.** A repair {finding}`helps even a random choice | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.random_before_pct`: refitted by least squares, random filters go from {mean}`pruning_comparison.resnet8.random_before_pct` to {mean}`pruning_comparison.resnet8.random__least_squares_before_pct` without any training.
 # That is {finding}`more than the best choice without a repair keeps | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.best_unrepaired_pct` ({glue:text}`pruning_comparison.resnet8.rival`, {mean}`pruning_comparison.resnet8.best_unrepaired_pct`).
-# A choice and the repair can also be combined: the LASSO keeps {mean}`pruning_comparison.resnet8.lasso_before_pct` alone and {mean}`pruning_comparison.resnet8.lasso__least_squares_before_pct` with least squares, which with a random choice keep {mean}`pruning_comparison.resnet8.random__least_squares_before_pct`; the dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
+# A choice and the repair can also be combined: the LASSO keeps {mean}`pruning_comparison.resnet8.lasso_before_pct` alone and {mean}`pruning_comparison.resnet8.lasso__least_squares_before_pct` with the refit, and a random choice with it {mean}`pruning_comparison.resnet8.random__least_squares_before_pct`; the dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
 # The short fine-tuning {glue:text}`pruning_comparison.resnet8.gap` the gap between the best and the worst choice.
 #
 # ### What the smaller network costs
