@@ -19,6 +19,7 @@ from lib import storage
 from lib.binarization import abc_net, binaryconnect, bwn
 from lib.binarization.shared.states import TernaryStates
 from lib.coding import fields
+from lib.hashing import hashed_nets
 from lib.precision import fixed_point, limited_precision
 from lib.precision.shared.formats import Format
 from lib.pruning import magnitude
@@ -84,6 +85,9 @@ FORMS = {
     "sums of signs": lambda m: compress(m, lambda *_: abc_net.AbcWeight(3)),
     "greedy sums": lambda m: compress(m, lambda *_: abc_net.AbcWeight(4, kind="greedy", scope="filter")),
     "states": lambda m: compress(m, lambda *_: TernaryStates(2)),
+    "hashed": lambda m: hashed_nets.compress(m, fraction=0.5),
+    "hashed, no signs": lambda m: hashed_nets.compress(m, fraction=0.2, signed=False, start="project"),
+    "edges": lambda m: hashed_nets.remove_edges(m, fraction=0.5),
 }
 
 

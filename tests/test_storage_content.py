@@ -20,6 +20,7 @@ from torch import nn
 
 from lib import storage, weights
 from lib.coding import fields
+from lib.hashing.shared import lookup
 from lib.weights import CompressedWeight, Encoding
 
 FILES = int(os.environ.get("SURVEY_FUZZ", 4000))  # that are wrong at random
@@ -88,7 +89,8 @@ class Elsewhere(torch.Tensor):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_model_on_another_device_is_saved_alike(form, right):
+def test_a_model_on_another_device_is_saved_alike(form, right, monkeypatch):
+    monkeypatch.setattr(lookup, "COMPILED", ())  # what is compiled runs on the processor alone
     model = FORMS[form](given_files.small()).eval()
     for module in model.modules():
         for kind in (module._parameters, module._buffers):
@@ -260,7 +262,7 @@ def test_no_stream_and_no_table_is_longer_than_its_form_says(form, right):
     place, tensor = next((i, t) for i, t in enumerate(file["tensors"]) if "tables" in t)
     shape = given_files.dense(model)[place].shape
     streams, tables = weights.form_named(tensor["form"]).most(shape)
-    assert max(streams.values()) <= shape.numel()
+    assert max(streams.values(), default=0) <= shape.numel()
     longer = [{"streams": [[name, constant(streams[name] + 1)]]} for name, _ in tensor["streams"]]
     longer += [{"tables": [[name, [0.0] * (tables[name] + 1)]]} for name, _ in tensor["tables"]]
     for change in longer:
