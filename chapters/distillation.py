@@ -221,7 +221,7 @@ evidence.phrase("distillation.all.outcome", outcome)
 # The student answers it too rarely, because its bias for the missing class has learned that the class is rare; so we raise that bias, as far as changes at most {mean}`distillation.missing_class.changed_pct 0` of the student's answers to its own training images.
 # The teacher is LeNet-5, a classifier with two convolutions, and the student LeNet-300-100, with two hidden layers.
 
-# %%
+# %% tags=["hide-input"]
 options = {"epochs": gray_epochs, "learning_rate": 0.05, "seed": 0}
 lenet5 = cached(training.fit, models.lenet5(0), split=gray.train, **options)
 
@@ -337,7 +337,7 @@ assert logit_mimic.loss(target, target) == 0
 # The logits are copied after their means are taken away and their spread is made one, which is undone at the output.
 
 
-# %%
+# %% tags=["hide-input"]
 def shallow(seed, hidden=width, narrow=rank):
     net = models.mlp(200 + seed, hidden=(hidden,), batch_norm=False)
     if not narrow:
@@ -346,7 +346,7 @@ def shallow(seed, hidden=width, narrow=rank):
 
 
 def copying(network, split):
-    """A distiller of the network's logits in this split, and the layer that undoes their scale."""
+    """A distiller of logits, and the layer that undoes their scale."""
     logits = answers(network, split.images)
     condition, undo = logit_mimic.conditioning(logits)
     return logit_mimic.distiller(condition(logits)), undo
@@ -414,7 +414,7 @@ WINDOW = 256  # samples of a sound that share one spectrum
 
 
 def pictures(split):
-    """Sounds as pictures of 28 x 28: how loud each pitch is over time; color images in gray."""
+    """Pictures of 28 x 28: of a sound, how loud each pitch is over time."""
     images = split.images
     if images.dim() == 3:
         sounds, window = images[:, 0], torch.hann_window(WINDOW)
@@ -436,7 +436,7 @@ sets = {
 }
 
 
-# %%
+# %% tags=["hide-input"]
 def deep(seed, narrow):
     return models.cnn(300 + seed, channels=1, width=narrow, side=28)
 
@@ -608,7 +608,7 @@ assert torch.equal(same, torch.cat([real, real]))
 # A small student copies it on these images alone, or on made-up ones as well, for the same number of steps.
 # How often MUNGE changes a pixel is chosen on validation images.
 
-# %%
+# %% tags=["hide-input"]
 options = {"split": few_gray, "epochs": 40, "learning_rate": 0.05, "batch_size": 32}
 panel = [
     models.mlp(seed, hidden=(400, 400), batch_norm=False) for seed in range(members)

@@ -213,7 +213,7 @@ torch.testing.assert_close(nn.functional.cross_entropy(outputs, soft), mixed)
 # The spread of the teacher's logits of wrong classes, among images of one class, is what the student can learn from.
 
 
-# %%
+# %% tags=["hide-input"]
 def little(seed):
     return models.mlp(seed, hidden=(16,), batch_norm=False)
 
@@ -332,7 +332,7 @@ torch.testing.assert_close(total, torch.ones_like(total))
 # **An experiment.** The teacher's embedding is the hidden layer of LeNet-5, the student's the second hidden layer of LeNet-300-100, trained on few labels, with and without DarkRank.
 # How alike do they rank the test images, and how well does the nearest neighbor tell the class?
 
-# %%
+# %% tags=["hide-input"]
 options = {"epochs": gray_epochs, "learning_rate": 0.05, "seed": 0}
 lenet5 = cached(training.fit, models.lenet5(0), split=gray.train, **options)
 fit = {"split": few_gray.first(ranking_images), "epochs": ranking_epochs}
@@ -411,7 +411,7 @@ assert internal_representations.loss((attention, 3 * state), (attention, state))
 # It begins with some of the teacher's layers, so all that the teacher learned from many images is in it already.
 # It learns from images without labels: from the answers alone, or layer by layer first, with as many epochs in all.
 
-# %%
+# %% tags=["hide-input"]
 deep, shallow = layers
 options = {"epochs": transformer_epochs, "seed": 0, "optimizer": "adam"}
 options |= {"learning_rate": 0.003, "split": gray.train.first(transformer_images)}
@@ -528,7 +528,7 @@ assert singular_vectors.loss((5 * one, -two), (one, two)) < 1e-12
 # The first column gives all the same epochs.
 # The second gives all the same *time*: as many epochs as fit in the time that soft targets need.
 
-# %%
+# %% tags=["hide-input"]
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
 side, classes = color.train.images.shape[-1], len(color.classes)
 options = {"split": color.train, "epochs": color_epochs, "seed": 0} | augmented

@@ -122,7 +122,7 @@ assert abs(np.mean(products) - float(x @ y.T)) < 4 * (variance / n) ** 0.5
 # **An experiment.** A logistic regression sees $K$ numbers instead of all pixels.
 # They come from feature hashing, from a Gaussian random projection, which stores a dense matrix, or from principal components, which are learned from the images.
 
-# %%
+# %% tags=["hide-input"]
 train, test = dataset.train.first(regression_images), dataset.test
 pixels = {"train": train.images.flatten(1), "test": test.images.flatten(1)}
 
@@ -245,7 +245,7 @@ assert torch.equal(weight, layer.weight)
 # In {cite:t}`chen2015compressing` only one factor of the low-rank rival learns; here both do.
 
 
-# %%
+# %% tags=["hide-input"]
 def build(seed, units=width):
     sizes = {"inputs": inputs, "hidden": (units,), "classes": classes}
     return models.mlp(seed, batch_norm=False, **sizes)
@@ -502,7 +502,7 @@ record("layer.dense_multiply_adds", work["dense"], exact=True)
 # **An experiment.** A dense network teaches the hashed ones, by [soft targets](distillation.py) {cite:p}`hinton2015distilling`.
 # Then the last two steps of [Deep Compression](quantization.py) {cite:p}`han2016deep` follow, without training: the $K$ values of each layer share sixteen values in turn, chosen by k-means, and the codes are stored in Huffman's code.
 
-# %%
+# %% tags=["hide-input"]
 teaching = soft_targets.distiller(dense[0], temperature=temperature)
 students = [hashed(seed, strong) for seed in range(combined_seeds)]
 taught = trained(students, rates["hashed"], teaching=teaching)

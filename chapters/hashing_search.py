@@ -118,7 +118,7 @@ assert torch.equal(index.keys(-vectors), 2**6 - 1 - keys)
 # Vectors in planes that are orthogonal to each other are independent trials, so many pairs fit into one index.
 
 
-# %%
+# %% tags=["hide-input"]
 angles = torch.arange(1, 11, dtype=torch.float64) * torch.pi / 11
 
 
@@ -232,7 +232,7 @@ figures.show_source(
 # %% [markdown]
 # **Exact checks.** The three identities hold to rounding.
 
-# %%
+# %% tags=["hide-input"]
 x = torch.randn(30, 6, generator=generator, dtype=torch.float64)
 q = torch.randn(20, 6, generator=generator, dtype=torch.float64)
 unit = nn.functional.normalize(q)
@@ -275,7 +275,7 @@ assert planted["simhash"] == 0 and planted["simple-lsh"] == 1
 # How many of the ten units with the largest inner products are among those retrieved?
 
 
-# %%
+# %% tags=["hide-input"]
 def classifier(seed):
     return models.mlp(seed, inputs=pixels, hidden=(hidden,), batch_norm=False)
 
@@ -622,7 +622,7 @@ figures.curves(
 # The tables are like those of the layer, without a transform, or those of Simple-LSH.
 
 
-# %%
+# %% tags=["hide-input"]
 @torch.no_grad()
 def tenths(net):  # for units ranked by activation, what happens to each tenth (%)
     x = images[:drawn_images]
@@ -754,7 +754,7 @@ record("layers.used_pct", used, digits=0)
 # We train the same networks without rebuilding, and measure how many of the units with the largest outputs the layer still finds.
 
 
-# %%
+# %% tags=["hide-input"]
 def aging(seed):
     given = {"fraction": active, "bits": bits, "tables": tables, "pool": pool}
     net = sparse.select(classifier(seed), ["fc1"], seed=seed, **given)
@@ -817,7 +817,7 @@ record("age.lost_points", differences(ours, never), digits=1)
 # And what does it cost that the active rows are scattered over memory?
 
 
-# %%
+# %% tags=["hide-input"]
 def stepped(net):
     with torch.enable_grad():
         logits = net(dataset.train.images[:batch_size])

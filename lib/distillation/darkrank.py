@@ -115,11 +115,13 @@ def log_probability(scores: Tensor) -> Tensor:
 
     Returns (...).
 
-    >>> round(log_probability(torch.zeros(3)).exp().item(), 4)  # one of six orders, all equally probable
+    >>> round(log_probability(torch.zeros(3)).exp().item(), 4)  # one of six orders
     0.1667
     """
-    # sum over i of S_i - log(sum over k >= i of exp(S_k)): a cumulative sum from the end
+    # method
+    # sum over i of S_i - log(sum over k >= i of exp(S_k)), from the end
     return (scores - scores.flip(-1).logcumsumexp(-1).flip(-1)).sum(-1)
+    # end of method
 
 
 def distiller(

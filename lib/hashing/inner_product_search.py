@@ -125,8 +125,10 @@ def simple_database(vectors: Tensor) -> Tensor:
 
     Returns (n, d + 1), each of norm 1.
     """
+    # method
     x = scaled(vectors, 1.0)
     return torch.cat([x, (1 - x.square().sum(1, keepdim=True)).clamp(min=0).sqrt()], dim=1)
+    # end of method
 
 
 def simple_queries(vectors: Tensor) -> Tensor:
@@ -136,7 +138,9 @@ def simple_queries(vectors: Tensor) -> Tensor:
 
     Returns (queries, d + 1).
     """
+    # method
     return nn.functional.pad(_unit(vectors), (0, 1))
+    # end of method
 
 
 def _check(norm: float, terms: int) -> None:

@@ -44,7 +44,7 @@ def codes(count: int, buckets: int, seed: int, *, signed: bool = True) -> Tensor
     for start in range(0, count, AT_ONCE):
         part = made[start : start + AT_ONCE]
         # method
-        keys = np.arange(start, start + len(part))  # i m + j for the weight at (i, j)
+        keys = np.arange(start, start + len(part))  # i m + j at (i, j)
         part[:] = 2 * mixing.buckets(keys, buckets, seed)
         if signed:
             part += mixing.signs(keys, seed) < 0
