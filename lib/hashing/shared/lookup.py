@@ -175,7 +175,7 @@ def look_up(values: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> None:
     ValueError for a code out of range.
     """
     # method
-    pairs = np.zeros(2 * len(values) + 1, dtype=values.dtype)  # w_0, -w_0, w_1, -w_1, ..., 0
+    pairs = np.zeros(2 * len(values) + 1, dtype=values.dtype)  # w_0, -w_0, ..., 0
     for k in range(len(values)):
         pairs[2 * k], pairs[2 * k + 1] = values[k], -values[k]
     for i in range(len(codes)):
@@ -198,5 +198,5 @@ def add_up(weights: np.ndarray, codes: np.ndarray, sums: np.ndarray) -> None:
             raise ValueError("a code is out of range: accepted are 0 to twice the number of buckets")
         pairs[codes[i]] += weights[i]
     for k in range(len(sums)):
-        sums[k] = pairs[2 * k] - pairs[2 * k + 1]  # what has the sign +1, minus what has the sign -1
+        sums[k] = pairs[2 * k] - pairs[2 * k + 1]  # those of +1, minus those of -1
     # end of method
