@@ -61,7 +61,7 @@ class HashedWeight(CompressedWeight):
     # method
     @staticmethod
     def places(count: int, buckets: int, seed: int, signed: bool) -> Tensor:
-        """Say in codes of :mod:`lib.hashing.shared.lookup` which value each of ``count`` weights has, (count,)."""
+        """Give each weight the code of its value, (count,)."""
         return lookup.codes(count, buckets, seed, signed=signed)
 
     def forward(self, values: Tensor) -> Tensor:
