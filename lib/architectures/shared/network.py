@@ -1,0 +1,78 @@
+"""A network that says in one sentence which images and sizes it does not take."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+class Network(nn.Sequential):
+    """Layers that run one after another, on images that they can take.
+
+    layers: name -> layer, in the order in which they run.
+    channels: of the images, 1 or more.
+    least: smallest height and width that the strides leave a place of, in pixels, 1 or more. Default 1.
+
+    Input (n, channels, height, width).
+    Raises ValueError in the forward pass for images of other channels, or smaller than ``least`` in height or width.
+
+    >>> network = Network(OrderedDict(conv=nn.Conv2d(3, 4, 3), pool=nn.MaxPool2d(2)), channels=3, least=4)
+    >>> network(torch.zeros(1, 3, 2, 8))
+    Traceback (most recent call last):
+    ValueError: images of (1, 3, 2, 8): this network takes (n, 3, height, width) with 4 pixels or more on each side
+    """
+
+    def __init__(self, layers: OrderedDict[str, nn.Module], *, channels: int, least: int = 1) -> None:
+        check_sizes(channels=channels, least=least)
+        super().__init__(layers)
+        self.channels, self.least = channels, least
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, channels=self.channels, least=self.least)
+        return super().forward(images)
+
+
+def check_images(images: Tensor, *, channels: int, least: int = 1) -> None:
+    """Raise ValueError for images that are not (n, channels, height, width) with ``least`` pixels on each side.
+
+    images: what a network is given.
+    channels: that it takes.
+    least: pixels that height and width must have, default 1.
+    """
+    if images.dim() != 4 or images.shape[1] != channels or min(images.shape[2:]) < least:
+        raise ValueError(
+            f"images of {tuple(images.shape)}: this network takes (n, {channels}, height, width) with {least}"
+            f" pixel{'s' if least > 1 else ''} or more on each side"
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for the first size that is not a whole number of 1 or more; ``classes`` must be 2 or more.
+
+    sizes: name -> value, as the caller named them.
+
+    >>> check_sizes(channels=3, classes=1)
+    Traceback (most recent call last):
+    ValueError: classes must be a whole number of 2 or more, not 1
+    """
+    for name, value in sizes.items():
+        fewest = 2 if name == "classes" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
+            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+
+
+def scaled(channels: int, width: float, *, multiple: int = 1) -> int:
+    """Return ``width`` times ``channels``, rounded to a multiple, and never below one multiple.
+
+    channels: 1 or more.
+    width: factor above 0, as the width multiplier of MobileNet (howard2017mobilenets).
+    multiple: that the result is a multiple of, default 1.
+
+    Raises ValueError for a factor that is not a finite number above 0.
+
+    >>> scaled(32, 0.75), scaled(32, 0.01), scaled(24, 0.5, multiple=8)
+    (24, 1, 16)
+    """
+    check_sizes(channels=channels, multiple=multiple)
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < float("inf"):
+        raise ValueError(f"width must be a finite number above 0, not {width!r}")
+    return max(multiple, multiple * int(channels * width / multiple + 0.5))
