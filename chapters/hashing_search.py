@@ -64,6 +64,7 @@ from lib.cache import cached
 from lib.hashing import inner_product_search as search
 from lib.hashing import simhash
 from lib.hashing import sparse_layers as sparse
+from lib.hashing.shared import active_products, adaptive_dropout, linear_layers
 
 dataset = datasets.load(data, first=first)
 record = evidence.recorder("hashing_search", dataset)
@@ -287,7 +288,7 @@ options = {"split": dataset.train, "epochs": epochs, "batch_size": batch_size}
 def network(way, share, rate, seed):
     build = {
         "dense": classifier,
-        "adaptive": lambda s: sparse.drop_adaptively(
+        "adaptive": lambda s: adaptive_dropout.drop_adaptively(
             classifier(s), ["fc1"], beta=beta, seed=s
         ),
     }
@@ -464,7 +465,9 @@ figures.table(
 
 # %% tags=["remove-input"]
 figures.show_source(
-    sparse.SelectedLinear.choose, sparse.ActiveProducts, sparse.AdaptiveLinear.forward
+    sparse.SelectedLinear.choose,
+    active_products.ActiveProducts,
+    adaptive_dropout.AdaptiveLinear.forward,
 )
 
 # %% [markdown]
@@ -493,7 +496,9 @@ def updated(order):
     for image in order:
         rows = weight.clone().requires_grad_()
         active_units = torch.arange(20 * image, 20 * image + 20)[None]
-        z = sparse.ActiveProducts.apply(images[image, None], rows, None, active_units)
+        z = active_products.ActiveProducts.apply(
+            images[image, None], rows, None, active_units
+        )
         z.square().sum().backward()
         weight -= 1e-3 * rows.grad
     return weight
@@ -506,7 +511,7 @@ assert not torch.equal(updated([0, 1]), plain.weight)
 # Adaptive dropout keeps units as often as its formula says.
 
 # %%
-layer = sparse.AdaptiveLinear(copy.deepcopy(plain), beta=beta).train()
+layer = adaptive_dropout.AdaptiveLinear(copy.deepcopy(plain), beta=beta).train()
 with torch.no_grad():
     kept = layer.eval()(x[:1]) / plain(x[:1])  # the probabilities
     layer.train()(x[:1].expand(4000, -1))
@@ -528,11 +533,11 @@ nets["adaptive", 1.0] = chosen("adaptive")
 right = {
     kind: [accuracy(net, dataset.test) for net in found] for kind, found in nets.items()
 }
-works = {kind: sparse.work(found[0], shape) for kind, found in nets.items()}
+works = {kind: linear_layers.work(found[0], shape) for kind, found in nets.items()}
 
 
 def of_training(net):  # multiply-adds of an image, backward and rebuilding included
-    work = sparse.work(net, shape)
+    work = linear_layers.work(net, shape)
     rows = getattr(net.fc1, "size", hidden)
     last = net.fc2.weight.numel()
     total = work.products + work.selection + rows * pixels + 2 * last

@@ -5,10 +5,9 @@ The units of a linear layer are the rows of its weight. For each input a small a
 .. math:: z_i = w_i^\top x + b_i, \quad i \in A, \qquad |A| = \lfloor s n \rfloor
 
 is computed, all other outputs are 0, and the gradient of every row outside of A is 0. Adaptive dropout
-(ba2013adaptive) keeps unit j with a probability that grows with its output, :math:`p_j = \sigma(\alpha z_j + \beta)`,
-but must compute all outputs to know it. Hashing does not: the rows, with their biases, lie in hash tables, the input is
-hashed, and the rows that share most buckets with it are active. The probability to share one also grows with the inner
-product.
+(:mod:`lib.hashing.shared.adaptive_dropout`) also prefers units with large outputs, but must compute all outputs to know
+them. Hashing does not: the rows, with their biases, lie in hash tables, the input is hashed, and the rows that share
+most buckets with it are active. The probability to share one also grows with the inner product.
 
 As in the authors' code, the default is SimHash without an asymmetric transform, and neighboring inputs can be pooled
 before they are hashed, which makes hashing cheaper. (On MNIST that code has keys of 6 bits, 100 tables and pools of 98
@@ -21,82 +20,23 @@ inputs; pools of 14 and keys of 4 bits were better on validation images here.) F
 - there is neither momentum nor weight decay, since both would change rows that are not active.
 """
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
-from lib import measure, owners, running, training, weights
+from lib import running, training, weights
 from lib.datasets import Split
 from lib.hashing.inner_product_search import Candidates, share
+from lib.hashing.shared.active_products import ActiveProducts
+from lib.hashing.shared.linear_layers import SparseLinear, Work, check_linear, check_seed, replaced, uniform
 from lib.hashing.simhash import check_vectors
 
 SELECTIONS = ("lsh", "top", "random")
 
 
-@dataclass(frozen=True)
-class Work:
-    """Multiply-adds of one input.
-
-    products: of the units that are computed.
-    selection: of choosing them: hashing the input, or computing all outputs.
-    dense: what they would be if all units were computed.
-    """
-
-    products: int
-    selection: int
-    dense: int
-
-
-class ActiveProducts(torch.autograd.Function):
-    """The product w_i x + b_i for the active i of each sample, and 0 for the others.
-
-    torch has no such product, but it has a weighted sum of a few rows, ``embedding_bag``: sum_i g_i w_i. The derivative
-    of its product with x is w_i x by g_i, and g_i x by w_i: these are the outputs, and the gradient of the weight.
-
-    >>> x, weight, active = torch.ones(2, 3), torch.arange(12.0).view(4, 3), torch.tensor([[0, 3], [1, 2]])
-    >>> ActiveProducts.apply(x, weight, None, active)
-    tensor([[ 3.,  0.,  0., 30.],
-            [ 0., 12., 21.,  0.]])
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, active: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, active)
-        # method
-        with torch.inference_mode(False), torch.enable_grad():
-            x, rows, numbers = (t.clone() if t.is_inference() else t.detach() for t in (x, weight, active))
-            g = torch.zeros(active.shape, dtype=x.dtype, device=x.device, requires_grad=True)
-            sums = functional.embedding_bag(numbers, rows, per_sample_weights=g, mode="sum")
-            (z,) = torch.autograd.grad(sums, g, x)  # w_i x
-        z = z if bias is None else z + bias[active]
-        return x.new_zeros(len(x), len(weight)).scatter(1, active, z)
-        # end of method
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, active = ctx.saved_tensors
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        # method
-        g = gradient.gather(1, active)
-        with torch.enable_grad():
-            rows = weight.detach().requires_grad_()
-            sums = functional.embedding_bag(active, rows, per_sample_weights=g, mode="sum")  # sum_i g_i w_i
-            row_gradients = torch.autograd.grad(sums, rows, x)[0] if of_weight else None  # g_i x
-        # end of method
-        biases = g.new_zeros(len(weight)).index_add(0, active.flatten(), g.flatten()) if of_bias else None
-        return sums.detach() if of_x else None, row_gradients, biases, None
-
-
-class SelectedLinear(nn.Module):
+class SelectedLinear(SparseLinear):
     """A linear layer that computes the same share of its units for each input; the other outputs are 0.
 
     An activation with f(0) = 0, such as ReLU, should follow, so that inactive units stay at 0.
@@ -142,12 +82,12 @@ class SelectedLinear(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_linear(layer, "the layer")
+        check_linear(layer, "the layer")
         weights.check_one_of("selection", selection, SELECTIONS)
         self.outputs, self.inputs = layer.weight.shape
         if not 1 <= pool <= self.inputs:
             raise ValueError(f"pool must be in 1..{self.inputs}, the inputs of the layer, not {pool}")
-        _check_seed(seed)
+        check_seed(seed)
         self.size, self.selection, self.probes, self.pool = share(self.outputs, fraction), selection, probes, pool
         self.weight, self.bias = layer.weight, layer.bias
         self.active = torch.zeros(0, self.size, dtype=torch.int64)
@@ -189,7 +129,12 @@ class SelectedLinear(nn.Module):
             return self.index.retrieve(queries, self.size, probes=self.probes)
         if self.selection == "top":
             return functional.linear(x, self.weight, self.bias).topk(self.size, dim=1).indices
-        return _uniform(self, (len(x), self.outputs)).to(x.device).topk(self.size, dim=1).indices
+        return (
+            uniform(self.draw, (len(x), self.outputs), advance=self.training)
+            .to(x.device)
+            .topk(self.size, dim=1)
+            .indices
+        )
         # end of method
 
     def _hashable(self, vectors: Tensor, last: Tensor | None) -> Tensor:
@@ -232,69 +177,6 @@ class SelectedLinear(nn.Module):
         return f"{self.inputs}, {self.outputs}, active={self.size}, selection={self.selection!r}"
 
 
-class AdaptiveLinear(nn.Module):
-    r"""Adaptive dropout: a unit with output z is kept with probability :math:`\sigma(\alpha z + \beta)`.
-
-    In evaluation mode each output is multiplied by its probability. ReLU should follow: then it does not matter that
-    the outputs are multiplied before the activation and not after it.
-
-    layer: linear layer whose weight and bias it takes over.
-    alpha: finite, default 1. With 0 it is dropout that keeps a share of :math:`\sigma(\beta)`.
-    beta: finite, default 0. The smaller it is, the fewer units are kept.
-    seed: integer, 0 or more. Default 0.
-
-    After a forward pass in training mode ``masks`` holds which units were kept, (..., outputs). The share of units is
-    not fixed, and all outputs are computed.
-
-    Raises ValueError for another kind of layer and numbers out of range.
-    Source: ba2013adaptive. There the parameters of the probabilities may also be learned apart from the weights.
-
-    >>> layer = AdaptiveLinear(nn.Linear(784, 1000), beta=-3.0).train()
-    >>> outputs = layer(torch.rand(3, 784))
-    >>> layer.masks.shape, layer.masks.float().mean() < 0.1
-    (torch.Size([3, 1000]), tensor(True))
-    """
-
-    draw: Tensor  # the seed, and the number of draws so far
-
-    def __init__(self, layer: nn.Linear, *, alpha: float = 1.0, beta: float = 0.0, seed: int = 0) -> None:
-        super().__init__()
-        _check_linear(layer, "the layer")
-        if not np.isfinite([alpha, beta]).all():
-            raise ValueError(f"alpha and beta must be finite, not {alpha} and {beta}")
-        _check_seed(seed)
-        self.outputs, self.inputs = layer.weight.shape
-        self.weight, self.bias, self.alpha, self.beta = layer.weight, layer.bias, alpha, beta
-        self.masks = torch.zeros(0, self.outputs, dtype=torch.bool)
-        self.register_buffer("draw", torch.tensor([seed, 0]))
-        self.train(layer.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = functional.linear(x, self.weight, self.bias)
-        # method
-        keep = torch.sigmoid(self.alpha * z + self.beta)
-        if not self.training:
-            return keep * z
-        self.masks = _uniform(self, tuple(z.shape)).to(z.device) < keep
-        return self.masks * z
-        # end of method
-
-    @property
-    def work(self) -> Work:
-        """The multiply-adds of one input vector: all outputs are computed, since the probabilities need them."""
-        dense = self.inputs * self.outputs
-        return Work(dense, 0, dense)
-
-
-def _uniform(layer: SelectedLinear | AdaptiveLinear, shape: tuple[int, ...]) -> Tensor:
-    """Uniform numbers, in training mode others in each call. How many calls there were is a buffer."""
-    if layer.training:
-        layer.draw += torch.tensor([0, 1], device=layer.draw.device)
-    seed, calls = layer.draw.tolist()
-    state = np.random.SeedSequence([seed, calls if layer.training else 0]).generate_state(1, np.uint64)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(int(state[0] >> np.uint64(1))))
-
-
 def select(
     model: nn.Module,
     layers: Sequence[str],
@@ -319,8 +201,9 @@ def select(
     Source: spring2017scalable.
 
     >>> from lib import models
+    >>> from lib.hashing.shared import linear_layers
     >>> model = select(models.mlp(hidden=(1000,), batch_norm=False), ["fc1"], fraction=0.05, pool=14)
-    >>> work(model, (1, 28, 28))
+    >>> linear_layers.work(model, (1, 28, 28))
     Work(products=49200, selection=22800, dense=794000)
     """
 
@@ -337,77 +220,7 @@ def select(
             seed=seed + number,
         )
 
-    return _replaced(model, layers, made)
-
-
-def drop_adaptively(
-    model: nn.Module, layers: Sequence[str], *, alpha: float = 1.0, beta: float = 0.0, seed: int = 0
-) -> nn.Module:
-    """Return a copy of a network whose named linear layers have adaptive dropout.
-
-    model: any network; it is left as it was.
-    layers: names of linear layers, one or more; hidden layers, as in :func:`select`.
-    alpha, beta: as for :class:`AdaptiveLinear`.
-    seed: integer, 0 or more, of the first layer; each of the others has the next one. Default 0.
-
-    Raises ValueError for a layer that is not accepted, which it names, and as :class:`AdaptiveLinear` does.
-    Source: ba2013adaptive.
-
-    >>> from lib import models
-    >>> drop_adaptively(models.lenet_300_100(), ["fc1", "fc2"], beta=-2.0).fc2.beta
-    -2.0
-    """
-
-    def made(layer: nn.Linear, number: int) -> nn.Module:
-        return AdaptiveLinear(layer, alpha=alpha, beta=beta, seed=seed + number)
-
-    return _replaced(model, layers, made)
-
-
-def _replaced(model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear, int], nn.Module]) -> nn.Module:
-    names = list(dict.fromkeys(names))
-    if not names:
-        raise ValueError("name one linear layer or more")
-    changed, shared = copy.deepcopy(model), weights.tied(model)
-    for number, name in enumerate(names):
-        layer: Any = weights.layer_named(changed, name)
-        _check_linear(layer, f"layer {name!r}")
-        for key in (name, f"{name}.bias".lstrip(".")):
-            if key in shared:
-                first, second, *_ = shared[key]
-                raise ValueError(f"layers {first!r} and {second!r} share one weight: give each its own first")
-        for attribute, owner in owners.reads(changed, name).items():
-            raise ValueError(f"layer {name!r} cannot be replaced: {owner} reads its {attribute} instead of calling it")
-        try:
-            made = make(layer, number)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
-        changed = weights.replace(changed, name, made)
-    return changed
-
-
-def work(model: nn.Module, shape: tuple[int, ...]) -> Work:
-    """Count the multiply-adds of one forward pass for one input, over all layers of a network.
-
-    model: any network; layers that are not selected count as :func:`lib.measure.multiply_adds` counts them.
-    shape: of one input, without the batch: (channels, height, width).
-
-    Raises ValueError where the model does not take such an input. An example is at :func:`select`.
-    """
-    chosen = {name: m for name, m in model.named_modules() if isinstance(m, SelectedLinear | AdaptiveLinear)}
-    first: Tensor = next(model.parameters(), torch.zeros(0))
-    image = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
-    with torch.no_grad(), running.evaluating(model), running.captured(model, chosen) as flow:
-        running.logits(model, image)
-    counted = measure.multiply_adds_by_layer(model, shape)
-    inside = {f"{name}.{part}".strip(".") for name, m in chosen.items() for part, _ in m.named_modules()}
-    others = sum(count for name, count in counted.items() if name not in inside)
-    totals = [others, 0, others]
-    for name, output in flow.outputs.items():
-        layer, vectors = chosen[name], output.shape[:-1].numel()
-        for i, count in enumerate((layer.work.products, layer.work.selection, layer.work.dense)):
-            totals[i] += vectors * count
-    return Work(*totals)
+    return replaced(model, layers, made)
 
 
 def rebuilding(model: nn.Module, every: int) -> Callable[[], None]:
@@ -517,14 +330,3 @@ def overlap(active: Tensor) -> float:
         raise ValueError(f"the active sets of two samples or more are compared, not {tuple(active.shape)}")
     both = (active[1:, :, None] == active[:-1, None, :]).sum((1, 2)).double()
     return (both / (2 * active.shape[1] - both)).mean().item()
-
-
-def _check_linear(layer: nn.Module, name: str) -> None:
-    if type(layer) is not nn.Linear:
-        kind = "one whose weight is compressed" if parametrize.is_parametrized(layer) else type(layer).__name__
-        raise ValueError(f"{name} must be a plain nn.Linear, not {kind}")
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, not {seed}")

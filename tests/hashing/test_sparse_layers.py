@@ -12,18 +12,9 @@ from lib import datasets, measure, models, storage, training
 from lib.datasets import Split
 from lib.hashing import sparse_layers
 from lib.hashing.inner_product_search import Candidates
-from lib.hashing.sparse_layers import (
-    SELECTIONS,
-    ActiveProducts,
-    AdaptiveLinear,
-    SelectedLinear,
-    Work,
-    drop_adaptively,
-    overlap,
-    rebuilding,
-    recall,
-    select,
-)
+from lib.hashing.shared import linear_layers
+from lib.hashing.shared.linear_layers import Work
+from lib.hashing.sparse_layers import SELECTIONS, SelectedLinear, overlap, rebuilding, recall, select
 
 
 def linear(inputs: int = 12, outputs: int = 40, *, bias: bool = True, dtype=torch.float64, seed: int = 0) -> nn.Linear:
@@ -86,13 +77,6 @@ def test_gradients_are_those_of_the_masked_dense_layer(bias, pool):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     outside = ~kept.any(0)
     assert outside.any() and not any(gradient[outside].any() for gradient in found[1:])  # exactly 0
-
-
-def test_the_products_have_the_gradients_of_finite_differences():
-    x, weight, bias = inputs(3, 4), inputs(5, 4, seed=1), inputs(5, seed=2)
-    active = torch.tensor([[4, 0], [1, 2], [2, 4]])
-    tensors = [tensor.requires_grad_() for tensor in (x, weight, bias)]
-    assert torch.autograd.gradcheck(lambda *t: ActiveProducts.apply(*t, active), tensors)
 
 
 def test_gradients_are_computed_only_where_they_are_needed():
@@ -207,35 +191,6 @@ def _plain(layer: SelectedLinear) -> nn.Linear:
     return plain
 
 
-# --- adaptive dropout ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (2.0, -1.5), (0.0, 0.5)])
-def test_adaptive_dropout_keeps_a_unit_as_often_as_its_output_says(alpha, beta):
-    dense, x = linear(outputs=8), inputs(1, 12)
-    layer = AdaptiveLinear(dense, alpha=alpha, beta=beta).train()
-    outputs = layer(x.expand(20_000, 12))
-    p = torch.sigmoid(alpha * dense(x) + beta)
-    assert ((layer.masks.double().mean(0) - p).abs() <= 4 * (p * (1 - p) / 20_000).sqrt()).all()
-    assert torch.equal(outputs, dense(x.expand(20_000, 12)) * layer.masks)
-    assert torch.equal(layer.eval()(x), p * dense(x))  # what is expected
-    assert not torch.equal(layer.train()(x.expand(9, 12)), layer(x.expand(9, 12)))
-
-
-def test_adaptive_dropout_without_slope_is_dropout():
-    layer = AdaptiveLinear(linear(), alpha=0.0, beta=0.5)
-    dense, x = layer.weight @ torch.ones(12).double() + layer.bias, torch.ones(1, 12).double()
-    assert torch.allclose(layer.eval()(x), torch.sigmoid(torch.tensor(0.5)).double() * dense)
-    assert torch.sigmoid(torch.tensor(0.5)) > 0.62  # not 0.5, as is sometimes said
-
-
-def test_the_gradient_of_a_dropped_unit_is_zero():
-    layer, x = AdaptiveLinear(linear(), beta=-2.0).train(), inputs(2, 12)
-    layer(x).sum().backward()
-    dropped = ~layer.masks.any(0)
-    assert dropped.any() and not layer.weight.grad[dropped].any() and layer.weight.grad[~dropped].any()
-
-
 # --- networks -----------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +240,7 @@ def test_hashing_learns_more_than_random_units_do():
 def test_work_is_that_of_active_units_hashing_and_dense_layers():
     dense = models.mlp(hidden=(1000,), batch_norm=False)
     counts = {
-        selection: sparse_layers.work(select(dense, ["fc1"], fraction=0.05, selection=selection, bits=6), (1, 28, 28))
+        selection: linear_layers.work(select(dense, ["fc1"], fraction=0.05, selection=selection, bits=6), (1, 28, 28))
         for selection in SELECTIONS
     }
     products, every = 50 * 784 + 1000 * 10, 1000 * 784 + 1000 * 10
@@ -295,10 +250,9 @@ def test_work_is_that_of_active_units_hashing_and_dense_layers():
         "top": Work(products, 784_000, every),
         "random": Work(products, 0, every),
     }
-    assert sparse_layers.work(select(dense, ["fc1"], fraction=1), (1, 28, 28)) == Work(every, 0, every)
-    assert sparse_layers.work(drop_adaptively(dense, ["fc1"]), (1, 28, 28)) == Work(every, 0, every)
+    assert linear_layers.work(select(dense, ["fc1"], fraction=1), (1, 28, 28)) == Work(every, 0, every)
     alone = SelectedLinear(linear(), fraction=0.1, pool=3, tables=7)
-    assert sparse_layers.work(alone, (5, 12)) == Work(5 * 4 * 12, 5 * 4 * 7 * 5, 5 * 40 * 12)
+    assert linear_layers.work(alone, (5, 12)) == Work(5 * 4 * 12, 5 * 4 * 7 * 5, 5 * 40 * 12)
 
 
 def test_overlap_is_the_mean_jaccard_index_of_neighbors():
@@ -321,7 +275,7 @@ def test_networks_that_we_did_not_write_have_sparse_layers(name, layer):
     assert type(model.get_submodule(layer)) is nn.Linear and all(
         torch.equal(value, before[key]) for key, value in model.state_dict().items()
     )
-    assert sparse_layers.work(changed, (3, 64, 64)).products < measure.multiply_adds(model, (3, 64, 64))
+    assert linear_layers.work(changed, (3, 64, 64)).products < measure.multiply_adds(model, (3, 64, 64))
 
 
 # --- state, shapes, types -----------------------------------------------------------------------------------------
@@ -384,7 +338,6 @@ def test_draws_leave_other_random_numbers_alone():
         select(models.lenet_300_100(), ["fc1", "fc2"], fraction=0.1, selection=selection).train()(
             inputs(2, 784).float()
         )
-    drop_adaptively(models.lenet_300_100(), ["fc1"]).train()(inputs(2, 784).float())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -426,9 +379,8 @@ def test_layers_that_cannot_be_sparse_are_refused():
         (["fc9"], "has no layer 'fc9' with a weight: it has conv1"),
         (["conv1"], "layer 'conv1' must be a plain nn.Linear, not Conv2d"),
     ):
-        for call in (lambda names: select(model, names, fraction=0.1), lambda names: drop_adaptively(model, names)):
-            with refused(model, message):
-                call(names)
+        with refused(model, message):
+            select(model, names, fraction=0.1)
     encoder = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     with refused(encoder, "'linear1' cannot be replaced: TransformerEncoderLayer reads its weight"):
         select(encoder, ["linear1"], fraction=0.1)
@@ -456,9 +408,6 @@ def test_values_that_are_not_finite_are_refused():
     layer.bias.data[3] = torch.inf
     with pytest.raises(ValueError, match="the weights hold NaN or infinity"):
         layer.rebuild()
-    for alpha, beta in ((torch.nan, 0.0), (1.0, torch.inf)):
-        with refused(models.lenet_300_100(), "alpha and beta must be finite"):
-            drop_adaptively(models.lenet_300_100(), ["fc1"], alpha=alpha, beta=beta)
 
 
 def test_calls_that_make_no_sense_are_refused():
@@ -482,5 +431,3 @@ def test_calls_that_make_no_sense_are_refused():
             sparse_layers.fit(model, split, epochs=1, seed=0, **options)
     with refused(model, "to train on"):
         sparse_layers.fit(model, Split(torch.zeros(0, 784), torch.zeros(0).long()), epochs=1, seed=0)
-    with refused(model, "seed must be 0 or more, not -2"):
-        drop_adaptively(model, ["fc1"], seed=-2)
