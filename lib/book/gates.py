@@ -136,6 +136,7 @@ def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
         counts[place] = 0
         try:
             records = ledger.load_results(name, root, built=built)
+            kept = ledger.load_results(name, root)
         except ValueError as error:
             wrong.append(str(error))
             continue
@@ -152,7 +153,8 @@ def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
                 wrong.append(str(error))
                 continue
             counts[place] += 1
-            if judging.contradicts(judgment, claim):
+            then = judging.judge(claim, name, kept) if built and claim.keys(name) <= kept.keys() else None
+            if judging.flips(judgment, claim, then):
                 wrong.append(f"{place}: {wording.contradiction(claim, judgment)}")
             if fault := judging.mixed(claim, judgment):
                 wrong.append(f"{place}: {fault}")

@@ -129,12 +129,33 @@ def outcome(values: Iterable[float], low: float, high: float) -> str:
 def contradicts(judgment: Judgment, claim: Claim) -> bool:
     """Return whether a measurement gives another verdict than those that we hold.
 
-    In the published profile an undecided one is another, too; in the others it says nothing.
+    In the published profile an undecided one is another, too; in the others it says nothing. Committed records must
+    give the held verdict; a run elsewhere must not flip it (:func:`flips`).
     """
     accepted = {claim.otherwise.get(judgment.profile, claim.verdict), *claim.elsewhere}
     if judgment.profile != PUBLISHED and judgment.profile not in claim.otherwise:
         accepted.add(UNDECIDED)
     return judgment.verdict not in accepted
+
+
+def flips(now: Judgment, claim: Claim, then: Judgment | None) -> bool:
+    """Return whether a new run gives another verdict than the held one, and not for want of certainty alone.
+
+    Rounding differs from processor to processor, and training carries it on, so a run on another machine is another
+    sample. An interval that ends near its bound then crosses it in one of two runs that agree. A verdict flips where a
+    rule that holds in the committed records fails in the new run, or the other way around.
+
+    now: what the new run says of the claim.
+    claim: its rules and the held verdict.
+    then: what the committed records say by the same rules; None where there are none, and any other verdict is a flip.
+    """
+    if not contradicts(now, claim):
+        return False
+    if then is None or contradicts(then, claim) or len(now.findings) != len(then.findings):
+        return True
+    return any(
+        {new.outcome, old.outcome} == {HOLDS, FAILS} for new, old in zip(now.findings, then.findings, strict=True)
+    )
 
 
 def mixed(claim: Claim, judgment: Judgment) -> str | None:
@@ -156,7 +177,9 @@ def mixed(claim: Claim, judgment: Judgment) -> str | None:
     if {TIMED, EXACT} <= kinds and not claim.every:
         return f"{where} a constant stands beside a time and could soften its verdict: make two claims of it"
     if TIMED not in kinds and claim.elsewhere and judgment.profile == PUBLISHED:
-        return f"{where} no time decides it, so its verdict is the same on every processor: leave 'elsewhere' out"
+        return (
+            f"{where} no time decides it, so no processor gives it another verdict but by chance: leave 'elsewhere' out"
+        )
     return None
 
 

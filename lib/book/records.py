@@ -84,7 +84,7 @@ def compare(root: Path, profile: str) -> int:
         )
     shared = sorted(old.keys() & new.keys())
     missing = sorted(old.keys() - new.keys())
-    flips = _flips(root, profile, old, new)
+    flips, left_open = _flips(root, profile, old, new)
     kinds: dict[str, list[str]] = {"exact": [], "noise": [], "unknown": [], "time": []}
     compared = 0
     for chapter in shared:
@@ -95,6 +95,7 @@ def compare(root: Path, profile: str) -> int:
             if text:
                 kinds[kind].append(f"  {key}: {text}")
     _list("Verdicts that flip", flips)
+    _list("Verdicts that one of two runs leaves open", left_open)
     _list("Exact values that differ", kinds["exact"])
     _list("Values beyond their noise", kinds["noise"])
     _list("Values of one run whose noise is not known", kinds["unknown"], 10)
@@ -146,9 +147,9 @@ def _equal(was: list[float], now: list[float]) -> bool:
     return len(was) == len(now) and all(same)
 
 
-def _flips(root: Path, profile: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """A line for each claim whose verdict differs between the committed records and the build, or from the held one."""
-    lines = []
+def _flips(root: Path, profile: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """A line for each claim whose verdict flips, and for each that differs because one of two runs leaves it open."""
+    flips, left_open = [], []
     before, after = (_merged(results) for results in (old, new))
     for claim in ledger.load_claims(root):
         keys = claim.keys(profile)
@@ -158,9 +159,9 @@ def _flips(root: Path, profile: str, old: dict[str, Any], new: dict[str, Any]) -
         then = judging.judge(claim, profile, before) if keys <= before.keys() else None
         if judging.contradicts(now, claim) or (then and then.verdict != now.verdict):
             was = f", the committed records give {then.verdict}" if then else ""
-            reasons = wording.reasons(now)
-            lines.append(f"  {claim.id}: held {claim.verdict}{was}, this build gives {now.verdict} ({reasons})")
-    return lines
+            text = f"  {claim.id}: held {claim.verdict}{was}, this build gives {now.verdict} ({wording.reasons(now)})"
+            (flips if judging.flips(now, claim, then) else left_open).append(text)
+    return flips, left_open
 
 
 def _merged(results: dict[str, Any]) -> ledger.Records:

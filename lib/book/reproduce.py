@@ -24,6 +24,9 @@ def reproduce(
 ) -> int:
     """Run the chapters that are not up to date; print held and new verdict side by side; return 1 if one flips.
 
+    A verdict that differs because an interval crosses its bound in one of two runs that agree is named, and is no flip
+    (:func:`lib.book.judging.flips`).
+
     root: the book's folder.
     profile: a profile's name.
     claim: only the chapters that decide this claim, and only its verdict.
@@ -57,8 +60,8 @@ def reproduce(
     if minutes is not None and late:
         print(f"Not finished within {minutes:g} minutes, so not judged: {', '.join(late)}")
         problems = [problem for problem in problems if problem.split(":")[0].removeprefix("chapter ") not in late]
-    judged, flipped = _verdicts(root, profile, judged_claims)
-    print(f"{judged} verdicts reproduced, {flipped} flipped")
+    judged, unsure, flipped = _verdicts(root, profile, judged_claims)
+    print(f"{judged - unsure - flipped} verdicts reproduced, {unsure} left open by one of two runs, {flipped} flipped")
     if not judged:
         problems.append("no verdict was judged: give it more minutes, or another claim or chapter")
     return max(build.conclusion(problems), int(bool(flipped)))
@@ -122,25 +125,29 @@ def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: i
     return chosen or sorted(names, key=lambda name: expected[name])[:1]
 
 
-def _verdicts(root: Path, profile: str, judged_claims: list[Claim]) -> tuple[int, int]:
-    """Print a line for each claim that this build's runs decide; return how many, and how many flipped."""
+def _verdicts(root: Path, profile: str, judged_claims: list[Claim]) -> tuple[int, int, int]:
+    """Print a line for each claim that the runs decide; return how many, how many one run leaves open, and flip."""
     built = ledger.load_results(profile, root, built=True)
     kept = ledger.load_results(profile, root)
-    judged = flipped = 0
+    judged = unsure = flipped = 0
     for claim in judged_claims:
         keys = claim.keys(profile)
         if not keys <= built.keys():
             continue
         judged += 1
         now = judging.judge(claim, profile, built)
-        flips = judging.contradicts(now, claim)
+        then = judging.judge(claim, profile, kept) if keys <= kept.keys() else None
+        flips = judging.flips(now, claim, then)
+        differs = judging.contradicts(now, claim)
         flipped += flips
-        print(f"{'FLIPPED ' if flips else ''}{claim.id}: held {claim.verdict}, here {now.verdict}")
-        before = judging.judge(claim, profile, kept).findings if keys <= kept.keys() else (None,) * len(now.findings)
+        unsure += differs and not flips
+        mark = "FLIPPED " if flips else "LEFT OPEN " if differs else ""
+        print(f"{mark}{claim.id}: held {claim.verdict}, here {now.verdict}")
+        before = then.findings if then else (None,) * len(now.findings)
         for new, old in zip(now.findings, before, strict=True):
             was = f", committed {wording.measured(old)}" if old else ""
             print(f"    {wording.quantity(new.rule)}: here {wording.measured(new)}{was} ({new.outcome})")
-    return judged, flipped
+    return judged, unsure, flipped
 
 
 def _named(root: Path, id: str, profile: str) -> Claim:

@@ -200,7 +200,11 @@ def test_a_verdict_stands_whichever_way_the_undecided_rules_would_fall(outcomes,
         ([TIMED], {}, "only times decide it: add a rule about something else, or say kind: time"),
         ([SAMPLED], {"kind": TIME}, "no time decides it: leave its kind out"),
         ([TIMED, EXACT], {}, "a constant stands beside a time and could soften its verdict: make two claims of it"),
-        ([SAMPLED], {"elsewhere": [IN_PART]}, "no time decides it, so its verdict is the same on every processor"),
+        (
+            [SAMPLED],
+            {"elsewhere": [IN_PART]},
+            "no time decides it, so no processor gives it another verdict but by chance",
+        ),
     ],
 )
 def test_the_kinds_of_measurements_must_fit_the_claim(tmp_path, kinds, about, says):
@@ -279,6 +283,26 @@ def test_another_verdict_than_the_held_one_contradicts(tmp_path, profile, held, 
     rules = {name: [{"key": K, "at_most": 2}] for name in ("quick", "standard")}
     (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules, verdict=held, **about)]))
     assert judging.contradicts(judging.Judgment(profile, measured, ()), one) == contradicted
+
+
+@pytest.mark.parametrize(
+    ("committed", "here", "verdict", "flips"),
+    [
+        ([1, 1.1, 1.2], [0.5, 1, 1.9], UNDECIDED, False),  # the interval of a run that agrees crosses the bound
+        ([1, 1.1, 1.2], [3, 3.1, 3.2], CONTRADICTED, True),
+        ([1, 1.1, 1.2], [1.1, 1.2, 1.3], SUPPORTED, False),
+        ([0.5, 1, 1.9], [0.5, 1, 1.9], UNDECIDED, True),  # the committed records do not give the held verdict
+        (None, [0.5, 1, 1.9], UNDECIDED, True),
+    ],
+)
+def test_a_verdict_flips_where_a_rule_holds_in_one_run_and_fails_in_the_other(
+    tmp_path, committed, here, verdict, flips
+):
+    rules = {"standard": [{"key": K, "at_most": 2}]}
+    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules)]))
+    now = judging.judge(one, "standard", {K: record(*here)})
+    then = committed and judging.judge(one, "standard", {K: record(*committed)})
+    assert now.verdict == verdict and judging.flips(now, one, then or None) == flips
 
 
 def test_the_published_rules_judge_again_on_other_data(tmp_path):

@@ -143,6 +143,9 @@ def test_compare_names_flips_first_then_values_beyond_their_noise(small_book, ca
     assert "C2.3-01: held supported, the committed records give" in first[1] and "this build gives" in first[1]
     status, said = compared([4.0, 4.5, 5.1], exact=True)
     assert status == 1 and "Exact values that differ: 1" in said
+    write_record(small_book, "quick", [4.0, 4.1, 4.2])
+    status, said = compared([2.5, 4.1, 5.6])
+    assert status == 0 and said.splitlines()[0] == "Verdicts that one of two runs leaves open: 1"
 
 
 def test_compare_needs_both(small_book, capsys):

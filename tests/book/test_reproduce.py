@@ -22,11 +22,20 @@ def test_a_verdict_that_holds_and_one_that_flips(small_book, capfd):
     said = capfd.readouterr().out
     assert "C2.3-01: held supported, here undecided" in said  # three seeds: the interval crosses the bound
     assert "passes.sum.value: here 4.5 ± 2.5 points, committed 4.5 ± 2.5 points" in said
-    assert "1 verdicts reproduced, 0 flipped" in said
+    assert "1 verdicts reproduced, 0 left open by one of two runs, 0 flipped" in said
     source = small_book / "chapters" / "passes.py"
     source.write_text(source.read_text().replace("sum(range(terms)) + v", "sum(range(terms)) - 99 + v / 9"))
     assert again(small_book, "--claim", "C2.3-01") == 1
     assert "FLIPPED C2.3-01: held supported, here contradicted" in capfd.readouterr().out
+
+
+def test_a_verdict_that_one_of_two_runs_leaves_open_is_named_and_no_flip(small_book, capfd):
+    source = small_book / "chapters" / "passes.py"
+    source.write_text(source.read_text().replace("sum(range(terms)) + v", "sum(range(terms)) - 7 + v"))
+    assert again(small_book, "--claim", "C2.3-01", "--profile", "standard") == 0
+    said = capfd.readouterr().out
+    assert "LEFT OPEN C2.3-01: held supported, here undecided" in said
+    assert "0 verdicts reproduced, 1 left open by one of two runs, 0 flipped" in said
 
 
 @pytest.mark.parametrize(
@@ -72,7 +81,7 @@ def test_what_is_late_is_stopped_and_said(small_book, add_chapter, capfd):
     assert again(small_book, "--minutes", "0.2") == 0
     said = capfd.readouterr().out
     assert "Not finished within 0.2 minutes, so not judged: slow" in said
-    assert "1 verdicts reproduced, 0 flipped" in said
+    assert "1 verdicts reproduced, 0 left open by one of two runs, 0 flipped" in said
     left = subprocess.run(["pgrep", "-f", str(small_book)], capture_output=True, text=True).stdout
     assert not left.strip()
 
