@@ -140,7 +140,7 @@ assert away[0] < 0.05 and 8 < away[0] / away[1] < 12
 # %%
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
 color_net = {"side": color.train.images.shape[-1], "classes": len(color.classes)}
-options = {"epochs": color_epochs, "seed": 0} | augmented
+options = {"epochs": color_epochs, "seed": 0, "learning_rate": 0.05} | augmented
 teacher = models.cnn(0, width=teacher_width, **color_net)
 teacher = cached(training.fit, teacher, split=color.train, **options)
 

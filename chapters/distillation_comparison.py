@@ -532,6 +532,7 @@ assert singular_vectors.loss((5 * one, -two), (one, two)) < 1e-12
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
 side, classes = color.train.images.shape[-1], len(color.classes)
 options = {"split": color.train, "epochs": color_epochs, "seed": 0} | augmented
+options |= {"learning_rate": 0.05}
 wide = {"width": teacher_width, "side": side, "classes": classes}
 teacher = cached(training.fit, models.cnn(0, **wide), **options)
 

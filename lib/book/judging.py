@@ -142,8 +142,9 @@ def flips(now: Judgment, claim: Claim, then: Judgment | None) -> bool:
     """Return whether a new run gives another verdict than the held one, and not for want of certainty alone.
 
     Rounding differs from processor to processor, and training carries it on, so a run on another machine is another
-    sample. An interval that ends near its bound then crosses it in one of two runs that agree. A verdict flips where a
-    rule that holds in the committed records fails in the new run, or the other way around.
+    sample. An interval that ends near its bound then crosses it in one of two runs that agree. A verdict flips where
+    both the held and the new one are decided, and where a rule that holds in the committed records fails in the new run
+    or the other way around.
 
     now: what the new run says of the claim.
     claim: its rules and the held verdict.
@@ -151,7 +152,8 @@ def flips(now: Judgment, claim: Claim, then: Judgment | None) -> bool:
     """
     if not contradicts(now, claim):
         return False
-    if then is None or contradicts(then, claim) or len(now.findings) != len(then.findings):
+    decided = UNDECIDED not in (now.verdict, claim.otherwise.get(now.profile, claim.verdict))
+    if decided or then is None or contradicts(then, claim) or len(now.findings) != len(then.findings):
         return True
     return any(
         {new.outcome, old.outcome} == {HOLDS, FAILS} for new, old in zip(now.findings, then.findings, strict=True)

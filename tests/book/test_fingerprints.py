@@ -112,7 +112,7 @@ def test_an_edit_reruns_the_chapters_that_import_the_file_and_no_others(tmp_path
     assert len(edited) < len(names) / 2
     assert reruns(root / "lib" / "new_section" / "technique.py", "more = 1\n") == set()  # nobody's yet
     assert reruns(root / "chapters" / "pruning.py", "\n# %%\n1\n") == {"pruning"}
-    assert reruns(root / "lib" / "training.py", "more = 1\n") == set(names)
+    assert reruns(root / "lib" / "evidence.py", "more = 1\n") == set(names)
     assert reruns(root / "lib" / "book" / "build.py", "more = 1\n") == set()
     assert stamps() == before
 

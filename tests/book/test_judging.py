@@ -295,7 +295,7 @@ def test_another_verdict_than_the_held_one_contradicts(tmp_path, profile, held, 
         (None, [0.5, 1, 1.9], UNDECIDED, True),
     ],
 )
-def test_a_verdict_flips_where_a_rule_holds_in_one_run_and_fails_in_the_other(
+def test_a_verdict_flips_where_a_rule_holds_and_then_fails(
     tmp_path, committed, here, verdict, flips
 ):
     rules = {"standard": [{"key": K, "at_most": 2}]}
