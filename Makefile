@@ -94,6 +94,8 @@ bench: environment
 	$(RUN) -m benchmarks.filters
 	$(RUN) -m benchmarks.hashing
 	$(RUN) -m benchmarks.search
+	$(RUN) -m benchmarks.maps
+	$(RUN) -m benchmarks.neuroevolution
 
 bench-kernels: environment
 	@$(RUN) -m benchmarks.kernels

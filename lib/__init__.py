@@ -9,6 +9,9 @@ factorization/   replace one large layer by several small ones (section 2.3)
 quantization/    store weights in few bits, compute with small integers (section 2.4)
 precision/       train and run networks with numbers of few bits (section 2.5)
 binarization/    weights and activations of one bit or three values (section 2.6)
+architectures/   networks that are small or fast by design (section 3.1)
+self_organization/   maps and gases that find the shape of data, and grow (sections 3.2 and 3.2.1)
+neuroevolution/  networks whose structure and weights evolve (section 3.2.2)
 
 The foundation, on which all of them build:
 
@@ -16,6 +19,8 @@ models.py        the baseline networks that chapters compress
 datasets/        training, validation and test tensors by name
 training.py      the one training loop, and the error of what it trained
 cache.py         trained networks, kept by what their training depends on
+segmentation.py  images with a class for every pixel: loss, class weights, agreement
+seeding.py       random initial weights from their own seed
 running.py       a network's outputs, what flows through it, its modes, its memory layout
 weights.py       compressed weights: how a technique stores a layer's weight
 owners.py        layers whose owner reads their weight instead of calling them
