@@ -66,6 +66,7 @@ SECTIONS = {
     "2.5": "Reducing numerical precision",
     "2.6": "Binarization",
     "3.1": "Architecture overview",
+    "3.2": "Neural architecture search",
     "3.2.1": "Self-organization",
     "3.2.2": "Neuroevolution",
     "3.2.3": "Network morphism",
