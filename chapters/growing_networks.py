@@ -130,9 +130,11 @@ def few_numbers(dataset):  # principal components of images, as wide as one anot
 
 def panel(ax, positions, edges, look, points=None):  # units, edges and samples
     if points is not None:
-        ax.plot(*points.T, ".", color="#c8c8c8", markersize=2)
+        few = points[:: max(1, len(points) // 200)]
+        ax.plot(*few.T, ".", color="#c8c8c8", markersize=2)
     ends = positions[np.asarray(edges, dtype=int).reshape(-1, 2)]
-    ax.plot(ends[..., 0].T, ends[..., 1].T, color=look["color"], linewidth=1)
+    ends = np.pad(ends, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # one line
+    ax.plot(*ends.reshape(-1, 2).T, color=look["color"], linewidth=1)
     ax.plot(*positions.T, "o", color=look["color"], markersize=3)
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.grid(False)
@@ -498,11 +500,11 @@ over = np.subtract(new_points["error"], new_points["rbf"])
 record("spirals.over_rbf_points", over, digits=1)
 shown = sorted({15, ended["error"][0] // 2, ended["error"][0]})
 figure, axes = panels(1, len(shown), 2.9)
-side = np.linspace(-7, 7, 120)
+side = np.linspace(-7, 7, 80)
 grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 for ax, n in zip(axes, shown, strict=True):
     network = GrowingCellClassifier(n, epochs=n - 2, random_state=0).fit(*turns)
-    answer = (network.decision_function(grid) > 0).reshape(120, 120).astype(float)
+    answer = (network.decision_function(grid) > 0).reshape(80, 80).astype(float)
     ax.contourf(side, side, answer, levels=[0.5, 2], colors=["#a6c8e6"])
     ax.plot(*network.positions_.T, "o", color=CELLS["color"], markersize=4)
     for label, fill in enumerate(("black", "white")):

@@ -65,6 +65,7 @@ SECTIONS = {
     "2.4": "Quantization",
     "2.5": "Reducing numerical precision",
     "2.6": "Binarization",
+    "3": "Architecture optimization",
     "3.1": "Architecture overview",
     "3.2": "Neural architecture search",
     "3.2.1": "Self-organization",
