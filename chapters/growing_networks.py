@@ -130,7 +130,7 @@ def few_numbers(dataset):  # principal components of images, as wide as one anot
 
 def panel(ax, positions, edges, look, points=None):  # units, edges and samples
     if points is not None:
-        few = points[:: max(1, len(points) // 200)]
+        few = points[:: max(1, len(points) // 60)]
         ax.plot(*few.T, ".", color="#c8c8c8", markersize=2)
     ends = positions[np.asarray(edges, dtype=int).reshape(-1, 2)]
     ends = np.pad(ends, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # one line
@@ -500,16 +500,17 @@ over = np.subtract(new_points["error"], new_points["rbf"])
 record("spirals.over_rbf_points", over, digits=1)
 shown = sorted({15, ended["error"][0] // 2, ended["error"][0]})
 figure, axes = panels(1, len(shown), 2.9)
-side = np.linspace(-7, 7, 80)
+side = np.linspace(-7, 7, 50)
 grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 for ax, n in zip(axes, shown, strict=True):
     network = GrowingCellClassifier(n, epochs=n - 2, random_state=0).fit(*turns)
-    answer = (network.decision_function(grid) > 0).reshape(80, 80).astype(float)
+    answer = (network.decision_function(grid) > 0).reshape(50, 50).astype(float)
     ax.contourf(side, side, answer, levels=[0.5, 2], colors=["#a6c8e6"])
     ax.plot(*network.positions_.T, "o", color=CELLS["color"], markersize=4)
-    for label, fill in enumerate(("black", "white")):
+    for label, line in enumerate(("-", ":")):
         of_class = turns[0][turns[1] == label]
-        ax.plot(*of_class.T, "o", mec="black", mfc=fill, mew=0.5, markersize=2.5)
+        of_class = of_class[np.argsort((of_class**2).sum(1))]  # from the middle
+        ax.plot(*of_class.T, line, color="black", linewidth=1)
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.grid(False)
     ax.set_xlabel(f"{n} cells", fontsize=10)
@@ -517,7 +518,7 @@ figures.show(
     figure,
     finding=f"Cells come where the network errs: two spirals are told apart with {np.mean(ended['error']):.0f} cells",
     name="fig-spirals",
-    caption="A network grows over two spirals (black and white points): its cells (large dots), and the area of the second class in blue.",
+    caption="A network grows over two spirals (solid and dotted): its cells (dots), and the area of the second class in blue.",
     alt=f"Three panels with ever more cells; with {np.mean(ended['error']):.0f} cells on average the areas of both classes wind around each other, and no training point is wrong.",
 )
 
