@@ -28,7 +28,7 @@ ring_units = 30  # of a growing gas on one ring
 rings_units = 40  # on two
 ring_steps = 12_000  # samples that are presented to it
 ring_seeds = 10  # such gases
-frames = 40  # of the animation
+frames = 24  # of the animation
 clusters = 4  # groups of points that a mesh is to part
 cluster_cells = 60  # most cells of that mesh
 cluster_steps = 100_000  # samples that are presented to it
@@ -500,12 +500,13 @@ over = np.subtract(new_points["error"], new_points["rbf"])
 record("spirals.over_rbf_points", over, digits=1)
 shown = sorted({15, ended["error"][0] // 2, ended["error"][0]})
 figure, axes = panels(1, len(shown), 2.9)
-side = np.linspace(-7, 7, 50)
+side = np.linspace(-7, 7, 100)
 grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
 for ax, n in zip(axes, shown, strict=True):
     network = GrowingCellClassifier(n, epochs=n - 2, random_state=0).fit(*turns)
-    answer = (network.decision_function(grid) > 0).reshape(50, 50).astype(float)
-    ax.contourf(side, side, answer, levels=[0.5, 2], colors=["#a6c8e6"])
+    answer = (network.decision_function(grid) > 0).reshape(100, 100).astype(float)
+    shade = np.array([1.0, 1.0, 1.0]) - answer[..., None] * [0.35, 0.22, 0.1]
+    ax.imshow(shade, extent=(-7, 7, -7, 7), origin="lower")
     ax.plot(*network.positions_.T, "o", color=CELLS["color"], markersize=4)
     for label, line in enumerate(("-", ":")):
         of_class = turns[0][turns[1] == label]
