@@ -149,7 +149,8 @@ def _equal(was: list[float], now: list[float]) -> bool:
 
 def _flips(root: Path, profile: str, old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
     """A line for each claim whose verdict flips, and for each that differs because one of two runs leaves it open."""
-    flips, left_open = [], []
+    flips: list[str] = []
+    left_open: list[str] = []
     before, after = (_merged(results) for results in (old, new))
     for claim in ledger.load_claims(root):
         keys = claim.keys(profile)

@@ -295,9 +295,7 @@ def test_another_verdict_than_the_held_one_contradicts(tmp_path, profile, held, 
         (None, [0.5, 1, 1.9], UNDECIDED, True),
     ],
 )
-def test_a_verdict_flips_where_a_rule_holds_and_then_fails(
-    tmp_path, committed, here, verdict, flips
-):
+def test_a_verdict_flips_where_a_rule_holds_and_then_fails(tmp_path, committed, here, verdict, flips):
     rules = {"standard": [{"key": K, "at_most": 2}]}
     (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(decided_by=rules)]))
     now = judging.judge(one, "standard", {K: record(*here)})
