@@ -198,7 +198,7 @@ record("gcs.broken_insertions", sum(broken), exact=True)
 # ### A map of digits
 #
 # **An experiment.** A mesh of triangles can be laid flat, whatever the dimension of its data.
-# We let one grow over images of handwritten digits, of which {mean}`growing_networks.map.components` principal components are left, and name each cell after the digit that is most often nearest to it.
+# We train one on images of handwritten digits, of which {mean}`growing_networks.map.components` principal components are left, and name each cell after the digit that is most often nearest to it.
 # The usual picture of such data is the plane of the first two components; there, k-means places as many centers, and each is joined to its neighbors.
 # In both we count the edges whose two ends stand for the same digit, on images that were not learned from.
 # The step size of the neighbors is chosen on validation images.
@@ -249,7 +249,9 @@ same = {
     ]
     for rate, meshes in maps.items()
 }
-best = max(neighbor_rates, key=lambda rate: np.mean(same[rate][0]))
+best = max(
+    neighbor_rates, key=lambda rate: np.mean(same[rate][0])
+)  # not chosen by test
 on_plane = [in_plane(seed) for seed in range(map_seeds)]
 
 # %% tags=["remove-input"]
@@ -435,7 +437,7 @@ def right_pct(train, centers, options, unseen):
 
 def tuned(train, validation, runs):  # width and penalty that are best for all runs
     tried = list(product((0.5, 0.7, 1, 1.4, 2, 2.8, 4), (1e-4, 1e-2, 1e-1, 1)))
-    return max(
+    return max(  # not chosen by test
         tried,
         key=lambda options: sum(
             right_pct(train, centers, options, validation) for centers in runs
@@ -862,7 +864,7 @@ figures.curves(
 # %% [markdown]
 # **What to see.** The growing gas had stopped, and adds units again: in the end its error is {mean}`growing_networks.jump.gng_ratio` what it was.
 # A neural gas with fallen rates {finding}`does not come back | growing_networks.jump.gas_ratio > 1.5; growing_networks.jump.gas_ratio > growing_networks.jump.gng_ratio`: {mean}`growing_networks.jump.gas_ratio`.
-# With a schedule of twice the length it is {mean}`growing_networks.jump.slow_ratio`: in the middle of it, a sample moves little but its nearest unit, so most units stay where the data were.
+# With a schedule of twice the length it is {mean}`growing_networks.jump.slow_ratio`: in the middle of it, a sample moves little but its nearest unit, so the other units stay where the data were.
 #
 # (sec-growing-until)=
 # ## Growing until it is good enough
@@ -957,7 +959,9 @@ for ax, name in zip(axes, ("rings", "digits"), strict=True):
         runs = [[row["growth"][i] for row in found] for i in (*range(shared), -1)]
         figures.line(ax, [*sizes_seen[:shared], ends], runs, look, label)
     most = max(row["units"] for kind in every for row in until[kind, name])
-    shown = [i for i, n in enumerate(centers_of) if n <= 1.3 * most]
+    shown = [
+        i for i, n in enumerate(centers_of) if n <= 1.3 * most
+    ]  # not chosen by test
     runs = np.transpose(reference[name])[shown].tolist()
     figures.line(ax, [centers_of[i] for i in shown], runs, FIXED, "k-means")
     ax.axhline(targets[name], color="black", linewidth=0.8)
