@@ -198,7 +198,7 @@ record("gcs.broken_insertions", sum(broken), exact=True)
 # ### A map of digits
 #
 # **An experiment.** A mesh of triangles can be laid flat, whatever the dimension of its data.
-# We train one on images of handwritten digits, of which {mean}`growing_networks.map.components` principal components are left, and name each cell after the digit that is most often nearest to it.
+# We train one on images of handwritten digits, of which {mean}`growing_networks.map.components` principal components are left, and name each cell after the digit that it is the nearest cell for.
 # The usual picture of such data is the plane of the first two components; there, k-means places as many centers, and each is joined to its neighbors.
 # In both we count the edges whose two ends stand for the same digit, on images that were not learned from.
 # The step size of the neighbors is chosen on validation images.
