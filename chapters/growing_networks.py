@@ -28,7 +28,7 @@ ring_units = 30  # of a growing gas on one ring
 rings_units = 40  # on two
 ring_steps = 12_000  # samples that are presented to it
 ring_seeds = 10  # such gases
-frames = 24  # of the animation
+frames = 15  # of the animation
 clusters = 4  # groups of points that a mesh is to part
 cluster_cells = 60  # most cells of that mesh
 cluster_steps = 100_000  # samples that are presented to it
@@ -130,7 +130,7 @@ def few_numbers(dataset):  # principal components of images, as wide as one anot
 
 def panel(ax, positions, edges, look, points=None):  # units, edges and samples
     if points is not None:
-        few = points[:: max(1, len(points) // 60)]
+        few = points[:: max(1, len(points) // 40)]
         ax.plot(*few.T, ".", color="#c8c8c8", markersize=2)
     ends = positions[np.asarray(edges, dtype=int).reshape(-1, 2)]
     ends = np.pad(ends, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # one line
@@ -284,8 +284,7 @@ figure.set_size_inches(6.0, 5.6)
 panel(ax, flat, graph.edges, CELLS)
 for at, face in zip(flat, faces, strict=True):
     shown = OffsetImage(face[::2, ::2].clip(0, 1), zoom=1.5, cmap="gray_r")
-    box = AnnotationBbox(shown, at, pad=0.1, bboxprops={"edgecolor": CELLS["color"]})
-    ax.add_artist(box)
+    ax.add_artist(AnnotationBbox(shown, at, frameon=False))
 ax.set_axis_off()
 figures.show(
     figure,
@@ -374,7 +373,7 @@ figures.show(
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(growing_cell_structures._present_labels)
+figures.show_source(growing_cell_structures.present_labels)
 
 # %% [markdown]
 # **An exact check.** The answers are those of the formula.

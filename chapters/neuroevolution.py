@@ -420,9 +420,11 @@ def numbers(genome):
 
 def pair():  # a better and another small genome, each with a gene of its own
     size = {i: len(genome.connections) for i, genome in enumerate(genomes)}
-    grown = [i for i in sorted(size, key=size.get) if genomes[i].hidden]
+    grown = [
+        i for i in sorted(size, key=size.get) if genomes[i].hidden
+    ]  # not chosen by test
     for two in itertools.combinations(grown, 2):
-        i, j = sorted(two, key=lambda i: -fitness[i])
+        i, j = sorted(two, key=lambda i: -fitness[i])  # not chosen by test
         one, other = numbers(genomes[i]), numbers(genomes[j])
         if (
             fitness[i] > fitness[j]
@@ -547,7 +549,7 @@ figures.table(
 best = {}
 for task, histories in (("xor", on_xor), ("pole", on_poles)):
     cost = {n: np.mean(evaluations(histories[f"fixed{n}"])) for n in fixed_hidden}
-    best[task] = min(cost, key=cost.get)
+    best[task] = min(cost, key=cost.get)  # not chosen by test
 words = {0: "no", 2: "two", 3: "three", 5: "five", 10: "ten", 20: "twenty"}
 for task, n in best.items():
     evidence.phrase(f"neuroevolution.{task}.best_fixed", words.get(n, str(n)))
@@ -607,7 +609,9 @@ figures.show(
 
 # %% tags=["remove-input"]
 solved = [found for found in on_xor["neat"] if found.solved]
-history = max(solved, key=lambda found: len(found.winner.hidden) == 2)
+history = max(
+    solved, key=lambda found: len(found.winner.hidden) == 2
+)  # not chosen by test
 shown = np.linspace(0, len(history.rows) - 1, 4).round().astype(int)
 figure, axes = figures.axes(4)
 figure.set_size_inches(6.0, 3.0)
@@ -676,7 +680,9 @@ def counted(seed):  # the bytes of each generation
 
 def structure(genome):  # its connections, whatever its hidden nodes are called
     used = [(c.source, c.target) for c in genome.connections if c.enabled]
-    hidden = sorted({n for ends in used for n in ends if n >= genome.space.fixed})
+    hidden = sorted(
+        {n for ends in used for n in ends if n >= genome.space.fixed}
+    )  # not chosen by test
     if not 1 <= len(hidden) <= 4:
         return None
     called = (
@@ -827,11 +833,13 @@ def work(candidate):  # multiply-adds for one image
 
 def first_best(history):
     rows = [row for row in history.rows if row.generation == 0]
-    return max(rows, key=lambda row: row.fitness)
+    return max(rows, key=lambda row: row.fitness)  # not chosen by test
 
 
 def smallest(history):  # parameters of the smallest network a point behind the best
-    near = [row for row in history.rows if row.fitness >= history.best.fitness - 1]
+    near = [
+        row for row in history.rows if row.fitness >= history.best.fitness - 1
+    ]  # not chosen by test
     return min(measure.parameters(built(row.candidate)) for row in near)
 
 

@@ -366,7 +366,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
         met = False
         while step < last and not (met and ends):
             order, edges = random.permutation(len(samples)), cells.neighbors_in_a_row(adjacency)
-            _present_labels(positions, weights, resources, *edges, samples, targets, order, *rates)
+            present_labels(positions, weights, resources, *edges, samples, targets, order, *rates)
             if not (np.isfinite(weights).all() and np.isfinite(resources).all()):
                 rate = self.learning_rate
                 raise ValueError(f"the output weights diverge with learning_rate {rate}; it must be smaller")
@@ -523,7 +523,7 @@ def _measure(
 
 
 @numba.njit(cache=True)
-def _present_labels(
+def present_labels(
     positions: np.ndarray,
     weights: np.ndarray,
     resources: np.ndarray,

@@ -15,7 +15,13 @@ from lib.book import ledger
 ROOT = Path(__file__).parents[2]
 BIBLIOGRAPHY = parse_file(str(ROOT / "survey" / "references.bib"), bib_format="bibtex").entries
 ROWS = yaml.safe_load((ROOT / "survey" / "techniques.yml").read_text("utf-8"))["here"]
-NEEDED = {"article": {"journal"}, "inproceedings": {"booktitle"}, "incollection": {"booktitle"}, "book": {"publisher"}}
+NEEDED = {
+    "article": {"journal"},
+    "inproceedings": {"booktitle"},
+    "incollection": {"booktitle"},
+    "book": {"publisher"},
+    "phdthesis": {"school"},
+}
 KEY = re.compile(r"\b[a-z]+(?:19|20)\d\d[a-z]+\b")  # gong2014vq
 
 

@@ -26,6 +26,11 @@ class Network(nn.Sequential):
         super().__init__(layers)
         self.channels, self.least = channels, least
 
+    def __getitem__(self, index: int | slice) -> nn.Module:  # a part is no whole network
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
     def forward(self, images: Tensor) -> Tensor:
         check_images(images, channels=self.channels, least=self.least)
         return super().forward(images)

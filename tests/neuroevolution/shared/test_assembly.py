@@ -147,7 +147,7 @@ def test_the_classifier_sees_means_over_a_grid_of_four_by_four():
     torch.testing.assert_close(network(x), network.classifier(torch.stack(cells, 2).flatten(1)))
 
 
-def test_a_pool_is_left_out_where_less_than_the_grid_would_be_left():
+def test_a_pool_that_leaves_less_than_the_grid_is_left_out():
     candidate = Candidate(blueprint(0, 0, 0), {0: module(Layer(4, 3, True, 0.0))})
     assert candidate.network((1, 16, 19), classes=2, seed=0).sizes == [(1, 16, 19), (4, 8, 9), (4, 4, 4), (4, 4, 4)]
     network = candidate.network((1, 1, 7), classes=2, seed=0)
