@@ -283,7 +283,8 @@ figure, ax = figures.axes()
 figure.set_size_inches(6.0, 5.6)
 panel(ax, flat, graph.edges, CELLS)
 for at, face in zip(flat, faces, strict=True):
-    shown = OffsetImage(face[::2, ::2].clip(0, 1), zoom=1.5, cmap="gray_r")
+    gray = (4 * face[::2, ::2].clip(0, 1)).round() / 4  # few levels: a light page
+    shown = OffsetImage(gray, zoom=1.5, cmap="gray_r", interpolation="nearest")
     ax.add_artist(AnnotationBbox(shown, at, frameon=False))
 ax.set_axis_off()
 figures.show(
