@@ -15,6 +15,7 @@ class Network(nn.Sequential):
     Input (n, channels, height, width).
     Raises ValueError in the forward pass for images of other channels, or smaller than ``least`` in height or width.
 
+    >>> import torch
     >>> network = Network(OrderedDict(conv=nn.Conv2d(3, 4, 3), pool=nn.MaxPool2d(2)), channels=3, least=4)
     >>> network(torch.zeros(1, 3, 2, 8))
     Traceback (most recent call last):
