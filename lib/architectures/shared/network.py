@@ -1,6 +1,7 @@
 """A network that says in one sentence which images and sizes it does not take."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ class Network(nn.Sequential):
     """
 
     def __init__(self, layers: OrderedDict[str, nn.Module], *, channels: int, least: int = 1) -> None:
-        check_sizes(channels=channels, least=least)
+        check_sizes({"channels": channels, "least": least})
         super().__init__(layers)
         self.channels, self.least = channels, least
 
@@ -51,12 +52,12 @@ def check_images(images: Tensor, *, channels: int, least: int = 1) -> None:
         )
 
 
-def check_sizes(**sizes: int) -> None:
+def check_sizes(sizes: Mapping[str, int]) -> None:
     """Raise ValueError for the first size that is not a whole number of 1 or more; ``classes`` must be 2 or more.
 
     sizes: name -> value, as the caller named them.
 
-    >>> check_sizes(channels=3, classes=1)
+    >>> check_sizes({"channels": 3, "classes": 1})
     Traceback (most recent call last):
     ValueError: classes must be a whole number of 2 or more, not 1
     """
@@ -78,7 +79,7 @@ def scaled(channels: int, width: float, *, multiple: int = 1) -> int:
     >>> scaled(32, 0.75), scaled(32, 0.01), scaled(24, 0.5, multiple=8)
     (24, 1, 16)
     """
-    check_sizes(channels=channels, multiple=multiple)
+    check_sizes({"channels": channels, "multiple": multiple})
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < float("inf"):
         raise ValueError(f"width must be a finite number above 0, not {width!r}")
     return max(multiple, multiple * int(channels * width / multiple + 0.5))

@@ -57,12 +57,12 @@ def test_sizes_of_a_network_are_checked(name, value):
 
 
 def test_one_class_is_none_and_the_first_wrong_size_is_named():
-    check_sizes()
-    check_sizes(channels=1, classes=2)
+    check_sizes({})
+    check_sizes({"channels": 1, "classes": 2})
     with pytest.raises(ValueError, match="classes must be a whole number of 2 or more, not 1"):
-        check_sizes(channels=1, classes=1)
+        check_sizes({"channels": 1, "classes": 1})
     with pytest.raises(ValueError, match="stride must be a whole number of 1 or more, not 0"):
-        check_sizes(channels=1, stride=0, classes=1)
+        check_sizes({"channels": 1, "stride": 0, "classes": 1})
 
 
 def test_scaled_channels_are_the_nearest_multiple_above_none():
