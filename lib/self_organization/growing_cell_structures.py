@@ -560,7 +560,8 @@ def present_labels(
         for c in range(units):
             for i in range(outputs):
                 weights[c, i] += learning_rate * o[i] * D[c]
-        # w_s += epsilon_b (x - w_s), w_n += epsilon_n (x - w_n), and sigma of all whose edges are longer or shorter now
+        # w_s += epsilon_b (x - w_s), w_n += epsilon_n (x - w_n), and sigma of all whose
+        # edges are longer or shorter now
         around = neighbors[begins[s] : begins[s + 1]]
         _move(positions[s], x, winner_rate)
         for n in around:

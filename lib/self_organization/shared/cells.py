@@ -51,7 +51,7 @@ def split(positions: np.ndarray, adjacency: np.ndarray, q: int, dimension: int) 
     neighbors = np.flatnonzero(adjacency[q])
     f = neighbors[cdist(positions[q : q + 1], positions[neighbors])[0].argmax()]
     common = np.flatnonzero(adjacency[q] & adjacency[f])
-    # of the common neighbors, those that make a k-simplex with q and f; in a disk, all of them
+    # of the common neighbors, those that make a simplex with q and f; in a disk, all of them
     common = common[np.unique(cliques(adjacency[np.ix_(common, common)], dimension - 1))]
     positions = np.vstack([positions, (positions[q] + positions[f]) / 2])  # w_r = (w_q + w_f) / 2
     adjacency, r = np.pad(adjacency, (0, 1)), len(adjacency)
