@@ -1,0 +1,246 @@
+r"""Stacks of small filters in place of a large one: they see as much, and have fewer weights.
+
+A place of the output of a stack of convolutions of sizes :math:`k_l` and stride 1 sees
+
+.. math:: 1 + \sum_l (k_l - 1)
+
+pixels in each direction, so that two 3 x 3 filters see as much as one of 5 x 5, and three as much as one of 7 x 7
+(simonyan2015very, section 2.3). With C channels everywhere they have 18 and 27 :math:`C^2` weights, not 25 and 49. In
+the same way n x n becomes 1 x n and n x 1, which have 2 n :math:`C^2` weights (szegedy2016rethinking, section 3.2).
+
+Without an activation between them, two convolutions A (M, I, ...) and B (O, M, ...) *are* one convolution, with
+
+.. math:: K_{o,i,c} = \sum_m \sum_{a + s b = c} A_{m,i,a} \, B_{o,m,b}
+
+where s is the stride of A. The converse is false: most 5 x 5 filters are no stack of two 3 x 3 ones. Left out: the
+middle layers of szegedy2016rethinking that have more filters than the input, and dilation.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from lib import running, weights
+from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.seeding import seeded
+
+Size = int | tuple[int, int]  # of a filter: of both sides, or height and width
+
+
+def threes(size: int) -> tuple[int, ...]:
+    """Give the sizes of the stack of 3 x 3 filters that sees as much as one filter (simonyan2015very, section 2.3).
+
+    size: of the one filter, height and width in pixels; odd, 3 or more.
+
+    Raises ValueError for another size.
+
+    >>> threes(5), threes(7)
+    ((3, 3), (3, 3, 3))
+    """
+    check_sizes(size=size)
+    if size % 2 == 0 or size < 3:
+        raise ValueError(f"size must be odd and 3 or more, not {size}: each 3 x 3 filter adds two pixels to one")
+    return (3,) * (size // 2)
+
+
+def lines(size: int) -> tuple[tuple[int, int], ...]:
+    """Give the sizes of a row filter and a column filter that see as much as one (szegedy2016rethinking, section 3.2).
+
+    size: of the one filter, height and width in pixels; 2 or more.
+
+    Raises ValueError for another size.
+
+    >>> lines(7)
+    ((1, 7), (7, 1))
+    """
+    check_sizes(size=size)
+    if size < 2:
+        raise ValueError(f"size must be 2 or more, not {size}: a filter of one pixel has no rows and columns")
+    return ((1, size), (size, 1))
+
+
+def stack(inputs: int, outputs: int, sizes: Sequence[Size]) -> nn.Sequential:
+    """Build a stack of convolutions that keep height and width, each with batch norm and ReLU.
+
+    inputs: channels of the input, 1 or more.
+    outputs: filters of each convolution, 1 or more.
+    sizes: of the filters of each convolution: pixels, or (height, width); at least one.
+
+    Input (n, inputs, height, width), output (n, outputs, height, width).
+    Raises ValueError for no sizes, and for numbers that are not whole or below 1.
+
+    >>> [sum(p.numel() for p in stack(8, 8, sizes).parameters() if p.dim() > 1) for sizes in ([5], threes(5), lines(5))]
+    [1600, 1152, 640]
+    """
+    check_sizes(inputs=inputs, outputs=outputs)
+    layers = OrderedDict[str, nn.Module]()
+    for i, (height, width) in enumerate(_pairs(sizes), 1):
+        # ``padding="same"`` would do for all, but not every exporter knows it
+        padding = (height // 2, width // 2) if height % 2 and width % 2 else "same"
+        layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, (height, width), padding=padding, bias=False)
+        layers |= {f"bn{i}": nn.BatchNorm2d(outputs), f"relu{i}": nn.ReLU()}
+        inputs = outputs
+    return nn.Sequential(layers)
+
+
+def network(
+    seed: int = 0,
+    *,
+    channels: int = 3,
+    classes: int = 1000,
+    width: float = 1.0,
+    sizes: Sequence[Sequence[Size]] = ((5,), (5,)),
+) -> Network:
+    """Build a network of any filter sizes: stacks with a max pool between each two, and the mean of each last map.
+
+    Every convolution has equally many filters, so that networks of different sizes can be compared. A convolution of
+    1 x 1 makes as many maps of the image first, so that in each stack inputs and outputs are as many too. Nothing after
+    the stacks sees where a feature is: a network of 1 x 1 filters alone sees single pixels, and the largest of four.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, 2 or more, default 1000.
+    width: factor of the 32 filters of each convolution, default 1.
+    sizes: for each stack the sizes of its filters, as in :func:`stack`; default two stacks of one 5 x 5 each.
+
+    Input (n, channels, height, width) with 1 pixel or more, twice as many for each pool; output (n, classes) logits.
+    Raises ValueError for no stacks, an empty one, and for numbers that are not accepted.
+
+    >>> from lib import measure
+    >>> [measure.parameters(network(classes=10, sizes=sizes)) for sizes in ([[5], [5]], [[3, 3], [3, 3]], [[1], [1]])]
+    [51818, 37610, 2666]
+    """
+    check_sizes(channels=channels, classes=classes)
+    if isinstance(sizes, str) or not sizes:
+        raise ValueError(f"sizes must hold the sizes of one stack or more, not {sizes!r}")
+    filters = scaled(32, width)
+    with seeded(seed):
+        layers = OrderedDict[str, nn.Module](maps=stack(channels, filters, [1]))
+        for i, each in enumerate(sizes, 1):
+            layers |= {f"pool{i - 1}": nn.MaxPool2d(2)} if i > 1 else {}
+            layers[f"stack{i}"] = stack(filters, filters, each)
+        layers |= OrderedDict(average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(filters, classes))
+        return Network(layers, channels=channels, least=2 ** (len(sizes) - 1))
+
+
+def composed(first: Tensor, second: Tensor, *, stride: Size = 1) -> Tensor:
+    """Give the kernel of the one convolution that two convolutions are, without an activation between them.
+
+    The second must pad nothing. The one convolution has the padding of the first, and the product of both strides.
+
+    first: kernel A of the convolution that comes first, (M, I, height, width).
+    second: kernel B of the other one, (O, M, height, width); its type and device are those of ``first``.
+    stride: of the first convolution, 1 or more, of both directions or (height, width). Default 1.
+
+    Returns K (O, I, height, width), with :math:`h_A + s (h_B - 1)` rows, and likewise columns.
+    Raises ValueError for kernels that do not follow each other, are empty, or are not finite floats of one type.
+
+    >>> first, second = torch.randn(4, 3, 3, 3), torch.randn(5, 4, 3, 3)
+    >>> composed(first, second).shape, composed(first, second, stride=2).shape
+    (torch.Size([5, 3, 5, 5]), torch.Size([5, 3, 7, 7]))
+    """
+    ((down, across),) = _pairs([stride])
+    if first.dim() != 4 or second.dim() != 4 or second.shape[1] != len(first) or not first.numel() * second.numel():
+        raise ValueError(
+            "kernels must be (M, I, height, width) and (O, M, height, width), none of them 0,"
+            f" not {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    if first.dtype != second.dtype or not first.is_floating_point():
+        raise ValueError(f"kernels must be floats of one type, not {first.dtype} and {second.dtype}")
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise ValueError("the kernels hold NaN or infinity: finite ones are needed")
+    # method
+    # K[o, i, c] = sum_m sum_{a + s b = c} A[m, i, a] B[o, m, b]:
+    # a transposed convolution adds up just that
+    return functional.conv_transpose2d(second, first, stride=(down, across))
+    # end of method
+
+
+def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Measure how many pixels a place of the output sees: those to which its gradient reaches, in height and width.
+
+    The gradient is that of the place in the middle, in a copy in which it cannot vanish by chance: its weights are
+    positive, and max pools take the mean. Pixels that a dilated filter leaves out between others count as seen.
+
+    model: network of convolutions, pools, normalization and activations whose output is a map; it is left as it was.
+    shape: of one input, (channels, height, width), so large that the field does not reach its border.
+
+    Returns (height, width) in pixels.
+    Raises ValueError for an output that is no map, and for a field that reaches the border.
+
+    >>> receptive_field(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 3)), (1, 9, 9))
+    (5, 5)
+    """
+    channels, height, width = shape
+    check_sizes(channels=channels, height=height, width=width)
+    positive = _positive(model)
+    like = next(positive.parameters(), torch.zeros(0))
+    # small, so that no activation reaches its ceiling
+    image = torch.full((1, *shape), 1e-6, dtype=torch.float64, device=like.device, requires_grad=True)
+    with torch.enable_grad(), _Means():
+        answers = running.logits(positive, image)
+        if not isinstance(answers, Tensor) or answers.dim() != 4:
+            answered = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+            raise ValueError(f"the output must be a map (n, channels, height, width), not {answered}")
+        # method
+        middle = answers[0, :, answers.shape[2] // 2, answers.shape[3] // 2].sum()
+        seen = torch.autograd.grad(middle, image)[0][0].count_nonzero(0) > 0  # (height, width)
+        # end of method
+    rows, columns = (seen.any(along).nonzero().flatten().tolist() for along in (1, 0))
+    if {0, height - 1} & {*rows} or {0, width - 1} & {*columns}:
+        raise ValueError(f"the field reaches the border of an input of {shape}: give a larger height and width")
+    return rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+
+
+@torch.no_grad()
+def _positive(model: nn.Module) -> nn.Module:
+    """A copy whose weights are positive and sum to about 1 for each filter, without biases, in evaluation mode."""
+    positive = weights.decompress(copy.deepcopy(model)).double().eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(0)
+    for name, values in positive.named_parameters():
+        # not all equal: layer norm has no gradient there
+        drawn = torch.rand(values.shape, generator=random, dtype=torch.float64) + 0.5
+        values.copy_(drawn / values[0].numel() if values.dim() > 1 else drawn * (not name.endswith("bias")))
+    for layer in positive.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    return positive
+
+
+class _Means(TorchFunctionMode):
+    """Max pools take the mean of their windows, so that every pixel of a window has a gradient."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_mean if function in (torch.max_pool2d, functional.max_pool2d) else function)(*args, **(kwargs or {}))
+
+
+def _mean(
+    images: Tensor,
+    size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    if dilation not in (1, (1, 1), [1, 1]) or return_indices:
+        raise ValueError(
+            f"a max pool has dilation {dilation} and return_indices {return_indices}: accepted are 1, False"
+        )
+    return functional.avg_pool2d(images, size, stride, padding, ceil_mode)
+
+
+def _pairs(sizes: Sequence[Size]) -> list[tuple[int, int]]:
+    """The sizes as (height, width); ValueError for none of them and for numbers below 1."""
+    pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
+    if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"sizes must be pixels or (height, width), one or more of them, not {sizes!r}")
+    for height, width in pairs:
+        check_sizes(height=height, width=width)
+    return pairs

@@ -1,0 +1,339 @@
+r"""Inception modules: filters of several sizes beside each other, each on fewer maps than there are (szegedy2015going).
+
+.. math:: y = \big[\, c_1(x),\; c_3(r_3(x)),\; c_5(r_5(x)),\; c_p(\operatorname{maxpool}(x)) \,\big]
+
+Here :math:`c_k` are k x k convolutions, :math:`r_3` and :math:`r_5` are 1 x 1 convolutions that reduce the number of
+maps, and :math:`c_p` is one that does so after a 3 x 3 max pool. A bias and ReLU follow each. The naive module has none
+of the three, so its 3 x 3 and 5 x 5 filters read all maps of the input, and the pool passes them all on.
+
+GoogLeNet has nine modules. While it is trained, two auxiliary heads classify from the middle of the network, and their
+losses are added with weight 0.3 (section 5); they are thrown away afterwards. torchvision's GoogLeNet is another: it
+has 3 x 3 filters in place of 5 x 5, batch norm in place of biases and local response normalization, a last max pool of
+2 x 2, and other pools in the heads. Left out: the schedule of section 6, with its averaged weights and cropped images.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib import running, training
+from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.datasets import Split
+from lib.seeding import seeded
+from lib.training import FitOptions, Lesson
+
+
+class Sizes(NamedTuple):
+    """Filters of an Inception module. Where None stands for a number, the branch has no such convolution.
+
+    ones, threes, fives: 1 x 1, 3 x 3 and 5 x 5 filters, 1 or more.
+    reduce3, reduce5: 1 x 1 filters in front of the 3 x 3 and 5 x 5 ones, 1 or more, or None.
+    pooled: 1 x 1 filters after the max pool, 1 or more, or None.
+    """
+
+    ones: int
+    reduce3: int | None
+    threes: int
+    reduce5: int | None
+    fives: int
+    pooled: int | None
+
+    def scaled(self, width: float) -> "Sizes":
+        """Multiply all of them by a factor above 0."""
+        return Sizes(*(None if filters is None else scaled(filters, width) for filters in self))  # type: ignore[arg-type]
+
+    def naive(self) -> "Sizes":
+        """Leave out all that reduces."""
+        return self._replace(reduce3=None, reduce5=None, pooled=None)
+
+
+# szegedy2015going, Table 1
+MODULES = {
+    "3a": Sizes(64, 96, 128, 16, 32, 32),
+    "3b": Sizes(128, 128, 192, 32, 96, 64),
+    "4a": Sizes(192, 96, 208, 16, 48, 64),
+    "4b": Sizes(160, 112, 224, 24, 64, 64),
+    "4c": Sizes(128, 128, 256, 24, 64, 64),
+    "4d": Sizes(112, 144, 288, 32, 64, 64),
+    "4e": Sizes(256, 160, 320, 32, 128, 128),
+    "5a": Sizes(256, 160, 320, 32, 128, 128),
+    "5b": Sizes(384, 192, 384, 48, 128, 128),
+}
+HEADS = ("inception4a", "inception4d")  # the modules whose maps the auxiliary heads read
+
+
+class Inception(nn.Module):
+    """The Inception module (szegedy2015going, Figure 2).
+
+    inputs: channels of the input, 1 or more.
+    sizes: filters of each kind; without all that reduces, it is the naive module.
+    large: height and width of the largest filters in pixels, odd, default 5; torchvision has 3.
+    batch_norm: whether batch norm follows each convolution in place of a bias; not in the paper. Default False.
+
+    Input (n, inputs, height, width), output (n, ``outputs``, height, width): the maps of 1 x 1, 3 x 3 and large
+    filters, then those of the pool.
+    Raises ValueError for numbers that are not whole or below 1, and for an even ``large``.
+
+    >>> Inception(192, MODULES["3a"]).outputs, Inception(192, MODULES["3a"].naive()).outputs
+    (256, 416)
+    """
+
+    def __init__(self, inputs: int, sizes: Sizes, *, large: int = 5, batch_norm: bool = False) -> None:
+        check_sizes(inputs=inputs, large=large, ones=sizes.ones, threes=sizes.threes, fives=sizes.fives)
+        check_sizes(**{name: filters for name, filters in sizes._asdict().items() if filters is not None})
+        if large % 2 == 0:
+            raise ValueError(f"large must be odd, so that height and width stay, not {large}")
+        super().__init__()
+        self.inputs, self.sizes = inputs, sizes
+        self.outputs = sizes.ones + sizes.threes + sizes.fives + (sizes.pooled or inputs)
+
+        def branch(*convolutions: tuple[int | None, int]) -> list[nn.Module]:
+            """Convolutions one after another, each (filters, size of a filter); those with None are left out."""
+            layers: list[nn.Module] = []
+            maps = inputs
+            for filters, size in convolutions:
+                if filters is not None:
+                    layers.append(_activated(maps, filters, size, batch_norm=batch_norm))
+                    maps = filters
+            return layers
+
+        # method
+        self.ones = nn.Sequential(*branch((sizes.ones, 1)))
+        self.threes = nn.Sequential(*branch((sizes.reduce3, 1), (sizes.threes, 3)))
+        self.fives = nn.Sequential(*branch((sizes.reduce5, 1), (sizes.fives, large)))
+        pool = nn.MaxPool2d(3, 1, padding=1)
+        self.pooled = nn.Sequential(pool, *branch((sizes.pooled, 1)))
+        # end of method
+
+    def forward(self, x: Tensor) -> Tensor:
+        # method
+        return torch.cat([self.ones(x), self.threes(x), self.fives(x), self.pooled(x)], 1)
+        # end of method
+
+
+def googlenet(
+    seed: int = 0,
+    *,
+    channels: int = 3,
+    classes: int = 1000,
+    width: float = 1.0,
+    large: int = 5,
+    batch_norm: bool = False,
+) -> Network:
+    """Build GoogLeNet: three convolutions, nine Inception modules with pools between them, and the mean of each map.
+
+    The layers are those of szegedy2015going, Table 1. The auxiliary heads only take part in training: :func:`fit`. The
+    paper names neither the constants of its local response normalization nor its initial weights: we take those of
+    Caffe's GoogLeNet for the first, over 5 maps, and He's (normal) for the second.
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs, 2 or more, default 1000.
+    width: factor of the filters of each convolution, default 1.
+    large: height and width of the largest filters of the modules in pixels, odd, default 5; torchvision has 3.
+    batch_norm: whether batch norm follows each convolution in place of a bias and of local response normalization; not
+        in the paper. Default False. In half precision PyTorch has no local response normalization on a CPU.
+
+    Input (n, channels, height, width) of 224 x 224 pixels or any other size from 31 x 31; output (n, classes) logits.
+    Raises ValueError for sizes that are not accepted.
+
+    >>> sum(p.numel() for p in googlenet(classes=10, width=0.25).parameters())
+    379046
+    """
+    check_sizes(channels=channels, classes=classes)
+    first, third = scaled(64, width), scaled(192, width)
+    with seeded(seed):
+        layers = OrderedDict[str, nn.Module](
+            conv1=_activated(channels, first, 7, 2, batch_norm=batch_norm),
+            pool1=_pool(),
+            norm1=nn.LocalResponseNorm(5),
+            conv2=_activated(first, first, 1, batch_norm=batch_norm),
+            conv3=_activated(first, third, 3, batch_norm=batch_norm),
+            norm2=nn.LocalResponseNorm(5),
+            pool2=_pool(),
+        )
+        if batch_norm:
+            del layers["norm1"], layers["norm2"]
+        inputs = third
+        for name, sizes in MODULES.items():
+            layers |= {"4a": {"pool3": _pool()}, "5a": {"pool4": _pool()}}.get(name, {})
+            module = Inception(inputs, sizes.scaled(width), large=large, batch_norm=batch_norm)
+            layers[f"inception{name}"] = module
+            inputs = module.outputs
+        layers |= OrderedDict(average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), dropout=nn.Dropout(0.4))
+        layers |= OrderedDict(fc=nn.Linear(inputs, classes))
+        # each of four pools needs two pixels, and the first convolution has stride 2
+        network = Network(layers, channels=channels, least=31)
+        _initialize(network)
+        return network
+
+
+class Head(nn.Module):
+    """An auxiliary classifier on the maps of an Inception module (szegedy2015going, section 5).
+
+    A mean over 5 x 5 with stride 3, which makes 4 x 4 of 14 x 14 (of maps of another size, a second mean makes 4 x 4),
+    1 x 1 filters, a hidden layer, dropout of 70 %, and the classes.
+
+    inputs: channels of the maps, 1 or more.
+    classes: number of outputs, 2 or more.
+    filters: 1 x 1 filters, default 128.
+    hidden: units of the hidden layer, default 1024.
+    batch_norm: whether batch norm follows the convolution in place of a bias, default False.
+
+    Input (n, inputs, height, width), output (n, classes) logits.
+
+    >>> Head(512, 1000)(torch.zeros(1, 512, 14, 14)).shape
+    torch.Size([1, 1000])
+    """
+
+    def __init__(
+        self, inputs: int, classes: int, *, filters: int = 128, hidden: int = 1024, batch_norm: bool = False
+    ) -> None:
+        check_sizes(inputs=inputs, classes=classes, filters=filters, hidden=hidden)
+        super().__init__()
+        self.conv = _activated(inputs, filters, 1, batch_norm=batch_norm)
+        self.fc1, self.fc2 = nn.Linear(16 * filters, hidden), nn.Linear(hidden, classes)
+        self.dropout = nn.Dropout(0.7)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if min(maps.shape[2:]) >= 5:
+            maps = functional.avg_pool2d(maps, 5, 3)
+        maps = self.conv(functional.adaptive_avg_pool2d(maps, 4))
+        return self.fc2(self.dropout(torch.relu(self.fc1(maps.flatten(1)))))
+
+
+class WithHeads(nn.Module):
+    r"""A network to train together with its auxiliary heads, and what ``training.fit`` takes as ``teaching`` for it.
+
+    .. math:: L = \ell(z, y) + w \sum_h \ell(z_h, y)
+
+    network: what :func:`googlenet` builds; it is trained in place, and holds no head.
+    seed: of the initial weights of the heads, default 0.
+    weight: w of the loss of each head, 0 or more, default 0.3.
+    filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.
+    loss: "cross_entropy" (default) or another one of ``training.fit``.
+
+    Input and output are those of the network, in both modes.
+    Raises ValueError for a network without the modules that the heads read, and for numbers that are not accepted.
+
+    >>> from lib import measure
+    >>> with torch.device("meta"):
+    ...     model = WithHeads(googlenet(large=3, batch_norm=True))
+    >>> measure.parameters(model.network), measure.parameters(model.heads)
+    (6624904, 6379984)
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        seed: int = 0,
+        weight: float = 0.3,
+        filters: int = 128,
+        hidden: int = 1024,
+        loss: str | training.Loss = "cross_entropy",
+    ) -> None:
+        layers = dict(network.named_children())
+        read = {name: layer for name in HEADS if isinstance(layer := layers.get(name), Inception)}
+        last = layers.get("fc")
+        if len(read) < len(HEADS) or not isinstance(last, nn.Linear):
+            raise ValueError(f"the heads need a network with {', '.join(HEADS)} and fc, as googlenet builds it")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise ValueError(f"weight must be a finite number of 0 or more, not {weight!r}")
+        if not callable(loss) and loss not in training.LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(training.LOSSES)}, or a function, not {loss!r}")
+        super().__init__()
+        self.network, self.weight = network, weight
+        self.loss = loss if callable(loss) else training.LOSSES[loss]
+        normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+        sizes = {"filters": filters, "hidden": hidden}
+        with seeded(seed):
+            heads = {n: Head(m.outputs, last.out_features, batch_norm=normalized, **sizes) for n, m in read.items()}
+            self.heads = nn.ModuleDict(heads).to(last.weight)
+            _initialize(self.heads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    @contextmanager
+    def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> Iterator[Lesson]:
+        """Give the loss of network and heads, as :class:`lib.training.Teaching` asks for it.
+
+        student: this model itself.
+        split, augmented: not used.
+        """
+        if student is not self:
+            raise ValueError(f"these heads teach their own network, not another {type(student).__name__}")
+        with running.captured(self.network, self.heads) as flow:
+
+            def total(outputs: Tensor, labels: Tensor, images: Tensor, samples: Tensor) -> Tensor:
+                # method
+                by_heads = [self.loss(head(flow.outputs[name]), labels) for name, head in self.heads.items()]
+                return self.loss(outputs, labels) + self.weight * torch.stack(by_heads).sum()
+                # end of method
+
+            yield total
+
+
+def fit(
+    network: Network,
+    split: Split,
+    *,
+    epochs: int,
+    seed: int,
+    weight: float = 0.3,
+    filters: int = 128,
+    hidden: int = 1024,
+    **options: Unpack[FitOptions],
+) -> list[float]:
+    """Train a GoogLeNet with its two auxiliary heads, which are thrown away afterwards (szegedy2015going, section 5).
+
+    network: what :func:`googlenet` builds; trained in place, and in evaluation mode afterwards.
+    split: the samples to train on; at least one.
+    epochs: passes over the split, 0 or more.
+    seed: of the order of the samples, of dropout, and of the initial weights of the heads.
+    weight: of the loss of each head, 0 or more, default 0.3.
+    filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.
+    options: how to train, as in :class:`lib.training.FitOptions`.
+
+    Returns the mean loss of each epoch, with that of the heads.
+    Raises TypeError for other options, and ValueError for what :class:`WithHeads` or ``training.fit`` refuses.
+
+    >>> twos = Sizes(2, 2, 2, 2, 2, 2)
+    >>> modules = {"inception4a": Inception(3, twos), "inception4d": Inception(8, twos)}
+    >>> rest = {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(8, 2)}
+    >>> small = Network(OrderedDict(modules | rest), channels=3)
+    >>> split = Split(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
+    >>> len(fit(small, split, epochs=2, seed=0, filters=4, hidden=8))
+    2
+    """
+    training.check_options(options)
+    loss = options.get("loss", "cross_entropy")
+    model = WithHeads(network, seed=seed, weight=weight, filters=filters, hidden=hidden, loss=loss)
+    with seeded(seed):  # dropout
+        return training.fit(model, split, epochs=epochs, seed=seed, teaching=model, **options)
+
+
+def _activated(inputs: int, filters: int, size: int, stride: int = 1, *, batch_norm: bool) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, filters, size, stride, padding=size // 2, bias=not batch_norm)
+    layers = OrderedDict[str, nn.Module](conv=convolution)
+    layers |= {"bn": nn.BatchNorm2d(filters)} if batch_norm else {}
+    return nn.Sequential(layers | OrderedDict(relu=nn.ReLU()))
+
+
+def _pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+
+def _initialize(module: nn.Module) -> None:
+    """Draw He's weights for all convolutions: with PyTorch's own, next to nothing arrives after 22 layers."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,283 @@
+r"""SegNet, and Squeeze-SegNet: a class for each pixel, with an encoder and a decoder of fire modules.
+
+SegNet (badrinarayanan2017segnet) pools an image through the 13 convolutions of VGG16, and mirrors them to come back to
+its size. A pool tells its decoder where each maximum was, and there the decoder puts the values that it makes larger:
+
+.. math:: (p, i) = \operatorname{pool}(x), \qquad u_j = \sum_{k :\, i_k = j} y_k
+
+Squeeze-SegNet (nanfack2018squeezesegnet) takes SqueezeNet as the encoder. Its decoder mirrors each fire module by a
+DFire module, which expands and then squeezes, with the e filters of that fire module, from its outputs to its inputs:
+
+.. math:: \operatorname{DFire}(x) = \operatorname{relu}(W_s * \big[\operatorname{relu}(W_1 * x),
+   \operatorname{relu}(W_3 * x)\big])
+
+These 3 x 3 filters read wide inputs, which SqueezeNet avoids. So the network has 3.9 times fewer parameters than
+SegNet, in the layout of a public implementation; we could not read the paper's table of sizes. The light layout is
+ours, and has more than ten times fewer: a DFire module is a fire module and then the squeeze, and the detour through
+1000 maps between encoder and decoder is gone.
+
+SqueezeNet's pools overlap, so a maximum is often that of a neighboring window too. There we add the values. torch's
+max_unpool2d, which the public implementation uses, writes one of them over the other, yet sends the gradient to both.
+SegNet's pools do not overlap, so nothing is added there.
+
+Left out: the weights of VGG16 and SqueezeNet from ImageNet, with which the papers begin.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib.architectures.shared.network import Network, check_images, check_sizes, scaled
+from lib.architectures.squeezenet import VERSIONS, Fire, fire_sizes
+from lib.seeding import seeded
+
+VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # filters of each stage
+
+
+def unpool(values: Tensor, places: Tensor, size: torch.Size) -> Tensor:
+    """Put the values where a pool found its maxima, and zeros elsewhere.
+
+    values: (n, channels, height, width) as pooled.
+    places: of the maxima, as ``max_pool2d`` returns them for each value: row times width plus column.
+    size: of the result, that of what was pooled, (n, channels, height, width).
+
+    Values of one place are added, so it is the transpose of the pool that ``places`` describe. For a pool without
+    overlap it is what ``max_unpool2d`` computes.
+
+    >>> image = torch.tensor([[[[1.0, 2.0, 0.0], [3.0, 0.0, 5.0]]]])
+    >>> pooled, places = functional.max_pool2d(image, 2, ceil_mode=True, return_indices=True)
+    >>> unpool(pooled, places, image.shape).tolist()
+    [[[[0.0, 0.0, 0.0], [3.0, 0.0, 5.0]]]]
+    """
+    # method
+    flat = values.new_zeros(*size[:2], size[2] * size[3])
+    # u_j = sum of y_k over the k with i_k = j
+    return flat.scatter_add(2, places.flatten(2), values.flatten(2)).reshape(size)
+    # end of method
+
+
+class EncoderDecoder(Network):
+    """Stages with a pool after each, a middle, and as many stages with an unpool before each.
+
+    encoder: stages in the order in which they run; a pool of stride 2 follows each.
+    middle: what runs between the last pool and the first unpool.
+    decoder: stages in the order in which they run. The first one gets what the last pool's places unpool, and so on
+        backwards, so each takes as many channels as the encoder's stage of that pool gives.
+    channels: of the images.
+    least: smallest height and width.
+    kernel: of the pools, 2 or 3 pixels; those of 3 overlap, and look over the border to miss no pixel.
+
+    Input (n, channels, height, width), output (n, classes, height, width), cut where the last stage gives more pixels.
+    Raises ValueError for another kernel or number of stages, and in the forward pass for images of other channels, or
+    smaller than ``least``.
+    """
+
+    encoder: nn.ModuleList
+    middle: nn.Module
+    decoder: nn.ModuleList
+
+    def __init__(
+        self,
+        encoder: Sequence[nn.Module],
+        middle: nn.Module,
+        decoder: Sequence[nn.Module],
+        *,
+        channels: int,
+        least: int,
+        kernel: int,
+    ) -> None:
+        if kernel not in (2, 3) or len(encoder) != len(decoder):
+            raise ValueError(
+                "a pool of 2 or 3 pixels and as many stages in the decoder as in the encoder are needed, not a pool of"
+                f" {kernel} and {len(encoder)} and {len(decoder)} stages"
+            )
+        layers = OrderedDict[str, nn.Module](encoder=nn.ModuleList(encoder), middle=middle)
+        super().__init__(layers | OrderedDict(decoder=nn.ModuleList(decoder)), channels=channels, least=least)
+        self.kernel = kernel
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, channels=self.channels, least=self.least)
+        # method
+        x, pools = images, []
+        for stage in self.encoder:
+            x = stage(x)
+            size = x.shape
+            x, places = functional.max_pool2d(x, self.kernel, 2, ceil_mode=self.kernel > 2, return_indices=True)
+            pools.append((places, size))
+        x = self.middle(x)
+        for stage in self.decoder:
+            x = stage(unpool(x, *pools.pop()))
+        # end of method
+        return x[..., : images.shape[2], : images.shape[3]]
+
+
+def segnet(seed: int = 0, *, channels: int = 3, classes: int = 11, width: float = 1.0) -> EncoderDecoder:
+    """Build SegNet: the convolutions of VGG16 and their mirror, each with batch norm (badrinarayanan2017segnet).
+
+    The initial weights are He's (uniform).
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs for each pixel, 2 or more, default 11.
+    width: factor of all numbers of filters, default 1.
+
+    Input (n, channels, height, width) of 32 pixels or more on each side, output (n, classes, height, width) logits.
+    Raises ValueError for other values.
+
+    >>> with torch.device("meta"):
+    ...     sum(p.numel() for p in segnet().parameters())
+    29449355
+    """
+    check_sizes(channels=channels, classes=classes)
+    stages = [[scaled(filters, width) for filters in stage] for stage in VGG16]
+    inputs = [channels, *(stage[-1] for stage in stages)]
+    with seeded(seed):
+        encoder = [_chain([before, *stage]) for before, stage in zip(inputs[:-1], stages, strict=True)]
+        # mirrored: from the outputs of each convolution to its inputs; in place of the first one are the classes
+        decoder = [_chain([*stage[::-1], before]) for before, stage in zip(inputs[1:-1], stages[1:], strict=True)]
+        last = nn.Conv2d(stages[0][0], classes, 3, padding=1)
+        decoder.insert(0, _chain(stages[0][::-1]).append(last))
+        return _drawn(EncoderDecoder(encoder, nn.Identity(), decoder[::-1], channels=channels, least=32, kernel=2))
+
+
+class DFire(nn.Module):
+    """The mirror of a fire module: expand with 1 x 1 and 3 x 3 filters, then squeeze with 1 x 1 filters.
+
+    inputs: channels of the input, 1 or more.
+    expand1x1: 1 x 1 filters that expand, 1 or more.
+    expand3x3: 3 x 3 filters that expand, 1 or more.
+    outputs: 1 x 1 filters that squeeze, 1 or more.
+    batch_norm: whether batch norm follows each convolution in place of a bias; ours. Default False.
+
+    Input (n, inputs, height, width), output (n, outputs, height, width). Raises ValueError for other sizes.
+
+    >>> DFire(256, 128, 128, 96)(torch.zeros(2, 256, 5, 7)).shape
+    torch.Size([2, 96, 5, 7])
+    """
+
+    def __init__(self, inputs: int, expand1x1: int, expand3x3: int, outputs: int, *, batch_norm: bool = False) -> None:
+        check_sizes(inputs=inputs, expand1x1=expand1x1, expand3x3=expand3x3, outputs=outputs)
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.expand1x1 = _unit(inputs, expand1x1, 1, batch_norm=batch_norm)
+        self.expand3x3 = _unit(inputs, expand3x3, 3, batch_norm=batch_norm)
+        self.squeeze = _unit(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
+
+    # method
+    def forward(self, x: Tensor) -> Tensor:
+        return self.squeeze(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+    # end of method
+
+
+class LightDFire(nn.Sequential):
+    """Our DFire module: 1 x 1 filters squeeze to an eighth of the channels before it expands and squeezes.
+
+    inputs, expand1x1, expand3x3, outputs, batch_norm: as in :class:`DFire`, which has the same input and output.
+
+    >>> [sum(p.numel() for p in kind(512, 256, 256, 384).parameters()) for kind in (DFire, LightDFire)]
+    [1508224, 394176]
+    """
+
+    def __init__(self, inputs: int, expand1x1: int, expand3x3: int, outputs: int, *, batch_norm: bool = False) -> None:
+        check_sizes(inputs=inputs, expand1x1=expand1x1, expand3x3=expand3x3, outputs=outputs)
+        # method
+        fire = Fire(inputs, scaled(inputs, 1 / 8), expand1x1, expand3x3, batch_norm=batch_norm)
+        squeeze = _unit(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
+        # end of method
+        super().__init__(OrderedDict(fire=fire, squeeze=squeeze))
+        self.inputs, self.outputs = inputs, outputs
+
+
+def squeeze_segnet(
+    seed: int = 0,
+    *,
+    channels: int = 3,
+    classes: int = 11,
+    width: float = 1.0,
+    light: bool = False,
+    batch_norm: bool = False,
+) -> EncoderDecoder:
+    """Build Squeeze-SegNet: SqueezeNet 1.0, and DFire modules that mirror it (nanfack2018squeezesegnet).
+
+    The initial weights are He's (uniform).
+
+    seed: of the initial weights, default 0.
+    channels: of the images, default 3.
+    classes: number of outputs for each pixel, 2 or more, default 11.
+    width: factor of all numbers of filters, default 1.
+    light: whether it is our layout, with :class:`LightDFire` modules and nothing between the last fire module and its
+        mirror. Default False: the public layout.
+    batch_norm: whether batch norm follows each convolution, except for the last, in place of a bias; ours. Without it
+        the network is hard to train from scratch. Default False.
+
+    Input (n, channels, height, width) of 21 pixels or more on each side, output (n, classes, height, width) logits.
+    Raises ValueError for other values.
+
+    >>> with torch.device("meta"):
+    ...     [sum(p.numel() for p in squeeze_segnet(light=light).parameters()) for light in (False, True)]
+    [7617939, 2414827]
+    """
+    check_sizes(channels=channels, classes=classes)
+    stem, _ = VERSIONS["1.0"]  # its pools follow the first convolution, fire4 and fire8
+    first, detour = scaled(stem.filters, width), scaled(1000, width)
+    sizes = fire_sizes(width=width)
+    widths = [first, *(size.expand1x1 + size.expand3x3 for size in sizes)]
+    if not all(min(size) for size in sizes):
+        raise ValueError(f"width must leave a filter of each kind in every fire module, and {width} leaves none")
+    with seeded(seed):
+        begin = _unit(channels, first, stem.kernel, stride=stem.stride, padding=0, batch_norm=batch_norm)
+        fires = [Fire(inputs, *size, batch_norm=batch_norm) for inputs, size in zip(widths[:-1], sizes, strict=True)]
+        mirror = LightDFire if light else DFire
+        # from the outputs of each fire module to its inputs, with as many filters that expand
+        dfires = [
+            mirror(fire.outputs, size.expand1x1, size.expand3x3, fire.inputs, batch_norm=batch_norm)
+            for fire, size in zip(fires, sizes, strict=True)
+        ]
+        between = [] if light else [(widths[-1], detour), (detour, widths[-1])]
+        middle = [fires[7], *(_unit(a, b, 1, batch_norm=batch_norm) for a, b in between), dfires[7]]
+        # undoes h -> (h - 7) / 2 + 1; where that is rounded, one pixel too many is cut
+        end = nn.ConvTranspose2d(first, classes, 10, stride=2, padding=1)
+        network = EncoderDecoder(
+            [begin, nn.Sequential(*fires[:3]), nn.Sequential(*fires[3:7])],
+            nn.Sequential(*middle),
+            [nn.Sequential(*dfires[6:2:-1]), nn.Sequential(*dfires[2::-1]), end],
+            channels=channels,
+            least=21,
+            kernel=3,
+        )
+        return _drawn(network)
+
+
+def _unit(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    batch_norm: bool,
+    bias: bool | None = None,
+) -> nn.Sequential:
+    """A convolution, batch norm or none, and ReLU; with a bias where there is no batch norm, by default."""
+    padding, bias = kernel // 2 if padding is None else padding, not batch_norm if bias is None else bias
+    layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias))
+    layers |= {"bn": nn.BatchNorm2d(outputs)} if batch_norm else {}
+    return nn.Sequential(layers | OrderedDict(relu=nn.ReLU()))
+
+
+def _chain(widths: list[int]) -> nn.Sequential:
+    return nn.Sequential(*(_unit(a, b, 3, batch_norm=True, bias=True) for a, b in pairwise(widths)))
+
+
+def _drawn(network: EncoderDecoder) -> EncoderDecoder:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return network
