@@ -24,7 +24,7 @@
 data = "digits"  # images: digits, cifar10, or the path of an image folder
 first = [600, 270, 449]  # of them: training, validation and test images
 pool = 2  # pixels in each direction that are averaged before a network sees them
-images = 500  # training images of all experiments before the race
+images = 400  # training images of all experiments before the race
 epochs = 4  # passes over them
 seeds = 1  # networks of each kind, trained from different starts
 pool_seeds = 1  # networks for each place of the pools, at least as many
@@ -143,7 +143,7 @@ def width_for(build, work):  # the factor that gives this many multiply-adds
 figures.show_source(Fire.forward)
 
 # %% [markdown]
-# **Exact checks.** With copied weights, our SqueezeNet 1.1 gives the answers of torchvision's.
+# **Exact checks.** With copied weights, our SqueezeNet (here its version `1.1`) gives the answers of torchvision's.
 # The first fire module has the weights of the formula.
 
 # %%
@@ -367,10 +367,10 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Late pools need no parameter, but {mean}`architectures_compact.pools.late_multiply_adds_ratio` {finding}`as many multiply-adds | architectures_compact.pools.late_multiply_adds_ratio > 1` and {mean}`architectures_compact.pools.late_latency_ratio` {finding}`as much time | architectures_compact.pools.late_latency_ratio > 1`, which the survey does not say.
+# **What to see.** Late pools need no parameter, but {mean}`architectures_compact.pools.late_multiply_adds_ratio` {finding}`as many multiply-adds | architectures_compact.pools.late_multiply_adds_ratio > 1` and {mean}`architectures_compact.pools.late_latency_ratio` as much time, which the survey does not say.
 # In accuracy they are {glue:text}`architectures_compact.pools.late` early pools ({verdict}`C3.1-09`).
 # A wider network with early pools, at equal multiply-adds, is {glue:text}`architectures_compact.pools.wide` the published version.
-# The authors' own SqueezeNet 1.1 pools earlier than 1.0 and takes {mean}`architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio` {finding}`fewer | architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio > 1` multiply-adds; the published accuracy of 1.0 is {finding}`no higher | architectures_compact.squeezenet.early_pools_loss_points <= 0` ({mean}`architectures_compact.squeezenet.early_pools_loss_points` on ImageNet), although its stem differs, too.
+# The authors' own version `1.1` pools earlier than `1.0` and takes {mean}`architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio` {finding}`fewer | architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio > 1` multiply-adds; the published accuracy of `1.0` is {finding}`no higher | architectures_compact.squeezenet.early_pools_loss_points <= 0` ({mean}`architectures_compact.squeezenet.early_pools_loss_points` on ImageNet), although its stem differs, too.
 #
 # The survey credits the large maps to the delay and to the 1 x 1 filters.
 # The delay gives the modules {mean}`architectures_compact.pools.late_pixels_ratio` as many pixels; 1 x 1 in place of 3 x 3 filters gives {mean}`architectures_compact.pools.ones_pixels_ratio` as many, because neither changes the size of a map ({verdict}`C3.1-28`).
@@ -403,6 +403,9 @@ assert measure.parameters(network) == 4_231_976
 spent = {one: measure.multiply_adds(one, (3, 224, 224)) for one in (network, full)}
 assert spent[network] == 568_740_352
 record("mobilenet.full_multiply_adds_ratio", spent[full] / spent[network], exact=True)
+by_layer = measure.multiply_adds_by_layer(network, (3, 224, 224))
+core = sum(count for name, count in by_layer.items() if name.startswith("block"))
+record("mobilenet.separable_pct", 100 * core / spent[network], digits=0, exact=True)
 
 # %% [markdown]
 # **An experiment.** A small MobileNet gets narrower by $\alpha$ or sees smaller images by $\rho$.
@@ -496,7 +499,8 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** As the width shrinks, the accuracy {glue:text}`architectures_compact.mobilenet.width_course`; as the resolution shrinks, it {glue:text}`architectures_compact.mobilenet.resolution_course`.
+# **What to see.** Of MobileNet's multiply-adds, {mean}`architectures_compact.mobilenet.separable_pct` are in depthwise separable layers ({verdict}`C3.1-29`).
+# As the width shrinks, the accuracy {glue:text}`architectures_compact.mobilenet.width_course`; as the resolution shrinks, it {glue:text}`architectures_compact.mobilenet.resolution_course`.
 # The narrowest network takes {mean}`architectures_compact.mobilenet.width_saved_multiply_adds_ratio` {finding}`fewer | architectures_compact.mobilenet.width_saved_multiply_adds_ratio > 1` multiply-adds than the whole one and gives up {mean}`architectures_compact.mobilenet.width_cost_points`.
 # The one with the smallest images takes {mean}`architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio` {finding}`fewer | architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio > 1` and gives up {mean}`architectures_compact.mobilenet.resolution_cost_points`; it keeps all parameters, while a narrow network is also a small file.
 #
@@ -874,15 +878,13 @@ evidence.answer(
 # 2. In which kind of layer are MobileNet's multiply-adds?
 
 # %% tags=["hide-cell"]
-by_layer = measure.multiply_adds_by_layer(drafted(mobilenet), (3, 224, 224))
-parts = {
-    kind: 100
-    * sum(n for name, n in by_layer.items() if kind in name)
-    / sum(by_layer.values())
-    for kind in ("pointwise", "depthwise")
+halves = {
+    half: 100 * sum(count for name, count in by_layer.items() if half in name)
+    for half in ("depthwise", "pointwise")
 }
+halves = {half: count / sum(by_layer.values()) for half, count in halves.items()}
 evidence.answer(
-    f"{parts['pointwise']:.0f} % are in the 1 x 1 convolutions and {parts['depthwise']:.0f} % in the depthwise ones, so there is little left to save in the 3 x 3 filters. ShuffleNet therefore groups the 1 x 1 convolutions."
+    f"{halves['pointwise']:.0f} % are in the 1 x 1 convolutions and {halves['depthwise']:.0f} % in the depthwise ones, so there is little left to save in the 3 x 3 filters. ShuffleNet therefore groups the 1 x 1 convolutions."
 )
 
 # %% [markdown]

@@ -35,7 +35,7 @@ def unit(inputs: int, outputs: int, size: int, *, dropout: float = 0.0) -> nn.Se
     >>> list(dict(unit(4, 2, 3).named_children()))
     ['bn', 'relu', 'conv']
     """
-    check_sizes(inputs=inputs, outputs=outputs, size=size)
+    check_sizes({"inputs": inputs, "outputs": outputs, "size": size})
     if size % 2 == 0:
         raise ValueError(f"size of a filter must be odd, not {size}")
     _check_dropout(dropout)
@@ -63,7 +63,7 @@ class DenseLayer(nn.Module):
     """
 
     def __init__(self, inputs: int, growth: int, *, bottleneck: bool = False, dropout: float = 0.0) -> None:
-        check_sizes(inputs=inputs, growth=growth)
+        check_sizes({"inputs": inputs, "growth": growth})
         super().__init__()
         self.inputs, self.growth, self.outputs = inputs, growth, inputs + growth
         units = [unit(inputs, growth, 3, dropout=dropout)]
@@ -99,7 +99,7 @@ class DenseBlock(nn.Sequential):
     def __init__(
         self, inputs: int, layers: int, growth: int, *, bottleneck: bool = False, dropout: float = 0.0
     ) -> None:
-        check_sizes(inputs=inputs, layers=layers, growth=growth)
+        check_sizes({"inputs": inputs, "layers": layers, "growth": growth})
         super().__init__(
             OrderedDict(
                 (f"layer{i + 1}", DenseLayer(inputs + i * growth, growth, bottleneck=bottleneck, dropout=dropout))
@@ -126,7 +126,7 @@ class Transition(nn.Sequential):
     """
 
     def __init__(self, inputs: int, *, compression: float = 0.5, dropout: float = 0.0) -> None:
-        check_sizes(inputs=inputs)
+        check_sizes({"inputs": inputs})
         _check_compression(compression)
         outputs = math.floor(compression * inputs + 1e-9)  # 0.29 * 100 is a little less than 29
         if outputs < 1:
@@ -167,7 +167,7 @@ def cifar_densenet(
     >>> sum(p.numel() for p in cifar_densenet(depth=40, growth=12).parameters())
     1019722
     """
-    check_sizes(channels=channels, classes=classes, depth=depth, growth=growth)
+    check_sizes({"channels": channels, "classes": classes, "depth": depth, "growth": growth})
     _check_compression(compression)
     _check_dropout(dropout)
     per_layer = 2 if bottleneck else 1
@@ -221,7 +221,7 @@ def imagenet_densenet(
     >>> sum(p.numel() for p in imagenet_densenet().parameters())
     7978856
     """
-    check_sizes(channels=channels, classes=classes, depth=depth, growth=growth)
+    check_sizes({"channels": channels, "classes": classes, "depth": depth, "growth": growth})
     _check_compression(compression)
     _check_dropout(dropout)
     if depth not in BLOCKS:

@@ -48,7 +48,7 @@ class DepthwiseSeparable(nn.Sequential):
     def __init__(
         self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, between: nn.Module | None = None
     ) -> None:
-        check_sizes(inputs=inputs, outputs=outputs, kernel=kernel, stride=stride)
+        check_sizes({"inputs": inputs, "outputs": outputs, "kernel": kernel, "stride": stride})
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, so that a border keeps the size, not {kernel}")
         # method
@@ -75,7 +75,7 @@ def dense_kernel(depthwise: Tensor, pointwise: Tensor, *, rank: int = 1) -> Tens
     >>> tuple(dense_kernel(block.depthwise.weight, block.pointwise.weight).shape)
     (6, 4, 5, 5)
     """
-    check_sizes(rank=rank)
+    check_sizes({"rank": rank})
     filters = len(depthwise) if depthwise.dim() == 4 and depthwise.shape[1] == 1 else 0
     if not filters or filters % rank or pointwise.dim() != 4 or pointwise.shape[1:] != (filters, 1, 1):
         raise ValueError(
@@ -108,7 +108,7 @@ def separable(weight: Tensor, *, rank: int = 1) -> tuple[Tensor, Tensor]:
             f"a weight of {tuple(weight.shape)}: it must be (outputs, inputs, height, width), none of them 0"
         )
     outputs, _, height, width = weight.shape
-    check_sizes(rank=rank)
+    check_sizes({"rank": rank})
     if rank > min(outputs, height * width):
         raise ValueError(
             f"rank must be 1 to {min(outputs, height * width)} for a weight of {tuple(weight.shape)}, not {rank}"
@@ -137,7 +137,7 @@ def cost_ratio(outputs: int, *, kernel: int = 3) -> Fraction:
     >>> cost_ratio(512), float(1 / cost_ratio(512))
     (Fraction(521, 4608), 8.844529750479847)
     """
-    check_sizes(outputs=outputs, kernel=kernel)
+    check_sizes({"outputs": outputs, "kernel": kernel})
     return Fraction(1, outputs) + Fraction(1, kernel**2)
 
 
@@ -207,7 +207,7 @@ def xception(
     >>> sum(p.numel() for p in network.parameters())
     22855952
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     check_strides(strides, count=5)
     if isinstance(middle, bool) or not isinstance(middle, int) or middle < 0:
         raise ValueError(f"middle must be a whole number of 0 or more, not {middle!r}")

@@ -43,7 +43,7 @@ def threes(size: int) -> tuple[int, ...]:
     >>> threes(5), threes(7)
     ((3, 3), (3, 3, 3))
     """
-    check_sizes(size=size)
+    check_sizes({"size": size})
     if size % 2 == 0 or size < 3:
         raise ValueError(f"size must be odd and 3 or more, not {size}: each 3 x 3 filter adds two pixels to one")
     return (3,) * (size // 2)
@@ -59,7 +59,7 @@ def lines(size: int) -> tuple[tuple[int, int], ...]:
     >>> lines(7)
     ((1, 7), (7, 1))
     """
-    check_sizes(size=size)
+    check_sizes({"size": size})
     if size < 2:
         raise ValueError(f"size must be 2 or more, not {size}: a filter of one pixel has no rows and columns")
     return ((1, size), (size, 1))
@@ -78,7 +78,7 @@ def stack(inputs: int, outputs: int, sizes: Sequence[Size]) -> nn.Sequential:
     >>> [sum(p.numel() for p in stack(8, 8, sizes).parameters() if p.dim() > 1) for sizes in ([5], threes(5), lines(5))]
     [1600, 1152, 640]
     """
-    check_sizes(inputs=inputs, outputs=outputs)
+    check_sizes({"inputs": inputs, "outputs": outputs})
     layers = OrderedDict[str, nn.Module]()
     for i, (height, width) in enumerate(_pairs(sizes), 1):
         # ``padding="same"`` would do for all, but not every exporter knows it
@@ -116,7 +116,7 @@ def network(
     >>> [measure.parameters(network(classes=10, sizes=sizes)) for sizes in ([[5], [5]], [[3, 3], [3, 3]], [[1], [1]])]
     [51818, 37610, 2666]
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     if isinstance(sizes, str) or not sizes:
         raise ValueError(f"sizes must hold the sizes of one stack or more, not {sizes!r}")
     filters = scaled(32, width)
@@ -178,7 +178,7 @@ def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
     (5, 5)
     """
     channels, height, width = shape
-    check_sizes(channels=channels, height=height, width=width)
+    check_sizes({"channels": channels, "height": height, "width": width})
     positive = _positive(model)
     like = next(positive.parameters(), torch.zeros(0))
     # small, so that no activation reaches its ceiling
@@ -242,5 +242,5 @@ def _pairs(sizes: Sequence[Size]) -> list[tuple[int, int]]:
     if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
         raise ValueError(f"sizes must be pixels or (height, width), one or more of them, not {sizes!r}")
     for height, width in pairs:
-        check_sizes(height=height, width=width)
+        check_sizes({"height": height, "width": width})
     return pairs

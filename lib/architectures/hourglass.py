@@ -47,7 +47,7 @@ class Hourglass(nn.Module):
     """
 
     def __init__(self, depth: int, channels: int, block: Block) -> None:
-        check_sizes(depth=depth, channels=channels)
+        check_sizes({"depth": depth, "channels": channels})
         super().__init__()
         self.depth, self.channels = depth, channels
         self.skip = block(channels)
@@ -75,7 +75,7 @@ class Stacks(nn.Module):
     """
 
     def __init__(self, stacks: int, depth: int, channels: int, maps: int, block: Block) -> None:
-        check_sizes(stacks=stacks, depth=depth, channels=channels, maps=maps)
+        check_sizes({"stacks": stacks, "depth": depth, "channels": channels, "maps": maps})
         super().__init__()
         self.stacks, self.depth, self.channels, self.maps = stacks, depth, channels, maps
         self.features = nn.ModuleList(
@@ -136,7 +136,9 @@ def hourglass(
     >>> network.eval()(torch.zeros(1, 1, 14, 14)).shape, network.train()(torch.zeros(1, 1, 14, 14)).shape
     (torch.Size([1, 4, 14, 14]), torch.Size([1, 8, 14, 14]))
     """
-    check_sizes(channels=channels, maps=maps, features=features, depth=depth, stacks=stacks, stride=stride)
+    check_sizes(
+        {"channels": channels, "maps": maps, "features": features, "depth": depth, "stacks": stacks, "stride": stride}
+    )
     with seeded(seed):
         first = nn.Conv2d(channels, features, 2 * stride + 1, stride, padding=stride)
         layers = OrderedDict[str, nn.Module](conv=first, bn=nn.BatchNorm2d(features), relu=nn.ReLU())

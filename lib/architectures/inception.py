@@ -84,8 +84,10 @@ class Inception(nn.Module):
     """
 
     def __init__(self, inputs: int, sizes: Sizes, *, large: int = 5, batch_norm: bool = False) -> None:
-        check_sizes(inputs=inputs, large=large, ones=sizes.ones, threes=sizes.threes, fives=sizes.fives)
-        check_sizes(**{name: filters for name, filters in sizes._asdict().items() if filters is not None})
+        check_sizes(
+            {"inputs": inputs, "large": large, "ones": sizes.ones, "threes": sizes.threes, "fives": sizes.fives}
+        )
+        check_sizes({name: filters for name, filters in sizes._asdict().items() if filters is not None})
         if large % 2 == 0:
             raise ValueError(f"large must be odd, so that height and width stay, not {large}")
         super().__init__()
@@ -145,7 +147,7 @@ def googlenet(
     >>> sum(p.numel() for p in googlenet(classes=10, width=0.25).parameters())
     379046
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     first, third = scaled(64, width), scaled(192, width)
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
@@ -194,7 +196,7 @@ class Head(nn.Module):
     def __init__(
         self, inputs: int, classes: int, *, filters: int = 128, hidden: int = 1024, batch_norm: bool = False
     ) -> None:
-        check_sizes(inputs=inputs, classes=classes, filters=filters, hidden=hidden)
+        check_sizes({"inputs": inputs, "classes": classes, "filters": filters, "hidden": hidden})
         super().__init__()
         self.conv = _activated(inputs, filters, 1, batch_norm=batch_norm)
         self.fc1, self.fc2 = nn.Linear(16 * filters, hidden), nn.Linear(hidden, classes)

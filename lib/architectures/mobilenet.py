@@ -77,7 +77,7 @@ def mobilenet(
     >>> sum(p.numel() for p in mobilenet(width=0.25).parameters())
     470072
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     check_strides(strides, count=5)
     _check_resolution(resolution)
     if isinstance(middle, bool) or not isinstance(middle, int) or middle < 0:
@@ -147,7 +147,7 @@ def layer_cost(
     >>> layer_cost(512, 512, 14, width=0.75, resolution=0.714)
     Cost(multiply_adds=15091200, weights=150912)
     """
-    check_sizes(inputs=inputs, outputs=outputs, side=side, kernel=kernel)
+    check_sizes({"inputs": inputs, "outputs": outputs, "side": side, "kernel": kernel})
     _check_resolution(resolution)
     m, n, d = scaled(inputs, width), scaled(outputs, width), scaled(side, resolution)
     # k^2 M N, or k^2 M + M N

@@ -41,7 +41,7 @@ def check_block(inputs: int, outputs: int, stride: int, *, shortcut: Shortcut) -
     stride: 1 or more.
     shortcut: "A", "B" or "none".
     """
-    check_sizes(inputs=inputs, outputs=outputs, stride=stride)
+    check_sizes({"inputs": inputs, "outputs": outputs, "stride": stride})
     if shortcut not in get_args(Shortcut):
         raise ValueError(f'shortcut must be "A", "B" or "none", not {shortcut!r}')
     if shortcut == "A" and outputs < inputs:
@@ -200,7 +200,7 @@ def cifar_resnet(
     >>> [sum(p.numel() for p in cifar_resnet(shortcut=option).parameters()) for option in ("A", "B", "none")]
     [269722, 272474, 269722]
     """
-    check_sizes(channels=channels, classes=classes, depth=depth)
+    check_sizes({"channels": channels, "classes": classes, "depth": depth})
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6 n + 2 for n blocks in each stage (8, 14, 20, ...), not {depth}")
     outputs = [scaled(16 * 2**stage, width) for stage in range(3)]
@@ -245,7 +245,7 @@ def imagenet_resnet(
     >>> sum(p.numel() for p in imagenet_resnet(depth=18).parameters())
     11689512
     """
-    check_sizes(channels=channels, classes=classes, depth=depth)
+    check_sizes({"channels": channels, "classes": classes, "depth": depth})
     if depth not in BLOCKS:
         raise ValueError(f"depth must be one of {', '.join(map(str, BLOCKS))}, not {depth}")
     if depth < 50 and strided != "3x3":

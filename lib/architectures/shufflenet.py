@@ -42,7 +42,7 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     >>> shuffle(torch.arange(12)[None], 3).tolist()
     [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]
     """
-    check_sizes(groups=groups)
+    check_sizes({"groups": groups})
     if x.dim() < 2 or x.shape[1] % groups:
         raise ValueError(
             f"an input of {tuple(x.shape)}: its second dimension, the channels, must be a multiple of {groups}"
@@ -63,7 +63,7 @@ def permutation(channels: int, groups: int) -> Tensor:
     >>> permutation(6, 2).tolist()
     [0, 3, 1, 4, 2, 5]
     """
-    check_sizes(channels=channels, groups=groups)
+    check_sizes({"channels": channels, "groups": groups})
     return shuffle(torch.arange(channels)[None], groups)[0]
 
 
@@ -75,7 +75,7 @@ class Shuffle(nn.Module):
 
     def __init__(self, groups: int) -> None:
         super().__init__()
-        check_sizes(groups=groups)
+        check_sizes({"groups": groups})
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Unit(nn.Module):
         self, inputs: int, outputs: int, *, groups: int = 3, stride: int = 1, first: bool = False, shuffled: bool = True
     ) -> None:
         super().__init__()
-        check_sizes(inputs=inputs, outputs=outputs, groups=groups)
+        check_sizes({"inputs": inputs, "outputs": outputs, "groups": groups})
         check_strides((stride,), count=1)
         if inputs % groups or outputs % (4 * groups):
             raise ValueError(
@@ -178,7 +178,7 @@ def shufflenet(
     >>> sum(p.numel() for p in shufflenet(width=0.5).parameters())
     718324
     """
-    check_sizes(channels=channels, classes=classes, groups=groups)
+    check_sizes({"channels": channels, "classes": classes, "groups": groups})
     if outputs is None and groups not in OUTPUTS:
         raise ValueError(
             f"groups must be one of {', '.join(map(str, OUTPUTS))} where outputs is not given, not {groups}"
@@ -186,11 +186,11 @@ def shufflenet(
     wide = scaled(OUTPUTS[groups] if outputs is None else outputs, width)
     if not isinstance(units, tuple | list) or not units:
         raise ValueError(f"units must be a whole number for each stage, not {units!r}")
-    check_sizes(**{f"units[{i}]": number for i, number in enumerate(units)})
+    check_sizes({f"units[{i}]": number for i, number in enumerate(units)})
     check_strides(strides, count=2 + len(units))
     if stem is None:
         stem = -(-(12 if width < 1 else 24 if width < 2 else 48) // groups) * groups
-    check_sizes(stem=stem)
+    check_sizes({"stem": stem})
     if wide % (4 * groups):
         raise ValueError(
             f"the first stage has {wide} channels (width {width}): they must be a multiple of {4 * groups}, 4 times"

@@ -50,7 +50,7 @@ class Separable(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, *, stride: int = 1, padding: int = 0) -> None:
-        check_sizes(inputs=inputs, outputs=outputs, size=size, stride=stride)
+        check_sizes({"inputs": inputs, "outputs": outputs, "size": size, "stride": stride})
         if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
             raise ValueError(f"padding must be a whole number of 0 or more, not {padding!r}")
         super().__init__()
@@ -268,7 +268,7 @@ def convnet(
     >>> [measure.multiply_adds(model, (1, 28, 28)) for model in models]
     [693000, 340200, 316680, 210840]
     """
-    check_sizes(channels=channels, classes=classes, side=side)
+    check_sizes({"channels": channels, "classes": classes, "side": side})
     weights.check_one_of("filters", filters, get_args(Filters))
     if side < 4:
         raise ValueError(f"side must be 4 or more, so that two pools leave a pixel, not {side}")

@@ -132,7 +132,7 @@ def segnet(seed: int = 0, *, channels: int = 3, classes: int = 11, width: float 
     ...     sum(p.numel() for p in segnet().parameters())
     29449355
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     stages = [[scaled(filters, width) for filters in stage] for stage in VGG16]
     inputs = [channels, *(stage[-1] for stage in stages)]
     with seeded(seed):
@@ -160,7 +160,7 @@ class DFire(nn.Module):
     """
 
     def __init__(self, inputs: int, expand1x1: int, expand3x3: int, outputs: int, *, batch_norm: bool = False) -> None:
-        check_sizes(inputs=inputs, expand1x1=expand1x1, expand3x3=expand3x3, outputs=outputs)
+        check_sizes({"inputs": inputs, "expand1x1": expand1x1, "expand3x3": expand3x3, "outputs": outputs})
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         self.expand1x1 = _unit(inputs, expand1x1, 1, batch_norm=batch_norm)
@@ -184,7 +184,7 @@ class LightDFire(nn.Sequential):
     """
 
     def __init__(self, inputs: int, expand1x1: int, expand3x3: int, outputs: int, *, batch_norm: bool = False) -> None:
-        check_sizes(inputs=inputs, expand1x1=expand1x1, expand3x3=expand3x3, outputs=outputs)
+        check_sizes({"inputs": inputs, "expand1x1": expand1x1, "expand3x3": expand3x3, "outputs": outputs})
         # method
         fire = Fire(inputs, scaled(inputs, 1 / 8), expand1x1, expand3x3, batch_norm=batch_norm)
         squeeze = _unit(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
@@ -222,7 +222,7 @@ def squeeze_segnet(
     ...     [sum(p.numel() for p in squeeze_segnet(light=light).parameters()) for light in (False, True)]
     [7617939, 2414827]
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     stem, _ = VERSIONS["1.0"]  # its pools follow the first convolution, fire4 and fire8
     first, detour = scaled(stem.filters, width), scaled(1000, width)
     sizes = fire_sizes(width=width)

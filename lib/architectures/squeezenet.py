@@ -52,7 +52,7 @@ class Stem:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        check_sizes(filters=self.filters, kernel=self.kernel, stride=self.stride)
+        check_sizes({"filters": self.filters, "kernel": self.kernel, "stride": self.stride})
         _check_number("padding", self.padding)
         if self.padding >= self.kernel:
             raise ValueError(f"padding must be below {self.kernel}, the size of the filter, not {self.padding}")
@@ -96,7 +96,7 @@ def fire_sizes(
     >>> fire_sizes(3)[::2]
     [FireSizes(squeeze=16, expand1x1=64, expand3x3=64), FireSizes(squeeze=32, expand1x1=128, expand3x3=128)]
     """
-    check_sizes(modules=modules, base_e=base_e, freq=freq)
+    check_sizes({"modules": modules, "base_e": base_e, "freq": freq})
     _check_number("incr_e", incr_e)
     if not (_is_share(squeeze_ratio) and squeeze_ratio > 0):
         raise ValueError(f"squeeze_ratio must be in (0, 1], not {squeeze_ratio!r}")
@@ -139,7 +139,7 @@ class Fire(nn.Module):
         bypass: bool = False,
         batch_norm: bool = False,
     ) -> None:
-        check_sizes(inputs=inputs, squeeze=squeeze)
+        check_sizes({"inputs": inputs, "squeeze": squeeze})
         _check_number("expand1x1", expand1x1)
         _check_number("expand3x3", expand3x3)
         if not expand1x1 + expand3x3:
@@ -217,7 +217,7 @@ def squeezenet(
     >>> digits(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
-    check_sizes(channels=channels, classes=classes)
+    check_sizes({"channels": channels, "classes": classes})
     if version not in VERSIONS:
         raise ValueError(f'version must be "1.0" or "1.1", not {version!r}')
     if not (_is_share(dropout) and dropout < 1):

@@ -36,7 +36,7 @@ def peak_activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
     >>> peak_activation_bytes(model, (3, 8, 8)) // 4  # input, output of the convolution, output of the ReLU
     704
     """
-    check_sizes(**{f"dimension {i} of shape": size for i, size in enumerate(shape)})
+    check_sizes({f"dimension {i} of shape": size for i, size in enumerate(shape)})
     first: Tensor = next(model.parameters(), torch.zeros(0))
     with torch.no_grad(), running.evaluating(model), parametrize.cached():
         image = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)

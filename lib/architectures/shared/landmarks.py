@@ -41,7 +41,7 @@ class Landmarks:
         if not points.is_floating_point() or visible.dtype != torch.bool:
             raise ValueError(f"points must be floats and visible bool, not {points.dtype} and {visible.dtype}")
         height, width = self.size
-        check_sizes(height=height, width=width)
+        check_sizes({"height": height, "width": width})
         if not len(points) or not points.shape[1]:
             raise ValueError(f"at least one image and one point are needed, not points {tuple(points.shape)}")
         seen = points[visible]
@@ -62,7 +62,7 @@ class Landmarks:
         >>> Landmarks(torch.tensor([[[0.0, 3.0]]]), torch.tensor([[True]]), (4, 4)).moved((2, 8)).tolist()
         [[[-0.25, 6.5]]]
         """
-        check_sizes(height=size[0], width=size[1])
+        check_sizes({"height": size[0], "width": size[1]})
         factors = self.points.new_tensor(size) / self.points.new_tensor(self.size)
         return (self.points + 0.5) * factors - 0.5
 
@@ -172,7 +172,7 @@ def object_centers(
     ([[[0.5, 2.5], [2.0, 0.5]]], [[True, True]])
     """
     check_labels(labels, classes=classes, void=void)
-    check_sizes(pixels=pixels)
+    check_sizes({"pixels": pixels})
     if labels.dim() != 3 or not labels.numel():
         raise ValueError(f"labels must be (n, height, width) with a pixel or more, not {tuple(labels.shape)}")
     if not kinds or len({*kinds}) < len(kinds) or not {*kinds} <= {*range(classes)}:

@@ -78,7 +78,7 @@ def peaks(*, runs: int = 21, side: int = 1024, megabytes: float = 256) -> Peaks:
     >>> measured.multiply_adds > 0 and measured.memory > 0
     True
     """
-    check_sizes(side=side)
+    check_sizes({"side": side})
     if not 0 < megabytes < float("inf"):
         raise ValueError(f"megabytes must be a finite number above 0, not {megabytes!r}")
     a, b = torch.ones(2, side, side)
@@ -108,7 +108,7 @@ def demands(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: tuple[int, ...], *,
     >>> [round(demands(layer, (64, 56, 56)).intensity, 1) for layer in (dense, depthwise)]
     [65.9, 1.1]
     """
-    check_sizes(batch=batch, **{f"shape[{i}]": size for i, size in enumerate(shape)})
+    check_sizes({"batch": batch, **{f"shape[{i}]": size for i, size in enumerate(shape)}})
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.weight.dtype != torch.float32:
         what = f"{type(layer).__name__} of {layer.weight.dtype}" if hasattr(layer, "weight") else type(layer).__name__
         raise ValueError(f"{what}: the roofline is of convolutions (Conv1d, Conv2d or Conv3d) of float32")
