@@ -4,11 +4,15 @@ Where there is none, the page shows the source without results, says so, and war
 So the text and the run of a page cannot drift apart.
 """
 
+import ast
 import copy
+import io
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
+import tokenize
 from pathlib import Path
 
 import nbformat
@@ -135,17 +139,38 @@ def with_narrow_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def narrow(codes: list[str]) -> list[str]:
-    """Return pieces of Python code in lines of 88 letters, as Ruff breaks them; what does not parse is left as it is.
+    """Return pieces of Python code in lines of 88 letters; what does not parse is left as it is.
+
+    Ruff breaks the code. Before that, a comment that does not fit goes to lines of its own above its line, since Ruff
+    would break the code for it.
 
     codes: any number; one call of Ruff breaks them all.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{i}.py") for i in range(len(codes))]
         for path, code in zip(paths, codes, strict=True):
-            path.write_text(code, encoding="utf-8")
+            path.write_text(_with_narrow_comments(code), encoding="utf-8")
         command = [sys.executable, "-m", "ruff", "format", "--isolated", "--no-cache", "--line-length", COLUMNS, folder]
         subprocess.run(command, capture_output=True)
         return [path.read_text(encoding="utf-8").rstrip() for path in paths]
+
+
+def _with_narrow_comments(code: str) -> str:
+    lines = code.splitlines()
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
+        compile(code, "shown", "exec", flags=ast.PyCF_ONLY_AST)
+    except (tokenize.TokenError, SyntaxError):
+        return code
+    for token in reversed([token for token in tokens if token.type == tokenize.COMMENT]):
+        row, column = token.start
+        line = lines[row - 1]
+        if len(line) > int(COLUMNS):
+            indent = " " * (len(line) - len(line.lstrip()))
+            words = textwrap.wrap(token.string.removeprefix("# "), int(COLUMNS) - len(indent) - 2)
+            own = [line[:column].rstrip()] if line[:column].strip() else []
+            lines[row - 1 : row] = [f"{indent}# {part}" for part in words] + own
+    return "\n".join(lines)
 
 
 def with_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

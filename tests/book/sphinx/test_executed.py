@@ -126,6 +126,14 @@ def test_shown_code_is_broken_at_88_letters():
     assert alone(exact) == exact and len(exact) == 88
 
 
+def test_a_comment_that_does_not_fit_goes_above_its_line():
+    words = "why this is so, " * 5 + "ends"
+    assert alone(f"if x > 0:  # {words}\n    y = 1") == f"# {words}\nif x > 0:\n    y = 1"
+    long = alone(f"def f():\n    # {words} {words}\n    return 1  # one")
+    assert max(lines(long)) <= 88 and long.count("    # ") == 3 and long.endswith("\n    return 1  # one")
+    assert alone(f'x = "# {words}"') == f'x = "# {words}"'
+
+
 @pytest.mark.parametrize("code", ["def (", "for x in:\n    " + "y" * 90, "# ×\nif"])
 def test_code_that_does_not_parse_is_left_alone(code):
     assert alone(code) == code
