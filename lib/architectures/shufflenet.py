@@ -131,7 +131,9 @@ class Unit(nn.Module):
         self.expand = nn.Conv2d(m, new, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(new)
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else nn.Identity()
+        # end of method
 
+    # method
     def forward(self, x: Tensor) -> Tensor:
         y = self.shuffle(torch.relu(self.bn1(self.reduce(x))))
         y = self.bn3(self.expand(self.bn2(self.depthwise(y))))  # no ReLU after the depthwise convolution
