@@ -781,7 +781,7 @@ for name, block in blocks.items():
 #
 # **The formula.** With two convolutions $F$ and a shortcut $S$, which is the identity where the shapes are equal,
 #
-# $$ y = \operatorname{relu}\big(F(x) + S(x)\big) . $$ (eq-residual)
+# $$ y = \operatorname{relu}\big(F(x) + S(x)\big) . $$ (eq-residual-block)
 #
 # Where they differ, $S$ takes every second pixel and adds channels of zeros (option A), or it is a 1 x 1 convolution (option B).
 #
@@ -1218,7 +1218,7 @@ reached = {kind: speeds["early", kind] for kind in ("dense", "depthwise")}
 figures.show(
     figure,
     finding=f"The dense convolution runs at {reached['dense']:.0f} % of this core's peak, the depthwise one at {reached['depthwise']:.0f} %",
-    name="fig-roofline",
+    name="fig-layer-roofline",
     caption="Speed of convolutions in percent of the speed of a matrix product, against the multiply-adds for each byte. Filled: 64 channels of 112 x 112 pixels; hollow: 512 channels of 14 x 14. Black: the most that the main memory and the core allow; what lies in a cache may be above its slope.",
     alt=f"A roofline with points for dense, grouped, pointwise and depthwise convolutions. Early in a network the dense one reaches {reached['dense']:.0f} % of the peak and the depthwise one {reached['depthwise']:.0f} %.",
 )
@@ -1348,7 +1348,7 @@ record("separated.error_pct", errors(separated), digits=1)
 #
 # **Fusing what is not linear.** A convolution and its pool are one only if the pool takes the mean and no activation is between them; `spatially_separable.fuse` refuses all else.
 #
-# **Comparing by count.** Networks of equal multiply-adds differ in time, as the last table and [the roofline](fig-roofline) show; a choice for a device needs the clock.
+# **Comparing by count.** Networks of equal multiply-adds differ in time, as the last table and [the roofline](fig-layer-roofline) show; a choice for a device needs the clock.
 #
 # ## Exercises
 #
