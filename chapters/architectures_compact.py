@@ -137,9 +137,9 @@ def width_for(build, work):  # the factor that gives this many multiply-adds
 #
 # **The formula.** With $s$ filters that squeeze $c$ channels, and $e_1 + e_3$ that expand them,
 #
-# $$ y = \big[\operatorname{relu}(W_1 * z),\ \operatorname{relu}(W_3 * z)\big], \quad z = \operatorname{relu}(W_s * x), \qquad c\,s + s\,e_1 + 9\,s\,e_3 \ \text{ weights,} $$ (eq-fire)
+# $$ y = \big[\operatorname{relu}(W_1 * z),\ \operatorname{relu}(W_3 * z)\big], \quad z = \operatorname{relu}(W_s * x). $$ (eq-fire)
 #
-# where one 3 x 3 convolution with as many inputs and outputs has $9\,c\,(e_1 + e_3)$.
+# That is $c\,s + s\,e_1 + 9\,s\,e_3$ weights, where one 3 x 3 convolution with as many inputs and outputs has $9\,c\,(e_1 + e_3)$.
 #
 # **The code.**
 
