@@ -770,15 +770,15 @@ for kind, title in NAMES.items():
     margins[kind] = gains(tested[kind], tested["plain"])
     row = {"blocks": title}
     row["test accuracy"] = record(f"{key}_accuracy_pct", tested[kind], digits=1)
-    row["gain over 3 x 3"] = (
-        "–"
-        if kind == "plain"
-        else record(f"{key}_gain_points", margins[kind], digits=1)
-    )
+    gain = "–"
+    if kind != "plain":
+        gain = record(f"{key}_gain_points", margins[kind], digits=1)
+    row["gain (points)"] = gain.removesuffix(" points")
     size = measure.parameters(network)
     row["parameters"] = record(f"{key}_parameters", size, exact=True)
     size = len(storage.dumps(network))
-    row["file"] = record(f"{key}_file_bytes", size, exact=True)
+    taking = record(f"{key}_file_bytes", size, exact=True)
+    row["file (bytes)"] = taking.removesuffix(" bytes")
     for n, word in ((1, "one"), (64, "batch")):
         ratio = taken[n][kind] / taken[n]["plain"]
         row[f"time, {n} image{'s' if n > 1 else ''}"] = record(
