@@ -21,7 +21,7 @@ def test_parts_carry_number_and_title_of_their_section():
 
 def test_each_technique_is_in_the_part_of_its_section():
     rows = ledger.load_techniques(PROJECT)["here"]
-    own = [row for row in rows if row["section"] in SECTIONS]
+    own = [row for row in rows if row["section"].startswith(("2.", "3."))]
     assert own
     for row in own:
         section = f"{row['section']} {SECTIONS[row['section']]}"

@@ -153,7 +153,7 @@ class Candidate:
 
         # method
         def follow(graph: Graph, start: int) -> int:
-            """Append the steps of a graph that begins at the value ``start``; give that of its output."""
+            """Append the steps of a graph from its input on; give the output."""
             values = {INPUT: start}
             for node in graph.order():
                 sources, content = [values[source] for source in graph.sources(node)], graph.nodes[node]
