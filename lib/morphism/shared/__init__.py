@@ -1,1 +1,0 @@
-"""What several techniques of network morphism use."""
