@@ -5,6 +5,7 @@ import copy
 import given
 import pytest
 import torch
+from given_architectures import with_drawn_norms, with_weights_of
 from torch import nn
 
 from lib import measure
@@ -17,23 +18,6 @@ from lib.architectures.dense_block import (
     unit,
 )
 from lib.vision import torchvision
-
-
-def drawn(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, with batch norms that do not happen to be the identity."""
-    random = given.generator()
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for values in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                values.uniform_(0.5, 1.5, generator=random)
-    return network.eval()
-
-
-def with_weights_of(theirs: nn.Module, ours: nn.Module) -> nn.Module:
-    """Our network with their weights: both name them in the order in which they run."""
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    return ours
-
 
 BC = {"bottleneck": True, "compression": 0.5}
 
@@ -60,7 +44,7 @@ def test_networks_for_large_images_have_torchvisions_counts(depth, growth):
 
 
 def test_densenet_121_gives_torchvisions_answers():
-    theirs = drawn(given.seeded(lambda: torchvision.models.densenet121(num_classes=7)))
+    theirs = with_drawn_norms(given.seeded(lambda: torchvision.models.densenet121(num_classes=7)))
     with torch.device("meta"):
         ours = imagenet_densenet(classes=7)
     ours = with_weights_of(theirs, ours.to_empty(device="cpu"))
@@ -73,7 +57,7 @@ def test_densenet_121_gives_torchvisions_answers():
 @pytest.mark.parametrize("bottleneck", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_each_layer_sees_the_maps_of_all_layers_before(bottleneck, dtype):
-    block = drawn(given.seeded(lambda: DenseBlock(3, 4, 2, bottleneck=bottleneck))).to(dtype)
+    block = with_drawn_norms(given.seeded(lambda: DenseBlock(3, 4, 2, bottleneck=bottleneck))).to(dtype)
     x = torch.randn(2, 3, 5, 4, generator=given.generator()).to(dtype)
     maps = [x]
     for layer in block:
@@ -85,7 +69,7 @@ def test_each_layer_sees_the_maps_of_all_layers_before(bottleneck, dtype):
 
 
 def test_the_first_maps_reach_the_last_layer_directly():
-    block = drawn(given.seeded(lambda: DenseBlock(2, 3, 2)))
+    block = with_drawn_norms(given.seeded(lambda: DenseBlock(2, 3, 2)))
     for layer in list(block)[:-1]:
         nn.init.zeros_(layer.h[0].conv.weight)  # no path through a layer in between
     x = (given.split(1, 2, 4, 4).images + 2).requires_grad_()  # above each mean, so that every ReLU passes it
@@ -123,7 +107,7 @@ def test_what_training_keeps_grows_with_the_square_of_layers():
 
 def test_a_transition_keeps_a_share_and_averages_pixels():
     assert [Transition(m, compression=c).outputs for m, c in ((100, 0.29), (7, 0.5), (9, 1))] == [29, 3, 9]
-    transition = drawn(given.seeded(lambda: Transition(6))).double()
+    transition = with_drawn_norms(given.seeded(lambda: Transition(6))).double()
     x = torch.randn(2, 6, 5, 8, generator=given.generator(), dtype=torch.float64)
     maps = transition[0].conv(transition[0].bn(x).relu())[:, :, :4]
     torch.testing.assert_close(transition(x), maps.reshape(2, 3, 2, 2, 4, 2).mean((3, 5)))

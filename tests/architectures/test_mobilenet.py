@@ -1,11 +1,11 @@
 """MobileNet: the counts of its tables, its two multipliers, the dense kernel inside it, small images."""
 
-import copy
 from fractions import Fraction
 
 import pytest
 import torch
-from given import equal, generator
+from given import generator
+from given_architectures import check_least_images, check_seed_and_copies
 from torch import nn
 from torch.nn.functional import conv2d
 
@@ -116,22 +116,12 @@ def test_strides_of_1_leave_16_places_of_small_images(side):
 
 @pytest.mark.parametrize("options", [{}, {"resolution": 0.3}, {"strides": (1, 1, 1, 2, 2)}, {"strides": (1,) * 5}])
 def test_it_takes_its_least_images_and_no_smaller_ones(options):
-    network = mobilenet(channels=1, **SMALL, **options).eval()
-    assert network(torch.zeros(1, 1, network.least, network.least)).shape == (1, 3)
-    with pytest.raises(ValueError, match=f"with {network.least} pixels? or more on each side"):
-        network(torch.zeros(1, 1, 64, network.least - 1))
+    check_least_images(mobilenet(channels=1, **SMALL, **options), (1, 3))
 
 
 def test_it_depends_on_its_seed_alone_and_can_be_copied():
-    state = torch.get_rng_state()
-    network = mobilenet(1, **SMALL)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert equal(network, mobilenet(1, **SMALL)) and not equal(network, mobilenet(2, **SMALL))
     images = torch.rand(1, 3, 32, 32, generator=generator(), dtype=torch.float64)
-    network, other = network.double().eval(), mobilenet(2, **SMALL).double().eval()
-    other.load_state_dict(network.state_dict())
-    for twin in (copy.deepcopy(network), other):
-        assert torch.equal(twin(images), network(images))
+    check_seed_and_copies(lambda seed: mobilenet(seed, **SMALL), images)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import copy
 import given
 import pytest
 import torch
+from given_architectures import with_drawn_norms, with_weights_of
 from torch import nn
 
 from lib import measure, models
@@ -17,22 +18,6 @@ from lib.architectures.residual_block import (
     shortcut_layers,
 )
 from lib.vision import torchvision
-
-
-def drawn(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, with batch norms that do not happen to be the identity."""
-    random = given.generator()
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for values in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                values.uniform_(0.5, 1.5, generator=random)
-    return network.eval()
-
-
-def with_weights_of(theirs: nn.Module, ours: nn.Module) -> nn.Module:
-    """Our network with their weights: both name them in the order in which they run."""
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    return ours
 
 
 @pytest.mark.parametrize(
@@ -71,7 +56,7 @@ def test_networks_for_large_images_have_torchvisions_counts(depth):
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
 def test_networks_for_large_images_give_torchvisions_answers(depth):
-    theirs = drawn(given.seeded(lambda: getattr(torchvision.models, f"resnet{depth}")(num_classes=7)))
+    theirs = with_drawn_norms(given.seeded(lambda: getattr(torchvision.models, f"resnet{depth}")(num_classes=7)))
     with torch.device("meta"):
         ours = imagenet_resnet(depth=depth, classes=7)
     ours = with_weights_of(theirs, ours.to_empty(device="cpu"))
@@ -95,7 +80,7 @@ def test_the_papers_stride_makes_three_convolutions_four_times_cheaper():
 
 def test_with_projections_it_is_the_networks_of_models():
     for depth, build in ((8, models.resnet8), (20, models.resnet20)):
-        theirs, ours = drawn(build(width=4)), cifar_resnet(depth=depth, width=0.25, shortcut="B").eval()
+        theirs, ours = with_drawn_norms(build(width=4)), cifar_resnet(depth=depth, width=0.25, shortcut="B").eval()
         ours.load_state_dict(theirs.state_dict())
         images = given.split(2, 3, 32, 32).images
         assert torch.equal(ours(images), theirs(images))
@@ -114,7 +99,7 @@ def test_without_a_residual_a_block_is_the_identity(build, dtype):
 
 @pytest.mark.parametrize("build", [BasicBlock, Bottleneck])
 def test_the_jacobian_has_the_identity_in_it(build):
-    block = drawn(given.seeded(lambda: build(4, 4))).double()
+    block = with_drawn_norms(given.seeded(lambda: build(4, 4))).double()
     x = torch.randn(1, 4, 3, 3, generator=given.generator(), dtype=torch.float64, requires_grad=True)
     whole, residual = (torch.autograd.functional.jacobian(f, x).reshape(36, 36) for f in (block, block.residual))
     active = (block(x) > 0).double().reshape(36, 1)
@@ -125,7 +110,7 @@ def test_the_jacobian_has_the_identity_in_it(build):
 
 def test_a_plain_block_is_its_residual_alone():
     for build in (BasicBlock, Bottleneck):
-        block = drawn(given.seeded(lambda build=build: build(8, 8, shortcut="none")))
+        block = with_drawn_norms(given.seeded(lambda build=build: build(8, 8, shortcut="none")))
         x = given.split(2, 8, 5, 5).images
         assert torch.equal(block(x), block.residual(x).relu())
         assert not torch.equal(block(x), (block.residual(x) + x).relu())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from given import equal, generator
+from given_architectures import check_least_images, check_seed_and_copies
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d
 
@@ -209,22 +210,13 @@ def test_small_images_reach_every_weight(side, shuffled):
 
 @pytest.mark.parametrize("strides", [(2, 2, 2, 2), (1, 1, 1, 1), (1, 2, 1, 2)])
 def test_it_takes_its_least_images_and_no_smaller_ones(strides):
-    network = shufflenet(**SMALL | {"strides": strides}).eval()
-    assert network(torch.zeros(1, 3, network.least, network.least)).shape == (1, 3)
-    with pytest.raises(ValueError, match=f"with {network.least} pixels? or more on each side"):
-        network(torch.zeros(1, 3, 64, network.least - 1))
+    check_least_images(shufflenet(**SMALL | {"strides": strides}), (1, 3))
 
 
 def test_it_depends_on_its_seed_alone_and_can_be_copied():
-    state = torch.get_rng_state()
-    network = shufflenet(1, **SMALL)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert equal(network, shufflenet(1, **SMALL)) and not equal(network, shufflenet(2, **SMALL))
     images = normal(1, 3, 32, 32)
-    network, other = network.double().eval(), shufflenet(2, **SMALL).double().eval()
-    other.load_state_dict(network.state_dict())
-    for twin in (copy.deepcopy(network), other):
-        assert torch.equal(twin(images), network(images))
+    check_seed_and_copies(lambda seed: shufflenet(seed, **SMALL), images)
+    network = shufflenet(1, **SMALL).eval()
     assert network.bfloat16()(images.bfloat16()).dtype == torch.bfloat16
 
 
