@@ -1,0 +1,135 @@
+"""What a morph may be asked of, and the proof that it keeps the function."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lib.morphism.shared.layers import Layer
+from lib.structure import proof
+from lib.structure.apart import answers, copied, twin
+from lib.structure.tracing import check as check_dense
+
+
+def check(model: nn.Module, example: Tensor) -> None:
+    """Raise ValueError for a network that cannot be morphed at all, and for inputs that are no example.
+
+    model: any network.
+    example: (n, ...).
+
+    >>> check(nn.Sequential(nn.Linear(2, 3)), torch.zeros(1, 2))
+    """
+    check_dense(model, example)
+    if isinstance(model, Layer):
+        raise ValueError(f"{type(model).__name__} is a bare layer: wrap it, as in nn.Sequential(layer)")
+    for name, value in model.named_parameters():
+        if value.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{name!r} is of {value.dtype}, in which weights that share are rounded too much: morph the network in"
+                " float32 or float64, and convert it afterwards"
+            )
+
+
+def check_noise(noise: float) -> None:
+    """Raise ValueError for noise that is negative or no number.
+
+    noise: 0 or more.
+
+    >>> check_noise(0.0)
+    """
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise must be a number of 0 or more, not {noise}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that is no whole number of 0 or more.
+
+    seed: to check.
+
+    >>> check_seed(0)
+    """
+    check_whole("seed", seed, least=0)
+
+
+def check_whole(name: str, value: int, *, least: int) -> None:
+    """Raise ValueError for what is no whole number, or too small.
+
+    name: of the argument.
+    value: to check.
+    least: the smallest that is accepted.
+
+    >>> check_whole("branches", 2, least=2)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")
+
+
+def draw(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal numbers on the CPU, so that they are the same on every device.
+
+    shape: of the result.
+    like: whose type and device the result has.
+    generator: of the CPU.
+    """
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like)
+
+
+def replaced(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Copy a network with another module in place of one of its own.
+
+    model: left as it was.
+    name: of the module to replace.
+    module: that takes its place, itself not copied.
+
+    >>> replaced(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), "1", nn.Tanh())[1]
+    Tanh()
+    """
+    copy = copied(model, {})
+    copy.set_submodule(name, module)
+    return copy
+
+
+def proved(model: nn.Module, morphed: nn.Module, example: Tensor, what: str, *, training: bool = True) -> nn.Module:
+    """Return the morphed network, after both gave the same answers in evaluation and in training mode.
+
+    In training mode, batch norm uses batch statistics; dropout and stochastic depth are held still. Outputs agree where
+    they differ by less than 1e-4 of the largest value, or where rounding is magnified, by 1e-6 of it in float64.
+
+    model: the network; left as it was.
+    morphed: the morphed one; left as it was.
+    example: inputs, (n, ...), of which up to eight are used; random ones where they are constant.
+    what: names the morph, for the error.
+    training: whether training mode is compared; default True.
+
+    Raises ValueError where they differ.
+    """
+    if training:
+        reason = proof.difference(model, morphed, (), example).replace("without them the network", "the larger network")
+    else:
+        gap = largest_difference(model, morphed, example[:8])
+        reason = f"the outputs differ by {gap:.1e} of the largest one" if not gap <= 1e-4 else ""
+    if reason:
+        raise ValueError(f"{what} would change what {type(model).__name__} computes: {reason}")
+    return morphed
+
+
+def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, training: bool = False) -> float:
+    """Compare what two networks compute: the largest difference of their outputs, in units of the largest output.
+
+    model, morphed: the two networks; left as they were.
+    inputs: that both take, (n, ...).
+    training: whether in training mode, with batch statistics but without dropout; default False, evaluation mode.
+
+    Raises ValueError where their outputs have different shapes.
+
+    >>> double = nn.Sequential(nn.Linear(2, 2, bias=False))
+    >>> largest_difference(double, copied(double, {}), torch.ones(1, 2))
+    0.0
+    """
+    pair = [answers(twin(network), inputs, training=training) for network in (model, morphed)]
+    shapes = [[tuple(value.shape) for value in outputs] for outputs in pair]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the outputs have the shapes {shapes[0]} and {shapes[1]}: they cannot be compared")
+    scale = max((float(value.abs().max()) for value in pair[0]), default=0.0)
+    gap = max((float((a - b).abs().max()) for a, b in zip(*pair, strict=True)), default=0.0)
+    return gap / scale if scale else (torch.inf if gap else 0.0)

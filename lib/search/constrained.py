@@ -1,0 +1,113 @@
+r"""Search under a cost: the candidates that a budget allows, or a fitness that falls when a budget is exceeded.
+
+Accuracy alone is no search where the largest network wins. Parameters, multiply-adds and latency are costs alike.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from lib.search.history import Space
+
+C = TypeVar("C")
+DRAWS = 10_000  # in vain, after which a space counts as one without an allowed candidate
+
+
+@dataclass(frozen=True)
+class Within(Generic[C]):
+    """The candidates of a space whose cost is at most ``limit``; a space itself.
+
+    space: of all candidates.
+    cost: of a candidate, in any unit.
+    limit: the largest cost that is allowed, in the same unit, above 0.
+
+    Raises ValueError for a limit that is not above 0, and where 10,000 draws find no candidate that it allows.
+
+    >>> from lib.search.chains import Chains
+    >>> space = Within(Chains(), Chains().multiply_adds, limit=100_000)
+    >>> len(list(space)), max(map(Chains().multiply_adds, space))
+    (113, 97536)
+    """
+
+    space: Space[C]
+    cost: Callable[[C], float]
+    limit: float
+
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
+        self.sample(np.random.default_rng(0))
+
+    def __iter__(self) -> Iterator[C]:
+        return filter(self._allowed, self.space)
+
+    def sample(self, random: np.random.Generator) -> C:
+        """Draw from the whole space until a candidate is allowed.
+
+        random: numpy's generator.
+        """
+        cheapest = math.inf
+        for _ in range(DRAWS):
+            candidate = self.space.sample(random)
+            cost = self.cost(candidate)
+            if cost <= self.limit:
+                return candidate
+            cheapest = min(cheapest, cost)
+        raise ValueError(
+            f"no candidate was found that costs {self.limit:g} or less: the cheapest of {DRAWS:,} costs {cheapest:g}"
+        )
+
+    def mutated(self, candidate: C, random: np.random.Generator) -> C:
+        """Draw an allowed neighbor; where 1,000 draws find none, any allowed candidate.
+
+        candidate: of the space.
+        random: numpy's generator.
+        """
+        for _ in range(1000):
+            neighbor = self.space.mutated(candidate, random)
+            if self._allowed(neighbor):
+                return neighbor
+        return self.sample(random)
+
+    def _allowed(self, candidate: C) -> bool:
+        return self.cost(candidate) <= self.limit
+
+
+def penalized(
+    evaluate: Callable[[C], float], cost: Callable[[C], float], *, limit: float, weight: float
+) -> Callable[[C], float]:
+    r"""Return a fitness that pays for what exceeds the limit (veniat2018learning, equation 1, as a gain).
+
+    .. math:: \text{fitness}(m) - \lambda \max\big(0, C(m) / \mathbf{C} - 1\big)
+
+    The paper's cost is not divided by its limit; dividing gives :math:`\lambda` the unit of the fitness.
+
+    evaluate: gives the fitness of a candidate.
+    cost: C, of a candidate, in any unit.
+    limit: the cost that is free, in the same unit, above 0.
+    weight: what twice the limit costs, in units of the fitness, 0 or more.
+
+    Raises ValueError for a limit or a weight that is not accepted.
+
+    >>> fitness = penalized(lambda n: 90.0, lambda n: n, limit=100, weight=50)
+    >>> fitness(80), fitness(120)
+    (90.0, 80.0)
+    """
+    _check_limit(limit)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must be a finite number of 0 or more, not {weight!r}")
+    return partial(_fitness, evaluate, cost, limit, weight)  # not a function in a function: processes can send it
+
+
+def _fitness(
+    evaluate: Callable[[C], float], cost: Callable[[C], float], limit: float, weight: float, candidate: C
+) -> float:
+    return evaluate(candidate) - weight * max(0.0, cost(candidate) / limit - 1)
+
+
+def _check_limit(limit: float) -> None:
+    if not 0 < limit < math.inf:
+        raise ValueError(f"limit must be a finite number above 0, not {limit!r}")
