@@ -14,7 +14,7 @@ from lib.book import chapters
 
 PROJECT = Path(__file__).parents[1]
 LIB = PROJECT / "lib"
-FOUNDATION = {"datasets", "coding", "figures", "structure"}  # folders on which every section may stand
+FOUNDATION = {"datasets", "coding", "figures", "structure", "search"}  # folders on which every section may stand
 BOOK = "book"  # what takes a chapter from its source to a page: no chapter and no technique imports it
 SECTIONS = {path.name for path in LIB.iterdir() if (path / "__init__.py").exists()} - FOUNDATION - {BOOK}
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
