@@ -25,7 +25,10 @@ class Zoo(Page):
         names = {row["id"]: row["name"] for row in catalogue.rows(self.root)}
         counts = matrix.tally(record)
         said = f"{counts['works']} of {sum(counts.values())} trials work; {counts['refused']} are refused by name."
-        reasons = [nodes.paragraph("", "", nodes.strong(text=names[id]), *refusals(record[id])) for id in record]
+        reasons = [
+            nodes.paragraph("", "", nodes.strong(text=names[id]), *refusals(record[id]), classes=["refusals"])
+            for id in record
+        ]
         why = fold([nodes.Text("Why the others are refused")], [r for r in reasons if len(r.children) > 1])
         return [nodes.paragraph(text=said), nodes.raw("", table(record, names), format="html"), why]
 
