@@ -20,6 +20,7 @@ from lib import evidence, imports
 from lib.book import chapters, files, fingerprints, last_run, processor
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
+OUTPUT_S = 120  # what a cell that has ended may still need to send its output; papermill gives it 4 s
 ONE_THREAD = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
 
 
@@ -126,6 +127,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 cwd=root / "chapters",
                 progress_bar=bar,
                 timeout_func=clock,
+                iopub_timeout=OUTPUT_S,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
             )
             loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
@@ -149,20 +151,24 @@ class _Clock:
     def __init__(self, chapter: str, cells: int, limits: dict[str, float]) -> None:
         self.chapter, self.cells, self.limits = chapter, cells, limits
         self.cell, self.last = 0, False
-        self.start = self.reported = time.monotonic()
+        self.start = self.reported = self.began = time.monotonic()
+        self.given = 0.0
 
     def __call__(self, cell: nbformat.NotebookNode) -> float:
         self.cell += 1
-        now = time.monotonic()
+        self.began = now = time.monotonic()
         if now - self.reported > 15:
             self.reported = now
             print(f"{self.chapter}: cell {self.cell} of {self.cells}, {now - self.start:.0f} s", flush=True)
         left = self.limits["chapter_s"] - (now - self.start)
         self.last = left < self.limits["cell_s"]  # nbclient counts whole seconds, so the limit that is near decides
-        return max(min(self.limits["cell_s"], left), 0.1)
+        self.given = max(min(self.limits["cell_s"], left), 0.1)
+        return self.given
 
     def exceeded(self) -> str:
         """Which limit a cell exceeded that was stopped."""
+        if time.monotonic() - self.began < self.given - 1:  # nbclient says the same of both
+            return f"cell [{self.cell}] ended, but its output did not come in {OUTPUT_S} s: the machine is too busy"
         if self.last:
             return f"the chapter exceeded its limit of {self.limits['chapter_s']:g} s, in cell [{self.cell}]"
         return f"cell [{self.cell}] exceeded the limit of {self.limits['cell_s']:g} s for one cell"

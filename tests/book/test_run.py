@@ -15,6 +15,7 @@ from small_book import KEY, copy_book, results
 
 from lib.__main__ import main
 from lib.book import chapters, fingerprints, last_run
+from lib.book import run as book_run
 from lib.book.run import ChapterFailed, run
 
 pytestmark = pytest.mark.book
@@ -102,6 +103,14 @@ def test_a_failed_chapter_says_why_and_leaves_no_results(small_book, add_chapter
     assert said["seconds"] > 0
     partial = nbformat.read(last_run.output(small_book, "bad", "quick", ".failed.ipynb"), as_version=4)
     assert "so far" in json.dumps(partial)
+
+
+def test_output_that_does_not_come_is_no_exceeded_limit(small_book, add_chapter, monkeypatch):
+    """A cell had ended, but its kernel got no time to send what it wrote."""
+    add_chapter("bad", "for _ in range(20): print('so far')\n")
+    monkeypatch.setattr(book_run, "OUTPUT_S", 0)
+    with pytest.raises(ChapterFailed, match=r"cell \[1\] ended, but its output did not come in 0 s"):
+        run(small_book, "bad", "quick")
 
 
 def test_a_failure_ends_what_an_earlier_run_left(small_book):
