@@ -24,7 +24,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from lib.self_organization.shared import inputs, schedules
 
-ROUNDING = 2.0**-54  # a smaller share of the way to a sample is lost in float64's last bit
 ROW = {"square": 1.0, "hexagonal": 3**0.5 / 2}  # distance of two rows; neighbors in a row are 1 apart
 
 
@@ -250,16 +249,6 @@ def _distance(unit: np.ndarray, sample: np.ndarray) -> float:
 
 
 @numba.njit(cache=True)
-def _nearest_unit(weights: np.ndarray, sample: np.ndarray) -> int:
-    least, nearest = np.inf, 0
-    for i in range(len(weights)):
-        distance = _distance(weights[i], sample)
-        if distance < least:
-            least, nearest = distance, i
-    return nearest
-
-
-@numba.njit(cache=True)
 def train(
     weights: np.ndarray,
     samples: np.ndarray,
@@ -286,9 +275,14 @@ def train(
     units, features = weights.shape
     near_across, near_down = np.empty(across.max() + 1), np.empty(down.max() + 1)
     # method
-    c = _nearest_unit(weights, samples[order[0]])
     for t in range(len(order)):
-        x, following = samples[order[t]], samples[order[min(t + 1, len(order) - 1)]]
+        x = samples[order[t]]
+        # c = argmin_i |x - w_i|
+        least, c = np.inf, 0
+        for i in range(units):
+            distance = _distance(weights[i], x)
+            if distance < least:
+                least, c = distance, i
         # exp(-|r_c - r_i|^2 / 2 sigma^2) is a product of one factor for each direction,
         # so a grid needs few of them
         spread = max(2 * radii[t] * radii[t], 1e-300)
@@ -296,19 +290,12 @@ def train(
             near_across[k] = np.exp(-((k * step) ** 2) / spread)
         for k in range(len(near_down)):
             near_down[k] = np.exp(-((k * row) ** 2) / spread)
-        # w_i += eta exp(-|r_c - r_i|^2 / 2 sigma^2) (x - w_i), and the next c = argmin_i |x - w_i|
-        # in the same pass: a unit that has just moved is still in the cache
-        least, nearest = np.inf, 0
+        # w_i += eta exp(-|r_c - r_i|^2 / 2 sigma^2) (x - w_i)
         for i in range(units):
             near = near_across[abs(across[i] - across[c])] * near_down[abs(down[i] - down[c])] * rates[t]
             w = weights[i]
-            if near > ROUNDING:
-                for k in range(features):
-                    w[k] += near * (x[k] - w[k])
-            distance = _distance(w, following)
-            if distance < least:
-                least, nearest = distance, i
-        c = nearest
+            for k in range(features):
+                w[k] += near * (x[k] - w[k])
     # end of method
 
 
