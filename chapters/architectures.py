@@ -89,6 +89,7 @@ from lib.architectures.mobilenet import mobilenet
 from lib.architectures.shared import onnx, roofline
 from lib.architectures.shared.activations import peak_activation_bytes
 from lib.architectures.shared.memory import keep_memory
+from lib.architectures.shared.receptive_field import receptive_field
 from lib.architectures.shufflenet import shufflenet
 from lib.architectures.squeeze_segnet import segnet, squeeze_segnet
 from lib.datasets import Split
@@ -646,7 +647,7 @@ torch.testing.assert_close(
     second_conv(first_conv(images)), nn.functional.conv2d(images, kernel)
 )
 pair = filter_sizes.stack(4, 4, filter_sizes.threes(5))
-assert filter_sizes.receptive_field(pair, (4, 11, 11)) == (5, 5)
+assert receptive_field(pair, (4, 11, 11)) == (5, 5)
 
 # %% [markdown]
 # **An experiment.** A small classifier of digits holds one stack in each of two places, with a pool between them, and ends with the mean of each map.

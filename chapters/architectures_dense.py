@@ -86,7 +86,7 @@ from lib import (
 )
 from lib.architectures import hourglass as glasses
 from lib.architectures import squeeze_segnet as scenery
-from lib.architectures.shared import landmarks
+from lib.architectures.shared import encoder_decoder, key_points, landmarks
 from lib.architectures.squeezenet import fire_sizes
 from lib.binarization import bulat_binary_block as bulat
 from lib.binarization.shared import inference
@@ -136,8 +136,8 @@ def decided(values):  # whether seeds leave the sign open
 
 # %% tags=["remove-input"]
 figures.show_source(
-    scenery.unpool,
-    scenery.EncoderDecoder.forward,
+    encoder_decoder.unpool,
+    encoder_decoder.EncoderDecoder.forward,
     scenery.DFire.forward,
     scenery.LightDFire,
 )
@@ -152,7 +152,7 @@ for kernel in (2, 3):
     options = {"stride": 2, "ceil_mode": True, "return_indices": True}
     p, places = nn.functional.max_pool2d(x, kernel, **options)
     y = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-    u = scenery.unpool(y, places, x.shape)
+    u = encoder_decoder.unpool(y, places, x.shape)
     torch.testing.assert_close((u * x).sum(), (y * p).sum())
 with torch.device("meta"):  # layers without numbers, to count them
     whole = {
@@ -404,7 +404,7 @@ figures.show(
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(glasses.Hourglass.forward, landmarks.heatmaps, glasses.pck)
+figures.show_source(glasses.Hourglass.forward, landmarks.heatmaps, key_points.pck)
 
 # %% [markdown]
 # **An exact check.** With blocks that multiply by a number, an hourglass of depth one is $s\, x + \operatorname{up}(b\, c\, a \operatorname{pool}(x))$.
@@ -543,13 +543,15 @@ finders = trained(
 seen = {kind: maps_of(nets, digits.test.images) for kind, nets in finders.items()}
 curves = {
     kind: [
-        [glasses.pck(maps, truths["test"], distance=d) for maps in seen[kind]]
+        [key_points.pck(maps, truths["test"], distance=d) for maps in seen[kind]]
         for d in distances
     ]
     for kind in kinds
 }
 pck = {
-    kind: [glasses.pck(maps, truths["test"], distance=distance) for maps in seen[kind]]
+    kind: [
+        key_points.pck(maps, truths["test"], distance=distance) for maps in seen[kind]
+    ]
     for kind in kinds
 }
 blind = {
@@ -760,7 +762,7 @@ seekers = trained(
 at = {kind: maps_of(nets, test.images) for kind, nets in seekers.items()}
 near = {
     kind: [
-        glasses.pck(maps, centers["test"], distance=height / 10) for maps in at[kind]
+        key_points.pck(maps, centers["test"], distance=height / 10) for maps in at[kind]
     ]
     for kind in kinds
 }
@@ -850,7 +852,7 @@ figures.show(
 x = torch.randn(1, 1, 9, 9, generator=generator, dtype=torch.float64)
 p, places = nn.functional.max_pool2d(x, 3, 2, return_indices=True)
 p.requires_grad_()
-adds = partial(scenery.unpool, places=places, size=x.shape)
+adds = partial(encoder_decoder.unpool, places=places, size=x.shape)
 options = {"indices": places, "kernel_size": 3, "stride": 2, "output_size": (9, 9)}
 writes = partial(nn.functional.max_unpool2d, **options)
 assert torch.autograd.gradcheck(adds, p)
@@ -865,7 +867,7 @@ assert not torch.autograd.gradcheck(writes, p, raise_exception=False)
 x, left = torch.randn(1, 50, 63, 63, generator=generator), {}
 for kernel in (2, 3):
     p, places = nn.functional.max_pool2d(x, kernel, 2, return_indices=True)
-    back = scenery.unpool(p, places, x.shape)
+    back = encoder_decoder.unpool(p, places, x.shape)
     left[kernel] = 100 * back.count_nonzero().item() / back.numel()
 evidence.answer(
     f"With two pixels, one in four: {left[2]:.0f} % here, where the last row and column are in no window. With three, {left[3]:.0f} %, since windows share maxima. The filters after an unpool fill the gaps."
@@ -880,7 +882,7 @@ def everywhere(values, places, size):
     return nn.functional.interpolate(values, size[2:])
 
 
-with mock.patch.object(scenery, "unpool", everywhere):
+with mock.patch.object(encoder_decoder, "unpool", everywhere):
     lost = segmentation.evaluate(nets["segnet"][0], check, **labeled)
 kept = segmentation.evaluate(nets["segnet"][0], check, **labeled)
 evidence.answer(

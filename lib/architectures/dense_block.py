@@ -17,7 +17,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lib.architectures.shared.network import Network, check_sizes
+from lib.architectures.shared.network import Network
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}

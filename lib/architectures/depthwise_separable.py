@@ -22,8 +22,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
 from lib.architectures.shared.strides import check_strides, least
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {"none": lambda: None, "relu": nn.ReLU, "elu": nn.ELU}

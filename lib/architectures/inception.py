@@ -13,19 +13,19 @@ has 3 x 3 filters in place of 5 x 5, batch norm in place of biases and local res
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import running, training
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib import training
+from lib.architectures.shared.heads import WithHeads
+from lib.architectures.shared.network import Network, scaled
+from lib.arguments import check_sizes
 from lib.datasets import Split
 from lib.seeding import seeded
-from lib.training import FitOptions, Lesson
+from lib.training import FitOptions
 
 
 class Sizes(NamedTuple):
@@ -209,77 +209,44 @@ class Head(nn.Module):
         return self.fc2(self.dropout(torch.relu(self.fc1(maps.flatten(1)))))
 
 
-class WithHeads(nn.Module):
-    r"""A network to train together with its auxiliary heads, and what ``training.fit`` takes as ``teaching`` for it.
-
-    .. math:: L = \ell(z, y) + w \sum_h \ell(z_h, y)
+def with_heads(
+    network: Network,
+    *,
+    seed: int = 0,
+    weight: float = 0.3,
+    filters: int = 128,
+    hidden: int = 1024,
+    loss: str | training.Loss = "cross_entropy",
+) -> WithHeads:
+    """Put the two auxiliary heads on a GoogLeNet, to train them together (szegedy2015going, section 5).
 
     network: what :func:`googlenet` builds; it is trained in place, and holds no head.
     seed: of the initial weights of the heads, default 0.
-    weight: w of the loss of each head, 0 or more, default 0.3.
+    weight: of the loss of each head, 0 or more, default 0.3.
     filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.
     loss: "cross_entropy" (default) or another one of ``training.fit``.
 
-    Input and output are those of the network, in both modes.
     Raises ValueError for a network without the modules that the heads read, and for numbers that are not accepted.
 
     >>> from lib import measure
     >>> with torch.device("meta"):
-    ...     model = WithHeads(googlenet(large=3, batch_norm=True))
+    ...     model = with_heads(googlenet(large=3, batch_norm=True))
     >>> measure.parameters(model.network), measure.parameters(model.heads)
     (6624904, 6379984)
     """
-
-    def __init__(
-        self,
-        network: Network,
-        *,
-        seed: int = 0,
-        weight: float = 0.3,
-        filters: int = 128,
-        hidden: int = 1024,
-        loss: str | training.Loss = "cross_entropy",
-    ) -> None:
-        layers = dict(network.named_children())
-        read = {name: layer for name in HEADS if isinstance(layer := layers.get(name), Inception)}
-        last = layers.get("fc")
-        if len(read) < len(HEADS) or not isinstance(last, nn.Linear):
-            raise ValueError(f"the heads need a network with {', '.join(HEADS)} and fc, as googlenet builds it")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise ValueError(f"weight must be a finite number of 0 or more, not {weight!r}")
-        if not callable(loss) and loss not in training.LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(training.LOSSES)}, or a function, not {loss!r}")
-        super().__init__()
-        self.network, self.weight = network, weight
-        self.loss = loss if callable(loss) else training.LOSSES[loss]
-        normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-        sizes = {"filters": filters, "hidden": hidden}
-        with seeded(seed):
-            heads = {n: Head(m.outputs, last.out_features, batch_norm=normalized, **sizes) for n, m in read.items()}
-            self.heads = nn.ModuleDict(heads).to(last.weight)
-            _initialize(self.heads)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
-
-    @contextmanager
-    def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> Iterator[Lesson]:
-        """Give the loss of network and heads, as :class:`lib.training.Teaching` asks for it.
-
-        student: this model itself.
-        split, augmented: not used.
-        """
-        if student is not self:
-            raise ValueError(f"these heads teach their own network, not another {type(student).__name__}")
-        with running.captured(self.network, self.heads) as flow:
-
-            def total(outputs: Tensor, labels: Tensor, images: Tensor, samples: Tensor) -> Tensor:
-                # method
-                by_heads = [self.loss(head(flow.outputs[name]), labels) for name, head in self.heads.items()]
-                return self.loss(outputs, labels) + self.weight * torch.stack(by_heads).sum()
-                # end of method
-
-            yield total
+    layers = dict(network.named_children())
+    read = {name: layer for name in HEADS if isinstance(layer := layers.get(name), Inception)}
+    last = layers.get("fc")
+    if len(read) < len(HEADS) or not isinstance(last, nn.Linear):
+        raise ValueError(f"the heads need a network with {', '.join(HEADS)} and fc, as googlenet builds it")
+    normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    sizes = {"filters": filters, "hidden": hidden}
+    with seeded(seed):
+        heads = {n: Head(m.outputs, last.out_features, batch_norm=normalized, **sizes) for n, m in read.items()}
+        model = WithHeads(network, heads, weight=weight, loss=loss)
+        model.heads.to(last.weight)
+        _initialize(model.heads)
+    return model
 
 
 def fit(
@@ -304,7 +271,7 @@ def fit(
     options: how to train, as in :class:`lib.training.FitOptions`.
 
     Returns the mean loss of each epoch, with that of the heads.
-    Raises TypeError for other options, and ValueError for what :class:`WithHeads` or ``training.fit`` refuses.
+    Raises TypeError for other options, and ValueError for what :func:`with_heads` or ``training.fit`` refuses.
 
     >>> twos = Sizes(2, 2, 2, 2, 2, 2)
     >>> modules = {"inception4a": Inception(3, twos), "inception4d": Inception(8, twos)}
@@ -316,7 +283,7 @@ def fit(
     """
     training.check_options(options)
     loss = options.get("loss", "cross_entropy")
-    model = WithHeads(network, seed=seed, weight=weight, filters=filters, hidden=hidden, loss=loss)
+    model = with_heads(network, seed=seed, weight=weight, filters=filters, hidden=hidden, loss=loss)
     with seeded(seed):  # dropout
         return training.fit(model, split, epochs=epochs, seed=seed, teaching=model, **options)
 

@@ -18,8 +18,9 @@ from itertools import count
 from torch import Tensor, nn
 
 from lib.architectures.depthwise_separable import DepthwiseSeparable
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
 from lib.architectures.shared.strides import check_strides, least
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 

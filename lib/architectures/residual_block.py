@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
+from lib.arguments import check_sizes
 from lib.models import ResidualBlock
 from lib.seeding import seeded
 

@@ -23,8 +23,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
 from lib.architectures.shared.strides import check_strides, least
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 OUTPUTS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # groups -> channels of the first stage (table 1)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import weights
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 Filters = Literal["full", "separable", "fused", "fused separable"]

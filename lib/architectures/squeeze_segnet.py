@@ -16,103 +16,26 @@ SegNet, in the layout of a public implementation; we could not read the paper's 
 ours, and has more than ten times fewer: a DFire module is a fire module and then the squeeze, and the detour through
 1000 maps between encoder and decoder is gone.
 
-SqueezeNet's pools overlap, so a maximum is often that of a neighboring window too. There we add the values. torch's
-max_unpool2d, which the public implementation uses, writes one of them over the other, yet sends the gradient to both.
-SegNet's pools do not overlap, so nothing is added there.
+SqueezeNet's pools overlap, so a maximum is often that of a neighboring window too. There we add the values, unlike the
+public implementation (:func:`lib.architectures.shared.encoder_decoder.unpool`). SegNet's pools do not overlap, so
+nothing is added there.
 
 Left out: the weights of VGG16 and SqueezeNet from ImageNet, with which the papers begin.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lib.architectures.shared.network import Network, check_images, check_sizes, scaled
+from lib.architectures.shared.encoder_decoder import EncoderDecoder
+from lib.architectures.shared.network import scaled
 from lib.architectures.squeezenet import VERSIONS, Fire, fire_sizes
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # filters of each stage
-
-
-def unpool(values: Tensor, places: Tensor, size: torch.Size) -> Tensor:
-    """Put the values where a pool found its maxima, and zeros elsewhere.
-
-    values: (n, channels, height, width) as pooled.
-    places: of the maxima, as ``max_pool2d`` returns them for each value: row times width plus column.
-    size: of the result, that of what was pooled, (n, channels, height, width).
-
-    Values of one place are added, so it is the transpose of the pool that ``places`` describe. For a pool without
-    overlap it is what ``max_unpool2d`` computes.
-
-    >>> image = torch.tensor([[[[1.0, 2.0, 0.0], [3.0, 0.0, 5.0]]]])
-    >>> pooled, places = functional.max_pool2d(image, 2, ceil_mode=True, return_indices=True)
-    >>> unpool(pooled, places, image.shape).tolist()
-    [[[[0.0, 0.0, 0.0], [3.0, 0.0, 5.0]]]]
-    """
-    # method
-    flat = values.new_zeros(*size[:2], size[2] * size[3])
-    # u_j = sum of y_k over the k with i_k = j
-    return flat.scatter_add(2, places.flatten(2), values.flatten(2)).reshape(size)
-    # end of method
-
-
-class EncoderDecoder(Network):
-    """Stages with a pool after each, a middle, and as many stages with an unpool before each.
-
-    encoder: stages in the order in which they run; a pool of stride 2 follows each.
-    middle: what runs between the last pool and the first unpool.
-    decoder: stages in the order in which they run. The first one gets what the last pool's places unpool, and so on
-        backwards, so each takes as many channels as the encoder's stage of that pool gives.
-    channels: of the images.
-    least: smallest height and width.
-    kernel: of the pools, 2 or 3 pixels; those of 3 overlap, and look over the border to miss no pixel.
-
-    Input (n, channels, height, width), output (n, classes, height, width), cut where the last stage gives more pixels.
-    Raises ValueError for another kernel or number of stages, and in the forward pass for images of other channels, or
-    smaller than ``least``.
-    """
-
-    encoder: nn.ModuleList
-    middle: nn.Module
-    decoder: nn.ModuleList
-
-    def __init__(
-        self,
-        encoder: Sequence[nn.Module],
-        middle: nn.Module,
-        decoder: Sequence[nn.Module],
-        *,
-        channels: int,
-        least: int,
-        kernel: int,
-    ) -> None:
-        if kernel not in (2, 3) or len(encoder) != len(decoder):
-            raise ValueError(
-                "a pool of 2 or 3 pixels and as many stages in the decoder as in the encoder are needed, not a pool of"
-                f" {kernel} and {len(encoder)} and {len(decoder)} stages"
-            )
-        layers = OrderedDict[str, nn.Module](encoder=nn.ModuleList(encoder), middle=middle)
-        super().__init__(layers | OrderedDict(decoder=nn.ModuleList(decoder)), channels=channels, least=least)
-        self.kernel = kernel
-
-    def forward(self, images: Tensor) -> Tensor:
-        check_images(images, channels=self.channels, least=self.least)
-        # method
-        x, pools = images, []
-        for stage in self.encoder:
-            x = stage(x)
-            size = x.shape
-            x, places = functional.max_pool2d(x, self.kernel, 2, ceil_mode=self.kernel > 2, return_indices=True)
-            pools.append((places, size))
-        x = self.middle(x)
-        for stage in self.decoder:
-            x = stage(unpool(x, *pools.pop()))
-        # end of method
-        return x[..., : images.shape[2], : images.shape[3]]
 
 
 def segnet(seed: int = 0, *, channels: int = 3, classes: int = 11, width: float = 1.0) -> EncoderDecoder:

@@ -25,7 +25,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib.architectures.shared.network import Network, check_sizes, scaled
+from lib.architectures.shared.network import Network, scaled
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 
 OPERATIONS = ("conv3", "conv1", "separable3", "skip")
@@ -158,11 +159,9 @@ class Chains:
     classes: int = 10
 
     def __post_init__(self) -> None:
-        least = {"pools": 0, "positions": self.pools + 1, "width": 1, "channels": 1, "classes": 2}
-        for name, fewest in (*least.items(), ("size", 2**self.pools if isinstance(self.pools, int) else 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-                raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+        check_sizes({"pools": self.pools}, {"pools": 0})
+        sizes = {name: getattr(self, name) for name in ("positions", "width", "channels", "classes", "size")}
+        check_sizes(sizes, {"positions": self.pools + 1, "size": 2**self.pools})
         if not self.operations or len(set(self.operations)) < len(self.operations):
             raise ValueError(f"operations must be one or more different names, not {self.operations!r}")
         for operation in self.operations:

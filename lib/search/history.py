@@ -8,6 +8,8 @@ from typing import Generic, Protocol, TypeVar
 import joblib
 import numpy as np
 
+from lib.arguments import check_sizes
+
 C = TypeVar("C")
 
 
@@ -96,6 +98,4 @@ def check_budget(budget: int, seed: int, *, least: int = 1) -> None:
     seed: 0 or more.
     least: the smallest budget, default 1.
     """
-    for name, value, fewest in (("budget", budget, least), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+    check_sizes({"budget": budget, "seed": seed}, {"budget": least, "seed": 0})

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lib.arguments import check_sizes
 from lib.search.history import Evaluation, History, Space, check_budget, evaluated
 
 C = TypeVar("C")
@@ -46,9 +47,7 @@ def search(
     >>> str(history.best.candidate)
     'skip skip skip skip'
     """
-    for name, size in (("population", population), ("tournament", tournament), ("jobs", jobs)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of 1 or more, not {size!r}")
+    check_sizes({"population": population, "tournament": tournament, "jobs": jobs})
     check_budget(budget, seed, least=population)
     random = np.random.default_rng(seed)
     # method

@@ -23,8 +23,9 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from lib.arguments import check_sizes
 from lib.seeding import seeded
-from lib.supergraphs.shared.convolutions import Interleaved, Neighbors, check_sizes, normalized
+from lib.supergraphs.shared.convolutions import Interleaved, Neighbors, normalized
 from lib.supergraphs.shared.graph import Edge, Graph
 from lib.supergraphs.shared.supernetwork import SuperNetwork
 
@@ -96,7 +97,7 @@ def fabric(
     (torch.Size([2, 10]), 26)
     """
     sizes = {"layers": layers, "size": size, "width": width, "channels": channels, "classes": classes}
-    check_sizes(sizes, {"layers": 2, "classes": 2})
+    check_sizes(sizes, {"layers": 2})
     if size & (size - 1):
         raise ValueError(f"size must be a power of two, not {size}: pad or resize the images")
     if connections not in get_args(Connections):

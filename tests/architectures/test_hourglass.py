@@ -1,4 +1,4 @@
-"""The hourglass: its equation, its counts, its blocks on bits with equal answers, its loss and its score."""
+"""The hourglass: its equation, its counts, its blocks on bits with equal answers, and its loss."""
 
 import copy
 import math
@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from lib import measure, storage, training
-from lib.architectures.hourglass import Hourglass, Stacks, hourglass, pck, squared_error
-from lib.architectures.shared.landmarks import Landmarks, extreme_points, heatmaps
+from lib.architectures.hourglass import Hourglass, Stacks, hourglass, squared_error
+from lib.architectures.shared.key_points import pck
+from lib.architectures.shared.landmarks import extreme_points, heatmaps
 from lib.binarization.bulat_binary_block import BinaryBlock, Bottleneck, equal_width
 from lib.binarization.shared import inference
 from lib.binarization.shared.signs import Binarized
@@ -222,36 +223,6 @@ def test_training_finds_points_and_the_cache_keeps_it(kind, tmp_path, monkeypatc
     assert scores[1] > 40 > scores[0]
 
 
-def test_correct_key_points_are_counted_one_by_one():
-    points = Landmarks(
-        torch.rand(20, 3, 2, generator=given.generator()) * torch.tensor([12, 20]) - 0.5,
-        torch.rand(20, 3, generator=given.generator(1)) < 0.7,
-        (12, 20),
-    )
-    maps = images(20, 3, 6, 5)
-    for distance in (0, 2.0, 5, 30):
-        right = []
-        for i in range(20):
-            for j in range(3):
-                if points.visible[i, j]:
-                    r, c = divmod(maps[i, j].argmax().item(), 5)
-                    y, x = points.points[i, j].tolist()
-                    right.append(math.hypot(2 * r + 0.5 - y, 4 * c + 1.5 - x) <= distance)
-        assert pck(maps, points, distance=distance) == pytest.approx(100 * sum(right) / len(right))
-    assert pck(maps, points, distance=30) == 100
-
-
-def test_maps_of_the_points_themselves_are_all_correct():
-    _, points = toy()
-    assert pck(heatmaps(points, size=(12, 12)), points, distance=0) == 100
-
-
-def test_what_is_not_visible_does_not_count():
-    points = Landmarks(torch.tensor([[[0.0, 0.0], [math.nan, 5.0]]]), torch.tensor([[True, False]]), (3, 3))
-    maps = torch.zeros(1, 2, 3, 3)
-    assert pck(maps, points, distance=0) == 100
-
-
 @pytest.mark.parametrize("size", ["channels", "maps", "features", "depth", "stacks", "stride"])
 def test_sizes_below_1_are_refused(size):
     for value in (0, -1, 1.5, True):
@@ -260,25 +231,12 @@ def test_sizes_below_1_are_refused(size):
 
 
 def test_bad_input_is_refused():
-    points = Landmarks(torch.zeros(2, 3, 2), torch.ones(2, 3, dtype=torch.bool), (4, 4))
-    hidden = Landmarks(torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool), (4, 4))
-    maps = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match="depth must be a whole number of 1 or more, not 0"):
         Hourglass(0, 4, BLOCKS["block"])
     with pytest.raises(ValueError, match="stacks must be a whole number of 1 or more, not 0"):
         Stacks(0, 1, 4, 1, BLOCKS["block"])
     with pytest.raises(ValueError, match=r"4, 8, 12, ... outputs, not 6 and 6"):
         network("block", features=6)
-    for distance in (-1, math.nan, math.inf, "1"):
-        with pytest.raises(ValueError, match="distance must be a finite number of 0 or more"):
-            pck(maps, points, distance=distance)
-    for other in (maps[:1], maps[:, :2], maps[0]):
-        with pytest.raises(ValueError, match=r"do not fit points \(2, 3, 2\)"):
-            pck(other, points, distance=1)
-    with pytest.raises(ValueError, match="no point is visible"):
-        pck(maps, hidden, distance=1)
-    with pytest.raises(ValueError, match="finite numbers"):
-        pck(maps * math.nan, points, distance=1)
     for outputs, targets in (
         ((2, 4, 4, 4), (2, 3, 4, 4)),
         ((2, 6, 4, 3), (2, 3, 4, 4)),

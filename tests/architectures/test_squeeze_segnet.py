@@ -1,4 +1,4 @@
-"""SegNet and Squeeze-SegNet: counts, the transposed pool, matching places, torchvision's encoders, any size."""
+"""SegNet and Squeeze-SegNet: counts, torchvision's encoders, any size."""
 
 import copy
 from itertools import pairwise
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib import measure, training
-from lib.architectures.squeeze_segnet import DFire, EncoderDecoder, LightDFire, segnet, squeeze_segnet, unpool
+from lib.architectures.squeeze_segnet import DFire, LightDFire, segnet, squeeze_segnet
 from lib.datasets import Split
 from lib.segmentation import PixelCrossEntropy, class_weights, evaluate
 from lib.vision import torchvision
@@ -55,54 +55,6 @@ def test_ours_has_ten_times_fewer_parameters_than_segnet(width):
     assert whole >= 10 * measure.parameters(on_meta(NETWORKS["light"], width=width))
     assert 3.5 < whole / measure.parameters(on_meta(squeeze_segnet, width=width)) < 4.2
     assert measure.parameters(on_meta(squeeze_segnet, light=True)) == 2_414_827
-
-
-@pytest.mark.parametrize("kernel", [2, 3])
-@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (1, 2, 9, 7)])
-def test_unpooling_is_the_transpose_of_the_pool(kernel, shape):
-    x = images(*shape, dtype=torch.float64).requires_grad_()
-    pooled, places = functional.max_pool2d(x, kernel, 2, ceil_mode=True, return_indices=True)
-    y = images(*pooled.shape, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(pooled, x, y)  # the pool's gradient is its transpose
-    assert torch.equal(unpool(y, places, x.shape), expected)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (1, 2, 9, 7)])
-def test_without_overlap_it_is_torchs_and_keeps_the_maxima(shape):
-    x = images(*shape)
-    pooled, places = functional.max_pool2d(x, 2, return_indices=True)
-    back = unpool(pooled, places, x.shape)
-    assert torch.equal(back, functional.max_unpool2d(pooled, places, 2, output_size=x.shape[2:]))
-    kept = back != 0
-    assert torch.equal(back[kept], x[kept]) and kept.sum() == pooled.numel()
-    positive = unpool(pooled.abs(), places, x.shape)
-    assert torch.equal(functional.max_pool2d(positive, 2), pooled.abs())
-
-
-def test_its_gradient_is_right_where_pools_overlap_and_torchs_is_not():
-    x = images(1, 1, 9, 9, dtype=torch.float64)
-    pooled, places = functional.max_pool2d(x, 3, 2, return_indices=True)
-    assert places.unique().numel() < places.numel()
-    pooled.requires_grad_()
-    assert torch.autograd.gradcheck(lambda y: unpool(y, places, x.shape), pooled)
-    torchs = lambda y: functional.max_unpool2d(y, places, 3, 2, output_size=(9, 9))  # noqa: E731
-    assert not torch.autograd.gradcheck(torchs, pooled, raise_exception=False)
-
-
-def test_places_are_those_of_the_matching_stage():
-    same = [nn.Identity() for _ in range(3)]
-    network = EncoderDecoder(same, nn.Identity(), same, channels=2, least=8, kernel=2)
-    x = images(3, 2, 17, 12)
-    found = network(x)
-    expected = torch.zeros_like(x)
-    for r in range(0, 16, 8):  # of each 8 x 8 pixels the largest one stays, where it was; the last row is in none
-        window = x[:, :, r : r + 8, :8]
-        place = window.flatten(2).argmax(2)
-        for n in range(3):
-            for c in range(2):
-                row, column = divmod(place[n, c].item(), window.shape[3])
-                expected[n, c, r + row, column] = window[n, c, row, column]
-    assert torch.equal(found, expected)
 
 
 def test_the_encoder_computes_what_torchvisions_squeezenet_does():
@@ -236,7 +188,3 @@ def test_modules_that_no_network_has_are_refused():
     for kind in (DFire, LightDFire):
         with pytest.raises(ValueError, match="expand3x3 must be a whole number of 1 or more, not 0"):
             kind(8, 4, 0, 4)
-    one = [nn.Identity()]
-    for decoder, kernel in ((one, 4), (2 * one, 2)):
-        with pytest.raises(ValueError, match="a pool of 2 or 3 pixels and as many stages"):
-            EncoderDecoder(one, nn.Identity(), decoder, channels=1, least=2, kernel=kernel)

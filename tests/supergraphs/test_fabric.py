@@ -1,4 +1,4 @@
-"""Fabrics against exact counts, the chains that they hold, and transposed convolutions."""
+"""Fabrics against exact counts, and the chains that they hold."""
 
 import itertools
 
@@ -12,7 +12,6 @@ from torch.nn import functional
 from lib import running, training
 from lib.datasets import Split, load
 from lib.supergraphs.fabric import fabric, trellis
-from lib.supergraphs.shared.convolutions import Interleaved, Neighbors
 from lib.supergraphs.shared.supernetwork import plain
 
 
@@ -86,25 +85,6 @@ def test_convolutions_have_as_many_weights_as_the_edges_say(connections, each):
     network = fabric(layers=4, size=8, width=5, connections=connections)
     weights = sum(p.numel() for p in network.layers.parameters() if p.dim() == 4)
     assert weights == (6 + 3 * 10) * each
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_sparse_layer_is_a_dense_one_with_a_band(stride):
-    layer = given.seeded(lambda: Neighbors(6, stride).double())
-    dense = torch.zeros(6, 6, 3, 3, dtype=torch.float64)
-    for c, offset in itertools.product(range(6), (-1, 0, 1)):
-        if 0 <= c + offset < 6:
-            dense[c, c + offset] = layer.conv.weight[c, offset + 1].detach()
-    x = torch.rand(2, 6, 8, 8, generator=given.generator()).double()
-    torch.testing.assert_close(layer(x), functional.conv2d(x, dense, stride=stride, padding=1))
-
-
-def test_reading_a_coarser_scale_is_a_transposed_convolution():
-    x = torch.rand(2, 3, 4, 5, generator=given.generator()).double()
-    weight = torch.rand(6, 3, 3, 3, generator=given.generator(1)).double()
-    turned = weight.flip(2, 3).transpose(0, 1)
-    expected = functional.conv_transpose2d(x, turned, stride=2, padding=1, output_padding=1)
-    torch.testing.assert_close(functional.conv2d(Interleaved()(x), weight, padding=1), expected)
 
 
 @pytest.mark.parametrize("connections", ["dense", "sparse"])

@@ -1,7 +1,14 @@
-"""What several architectures use.
+"""What several architectures use, and what is general in one.
 
-network.py       a network that says in one sentence which images and sizes it does not take
-strides.py       strides of a network's stages, and the smallest image that they leave a place of
-activations.py   bytes of the activations that are alive at once
-roofline.py      what a core can do at most, and what a convolution asks of it
+network.py           a network that says in one sentence which images and sizes it does not take
+strides.py           strides of a network's stages, and the smallest image that they leave a place of
+heads.py             a network that is trained together with classifiers on its inner layers
+encoder_decoder.py   an encoder that pools, and a decoder that puts values where the pools found theirs
+landmarks.py         points in images, and their heat maps
+key_points.py        how many points a network found
+receptive_field.py   how many pixels a place of the output sees
+activations.py       bytes of the activations that are alive at once
+memory.py            memory that a process keeps, so that a measured time is that of the computation
+roofline.py          what a core can do at most, and what a convolution asks of it
+onnx.py              a network as an ONNX file, which other runtimes read
 """

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lib import running
-from lib.architectures.shared.network import check_sizes
+from lib.arguments import check_sizes
 
 
 def peak_activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from lib.architectures.shared.network import check_sizes
+from lib.arguments import check_sizes
 from lib.segmentation import check_labels
 
 

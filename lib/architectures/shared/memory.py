@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from lib.architectures.shared.network import check_sizes
+from lib.arguments import check_sizes
 
 TRIM, MMAP = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 

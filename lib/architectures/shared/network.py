@@ -1,9 +1,10 @@
 """A network that says in one sentence which images and sizes it does not take."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 
 from torch import Tensor, nn
+
+from lib.arguments import check_sizes
 
 
 class Network(nn.Sequential):
@@ -50,21 +51,6 @@ def check_images(images: Tensor, *, channels: int, least: int = 1) -> None:
             f"images of {tuple(images.shape)}: this network takes (n, {channels}, height, width) with {least}"
             f" pixel{'s' if least > 1 else ''} or more on each side"
         )
-
-
-def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise ValueError for the first size that is not a whole number of 1 or more; ``classes`` must be 2 or more.
-
-    sizes: name -> value, as the caller named them.
-
-    >>> check_sizes({"channels": 3, "classes": 1})
-    Traceback (most recent call last):
-    ValueError: classes must be a whole number of 2 or more, not 1
-    """
-    for name, value in sizes.items():
-        fewest = 2 if name == "classes" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
 
 
 def scaled(channels: int, width: float, *, multiple: int = 1) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib import measure
-from lib.architectures.shared.network import check_sizes
+from lib.arguments import check_sizes
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 graph.py             a supergraph as a graph: live edges, connected masks, paths
 supernetwork.py      a network with a layer at each edge, its masks, and what a mask leaves of it
-convolutions.py      the convolutions at the edges, and sizes
+convolutions.py      the convolutions at the edges
 costs.py             what a mask costs: a sum over its edges, or the steps that n machines need
 residual_fabric.py   residual blocks that can be left out, and blocks across the stages
 choices.py           candidates as choices, one after another

@@ -1,6 +1,4 @@
-"""The convolutions at the edges of a supergraph, and the check of sizes."""
-
-from collections.abc import Mapping
+"""The convolutions at the edges of a supergraph."""
 
 import torch
 from torch import Tensor, nn
@@ -58,19 +56,3 @@ class Interleaved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         cells = functional.pad(x[:, :, :, None, :, None], (0, 1, 0, 0, 0, 1))
         return cells.flatten(4).flatten(2, 3)
-
-
-def check_sizes(sizes: Mapping[str, int], least: Mapping[str, int] | None = None) -> None:
-    """Raise ValueError for the first size that is not a whole number, or too small.
-
-    sizes: name -> value, as the caller named them.
-    least: name -> smallest value; default 1.
-
-    >>> check_sizes({"layers": 1}, {"layers": 2})
-    Traceback (most recent call last):
-    ValueError: layers must be a whole number of 2 or more, not 1
-    """
-    for name, value in sizes.items():
-        fewest = (least or {}).get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")

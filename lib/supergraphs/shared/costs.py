@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib import measure
-from lib.supergraphs.shared.convolutions import check_sizes
+from lib.arguments import check_sizes
 from lib.supergraphs.shared.graph import Graph
 from lib.supergraphs.shared.supernetwork import Network
 

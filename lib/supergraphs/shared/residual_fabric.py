@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lib.arguments import check_sizes
 from lib.seeding import seeded
-from lib.supergraphs.shared.convolutions import check_sizes, normalized
+from lib.supergraphs.shared.convolutions import normalized
 from lib.supergraphs.shared.graph import Edge, Graph
 from lib.supergraphs.shared.supernetwork import SuperNetwork
 
@@ -36,7 +37,7 @@ def residual_fabric(
     (16, 104)
     """
     check_sizes({f"widths[{i}]": width for i, width in enumerate(widths)})
-    check_sizes({"stages": len(widths), "blocks": blocks, "channels": channels, "classes": classes}, {"classes": 2})
+    check_sizes({"stages": len(widths), "blocks": blocks, "channels": channels, "classes": classes})
     edges: list[Edge] = []
     layers: dict[str, nn.Module] = {}
 

@@ -17,6 +17,7 @@ from lib.datasets import Split
 
 C = TypeVar("C")
 STATISTICS = ("batch", "stored")
+KEPT = 512  # networks that are used again, so that a large space does not fill the memory
 
 
 class SharedWeights(nn.Module, Generic[C]):
@@ -43,6 +44,7 @@ class SharedWeights(nn.Module, Generic[C]):
         self.layers = nn.ModuleDict()
         self.places: dict[tuple[str, str], str] = {}
         self.covering: list[C] = []  # the candidates that brought a new layer
+        self._built: dict[C, tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]] = {}
         for candidate in candidates:
             network = build(candidate, seed)
             outside = [*network._parameters, *network._buffers]
@@ -59,33 +61,48 @@ class SharedWeights(nn.Module, Generic[C]):
         if not self.covering:
             raise ValueError("there is no candidate: at least one is needed to know which layers are shared")
 
-    def child(self, candidate: C, *, statistics: str = "stored") -> nn.Module:
+    def child(self, candidate: C, *, statistics: str = "stored", reuse: bool = False) -> nn.Module:
         """Return the network of a candidate with the shared tensors, in evaluation mode.
 
         candidate: of the space.
         statistics: with which batch norm normalizes in evaluation mode: "stored" (default), the moving averages, which
             all children that have the layer wrote; or "batch", those of the images at hand. With "batch" the stored
             ones are not there, and training does not change them.
+        reuse: whether calls for one candidate that ask for it return one and the same network. That is faster, since
+            building takes as long as a small batch; it is for a child that is used at once. Default False.
 
         Raises ValueError for other statistics, and for a candidate with a layer that is not shared.
         """
         if statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, not {statistics!r}")
-        network = self.build(candidate, self.seed)
-        for place, layer in _layers(network):
-            if place not in self.places:
-                raise ValueError(f"{candidate} has a layer {place[0]!r} that none of the first candidates had")
-            # method
-            for name, shared in self.layers[self.places[place]].named_modules():
-                own = layer.get_submodule(name)
-                own._parameters.update(shared._parameters)
-                own._buffers.update(shared._buffers)
-            # end of method
+        network, pairs = self._pairs(candidate, reuse)
+        # method
+        for own, shared in pairs:
+            own._parameters.update(shared._parameters)
+            own._buffers.update(shared._buffers)
+        # end of method
         if statistics == "batch":
             for module in network.modules():
                 if isinstance(module, BatchNorm):
                     module.running_mean = module.running_var = module.num_batches_tracked = None
         return network.eval()
+
+    def _pairs(self, candidate: C, reuse: bool) -> tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]:
+        """The network of a candidate, and each module of its layers with the shared one."""
+        if reuse and candidate in self._built:
+            return self._built[candidate]
+        network = self.build(candidate, self.seed)
+        pairs = []
+        for place, layer in _layers(network):
+            if place not in self.places:
+                raise ValueError(f"{candidate} has a layer {place[0]!r} that none of the first candidates had")
+            shared = self.layers[self.places[place]]
+            pairs += [(layer.get_submodule(name), part) for name, part in shared.named_modules()]
+        if reuse:
+            if len(self._built) == KEPT:
+                self._built.clear()
+            self._built[candidate] = network, pairs
+        return network, pairs
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[tuple[str, str], nn.Module]]:
@@ -107,7 +124,7 @@ class _Drawn(nn.Module, Generic[C]):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
-            return self.shared.child(self.queue[0]).train()(images)
+            return self.shared.child(self.queue[0], reuse=True).train()(images)
         # all layers, for whoever tries which memory layout is safe for them
         return torch.stack([self.shared.child(candidate)(images) for candidate in self.shared.covering]).sum(0)
 
@@ -194,7 +211,7 @@ def accuracy_pct(
         raise ValueError(
             f"{len(split)} samples in batches of {batch_size}: {least} or more are needed with {statistics} statistics"
         )
-    child = shared.child(candidate, statistics=statistics)
+    child = shared.child(candidate, statistics=statistics, reuse=True)
     right = 0
     for batch in training.batches(len(split), batch_size):
         answers = running.class_logits(child, split.images[batch])

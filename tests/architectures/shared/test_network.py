@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.architectures.shared.network import Network, check_images, check_sizes, scaled
+from lib.architectures.shared.network import Network, check_images, scaled
 
 
 def network(*, channels=3, least=4):
@@ -54,15 +54,6 @@ def test_copies_refuse_the_same_images():
 def test_sizes_of_a_network_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of 1 or more, not {value!r}"):
         network(**{name: value})
-
-
-def test_one_class_is_none_and_the_first_wrong_size_is_named():
-    check_sizes({})
-    check_sizes({"channels": 1, "classes": 2})
-    with pytest.raises(ValueError, match="classes must be a whole number of 2 or more, not 1"):
-        check_sizes({"channels": 1, "classes": 1})
-    with pytest.raises(ValueError, match="stride must be a whole number of 1 or more, not 0"):
-        check_sizes({"channels": 1, "stride": 0, "classes": 1})
 
 
 def test_scaled_channels_are_the_nearest_multiple_above_none():

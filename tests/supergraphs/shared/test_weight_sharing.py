@@ -12,6 +12,7 @@ from torch import nn
 
 from lib.datasets import Split
 from lib.search.chains import Chain, Chains
+from lib.supergraphs.shared import weight_sharing
 from lib.supergraphs.shared.macro_space import MacroSpace
 from lib.supergraphs.shared.weight_sharing import SharedWeights, accuracy_pct, train_shared
 from lib.vision import torchvision
@@ -115,6 +116,24 @@ def test_statistics_of_the_batch_are_those_of_training_mode(name):
     assert not torch.allclose(of_batch, stored, atol=1e-3)
 
 
+def test_a_network_that_is_used_again_answers_as_a_new_one():
+    shared, (a, b) = shared_weights(), some("chains")[:2]
+    for step, statistics in enumerate(("stored", "batch", "stored", "batch")):
+        train_shared(shared, lambda n: ([a, b] * n)[:n], SPLIT, epochs=1, seed=step, batch_size=10)
+        for candidate in (a, b, a):
+            again = shared.child(candidate, statistics=statistics, reuse=True)
+            new = shared.child(candidate, statistics=statistics)
+            assert torch.equal(again(SPLIT.images), new(SPLIT.images)) and same_state(state(again), state(new))
+            assert again is shared.child(candidate, reuse=True) and again is not new
+
+
+def test_few_networks_are_kept_of_a_large_space(monkeypatch):
+    monkeypatch.setattr(weight_sharing, "KEPT", 2)
+    shared, candidates = shared_weights(), list(CHAINS)[:3]
+    first, *_ = [shared.child(candidate, reuse=True) for candidate in candidates]
+    assert shared.child(candidates[0], reuse=True) is not first
+
+
 def test_training_a_child_writes_the_stored_statistics_of_all():
     shared = shared_weights()
     a, b = shared.child(Chain(("conv3", "skip"))), shared.child(Chain(("conv3", "conv1")))
@@ -143,11 +162,12 @@ def test_passes_are_the_samples_that_went_forward_and_backward():
 
 
 def test_each_batch_trains_the_child_that_was_drawn_for_it():
-    asked, built = [], []
+    asked, trained = [], []
 
     def build(candidate, seed):
-        built.append(candidate)
-        return CHAINS.build(candidate, seed)
+        net = CHAINS.build(candidate, seed)
+        net.register_forward_hook(lambda module, *_: trained.append(candidate) if module.training else None)
+        return net
 
     def draw(n):
         asked.append(drawing(CHAINS, seed=len(asked))(n))
@@ -155,10 +175,9 @@ def test_each_batch_trains_the_child_that_was_drawn_for_it():
 
     shared = SharedWeights(build, CHAINS, seed=0)
     order = []
-    before = lambda epoch: (order.append(epoch), built.clear() if epoch == 0 else None)  # noqa: E731
-    train_shared(shared, draw, split(33, 1, 8, 8), epochs=2, seed=0, batch_size=8, before_epoch=before)
+    train_shared(shared, draw, split(33, 1, 8, 8), epochs=2, seed=0, batch_size=8, before_epoch=order.append)
     assert order == [0, 1] and [len(candidates) for candidates in asked] == [4, 4]  # the one left over joins
-    assert built == asked[0] + asked[1]
+    assert trained == asked[0] + asked[1]
 
 
 def test_the_seed_decides_and_the_global_state_is_left_alone():

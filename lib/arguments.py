@@ -1,0 +1,19 @@
+"""The check of arguments that are sizes: whole numbers, none of them too small."""
+
+from collections.abc import Mapping
+
+
+def check_sizes(sizes: Mapping[str, int], least: Mapping[str, int] | None = None) -> None:
+    """Raise ValueError for the first size that is not a whole number, or too small.
+
+    sizes: name -> value, as the caller named them.
+    least: name -> smallest value; default 1, and 2 for ``classes``.
+
+    >>> check_sizes({"channels": 3, "layers": 1}, {"layers": 2})
+    Traceback (most recent call last):
+    ValueError: layers must be a whole number of 2 or more, not 1
+    """
+    for name, value in sizes.items():
+        fewest = (least or {}).get(name, 2 if name == "classes" else 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
+            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
