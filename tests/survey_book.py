@@ -136,9 +136,8 @@ def tiny_book(root: Path) -> Path:
         shutil.copy(PROJECT / "survey" / name, root / "survey" / name)
     catalogue = yaml.safe_load((root / "survey" / "techniques.yml").read_text("utf-8"))
     parts = [anchor for anchors in PARTS.values() for anchor in anchors]
-    catalogue["not_yet_here"]["4"] = [row["id"] for row in catalogue["here"] if row["anchor"] not in parts]
-    catalogue["here"] = [row for row in catalogue["here"] if row["anchor"] in parts]
-    for row in catalogue["here"]:
+    catalogue = [row for row in catalogue if row["anchor"] in parts]
+    for row in catalogue:
         row["claims"] = ["C2.4-12"] if row["id"] == "deep-compression" else []
     (root / "survey" / "techniques.yml").write_text(yaml.safe_dump(catalogue))
     (root / "results").mkdir()

@@ -20,7 +20,7 @@ MODULES = sorted(
 )
 TECHNIQUES = sorted(
     row["file"].removesuffix(".py").replace("/", ".")
-    for row in yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
+    for row in yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())
 )
 FOUNDATION = [
     name for name in MODULES if name.count(".") == 1 and not hasattr(importlib.import_module(name), "__path__")

@@ -16,7 +16,7 @@ HEAD = "| method | paper | code | chapter |\n| --- | --- | --- | --- |"
 
 def rows(root: Path) -> list[dict[str, Any]]:
     """Return the techniques that the book at ``root`` runs, in the order of the survey's sections."""
-    techniques = yaml.safe_load((root / "survey" / "techniques.yml").read_text("utf-8"))["here"]
+    techniques = yaml.safe_load((root / "survey" / "techniques.yml").read_text("utf-8"))
     return sorted(techniques, key=lambda row: [int(part) for part in row["section"].split(".")])
 
 

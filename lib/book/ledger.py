@@ -91,15 +91,15 @@ def bibliography_keys(root: Path) -> set[str]:
     return set(re.findall(r"^\s*@\w+\s*\{\s*([^,\s]+)", text, re.M))
 
 
-def load_techniques(root: Path) -> dict[str, Any]:
-    """Return the catalogue, ``survey/techniques.yml``: ``here`` is a list of rows, ``not_yet_here`` {section: ids}.
+def load_techniques(root: Path) -> list[dict[str, Any]]:
+    """Return the catalogue, ``survey/techniques.yml``: one row for each technique.
 
     Raises ValueError for a row with other fields than it needs, for a source, a claim or a section that is not there,
     and for a technique that occurs twice.
     """
-    catalogue: dict[str, Any] = _yaml(root / "survey" / "techniques.yml")
+    catalogue: list[dict[str, Any]] = _yaml(root / "survey" / "techniques.yml")
     known, ids_of_claims = bibliography_keys(root), {claim.id for claim in load_claims(root)}
-    for row in catalogue["here"]:
+    for row in catalogue:
         where = f"the technique {row.get('id')!r}"
         if set(row) - OPTIONAL != ROW:
             raise ValueError(f"{where} must have the fields {', '.join(sorted(ROW))}, not {', '.join(sorted(row))}")
@@ -109,10 +109,9 @@ def load_techniques(root: Path) -> dict[str, Any]:
         for id in row["claims"]:
             if id not in ids_of_claims:
                 raise ValueError(f"{where} names the claim {id!r}, which is not in survey/claims")
-    ids = [row["id"] for row in catalogue["here"]] + [id for ids in catalogue["not_yet_here"].values() for id in ids]
-    if twice := [id for id, n in Counter(ids).items() if n > 1]:
+    if twice := [id for id, n in Counter(row["id"] for row in catalogue).items() if n > 1]:
         raise ValueError(f"the technique {twice[0]!r} is in the catalogue twice: each has one row")
-    for section in {row["section"] for row in catalogue["here"]} | set(catalogue["not_yet_here"]):
+    for section in {row["section"] for row in catalogue}:
         if section not in claims.SECTIONS:
             accepted = ", ".join(claims.SECTIONS)
             raise ValueError(f"a section of the catalogue must be one of {accepted}, not {section!r}")

@@ -57,28 +57,28 @@ ROW = {
 }  # fmt: skip
 
 
-def write_catalogue(root: Path, rows: list[dict], others: dict) -> Path:
+def write_catalogue(root: Path, *rows: dict) -> Path:
     write_ledger(root, [claim()])
-    (root / "survey" / "techniques.yml").write_text(yaml.safe_dump({"here": rows, "not_yet_here": others}))
+    (root / "survey" / "techniques.yml").write_text(yaml.safe_dump(list(rows)))
     return root
 
 
 def test_a_right_catalogue_is_read(tmp_path):
-    assert ledger.load_techniques(write_catalogue(tmp_path, [ROW], {"2.4": ["b"]}))["here"] == [ROW]
+    assert ledger.load_techniques(write_catalogue(tmp_path, ROW)) == [ROW]
     row = ROW | {"contract": {"kind": "weights", "call": "a.prune(model)"}}
-    assert ledger.load_techniques(write_catalogue(tmp_path, [row], {}))["here"] == [row]
+    assert ledger.load_techniques(write_catalogue(tmp_path, row, ROW | {"id": "b"})) == [row, ROW | {"id": "b"}]
 
 
 @pytest.mark.parametrize(
-    ("row", "others", "says"),
+    ("rows", "says"),
     [
-        (ROW | {"source": ["nobody1900"]}, {}, "the technique 'a' cites 'nobody1900'"),
-        (ROW | {"claims": ["C2.3-99"]}, {}, r"the technique 'a' names the claim 'C2\.3-99'"),
-        ({k: v for k, v in ROW.items() if k != "idea"}, {}, "the technique 'a' must have the fields"),
-        (ROW, {"2.4": ["a"]}, "'a' is in the catalogue twice"),
-        (ROW, {"9": ["b"]}, "a section of the catalogue must be one of .*, not '9'"),
+        ([ROW | {"source": ["nobody1900"]}], "the technique 'a' cites 'nobody1900'"),
+        ([ROW | {"claims": ["C2.3-99"]}], r"the technique 'a' names the claim 'C2\.3-99'"),
+        ([{k: v for k, v in ROW.items() if k != "idea"}], "the technique 'a' must have the fields"),
+        ([ROW, ROW | {"section": "2.4"}], "'a' is in the catalogue twice"),
+        ([ROW | {"section": "9"}], "a section of the catalogue must be one of .*, not '9'"),
     ],
 )
-def test_a_wrong_catalogue_is_one_clear_error(tmp_path, row, others, says):
+def test_a_wrong_catalogue_is_one_clear_error(tmp_path, rows, says):
     with pytest.raises(ValueError, match=says):
-        ledger.load_techniques(write_catalogue(tmp_path, [row], others))
+        ledger.load_techniques(write_catalogue(tmp_path, *rows))

@@ -10,8 +10,7 @@ from lib import figures
 
 CATALOGUE = Path(__file__).parents[2] / "survey" / "techniques.yml"
 SURVEY = yaml.safe_load(CATALOGUE.read_text())
-SECTION = {row["id"]: row["section"] for row in SURVEY["here"]}
-SECTION |= {name: section for section, names in SURVEY["not_yet_here"].items() for name in names}
+SECTION = {row["id"]: row["section"] for row in SURVEY}
 TREATMENTS = {"dense", "float", "random", "reported", "pruned", "retrained", "iterated", "teacher", "ensemble"} | {
     "nearest rounding",
     "stochastic rounding",

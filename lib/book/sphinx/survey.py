@@ -106,20 +106,15 @@ class Ledger(Page):
 
 
 class Catalogue(Page):
-    """The techniques that are here, by section, and the ids of those that are not yet."""
+    """The techniques, by section."""
 
     def render(self) -> list[nodes.Node]:
         catalogue = ledger.load_techniques(self.root)
         sections = []
         for number, name in SECTIONS.items():
-            rows = [self.technique(row) for row in catalogue["here"] if row["section"] == number]
+            rows = [self.technique(row) for row in catalogue if row["section"] == number]
             sections += [self.section(f"Section {number}: {name}", rows)] if rows else []
-        missing = [
-            markdown.fact(f"{number} {SECTIONS[number]}", [", ".join(f"`{id}`" for id in ids)])
-            for number, ids in catalogue["not_yet_here"].items()
-        ]
-        later = self.parsed("\n\n".join(missing), nodes.container(classes=["facts"]))
-        return [*sections, self.section("Not yet here", [later])]
+        return sections
 
     def technique(self, row: dict[str, Any]) -> nodes.container:
         """Return the card of one technique, a row of the catalogue."""

@@ -16,7 +16,7 @@ SMALL = ("U-Net", "CSP block", "mixer", "LSTM", "Conv3d")
 
 
 def test_every_technique_is_tried_or_says_why_not():
-    rows = ledger.load_techniques(ROOT)["here"]
+    rows = ledger.load_techniques(ROOT)
     left_out = {row["id"]: row["zoo"]["none"] for row in rows if "none" in row.get("zoo", {})}
     assert {row["id"] for row in rows} == TRIALS.keys() | left_out.keys() and all(left_out.values())
     sections = {row["id"]: row["section"] for row in rows}  # section 3 builds networks, section 2 compresses given ones
@@ -49,7 +49,7 @@ def book(tmp_path):
     (tmp_path / "requirements.lock").write_text("torch")
     (tmp_path / "survey").mkdir()
     row = {"id": "signs", "section": "2.4", "contract": {"kind": "weights", "call": "signs_of.quantize(model)"}}
-    (tmp_path / "survey" / "techniques.yml").write_text(yaml.safe_dump({"here": [row], "not_yet_here": {}}))
+    (tmp_path / "survey" / "techniques.yml").write_text(yaml.safe_dump([row]))
     cells = {name: {"state": "works", "seconds": 1, "says": ""} for name in "abcd"}
     cells |= {"e": {"state": "refused", "seconds": 0, "says": "no"}}
     write(tmp_path, {"signs": {"code": matrix.digests(tmp_path)["signs"], "networks": cells}})
@@ -110,7 +110,7 @@ def test_a_damaged_record_and_an_unknown_technique_are_refused(book, tmp_path):
 
 
 def test_a_technique_without_a_contract_is_refused(book):
-    (book / "survey" / "techniques.yml").write_text("here:\n- {id: signs, section: '2.4'}\nnot_yet_here: {}\n")
+    (book / "survey" / "techniques.yml").write_text("- {id: signs, section: '2.4'}\n")
     with pytest.raises(ValueError, match="signs has no contract: give one, or zoo"):
         matrix.trials(book)
 
