@@ -14,9 +14,7 @@ KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
 UNITS = {"pct": ("%", 2), "points": ("points", 2), "ratio": ("x", 1), "bytes": ("bytes", 0)}  # of a key's last word
 TIMING = re.compile(r"latency|seconds|(?:^|[._])m?s$")  # in the key of a time, or of a ratio of times
-SHARES = re.compile(  # keys of what lies between 0 and 100 %
-    r"[._](?:error|accuracy|recall|agreement|solved|met|missed|removed|density|flipped|saturated|covered)_pct$"
-)
+SHARES = re.compile(r"[._](?:error|accuracy|recall)_pct$")  # keys of what lies between 0 and 100 %
 Values = float | Iterable[float]  # one number for each seed, or one number
 FEW = 3  # values from which on an interval is shown and decides; fewer are shown themselves
 
@@ -172,7 +170,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
 
 
 def bounds(key: str, unit: str) -> tuple[float, float] | None:
-    """Return between which values a quantity lies by its nature: 0 and 100 for shares such as errors, in %, else None.
+    """Return between which values a quantity lies by its nature: 0 and 100 for errors and accuracies in %, else None.
 
     key: of the measurement.
     unit: its unit.

@@ -1,4 +1,4 @@
-"""The gates on how a page reads: sentences that can be said in one breath, and openings that need no second reading.
+"""The gates on how a page reads: sentences that can be said in one breath.
 
 They look at the built pages, where numbers and verdicts stand in the sentences. What is no sentence of ours is left
 out: claims, which give the survey's words and a rule, formulas, code, tables, captions of tables, and quotations.
@@ -8,14 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyphen
 from bs4 import BeautifulSoup, Tag
 
-from lib.book import chapters
-from lib.book.form import opening
 from lib.book.gates import Gate, built_pages
 
-WORDS, NUMBERS, GRADE = 30, 3, 11  # at most: words and numbers of a sentence, school years that an opening needs
+WORDS, NUMBERS = 30, 3  # of a sentence, at most
 NOT_OURS = ".claim, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography, .toctree-wrapper"
 MACHINE = ("genindex", "search", "references")  # lists that are made from names and entries
 CITATION = re.compile(r"\s*\[[^\]\[]*\d{2}[a-z]?(?:, [^\]\[]*)?\]")
@@ -26,7 +23,6 @@ QUOTED = re.compile(r"“[^”]*”")
 SHORT = "".join(rf"(?<!\b{word}\.)" for word in ("al", "vs", "e.g", "i.e", "cf"))  # no sentence ends with these
 END = re.compile(SHORT + r"(?<=[.!?])[”’)]?\s+")
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:\s?±\s?\d[\d.,]*)?")  # with its interval one number
-SYLLABLES = pyphen.Pyphen(lang="en_US")
 WORD = re.compile(r"[^\W_][\w’'-]*")
 
 
@@ -38,34 +34,6 @@ def long_sentences(root: Path) -> tuple[int, list[str]]:
 def crowded_sentences(root: Path) -> tuple[int, list[str]]:
     """No sentence has more than three numbers: more of them belong in a table."""
     return _checked(root, NUMBER, NUMBERS, "numbers")
-
-
-def hard_openings(root: Path) -> tuple[int, list[str]]:
-    """The opening of a chapter needs at most eleven years of school, by the grade of Flesch and Kincaid."""
-    count, wrong, built = 0, [], dict(built_pages(root))
-    for chapter in chapters.names(root):
-        if (page := built.get(f"chapters/{chapter}.html")) is not None:
-            text = " ".join(_text(part) for part in opening(page) if part.name == "p")
-            grade = school_years(text)
-            count += 1
-            if grade > GRADE:
-                wrong.append(f"{chapter}: its opening reads at grade {grade:.1f}, and {GRADE} is the most: {text}")
-    return count, wrong
-
-
-def school_years(text: str) -> float:
-    r"""Return how many years of school a text needs, by Flesch and Kincaid.
-
-    .. math:: 0.39 \frac{\text{words}}{\text{sentences}} + 11.8 \frac{\text{syllables}}{\text{words}} - 15.59
-
-    text: of English sentences, at least one word.
-
-    >>> round(school_years("The cat sat on the mat."), 1)
-    -1.4
-    """
-    words = [word for word in WORD.findall(text) if not word[0].isdigit()]
-    syllables = sum(len(SYLLABLES.positions(word)) + 1 for word in words)
-    return 0.39 * len(words) / len(END.split(text)) + 11.8 * syllables / len(words) - 15.59
 
 
 def _checked(root: Path, pattern: re.Pattern[str], most: int, what: str) -> tuple[int, list[str]]:
@@ -109,5 +77,4 @@ def _text(part: Tag) -> str:
 GATES: dict[str, Gate] = {
     "long sentences": long_sentences,
     "crowded sentences": crowded_sentences,
-    "hard openings": hard_openings,
 }

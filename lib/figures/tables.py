@@ -29,14 +29,8 @@ def table(rows: Sequence[Mapping[str, object]], *, caption: str) -> None:
     styler = (
         frame.style.set_uuid(uuid)
         .hide(axis="index")
-        .format(_text)  # pandas would write floats with six digits
         .set_caption(caption)
         .set_table_styles(styles)
         .set_table_attributes('class="dataframe table-scroll"')
     )
     display(HTML(f'<div class="table-wrap">{styler.to_html()}</div>'))
-
-
-def _text(value: object) -> str:
-    """A cell; its spread and its unit stay on the line of the number before them."""
-    return re.sub(r"(?<=\d) (?=±|[%×]|[mµ]?s$|points$|bytes$)", "\N{NO-BREAK SPACE}", str(value))

@@ -77,7 +77,7 @@ class SharedWeights(nn.Module, Generic[C]):
             raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, not {statistics!r}")
         network, pairs = self._pairs(candidate, reuse)
         # method
-        for own, shared in pairs:
+        for own, shared in pairs:  # each module of the child, and that of the supergraph in its place
             own._parameters.update(shared._parameters)
             own._buffers.update(shared._buffers)
         # end of method
