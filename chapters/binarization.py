@@ -12,7 +12,8 @@
 #
 # Can a network work if each of its weights is only +1 or −1?
 # {finding}`Almost as well as with floats | binarization.mlp.binaryconnect_error_pct - binarization.mlp.float_error_pct <= 1`: a digit classifier with three hidden layers misclassifies {mean}`binarization.mlp.binaryconnect_error_pct 1` of the test images instead of {mean}`binarization.mlp.float_error_pct 1`, and its file is {mean}`binarization.mlp.binaryconnect_file_ratio 0` smaller.
-# Training gains nothing, however: real weights are still kept, and on this processor a training step takes {glue:text}`binarization.training.duration` one with floats.
+# Training still needs the real weights, and on this processor a training step takes
+# {glue:text}`binarization.training.duration` one with floats.
 #
 # ```{claims} binarization
 # ```
@@ -93,23 +94,26 @@ def mlps(change=lambda net, seed: net, **options):
 # (sec-binaryconnect)=
 # ## BinaryConnect: compute with signs, update real weights
 #
-# **The idea.** One step of training changes a weight too little to flip its sign, so the steps must add up somewhere.
+# **The idea.** One training step changes a weight too little to flip its sign, so many small steps must add up
+# somewhere.
 # BinaryConnect keeps a real weight for that purpose, but the forward and the backward pass see only its sign {cite:p}`courbariaux2015binaryconnect`.
 #
-# **The formula.** The sign of a weight $w \in [-1, 1]$ is taken, or drawn at random with a probability that grows with $w$,
+# **The formula.** The binary weight $w_b$ is the sign of a real weight $w \in [-1, 1]$, or it is drawn at random, +1
+# with a probability that grows with $w$:
 #
 # $$ \begin{aligned} w_b &= \operatorname{sign}(w) \quad\text{or}\quad P(w_b = 1) = \mathrm{clip}\big(\tfrac{w + 1}{2}, 0, 1\big), \\ w &\leftarrow \mathrm{clip}\Big(w - \eta \frac{\partial C}{\partial w_b}, -1, 1\Big) , \end{aligned} $$ (eq-binaryconnect)
 #
 # where $C$ is the loss and $\eta$ the learning rate.
+# We say that signs are *taken* in the first case, the deterministic one, and *drawn* in the second, the stochastic one.
 # The sign of zero is +1.
 #
-# **The code.** `Sign.apply` takes the sign, and passes the gradient on as if it had done nothing:
+# **The code.** `Sign.apply` takes the sign and passes the gradient on as if it had done nothing:
 
 # %% tags=["remove-input"]
 figures.show_source(binaryconnect.BinaryConnectWeight)
 
 # %% [markdown]
-# **An exact check.** A weight receives the gradient of its sign, whatever the weight is.
+# **An exact check.** A weight receives the gradient of its sign, whatever its value.
 # The mean of many drawn signs is the weight, up to four standard errors.
 # And a layer of signs needs only additions and subtractions:
 
@@ -135,8 +139,11 @@ wrong = (Sign.apply(zeros) != torch.tensor([1, 1, 1, -1, 1, -1])).sum()
 record("sign.wrong", wrong, "signs", exact=True)
 
 # %% [markdown]
-# **An experiment.** We train the network of the source, three hidden layers with batch norm and the squared hinge loss, in three ways: with floats, with signs that are taken, and with signs that are drawn again for each batch.
-# A network trained with drawn signs can answer with its real weights, as in the source, with their signs, or with the mean of several networks drawn from it.
+# **An experiment.** The network of the source has three hidden layers with batch norm, and is trained with the squared
+# hinge loss.
+# We train it in three ways: with floats, with signs that are taken, and with signs that are drawn again for each batch.
+# A network trained with drawn signs can answer with its real weights, as in the source, or with their signs.
+# It can also average the answers of several networks drawn from it.
 
 # %%
 dense, taken = mlps(), mlps(lambda net, seed: binaryconnect.binarize(net))
@@ -225,16 +232,23 @@ record("mlp.binaryconnect_file_bytes", sizes)
 evidence.phrase("binarization.draw.outcome", "worse" if more else "no worse")
 
 # %% [markdown]
-# **What to see.** One bit for each weight costs little accuracy: the error is {glue:text}`binarization.mlp.binaryconnect_error_pct` with signs that are taken and {glue:text}`binarization.mlp.float_error_pct` with floats.
+# **What to see.** One bit per weight costs little accuracy: the error is
+# {glue:text}`binarization.mlp.binaryconnect_error_pct` with signs that are taken and
+# {glue:text}`binarization.mlp.float_error_pct` with floats.
 # The source reports 1.29 % on MNIST after many times as much training {cite:p}`courbariaux2015binaryconnect`.
-# Drawn signs do {glue:text}`binarization.draw.outcome` here, {glue:text}`binarization.mlp.stochastic_error_pct` with the real weights; in the source, after hundreds of epochs, they are the better ones.
-# On the training images the error is {glue:text}`binarization.mlp.binaryconnect_training_error_pct` with signs and {glue:text}`binarization.mlp.float_training_error_pct` with floats.
+# Drawn signs do {glue:text}`binarization.draw.outcome` here: the error is
+# {glue:text}`binarization.mlp.stochastic_error_pct` if the network answers with its real weights.
+# In the source, after hundreds of epochs, drawn signs are the better ones.
+# On the training images, the error with signs that are taken is
+# {glue:text}`binarization.mlp.binaryconnect_training_error_pct`.
+# With floats it is {glue:text}`binarization.mlp.float_training_error_pct`.
 #
 # ### What signs save in training
 #
-# Three matrix products make up a step of training: one forward, one backward to the inputs, and one for the gradient of the weights.
-# The first two have a matrix of signs as a factor; the third has not.
-# So two products of three need no multiplication, except in the first layer, which passes no gradient on.
+# In each layer, a training step takes three matrix products: one forward, one backward to the inputs, and one for the
+# gradient of the weights.
+# The first two multiply by a matrix of signs; the third does not.
+# So two of three products need no multiplication, except in the first layer, which passes no gradient on.
 # The file needs one bit for each weight, but training needs the real weights *and* their signs.
 
 
@@ -319,15 +333,18 @@ figures.table(rows, caption="What signs save, and when: network of three hidden 
 
 # %% [markdown]
 # **What to see.** {finding}`Signs pay off when the network is stored, not while it is trained | binarization.mlp.binaryconnect_file_ratio > 16; binarization.training.weights_bytes_ratio < 1`.
-# {glue:text}`binarization.training.products_gone_pct` of the multiplications become additions, but a processor multiplies and adds in one instruction, so a step takes {glue:text}`binarization.training.step_latency_ratio` the time.
-# The survey {cite:p}`berthelier2020survey` says a third of the time: {verdict}`C2.6-15`.
+# Of the multiplications, {glue:text}`binarization.training.products_gone_pct` become additions.
+# But a processor multiplies and adds in one instruction, so a step takes
+# {glue:text}`binarization.training.step_latency_ratio` the time of one with floats.
+# The survey {cite:p}`berthelier2020survey` says that it takes a third of the time: {verdict}`C2.6-15`.
 # Drawing a sign takes {glue:text}`binarization.draw.latency_ratio` as long as taking it.
 #
 # (sec-bwn)=
 # ## Binary weight networks: one scale for each filter
 #
-# **The idea.** Signs alone have the wrong size, and batch norm must correct it.
-# A binary weight network gives each filter $W$ of $n$ weights the scale that fits its signs best {cite:p}`rastegari2016xnor`.
+# **The idea.** Signs alone have the wrong magnitude, which batch norm must correct.
+# A binary weight network (BWN) multiplies the signs of each filter $W$, which has $n$ weights, by the scale that fits
+# the filter best {cite:p}`rastegari2016xnor`.
 #
 # **The formula.** The best scale $\alpha$ is the mean of the absolute weights:
 #
@@ -341,7 +358,8 @@ figures.show_source(bwn.BinaryWeight, bwn.scale)
 # %% [markdown]
 # **An exact check.** Eight weights have 256 patterns of signs, so we can try them all, each with its own best scale.
 # No pattern comes closer than the signs themselves.
-# And a convolution with $B$ needs no multiplication: the sums of the pixels under +1, minus those under −1, are the same:
+# And a convolution with $B$ needs no multiplication: the sum of the pixels under +1, minus the sum of those under −1,
+# is the same:
 
 # %%
 w = torch.randn(8, generator=draw, dtype=torch.float64)
@@ -368,7 +386,8 @@ record("bwn.different_sums", different, "sums", exact=True)
 # %% [markdown]
 # **An experiment.** LeNet-5 is a digit classifier with two convolutions and two linear layers.
 # We train it with floats, and with signs and scales for all layers except the first and the last.
-# Both have the same images and epochs, and both choose between the same learning rates, by the validation error of their first network.
+# Both get the same images and epochs, and both choose from the same learning rates by the validation error of their
+# first network.
 
 
 # %%
@@ -405,9 +424,10 @@ near = f"{more:.2f} points more than" if more > 0 else "no more than"
 evidence.phrase("binarization.lenet5.outcome", near)
 
 # %% [markdown]
-# **AlexNet in seven megabytes?** That is the survey's figure for AlexNet, an image classifier with five convolutions, and it counts one bit for each weight.
+# **AlexNet in seven megabytes?** The survey gives this size for AlexNet, an image classifier with five convolutions; it
+# counts one bit for each weight.
 # But the method keeps the first and the last layer in floats, and AlexNet's last layer is large.
-# We count both:
+# The table counts every part:
 
 # %% tags=["hide-input"]
 with torch.device("meta"):  # shapes without numbers
@@ -438,8 +458,12 @@ record("alexnet.whole_mb", small / 1e6, "MB", 1, exact=True)
 record("alexnet.file_ratio", whole / small, exact=True)
 
 # %% [markdown]
-# **What to see.** With signs and scales LeNet-5 has an error of {glue:text}`binarization.lenet5.bwn_error_pct`, {glue:text}`binarization.lenet5.outcome` the {glue:text}`binarization.lenet5.float_error_pct` of floats.
-# {finding}`The whole file shrinks less than its parts | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`: a filter of the second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, LeNet-5's file {glue:text}`binarization.lenet5.bwn_file_ratio`, and AlexNet's {glue:text}`binarization.alexnet.file_ratio`.
+# **What to see.** With signs and scales, the digit classifier has an error of
+# {glue:text}`binarization.lenet5.bwn_error_pct`, {glue:text}`binarization.lenet5.outcome` the
+# {glue:text}`binarization.lenet5.float_error_pct` of floats.
+# {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`:
+# a filter of its second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, its file
+# {glue:text}`binarization.lenet5.bwn_file_ratio` and AlexNet's file {glue:text}`binarization.alexnet.file_ratio`.
 #
 # (sec-bipolar)=
 # ## Bipolar regularizer: push weights toward ±1
@@ -468,7 +492,7 @@ assert torch.allclose(latent.grad, exact) and torch.allclose(exact, -0.1 * laten
 
 # %% [markdown]
 # **An experiment.** We train the network of three hidden layers on a few images with weight decay, with no penalty, and with the regularizer.
-# A fourth row has no penalty and ten times the learning rate.
+# A fourth training has no penalty but ten times the learning rate.
 
 
 # %%
@@ -513,20 +537,24 @@ figures.table(
 # %% [markdown]
 # **What to see.** The regularizer does what it promises: {finding}`weights are larger than without a penalty, and fewer signs flip | binarization.bipolar.mean_size > binarization.none.mean_size; binarization.bipolar.flipped_pct < binarization.none.flipped_pct`.
 # In this short training it does not help: {finding}`the error is highest with the regularizer and lowest with weight decay | binarization.bipolar.error_pct > binarization.none.error_pct > binarization.decay.error_pct`.
-# One reason may be that a sign that no longer flips no longer learns; {finding}`ten times the learning rate helps more than any penalty | binarization.none_fast.error_pct < binarization.decay.error_pct`.
+# One reason may be that a weight learns no more once its sign has stopped flipping.
+# Without a penalty,
+# {finding}`ten times the learning rate helps more than any penalty | binarization.none_fast.error_pct < binarization.decay.error_pct`.
 #
 # (sec-abc-weights)=
 # ## ABC-Net: several signs for one weight
 #
 # **The idea.** One matrix of signs is coarse; several, each with its own scale, are finer.
-# ABC-Net takes the signs of the weights after shifting them by multiples of their standard deviation, and finds the scales by least squares {cite:p}`lin2017abcnet`.
+# ABC-Net shifts the weights by several multiples of their standard deviation, takes the signs each time, and finds the
+# scales by least squares {cite:p}`lin2017abcnet`.
 #
-# **The formula.** With $M$ matrices of signs,
+# **The formula.** With $M$ matrices of signs $B_m$, their scales $\alpha_m$ and shifts $u_m$,
 #
 # $$ \begin{aligned} W &\approx \sum_{m=1}^{M} \alpha_m B_m, \qquad u_m = -1 + \tfrac{2 (m - 1)}{M - 1}, \\ B_m &= \operatorname{sign}\big(W - \overline W + u_m \operatorname{std}(W)\big) . \end{aligned} $$ (eq-abc)
 #
-# **The code, and an exact check.** Written out, the method takes four lines, and `lib` gives the same weights without building all the matrices.
-# All matrices compare the same weight with different thresholds, so that $M$ of them tell only $M + 1$ ranges apart:
+# **The code, and an exact check.** Written out, the method takes four lines, and `lib` gives the same weights without
+# building all the matrices.
+# All matrices compare a weight with different thresholds, so $M$ of them distinguish only $M + 1$ ranges:
 
 # %%
 w = torch.randn(50, 40, generator=draw, dtype=torch.float64)
@@ -543,9 +571,10 @@ for count in (1, 3, 5):
 
 # %% [markdown]
 # **An experiment.** How much of normally distributed weights do such sums miss?
-# The weights are 400,000 quantiles of the normal distribution, so nothing is drawn.
-# We compare ABC-Net with a greedy choice, in which each matrix is the sign of what the matrices before it leave {cite:p}`tang2017compact`.
-# Then the inner layers of the trained LeNet-5 get such weights, without further training.
+# The weights are 400,000 quantiles of the normal distribution, so nothing is random.
+# We compare ABC-Net with a greedy choice, in which each matrix holds the signs of what the matrices before it leave
+# over {cite:p}`tang2017compact`.
+# Then we give such weights to the inner layers of the trained LeNet-5, without further training.
 
 # %%
 normal = torch.special.ndtri((torch.arange(400_000).double() + 0.5) / 400_000)[None]
@@ -591,15 +620,19 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** {finding}`The greedy choice approximates better | binarization.greedy3.missed_pct < binarization.abc3.missed_pct; binarization.greedy5.missed_pct < binarization.abc5.missed_pct`: its values are not nested, so three matrices give up to eight of them, and ABC-Net's only four.
-# For LeNet-5 the difference hardly matters.
-# Whether several matrices make a *trained* network more accurate is measured [on color images](binarization_comparison.py).
-# More matrices cost more products: the chapter on [speed](binarization_speed.py) measures how many.
+# **What to see.**
+# {finding}`The greedy choice approximates better | binarization.greedy3.missed_pct < binarization.abc3.missed_pct; binarization.greedy5.missed_pct < binarization.abc5.missed_pct`:
+# three of its matrices give up to eight different values, three of ABC-Net's only four.
+# For the error of LeNet-5 the difference hardly matters.
+# Whether several matrices make a *trained* network more accurate is measured
+# [on color images](binarization_comparison.py).
+# More matrices also mean more products: the chapter on [speed](binarization_speed.py) measures what they cost.
 #
 # ## Do binary weights regularize?
 #
-# The survey says that noise on weights helps to generalize, and that binarization is a kind of regularization.
-# If so, a training set of {glue:text}`binarization.few.images` images should show it.
+# The survey says that noise on weights helps a network to generalize, and that binarization is a kind of
+# regularization.
+# If so, training on only {glue:text}`binarization.few.images` images should show it.
 # We compare floats, signs that are taken, signs that are drawn, and floats with dropout:
 
 # %%
@@ -659,20 +692,30 @@ if best != "float":
 evidence.phrase("binarization.few.outcome", outcome)
 
 # %% [markdown]
-# **What to see.** In this experiment, {glue:text}`binarization.few.outcome`: {glue:text}`binarization.few.float_error_pct` with floats, {glue:text}`binarization.few.drawn_error_pct` with drawn signs and {glue:text}`binarization.few.dropout_error_pct` with dropout.
-# The gap between the losses says less: noise that keeps a network from learning makes it smaller, too.
-# The survey's sentences: {verdict}`C2.6-08` and {verdict}`C2.6-09`.
+# **What to see.** In this experiment, {glue:text}`binarization.few.outcome`.
+# The error is {glue:text}`binarization.few.float_error_pct` with floats, {glue:text}`binarization.few.drawn_error_pct`
+# with drawn signs and {glue:text}`binarization.few.dropout_error_pct` with dropout.
+# The gap between the training loss and the test loss proves little: noise that keeps a network from learning narrows
+# it, too.
+# Our verdict on noise is {verdict}`C2.6-08`, and on binarization {verdict}`C2.6-09`.
 #
 # ## Where it breaks
 #
-# **Rounded updates.** If weights are rounded to signs after each update, a small step never gets anywhere.
+# **Rounded updates.** If weights are rounded to signs after each update, small steps never add up.
 # Then {glue:text}`binarization.rounded.turned_pct` of the signs flip in the whole training, and only batch norm learns.
-# The error is {glue:text}`binarization.rounded.error_pct`, where real weights behind the signs give {glue:text}`binarization.none_fast.error_pct`.
+# The error is {glue:text}`binarization.rounded.error_pct`; with real weights that collect the steps it is
+# {glue:text}`binarization.none_fast.error_pct`.
 #
-# **Without limits.** A real weight that may grow without end should flip its sign ever more rarely.
-# Without clipping {glue:text}`binarization.unclipped.outside_pct` of the weights end outside the limits, and the error is {glue:text}`binarization.unclipped.error_pct`; with clipping, all else equal, it is {glue:text}`binarization.none_fast.error_pct`, {glue:text}`binarization.unclipped.outcome`.
+# **Without limits.** If a real weight can grow without end, its sign should flip more and more rarely.
+# Without clipping, {glue:text}`binarization.unclipped.outside_pct` of the weights end outside the limits, and the error
+# is {glue:text}`binarization.unclipped.error_pct`.
+# With clipping, all else equal, the error is {glue:text}`binarization.none_fast.error_pct`,
+# {glue:text}`binarization.unclipped.outcome`.
 #
-# **Drawn signs in a short training.** Drawing slows learning: {finding}`a network that was trained with drawn signs and answers with their signs errs more | binarization.mlp.stochastic_sign_error_pct > binarization.mlp.binaryconnect_error_pct`, {glue:text}`binarization.mlp.stochastic_sign_error_pct` instead of {glue:text}`binarization.mlp.binaryconnect_error_pct` with signs that are taken.
+# **Drawn signs in a short training.** Drawing signs slows learning:
+# {finding}`a network that is trained with drawn signs and answers with their signs makes more errors | binarization.mlp.stochastic_sign_error_pct > binarization.mlp.binaryconnect_error_pct`.
+# It misclassifies {glue:text}`binarization.mlp.stochastic_sign_error_pct`, and a network with taken signs
+# {glue:text}`binarization.mlp.binaryconnect_error_pct`.
 
 
 # %% tags=["hide-input"]
@@ -728,7 +771,7 @@ record("rounded.error_pct", errors(rounded))
 # %% [markdown]
 # ## Exercises
 #
-# 1. After a layer of signs comes batch norm. Show that it makes any positive scale of the signs superfluous.
+# 1. Batch norm follows each layer of signs. Show that it makes any positive scale of the signs superfluous.
 
 # %% tags=["hide-cell"]
 x, bn = torch.randn(64, 20, generator=draw), nn.BatchNorm1d(30)
@@ -754,8 +797,9 @@ evidence.answer(f"What is left out has {share:.0%} of the length of the gradient
 # ## In short
 #
 # - Compute with the signs of the weights, but let the updates add up in real weights.
-# - One bit for each weight costs little accuracy; a scale for each filter replaces what the sign forgets.
-# - The file becomes much smaller; training does not become faster. If the signals between the layers are signs as well, sums become counts: that is the [next chapter](binarization_activations.py).
+# - One bit for each weight costs little accuracy; a scale for each filter restores the magnitude that the signs lose.
+# - The file becomes much smaller, but training does not become faster. If the values between the layers are signs, too,
+#   sums become counts: see the [next chapter](binarization_activations.py).
 #
 # ## Sources of this chapter
 #

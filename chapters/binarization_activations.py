@@ -10,9 +10,12 @@
 # (sec-binarization-activations)=
 # # Binary weights and activations: BNN, XNOR-Net, ABC-Net, GXNOR
 #
-# What remains of a network if the values that flow between its layers are signs as well, so that a product is one operation on two bits and a sum is a count?
-# Most of it: a digit classifier with three hidden layers then misclassifies {mean}`binarization_activations.mlp.bnn_error_pct 1` of the test images instead of {mean}`binarization_activations.mlp.float_error_pct 1`, and counting bits gives exactly the answers of its float simulation.
-# With the three values −1, 0 and +1 the error is {mean}`binarization_activations.mlp.gxnor_error_pct 1`, although the training keeps no real weights.
+# Can a network work if the values between its layers are signs, too, so that it only needs to count bits?
+# It can: a digit classifier with three hidden layers then misclassifies
+# {mean}`binarization_activations.mlp.bnn_error_pct 1` of the test images instead of
+# {mean}`binarization_activations.mlp.float_error_pct 1`, and counting bits gives exactly its answers.
+# With a third value, zero, the error is {mean}`binarization_activations.mlp.gxnor_error_pct 1`, although the training
+# keeps no real weights.
 #
 # ```{claims} binarization_activations
 # ```
@@ -99,26 +102,30 @@ def mlps(
 # (sec-bnn)=
 # ## Binarized neural network: signs times signs
 #
-# **The idea.** A binarized neural network (BNN) takes the sign of what batch norm gives, and the next layer reads nothing else {cite:p}`courbariaux2016binarynet,hubara2016bnn`.
-# The sign has no slope, so in training the gradient passes as if the sign were a straight line, but only where the value is near zero: far away, a small step would not flip it.
+# **The idea.** Each layer of a binarized neural network (BNN) passes on only the signs of its batch norm's outputs, and
+# the next layer reads nothing else {cite:p}`courbariaux2016binarynet,hubara2016bnn`.
+# The sign has no slope, so in training the gradient passes as if the sign were a straight line.
+# It passes only where the value is near zero: far away, a small step would not flip the sign.
 #
 # **The formula.** With the signs $W^b_k$ of the weights and the signs $a_k$ that layer $k$ passes on,
 #
 # $$ \begin{aligned} z_k &= \mathrm{BatchNorm}(W^b_k\, a_{k-1}), \quad a_k = \operatorname{sign}(z_k), \\ \frac{\partial C}{\partial z_k} &= \frac{\partial C}{\partial a_k} \ \text{ where } |z_k| \le 1, \text{ and } 0 \text{ elsewhere} . \end{aligned} $$ (eq-bnn)
 #
-# Batch norm with the factor $\gamma$ and the shift $\beta$, followed by a sign, asks one question: does a sum reach a threshold?
+# Batch norm has a mean $\mu$, a standard deviation $\sigma$, a factor $\gamma$ and a shift $\beta$.
+# Followed by a sign, it asks one question: does a sum $x$ reach a threshold?
 #
 # $$ \gamma \frac{x - \mu}{\sigma} + \beta \ge 0 \iff \begin{cases} x \ge t & \text{for } \gamma > 0 \\ x \le t & \text{for } \gamma < 0 \end{cases}, \qquad t = \mu - \frac{\beta \sigma}{\gamma} . $$ (eq-bnn-threshold)
 #
-# **The code.** The sign and its gradient, and the threshold.
-# The threshold is found by bisecting all floats, so that rounding cannot make a difference:
+# **The code.** First the sign with its gradient, then the threshold.
+# It is found by bisecting all floats, so that rounding cannot make a difference:
 
 # %% tags=["remove-input"]
 figures.show_source(Sign, bnn.threshold)
 
 # %% [markdown]
 # **An exact check.** The gradient passes from minus one to one and nowhere else.
-# And for every sum that a layer of 100 inputs can have, and for either sign of $\gamma$, the comparison answers as batch norm and sign do:
+# For every sum that a layer of 100 inputs can have, and for both signs of $\gamma$, the threshold gives the same answer
+# as batch norm and sign:
 
 # %%
 z = torch.linspace(-2, 2, 401, requires_grad=True)
@@ -137,7 +144,7 @@ assert torch.equal(compared, norm(sums) >= 0)
 # %% [markdown]
 # **An experiment.** We train a network of three hidden layers with floats and with signs everywhere.
 # A third network has no hidden layer: a deep network that does no better has learned nothing in its hidden layers.
-# Then each trained BNN is converted to words of bits, and must give the same ten numbers for every test image:
+# Then we convert each trained BNN to words of bits; it must give the same ten outputs for every test image:
 
 # %%
 networks = {"linear": mlps(units=()), "float": mlps(), "bnn": mlps(bnn.binarize)}
@@ -175,23 +182,32 @@ for name, wrong in mlp.items():
     record(f"mlp.{name}_error_pct", wrong)
 
 # %% [markdown]
-# **What to see.** Counting bits is no approximation of the trained network, it *is* the network: {glue:text}`binarization_activations.bnn.different_answers` answers differ.
-# The error is {glue:text}`binarization_activations.mlp.bnn_error_pct` with signs, {glue:text}`binarization_activations.mlp.float_error_pct` with floats and {glue:text}`binarization_activations.mlp.linear_error_pct` without hidden layers.
-# Of the values that its layers read, after the first, {glue:text}`binarization_activations.bnn.signs_read_pct` are signs; in BinaryConnect, where only the weights are signs, it is {glue:text}`binarization_activations.binaryconnect.signs_read_pct`.
+# **What to see.** Counting bits is not an approximation of the trained network; it *is* the network:
+# {glue:text}`binarization_activations.bnn.different_answers` answers differ.
+# The error is {glue:text}`binarization_activations.mlp.bnn_error_pct` with signs,
+# {glue:text}`binarization_activations.mlp.float_error_pct` with floats and
+# {glue:text}`binarization_activations.mlp.linear_error_pct` without hidden layers.
+# Of the values that the layers after the first read, {glue:text}`binarization_activations.bnn.signs_read_pct` are
+# signs.
+# In BinaryConnect, where only the weights are signs, it is
+# {glue:text}`binarization_activations.binaryconnect.signs_read_pct`.
 #
-# **Shifts instead of products.** In training, batch norm and Adam still multiply by real numbers.
-# The authors also train with factors that are powers of two, so that a shift of bits multiplies {cite:p}`courbariaux2016binarynet`.
-# With the nearest power of two, $\mathrm{AP2}(x) = \operatorname{sign}(x)\, 2^{\mathrm{round}(\log_2 |x|)}$, batch norm and a step of AdaMax, a relative of Adam, are
+# **Shifts instead of products.** In training, batch norm and the optimizer Adam still multiply by real numbers.
+# The authors also train with factors that are powers of two, so that shifting bits replaces multiplication
+# {cite:p}`courbariaux2016binarynet`.
+# With the nearest power of two, $\mathrm{AP2}(x) = \operatorname{sign}(x)\, 2^{\mathrm{round}(\log_2 |x|)}$, batch norm
+# and a step of AdaMax, a relative of Adam, become
 #
 # $$ y = (x - \mu)\, \mathrm{AP2}(1 / \sigma)\, \mathrm{AP2}(\gamma) + \beta, \qquad w \leftarrow w - \mathrm{AP2}(\eta_t)\, \frac{m}{\mathrm{AP2}(v)} $$ (eq-shifts)
 #
-# where $m$ is a running mean of the gradients, $v$ the largest of them lately, and $\eta_t$ the learning rate:
+# where $m$ is a running mean of the gradients, $v$ their recent maximum, and $\eta_t$ the learning rate:
 
 # %% tags=["remove-input"]
 figures.show_source(shifts.ShiftNorm, shifts.ShiftAdaMax)
 
 # %% [markdown]
-# The factors of such a batch norm are powers of two, whatever its statistics are, and its networks count bits as exactly as others:
+# The factors of such a batch norm are powers of two, whatever its statistics are.
+# Networks with it can count bits just as exactly:
 
 # %%
 norm = shifts.ShiftBatchNorm1d(64, eps=0).eval()
@@ -219,14 +235,18 @@ record("mlp.bnn_shifts_error_pct", errors(shifted))
 # ## XNOR-Net: scales for weights and inputs
 #
 # **The idea.** A sign forgets how large a value was.
-# XNOR-Net gives one scale $\alpha$ back to each filter, and one scale $K$ to each place of the input; it also normalizes and takes signs right before a layer, not right after one {cite:p}`rastegari2016xnor`.
+# XNOR-Net therefore keeps one scale $\alpha$ for each filter and one scale $K$ for each place of the input
+# {cite:p}`rastegari2016xnor`.
+# It also normalizes and takes signs right before a layer, not right after one.
 #
-# **The formula.** With $A$, the mean of $|I|$ over the $c$ channels, and a filter of $w \times h$ pixels
+# **The formula.** For an input $I$ with $c$ channels, the mean $A$ of $|I|$ over them, and a filter $W$ of $w \times h$
+# pixels,
 #
 # $$ \begin{aligned} I * W &\approx \big(\operatorname{sign}(I) \circledast \operatorname{sign}(W)\big) \odot K \alpha, \\ K &= A * k, \quad A = \frac1c \sum_{i=1}^{c} |I_i|, \quad k_{ij} = \frac{1}{w h} . \end{aligned} $$ (eq-xnor)
 #
+# Here $\circledast$ is a convolution of signs, which counts bits, and $\odot$ multiplies place by place.
 # For a single product of vectors the best scale of all is $\gamma^* = \tfrac1n \sum_i |X_i| |W_i|$.
-# $K \alpha$ equals it only where the sizes of inputs and weights are unrelated.
+# $K \alpha$ equals it only where the magnitudes of inputs and weights are uncorrelated.
 #
 # **The code.** The scale of the input, and the layer that uses both scales:
 
@@ -234,7 +254,8 @@ record("mlp.bnn_shifts_error_pct", errors(shifted))
 figures.show_source(xnor_net.InputScale, Binarized.forward)
 
 # %% [markdown]
-# **An exact check.** $K$ is the mean of $|I|$ over what each output sees, window by window, with a border of zeros and a stride.
+# **An exact check.** $K$ is the mean of $|I|$ over the window that each output sees, also with a border of zeros and a
+# stride.
 # And of all patterns of signs for eight products, none comes closer than the signs themselves with $\gamma^*$:
 
 # %%
@@ -255,8 +276,12 @@ record("xnor.input_scale_deviation", deviation, digits=7, exact=True)
 
 # %% [markdown]
 # **An experiment.** LeNet-5 is a digit classifier with two convolutions and two linear layers.
-# We train it with floats and batch norm before the inner layers, as an XNOR-Net without $K$, as in the authors' released code, and with $K$.
-# A fourth network has the order that used to be common: convolution, batch norm, sign and then pooling (C-B-A-P), where XNOR-Net takes signs after pooling.
+# We train it in three forms: with floats and batch norm before the inner layers, as an XNOR-Net without $K$, and as one
+# with $K$.
+# The authors' released code leaves $K$ out.
+# A fourth form has the order that used to be common: convolution, batch norm, activation (here the sign), pooling, or
+# C-B-A-P for short.
+# XNOR-Net takes the signs after pooling.
 
 
 # %% tags=["hide-input"]
@@ -327,19 +352,30 @@ better = np.mean(lenet["xnor_k"]) < np.mean(lenet["xnor"])
 say("xnor.scale", "lowers the error a little" if better else "does not help here")
 
 # %% [markdown]
-# **What to see.** {finding}`Take signs after pooling, not before | binarization_activations.lenet5.xnor_error_pct < binarization_activations.lenet5.signs_first_error_pct`: the error of LeNet-5 is {glue:text}`binarization_activations.lenet5.xnor_error_pct` as an XNOR-Net and {glue:text}`binarization_activations.lenet5.signs_first_error_pct` in the old order; floats have {glue:text}`binarization_activations.lenet5.float_error_pct`.
-# The scale $K$ {glue:text}`binarization_activations.xnor.scale`: with it the error is {glue:text}`binarization_activations.lenet5.xnor_k_error_pct`.
+# **What to see.**
+# {finding}`Take signs after pooling, not before | binarization_activations.lenet5.xnor_error_pct < binarization_activations.lenet5.signs_first_error_pct`:
+# the error is {glue:text}`binarization_activations.lenet5.xnor_error_pct` as an XNOR-Net and
+# {glue:text}`binarization_activations.lenet5.signs_first_error_pct` in the old order.
+# With floats it is {glue:text}`binarization_activations.lenet5.float_error_pct`.
+# The scale $K$ {glue:text}`binarization_activations.xnor.scale`: with $K$, the error is
+# {glue:text}`binarization_activations.lenet5.xnor_k_error_pct`.
 #
-# Why the order matters: a pool of four random signs gives +1 in {glue:text}`binarization_activations.pooled.random_positive_pct` of the cases, so a pooled map of signs tells little.
-# Training avoids this in part: after the first pooling of the trained networks {glue:text}`binarization_activations.pooled.trained_positive_pct` of the signs are +1.
-# Signs reach {glue:text}`binarization_activations.xnor.inner_layers_binary_pct` of the inner layers, which hold {glue:text}`binarization_activations.xnor.weights_binary_pct` of the weights; the first and the last layer stay real.
+# The order matters because a pool of four random signs gives +1 in
+# {glue:text}`binarization_activations.pooled.random_positive_pct` of the cases, so a pooled map of signs tells little.
+# Training avoids this in part: after the first pooling of the trained networks,
+# {glue:text}`binarization_activations.pooled.trained_positive_pct` of the signs are +1.
+# XNOR-Net binarizes {glue:text}`binarization_activations.xnor.inner_layers_binary_pct` of the inner layers, which hold
+# {glue:text}`binarization_activations.xnor.weights_binary_pct` of the weights; the first and the last layer stay real.
 #
 # (sec-abc-net)=
 # ## ABC-Net: several signs for one value
 #
-# **The idea.** Several signs with different thresholds and scales add up to a staircase with more steps, for the values between layers as for weights ({ref}`sec-abc-weights`) {cite:p}`lin2017abcnet`.
+# **The idea.** Several signs with different thresholds and scales add up to a staircase with more steps.
+# ABC-Net replaces weights by such sums ({ref}`sec-abc-weights`), and the values between layers, too
+# {cite:p}`lin2017abcnet`.
+# The matrices of signs in a sum are its *bases*.
 #
-# **The formula.** With trained $v_n$ and $\beta_n$, a real input $R$ and a layer become
+# **The formula.** With trained shifts $v_n$ and scales $\beta_n$, a real input $R$ and a layer become
 #
 # $$ \begin{aligned} R &\approx \sum_{n=1}^{N} \beta_n A_n, \quad A_n = \operatorname{sign}\big(\mathrm{clip}(R + v_n, 0, 1) - \tfrac12\big), \\ W * R &\approx \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n\, (B_m \circledast A_n) . \end{aligned} $$ (eq-abc-activations)
 #
@@ -366,7 +402,7 @@ with torch.no_grad():
     assert torch.allclose(net(image), total, atol=1e-4)
 
 # %% [markdown]
-# **An experiment.** LeNet-5 with as many bases for the inputs as for the weights.
+# **An experiment.** We train LeNet-5 with as many bases for the inputs as for the weights.
 
 # %%
 for n in bases:
@@ -385,17 +421,22 @@ say(
 )
 
 # %% [markdown]
-# **What to see.** Three bases instead of one {glue:text}`binarization_activations.abc3.outcome`, from {glue:text}`binarization_activations.lenet5.abc1_error_pct` to {glue:text}`binarization_activations.lenet5.abc3_error_pct`.
-# The price is {glue:text}`binarization_activations.abc3.products` for each layer instead of one, and three bits that distinguish only four values.
+# **What to see.** Three bases instead of one {glue:text}`binarization_activations.abc3.outcome`: it is
+# {glue:text}`binarization_activations.lenet5.abc1_error_pct` with one and
+# {glue:text}`binarization_activations.lenet5.abc3_error_pct` with three.
+# The price is {glue:text}`binarization_activations.abc3.products` for each layer instead of one.
+# And the three bits of a value distinguish only four levels.
 #
 # (sec-gxnor)=
 # ## GXNOR: three values, trained without real weights
 #
-# **The idea.** An operation with a zero can be skipped, so a third value saves work.
-# And weights with three states need no real numbers to add up their updates, if an update that is too small for a step becomes a step *with a small probability* {cite:p}`deng2018gxnor`.
+# **The idea.** An operation with a zero can be skipped, so a third value, zero, saves work.
+# GXNOR also trains without real weights: an update that is too small for a step becomes a step *with a small
+# probability* {cite:p}`deng2018gxnor`.
 #
-# **The formula.** What a layer passes on is $\varphi_r(x) = 1$ for $x > r$, $-1$ for $x < -r$, and 0 between.
-# An increment $\Delta W$ is cut to $\rho$, so that $W + \rho$ stays in $[-1, 1]$, and split into whole steps and a rest, $\rho = \kappa\, \Delta z + \nu$:
+# **The formula.** A layer passes on $\varphi_r(x) = 1$ for $x > r$, $-1$ for $x < -r$, and 0 in between.
+# An increment $\Delta W$ of a weight $W$ is cut to $\rho$, so that $W + \rho$ stays in $[-1, 1]$.
+# It is then split into $\kappa$ whole steps of size $\Delta z$ and a rest $\nu$, so $\rho = \kappa\, \Delta z + \nu$:
 #
 # $$ \begin{aligned} W &\leftarrow W + \kappa\, \Delta z + \operatorname{sgn}(\rho)\, \Delta z\, b, \\ b &\sim \mathrm{Bernoulli}\big(\tanh(m |\nu| / \Delta z)\big), \quad m = 3 . \end{aligned} $$ (eq-gxnor)
 #
@@ -439,8 +480,8 @@ figures.show(
 
 # %% [markdown]
 # **An exact check.** Weights stay in their three states, and none moves against its increment.
-# A linear probability moves the mean by the increment itself, tanh by more.
-# And products on two planes of bits are those of floats:
+# With a linear probability, the mean step is the increment itself; with tanh it is larger.
+# And products computed on two planes of bits are those of floats:
 
 # %%
 before = torch.randint(0, 3, (100_000,), generator=draw).to(torch.int8)
@@ -459,9 +500,10 @@ assert torch.equal(products, (a @ w.T).long()) and torch.equal(
 )
 
 # %% [markdown]
-# **An audit.** Does the training really hold no real weights?
-# We make one step of training and list what the network and its optimizer keep after it.
-# In the first row, the BNN keeps real weights, and Adam, its optimizer, keeps two moments for each.
+# **An audit.** Does the training really keep no real weights?
+# We make one training step and list what the network and its optimizer keep after it.
+# In the first row, for comparison, a BNN keeps its real weights, and its optimizer Adam keeps two running means
+# (moments) for each.
 
 
 # %% tags=["hide-input"]
@@ -504,7 +546,8 @@ for text, increment in (("GXNOR, Adam", "adam"), ("GXNOR, plain gradient", "sgd"
 figures.table(rows, caption="Bytes kept between two steps of training")
 
 # %% [markdown]
-# **An experiment.** We train the same network with three values: with increments by Adam, as published, and with increments by the gradient alone.
+# **An experiment.** We train the same network with three values in two ways: with increments from Adam, as published,
+# and with increments from the gradient alone.
 
 # %%
 options = {"fit": gxnor_dst.fit, "epochs": ternary_epochs, "batch_size": ternary_batch}
@@ -584,19 +627,27 @@ figures.show(
 # %% [markdown]
 # **What to see.** A network can learn without real weights: with three values and Adam's increments the error is {glue:text}`binarization_activations.mlp.gxnor_error_pct`, {finding}`far below that of a network without hidden layers | binarization_activations.mlp.linear_error_pct - binarization_activations.mlp.gxnor_error_pct > 2`.
 # The survey {cite:p}`berthelier2020survey` says that training requires real weights: {verdict}`C2.6-07`.
-# But Adam keeps moments of {glue:text}`binarization_activations.gxnor_adam.moments_bytes` where {glue:text}`binarization_activations.bnn.real_weights_bytes` of real weights went, and batch norm is real in any case.
-# The plain gradient leaves nothing real that has a weight's shape, and {finding}`costs accuracy | binarization_activations.mlp.gxnor_sgd_error_pct > binarization_activations.mlp.gxnor_error_pct`: the error is {glue:text}`binarization_activations.mlp.gxnor_sgd_error_pct`.
+# But only the {glue:text}`binarization_activations.bnn.real_weights_bytes` of real weights are gone: Adam still keeps
+# moments of {glue:text}`binarization_activations.gxnor_adam.moments_bytes`, and batch norm is real in any case.
+# With the plain gradient, the training keeps no real number for any weight, and this
+# {finding}`costs accuracy | binarization_activations.mlp.gxnor_sgd_error_pct > binarization_activations.mlp.gxnor_error_pct`:
+# the error is {glue:text}`binarization_activations.mlp.gxnor_sgd_error_pct`.
 #
-# Many operations can be skipped: {glue:text}`binarization_activations.gxnor.zero_weights_pct` of the weights are zero, and {glue:text}`binarization_activations.gxnor.resting_pct` of the operations have a zero as a factor.
-# With values drawn evenly it would be five in nine.
+# Many operations can be skipped: {glue:text}`binarization_activations.gxnor.zero_weights_pct` of the weights are zero,
+# and {glue:text}`binarization_activations.gxnor.resting_pct` of the operations have a zero as a factor.
+# If all three values were equally frequent, it would be five in nine.
 #
 # (sec-bulat)=
 # ## A block made for signs
 #
-# **The idea.** Networks that find joints or landmarks, such as the stacked hourglass {cite:p}`newell2016stacked`, are built of bottlenecks: their $1 \times 1$ filters squeeze all features through few channels, and with signs such a filter can tell little.
-# A block without them suits signs better: its three convolutions follow one another, and all three results are passed on {cite:p}`bulat2017binarized`.
+# **The idea.** Networks that find joints or landmarks, such as the stacked hourglass {cite:p}`newell2016stacked`, are
+# built of bottlenecks.
+# Their $1 \times 1$ filters squeeze all features through few channels, and with signs such a filter can tell little.
+# A block without them suits signs better: its three convolutions follow one another, and all three results are passed
+# on {cite:p}`bulat2017binarized`.
 #
-# **The formula.** With $f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)$ of $3 \times 3$ pixels, and $C/2$, $C/4$ and $C/4$ channels,
+# **The formula.** With units $f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)$
+# of $3 \times 3$ pixels, which give $C/2$, $C/4$ and $C/4$ channels,
 #
 # $$ a = f_1(x), \quad b = f_2(a), \quad c = f_3(b), \qquad y = [a, b, c] + x . $$ (eq-bulat)
 #
@@ -606,8 +657,9 @@ figures.show(
 figures.show_source(bulat.BinaryBlock, bulat.unit)
 
 # %% [markdown]
-# **An exact check.** For 256 channels, a width used in such networks, a bottleneck can be made as large as a block, to within 0.3 % of the weights {cite:p}`bulat2017binarized`.
-# And with filters of scale zero, a block passes on what it reads:
+# **An exact check.** For 256 channels, a width used in such networks, a bottleneck can be made as large as a block, to
+# within 0.3 % of the weights {cite:p}`bulat2017binarized`.
+# With filters of scale zero, a block passes on its input unchanged:
 
 # %%
 block = bulat.BinaryBlock(256, 256)
@@ -620,9 +672,11 @@ for _, layer in layers(small):
 assert torch.equal(small.eval()(image), image)
 
 # %% [markdown]
-# **An experiment.** The networks find four key points of a digit of $14 \times 14$ pixels: the topmost, bottommost, leftmost and rightmost point of its stroke.
-# Between a real first and a real last layer are two blocks, or two bottlenecks with as many weights, in signs and in floats.
-# A control has six narrow bottlenecks, again with as many weights: it sees as many pixels as the blocks do.
+# **An experiment.** The networks find four key points of a digit of $14 \times 14$ pixels: the topmost, bottommost,
+# leftmost and rightmost point of its stroke.
+# Between a first and a last layer of floats we place two blocks, or two bottlenecks with as many weights, and train
+# both with signs and with floats.
+# As a control, six narrow bottlenecks, again with as many weights, see as many pixels as the blocks do.
 
 
 # %% tags=["hide-input"]
@@ -707,21 +761,34 @@ several = f"{block_seeds} networks" if block_seeds > 1 else "one network"
 say("block.networks", several)
 
 # %% [markdown]
-# **What to see.** In signs the blocks come {glue:text}`binarization_activations.block.outcome`: they miss a key point by {glue:text}`binarization_activations.block.signs_distance`, the bottlenecks by {glue:text}`binarization_activations.bottleneck.signs_distance`.
-# {finding}`In floats the two differ less | binarization_activations.bottleneck.signs_distance - binarization_activations.block.signs_distance > binarization_activations.bottleneck.floats_distance - binarization_activations.block.floats_distance`, {glue:text}`binarization_activations.block.floats_distance` and {glue:text}`binarization_activations.bottleneck.floats_distance`.
+# **What to see.** With signs, the blocks come {glue:text}`binarization_activations.block.outcome`: on average they miss
+# a key point by {glue:text}`binarization_activations.block.signs_distance`, the bottlenecks by
+# {glue:text}`binarization_activations.bottleneck.signs_distance`.
+# {finding}`With floats the two differ less | binarization_activations.bottleneck.signs_distance - binarization_activations.block.signs_distance > binarization_activations.bottleneck.floats_distance - binarization_activations.block.floats_distance`:
+# they miss by {glue:text}`binarization_activations.block.floats_distance` and
+# {glue:text}`binarization_activations.bottleneck.floats_distance`.
 # The block itself need not be the reason, since two blocks also see more rows of pixels than two bottlenecks.
-# The control has the wider view without the block, and misses by {glue:text}`binarization_activations.narrow.signs_distance`: the view {glue:text}`binarization_activations.narrow.outcome`.
-# This rests on {glue:text}`binarization_activations.block.networks` of each kind and few images: take it as a hint, not as a measurement.
+# The control has the wider view without the block and misses by
+# {glue:text}`binarization_activations.narrow.signs_distance`: the view
+# {glue:text}`binarization_activations.narrow.outcome`.
+# This rests on {glue:text}`binarization_activations.block.networks` of each kind and few images: take it as a hint, not
+# as a measurement.
 #
 # ## Where it breaks
 #
-# **ReLU before a sign.** After ReLU nothing is negative, so every sign is +1 and the layer says the same about every image.
-# With ReLU left in place, {glue:text}`binarization_activations.relu.positive_pct` of the signs are +1, and the trained network has an error of {glue:text}`binarization_activations.relu.error_pct`.
+# **ReLU before a sign.** After ReLU nothing is negative, so every sign is +1 and the layer gives the same output for
+# every image.
+# If ReLU is left in place, {glue:text}`binarization_activations.relu.positive_pct` of the signs are +1, and the trained
+# network has an error of {glue:text}`binarization_activations.relu.error_pct`.
 #
-# **Increments that are too large.** In GXNOR the learning rate is a probability.
-# At ten times the rate, where an increment is about a whole step, the error is {glue:text}`binarization_activations.fast.error_pct` instead of {glue:text}`binarization_activations.mlp.gxnor_error_pct`.
+# **Increments that are too large.** In GXNOR the learning rate sets a probability.
+# At ten times the rate, where an increment is about a whole step, the error is
+# {glue:text}`binarization_activations.fast.error_pct` instead of
+# {glue:text}`binarization_activations.mlp.gxnor_error_pct`.
 #
-# **Inputs that match the filter.** Where inputs are large just where weights are large, $K \alpha$ is {finding}`too small | binarization_activations.together.size_ratio < 1`: for a filter that reads its own pattern it is {glue:text}`binarization_activations.together.size_ratio` the best scale.
+# **Inputs that match the filter.** If inputs are large exactly where weights are large, $K \alpha$ is
+# {finding}`too small | binarization_activations.together.size_ratio < 1`: for a filter that reads its own pattern it is
+# {glue:text}`binarization_activations.together.size_ratio` the best scale.
 
 # %% tags=["hide-input"]
 net = bnn.binarize(models.mlp(hidden=tuple(hidden)))
@@ -771,7 +838,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. The signals of GXNOR can have more levels than three: $2^N + 1$, from $-1$ to $1$. How many products of signs does a layer of ternary weights take then?
+# 3. The signals of GXNOR can have more levels than three: $2^N + 1$, from $-1$ to $1$. How many products of signs does
+#    a layer with ternary weights take then?
 
 # %% tags=["hide-cell"]
 spaces, weight = (1, 2, 3), nn.Linear(8, 4)
@@ -791,9 +859,11 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Where weights and inputs are signs, a sum is a count of bits, and the bits give the very answers of the float network.
-# - Normalize, then take signs, right before a layer; never after ReLU, and not before pooling.
-# - Weights with three states can be trained without real weights, at a price in accuracy if the moments of the optimizer go as well.
+# - Where weights and inputs are signs, a sum is a count of bits, and the count gives exactly the answers of the network
+#   in floats.
+# - Normalize and take signs right before a layer; never after ReLU, and not before pooling.
+# - Weights with three states can be trained without real weights; giving up the moments of the optimizer, too, costs
+#   accuracy.
 #
 # The [next chapter](binarization_speed.py) measures how much faster counting is.
 #

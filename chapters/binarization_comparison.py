@@ -10,9 +10,12 @@
 # (sec-binarization-comparison)=
 # # Binary networks compared: BinaryConnect, BWN, BNN, XNOR-Net, ABC-Net, GXNOR-Net
 #
-# How much accuracy does a binary network lose, and what does it save?
-# On color images, a network of three convolutions misclassifies {mean}`binarization_comparison.cnn.float_error_pct 0` with floats and {mean}`binarization_comparison.cnn.xnor_error_pct 0` as XNOR-Net, where weights and inputs are signs; binary weights alone {glue:text}`binarization_comparison.cnn.weights`.
-# On gray digits the same change of LeNet-5, a classifier with two convolutions, {glue:text}`binarization_comparison.lenet5.signs`, and its file is {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
+# How much accuracy does a binary network lose, and how small does its file become?
+# On color images, a network with three convolutions misclassifies {mean}`binarization_comparison.cnn.float_error_pct 0`
+# with floats and {mean}`binarization_comparison.cnn.xnor_error_pct 0` with signs for weights and inputs (XNOR-Net);
+# binary weights alone {glue:text}`binarization_comparison.cnn.weights`.
+# On gray digits, the same change {glue:text}`binarization_comparison.lenet5.signs` for LeNet-5, a classifier with two
+# convolutions, and makes its file {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
 #
 # ```{claims} binarization_comparison
 # ```
@@ -77,20 +80,24 @@ TITLES = {"lenet5": "LeNet-5, digits", "cnn": "color images"}
 # %% [markdown]
 # ## The methods
 #
-# All methods of this section are applied to the same two networks: LeNet-5, for digits, and a network for color images, with three convolutions of 3 by 3 pixels, each followed by pooling, batch norm and ReLU, and a linear layer.
-# All forms of a network have the same images, the same number of epochs and the same learning rate of Adam; only the discrete states of GXNOR, where a rate is a probability, have their own.
+# We apply all methods of this section to the same two networks.
+# One is LeNet-5, for digits.
+# The other, for color images, has three convolutions of 3 by 3 pixels, each followed by pooling, batch norm and ReLU,
+# and then a linear layer.
+# All forms of a network get the same images, the same number of epochs and the same learning rate of Adam.
+# Only the discrete weights of GXNOR have a rate of their own, since there it sets a probability.
 #
 # | method | weights | inputs of a layer | layers |
 # | --- | --- | --- | --- |
 # | BinaryConnect {cite:p}`courbariaux2015binaryconnect` | signs | floats | all |
 # | BWN {cite:p}`rastegari2016xnor` | signs with a scale for each filter | floats | all but first and last |
-# | ABC-Net {cite:p}`lin2017abcnet` | a sum of several signs with scales | floats (color images) or the same (LeNet-5) | all but first and last |
+# | ABC-Net {cite:p}`lin2017abcnet` | a sum of several signs with scales | floats (color images) or a sum of signs (LeNet-5) | all but first and last |
 # | XNOR-Net {cite:p}`rastegari2016xnor` | signs with a scale for each filter | signs | all but first and last |
 # | BNN {cite:p}`courbariaux2016binarynet` | signs | signs | all |
 # | GXNOR-Net {cite:p}`deng2018gxnor` | three values | three values | all |
 #
 # In code, each method is one call on a network of floats.
-# Where even the output is a sum of signs, it gets a batch norm if it has none.
+# Where even the output is a sum of signs, we add a batch norm if there is none.
 
 
 # %%
@@ -132,9 +139,11 @@ METHODS |= {
 }
 
 # %% [markdown]
-# **The experiment.** Every network is trained in each form, on equal terms.
-# LeNet-5 is also trained with floats and more batch norm, since the other network has batch norm of its own.
-# On color images several bases replace the weights alone, so that nothing else differs; in LeNet-5 they replace the inputs as well.
+# **The experiment.** We train both networks in every form, on equal terms.
+# LeNet-5 has no batch norm, so we also train it with floats and batch norm; the other network has its own.
+# On color images, the several matrices of signs of ABC-Net (its *bases*) replace the weights alone, so that nothing
+# else differs.
+# In LeNet-5 they replace the inputs, too.
 
 # %%
 LEFT_OUT = {"cnn": {"float_norm", *(f"abc{m}" for m in bases)}}
@@ -271,19 +280,25 @@ evidence.phrase("binarization_comparison.lenet5.norm", norm)
 # %% [markdown]
 # **What to see.** On color images, signs for the inputs {glue:text}`binarization_comparison.cnn.inputs` signs for the weights.
 # The error is {mean}`binarization_comparison.cnn.float_error_pct` with floats, {mean}`binarization_comparison.cnn.bwn_error_pct` with binary weights and {mean}`binarization_comparison.cnn.xnor_error_pct` with XNOR-Net.
-# Is XNOR-Net as accurate as single precision, as the survey says {cite:p}`berthelier2020survey`? {verdict}`C2.6-22`.
+# The survey says that XNOR-Net is as accurate as single precision {cite:p}`berthelier2020survey`: {verdict}`C2.6-22`.
 #
-# A second and a third matrix of signs for the weights {glue:text}`binarization_comparison.cnn.bases`: ABC-Net has an error of {mean}`binarization_comparison.cnn.weights1_error_pct` with one and {mean}`binarization_comparison.cnn.weights3_error_pct` with three.
-# The survey's sentence: {verdict}`C2.6-06`.
+# A second and a third matrix of signs for the weights {glue:text}`binarization_comparison.cnn.bases`: ABC-Net has an
+# error of {mean}`binarization_comparison.cnn.weights1_error_pct` with one matrix and
+# {mean}`binarization_comparison.cnn.weights3_error_pct` with three.
+# The survey says that several bases make a network more accurate: {verdict}`C2.6-06`.
 #
-# On digits, the fair rival of a binary LeNet-5 is LeNet-5 with floats *and* batch norm, since binary layers bring batch norm with them.
-# Here batch norm {glue:text}`binarization_comparison.lenet5.norm`: the error is {mean}`binarization_comparison.lenet5.float_norm_error_pct` with and {mean}`binarization_comparison.lenet5.float_error_pct` without it.
+# On digits, the fair rival of a binary LeNet-5 is LeNet-5 with floats *and* batch norm, since binary layers bring batch
+# norm with them.
+# Here batch norm {glue:text}`binarization_comparison.lenet5.norm`: the error is
+# {mean}`binarization_comparison.lenet5.float_norm_error_pct` with it and
+# {mean}`binarization_comparison.lenet5.float_error_pct` without.
 #
 # ## Bytes, work and time
 #
-# Every network is written to a file and, where its layers read signs, converted to the kernels that count bits.
-# Networks with real inputs compute with floats, even if their weights are signs.
-# The time is that of many images at once on one thread, relative to the float network.
+# We write every network to a file.
+# Networks whose layers read signs are then converted to the kernels that count bits; all others compute with floats,
+# even if their weights are signs.
+# We time many images at once on one thread, relative to the float network.
 
 
 # %% tags=["hide-input"]
@@ -359,21 +374,29 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** A float has 32 bits, but {finding}`no file is 32 times smaller | binarization_comparison.lenet5.binaryconnect_file_ratio < 32; binarization_comparison.lenet5.bnn_file_ratio < 32; binarization_comparison.lenet5.xnor_file_ratio < 32`; whether a network is faster depends on its shape and its number of bases.
-# The file of LeNet-5 is {finding}`smaller | binarization_comparison.lenet5.bwn_file_ratio > 10` by {glue:text}`binarization_comparison.lenet5.bwn_file_ratio` with binary weights, {glue:text}`binarization_comparison.lenet5.xnor_file_ratio` as XNOR-Net, which adds batch norm for each input, and {glue:text}`binarization_comparison.lenet5.bnn_file_ratio` as BNN, with signs in all layers.
+# The file of LeNet-5 is {finding}`smaller | binarization_comparison.lenet5.bwn_file_ratio > 10` by
+# {glue:text}`binarization_comparison.lenet5.bwn_file_ratio` with binary weights in its inner layers.
+# For XNOR-Net, which adds batch norm for each input, the factor is
+# {glue:text}`binarization_comparison.lenet5.xnor_file_ratio`; for BNN, with signs in all layers, it is
+# {glue:text}`binarization_comparison.lenet5.bnn_file_ratio`.
 #
-# Several bases have a price.
-# With one base for weights and one for inputs, LeNet-5 takes {glue:text}`binarization_comparison.lenet5.abc1_latency_ratio` the time of floats; with three of each, so nine products of signs, it takes {glue:text}`binarization_comparison.lenet5.abc3_latency_ratio`.
+# Several bases have a price: three for weights and three for inputs take nine products of signs.
+# LeNet-5 then takes {glue:text}`binarization_comparison.lenet5.abc3_latency_ratio` the time of floats, and
+# {glue:text}`binarization_comparison.lenet5.abc1_latency_ratio` with one base of each kind.
 #
 # ## Where it breaks
 #
 # **Small networks.** The first and the last layer, batch norm and scales stay real, and in a small network they are a large part of the file.
-# Our network for color images, for example, has a file that is {finding}`less than ten times | binarization_comparison.cnn.xnor_file_ratio < 10` smaller as XNOR-Net, {glue:text}`binarization_comparison.cnn.xnor_file_ratio`.
+# As XNOR-Net, our network for color images has a file that is
+# {finding}`less than ten times smaller | binarization_comparison.cnn.xnor_file_ratio < 10`: the factor is
+# {glue:text}`binarization_comparison.cnn.xnor_file_ratio`.
 #
-# **Short trainings.** All networks get the same few epochs, which hurts methods with noisy gradients most; the papers train ten to a hundred times as long.
+# **Short trainings.** All networks get the same few epochs, which should hurt methods with noisy gradients most; the
+# papers train ten to a hundred times as long.
 #
 # ## Exercises
 #
-# 1. You may choose one binary method for each network, by the validation images. Which one, and what is its test error?
+# 1. Choose one binary method for each network by the validation images. Which is it, and what is its test error?
 
 # %% tags=["hide-cell"]
 chosen = {}
@@ -396,7 +419,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. How much smaller is that file if the batch norm before the first linear layer has one scale for each map, not for each input?
+# 3. How much smaller is that file if the batch norm before the first linear layer has one scale for each map instead of
+#    one for each input?
 
 # %% tags=["hide-cell"]
 by_map = xnor_net.binarize(models.lenet5(), maps={"fc1": 50})
@@ -406,7 +430,8 @@ evidence.answer(f"The file is then {saved:.2f} times smaller.")
 # %% [markdown]
 # ## In short
 #
-# - Binary weights make files many times smaller, but by less than the bits of a float suggest: first and last layer, batch norm and scales stay real.
+# - Binary weights make files many times smaller, but by less than the bits of a float suggest: the first and the last
+#   layer, batch norm and scales stay real.
 # - Signs for the inputs allow kernels that count bits; the harder the task, the more accuracy they cost.
 # - Compare a binary network with floats that have the same batch norm and the same training.
 #

@@ -12,9 +12,13 @@
 # (sec-binarization-speed)=
 # # Speed of binary networks: what 58 times faster means
 #
-# How much faster is a network whose weights and inputs are signs?
-# On one core, a convolution that counts bits is {finding}`faster than torch's convolution of floats | binarization.kernel.conv_ratio > 1`, {mean}`binarization.kernel.conv_ratio 1`, and the whole of LeNet-5, a digit classifier with two convolutions, is {mean}`binarization_speed.lenet5.many_speedup_latency_ratio 1` as fast.
-# The "58 times" of the survey {cite:p}`berthelier2020survey` counts operations; on the clock, this chapter reaches as much {glue:text}`binarization_speed.rival.outcome`.
+# How much faster is a network on one core if its weights and inputs are signs?
+# A convolution that counts bits is
+# {finding}`faster than torch's convolution of floats | binarization.kernel.conv_ratio > 1`, by
+# {mean}`binarization.kernel.conv_ratio 1`, and all of LeNet-5, a small digit classifier, runs
+# {mean}`binarization_speed.lenet5.many_speedup_latency_ratio 1` as fast.
+# The "58 times" of the survey {cite:p}`berthelier2020survey` counts operations; by the clock, we reach as much
+# {glue:text}`binarization_speed.rival.outcome`.
 #
 # ```{claims} binarization_speed
 # ```
@@ -64,17 +68,20 @@ def timed(calls):  # milliseconds: medians, the calls taking turns
 # (sec-kernels)=
 # ## Counting instead of multiplying
 #
-# **The idea.** Write +1 as the bit 1 and −1 as the bit 0.
-# The product of two signs is −1 exactly where their bits differ, so a sum of products is found by counting the bits that differ {cite:p}`rastegari2016xnor`.
-# A processor does that for 64 signs in one word.
+# **The idea.** Write each sign as one bit: one for plus, zero for minus.
+# The product of two signs is −1 exactly where their bits differ, so a sum of products is found by counting the bits
+# that differ {cite:p}`rastegari2016xnor`.
+# A processor does this for 64 signs at once, in one word.
 #
 # **The formula.** For two rows of $K$ signs
 #
 # $$ a \cdot b = K - 2\, \mathrm{popcount}(a \oplus b) . $$ (eq-popcount)
 #
-# A last word that is not full holds zeros in both rows, which do not differ.
+# Here $\oplus$ marks the bits that differ, and popcount counts them.
+# If the last word is not full, both rows are filled with zeros, which do not differ.
 #
-# **The code.** numba cannot express vectors of 512 bits, so the inner loop is written in LLVM's intermediate representation, the language into which numba compiles.
+# **The code.** numba, a compiler for Python, cannot express vectors of 512 bits, so the inner loop is written in LLVM's
+# intermediate representation, the language into which numba compiles.
 # `count_differences` does not count: it *writes the instructions* that load a word of each row, take the exclusive or, count its ones, and add the count.
 # Its two central lines are shown; `product` calls the compiled loop for all rows and filters:
 
@@ -82,7 +89,7 @@ def timed(calls):  # milliseconds: medians, the calls taking turns
 figures.show_source(vector.count_differences, kernels.product)
 
 # %% [markdown]
-# **An exact check.** Rows of any length, a single row, no row at all: each product is the one that floats give.
+# **An exact check.** For rows of any length, for a single row and for none, the product is the one that floats give.
 
 # %%
 draw = torch.Generator().manual_seed(0)
@@ -99,8 +106,9 @@ for rows, filters, length in (
     )
 
 # %% [markdown]
-# **Borders.** At the border of an image a convolution reads zeros, and zero is no sign.
-# There the packed bits say −1; what this adds depends on the weights alone, so it is subtracted again:
+# **Borders.** At the border of an image a convolution reads zeros, and zero is not a sign.
+# There the packed bits say −1.
+# What this adds depends on the weights alone, so we subtract it again:
 
 # %%
 layer = nn.Conv2d(20, 50, 5, stride=2, padding=2, bias=False)
@@ -117,7 +125,8 @@ assert torch.equal(counted, layer(x.sign()))
 # ## The limits of one core
 #
 # How fast can one core be at all?
-# Three loops measure it: one multiplies and adds floats without touching memory, one compares, counts and adds words of bits, and one only reads floats from memory.
+# Three loops measure its limits: one multiplies and adds floats without touching memory, one compares, counts and adds
+# words of bits, and one only reads floats from memory.
 # Then we time four operations: a large and a small matrix product, a linear layer with one input, and a convolution.
 # All times of this chapter are medians on one thread, and nothing else runs at the same time.
 
@@ -218,15 +227,19 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The two flat lines are {glue:text}`binarization.kernel.roof_ratio` apart.
-# An operation that is limited by arithmetic cannot gain more if both sides do their best.
-# In the square product, bits reach {glue:text}`binarization.kernel.peak_pct` of their limit and torch's floats {glue:text}`binarization.kernel.float_peak_pct` of theirs.
+# **What to see.** The core can do {glue:text}`binarization.kernel.roof_ratio` as many operations per second on bits as
+# on floats: this is the distance between the two flat lines.
+# If both codes reach their limits, an operation that is bound by arithmetic cannot gain more.
 # Any larger speed-up therefore also says that the float code was slow, or that it waited for memory.
-# A linear layer with one input does wait: it reads each weight once, its bits are a thirty-second of the bytes, and they fit into a cache where the floats do not.
+# In the square product, bits reach {glue:text}`binarization.kernel.peak_pct` of their limit, and torch's floats
+# {glue:text}`binarization.kernel.float_peak_pct` of theirs.
+# A linear layer with one input does wait for memory, since it reads each weight only once.
+# Its bits are a thirty-second of the bytes, and they fit into a cache where the floats do not.
 #
 # ## Which rival?
 #
-# **The count of the source.** The authors charge one step for a product of floats and one for 64 products of signs, and leave out what it costs to read memory {cite:p}`rastegari2016xnor`:
+# **The count of the source.** The authors of XNOR-Net count one step for a product of floats and one for 64 products of
+# signs, and leave out what it costs to read memory {cite:p}`rastegari2016xnor`:
 
 # %% tags=["remove-input"]
 figures.show_source(xnor_net.speedup)
@@ -238,7 +251,8 @@ counted = xnor_net.speedup(256, 9, bits=roof.bits / roof.floats)
 record("kernel.counted_here_ratio", counted, timing=True)
 
 # %% [markdown]
-# **Several rivals on the clock.** We time the same convolution with floats one at a time, without vector instructions, and the layers with several inputs at once.
+# **Several rivals on the clock.** We also time the same convolution with floats multiplied one at a time, without
+# vector instructions, and two of the layers with several inputs at once.
 
 # %% tags=["hide-input"]
 weight = np.ascontiguousarray(speed.random_normal(channels, 3, 3, channels).numpy())
@@ -262,8 +276,11 @@ for name, value in many_ratio.items():
     record(f"kernel.{name}_many_ratio", value, timing=True)
 
 # %% [markdown]
-# **Whole networks.** We train LeNet-5 as an XNOR-Net, whose first and last layer stay real, and convert it to bits in one call.
-# The second network is a small VGG, a stack of convolutions for color images; its weights are random, since only its time counts.
+# **Whole networks.** We train LeNet-5, which has two convolutions and two linear layers, as an XNOR-Net.
+# Weights and inputs of its inner layers are signs; the first and the last layer stay real.
+# One call converts it to bits.
+# The second network is a small VGG, a stack of convolutions for color images; its weights are random, since only its
+# time matters.
 
 # %%
 options = {
@@ -376,16 +393,27 @@ evidence.phrase(
 
 # %% [markdown]
 # **What to see.** The speed-up depends on the rival.
-# Against floats one at a time, which no library uses, the kernel is {glue:text}`binarization.kernel.scalar_conv_ratio` as fast; against torch it is {glue:text}`binarization.kernel.conv_ratio`.
-# The source counts {glue:text}`binarization.xnor.counted_ratio` for 256 channels and {glue:text}`binarization.xnor.counted_few_ratio` for a color image with filters of one pixel.
+# Against floats multiplied one at a time, which no library does, the kernel is
+# {glue:text}`binarization.kernel.scalar_conv_ratio` as fast; against torch it is
+# {glue:text}`binarization.kernel.conv_ratio` as fast.
+# The source counts {glue:text}`binarization.xnor.counted_ratio` for 256 channels and
+# {glue:text}`binarization.xnor.counted_few_ratio` for a color image with filters of one pixel.
 # The authors measured 58, on a CPU, for one convolution {cite:p}`rastegari2016xnor`.
-# With this core's own limits in place of 64, the same count gives {glue:text}`binarization.kernel.counted_here_ratio`.
+# With the ratio of this core's limits in place of 64, the same count gives
+# {glue:text}`binarization.kernel.counted_here_ratio`.
 # The survey {cite:p}`berthelier2020survey` says 58 times: by count {verdict}`C2.6-31`, by the clock {verdict}`C2.6-23`.
 #
-# Whole networks gain less than their convolutions, because first and last layers, pooling and batch norm stay real.
-# With one image VGG is {glue:text}`binarization_speed.vgg.one_speedup_latency_ratio` as fast and LeNet-5 {glue:text}`binarization_speed.lenet5.one_speedup_latency_ratio`; with {glue:text}`binarization_speed.many.images` images they are {glue:text}`binarization_speed.vgg.many_speedup_latency_ratio` and {glue:text}`binarization_speed.lenet5.many_speedup_latency_ratio`.
-# The converted LeNet-5 is exact, {glue:text}`binarization_speed.lenet5.different_answers` of its numbers differ from the float network's.
-# Its file is {finding}`smaller | binarization_speed.lenet5.file_ratio > 16` by {glue:text}`binarization_speed.lenet5.file_ratio`.
+# Whole networks gain less than their convolutions, because their first and last layers, pooling and batch norm stay
+# real.
+# With one image, VGG is {glue:text}`binarization_speed.vgg.one_speedup_latency_ratio` as fast and LeNet-5
+# {glue:text}`binarization_speed.lenet5.one_speedup_latency_ratio`.
+# With {glue:text}`binarization_speed.many.images` images at once, the two factors are
+# {glue:text}`binarization_speed.vgg.many_speedup_latency_ratio` and
+# {glue:text}`binarization_speed.lenet5.many_speedup_latency_ratio`.
+# The converted LeNet-5 is exact: {glue:text}`binarization_speed.lenet5.different_answers` of its outputs differ from
+# those of the network in floats.
+# Its file is {finding}`smaller | binarization_speed.lenet5.file_ratio > 16` by
+# {glue:text}`binarization_speed.lenet5.file_ratio`.
 #
 # ## Where the time goes
 #
@@ -427,23 +455,37 @@ shared = 9 / channels  # for K: nine products for each place, which all filters 
 record("xnor.real_products_with_k_pct", (2 + shared) * real, digits=3, exact=True)
 
 # %% [markdown]
-# **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time; the rest goes into packing, gathering and scaling, although only {glue:text}`binarization.xnor.real_products_pct` of the products are real.
-# With K, the scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` are real; over torch, the kernel then reaches {glue:text}`binarization.kernel.conv_with_k_ratio`, and {glue:text}`binarization.kernel.conv_ratio` without K.
+# **What to see.** Counting takes {glue:text}`binarization_speed.count.latency_pct` of the time; the rest goes into
+# packing, gathering and scaling, although only {glue:text}`binarization.xnor.real_products_pct` of the products are
+# real.
+# With K, XNOR-Net's scale of the inputs, {glue:text}`binarization.xnor.real_products_with_k_pct` of them are real.
+# The speed-up over torch is then {glue:text}`binarization.kernel.conv_with_k_ratio`, and without K
+# {glue:text}`binarization.kernel.conv_ratio`.
 #
 # ## Where it breaks
 #
 # **Signs times floats.** In a binary weight network only the weights are signs, so products become additions.
 # A processor that multiplies and adds in one instruction need not gain from that.
-# With signs for weights torch, which still multiplies, takes {glue:text}`binarization.signs.latency_ratio` the time; a loop that only adds and subtracts takes {glue:text}`binarization.signs.additions_latency_ratio` the time of the same loop with products.
+# With signs for weights, torch, which still multiplies, takes {glue:text}`binarization.signs.latency_ratio` the time.
+# A loop that only adds and subtracts takes {glue:text}`binarization.signs.additions_latency_ratio` the time of the same
+# loop with products.
 #
-# **Several bases.** A layer of ABC-Net with M bases for weights and M for inputs is M² products of signs {cite:p}`lin2017abcnet`.
-# With one, three and five bases the convolution has {glue:text}`binarization.abc1.speedup_latency_ratio`, {glue:text}`binarization.abc3.speedup_latency_ratio` and {glue:text}`binarization.abc5.speedup_latency_ratio` the speed of torch's in floats: {finding}`five are slower than floats | binarization.abc5.speedup_latency_ratio < 1`.
+# **Several bases.** A layer of ABC-Net with M matrices of signs (bases) for its weights and M for its inputs takes M²
+# products of signs {cite:p}`lin2017abcnet`.
+# With one, three and five bases, the convolution has {glue:text}`binarization.abc1.speedup_latency_ratio`,
+# {glue:text}`binarization.abc3.speedup_latency_ratio` and {glue:text}`binarization.abc5.speedup_latency_ratio` the
+# speed of torch's convolution of floats:
+# {finding}`with five it is slower | binarization.abc5.speedup_latency_ratio < 1`.
 # By the limits of the core alone, five bases could reach {glue:text}`binarization.abc5.roof_ratio` the speed of floats.
 #
-# **Few channels.** With {glue:text}`binarization_speed.few.channels` channels the convolution has {glue:text}`binarization.few.speedup_latency_ratio` the speed of torch's: {finding}`packing and gathering cost more time than counting saves | binarization.few.speedup_latency_ratio < 1`.
+# **Few channels.** With {glue:text}`binarization_speed.few.channels` channels, the convolution has
+# {glue:text}`binarization.few.speedup_latency_ratio` the speed of torch's:
+# {finding}`packing and gathering cost more time than counting saves | binarization.few.speedup_latency_ratio < 1`.
 #
-# **Sparse weights of the same size.** The survey names binarization as a way out where sparse models are slow.
-# A sparse matrix with as many bytes as the linear layer's bits keeps {glue:text}`binarization_speed.sparse.kept_pct` of the weights, and takes {glue:text}`binarization.sparse.latency_ratio` the time of the bits.
+# **Sparse weights of the same size.** The survey suggests binarization where sparse models are slow.
+# A sparse matrix with as many bytes as the linear layer's bits keeps only
+# {glue:text}`binarization_speed.sparse.kept_pct` of the weights, and takes
+# {glue:text}`binarization.sparse.latency_ratio` the time of the bits.
 
 # %% tags=["hide-input"]
 a = speed.random_normal(many, linear_side)
@@ -566,13 +608,14 @@ evidence.answer(
 # ## In short
 #
 # - A sum of products of signs is a count of bits that differ, exact to the last digit.
-# - A speed-up says as much about the rival as about the method: ask what the float code was, and what its limit is.
+# - A speed-up says as much about the rival as about the method: ask how fast the float code was, and how fast it could
+#   be.
 # - Whole networks gain less than one layer, and several bases can cost more time than floats.
 #
 # The [last chapter](binarization_comparison.py) on binary networks compares all methods.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`rastegari2016xnor` is XNOR-Net; its 58 is of section 4.1.
+# - {cite:t}`rastegari2016xnor` is XNOR-Net; its factor of 58 is in section 4.1.
 # - {cite:t}`lin2017abcnet` has several bases; {cite:t}`courbariaux2016binarynet` measured kernels on a GPU.
 # - {cite:t}`berthelier2020survey` is the survey.

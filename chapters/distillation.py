@@ -10,9 +10,9 @@
 # (sec-distillation)=
 # # Knowledge distillation: soft targets, mimic learning, unlabeled data
 #
-# When does a small network learn more from a large one than from labels?
+# When does a small network (the student) learn more from a large one (the teacher) than from labels?
 # When labels are few: with {mean}`distillation.few.samples` color images, a student that copies its teacher's softened probabilities is right on {mean}`distillation.few.soft4_accuracy_pct 0` of the test images, and on {mean}`distillation.few.hard_accuracy_pct 0` with labels alone.
-# When the student sees all the images and labels that the teacher saw, the teacher {glue:text}`distillation.all.outcome`.
+# If the student has all the images and labels that the teacher had, the teacher {glue:text}`distillation.all.outcome`.
 #
 # ```{claims} distillation
 # ```
@@ -100,14 +100,16 @@ def taught(build, teaching, count=None, **options):  # one student for each seed
 # (sec-soft-targets)=
 # ## Soft targets: what the wrong classes tell
 #
-# **The idea.** A label says "cat". A trained network says "cat, perhaps dog, surely not truck", and that is more to learn from {cite:p}`hinton2015distilling`.
+# **The idea.** A label says "cat". A trained network says "cat, perhaps dog, surely not truck", and there is more to
+# learn from that {cite:p}`hinton2015distilling`.
 # The *teacher* is a large network that is already trained, the *student* a small one.
 #
-# **The formula.** The logits $z$ of a network, its outputs before the softmax, are divided by a temperature $T$, so that small probabilities count:
+# **The formula.** The logits $z$ of a network, its outputs before the softmax, are divided by a temperature $T$, so
+# that small probabilities count:
 #
 # $$ p_i^{(T)}(z) = \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)} . $$ (eq-temperature)
 #
-# With the logits $v$ of the teacher, $z$ of the student and the label $y$, the student minimizes
+# With the logits $v$ of the teacher and $z$ of the student, the label $y$ and its weight $w$, the student minimizes
 #
 # $$ L = (1 - w)\, T^2\, \mathrm{KL}\big(p^{(T)}(v) \,\big\Vert\, p^{(T)}(z)\big) + w\, \mathrm{CE}\big(y, p^{(1)}(z)\big) . $$ (eq-soft-targets)
 #
@@ -119,7 +121,9 @@ def taught(build, teaching, count=None, **options):  # one student for each seed
 figures.show_source(soft_targets.loss)
 
 # %% [markdown]
-# **An exact check.** At a high temperature, soft targets compare logits whose mean is taken away: the gradient tends to $\frac{1}{C}\big[(z - \bar z) - (v - \bar v)\big]$ for $C$ classes, and the distance to it falls with $1/T$.
+# **An exact check.** At a high temperature, soft targets compare logits from which their mean is subtracted.
+# For $C$ classes, the gradient tends to $\frac{1}{C}\big[(z - \bar z) - (v - \bar v)\big]$, and the distance to it
+# falls with $1/T$.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -133,9 +137,11 @@ for t in (100.0, 1000.0):
 assert away[0] < 0.05 and 8 < away[0] / away[1] < 12
 
 # %% [markdown]
-# **An experiment.** The teacher has three convolutions and is trained on all color images; the student has the same shape with a few filters in each layer.
-# It gets a few images, moved and mirrored at random, and learns from their labels, from the teacher at $T = 1$, or from the teacher at a higher temperature.
-# All three train for the same number of steps.
+# **An experiment.** The teacher has three convolutions and is trained on all color images; the student has the same
+# layers with only a few filters in each.
+# It gets a few images, shifted at random and, unless they show digits, also mirrored.
+# It learns from their labels, from the teacher at $T = 1$, or from the teacher at a higher temperature.
+# All three students train for the same number of steps.
 
 # %%
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
@@ -160,7 +166,7 @@ students = {way: taught(student, by, **few_options) for way, by in ways.items()}
 right = {way: accuracies(nets, color.test) for way, nets in students.items()}
 
 # %% [markdown]
-# **The control.** Is it the teacher, or is it that labels were few?
+# **The control.** Does a teacher always help, or only where labels are few?
 # Here the same student gets every image and label that the teacher had.
 
 # %%
@@ -212,14 +218,17 @@ evidence.phrase("distillation.all.outcome", outcome)
 # %% [markdown]
 # **What to see.** With few images, the teacher {finding}`adds | distillation.few.gain_points > 0` {mean}`distillation.few.gain_points`.
 # The student then agrees with its teacher on {mean}`distillation.few.soft4_agreement_pct 0` of the test images instead of {mean}`distillation.few.hard_agreement_pct 0`.
-# With all the images, the teacher {glue:text}`distillation.all.outcome`: most of what it knew was in the labels that the student has, too.
+# With all the images, the teacher {glue:text}`distillation.all.outcome`: most of what it knows is also in the labels
+# that the student has.
 #
 # ### A digit that the student never saw
 #
 # **An experiment.** {cite:t}`hinton2015distilling` take one digit out of the images from which the student learns.
-# The teacher's small probabilities still say what resembles the missing digit.
-# The student answers it too rarely, because its bias for the missing class has learned that the class is rare; so we raise that bias, as far as changes at most {mean}`distillation.missing_class.changed_pct 0` of the student's answers to its own training images.
-# The teacher is LeNet-5, a classifier with two convolutions, and the student LeNet-300-100, with two hidden layers.
+# The teacher's small probabilities still say which images resemble the missing digit.
+# But the student answers with it too rarely, because its bias for the missing class has learned that the class is rare.
+# So we raise that bias, as far as this changes at most {mean}`distillation.missing_class.changed_pct 0` of the
+# student's answers to its own training images.
+# The teacher is LeNet-5, a classifier with two convolutions; the student is LeNet-300-100, which has two hidden layers.
 
 # %% tags=["hide-input"]
 options = {"epochs": gray_epochs, "learning_rate": 0.05, "seed": 0}
@@ -298,8 +307,11 @@ rows = [
 figures.table(rows, caption="Digits that the student never saw; three students each")
 
 # %% [markdown]
-# **What to see.** A student that has never seen a {glue:text}`distillation.missing_class.digit` recognizes {mean}`distillation.missing_class.recall_pct 0` of them, and {mean}`distillation.missing_class.shifted_recall_pct 0` after the shift.
-# Trained on the labels of the same images, it {finding}`recognizes none | distillation.missing_class.labels_recall_pct < 0.5`.
+# **What to see.** A student that has never seen a {glue:text}`distillation.missing_class.digit` recognizes
+# {mean}`distillation.missing_class.recall_pct 0` of them, and {mean}`distillation.missing_class.shifted_recall_pct 0`
+# after its bias was raised.
+# Trained on the labels of the same images, it
+# {finding}`recognizes none | distillation.missing_class.labels_recall_pct < 0.5`.
 # A student that saw nothing but sevens and eights is right on {mean}`distillation.two_classes.accuracy_pct 0` of all digits, and on {mean}`distillation.two_classes.shifted_accuracy_pct 0` after its two biases were lowered.
 
 # %% tags=["remove-cell"]
@@ -309,8 +321,8 @@ evidence.phrase("distillation.missing_class.digit", str(left_out))
 # (sec-logit-mimic)=
 # ## Mimic learning: match the logits, on images without labels
 #
-# **The idea.** A shallow network copies the teacher's logits by least squares {cite:p}`ba2014deep`.
-# No label is used, so any image will do, and unlabeled images are cheap.
+# **The idea.** In mimic learning, a shallow network copies the teacher's logits by least squares {cite:p}`ba2014deep`.
+# It uses no labels, so any image will do, and unlabeled images are cheap.
 #
 # **The formula.** For the student's logits $g(x)$ and the teacher's $z$,
 #
@@ -322,7 +334,8 @@ evidence.phrase("distillation.missing_class.digit", str(left_out))
 figures.show_source(logit_mimic.loss)
 
 # %% [markdown]
-# **An exact check.** The gradient of the loss is the difference of the logits over the number of samples, and a copy of the teacher has none.
+# **An exact check.** The gradient of the loss is the difference of the logits divided by the number of samples, and for
+# a copy of the teacher the loss is zero.
 
 # %%
 g = torch.randn(4, 10, generator=generator, requires_grad=True)
@@ -332,9 +345,10 @@ torch.testing.assert_close(g.grad, (g.detach() - target) / 4)
 assert logit_mimic.loss(target, target) == 0
 
 # %% [markdown]
-# **An experiment.** A shallow student, with one hidden layer behind a linear bottleneck (next section), copies LeNet-5 on all training images, without their labels.
+# **An experiment.** A shallow student copies LeNet-5 on all training images, without their labels.
+# It has one hidden layer after a linear bottleneck (next section).
 # Its rival has the same shape and learns from the few labels that we pretend to have, for as many steps.
-# The logits are copied after their means are taken away and their spread is made one, which is undone at the output.
+# The student copies logits that are scaled to mean zero and spread one; a last layer undoes the scaling.
 
 
 # %% tags=["hide-input"]
@@ -397,15 +411,19 @@ ratio = measure.parameters(shallow(0)) / measure.parameters(lenet5)
 record("mimic.parameters_ratio", ratio, digits=2, exact=True)
 
 # %% [markdown]
-# **What to see.** The mimic is right on {mean}`distillation.mimic.accuracy_pct` of the test images, its rival with {mean}`distillation.mimic.labeled` labels on {mean}`distillation.mimic.labels_accuracy_pct`.
-# It answers as its teacher does in {mean}`distillation.mimic.agreement_pct` of the cases.
-# The survey expects it to make the same mistakes, too ({verdict}`C2.1-09`): of the teacher's mistakes it makes {mean}`distillation.mimic.shared_mistakes_pct` with the same wrong answer, and a network that never met the teacher {mean}`distillation.mimic.labels_shared_mistakes_pct`.
+# **What to see.** The mimic is right on {mean}`distillation.mimic.accuracy_pct` of the test images, its rival with
+# {mean}`distillation.mimic.labeled` labels on {mean}`distillation.mimic.labels_accuracy_pct`.
+# The mimic gives the same answer as its teacher in {mean}`distillation.mimic.agreement_pct` of the cases.
+# The survey expects it to make the same mistakes, too ({verdict}`C2.1-09`).
+# It repeats {mean}`distillation.mimic.shared_mistakes_pct` of the teacher's mistakes with the same wrong answer; its
+# rival, which never met the teacher, repeats {mean}`distillation.mimic.labels_shared_mistakes_pct`.
 #
 # ### The survey's Figure 2, drawn again
 #
-# Accuracy against parameters, for deep networks, shallow networks, and shallow networks that mimic a deep one.
+# We draw accuracy against parameters for deep networks, for shallow networks, and for shallow networks that mimic a
+# deep one.
 # Deep and shallow networks learn from the same few labels.
-# The teacher is the widest of the deep networks, trained on all labels, and the mimics copy it without labels.
+# The teacher is another, wider deep network, trained on all labels; the mimics copy it without labels.
 
 # %% tags=["hide-input"]
 other = datasets.load(other_data, first=other_first)
@@ -516,15 +534,18 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** On gray digits a mimic {finding}`is better | distillation.figure2.gray_least_gain_points > 0` than a shallow network of its size that learned from the few labels, as in the survey's Figure 2.
-# On the second set, {glue:text}`distillation.figure2.other_outcome` ({verdict}`C2.1-17`).
-# Part of this is not the teacher's merit: it was trained on labels that the shallow network never had.
+# **What to see.** On gray digits, as in the survey's Figure 2, a mimic
+# {finding}`is better | distillation.figure2.gray_least_gain_points > 0` than a shallow network of its size that learned
+# from the few labels.
+# On the second data set: {glue:text}`distillation.figure2.other_outcome` ({verdict}`C2.1-17`).
+# Part of any gain comes from labels: the teacher was trained on many that the shallow network never had.
 #
 # (sec-linear-bottleneck)=
 # ## A linear bottleneck makes wide layers cheap
 #
 # **The idea.** A shallow student has to be wide, and a wide first layer is costly.
-# {cite:t}`ba2014deep` write its weight as a product of two narrow ones, with nothing in between; the survey leaves this out ({verdict}`C2.1-13`).
+# {cite:t}`ba2014deep` write its weight matrix as a product of two narrow ones, with no activation in between.
+# The survey leaves this bottleneck out ({verdict}`C2.1-13`).
 #
 # **The formula.** $W \in \mathbb{R}^{H \times D}$ becomes $U V$ with $U \in \mathbb{R}^{H \times k}$ and $V \in \mathbb{R}^{k \times D}$: $k (H + D)$ weights instead of $H D$.
 #
@@ -544,7 +565,7 @@ torch.testing.assert_close(merged(images), narrow(images), rtol=1e-4, atol=1e-4)
 assert torch.linalg.matrix_rank(merged.fc1.weight.double(), rtol=1e-5) == rank
 
 # %% [markdown]
-# **An experiment.** The same mimic with and without the bottleneck, for the same number of steps.
+# **An experiment.** We train the same mimic with and without the bottleneck, for the same number of steps.
 
 # %%
 plain = partial(shallow, narrow=0)
@@ -577,16 +598,22 @@ losses = gains(accuracies(wide, gray.test), accuracies(mimics, gray.test))
 record("bottleneck.loss_points", losses, digits=2)
 
 # %% [markdown]
-# **What to see.** With the bottleneck the student does {mean}`distillation.bottleneck.multiply_adds_ratio` {finding}`fewer multiply-adds | distillation.bottleneck.multiply_adds_ratio > 1`; its accuracy differs by {mean}`distillation.bottleneck.loss_points`.
+# **What to see.** With the bottleneck, the student takes {mean}`distillation.bottleneck.multiply_adds_ratio`
+# {finding}`fewer multiply-adds | distillation.bottleneck.multiply_adds_ratio > 1`.
+# Without it, the accuracy differs by {mean}`distillation.bottleneck.loss_points`.
 #
 # (sec-model-compression)=
 # ## Model compression: make the images up
 #
 # **The idea.** What if there are no unlabeled images?
-# {cite:t}`bucila2006model` make samples up from the few that exist, let an ensemble label them, and train one small network on the result.
-# RANDOM draws each pixel from its own distribution; NBE does so for each class; MUNGE mixes each image with its nearest neighbor.
+# {cite:t}`bucila2006model` make up samples from the few that exist, let an ensemble label them, and train one small
+# network on the result.
+# There are three ways to make up an image.
+# RANDOM draws each pixel from the distribution of that pixel, NBE does so within each class, and MUNGE mixes each image
+# with its nearest neighbor.
 #
-# **The formula.** For an image $e$ and its nearest neighbor $e'$, MUNGE changes each pixel $a$ with probability $p$:
+# **The formula.** For an image $e$ and its nearest neighbor $e'$, MUNGE changes each pixel $a$ with probability $p$; a
+# parameter $s$ sets the spread:
 #
 # $$ e_a \leftarrow \mathcal N\big(e'_a, \mathit{sd}\big), \qquad e'_a \leftarrow \mathcal N\big(e_a, \mathit{sd}\big), \qquad \mathit{sd} = \lvert e_a - e'_a \rvert / s . $$ (eq-munge)
 #
@@ -596,7 +623,7 @@ record("bottleneck.loss_points", losses, digits=2)
 figures.show_source(model_compression.munge)
 
 # %% [markdown]
-# **An exact check.** With $p = 0$, the made-up images are copies.
+# **An exact check.** With $p = 0$, the made-up images are copies of the real ones.
 
 # %%
 real = few_gray.images
@@ -604,8 +631,8 @@ same = model_compression.munge(real, copies=2, probability=0.0, spread=1.0, seed
 assert torch.equal(same, torch.cat([real, real]))
 
 # %% [markdown]
-# **An experiment.** An ensemble is trained on the few labeled images.
-# A small student copies it on these images alone, or on made-up ones as well, for the same number of steps.
+# **An experiment.** We train an ensemble, several networks whose answers are averaged, on the few labeled images.
+# A small student copies it on these images alone, or also on made-up ones, for the same number of steps.
 # How often MUNGE changes a pixel is chosen on validation images.
 
 # %% tags=["hide-input"]
@@ -676,14 +703,19 @@ record("made.parameters_ratio", ratio, digits=0, exact=True)
 
 # %% [markdown]
 # **What to see.** The student has {mean}`distillation.made.parameters_ratio` {finding}`fewer parameters | distillation.made.parameters_ratio > 1` than the ensemble.
-# With mixed images it reaches {mean}`distillation.made.munge_accuracy_pct`, with pixels drawn alone {mean}`distillation.made.random_accuracy_pct`, and the ensemble itself {mean}`distillation.made.ensemble_accuracy_pct`.
-# The thousandfold compression that the survey reports ({verdict}`C2.1-10`) comes from this work, which is on tables, not on CIFAR-10 ({verdict}`C2.1-11`).
+# With mixed images it reaches {mean}`distillation.made.munge_accuracy_pct`, and with pixels drawn one by one
+# {mean}`distillation.made.random_accuracy_pct`; the ensemble itself reaches
+# {mean}`distillation.made.ensemble_accuracy_pct`.
+# The thousandfold compression that the survey reports ({verdict}`C2.1-10`) comes from this work.
+# It is about tables of numbers; the survey places it on CIFAR-10, a set of color images ({verdict}`C2.1-11`).
 #
 # ## Where it breaks
 #
-# **With all the data.** Where the student has all images and labels, there is little left to copy: see the right column of the first table.
+# **With all the data.** If the student has all images and labels, there is little left to copy: see the right column of
+# the first table.
 #
-# **A network deep on paper.** "A deeper network has more parameters" ({verdict}`C2.1-01`) is not so in general: six hidden layers of sixteen units have fewer than one layer of sixty-four.
+# **Deep, but small.** The survey says that "a deeper network has more parameters" ({verdict}`C2.1-01`).
+# This is not so in general: six hidden layers of sixteen units have fewer than one layer of sixty-four.
 
 # %%
 slim = measure.parameters(models.mlp(inputs=64, hidden=(16,) * 6, batch_norm=False))
@@ -750,6 +782,7 @@ evidence.answer(
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`hinton2015distilling` is distillation with a temperature; {cite:t}`ba2014deep` is mimic learning and the linear bottleneck; {cite:t}`bucila2006model` is model compression.
+# - {cite:t}`hinton2015distilling` is distillation with a temperature, {cite:t}`ba2014deep` is mimic learning with the
+#   linear bottleneck, and {cite:t}`bucila2006model` is model compression.
 # - {cite:t}`urban2017deep` asks later whether convolutional students can be shallow; {cite:t}`dauphin2013big` is the shallow network on SIFT features.
 # - {cite:t}`lecun1998gradient` has the networks, {cite:t}`berthelier2020survey` is the survey.

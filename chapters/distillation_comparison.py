@@ -10,9 +10,11 @@
 # (sec-distillation-comparison)=
 # # Distillation compared: ensembles, features, rankings, attention, singular vectors
 #
-# Does copying what happens inside a teacher beat copying its answers?
-# We train one student from {mean}`distillation_comparison.race.samples` color images with seven losses: with labels alone it is right on {mean}`distillation_comparison.race.labels_accuracy_pct 0` of the test images, with plain soft targets on {mean}`distillation_comparison.race.soft_accuracy_pct 0`.
-# At equal wall time, {glue:text}`distillation_comparison.race.outcome`.
+# Should a small network copy what happens inside its teacher, a larger network, or only the teacher's answers?
+# We train it on {mean}`distillation_comparison.race.samples` color images in seven ways: its accuracy is
+# {mean}`distillation_comparison.race.labels_accuracy_pct 0` with labels alone and
+# {mean}`distillation_comparison.race.soft_accuracy_pct 0` with soft targets, the teacher's softened answers.
+# In equal training time, {glue:text}`distillation_comparison.race.outcome`.
 #
 # ```{claims} distillation_comparison
 # ```
@@ -113,10 +115,12 @@ few_gray, unlabeled = gray.train.first(labeled), gray.train.first(transfer)
 # (sec-ensemble)=
 # ## An ensemble in one student
 #
-# **The idea.** Several networks that differ in their seeds alone are more accurate together than each of them, and cost as many times more.
+# **The idea.** Several networks that differ only in their seeds are more accurate together than each of them alone, but
+# they also cost several times as much.
 # One student of the same size can learn their mean answer {cite:p}`hinton2015distilling`.
 #
-# **The formula.** The target is the mean of the members' softened probabilities, or the softmax of their mean logits, which is their geometric mean:
+# **The formula.** The target is the mean of the $M$ members' probabilities, softened by a temperature $T$.
+# Alternatively, it is the softmax of their mean logits, which amounts to the geometric mean of the probabilities:
 #
 # $$ \bar p = \frac{1}{M} \sum_{m=1}^M p^{(T)}(v_m) \qquad\text{or}\qquad \bar p \propto \Big(\prod_{m=1}^M p^{(T)}(v_m)\Big)^{1/M} . $$ (eq-ensemble)
 #
@@ -137,8 +141,10 @@ each = [nn.functional.nll_loss(one, labels, reduction="none") for one in logits]
 assert (of_mean <= torch.stack(each).mean(0) + 1e-6).all()
 
 # %% [markdown]
-# **An experiment.** The members are LeNet-300-100, a digit classifier with two hidden layers, trained on few labeled images.
-# The student has the same shape, and learns from the ensemble on images without labels; there is one ensemble and one student for each seed.
+# **An experiment.** Each member is a LeNet-300-100, a digit classifier with two hidden layers, trained on few labeled
+# images.
+# The student has the same shape and learns from the ensemble on images without labels.
+# There is one ensemble and one student for each seed.
 
 # %%
 options = {"epochs": member_epochs, "learning_rate": 0.05, "batch_size": 32}
@@ -181,13 +187,14 @@ record("ensemble.transferred_pct", shares or [0.0], digits=0)
 
 # %% [markdown]
 # **What to see.** The ensemble is better than its members by {mean}`distillation_comparison.ensemble.gain_points`, and one student of their size keeps {mean}`distillation_comparison.ensemble.transferred_pct` of that ({verdict}`C2.1-16`).
-# It saw more images than they did, but none of their labels.
+# The student saw more images than the members did, but no labels.
 #
 # (sec-label-smoothing)=
-# ## Label smoothing: a better network, a worse teacher
+# ## Label smoothing: does it make a worse teacher?
 #
-# **The idea.** Training with labels of almost one and almost zero, instead of one and zero, often helps.
-# {cite:t}`muller2019when` find that such a network teaches worse, since its answers no longer say which wrong class an image resembles.
+# **The idea.** Labels of almost one and almost zero, instead of one and zero, often make a network more accurate.
+# {cite:t}`muller2019when` find that such a network teaches worse, since its answers no longer say which wrong class an
+# image resembles.
 #
 # **The formula.** For a share $\alpha$ and $K$ classes,
 #
@@ -199,7 +206,7 @@ record("ensemble.transferred_pct", shares or [0.0], digits=0)
 figures.show_source(label_smoothing.smoothed)
 
 # %% [markdown]
-# **An exact check.** The loss is a mix of the cross-entropy with the label and with the uniform distribution.
+# **An exact check.** The loss is a mix of two cross-entropies: with the label and with the uniform distribution.
 
 # %%
 outputs, labels = torch.randn(6, 10, generator=generator), torch.arange(6)
@@ -209,8 +216,9 @@ mixed += 0.3 * nn.functional.cross_entropy(outputs, torch.full((6, 10), 0.1))
 torch.testing.assert_close(nn.functional.cross_entropy(outputs, soft), mixed)
 
 # %% [markdown]
-# **An experiment.** Teachers with and without smoothing, each with a small student that learns from it alone, at $T = 4$.
-# The spread of the teacher's logits of wrong classes, among images of one class, is what the student can learn from.
+# **An experiment.** We train teachers with and without smoothing; each teaches a small student, which learns from it
+# alone, at $T = 4$.
+# The student can learn from how the teacher's logits of the wrong classes vary among images of one class.
 
 
 # %% tags=["hide-input"]
@@ -269,15 +277,19 @@ record("smoothing.variance_ratio", [a / b for a, b in pairs], digits=2)
 
 # %% [markdown]
 # **What to see.** The students of smoothed teachers {glue:text}`distillation_comparison.smoothing.outcome` ({verdict}`C2.1-25`).
-# The wrong logits of such a teacher vary {mean}`distillation_comparison.smoothing.variance_ratio` as much within a class, so they {finding}`say less | distillation_comparison.smoothing.variance_ratio < 1` about an image.
+# Within a class, the wrong logits of a smoothed teacher vary {mean}`distillation_comparison.smoothing.variance_ratio`
+# as much, so they {finding}`say less | distillation_comparison.smoothing.variance_ratio < 1` about an image.
 #
 # (sec-nst)=
 # ## Neuron selectivity: where do the channels respond?
 #
 # **The idea.** Each channel of a convolution responds to some places of an image.
-# {cite:t}`huang2017nst` treat the channels' patterns as samples of a distribution, and make the student's distribution like the teacher's.
+# {cite:t}`huang2017nst` treat the channels' patterns as samples of a distribution, and train the student to match the
+# teacher's distribution.
 #
-# **The formula.** With the patterns $f_T^i$ and $f_S^j$ of length one and a kernel $k$, the squared *maximum mean discrepancy* is
+# **The formula.** Take the patterns $f_T^i$ of the teacher's $C_T$ channels and $f_S^j$ of the student's $C_S$, each
+# scaled to length one, and a kernel $k$.
+# The squared *maximum mean discrepancy* is
 #
 # $$ \mathrm{MMD}^2 = \frac{1}{C_T^2} \sum_{i, i'} k(f_T^i, f_T^{i'}) + \frac{1}{C_S^2} \sum_{j, j'} k(f_S^j, f_S^{j'}) - \frac{2}{C_T C_S} \sum_{i, j} k(f_T^i, f_S^j) . $$ (eq-mmd)
 #
@@ -297,20 +309,25 @@ for kernel in ("linear", "polynomial", "gaussian"):
     assert away.abs().max() < 1e-5
 
 # %% [markdown]
+# The comparison of seven losses below tests this method.
 # The survey says that this method and the next employ pruning ({verdict}`C2.1-19`).
-# Neither their papers nor their code do.
+# Neither their papers nor their code do so.
 #
 # (sec-darkrank)=
 # ## DarkRank: who resembles whom?
 #
 # **The idea.** For search, the outputs of a network are *embeddings*: samples of one class should lie close together.
-# {cite:t}`chen2018darkrank` teach the order in which the other samples of a batch lie from each sample.
+# {cite:t}`chen2018darkrank` teach a ranking: for each sample of a batch, which of the others is nearest, which next,
+# and so on.
 #
-# **The formula.** From a query $q$, a candidate $x$ has the score $S(x) = -\alpha \lVert q - x \rVert^\beta$, and an order $\pi$ of $n$ candidates the probability
+# **The formula.** Seen from a query $q$, a candidate $x$ has the score $S(x) = -\alpha \lVert q - x \rVert^\beta$.
+# An order $\pi$ of $n$ candidates has the probability
 #
 # $$ P(\pi) = \prod_{i=1}^n \frac{\exp S(x_{\pi(i)})}{\sum_{k \ge i} \exp S(x_{\pi(k)})} . $$ (eq-orders)
 #
-# The hard loss is $-\log P$ of the teacher's order; the soft loss is the divergence between the probabilities of all orders, which we can afford for the four nearest candidates ($4! = 24$ orders).
+# The hard loss is $-\log P$ of the teacher's order.
+# The soft loss is the divergence between teacher and student over the probabilities of all orders, which we can afford
+# for the four nearest candidates ($4! = 24$ orders).
 #
 # **The code.**
 
@@ -329,8 +346,9 @@ total = darkrank.log_probability(marks[orders]).exp().sum()
 torch.testing.assert_close(total, torch.ones_like(total))
 
 # %% [markdown]
-# **An experiment.** The teacher's embedding is the hidden layer of LeNet-5, the student's the second hidden layer of LeNet-300-100, trained on few labels, with and without DarkRank.
-# How alike do they rank the test images, and how well does the nearest neighbor tell the class?
+# **An experiment.** The teacher's embedding is the hidden layer of LeNet-5, a digit classifier with two convolutions.
+# The student's is the second hidden layer of LeNet-300-100, trained on few labels, with and without DarkRank.
+# How similarly do they rank the test images, and how often does the nearest neighbor have the right class?
 
 # %% tags=["hide-input"]
 options = {"epochs": gray_epochs, "learning_rate": 0.05, "seed": 0}
@@ -379,17 +397,23 @@ for kind in ("soft", "hard"):
     record(f"darkrank.{kind}_gain_tau", more, unit="", digits=3)
 
 # %% [markdown]
-# **What to see.** With the hard loss the student ranks more as its teacher does: Kendall's $\tau$, which is 1 for equal orders and 0 for unrelated ones, {finding}`rises | distillation_comparison.darkrank.hard_gain_tau > 0` by {mean}`distillation_comparison.darkrank.hard_gain_tau`.
-# The soft loss, which knows the order of four candidates only, changes it by {mean}`distillation_comparison.darkrank.soft_gain_tau`.
+# **What to see.** With the hard loss, the student's ranking comes closer to its teacher's: Kendall's $\tau$, which is 1
+# for equal orders and 0 for unrelated ones, {finding}`rises | distillation_comparison.darkrank.hard_gain_tau > 0` by
+# {mean}`distillation_comparison.darkrank.hard_gain_tau`.
+# The soft loss, which only knows the order of four candidates, changes $\tau$ by
+# {mean}`distillation_comparison.darkrank.soft_gain_tau`.
 #
 # (sec-internal-representations)=
 # ## Internal representations: how does the teacher attend?
 #
-# **The idea.** {cite:t}`aguilar2020internal` shorten BERT, a network for text.
-# Each layer of the student copies the attention and the state of one layer of the teacher, one layer after the other, before it learns the answers.
-# The survey's sentence is about models in general; the paper is about text, and here the texts are the rows of gray images.
+# **The idea.** {cite:t}`aguilar2020internal` make BERT, a transformer for text, shallower.
+# Layer by layer, the student copies the attention and the state of a layer of the teacher; only then does it learn the
+# answers.
+# The survey speaks of models in general, but the paper is about text; here each "text" is a gray image, read row by
+# row.
 #
-# **The formula.** For the attention probabilities $A$ and the state $h$ of the token that carries the class,
+# **The formula.** For the attention probabilities $A$ and the state $h$ of the token that carries the class, of teacher
+# ($T$) and student ($S$),
 #
 # $$ L = \frac{1}{\text{heads} \cdot \text{rows}} \sum_{\text{heads}} \sum_{\text{rows}} A^T \log \frac{A^T}{A^S} + 1 - \cos(h^T, h^S) . $$ (eq-internal)
 #
@@ -408,8 +432,10 @@ assert internal_representations.loss((attention, 3 * state), (attention, state))
 
 # %% [markdown]
 # **An experiment.** The student is a transformer with fewer layers than its teacher.
-# It begins with some of the teacher's layers, so all that the teacher learned from many images is in it already.
-# It learns from images without labels: from the answers alone, or layer by layer first, with as many epochs in all.
+# It starts from copies of some of the teacher's layers, so much of what the teacher learned from many images is already
+# there.
+# It then learns from images without labels: from the teacher's answers alone, or layer by layer first, with as many
+# epochs in all.
 
 # %% tags=["hide-input"]
 deep, shallow = layers
@@ -489,21 +515,25 @@ word = f"{'gains' if change > 0 else 'loses'} {abs(change):.1f} points"
 evidence.phrase("distillation_comparison.internal.outcome", word)
 
 # %% [markdown]
-# **What to see.** While the layers are taught together, the internal loss {finding}`falls | distillation_comparison.internal.fall_pct > 0` by {mean}`distillation_comparison.internal.fall_pct` of what it was at the start.
-# In accuracy this {glue:text}`distillation_comparison.internal.outcome` compared with the answers alone, at equal epochs ({verdict}`C2.1-22`).
+# **What to see.** While the layers are taught together, the internal loss
+# {finding}`falls | distillation_comparison.internal.fall_pct > 0` by {mean}`distillation_comparison.internal.fall_pct`
+# of its value at the start.
+# At equal epochs, this {glue:text}`distillation_comparison.internal.outcome` of accuracy compared with the answers
+# alone ({verdict}`C2.1-22`).
 #
 # (sec-kd-svd)=
 # ## Singular vectors: how do layers relate?
 #
-# **The idea.** {cite:t}`lee2018selfsupervised` compress each map of the teacher to its first singular vectors, and teach how those of one layer relate to those of the next.
-# "Self-supervised" means that this target needs no labels.
+# **The idea.** {cite:t}`lee2018selfsupervised` compress the maps of each teacher layer to their first singular vectors,
+# and teach the student how those of one layer relate to those of the next.
+# They call this "self-supervised", because the target needs no labels.
 #
-# **The formula.** A map is a matrix of places and channels, $X \approx U \Sigma V^\top$.
+# **The formula.** The maps of a layer form a matrix of places and channels, $X \approx U \Sigma V^\top$.
 # With the weighted right singular vectors $f^l$ of map $l$,
 #
 # $$ D_{m, n} = \exp\big(-(f^l_m - f^{l+1}_n)^2 / 8\big), \qquad L = \tfrac{1}{2} \lVert D_S - D_T \rVert^2 . $$ (eq-svd)
 #
-# The gradient of this loss is cut to the length of the labels' gradient where it is longer.
+# Where the gradient of this loss is longer than that of the labels' loss, it is cut to the same length.
 #
 # **The code.**
 
@@ -511,7 +541,8 @@ evidence.phrase("distillation_comparison.internal.outcome", word)
 figures.show_source(singular_vectors.loss)
 
 # %% [markdown]
-# **An exact check.** A singular vector has no sign of its own, and no map a scale: neither changes the loss.
+# **An exact check.** The sign of a singular vector is arbitrary, and so is the scale of a map: neither changes the
+# loss.
 
 # %%
 one = torch.rand(3, 4, 5, 5, generator=generator, dtype=torch.float64)
@@ -522,11 +553,13 @@ assert singular_vectors.loss((5 * one, -two), (one, two)) < 1e-12
 # ## One teacher, one student, seven losses
 #
 # **Equal terms.** The teacher has three convolutions with batch norm and is trained on all color images.
-# The student has the same channels, but its last two convolutions are split into one per channel and one across channels; it gets few images.
-# Every loss has the same networks, images and order.
-# Its weight and its learning rate were chosen on validation images.
-# The first column gives all the same epochs.
-# The second gives all the same *time*: as many epochs as fit in the time that soft targets need.
+# The student has as many channels, but each of its last two convolutions is split into one per channel and one across
+# channels.
+# It gets few images.
+# All losses use the same networks, the same images and the same order of images.
+# The weight and the learning rate of each loss were chosen on validation images.
+# In the column "equal epochs" all students train for the same number of epochs.
+# In the column "equal time" they train for as many epochs as fit into the time that soft targets need.
 
 # %% tags=["hide-input"]
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
@@ -679,11 +712,16 @@ figures.show(
 # %% [markdown]
 # **What to see.** Soft targets {finding}`beat labels | distillation_comparison.race.soft_gain_points > 0` by {mean}`distillation_comparison.race.soft_gain_points`.
 # At equal time, {glue:text}`distillation_comparison.race.outcome`.
-# An epoch with singular vectors {finding}`takes longest | distillation_comparison.race.svd_epoch_latency_ratio > distillation_comparison.race.soft_epoch_latency_ratio`; the survey's sentence that they improve transfer learning is judged against soft targets ({verdict}`C2.1-23`).
+# An epoch with singular vectors
+# {finding}`takes longer than one with soft targets | distillation_comparison.race.svd_epoch_latency_ratio > distillation_comparison.race.soft_epoch_latency_ratio`.
+# The survey says that singular vectors improve transfer learning; we judge this against soft targets
+# ({verdict}`C2.1-23`).
 #
 # ## Together with pruning
 #
-# **An experiment.** A pruned network is retrained with few labels, or by the network that it was: the teacher is already there {cite:p}`han2015learning`.
+# **An experiment.** After pruning {cite:p}`han2015learning`, the dense network can teach the pruned one, so a teacher
+# is already there.
+# We retrain a pruned network with few labels, or with the dense network as its teacher.
 
 # %%
 dense = models.lenet_300_100(0)
@@ -733,13 +771,15 @@ figures.table(
 record("pruning.gain_points", gains(pruned["soft"], pruned["labels"]), digits=2)
 
 # %% [markdown]
-# **What to see.** The pruned network {finding}`learns more | distillation_comparison.pruning.gain_points > 0` from its dense self than from the same images' labels: the difference is {mean}`distillation_comparison.pruning.gain_points`.
+# **What to see.** The pruned network {finding}`learns more | distillation_comparison.pruning.gain_points > 0` from the
+# dense network than from the labels of the same images: the difference is
+# {mean}`distillation_comparison.pruning.gain_points`.
 #
 # ## Where it breaks: a class for each pixel
 #
 # The survey warns that tasks like segmentation are difficult to distill ({verdict}`C2.1-24`).
-# The students here give each pixel of a street scene, or of a digit, a class.
-# Their score is the mean over classes of the intersection over the union (mIoU).
+# Here the students give a class to each pixel of a street scene, or of a digit.
+# Their score is the intersection over the union, averaged over the classes (mIoU).
 
 # %% tags=["hide-input"]
 VOID = -100  # pixels of no class: cross-entropy leaves them out
@@ -844,8 +884,9 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# Here the student {glue:text}`distillation_comparison.scenes.outcome` by its teacher, without any label.
-# In the race above, where each image has one class, it adds {mean}`distillation_comparison.race.soft_gain_points`.
+# With its teacher's answers instead of labels, the student {glue:text}`distillation_comparison.scenes.outcome`.
+# In the comparison above, where each image has one class, soft targets add
+# {mean}`distillation_comparison.race.soft_gain_points`.
 #
 # ## Exercises
 #
@@ -877,11 +918,14 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Plain soft targets are the line to beat, and cost little time.
+# - Plain soft targets are the baseline to beat, and they cost little time.
 # - A teacher with smoothed labels says less about the wrong classes.
-# - What is copied inside a network shows inside the student, not always in its accuracy.
+# - Copying internal layers changes the inside of the student, but does not always make it more accurate.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`hinton2015distilling` has ensembles; {cite:t}`muller2019when` label smoothing; {cite:t}`huang2017nst` neuron selectivity; {cite:t}`chen2018darkrank` rankings; {cite:t}`aguilar2020internal` internal representations; {cite:t}`lee2018selfsupervised` singular vectors; {cite:t}`ba2014deep` logits.
+# - {cite:t}`hinton2015distilling` has ensembles, {cite:t}`muller2019when` label smoothing, {cite:t}`huang2017nst`
+#   neuron selectivity, and {cite:t}`chen2018darkrank` rankings.
+# - {cite:t}`aguilar2020internal` has internal representations, {cite:t}`lee2018selfsupervised` singular vectors, and
+#   {cite:t}`ba2014deep` logits.
 # - {cite:t}`han2015learning` is the pruning that is combined here, {cite:t}`berthelier2020survey` is the survey.

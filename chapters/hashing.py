@@ -11,8 +11,13 @@
 # # Hashing: weights that share values by chance
 #
 # How small can a network's file be if a hash function decides which of its weights are equal?
-# With one stored value for every sixty-four weights, the file of a digit classifier with one hidden layer is {mean}`hashing.nets.file_ratio 0` smaller and its error is {mean}`hashing.nets.error_pct 1`; a dense network that fits into the same file {finding}`misclassifies more | hashing.nets.smaller64_error_pct > hashing.nets.error_pct`, {mean}`hashing.nets.smaller64_error_pct 1`.
-# What hashing does not save is time: for one image, the hashed layer {finding}`takes longer | hashing.layer.latency_ratio > 1` than the dense one.
+# A digit classifier with one hidden layer that stores one value for every sixty-four weights has a file
+# {mean}`hashing.nets.file_ratio 0` {finding}`smaller | hashing.nets.file_ratio > 1` and an error of
+# {mean}`hashing.nets.error_pct 1`.
+# A dense network that fits into the same file
+# {finding}`misclassifies more | hashing.nets.smaller64_error_pct > hashing.nets.error_pct`,
+# {mean}`hashing.nets.smaller64_error_pct 1`, but hashing saves no time: for one image, the hashed layer
+# {finding}`takes longer | hashing.layer.latency_ratio > 1` than the dense one.
 #
 # ```{claims} hashing
 # ```
@@ -86,9 +91,11 @@ def gains(worse, better):  # in points, of networks with the same seeds
 # (sec-feature-hashing)=
 # ## Feature hashing: fewer inputs, the same inner products
 #
-# **The idea.** Deal the inputs into $K$ buckets at random, and keep the sum of each bucket {cite:p}`weinberger2009feature`.
-# Half of the inputs, chosen by a second hash, are subtracted instead of added, so that what falls into the same bucket by chance cancels on average.
-# Nothing is learned and no matrix is stored.
+# **The idea.** Feature hashing replaces the inputs of a model by a few sums {cite:p}`weinberger2009feature`.
+# A hash function deals the inputs into $K$ buckets at random, and only the sum of each bucket is kept.
+# A second hash chooses half of the inputs to be subtracted instead of added, so that inputs that share a bucket by
+# chance cancel on average.
+# Nothing is learned, and no matrix is stored.
 #
 # **The formula.** With the bucket $h(j)$ and the sign $\xi(j)$ of input $j$,
 #
@@ -102,8 +109,8 @@ def gains(worse, better):  # in points, of networks with the same seeds
 figures.show_source(FeatureHashing.transform)
 
 # %% [markdown]
-# **Exact checks.** Hashing is linear.
-# Over many seeds, the mean of the inner products is the true one, within what the formula of the variance allows.
+# **Exact checks.** Feature hashing is linear.
+# Over many seeds, the mean inner product agrees with the true one, within the error that the variance allows.
 
 # %%
 x, y = torch.randn(2, 1, 8, generator=generator, dtype=torch.float64)
@@ -119,8 +126,9 @@ variance = float(squares.sum() - squares.trace()) / 4
 assert abs(np.mean(products) - float(x @ y.T)) < 4 * (variance / n) ** 0.5
 
 # %% [markdown]
-# **An experiment.** A logistic regression sees $K$ numbers instead of all pixels.
-# They come from feature hashing, from a Gaussian random projection, which stores a dense matrix, or from principal components, which are learned from the images.
+# **An experiment.** A logistic regression classifies digits from $K$ numbers instead of all pixels.
+# We compare three sources of these numbers: feature hashing, a Gaussian random projection, which stores a dense matrix,
+# and principal components, which are learned from the images.
 
 # %% tags=["hide-input"]
 train, test = dataset.train.first(regression_images), dataset.test
@@ -189,33 +197,42 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** With {mean}`hashing.features.most_sums` sums of {mean}`hashing.features.pixels` pixels, the regression is right on {mean}`hashing.features.most_accuracy_pct` of the test images, and with all pixels on {mean}`hashing.features.pixels_accuracy_pct`.
-# At thirty-two sums, feature hashing is {glue:text}`hashing.features.behind` the random projection, whose matrix has a number for each pixel and sum, and {glue:text}`hashing.features.behind_principal` principal components, which are learned.
+# **What to see.** With {mean}`hashing.features.most_sums` sums in place of {mean}`hashing.features.pixels` pixels, the
+# regression classifies {mean}`hashing.features.most_accuracy_pct` of the test images correctly.
+# With all pixels it classifies {mean}`hashing.features.pixels_accuracy_pct` correctly.
+# At thirty-two sums, feature hashing is {glue:text}`hashing.features.behind` the random projection, whose matrix has a
+# number for each pixel and sum.
+# It is {glue:text}`hashing.features.behind_principal` principal components, which are learned.
 # The survey calls hashing an effective strategy for dimensionality reduction ({verdict}`C2.2-02`).
 #
 # (sec-hashednets)=
 # ## HashedNets: a hash in place of an index
 #
-# **The idea.** Let the weights of a layer share $K$ values, as k-means does, but do not choose who shares with whom: a hash of a weight's place says which value it takes {cite:p}`chen2015compressing`.
-# A file then holds the values and one seed, and no code for any weight.
+# **The idea.** The weights of a layer share $K$ values, as they do after k-means.
+# But nobody chooses which weights share: a hash of a weight's position in the matrix says which value it takes
+# {cite:p}`chen2015compressing`.
+# So a file holds the values and one seed, and no code for any weight.
 # The network is trained with its shared values from the start.
 # The survey calls the method Nvidia's; most of its authors were at Washington University in St. Louis ({verdict}`C2.2-03`).
 #
-# **The formula.** A layer with $n$ inputs and $m$ outputs computes with a virtual matrix,
+# **The formula.** Let $h(i, j)$ be the bucket and $\xi(i, j)$ the sign of the weight from input $j$ to output $i$.
+# A layer with $n$ inputs and $m$ outputs computes with a virtual matrix,
 #
 # $$ V_{ij} = \xi(i, j)\, w_{h(i, j)}, \qquad \frac{\partial L}{\partial w_k} = \sum_{h(i, j) = k} \xi(i, j)\, \frac{\partial L}{\partial V_{ij}}, $$ (eq-hashednets)
 #
-# with $K = \lceil c\, n m \rceil$ values $w$. Each output is an inner product with hashed inputs, $w^\top \phi_i(x)$: feature hashing keeps these on average, which is why this can work.
+# where $w$ holds the $K = \lceil c\, n m \rceil$ stored values, and $L$ is the loss.
+# Each output is an inner product with hashed inputs, $w^\top \phi_i(x)$.
+# HashedNets can work because feature hashing keeps inner products on average.
 #
-# **The code.** A code says bucket and sign in one number:
+# **The code.** One integer, the code of a weight, holds both its bucket and its sign:
 
 # %% tags=["remove-input"]
 figures.show_source(lookup.codes, hashed_nets.HashedWeight)
 
 # %% [markdown]
 # **Exact checks.** Each output is $w^\top \phi_i(x)$.
-# The gradient of a value is the signed sum of the gradients of its weights.
-# A file with values and seed gives all weights back, bit for bit.
+# The gradient of a value is the signed sum of the gradients of all weights that share it.
+# A file with the values and the seed restores all weights, bit for bit.
 
 # %%
 layer = hashed_nets.compress(nn.Linear(12, 5), fraction=0.25)
@@ -239,10 +256,13 @@ assert torch.equal(weight, layer.weight)
 # %% [markdown]
 # ### Error against stored values
 #
-# **An experiment.** A network with one hidden layer gets one stored value for eight weights or more.
-# Its rivals store as many numbers: a dense network with fewer hidden units, a network with random edges removed, and one whose layers are products of two thin matrices (low rank).
+# **An experiment.** We train a network with one hidden layer that stores one value for eight weights, and then for more
+# and more of them.
+# Three rivals store as many numbers: a dense network with fewer hidden units, a network with randomly removed edges,
+# and a low-rank network.
+# Each layer of the low-rank network is the product of two thin matrices.
 # All are trained from the start, for the same number of steps with Adam; the learning rate of each kind was chosen on validation images.
-# In {cite:t}`chen2015compressing` only one factor of the low-rank rival learns; here both do.
+# In {cite:t}`chen2015compressing` only one factor of the low-rank rival is trained; here both are.
 
 
 # %% tags=["hide-input"]
@@ -372,15 +392,21 @@ figures.show(
 
 # %% [markdown]
 # **What to see.** HashedNets {finding}`win | hashing.nets.gain_points > 0` where little is stored.
-# With one value for sixty-four weights, the error is {finding}`lower | hashing.nets.gain_points > 0` by {mean}`hashing.nets.gain_points` than that of the dense network of {mean}`hashing.nets.smaller_units` hidden units that fits into the same file.
-# Random edges and low rank {finding}`lose more | hashing.nets.edges64_error_pct > hashing.nets.error_pct; hashing.nets.low_rank64_error_pct > hashing.nets.error_pct`, too: {mean}`hashing.nets.edges64_error_pct` and {mean}`hashing.nets.low_rank64_error_pct`.
-# The survey finds hashing especially efficient on fully connected networks ({verdict}`C2.2-07`).
+# With one value for sixty-four weights, a dense network that fits into a file of the same size has only
+# {mean}`hashing.nets.smaller_units` hidden units.
+# The error of HashedNets is {finding}`lower | hashing.nets.gain_points > 0` by {mean}`hashing.nets.gain_points`.
+# Random edges and low rank
+# {finding}`lose more | hashing.nets.edges64_error_pct > hashing.nets.error_pct; hashing.nets.low_rank64_error_pct > hashing.nets.error_pct`,
+# too: they misclassify {mean}`hashing.nets.edges64_error_pct` and {mean}`hashing.nets.low_rank64_error_pct`.
+# The survey calls hashing especially efficient on fully connected networks ({verdict}`C2.2-07`).
 #
 # ### What is in a bucket
 #
 # **Are connections grouped uniformly and at random?**
-# We count the weights in each bucket of the first layer, and test with chi-square whether the counts differ more, or less, than those of fair dice.
-# The p value of dice is anywhere between zero and one; it would be near zero for uneven buckets, and near one for buckets that are dealt in turn.
+# We count the weights in each bucket of the first layer.
+# A chi-square test then says whether the counts differ from each other as much as those of fair dice do.
+# For dice, the p value is equally likely to be anywhere between zero and one.
+# It would be near zero for uneven buckets, and near one for buckets that are filled in turn.
 
 # %%
 count, values = inputs * width, math.ceil(inputs * width / strong)
@@ -395,7 +421,7 @@ assert chisquare(turns).pvalue > 0.999 and loads.sum() == count
 
 # %% [markdown]
 # **Does a bucket hold one value?**
-# For each bucket of a trained layer, we count its different weights, and its different magnitudes.
+# For each bucket of a trained layer, we count the different weights in it, and their different magnitudes.
 
 
 # %%
@@ -413,14 +439,18 @@ unsigned = hashed_nets.compress(build(0), fraction=1 / strong, signed=False)
 record("buckets.unsigned_values", most_in_a_bucket(unsigned.fc1), exact=True)
 
 # %% [markdown]
-# **What to see.** The mean p value of the buckets is {mean}`hashing.buckets.p_value 2`, {finding}`as for dice | 0.001 < hashing.buckets.p_value < 0.999` ({verdict}`C2.2-04`).
-# A bucket holds {mean}`hashing.buckets.values` values, $w_i$ and $-w_i$, and {mean}`hashing.buckets.magnitudes` magnitude, so the survey's "same weight value" is right up to the sign ({verdict}`C2.2-05`).
-# Without the second hash, it is {mean}`hashing.buckets.unsigned_values` value.
+# **What to see.** The buckets look {finding}`as if dice had filled them | 0.001 < hashing.buckets.p_value < 0.999`: the
+# mean p value is {mean}`hashing.buckets.p_value 2` ({verdict}`C2.2-04`).
+# A bucket holds {mean}`hashing.buckets.values` values, $w_i$ and $-w_i$, and {mean}`hashing.buckets.magnitudes`
+# magnitude.
+# So the survey's "same weight value" is right up to the sign ({verdict}`C2.2-05`).
+# Without the second hash, a bucket holds {mean}`hashing.buckets.unsigned_values` value.
 #
 # ### More units for the same values
 #
-# **An experiment.** The number of values need not grow with the layer.
-# The values of a network with a hundred hidden units, at one for eight weights, are spread over layers that are wider and wider.
+# **An experiment.** A layer can grow while its number of stored values stays the same.
+# We take as many values as a network with a hundred hidden units has at one value for eight weights, and spread them
+# over wider and wider layers.
 
 # %%
 room = {"fc1": math.ceil(inputs * 100 / 8), "fc2": math.ceil(classes * 100 / 8)}
@@ -460,13 +490,15 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** From {mean}`hashing.expansion.first_units` to {mean}`hashing.expansion.last_units` hidden units that share {mean}`hashing.expansion.values` values, the error {glue:text}`hashing.expansion.outcome`.
-# The file grows only by the biases of the added units; the computation grows with the units.
+# **What to see.** Between {mean}`hashing.expansion.first_units` and {mean}`hashing.expansion.last_units` hidden units
+# with the same number of values, the error {glue:text}`hashing.expansion.outcome`.
+# All these networks share {mean}`hashing.expansion.values` values.
+# The file grows only by the biases of the added units, but the computation grows with the units.
 #
 # ### What it costs in time
 #
-# **An experiment.** The hashed layer multiplies as often as the dense one, and looks its weights up besides.
-# We time a layer from 784 inputs to 1,000 outputs, with one value for sixty-four weights, in one process on one thread.
+# **An experiment.** The hashed layer multiplies as often as the dense one, and it also looks up its weights.
+# We time a layer with 784 inputs and 1,000 outputs, and one value for sixty-four weights, in one process on one thread.
 
 # %%
 dense_layer = nn.Linear(784, 1000)
@@ -492,15 +524,22 @@ record("layer.multiply_adds", work["hashed"], exact=True)
 record("layer.dense_multiply_adds", work["dense"], exact=True)
 
 # %% [markdown]
-# **What to see.** For one image, the hashed layer takes {mean}`hashing.layer.latency_ratio` {finding}`as long as | hashing.layer.latency_ratio > 1` the dense one; a hundred images share one look-up, and the ratio is {mean}`hashing.layer.batch_latency_ratio`.
-# Each image takes {mean}`hashing.layer.multiply_adds` multiply-adds, in both layers {finding}`the same | hashing.layer.multiply_adds ~ hashing.layer.dense_multiply_adds` number.
+# **What to see.** For one image, the hashed layer takes {mean}`hashing.layer.latency_ratio`
+# {finding}`as long as | hashing.layer.latency_ratio > 1` the dense one.
+# A batch of a hundred images needs only one look-up, and there the ratio is {mean}`hashing.layer.batch_latency_ratio`.
+# Both layers take {finding}`the same number | hashing.layer.multiply_adds ~ hashing.layer.dense_multiply_adds` of
+# multiply-adds for an image, {mean}`hashing.layer.multiply_adds`.
 # Table 1 of the survey promises less computation time ({verdict}`C2.2-06`), and its text faster access to the data ({verdict}`C2.2-01`).
-# While it computes, our layer also holds a code for each weight in memory; what gets small is what is stored and sent.
+# Hashing shrinks what is stored and sent, not the memory in use: while it computes, our layer also holds a code for
+# each weight.
 #
 # ### Together with other compression
 #
-# **An experiment.** A dense network teaches the hashed ones, by [soft targets](distillation.py) {cite:p}`hinton2015distilling`.
-# Then the last two steps of [Deep Compression](quantization.py) {cite:p}`han2016deep` follow, without training: the $K$ values of each layer share sixteen values in turn, chosen by k-means, and the codes are stored in Huffman's code.
+# **An experiment.** A dense network teaches the hashed ones with [soft targets](distillation.py), that is with its own
+# outputs as labels {cite:p}`hinton2015distilling`.
+# Then the last two steps of [Deep Compression](quantization.py) follow, without training {cite:p}`han2016deep`.
+# K-means replaces the $K$ values of each layer by sixteen, and the file stores for each of the $K$ which one it is, in
+# a Huffman code.
 
 # %% tags=["hide-input"]
 teaching = soft_targets.distiller(dense[0], temperature=temperature)
@@ -569,12 +608,18 @@ evidence.phrase("hashing.combined.teacher_outcome", outcome)
 
 # %% [markdown]
 # **What to see.** The teacher {glue:text}`hashing.combined.teacher_outcome`.
-# Codes of the values make the file {finding}`smaller again | hashing.combined.hashed_coded_file_ratio > hashing.combined.hashed_file_ratio`, {mean}`hashing.combined.taught_coded_file_ratio` smaller than the dense network with both, at an error of {mean}`hashing.combined.taught_coded_error_pct`.
+# Coding the values makes the file
+# {finding}`smaller again | hashing.combined.hashed_coded_file_ratio > hashing.combined.hashed_file_ratio`.
+# With both, the file is {mean}`hashing.combined.taught_coded_file_ratio`
+# {finding}`smaller | hashing.combined.taught_coded_file_ratio > 1` than that of the dense network, at an error of
+# {mean}`hashing.combined.taught_coded_error_pct`.
 # The survey says that hashing can be used in conjunction with other methods ({verdict}`C2.2-08`).
 #
 # ### Convolutions against linear layers
 #
-# **An experiment.** LeNet-5 {cite:p}`lecun1998gradient`, a digit classifier with two convolutions and two linear layers, gets one value for sixty-four weights in its convolutions alone, or in its linear layers alone.
+# **An experiment.** LeNet-5 is a digit classifier with two convolutions and two linear layers
+# {cite:p}`lecun1998gradient`.
+# We give it one value for sixty-four weights, once in its convolutions alone and once in its linear layers alone.
 
 # %%
 contrast = {"dense": [], "convolutions": ["conv1", "conv2"], "linear": ["fc1", "fc2"]}
@@ -602,16 +647,26 @@ ratio = size["convolutions"] / size["linear"]
 record("lenet5.linear_over_convolutions_ratio", ratio, exact=True)
 
 # %% [markdown]
-# **What to see.** Hashed linear layers make LeNet-5 {mean}`hashing.lenet5.linear_file_ratio` smaller, hashed convolutions {finding}`hardly | hashing.lenet5.convolutions_file_ratio < 1.1; hashing.lenet5.linear_file_ratio > hashing.lenet5.convolutions_file_ratio`, {mean}`hashing.lenet5.convolutions_file_ratio`: a convolution shares its weights over all positions already, so it has few.
-# The errors are {mean}`hashing.lenet5.linear_error_pct` and {mean}`hashing.lenet5.convolutions_error_pct`; with no hashed layer it is {mean}`hashing.lenet5.dense_error_pct`.
+# **What to see.** Hashed linear layers make the file of LeNet-5 {mean}`hashing.lenet5.linear_file_ratio` smaller,
+# hashed convolutions
+# {finding}`only | hashing.lenet5.convolutions_file_ratio < 1.1; hashing.lenet5.linear_file_ratio > hashing.lenet5.convolutions_file_ratio`
+# {mean}`hashing.lenet5.convolutions_file_ratio`.
+# A convolution shares its weights over all positions already, so it has few.
+# The error is {mean}`hashing.lenet5.linear_error_pct` with hashed linear layers,
+# {mean}`hashing.lenet5.convolutions_error_pct` with hashed convolutions, and {mean}`hashing.lenet5.dense_error_pct`
+# with neither.
 #
 # ## Where it breaks
 #
-# **Where more is stored.** The gain over the smaller dense network {finding}`shrinks | hashing.nets.gain_points > hashing.nets.mild_gain_points`: it is {mean}`hashing.nets.gain_points` with one value for sixty-four weights, and {mean}`hashing.nets.mild_gain_points` with one for eight.
-# The least error at one for eight is that of {glue:text}`hashing.nets.mild_least`.
+# **Where more is stored.** HashedNets gain {finding}`less | hashing.nets.gain_points > hashing.nets.mild_gain_points`
+# over the smaller dense network when both may store more.
+# The difference is {mean}`hashing.nets.gain_points` with one value for sixty-four weights, and
+# {mean}`hashing.nets.mild_gain_points` with one for eight.
+# At one for eight, the lowest error is that of {glue:text}`hashing.nets.mild_least`.
 #
-# **After training.** Who shares a value is chance, so a trained network does not survive it.
-# Here each value is the mean of its trained weights, with their signs, which loses the least squared error.
+# **After training.** Chance decides which weights share a value, so a trained network does not survive hashing.
+# We try it with the values that lose the least squared error: each is the mean of its trained weights, with their
+# signs.
 
 # %%
 projected = []
@@ -621,12 +676,15 @@ for seed, network in enumerate(dense):
 record("projected.error_pct", errors(projected), digits=0)
 
 # %% [markdown]
-# Already with one value for eight weights the error {finding}`jumps | hashing.projected.error_pct - hashing.nets.dense_error_pct > 5` from {mean}`hashing.nets.dense_error_pct` to {mean}`hashing.projected.error_pct`.
-# K-means can share values after training, because it chooses who shares; see [the chapter on weight sharing](quantization_sharing.py).
+# Even with one value for eight weights, the error
+# {finding}`jumps | hashing.projected.error_pct - hashing.nets.dense_error_pct > 5` from
+# {mean}`hashing.nets.dense_error_pct` to {mean}`hashing.projected.error_pct`.
+# K-means can share values after training, because it chooses which weights share; see
+# [the chapter on weight sharing](quantization_sharing.py).
 #
 # ## Exercises
 #
-# 1. With as many values as weights, how many of the values does no weight use?
+# 1. A layer has as many stored values as weights. How many of the values does no weight use?
 
 # %% tags=["hide-cell"]
 n = 100_000
@@ -652,7 +710,7 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. What does feature hashing lose without the signs?
+# 3. What goes wrong in feature hashing without the signs?
 
 # %% tags=["hide-cell"]
 x = dataset.validation.images.flatten(1)[:100]
@@ -672,11 +730,14 @@ evidence.answer(
 # ## In short
 #
 # - Feature hashing keeps inner products on average, without a matrix and without learning.
-# - HashedNets store few values and a seed; they are worth it where very few values are stored, and need training from the start.
-# - They save storage, not time: each multiplication stays, and a look-up is added.
+# - HashedNets store a few values and a seed. They are worth it where very few values are stored, and they must be
+#   trained from the start.
+# - They save storage, not time: every multiplication remains, and a look-up is added.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`weinberger2009feature` is feature hashing; {cite:t}`chen2015compressing` is HashedNets, with the rivals of this chapter.
-# - {cite:t}`hinton2015distilling` is distillation with a temperature; {cite:t}`han2016deep` is Deep Compression.
-# - {cite:t}`lecun1998gradient` has the networks, {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`weinberger2009feature` introduces feature hashing, and {cite:t}`chen2015compressing` HashedNets, with the
+#   rivals of this chapter.
+# - {cite:t}`hinton2015distilling` is about distillation with a temperature, and {cite:t}`han2016deep` about Deep
+#   Compression.
+# - {cite:t}`lecun1998gradient` describes LeNet-5, and {cite:t}`berthelier2020survey` is the survey.

@@ -11,8 +11,11 @@
 # # Hash tables that find the neurons to compute
 #
 # Can a layer compute only the units that matter for an input, without computing all of them to find out which?
-# Hash tables can choose them: with {mean}`hashing_search.layers.active_pct 0` of its hidden units for each image, a digit classifier does {mean}`hashing_search.layers.work_pct 0` of the multiply-adds, hashing included, and is right on {mean}`hashing_search.layers.lsh_accuracy_pct 1` of the test images instead of {mean}`hashing_search.layers.dense_accuracy_pct 1`.
-# That is a count: by the clock, hashing in Python {glue:text}`hashing_search.layers.clock`.
+# A digit classifier whose hash tables choose {mean}`hashing_search.layers.active_pct 0` of its hidden units for each
+# image needs {mean}`hashing_search.layers.work_pct 0` of the multiply-adds, and classifies
+# {mean}`hashing_search.layers.lsh_accuracy_pct 1` of the test images correctly.
+# With all units it classifies {mean}`hashing_search.layers.dense_accuracy_pct 1` correctly, and this saving is a count:
+# by the clock, hashing in Python {glue:text}`hashing_search.layers.clock`.
 #
 # ```{claims} hashing_search
 # ```
@@ -84,21 +87,23 @@ def differences(ones, others):  # of networks with the same seeds
 # (sec-simhash)=
 # ## SimHash: near vectors meet in a bucket
 #
-# **The idea.** Draw a plane at random through the origin, and note on which side of it a vector lies.
-# Two vectors at a small angle are rarely separated, so their bits are often equal {cite:p}`charikar2002similarity`.
-# Several bits are the key of a bucket in a hash table, and several tables give a vector several chances to meet its neighbors {cite:p}`indyk1998approximate`.
+# **The idea.** Draw a plane at random through the origin, and note in one bit on which side of it a vector lies.
+# Two vectors at a small angle are rarely separated, so they usually have the same bit {cite:p}`charikar2002similarity`.
+# Several bits together are the key of a bucket in a hash table.
+# With several tables, a vector has several chances to meet its neighbors {cite:p}`indyk1998approximate`.
 #
 # **The formula.** For a direction $r$ drawn from a normal distribution, and vectors $x$ and $y$ at the angle $\theta$,
 #
 # $$ h_r(x) = [\,r^\top x \ge 0\,], \qquad P\big[h_r(x) = h_r(y)\big] = p = 1 - \theta / \pi . $$ (eq-simhash)
 #
-# With $K$ bits in a key and $L$ tables they share a bucket somewhere with probability
+# With $K$ bits in a key and $L$ tables, the two vectors share a bucket in at least one table with probability
 #
 # $$ 1 - (1 - p^K)^L . $$ (eq-retrieval)
 #
-# More bits keep strangers out, and more tables let neighbors in.
+# More bits keep distant vectors out of the bucket, and more tables let near ones in.
 #
-# **The code.** The keys of a vector; with *probes*, it also looks into buckets that differ in its least certain bits:
+# **The code.** This method computes the keys of a vector; with *probes*, it also returns the buckets that differ in the
+# least certain bits:
 
 # %% tags=["remove-input"]
 figures.show_source(simhash.Tables.keys)
@@ -116,7 +121,8 @@ assert torch.equal(index.keys(-vectors), 2**6 - 1 - keys)
 
 # %% [markdown]
 # **An experiment.** How often do two vectors have the same bit, and how often do they meet in one of the tables?
-# Vectors in planes that are orthogonal to each other are independent trials, so many pairs fit into one index.
+# Pairs of vectors in planes that are orthogonal to each other are independent trials, so one set of tables can test
+# many pairs.
 
 
 # %% tags=["hide-input"]
@@ -199,17 +205,22 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The counts are where the formulas say, at most {mean}`hashing_search.simhash.retrieval_worst_z` standard errors away in the mean over seeds ({verdict}`C2.2-14`).
-# One bit falls in a straight line with the angle; keys and tables turn the line into a step, and $K$ and $L$ say where it is.
+# **What to see.** The counts agree with the formulas: averaged over seeds, the largest deviation is
+# {mean}`hashing_search.simhash.retrieval_worst_z` standard errors ({verdict}`C2.2-14`).
+# The probability that one bit agrees falls in a straight line with the angle.
+# Keys and tables bend this line into a step, and $K$ and $L$ set the angle at which it falls.
 #
 # (sec-inner-products)=
 # ## Search for large inner products
 #
 # **The idea.** A unit of a network is active when the inner product of its weights with the input is large.
-# That is not the same as a small angle: a long vector at a wider angle can win.
-# Three transforms append a few values to both sides, so that the largest inner product becomes the smallest distance or angle.
+# A small angle is not enough for that: a longer vector at a wider angle can have the larger inner product.
+# Three transforms therefore append a few values to both vectors, so that the largest inner product becomes the smallest
+# distance or angle.
 #
-# **The formula.** The database is scaled to a largest norm $U$, the query $q$ to norm 1, which changes no order.
+# **The formula.** The vectors $x$ of the database are scaled so that the largest norm is $U$, and the query $q$ is
+# scaled to norm 1.
+# Neither changes the order of the inner products.
 #
 # - L2-ALSH {cite:p}`shrivastava2014alsh` appends powers of the norm, $\lVert x\rVert^2, \dots, \lVert x\rVert^{2^m}$, to $x$, and $m$ halves to $q$:
 #
@@ -223,7 +234,7 @@ figures.show(
 #
 # $$ \cos\big(Q(q), P(x)\big) = q^\top x . $$ (eq-simple-lsh)
 #
-# **The code.** Candidates are ranked by the number of tables in which they share a bucket with the query:
+# **The code.** Candidates $x$ are ranked by the number of tables in which they share a bucket with the query:
 
 # %% tags=["remove-input"]
 figures.show_source(
@@ -231,7 +242,7 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **Exact checks.** The three identities hold to rounding.
+# **Exact checks.** The three equations hold to rounding.
 
 # %% tags=["hide-input"]
 x = torch.randn(30, 6, generator=generator, dtype=torch.float64)
@@ -258,8 +269,9 @@ found = cosines(search.simple_queries(q), search.simple_database(x))
 assert torch.allclose(found, inner(1.0)[0])
 
 # %% [markdown]
-# **A planted case.** A short vector points exactly where the query points; a long one is sixty degrees off, and its inner product is ten times as large.
-# SimHash returns the short one.
+# **A planted case.** A short vector points exactly where the query points.
+# A long one is sixty degrees off, but its inner product with the query is ten times as large.
+# SimHash returns the short vector, and Simple-LSH the long one.
 
 # %%
 database = torch.tensor([[0.1, 0.0], [1.0, 3**0.5]])
@@ -272,8 +284,10 @@ for transform in search.TRANSFORMS:
 assert planted["simhash"] == 0 and planted["simple-lsh"] == 1
 
 # %% [markdown]
-# **An experiment.** The database is the hidden layer of a trained digit classifier, one vector for each unit with its bias as the last value; the queries are images.
-# How many of the ten units with the largest inner products are among those retrieved?
+# **An experiment.** The database is the hidden layer of a trained digit classifier: one vector for each unit, with its
+# bias as the last value.
+# The queries are images.
+# How many of the ten units with the largest inner products are among those that the search retrieves?
 
 
 # %% tags=["hide-input"]
@@ -402,12 +416,17 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** With {mean}`hashing_search.mips.retrieved_pct` of the units retrieved, Simple-LSH {finding}`finds far more than random choice | hashing_search.mips.simple_lsh_recall_pct - hashing_search.mips.random_recall_pct > 20`: {mean}`hashing_search.mips.simple_lsh_recall_pct 0` of the ten largest inner products ({verdict}`C2.2-15`).
-# On the weights of this network {glue:text}`hashing_search.mips.needed`, at the same number of hashes: the planted case shows what can happen, not what does.
-# The first in this race is {glue:text}`hashing_search.mips.best`.
+# **What to see.** When it retrieves {mean}`hashing_search.mips.retrieved_pct` of the units, Simple-LSH
+# {finding}`finds far more than random choice | hashing_search.mips.simple_lsh_recall_pct - hashing_search.mips.random_recall_pct > 20`:
+# {mean}`hashing_search.mips.simple_lsh_recall_pct 0` of the ten largest inner products ({verdict}`C2.2-15`).
+# On the weights of this network and with the same number of hashes, {glue:text}`hashing_search.mips.needed`.
+# The planted case shows what can happen, not what happens in every network.
+# Of all the transforms, {glue:text}`hashing_search.mips.best` has the highest recall here.
 #
-# **What it costs.** We compare the search with brute force, one matrix product and a selection of the ten largest, which is also what `IndexFlatIP` of faiss computes.
-# `benchmarks/search.py` races faiss itself, where it is installed.
+# **What it costs.** We compare the search with brute force, which is one matrix product and a selection of the ten
+# largest results.
+# This is also what `IndexFlatIP` of faiss, a library for similarity search, computes; `benchmarks/search.py` races
+# faiss itself where it is installed.
 
 # %%
 index = search.Index(rows[0], bits=1, tables=search_tables, seed=0)
@@ -442,24 +461,31 @@ figures.table(
 )
 
 # %% [markdown]
-# By count, the search does {mean}`hashing_search.mips.multiply_adds_ratio` as many multiply-adds as brute force.
-# By the clock it {glue:text}`hashing_search.mips.clock` here, {mean}`hashing_search.mips.latency_ratio` the time of brute force: a layer is a small database, and a matrix product uses a processor better than a count of buckets.
+# By count, the search needs {mean}`hashing_search.mips.multiply_adds_ratio` as many multiply-adds as brute force.
+# By the clock it {glue:text}`hashing_search.mips.clock` here, with {mean}`hashing_search.mips.latency_ratio` the time
+# of brute force.
+# The database of one layer is small, and a matrix product makes better use of a processor than counting shared buckets
+# does.
 #
 # (sec-sparse-layers)=
 # ## Layers whose active units are found by hashing
 #
 # **The idea.** *Dropout* computes a random part of the units in training, and all of them afterwards.
-# *Adaptive dropout* keeps a unit with a probability that grows with its activation {cite:p}`ba2013adaptive`, but must compute all activations to know them.
-# {cite:t}`spring2017scalable` put the weight vectors of the units into hash tables and hash the input; the units that it meets are those with large activations, with high probability.
-# Only these are computed, in training and in use, and only their weights change.
+# *Adaptive dropout* keeps a unit with a probability that grows with its activation {cite:p}`ba2013adaptive`, but it
+# must compute all activations first.
+# {cite:t}`spring2017scalable` put the weight vectors of the units into hash tables and hash the input.
+# The units that share a bucket with the input are, with high probability, those with large activations.
+# Only these units are computed, in training and in use, and only their weights are updated.
 #
-# **The formula.** Unit $j$ with weights $w_j$ and bias $b_j$ is active with a probability that grows with its activation $z_j = w_j^\top x + b_j$:
+# **The formula.** A unit $j$ with weights $w_j$ and bias $b_j$ is active with a probability that grows with its
+# activation $z_j = w_j^\top x + b_j$:
 #
 # $$ p_j = \sigma(\alpha z_j + \beta) \quad \text{(adaptive dropout)}, \qquad p_j = 1 - \big(1 - (1 - \theta_j / \pi)^K\big)^L \quad \text{(hash tables)}, $$ (eq-active)
 #
-# where $\theta_j$ is the angle between $w_j$ and $x$, biases included.
-# Our layer always computes the same number of units, those that share most buckets with the input.
-# As in the authors' code there is no transform of inner products, and neighboring pixels are added up before they are hashed.
+# where $\theta_j$ is the angle between $w_j$ and $x$, biases included, and $\sigma$ is the logistic function, with two
+# constants $\alpha$ and $\beta$.
+# Our layer always computes the same number of units: those that share the most buckets with the input.
+# As in the authors' code, there is no transform of inner products, and neighboring pixels are summed before hashing.
 #
 # **The code.**
 
@@ -471,8 +497,8 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **Exact checks.** Active units have the outputs of the dense layer, and no gradient reaches the others.
-# With all units active the layer is dense.
+# **Exact checks.** Active units have the same outputs as in the dense layer, and no gradient reaches the others.
+# With all units active, the layer is the dense layer.
 
 # %%
 plain, x = dense[0].fc1, images[:20]
@@ -487,7 +513,8 @@ whole = sparse.SelectedLinear(copy.deepcopy(plain), fraction=1.0)
 assert torch.equal(whole(x), plain(x))
 
 # %% [markdown]
-# Two updates that touch different rows give the same weights in either order, bit for bit, so they may also run at the same time.
+# Two updates that touch different rows of the weight matrix give the same weights in either order, bit for bit, so they
+# may also run at the same time.
 
 
 # %%
@@ -521,8 +548,12 @@ assert ((frequencies - kept[0]).abs() <= 5 * errors + 1e-3).all()
 
 # %% [markdown]
 # **An experiment.** Are the units that hash tables choose as good as those with the largest outputs?
-# A network with one hidden layer is trained with all units, with a share found by hashing, with the same share of largest outputs or of random units, and with adaptive dropout.
-# All have the same optimizer, which is Adagrad, and the same epochs; each way has the learning rate, of those tried, that is best on validation images.
+# We train a network with one hidden layer in five ways.
+# One computes all units, and one uses adaptive dropout.
+# The other three compute the same share of the units: those found by hashing, those with the largest outputs, or random
+# ones.
+# All five use the optimizer Adagrad {cite:p}`duchi2011adagrad` and the same number of epochs; the learning rate of each
+# is the best on validation images of those we tried.
 
 # %%
 ways = ("lsh", "top", "random")
@@ -616,15 +647,21 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** Hashing {finding}`is far better than random units | hashing_search.layers.over_random_points > 10`, for about the same work: {mean}`hashing_search.layers.lsh_accuracy_pct` against {mean}`hashing_search.layers.random_accuracy_pct`.
-# It loses {mean}`hashing_search.layers.behind_points` {finding}`against the dense network | hashing_search.layers.dense_accuracy_pct > hashing_search.layers.lsh_accuracy_pct` and {mean}`hashing_search.layers.behind_top_points` against the largest outputs, for which all units have to be computed first.
+# **What to see.** Hashing {finding}`is far better than random units | hashing_search.layers.over_random_points > 10`
+# for about the same work: {mean}`hashing_search.layers.lsh_accuracy_pct` accuracy against
+# {mean}`hashing_search.layers.random_accuracy_pct`.
+# It {finding}`loses | hashing_search.layers.dense_accuracy_pct > hashing_search.layers.lsh_accuracy_pct`
+# {mean}`hashing_search.layers.behind_points` against the dense network, and
+# {mean}`hashing_search.layers.behind_top_points` against the largest outputs, which can only be chosen after all units
+# have been computed.
 # Training takes {mean}`hashing_search.layers.training_pct` of the multiply-adds of dense training, hashing and rebuilding included ({verdict}`C2.2-10`).
 #
 # ### Do active units have large activations?
 #
-# **An experiment.** We hash the units of a trained layer many times, with other random directions, and count how often each of them shares a bucket with an image, and how often it is chosen.
-# All units are ranked by their activations for the image, and cut into tenths.
-# The tables are like those of the layer, without a transform, or those of Simple-LSH.
+# **An experiment.** We hash the units of a trained layer many times, each time in other random directions.
+# For each unit we count how often it shares a bucket with an image, and how often it is chosen.
+# All units are ranked by their activations for the image, and divided into tenths.
+# We test tables like those of the layer, which use no transform, and tables of Simple-LSH.
 
 
 # %% tags=["hide-input"]
@@ -698,12 +735,15 @@ evidence.phrase(
 
 # %% [markdown]
 # **What to see.** Units of the most active tenth are chosen {mean}`hashing_search.rank.simhash_top_tenth_pct` of the time, {finding}`more often than by chance | hashing_search.rank.simhash_top_tenth_pct > hashing_search.layers.active_pct`.
-# By tenths, units {glue:text}`hashing_search.rank.outcome` ({verdict}`C2.2-09`).
-# SimHash goes by the angle, and not by the inner product; the rank correlation of activations with meetings is {mean}`hashing_search.rank.simhash_correlation` for it, and {mean}`hashing_search.rank.simple_lsh_correlation` for Simple-LSH.
+# The units of each tenth {glue:text}`hashing_search.rank.outcome` ({verdict}`C2.2-09`).
+# Plain SimHash chooses by the angle, not by the inner product.
+# Its rank correlation between activations and shared buckets is {mean}`hashing_search.rank.simhash_correlation`; that
+# of Simple-LSH is {mean}`hashing_search.rank.simple_lsh_correlation`.
 #
 # ### Sparse updates
 #
-# **An experiment.** How many rows does an update change, and how often do two updates in a row want the same ones?
+# **An experiment.** How many rows of the weight matrix does an update change, and how often do two consecutive updates
+# change the same ones?
 
 
 # %%
@@ -748,15 +788,26 @@ record("layers.random_overlap_pct", overlaps["random"], digits=1)
 record("layers.used_pct", used, digits=0)
 
 # %% [markdown]
-# **What to see.** After one image an update changes {mean}`hashing_search.layers.touched_pct` of the rows ({verdict}`C2.2-11`), and a batch of images changes {finding}`more | hashing_search.layers.batch_touched_pct > hashing_search.layers.touched_pct`: {mean}`hashing_search.layers.batch_touched_pct`.
-# Without hashing, an update changes {mean}`hashing_search.layers.dense_touched_pct` of them after one image, those with a positive output.
-# Sparse is not the same as conflict-free: two images in a row {finding}`have far more units in common than random choice would give them | hashing_search.layers.overlap_pct - hashing_search.layers.random_overlap_pct > 5`, {mean}`hashing_search.layers.overlap_pct` of those that either of them chooses, against {mean}`hashing_search.layers.random_overlap_pct` ({verdict}`C2.2-12`).
-# A unit that is chosen learns, and is chosen again: all the images together use {mean}`hashing_search.layers.used_pct` of the units.
+# **What to see.** An update after one image changes {mean}`hashing_search.layers.touched_pct` of the rows
+# ({verdict}`C2.2-11`), and one after a batch of images changes
+# {finding}`more | hashing_search.layers.batch_touched_pct > hashing_search.layers.touched_pct`:
+# {mean}`hashing_search.layers.batch_touched_pct`.
+# Without hashing, an update after one image changes {mean}`hashing_search.layers.dense_touched_pct` of the rows, those
+# with a positive output.
+# But sparse updates still collide: two consecutive images
+# {finding}`share far more units than random choice would give them | hashing_search.layers.overlap_pct - hashing_search.layers.random_overlap_pct > 5`
+# ({verdict}`C2.2-12`).
+# Of the units that either of them chooses, they share {mean}`hashing_search.layers.overlap_pct`; by random choice they
+# would share {mean}`hashing_search.layers.random_overlap_pct`.
+# A chosen unit learns, and is then chosen again: all images together use {mean}`hashing_search.layers.used_pct` of the
+# units.
 #
-# ### Tables grow old
+# ### Tables become outdated
 #
-# **An experiment.** Rows move while a network is trained, but the tables hold where they were.
-# We train the same networks without rebuilding, and measure how many of the units with the largest outputs the layer still finds.
+# **An experiment.** Training moves the weight vectors, but the tables still hold their old places until they are
+# rebuilt.
+# We train the same networks without rebuilding the tables, and measure how many of the units with the largest outputs
+# the layer still finds.
 
 
 # %% tags=["hide-input"]
@@ -814,11 +865,15 @@ record("age.never_accuracy_pct", never, digits=1)
 record("age.lost_points", differences(ours, never), digits=1)
 
 # %% [markdown]
-# **What to see.** Old tables find {mean}`hashing_search.age.old_recall_pct` of the units, and {finding}`far more | hashing_search.age.rebuilt_recall_pct - hashing_search.age.old_recall_pct > 20` after they are rebuilt: {mean}`hashing_search.age.rebuilt_recall_pct`.
+# **What to see.** Tables that were never rebuilt find {mean}`hashing_search.age.old_recall_pct` of these units at the
+# end of training.
+# After rebuilding, the layer finds
+# {finding}`far more | hashing_search.age.rebuilt_recall_pct - hashing_search.age.old_recall_pct > 20`:
+# {mean}`hashing_search.age.rebuilt_recall_pct`.
 #
 # ### The clock
 #
-# **An experiment.** How long does one image take, and one training step of a batch?
+# **An experiment.** How long does the layer take for one image, and for one training step on a batch?
 # And what does it cost that the active rows are scattered over memory?
 
 
@@ -904,16 +959,25 @@ record("scatter.latency_ratio", medians["scattered"] / medians["contiguous"], di
 record("scatter.same_latency_ratio", medians["scattered"] / medians["near"], digits=1)
 
 # %% [markdown]
-# **What to see.** One image takes {mean}`hashing_search.layers.forward_latency_ratio` {finding}`as long as | hashing_search.layers.forward_latency_ratio > 1` with the dense layer, and a training step {mean}`hashing_search.layers.step_latency_ratio`: saving multiply-adds does not save time here.
+# **What to see.** Saving multiply-adds does not save time here: one image takes
+# {mean}`hashing_search.layers.forward_latency_ratio`
+# {finding}`as long as | hashing_search.layers.forward_latency_ratio > 1` with the dense layer, and a training step
+# {mean}`hashing_search.layers.step_latency_ratio`.
 # A product with scattered rows takes {mean}`hashing_search.scatter.latency_ratio` the time of one with as many contiguous rows ({verdict}`C2.2-13`).
-# A matrix product needs its rows in one piece, so they are copied first; where both are copied, scattered rows take {mean}`hashing_search.scatter.same_latency_ratio` the time of neighbors.
+# Part of this time is for copying, because a matrix product needs its rows in one piece.
+# Where both are copied, scattered rows take {mean}`hashing_search.scatter.same_latency_ratio` the time of neighboring
+# ones.
 #
 # ## Where it breaks
 #
-# **Tables that are never rebuilt.** The layer of the last experiment then goes on with units that were near the images at the start.
-# Its accuracy is {mean}`hashing_search.age.never_accuracy_pct`, {finding}`less than | hashing_search.age.never_accuracy_pct < hashing_search.layers.lsh_accuracy_pct` the {mean}`hashing_search.layers.lsh_accuracy_pct` with tables that are rebuilt.
+# **Tables that are never rebuilt.** Without rebuilding, the layer keeps using the units that were near the images at
+# the start.
+# Its accuracy is {mean}`hashing_search.age.never_accuracy_pct`,
+# {finding}`less than | hashing_search.age.never_accuracy_pct < hashing_search.layers.lsh_accuracy_pct` the
+# {mean}`hashing_search.layers.lsh_accuracy_pct` with rebuilding.
 #
-# **Hashing that costs more than it saves.** Without pooling, hashing an image takes as many multiply-adds as many units.
+# **Hashing that costs more than it saves.** The layer sums neighboring pixels before it hashes them; without this
+# pooling, hashing an image can cost as much as computing many units.
 
 # %%
 layer = sparse.SelectedLinear(
@@ -924,11 +988,13 @@ record("layers.unpooled_units", units, digits=0, exact=True)
 record("layers.pooled_units", work.selection / pixels, digits=0, exact=True)
 
 # %% [markdown]
-# It costs as much as {mean}`hashing_search.layers.unpooled_units` units, and {mean}`hashing_search.layers.pooled_units` with pooling.
+# Hashing an image costs as many multiply-adds as {mean}`hashing_search.layers.unpooled_units` units without pooling,
+# and as many as {mean}`hashing_search.layers.pooled_units` units with it.
 #
 # ## Exercises
 #
-# 1. A neighbor is $0.3$ radians away. How many tables with ten bits find it nineteen times out of twenty, and how often do they return a stranger at a right angle?
+# 1. A neighbor is at an angle of $0.3$ radians. How many tables with ten-bit keys find it nineteen times out of twenty,
+#    and how often do they also return a vector at a right angle?
 
 # %% tags=["hide-cell"]
 n = next(
@@ -956,7 +1022,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. By count, at which share of active units do hashing and computing them take as many multiply-adds as all units?
+# 3. Count the multiply-adds: at which share of active units does the layer, hashing included, need as many as all
+#    units?
 
 # %% tags=["hide-cell"]
 limit = 100 * (1 - work.selection / (pixels * hidden))
@@ -967,14 +1034,17 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Random planes give bits that agree for near vectors; keys and tables make a sharp choice of them.
-# - Large inner products become small angles when a few values are appended.
-# - Hash tables choose the active units of a layer at a small part of the multiply-adds, but not of the time.
-# - Updates are sparse, and they still meet in the same few rows.
+# - Random planes give bits that agree for near vectors; keys and tables turn them into a sharp choice of neighbors.
+# - Large inner products become small angles when a few values are appended to the vectors.
+# - Hash tables find the active units of a layer with a small part of the multiply-adds, but not in a small part of the
+#   time.
+# - Updates are sparse, but they hit the same few rows again and again.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`charikar2002similarity` is SimHash; {cite:t}`indyk1998approximate` is search with hash tables.
-# - {cite:t}`shrivastava2014alsh`, {cite:t}`shrivastava2015improved` and {cite:t}`neyshabur2015symmetric` are the three transforms.
-# - {cite:t}`spring2017scalable` chooses units by hashing, {cite:t}`ba2013adaptive` is adaptive dropout, {cite:t}`duchi2011adagrad` the optimizer.
+# - {cite:t}`charikar2002similarity` introduces SimHash, and {cite:t}`indyk1998approximate` search with hash tables.
+# - {cite:t}`shrivastava2014alsh`, {cite:t}`shrivastava2015improved` and {cite:t}`neyshabur2015symmetric` propose the
+#   three transforms.
+# - {cite:t}`spring2017scalable` choose units by hashing, {cite:t}`ba2013adaptive` describe adaptive dropout, and
+#   {cite:t}`duchi2011adagrad` the optimizer Adagrad.
 # - {cite:t}`berthelier2020survey` is the survey.

@@ -11,8 +11,12 @@
 # # Neuroevolution: networks that evolve
 #
 # Can evolution find the connections of a network as well as its weights?
-# NEAT can: nobody tells it how many hidden nodes to use, and it solves exclusive or in {mean}`neuroevolution.xor.generations 0` generations and balances two poles on a cart after {mean}`neuroevolution.pole.evaluations 0` tries.
-# Evolving the weights of a fixed network is {finding}`faster on both tasks | neuroevolution.xor.fixed3_evaluations < neuroevolution.xor.evaluations; neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.neat_evaluations` if its number of hidden nodes is right, but the right number differs from task to task.
+# NEAT, which starts without hidden nodes and adds them by mutation, learns exclusive or in
+# {mean}`neuroevolution.xor.generations 0` generations and balances two poles on a cart after
+# {mean}`neuroevolution.pole.evaluations 0` tries.
+# A fixed network whose weights evolve is
+# {finding}`faster on both tasks | neuroevolution.xor.fixed3_evaluations < neuroevolution.xor.evaluations; neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.neat_evaluations`
+# if its number of hidden nodes is right, but the right number differs from task to task.
 #
 # ```{claims} neuroevolution
 # ```
@@ -99,20 +103,25 @@ def bare(ax):  # axes for a drawing
 # (sec-competing-conventions)=
 # ## Why crossover of networks fails
 #
-# **The idea.** Evolution makes children of two good parents: a *crossover* takes one part from each.
-# But the hidden units of a network can be in any order without changing what it computes, so two equal networks may have different encodings.
-# Their child may then get one unit twice and lose another; these are *competing conventions*, or the permutation problem {cite:p}`radcliffe1993genetic`.
+# **The idea.** Evolution combines two good parents into a child: a *crossover* takes one part from each.
+# But the hidden units of a network can be in any order without changing what it computes, so two networks that compute
+# the same may have different encodings.
+# Their child may then get one unit twice and lose another.
+# This is the problem of *competing conventions*, or the permutation problem {cite:p}`radcliffe1993genetic`.
 #
-# **The formula.** $n$ units have $n!$ orders, and with an odd activation such as tanh $2^n\, n!$ encodings, since the signs of a unit can be flipped.
-# Where two random orders are cut after $c$ units, a child has all units, and it misses on average, with
+# **The formula.** The $n$ hidden units of a layer have $n!$ orders.
+# With an odd activation such as tanh there are $2^n\, n!$ encodings, because the signs of each unit can be flipped.
+# Suppose two random orders are cut after $c$ units. The probability that the child has all units, and the share that it
+# misses on average, are
 #
 # $$ P(\text{all}) = \frac{c!\,(n-c)!}{n!}, \qquad \mathbb E[\text{share missed}] = \frac{c\,(n-c)}{n^2} . $$ (eq-conventions)
 #
-# Two ways out are known.
-# *One encoding for each function* flips the signs of each unit so that its bias is positive, and sorts the units by it {cite:p}`thierens1996nonredundant`.
-# *Historical marks* say which units have one origin, wherever they are {cite:p}`stanley2002evolving`.
+# Two remedies are known.
+# *One encoding for each function* flips the signs of each unit so that its bias is positive, and sorts the units by
+# their bias {cite:p}`thierens1996nonredundant`.
+# *Historical marks* record which units have the same origin, in whatever order they come {cite:p}`stanley2002evolving`.
 #
-# **The code.** The crossover at one point, the one encoding, and the crossover by marks:
+# **The code.** These are the crossover at one point, the single encoding, and the crossover by marks:
 
 # %% tags=["remove-input"]
 figures.show_source(
@@ -122,8 +131,8 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **Exact checks.** The formulas are what counting all orders gives.
-# All encodings of a network with three tanh units compute the same, and have one canonical form.
+# **Exact checks.** The formulas agree with a count of all orders.
+# All encodings of a network with three tanh units compute the same function, and have one canonical form.
 
 # %%
 for n in (3, 4, 5):
@@ -143,9 +152,9 @@ for order in itertools.permutations(range(3)):
 assert len(forms) == 1
 
 # %% [markdown]
-# **An experiment.** Networks with few and with more tanh units learn the digits.
+# **An experiment.** We train networks with few and with many tanh units to classify digits.
 # Each is crossed with itself in another order of its units, so both parents are equally good.
-# Then the weights of the second parent also change a little, by a tenth of their spread.
+# Then we also change the weights of the second parent a little, by a tenth of their spread.
 
 
 # %% tags=["hide-input"]
@@ -304,37 +313,57 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Crossing a network with itself in another order {finding}`damages the child | neuroevolution.conventions.few_drop_points > 5`: with {mean}`neuroevolution.conventions.few_units` units it is {mean}`neuroevolution.conventions.few_drop_points` less accurate than its parents.
-# With {mean}`neuroevolution.conventions.many_units` units it loses {finding}`less | neuroevolution.conventions.plain_drop_points < neuroevolution.conventions.few_drop_points`, {mean}`neuroevolution.conventions.plain_drop_points`, because the others can do without one ({verdict}`C3.2.2-04`).
-# Cut in the middle, it misses {mean}`neuroevolution.conventions.lost16_pct` of its units on average.
-# With the two orders of the survey's Figure 8, every child misses one; over all orders of three units, {mean}`neuroevolution.conventions.whole3_pct` of the children have all of them ({verdict}`C3.2.2-13`).
+# **What to see.** Crossing a network with itself in another order
+# {finding}`damages the child | neuroevolution.conventions.few_drop_points > 5`: with
+# {mean}`neuroevolution.conventions.few_units` units, it is {mean}`neuroevolution.conventions.few_drop_points` less
+# accurate than its parents.
+# With {mean}`neuroevolution.conventions.many_units` units it loses
+# {finding}`less | neuroevolution.conventions.plain_drop_points < neuroevolution.conventions.few_drop_points`,
+# {mean}`neuroevolution.conventions.plain_drop_points`, because the other units can make up for a missing one
+# ({verdict}`C3.2.2-04`).
+# If the parents are cut in the middle, the child misses {mean}`neuroevolution.conventions.lost16_pct` of the units on
+# average.
+# With the two orders in Figure 8 of the survey, every child misses a unit.
+# Over all orders of three units, {mean}`neuroevolution.conventions.whole3_pct` of the children have all of them
+# ({verdict}`C3.2.2-13`).
 #
-# One encoding for each function mends this where the networks are equal: {mean}`neuroevolution.conventions.canonical_drop_points` are lost, since all {mean}`neuroevolution.conventions.encodings` encodings of three units become {mean}`neuroevolution.conventions.canonical_encodings`.
-# Where they are only similar, a small change of a bias can move a unit to another place; here this costs {mean}`neuroevolution.conventions.canonical_similar_drop_points` ({verdict}`C3.2.2-05`).
-# Marks do not depend on the weights: {mean}`neuroevolution.conventions.marked_similar_drop_points` are lost.
-# And a canonical form needs a fixed shape, while marks do not; NEAT is built on them.
+# One encoding for each function repairs this where the parents are equal: the drop is
+# {mean}`neuroevolution.conventions.canonical_drop_points`.
+# All {mean}`neuroevolution.conventions.encodings` encodings of three units become
+# {mean}`neuroevolution.conventions.canonical_encodings`.
+# If the parents are only similar, a small change of a bias can move a unit to another place; here this costs
+# {mean}`neuroevolution.conventions.canonical_similar_drop_points` ({verdict}`C3.2.2-05`).
+# Marks do not depend on the weights, and with them the drop for similar parents is
+# {mean}`neuroevolution.conventions.marked_similar_drop_points`.
+# Unlike a canonical form, marks do not need networks of one shape either, and so NEAT is built on marks.
 #
 # (sec-neat)=
 # ## NEAT: topologies that grow
 #
-# **The idea.** *NeuroEvolution of Augmenting Topologies* {cite:p}`stanley2002evolving` begins with networks that have no hidden nodes, and lets mutations add nodes and connections.
-# Each new connection gets the next *innovation number*, its historical mark, so any two genomes can be lined up and crossed.
-# A network with a new node does worse at first, so genomes that are alike form a *species* and compete within it until the node has found its use.
+# **The idea.** NEAT, *NeuroEvolution of Augmenting Topologies* {cite:p}`stanley2002evolving`, starts with networks that
+# have no hidden nodes, and lets mutations add nodes and connections.
+# Each new connection gets the next *innovation number*, its historical mark, so any two genomes can be aligned and
+# crossed.
+# A network with a new node does worse at first.
+# Therefore similar genomes form a *species* and compete only within it, until the new node has become useful.
 #
-# **The formula.** Two genomes with $E$ excess and $D$ disjoint genes, and a mean difference $\bar W$ between the weights of the genes that match, are at the distance
+# **The formula.** Compare two genomes of up to $N$ genes.
+# If $E$ genes are excess, $D$ are disjoint, and the weights of matching genes differ by $\bar W$ on average, their
+# distance is $\delta$; $f$ is the fitness:
 #
 # $$ \delta = c_1 \frac{E}{N} + c_2 \frac{D}{N} + c_3 \bar W, \qquad f'_i = \frac{f_i}{|S|}, \qquad \text{children of } S \propto \sum_{i \in S} f'_i . $$ (eq-neat)
 #
-# Genomes closer than a threshold are of one species $S$, and a species has children in proportion to the mean fitness of its members, not to its size.
+# Genomes closer than a threshold belong to one species $S$, and a species has children in proportion to the mean
+# fitness of its members, not to its size.
 #
-# **The code.** Mutation, crossover, and how many children each species has:
+# **The code.** These functions mutate, cross, and decide how many children each species has:
 
 # %% tags=["remove-input"]
 figures.show_source(neat.mutate, neat.cross, neat.share_out)
 
 # %% [markdown]
-# **Exact checks.** No innovation number has two meanings in a whole search.
-# A genome crossed with itself is itself, distances are symmetric, and no connections form a cycle.
+# **Exact checks.** In a whole search, no innovation number has two meanings.
+# A genome crossed with itself gives itself, distances are symmetric, and no connections form a cycle.
 
 
 # %% tags=["hide-input"]
@@ -363,8 +392,9 @@ for one, other in itertools.pairwise(genomes):
     assert neat.crossover(one, one, seed=0, settings=keep) == one
 
 # %% [markdown]
-# The survey's Figure 7 shows a crossover that cuts both parents at a point.
-# That of NEAT cuts nothing: genes with one number come from either parent, and all others from the better one.
+# Figure 7 of the survey shows a crossover that cuts both parents at a point.
+# NEAT's crossover does not cut: genes with the same number come from either parent, and all others from the better
+# parent.
 
 
 # %% tags=["hide-input"]
@@ -472,10 +502,14 @@ figures.show(
 # %% [markdown]
 # ### Exclusive or, and two poles on a cart
 #
-# **An experiment.** *Exclusive or* cannot be computed without a hidden node, so it tests whether structure is found.
-# *Two poles on a cart*, of different lengths, must be kept from falling by pushing the cart left or right; the network is told all positions and velocities.
-# NEAT is compared with itself without one of its parts, and with networks whose hidden nodes are fixed from the start and whose weights alone evolve.
-# A search that does not succeed counts with all evaluations of its budget.
+# **An experiment.** *Exclusive or* cannot be computed without a hidden node, so it tests whether a search finds
+# structure.
+# In the second task, *two poles* of different lengths stand on a cart, and the network must keep them from falling by
+# pushing the cart left or right.
+# It is told all positions and velocities.
+# We compare NEAT with versions of itself that lack one of its parts, and with fixed networks, in which only the weights
+# evolve.
+# A search that does not succeed counts with its whole budget of evaluations.
 
 
 # %% tags=["hide-input"]
@@ -589,21 +623,44 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** NEAT solves exclusive or in {mean}`neuroevolution.xor.solved_pct` of the searches, after {mean}`neuroevolution.xor.generations` generations and with {mean}`neuroevolution.xor.hidden_nodes` hidden nodes on average; {cite:t}`stanley2002evolving` report 32 generations and 2.35 hidden nodes.
-# It keeps the poles up for {mean}`neuroevolution.pole.upright` in {mean}`neuroevolution.pole.solved_pct` of the searches, after {mean}`neuroevolution.pole.evaluations` evaluations; they report 3,578.
+# **What to see.** NEAT learns exclusive or in {mean}`neuroevolution.xor.solved_pct` of the searches, after
+# {mean}`neuroevolution.xor.generations` generations and with {mean}`neuroevolution.xor.hidden_nodes` hidden nodes on
+# average.
+# {cite:t}`stanley2002evolving` report 32 generations and 2.35 hidden nodes.
+# NEAT keeps the poles up for {mean}`neuroevolution.pole.upright` in {mean}`neuroevolution.pole.solved_pct` of the
+# searches, after {mean}`neuroevolution.pole.evaluations` evaluations.
+# {cite:t}`stanley2002evolving` report 3,578 evaluations.
 #
 # Does an evolving topology have an advantage over a fixed one?
 # Over a fixed network of the wrong size, yes: without hidden nodes it never learns exclusive or, and with ten it {finding}`takes longer | neuroevolution.pole.fixed10_evaluations > neuroevolution.pole.neat_evaluations` to balance the poles.
-# Over one of the right size, no: three hidden nodes solve exclusive or {finding}`sooner | neuroevolution.xor.fixed3_generations < neuroevolution.xor.generations`, in {mean}`neuroevolution.xor.fixed3_generations` generations, and a network without any balances the poles {finding}`sooner | neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.neat_evaluations`, after {mean}`neuroevolution.pole.fixed0_evaluations` evaluations ({verdict}`C3.2.2-01`).
-# The source compares with one fixed shape, which has hidden nodes.
+# Over one of the right size, no ({verdict}`C3.2.2-01`).
+# With three hidden nodes, a fixed network learns exclusive or
+# {finding}`sooner than NEAT | neuroevolution.xor.fixed3_generations < neuroevolution.xor.generations`, in
+# {mean}`neuroevolution.xor.fixed3_generations` generations.
+# Without any, it balances the poles
+# {finding}`sooner than NEAT | neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.neat_evaluations`, after
+# {mean}`neuroevolution.pole.fixed0_evaluations` evaluations.
+# The authors of NEAT compare it with one fixed shape, which has hidden nodes.
 #
-# NEAT's minimal start keeps the search space small, and on the poles this {finding}`pays | neuroevolution.pole.start10_evaluations > neuroevolution.pole.neat_evaluations`: networks that begin with ten hidden nodes and then grow take {mean}`neuroevolution.pole.start10_evaluations` evaluations.
-# On exclusive or it {finding}`costs | neuroevolution.xor.start10_generations < neuroevolution.xor.generations`: they take {mean}`neuroevolution.xor.start10_generations` generations ({verdict}`C3.2.2-03`).
+# NEAT starts without hidden nodes to keep the search space small, and on the poles this
+# {finding}`pays off | neuroevolution.pole.start10_evaluations > neuroevolution.pole.neat_evaluations`.
+# When NEAT starts with ten hidden nodes, it takes {mean}`neuroevolution.pole.start10_evaluations` evaluations.
+# On exclusive or the small start
+# {finding}`costs time | neuroevolution.xor.start10_generations < neuroevolution.xor.generations`: with ten nodes from
+# the start it takes {mean}`neuroevolution.xor.start10_generations` generations ({verdict}`C3.2.2-03`).
 #
-# Species {finding}`decide on exclusive or | neuroevolution.xor.no_speciation_solved_pct < 50; neuroevolution.xor.solved_pct > 99`: without them {mean}`neuroevolution.xor.no_speciation_solved_pct` of the searches succeed, because a new node never gets the time to become useful.
-# On the poles, which need no new node, they {finding}`cost evaluations | neuroevolution.pole.no_speciation_evaluations < neuroevolution.pole.evaluations`: without them it takes {mean}`neuroevolution.pole.no_speciation_evaluations`.
-# Crossover, for which history is tracked, {finding}`helps | neuroevolution.xor.no_crossover_generations > neuroevolution.xor.generations` there, too: without it the searches take {mean}`neuroevolution.xor.no_crossover_generations` generations.
-# For the poles they take {mean}`neuroevolution.pole.no_crossover_evaluations` evaluations without it ({verdict}`C3.2.2-12`).
+# On exclusive or, species
+# {finding}`decide whether NEAT succeeds | neuroevolution.xor.no_speciation_solved_pct < 50; neuroevolution.xor.solved_pct > 99`.
+# Without them {mean}`neuroevolution.xor.no_speciation_solved_pct` of the searches succeed, because a new node never
+# gets the time to become useful.
+# On the poles, which need no new node, species
+# {finding}`cost evaluations | neuroevolution.pole.no_speciation_evaluations < neuroevolution.pole.evaluations`: without
+# them a search takes {mean}`neuroevolution.pole.no_speciation_evaluations`.
+# Crossover is the reason for tracking the history, and on exclusive or it
+# {finding}`helps | neuroevolution.xor.no_crossover_generations > neuroevolution.xor.generations`: without it the
+# searches take {mean}`neuroevolution.xor.no_crossover_generations` generations.
+# On the poles they take {mean}`neuroevolution.pole.no_crossover_evaluations` evaluations without it
+# ({verdict}`C3.2.2-12`).
 #
 # ### A network that grows
 
@@ -634,7 +691,7 @@ figures.show(
 
 # %% [markdown]
 # **Is there a gradient to follow?** The survey says that neuroevolution succeeds at sequential decisions in part because it does without gradient descent.
-# We change each weight of untrained networks for the poles by a millionth.
+# We test this by changing each weight of untrained networks for the poles by a millionth.
 
 
 # %% tags=["hide-input"]
@@ -658,13 +715,15 @@ def flat_pct(seed):  # how often the fitness stays just what it was
 record("pole.flat_pct", [flat_pct(seed) for seed in range(flat_seeds)], digits=1)
 
 # %% [markdown]
-# **What to see.** In {mean}`neuroevolution.pole.flat_pct` of the cases the poles fall at exactly the same step, so the fitness is flat and descent has nothing to follow ({verdict}`C3.2.2-02`).
-# The survey writes that the *tasks* optimize the weights; it is the methods that do.
+# **What to see.** The fitness is flat, so gradient descent has nothing to follow: in
+# {mean}`neuroevolution.pole.flat_pct` of the cases the poles fall at exactly the same step ({verdict}`C3.2.2-02`).
+# The survey writes that the *tasks* optimize the weights, but it is the methods that do so.
 #
-# ### What the history costs, and what it knows
+# ### What the history costs, and what it misses
 #
 # **An experiment.** The survey says that tracking the history takes memory, and that NEAT is therefore successful with small networks only.
-# We count the bytes of the genomes, and those of their innovation numbers with the list of a generation's innovations, in long searches.
+# In long searches we count the bytes of the genomes.
+# We also count the bytes of their innovation numbers, together with the list of innovations of a generation.
 # Then we look for genomes of one population that describe the same network, and compare their innovation numbers.
 
 
@@ -739,18 +798,29 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** The history takes {mean}`neuroevolution.memory.innovation_pct` of the bytes of the genomes, one whole number for each gene, and the share {finding}`hardly changes | neuroevolution.memory.growth_points < 3; neuroevolution.memory.growth_points > -3` while the genomes grow {mean}`neuroevolution.memory.genomes_growth_ratio` larger in {mean}`neuroevolution.memory.generations` generations.
-# So the history is not what keeps NEAT to small networks ({verdict}`C3.2.2-07`); the number of weights is, as the fixed networks above show.
+# **What to see.** The history takes {mean}`neuroevolution.memory.innovation_pct` of the bytes of the genomes, one
+# integer for each gene.
+# This share
+# {finding}`hardly changes | neuroevolution.memory.growth_points < 3; neuroevolution.memory.growth_points > -3` while
+# the genomes grow {mean}`neuroevolution.memory.genomes_growth_ratio` larger in
+# {mean}`neuroevolution.memory.generations` generations.
+# So it is not the history that limits NEAT to small networks ({verdict}`C3.2.2-07`); the limit is the number of
+# weights, as the fixed networks above show.
 #
-# The history does not know everything either.
-# Of all pairs of genomes with the same connections, {mean}`neuroevolution.conventions.renamed_pct` have different numbers, because an innovation that comes again in a later generation, or by another way, counts as new.
-# A crossover loses nothing there either, since the child keeps all genes of the better parent; but it does not know that the units are equal, and cannot mix them ({verdict}`C3.2.2-06`).
+# The history also misses some equal parts.
+# Of all pairs of genomes with the same connections, {mean}`neuroevolution.conventions.renamed_pct` have different
+# numbers.
+# The reason is that an innovation counts as new when it occurs again in a later generation, or in another way.
+# A crossover loses nothing in this case, because the child keeps all genes of the better parent.
+# But it cannot mix the two parents, because it does not know that their units are equal ({verdict}`C3.2.2-06`).
 #
 # (sec-codeepneat)=
 # ## CoDeepNEAT: evolution of layers
 #
-# **The idea.** For networks with more weights than mutations can find, CoDeepNEAT lets evolution choose the structure, and gradient descent the weights {cite:p}`miikkulainen2019evolving`.
-# *Modules* are small graphs of layers; *blueprints* are graphs whose nodes point to species of modules.
+# **The idea.** Mutations cannot find the weights of a large network.
+# CoDeepNEAT therefore lets evolution choose the structure, and gradient descent the weights
+# {cite:p}`miikkulainen2019evolving`.
+# *Modules* are small graphs of layers, and *blueprints* are graphs whose nodes point to species of modules.
 # Both evolve together, as in NEAT, and a network is a blueprint with a module in place of each node.
 #
 # **The formula.** A network $n$ is trained for a short time, and its fitness $f(n)$ is its accuracy on validation images.
@@ -758,14 +828,15 @@ figures.curves(
 #
 # $$ F(x) = \frac{1}{|N(x)|} \sum_{n \in N(x)} f(n) . $$ (eq-codeepneat)
 #
-# **The code.** One generation, and how a network is put together:
+# **The code.** These functions run one generation and assemble a network:
 
 # %% tags=["remove-input"]
 figures.show_source(codeepneat.search, codeepneat.credit, Candidate.steps)
 
 # %% [markdown]
 # **An exact check.** Evolution needs no training and no gradient to choose a structure.
-# Three planted fitness functions count the filters, the layers, or read the learning rate, and each of them rises.
+# We plant three fitness functions: one counts the filters, one counts the layers, and one reads the learning rate;
+# evolution raises each of them.
 
 
 # %% tags=["hide-input"]
@@ -796,9 +867,9 @@ for name, planted in zip(
 assert all(np.mean(gain) > 0 for gain in gains.values())
 
 # %% [markdown]
-# **An experiment.** CoDeepNEAT searches for networks that read small images of digits.
-# Random search draws and trains as many networks of the same space.
-# Both choose by validation images, and the best network of each is tried on test images.
+# **An experiment.** CoDeepNEAT searches for networks that classify small images of digits.
+# Random search draws and trains the same number of networks from the same space.
+# Both choose by validation images, and the best network of each is evaluated on test images.
 
 
 # %% tags=["hide-input"]
@@ -942,22 +1013,38 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** The last generation is {glue:text}`neuroevolution.codeepneat.gain`, and its best network is {glue:text}`neuroevolution.codeepneat.rival` ({verdict}`C3.2.2-14`).
-# Random search is a strong rival here, since it draws networks with several layers from the beginning, where evolution begins with one.
+# **What to see.** The last generation of CoDeepNEAT is {glue:text}`neuroevolution.codeepneat.gain`.
+# Its best network is {glue:text}`neuroevolution.codeepneat.rival` ({verdict}`C3.2.2-14`).
+# Random search is a strong rival here: it draws networks with several layers from the beginning, whereas evolution
+# starts with one.
 #
-# Components, topologies and hyperparameters do evolve together ({verdict}`C3.2.2-08`), and not by a gradient: the planted searches above have none.
-# Descent trains the weights alone, which makes the best networks {mean}`neuroevolution.codeepneat.training_gain_points` more accurate, and none of what it learns is inherited ({verdict}`C3.2.2-09`).
+# Components, topologies and hyperparameters do evolve together ({verdict}`C3.2.2-08`), and without a gradient: the
+# planted searches above have none.
+# Gradient descent trains only the weights: it makes the best networks
+# {mean}`neuroevolution.codeepneat.training_gain_points` more accurate, and nothing that it learns is inherited
+# ({verdict}`C3.2.2-09`).
 #
 # A search takes {mean}`neuroevolution.codeepneat.search_ratio` as many multiply-adds as training the network that it finds ({verdict}`C3.2.2-15`).
-# Its fitness knows accuracy alone: the network found has {mean}`neuroevolution.codeepneat.size_ratio` as many parameters as the smallest of its search that is at most a point behind, and NEAT's networks for exclusive or have {mean}`neuroevolution.xor.hidden_nodes` hidden nodes where one is enough ({verdict}`C3.2.2-16`).
+# Its fitness measures only accuracy, not size.
+# The network that it finds has {mean}`neuroevolution.codeepneat.size_ratio` as many parameters as the smallest network
+# of its search within a point of its accuracy ({verdict}`C3.2.2-16`).
+# NEAT's networks for exclusive or have {mean}`neuroevolution.xor.hidden_nodes` hidden nodes, where one is enough.
 #
-# Two statements need more than this page: results that are comparable with the state of the art on CIFAR-10 ({verdict}`C3.2.2-10`), and captions for images by structures that outdo human design ({verdict}`C3.2.2-11`).
+# This page cannot test two statements of the survey: results comparable with the state of the art on CIFAR-10
+# ({verdict}`C3.2.2-10`), and image captions by structures that outdo human design ({verdict}`C3.2.2-11`).
 #
 # ## Where it breaks
 #
-# **With many weights.** NEAT finds each weight by mutation, and this gets slower with their number: networks with ten fixed hidden nodes take {mean}`neuroevolution.pole.fixed10_evaluations` evaluations for the poles, those without any {finding}`fewer | neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.fixed10_evaluations`, {mean}`neuroevolution.pole.fixed0_evaluations`.
+# **With many weights.** NEAT finds each weight by mutation, and this takes longer with their number.
+# Networks with ten fixed hidden nodes take {mean}`neuroevolution.pole.fixed10_evaluations` evaluations for the poles,
+# and those without any
+# {finding}`fewer | neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.fixed10_evaluations`,
+# {mean}`neuroevolution.pole.fixed0_evaluations`.
+#
 # **With small changes.** If a mutation changes a weight by at most one instead of two and a half, exclusive or takes {mean}`neuroevolution.xor.small_steps_generations` generations.
-# **Without a common origin.** No encoding and no mark helps to cross two networks that were trained apart: their units do different things.
+#
+# **Without a common origin.** No encoding and no mark helps to cross two networks that were trained independently,
+# because their units do different things.
 
 
 # %%
@@ -969,9 +1056,12 @@ for one, other in zip(trained, [*trained[1:], trained[0]], strict=True):
 record("conventions.unrelated_drop_points", apart, digits=1)
 
 # %% [markdown]
-# Crossed in the middle, in their canonical encodings, networks with {mean}`neuroevolution.conventions.many_units` units {finding}`lose | neuroevolution.conventions.unrelated_drop_points > 0` {mean}`neuroevolution.conventions.unrelated_drop_points`.
+# When two such networks with {mean}`neuroevolution.conventions.many_units` units are put into their canonical encodings
+# and crossed in the middle, the child {finding}`loses | neuroevolution.conventions.unrelated_drop_points > 0`
+# {mean}`neuroevolution.conventions.unrelated_drop_points`.
 #
-# Without velocities the poles need recurrent networks and populations of a thousand {cite:p}`gruau1996comparison`; that search takes too long for this page.
+# **Without velocities.** If the network is not told the velocities, the poles need recurrent networks and populations
+# of a thousand {cite:p}`gruau1996comparison`; that search takes too long for this page.
 #
 # ## Exercises
 #
@@ -985,7 +1075,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. A new node takes the place of a connection: weight one into it, the old weight out of it. How much does this change what the network answers, and why does it need a species to survive?
+# 2. A new node takes the place of a connection: the weight into it is one, and the weight out of it is the old weight.
+#    How much does this change the outputs of the network, and why does it need a species to survive?
 
 # %% tags=["hide-cell"]
 weights = (3.0, -2.0, 0.5)
@@ -1000,7 +1091,7 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. What becomes of NEAT if every genome is a species of its own?
+# 3. What happens to NEAT if every genome is a species of its own?
 
 # %% tags=["hide-cell"]
 alone = bred(Xor(), Space(2, 1), 10, xor_budget, threshold=0.0)
@@ -1014,12 +1105,16 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Crossover needs to know which parts of two networks belong together; historical marks say so where the parts have one origin.
-# - NEAT finds weights and connections of small networks without being told a size; where the right size is known, evolving the weights alone is faster.
+# - Crossover needs to know which parts of two networks correspond; historical marks tell it, where the parts have one
+#   origin.
+# - NEAT finds weights and connections of small networks without being told a size; where the right size is known,
+#   evolving only the weights is faster.
 # - CoDeepNEAT leaves the weights to gradient descent and evolves layers, connections and hyperparameters; compare such a search with a random one of the same budget.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`stanley2002evolving` is NEAT; {cite:t}`miikkulainen2019evolving` is CoDeepNEAT.
-# - {cite:t}`radcliffe1993genetic` and {cite:t}`montana1989training` describe the many encodings of a network, {cite:t}`thierens1996nonredundant` the one that is left.
-# - {cite:t}`gruau1996comparison` has the fitness for poles without velocities; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`stanley2002evolving` introduce NEAT, and {cite:t}`miikkulainen2019evolving` CoDeepNEAT.
+# - {cite:t}`radcliffe1993genetic` and {cite:t}`montana1989training` describe the many encodings of a network, and
+#   {cite:t}`thierens1996nonredundant` how to keep only one.
+# - {cite:t}`gruau1996comparison` propose the fitness for poles without velocities; {cite:t}`berthelier2020survey` is
+#   the survey.

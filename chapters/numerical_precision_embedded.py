@@ -11,8 +11,12 @@
 # # Limited precision on embedded processors: short floats and integer networks
 #
 # How many bits does a network need where 32-bit floats are too expensive?
-# To answer, eight {glue:text}`numerical_precision_embedded.inference8.outcome`: a network with one hidden layer, trained in floats, has an error of {mean}`numerical_precision_embedded.inference8.error_pct 1` in 8-bit fixed point and of {mean}`numerical_precision_embedded.float32.error_pct 1` in floats.
-# To learn in eight, {glue:text}`numerical_precision_embedded.ranged8.outcome`: with weights between −8 and 8 the network misclassifies {mean}`numerical_precision_embedded.learning8.error_pct 0`, because its updates are too small for the format, and with a range chosen for 8 bits {mean}`numerical_precision_embedded.ranged8.error_pct 0`.
+# To answer, eight bits {glue:text}`numerical_precision_embedded.inference8.outcome`: a trained digit classifier with
+# one hidden layer misclassifies {mean}`numerical_precision_embedded.inference8.error_pct 1` in 8-bit fixed point and
+# {mean}`numerical_precision_embedded.float32.error_pct 1` in floats.
+# To learn in eight bits, {glue:text}`numerical_precision_embedded.ranged8.outcome`: its error is
+# {mean}`numerical_precision_embedded.learning8.error_pct 0` in a wide range, where most updates get lost, and
+# {mean}`numerical_precision_embedded.ranged8.error_pct 0` in a chosen one.
 #
 # ```{claims} numerical_precision_embedded
 # ```
@@ -63,12 +67,13 @@ def error(model):
 # (sec-limited-precision)=
 # ## Learning in few bits
 #
-# **The idea.** Long before deep networks, the number of bits decided what could be built.
+# **The idea.** Long before deep networks, the number of bits decided what hardware could be built.
 # {cite:t}`iwata1989artificial` built an accelerator from signal processors with 24-bit floats.
 # {cite:t}`hammerstrom1990vlsi` designed a chip for learning in fixed point of 8 and 16 bits.
 # {cite:t}`holt1993finite` analyzed what rounding errors do in a network.
 #
-# **The formula.** With $\beta = 2^{e-1} - 1$, a float of $e$ exponent bits and $m$ significand bits is
+# **The formula.** A float with $e$ bits for the exponent $E$, $m$ bits for the significand $F$, and the bias $\beta = 2^{e-1} - 1$
+# is
 #
 # $$
 # \begin{aligned}
@@ -77,17 +82,19 @@ def error(model):
 # \end{aligned}
 # $$ (eq-short-float)
 #
-# and rounding changes a number by at most $2^{-(m+1)}$ of its size.
-# In fixed point all numbers have one step, so the error is up to half a step, however small the number.
-# We do not know how the 24 bits of 1989 were divided; here one is the sign, 7 are the exponent and 16 the significand.
+# and where the first line holds, rounding changes a number by at most $2^{-(m+1)}$ of its size.
+# In fixed point the numbers are evenly spaced, so rounding errs by up to half a step, however small the number.
+# We do not know how the machine of 1989 divided its 24 bits.
+# Here the sign has one bit, the exponent 7 and the significand 16.
 #
-# **The code.** The bits of a 32-bit float are rounded as an integer:
+# **The code.** The bits of a 32-bit float are read as an integer, and that integer is rounded:
 
 # %% tags=["remove-input"]
 figures.show_source(short_floats.round_bits)
 
 # %% [markdown]
-# **An exact check.** For the formats that PyTorch has, the result agrees bit for bit: half precision, bfloat16, and an 8-bit float.
+# **An exact check.** For three formats that PyTorch has, the result agrees bit for bit: half precision, bfloat16 and an
+# 8-bit float.
 
 # %%
 short, size = short_floats.rounded, torch.logspace(-24, 18, 6300, base=2.0)
@@ -140,25 +147,32 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Rounding costs a float the same share of every number in its range; in fixed point that share doubles whenever the number halves.
-# Fixed point is as good as half precision only for its largest numbers.
-# Half precision, in turn, leaves its range at both ends.
+# **What to see.** In a float, the rounding error is at most the same share of every number in the range; in fixed point
+# that share doubles whenever the number halves.
+# Fixed point of 16 bits matches half precision only near the top of its range.
+# Half precision, in turn, fails at both ends of the figure, where numbers are too small or too large for it.
 #
 # ### A network of that time
 #
-# It has one hidden layer, sigmoids everywhere and the squared error, and is trained by plain back-propagation:
+# The network has one hidden layer, sigmoids everywhere and the squared error; plain back-propagation trains it:
 
 # %% tags=["remove-input"]
 figures.show_source(limited_precision.learn)
 
 # %% [markdown]
-# Every variable in memory is rounded to nearest: weights, activations, errors, and the updates.
-# In fixed point, signals lie between −1 and 1, and weights between −8 and 8, which are four integer bits.
-# A shorter word may do better with a narrower range, so words of {glue:text}`numerical_precision_embedded.setting.ranged` are also tried with the best of {glue:text}`numerical_precision_embedded.setting.weight_ranges` integer bits, by the validation error of the first seed.
-# Sums of products and the sigmoid are computed in floats and then rounded, so this simulates the memory, and not every adder.
+# Every variable in memory is rounded to nearest: weights, activations, errors and updates.
+# In fixed point, signals lie between −1 and 1.
+# Weights lie between −8 and 8, which takes four integer bits, one of them for the sign.
+# A shorter word may do better with a narrower range of weights.
+# For words of {glue:text}`numerical_precision_embedded.setting.ranged` we therefore choose the range as well.
+# We try {glue:text}`numerical_precision_embedded.setting.weight_ranges` integer bits and keep the number with the best
+# validation error of the first network.
+# Sums of products and the sigmoid are computed in floats and then rounded, so we simulate the memory but not every
+# adder.
 #
-# **The experiment.** Networks with the same starts and the same order of images learn in words of different length.
-# For comparison, the network that learned in 32-bit floats is rounded once, and only answers in few bits.
+# **The experiment.** Networks with the same initial weights and the same order of images learn in words of different
+# lengths.
+# For comparison, we round the network that learned in 32-bit floats once, so that it only answers in few bits.
 
 # %%
 train = dataset.train.first(learning_images)
@@ -255,33 +269,53 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** In the same range, learning {finding}`needs more bits than answering | numerical_precision_embedded.learning8.error_pct - numerical_precision_embedded.inference8.error_pct > 5`, because an update smaller than half a step changes nothing, and answering has no updates.
-# In the last epoch, {mean}`numerical_precision_embedded.learning8.swallowed_pct 2` of the updates in 8 bits were lost in this way, and {mean}`numerical_precision_embedded.learning16.swallowed_pct` of those in 16 bits.
-# A narrower range has finer steps: with {glue:text}`numerical_precision_embedded.ranged8.integer_bits` of 8, {mean}`numerical_precision_embedded.ranged8.swallowed_pct` are lost and the error is {mean}`numerical_precision_embedded.ranged8.error_pct`.
-# The survey's sentence that 8 to 16 bits suffice for learning {cite:p}`berthelier2020survey`: {verdict}`C2.5-07`.
+# **What to see.** In the same range, learning
+# {finding}`needs more bits than answering | numerical_precision_embedded.learning8.error_pct - numerical_precision_embedded.inference8.error_pct > 5`:
+# an update smaller than half a step changes nothing, and answering has no updates.
+# In the last epoch, learning in 8 bits lost {mean}`numerical_precision_embedded.learning8.swallowed_pct 2` of its
+# updates in this way.
+# Learning in 16 bits lost {mean}`numerical_precision_embedded.learning16.swallowed_pct`.
+# A narrower range has finer steps.
+# In the range chosen for short words ({glue:text}`numerical_precision_embedded.ranged8.integer_bits`),
+# {mean}`numerical_precision_embedded.ranged8.swallowed_pct` of the updates are lost and the error is
+# {mean}`numerical_precision_embedded.ranged8.error_pct`.
+# The survey says that 8 to 16 bits are enough for learning {cite:p}`berthelier2020survey`: {verdict}`C2.5-07`.
 #
-# Floats of 24 bits learn {finding}`as well as floats of 32 | numerical_precision_embedded.float24.error_pct ~ numerical_precision_embedded.float32.error_pct`: their errors are {mean}`numerical_precision_embedded.float24.error_pct` and {mean}`numerical_precision_embedded.float32.error_pct`.
-# The survey's sentence on back-propagation in 24-bit floats: {verdict}`C2.5-05`.
+# 24-bit floats learn
+# {finding}`as well as 32-bit floats | numerical_precision_embedded.float24.error_pct ~ numerical_precision_embedded.float32.error_pct`.
+# Their errors are {mean}`numerical_precision_embedded.float24.error_pct` and
+# {mean}`numerical_precision_embedded.float32.error_pct`.
+# The survey reports back-propagation on 24-bit floating-point units: {verdict}`C2.5-05`.
 # The [chapter on training in fixed point](numerical_precision.py) shows how stochastic rounding saves the small updates.
 #
 # (sec-embedded-cnn)=
 # ## A network of integers
 #
-# **The idea.** {cite:t}`mamalet2007realtime` and {cite:t}`roux2007embedded` ran networks that find faces and their features on processors without floats.
-# Every layer gets its own fixed-point format, chosen from the ranges seen on images; what is left are products of integers, shifts, and a table for tanh.
-# They report 35 small video images per second on a signal processor with 275 MHz {cite:p}`mamalet2007realtime` and, for facial features, a speed-up of 700 over the float reference without loss {cite:p}`roux2007embedded`.
+# **The idea.** {cite:t}`mamalet2007realtime` and {cite:t}`roux2007embedded` found faces and facial features in images
+# with networks on processors without floating point.
+# Each layer gets its own fixed-point format, chosen from the range of its values on sample images.
+# The processor then only multiplies and shifts integers, and looks tanh up in a table.
+# The first authors report 35 small video images per second on a signal processor with 275 MHz
+# {cite:p}`mamalet2007realtime`.
+# For facial features, the second report a speed-up of 700 over the float reference, without loss
+# {cite:p}`roux2007embedded`.
 #
-# Our network is similar to the Convolutional Face Finder.
-# It has two stages {cite:p}`garcia2004cff`, each of a convolution, a mean of 2 × 2 with a factor and a bias, and tanh: first 4 maps of 5 × 5, then 14 maps of 3 × 3; one neuron for each map follows.
+# Our network is similar to the Convolutional Face Finder {cite:p}`garcia2004cff`, which has two stages.
+# Each stage is a convolution, a mean over windows of $2 \times 2$ with a factor and a bias, and tanh.
+# The first stage has 4 maps and kernels of $5 \times 5$ pixels, the second 14 maps and kernels of $3 \times 3$.
+# One neuron for each of these maps follows, and then the output layer.
 # We have no images of faces, so handwritten digits stand in for them.
 #
-# **The formula.** With integer codes for weights, $w = W 2^{-f_w}$, and for signals, $x = X 2^{-f_x}$,
+# **The formula.** With integer codes $W$ for the weights, $w = W 2^{-f_w}$, and $X$ for the signals, $x = X 2^{-f_x}$,
+# a layer computes a sum $A$ and its output $Y$:
 #
 # $$ A = B + \sum_i W_i X_i, \qquad Y = \big(A + 2^{s-1}\big) \gg s, \qquad s = f_x + f_w - f_y . $$ (eq-integer-sum)
 #
-# No sum of $b$-bit codes leaves 32 bits, whatever the image, if $2^{b-1} \sum_i \lvert W_i \rvert + \lvert B \rvert + 2^{s-1} < 2^{31}$; where this fails, bits are taken from $f_w$ until it holds.
+# Here $B$ is the bias as an integer, and the shift by $s$ bits brings the sum into the format of the output.
+# With codes of $b$ bits, every sum fits into 32 bits, whatever the image, if $2^{b-1} \sum_i \lvert W_i \rvert + \lvert B \rvert + 2^{s-1} < 2^{31}$.
+# Where this fails, $f_w$ is lowered until it holds.
 #
-# **The code.** The first function chooses the formats, the second does the work:
+# **The code.** The first function chooses the formats, the second computes the sums:
 
 # %% tags=["remove-input"]
 figures.show_source(embedded_cnn.IntegerSum.__init__, integers.convolve_codes)
@@ -293,14 +327,15 @@ figures.show_source(embedded_cnn.IntegerSum.__init__, integers.convolve_codes)
 #
 # $$ \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big) : $$ (eq-fused-kernel)
 #
-# four times 25 products become 36.
-# The factor of the map goes into the kernel, too.
+# for a kernel of side 5, four sums of 25 products become one sum of 36.
+# The factor of each map is multiplied into the kernel, too.
 
 # %% tags=["remove-input"]
 figures.show_source(embedded_cnn.fused_kernel)
 
 # %% [markdown]
-# **Two exact checks.** One pixel agrees with Python's integers, which cannot overflow; and the fused sums before the shift *are* the sums of four.
+# **Two exact checks.** One output pixel agrees with Python's integers, which cannot overflow.
+# And before the shift, each fused sum *is* the sum of four.
 
 # %%
 draw, none = np.random.default_rng(0), np.zeros(2, np.int32)
@@ -316,7 +351,7 @@ apart = integers.convolve(codes, kernel, none).reshape(1, 2, 3, 2, 3, 2).sum((3,
 assert (integers.convolve(codes, wide, none, stride=(2, 2)) == apart).all()
 
 # %% [markdown]
-# Now the networks are trained in floats, and fused:
+# Now we train the networks in floats and fuse them:
 
 
 # %%
@@ -341,8 +376,9 @@ assert torch.allclose(finders[0](images), fused[0](images), atol=1e-4)
 # %% [markdown]
 # ### tanh from a table
 #
-# A table holds tanh at equal distances $h$, with straight lines between the entries.
-# The error is at most $\tfrac{h^2}{8} \max \lvert \tanh'' \rvert$ plus half a unit for rounding; where tanh reaches the largest code, it is at most one unit.
+# A table holds tanh at points that are $h$ apart, and straight lines connect its entries.
+# The error is at most $\tfrac{h^2}{8} \max \lvert \tanh'' \rvert$ plus half a unit of the last bit for rounding.
+# Where tanh reaches the largest code, the error is at most one unit.
 
 # %% tags=["hide-input"]
 all_codes, rows = np.arange(-(2**15), 2**15).astype(np.int16), []
@@ -362,11 +398,12 @@ figures.table(
 )
 
 # %% [markdown]
-# No code exceeds its bound, and about a thousand entries keep the error of 16 bits within one unit.
+# No code exceeds the bound, and a table of about a thousand entries keeps the error of 16-bit codes within one unit.
 #
 # ### 16 bits, 8, and fewer
 #
-# The trained network, with convolution and pooling fused, computes in integers of different widths, each with its own formats.
+# The trained network, with convolution and pooling fused, now computes in integers of different widths, each with its
+# own formats.
 
 
 # %%
@@ -398,15 +435,21 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# **What to see.** Sixteen and eight bits {glue:text}`numerical_precision_embedded.int8.outcome`: the error is {mean}`numerical_precision_embedded.face_finder.error_pct` in floats, {mean}`numerical_precision_embedded.int16.error_pct` in 16 bits and {mean}`numerical_precision_embedded.int8.error_pct` in 8.
-# The survey's sentence on networks for embedded processors: {verdict}`C2.5-22`.
+# **What to see.** Sixteen and eight bits {glue:text}`numerical_precision_embedded.int8.outcome`: the error is
+# {mean}`numerical_precision_embedded.face_finder.error_pct` in floats,
+# {mean}`numerical_precision_embedded.int16.error_pct` in sixteen bits and
+# {mean}`numerical_precision_embedded.int8.error_pct` in eight.
+# The survey cites networks for faces that run in fixed point and in real time on embedded processors:
+# {verdict}`C2.5-22`.
 #
 # ## What is saved
 #
 # We compare all formats on the same trained networks.
-# Short floats and fixed point are *simulated*: weights are rounded, and floats compute with them.
-# The integer networks are what a processor without floats would run, with convolution and pooling apart or fused.
-# The time is that of one image of 176 by 144 pixels, over which the network slides; calls are timed in turns, within one process and on one thread.
+# Short floats and fixed point are *simulated*: the weights are rounded, but the arithmetic is that of floats.
+# A processor without floating point could run the integer networks as they are, with convolution and pooling apart or
+# fused.
+# We time one image of 176 by 144 pixels, over which the network slides.
+# The calls take turns, in one process and on one thread.
 
 # %% tags=["hide-input"]
 stored = {"float32": finders, "float32, fused": fused}
@@ -517,24 +560,44 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** Integers save memory; simulated words save only the file.
-# The parameters of 16-bit integers take {glue:text}`numerical_precision_embedded.int16_apart.parameters_bytes` in memory, where floats take {glue:text}`numerical_precision_embedded.float32.parameters_bytes`.
-# Simulated 16-bit words take {glue:text}`numerical_precision_embedded.fixed16.parameters_bytes`, the dense weight and its rounded copy, and {glue:text}`numerical_precision_embedded.fixed16.latency_ratio` the time of floats.
-# Their file {finding}`is smaller | numerical_precision_embedded.fixed16.file_bytes < numerical_precision_embedded.float32.file_bytes`, and that of 24-bit floats {finding}`as well | numerical_precision_embedded.float24.file_bytes < numerical_precision_embedded.float32.file_bytes`: {mean}`numerical_precision_embedded.float24.file_bytes` instead of {mean}`numerical_precision_embedded.float32.file_bytes`, with entropy-coded exponents.
-# The maps take 16 bits in both integer networks, since that is what a tanh reads.
+# **What to see.** Integers save memory; simulated words only shrink the file.
+# In memory, the parameters of the 16-bit integers take
+# {glue:text}`numerical_precision_embedded.int16_apart.parameters_bytes`, and those of the floats
+# {glue:text}`numerical_precision_embedded.float32.parameters_bytes`.
+# Simulated 16-bit words keep each weight and its rounded copy,
+# {glue:text}`numerical_precision_embedded.fixed16.parameters_bytes` in all, and take
+# {glue:text}`numerical_precision_embedded.fixed16.latency_ratio` the time of floats.
+# Their file
+# {finding}`is smaller than that of floats | numerical_precision_embedded.fixed16.file_bytes < numerical_precision_embedded.float32.file_bytes`.
+# So
+# {finding}`is the file of 24-bit floats | numerical_precision_embedded.float24.file_bytes < numerical_precision_embedded.float32.file_bytes`:
+# it takes {mean}`numerical_precision_embedded.float24.file_bytes` instead of
+# {mean}`numerical_precision_embedded.float32.file_bytes`, because its exponents are entropy-coded.
+# The maps take 16 bits per value in all integer networks, since tanh reads 16-bit codes.
 #
-# Fusing makes kernels {finding}`larger | numerical_precision_embedded.int16_fused.parameters_bytes > numerical_precision_embedded.int16_apart.parameters_bytes` and work {finding}`smaller | numerical_precision_embedded.fused.stage_multiply_adds_ratio > 1`: parameters grow to {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes`, and the first stage has {glue:text}`numerical_precision_embedded.fused.stage_multiply_adds_ratio` fewer multiply-adds.
-# The two biggest maps need {glue:text}`numerical_precision_embedded.int16_fused.maps_bytes`, where they need {glue:text}`numerical_precision_embedded.int16_apart.maps_bytes` if convolution and pooling are apart.
-# On this machine the stage is {glue:text}`numerical_precision_embedded.fused.outcome`, {glue:text}`numerical_precision_embedded.fused.stage_latency_ratio` as fast, and the whole network {glue:text}`numerical_precision_embedded.fused.network_latency_ratio`.
+# Fusing makes the kernels
+# {finding}`larger | numerical_precision_embedded.int16_fused.parameters_bytes > numerical_precision_embedded.int16_apart.parameters_bytes`:
+# the parameters then take {glue:text}`numerical_precision_embedded.int16_fused.parameters_bytes`.
+# It makes the work {finding}`smaller | numerical_precision_embedded.fused.stage_multiply_adds_ratio > 1`: the first
+# stage has {glue:text}`numerical_precision_embedded.fused.stage_multiply_adds_ratio` fewer multiply-adds.
+# The two biggest maps take {glue:text}`numerical_precision_embedded.int16_fused.maps_bytes` with convolution and
+# pooling fused, and {glue:text}`numerical_precision_embedded.int16_apart.maps_bytes` with them apart.
+# On this machine the fused stage is {glue:text}`numerical_precision_embedded.fused.outcome`: it runs
+# {glue:text}`numerical_precision_embedded.fused.stage_latency_ratio` as fast, and the whole network
+# {glue:text}`numerical_precision_embedded.fused.network_latency_ratio`.
 # Integers run in our own loops and floats in a tuned library, so their times cannot be compared with each other.
-# The survey's sentences on algorithms that are made for a processor: {verdict}`C2.5-28`, {verdict}`C2.5-33`.
+# The survey says that algorithms can be fitted to a processor ({verdict}`C2.5-28`) and can use the locality of its
+# memory ({verdict}`C2.5-33`).
 #
 # ## Where it breaks
 #
-# **Learning in 8 bits, in a wide range.** With weights between −8 and 8 almost no update is large enough to move a weight, and the error is {glue:text}`numerical_precision_embedded.learning8.error_pct`.
+# **Learning in 8 bits, in a wide range.** With weights between −8 and 8, almost no update is large enough to move a
+# weight.
+# The error is {glue:text}`numerical_precision_embedded.learning8.error_pct`.
 #
-# **Sums that overflow.** If formats are chosen by the range of the weights alone, a sum of many products no longer fits into 32 bits.
-# Here more and more bright inputs are summed, in such formats and in those of our network:
+# **Sums that overflow.** If formats are chosen by the range of the weights alone, a sum of many products no longer fits
+# into 32 bits.
+# The table sums more and more bright inputs, in such formats and in those of our network:
 
 # %% tags=["hide-input"]
 rows, options = [], {"bits": 16, "fraction": 15, "wanted": 0, "output_bits": 32}
@@ -554,14 +617,18 @@ figures.table(
 )
 
 # %% [markdown]
-# A sum that has wrapped around is completely wrong, not slightly.
-# Our formats avoid this, at the cost of one bit of the weights for each doubling of the inputs: in a wide layer, the 16 bits of a weight are not all used.
+# A sum that wraps around is not slightly wrong but completely wrong.
+# Our formats avoid this, but each doubling of the inputs costs one bit of the weights.
+# In a wide layer, a weight therefore does not use all of its 16 bits.
 #
-# **Few bits.** With 4 bits the error is {mean}`numerical_precision_embedded.int4.error_pct`, with 3 it is {mean}`numerical_precision_embedded.int3.error_pct`, with 2 {mean}`numerical_precision_embedded.int2.error_pct`; nothing was trained after the formats were chosen.
+# **Few bits.** The error is {mean}`numerical_precision_embedded.int4.error_pct` with four bits,
+# {mean}`numerical_precision_embedded.int3.error_pct` with three and
+# {mean}`numerical_precision_embedded.int2.error_pct` with two.
+# Nothing was trained after the formats were chosen.
 #
 # ## Exercises
 #
-# 1. How large is the largest number of our 24-bit float, and to how many decimal digits is a number known?
+# 1. What is the largest number of our 24-bit float, and how many decimal digits of a number does it keep?
 
 # %% tags=["hide-cell"]
 top, digits = short_floats.largest(exponent=7, significand=16), 17 * np.log10(2)
@@ -606,12 +673,14 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - A trained network answers well in 8-bit fixed point; learning there fails when the range is wide, because updates that are rounded to nearest get lost.
+# - A trained network answers well in 8-bit fixed point. Learning in 8 bits fails when the weights have a wide range,
+#   because most updates are rounded away.
 # - With a format for each layer, a convolutional network runs on integers alone, without retraining; choose the formats so that no sum can overflow.
 # - Fusing a convolution with the pooling after it takes away more than half of the multiply-adds.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`iwata1989artificial`, {cite:t}`hammerstrom1990vlsi` and {cite:t}`holt1993finite` are the early works; we know them by their titles and abstracts.
+# - {cite:t}`iwata1989artificial`, {cite:t}`hammerstrom1990vlsi` and {cite:t}`holt1993finite` are the early works; we
+#   know only their titles and abstracts.
 # - {cite:t}`mamalet2007realtime` and {cite:t}`roux2007embedded` built the embedded networks, {cite:t}`garcia2004cff` designed the face finder.
 # - {cite:t}`berthelier2020survey` is the survey.

@@ -11,8 +11,10 @@
 # # Pruning: train, prune, retrain
 #
 # How many weights can a network lose before its answers get worse?
-# Most of them: we removed {mean}`pruning.lenet300.removed_pct 0` of the weights of LeNet-300-100, a small digit classifier with two hidden layers, and after retraining its error {glue:text}`pruning.lenet300.outcome` that of the dense network trained for as many epochs.
-# Without retraining, a cut to {mean}`pruning.lenet300.compared_density_pct 0` of the weights already {finding}`ruins the network | pruning.lenet300.unretrained_error_pct - pruning.lenet300.baseline_error_pct > 10`.
+# Most of them: a small digit classifier lost {mean}`pruning.lenet300.removed_pct 0` of its weights, and after
+# retraining its error {glue:text}`pruning.lenet300.outcome` that of the dense network trained as long.
+# Without retraining, a cut to {mean}`pruning.lenet300.compared_density_pct 0` of the weights already
+# {finding}`ruins the network | pruning.lenet300.unretrained_error_pct - pruning.lenet300.baseline_error_pct > 10`.
 #
 # ```{claims} pruning
 # ```
@@ -73,19 +75,22 @@ def errors(networks, split=dataset.test):
 # ## Train, prune, retrain
 #
 # **The idea.** A trained network does not need all of its weights.
-# Those of small magnitude change its answers least, so they are removed first, and the others learn to do their work.
-# The survey credits this three-step method to "Signorini et al."; it is due to {cite:t}`han2015learning`.
+# The small ones change its answers least, so they are removed first, and retraining lets the others take over their
+# work.
+# The survey credits this three-step method to "Signorini et al.", but it comes from {cite:t}`han2015learning`.
 # The seven chapters that follow refine it: which weights, filters or factors to remove, and what that gains in speed.
 #
-# **The formula.** A weight $w_{ij}$ is kept where its magnitude reaches a threshold,
+# **The formula.** A weight $w_{ij}$ is kept if its magnitude reaches a threshold,
 #
 # $$ m_{ij} = \mathbb 1\big(\lvert w_{ij} \rvert \ge s\,\sigma\big), \qquad \hat w_{ij} = m_{ij}\, w_{ij}, $$ (eq-magnitude)
 #
-# where $\sigma$ is the standard deviation of the weights of the layer, and $s$ is the *quality parameter*: the larger it is, the sparser the network.
+# where $m_{ij}$ is the mask, $\hat w_{ij}$ is the pruned weight, and $\sigma$ is the standard deviation of the layer's
+# weights.
+# The *quality parameter* $s$ sets how much is removed: the larger it is, the sparser the network.
 # Because $\sigma$ differs between layers, one $s$ prunes each layer at its own scale.
-# Instead of $s$ you can ask for a *density*, the share of weights that stay.
+# Instead of $s$ you can set a *density*, the share of weights that stay.
 #
-# **The code.** This chooses the mask:
+# **The code.** These functions choose the mask:
 
 # %% tags=["remove-input"]
 figures.show_source(magnitude.threshold, magnitude.masks)
@@ -97,8 +102,10 @@ figures.show_source(magnitude.threshold, magnitude.masks)
 figures.show_source(magnitude.PrunedWeight)
 
 # %% [markdown]
-# **An exact check.** If weights are normally distributed, the threshold $s\sigma$ removes the share $\operatorname{erf}(s / \sqrt 2)$ of them.
-# The mask is that of the formula, and a layer with a million such weights agrees to the third digit:
+# **An exact check.** If weights are normally distributed, the threshold $s\sigma$ removes the share
+# $\operatorname{erf}(s / \sqrt 2)$ of them.
+# We check this on a layer with a million such weights: the mask is that of the formula, and the share agrees to the
+# third digit.
 
 # %%
 layer = torch.nn.Linear(1000, 1000)
@@ -119,8 +126,10 @@ for s in (0.5, 1.0, 1.5, 2.0):
 figures.table(rows, caption="Share of normally distributed weights below the threshold")
 
 # %% [markdown]
-# **A baseline.** LeNet-300-100 has two hidden layers and 266,610 parameters {cite:p}`lecun1998gradient`.
-# Every sparse network of this chapter starts from one of these dense ones, each trained from its own random start.
+# **A baseline.** LeNet-300-100 is a digit classifier with two hidden layers and 266,610 parameters
+# {cite:p}`lecun1998gradient`.
+# We train several of them from different random starts, and every sparse network of this chapter begins as one of
+# these.
 
 # %%
 dense = trained(
@@ -144,12 +153,16 @@ def trained_on(networks, split=dataset.train, **options):
 
 
 # %% [markdown]
-# Retraining is training, and a dense network also gets better from it.
-# So we compare each retrained network with the dense network that was *trained on* for as many epochs.
+# Retraining is more training, and a dense network may profit from that too.
+# So we compare each retrained network with its dense rival, which is *trained on* for as many epochs.
 #
 # **What training has learned.** The survey says that training tells which weights matter.
-# As a test we cut the trained networks to {glue:text}`pruning.lenet300.compared_density_pct` of the weights without retraining, once by their own magnitudes and once by those of the random weights from which they began.
-# We also set the quality parameter to {glue:text}`pruning.lenet300.quality`, which takes 92 % of normally distributed weights, the share that {cite:t}`han2015learning` removed from this network.
+# As a test we cut the trained networks to {glue:text}`pruning.lenet300.compared_density_pct` of their weights, without
+# retraining.
+# One cut keeps the weights that are largest after training; the other keeps those that were largest at the random
+# start.
+# We also prune with a quality parameter of {glue:text}`pruning.lenet300.quality`.
+# It takes 92 % of normally distributed weights, the share that {cite:t}`han2015learning` removed from this network.
 
 # %%
 at = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.08))
@@ -171,14 +184,20 @@ below = [100 * (1 - magnitude.density(m)) for m in cut]
 record("lenet300.below_threshold_pct", below)
 
 # %% [markdown]
-# **What to see.** Training has told the weights apart: cut by their trained magnitudes, the networks have {glue:text}`pruning.lenet300.unretrained_error_pct` error, and by their magnitudes at the start {finding}`more | pruning.lenet300.by_start_error_pct > pruning.lenet300.unretrained_error_pct`, {glue:text}`pruning.lenet300.by_start_error_pct`.
-# The threshold turns the dense networks into sparse ones: it removes {glue:text}`pruning.lenet300.below_threshold_pct` of the weights.
+# **What to see.** Training separates the weights that matter from the others.
+# Cut by their trained magnitudes, the networks have {glue:text}`pruning.lenet300.unretrained_error_pct` error; cut by
+# their magnitudes at the start, they have
+# {finding}`more | pruning.lenet300.by_start_error_pct > pruning.lenet300.unretrained_error_pct`,
+# {glue:text}`pruning.lenet300.by_start_error_pct`.
+# The threshold alone makes the dense networks sparse: it removes {glue:text}`pruning.lenet300.below_threshold_pct` of
+# the weights.
 #
 # (sec-loop)=
 # ### The loop of the survey's Figure 3
 #
 # The survey draws pruning as a loop: train, evaluate, remove, fine-tune, and repeat.
-# Here the loop removes a few weights at a time, and we measure the error on the validation split before and after each retraining.
+# Here the loop removes a few weights at a time, and we measure the error on the validation split before and after each
+# retraining.
 
 # %%
 model = copy.deepcopy(dense[0])
@@ -221,13 +240,16 @@ figures.show(
 record("loop.repaired_points", jump, digits=1)
 
 # %% [markdown]
-# **What to see.** Retraining repairs what a removal breaks, here up to {glue:text}`pruning.loop.repaired_points` of error.
-# At each density the upper point is the network just after the removal, and the lower one the same network retrained.
+# **What to see.** Retraining repairs what a removal breaks: it takes back up to
+# {glue:text}`pruning.loop.repaired_points` of error.
+# At each density, one point shows the network just after the removal, and the other shows it after retraining.
 #
 # ### One step or many, with and without retraining
 #
-# Three variants end at the same density: prune in one step and stop; prune in one step and retrain; prune in several rounds.
-# The second and the third spend {glue:text}`pruning.lenet300.retrain_epochs` on retraining, and so does their dense rival.
+# Three variants end at the same density: prune in one step and stop; prune in one step and retrain; prune in several
+# rounds.
+# The second and the third are retrained for {glue:text}`pruning.lenet300.retrain_epochs`, and their dense rival is
+# trained on for as many.
 
 
 # %%
@@ -298,15 +320,23 @@ evidence.phrase("pruning.lenet300.steps", steps)
 record("lenet300.extreme_density_pct", 100 * densities[-1], digits=0, exact=True)
 
 # %% [markdown]
-# **What to see.** Retraining {finding}`decides | pruning.lenet300.unretrained_error_pct >> pruning.lenet300.retrained_error_pct; pruning.lenet300.unretrained_extreme_error_pct >> pruning.lenet300.retrained_extreme_error_pct`; and with few weights left, several small steps end {glue:text}`pruning.lenet300.steps` than one large step.
-# With {glue:text}`pruning.lenet300.compared_density_pct` of the weights, the error is {glue:text}`pruning.lenet300.unretrained_error_pct` without retraining and {glue:text}`pruning.lenet300.retrained_error_pct` with it; the dense network trained on for as long has {glue:text}`pruning.lenet300.briefly_trained_on_error_pct`.
-# With {glue:text}`pruning.lenet300.extreme_density_pct`, it is {glue:text}`pruning.lenet300.retrained_extreme_error_pct` after one step and {glue:text}`pruning.lenet300.iterative_extreme_error_pct` after several.
-# The survey's sentence on retraining: {verdict}`C2.3-11`.
+# **What to see.** Retraining
+# {finding}`makes the difference | pruning.lenet300.unretrained_error_pct >> pruning.lenet300.retrained_error_pct; pruning.lenet300.unretrained_extreme_error_pct >> pruning.lenet300.retrained_extreme_error_pct`,
+# and with few weights left, several small steps end {glue:text}`pruning.lenet300.steps` than one large step.
+# With {glue:text}`pruning.lenet300.compared_density_pct` of the weights, the error is
+# {glue:text}`pruning.lenet300.unretrained_error_pct` without retraining and
+# {glue:text}`pruning.lenet300.retrained_error_pct` with it.
+# The dense network trained on for as long has {glue:text}`pruning.lenet300.briefly_trained_on_error_pct`.
+# The last density of the comparison is {glue:text}`pruning.lenet300.extreme_density_pct`.
+# There, the error is {glue:text}`pruning.lenet300.retrained_extreme_error_pct` after one step.
+# After several steps it is {glue:text}`pruning.lenet300.iterative_extreme_error_pct`.
+# The survey says that accuracy is considerably lower without retraining: {verdict}`C2.3-11`.
 #
-# ### As far as it goes without loss
+# ### How far pruning goes without loss
 #
-# In its best form, the loop removes a few weights before every epoch of one long run, while the learning rate falls; the last epochs only retrain.
-# Each layer has its own share to keep: the small layers keep more, because each of their weights does more.
+# In its best form, the loop removes a few weights before every epoch of one long run, while the learning rate falls;
+# the last epochs only retrain.
+# We set the share that each layer keeps: the small layers, which have few weights to spare, keep a larger one.
 
 # %% tags=["remove-input"]
 figures.show_source(magnitude.gradual)
@@ -335,9 +365,13 @@ outcome = f"is {abs(rise):.2f} points {'above' if rise > 0 else 'below'}"
 evidence.phrase("pruning.lenet300.outcome", outcome)
 
 # %% [markdown]
-# How far can this go? We also divide the number of parameters by {mean}`pruning.lenet300.sparser_ratio 0`, in as many epochs.
-# Then we choose the *smallest good* network of each start: the one with the fewest parameters whose validation error lies within a tolerance of the error of the dense network trained on.
-# The tolerance is {glue:text}`pruning.lenet300.tolerance_points`; a dense network that no sparse one reaches is its own choice.
+# How far can this go?
+# A second set of networks aims at a reduction of {mean}`pruning.lenet300.sparser_ratio 0`, in as many epochs.
+# For each random start we then choose the *smallest good* network.
+# It is the one with the fewest parameters whose validation error is close enough to that of the dense network trained
+# on.
+# Close enough means within {glue:text}`pruning.lenet300.tolerance_points`; if no sparse network comes that close, we
+# choose the dense one.
 
 # %%
 smaller = [
@@ -358,7 +392,7 @@ gone = [100 * (1 - magnitude.density(model)) for model in best]
 record("lenet300.smallest_removed_pct", gone, digits=1)
 
 # %% [markdown]
-# The same on LeNet-5, a convolutional network for digits with 431,080 parameters {cite:p}`lecun1998gradient`:
+# We do the same on LeNet-5, a convolutional network for digits with 431,080 parameters {cite:p}`lecun1998gradient`:
 
 # %% tags=["hide-input"]
 part = dataset.train.first(min(lenet5_images, len(dataset.train)))
@@ -395,14 +429,23 @@ for network, model in (("LeNet-300-100", sparse[0]), ("LeNet-5", sparse5[0])):
 figures.table(rows, caption="Where the survivors are")
 
 # %% [markdown]
-# **What to see.** Nearly all weights go, and what that costs is small: {verdict}`C2.3-01`.
+# **What to see.** Both networks lose nearly all of their weights at little cost: {verdict}`C2.3-01`.
 #
-# - LeNet-300-100 ends with {mean}`pruning.lenet300.fewer_parameters_ratio 0` {finding}`fewer parameters | pruning.lenet300.fewer_parameters_ratio > 10`, biases included. After {glue:text}`pruning.lenet300.final_epochs` of pruning and retraining its error is {glue:text}`pruning.lenet300.error_pct`; the dense network has {glue:text}`pruning.lenet300.trained_on_error_pct` after as many further epochs, and had {glue:text}`pruning.lenet300.baseline_error_pct` before them.
-# - LeNet-5, trained on {glue:text}`pruning.lenet5.images`, ends with {mean}`pruning.lenet5.fewer_parameters_ratio 0` {finding}`fewer | pruning.lenet5.fewer_parameters_ratio > 10`. After {glue:text}`pruning.lenet5.final_epochs` its error is {glue:text}`pruning.lenet5.error_pct`, and that of the dense network trained on {glue:text}`pruning.lenet5.trained_on_error_pct`.
-# - The smallest good LeNet-300-100 has {glue:text}`pruning.lenet300.smallest_ratio` {finding}`fewer parameters | pruning.lenet300.smallest_ratio > 10` than the dense one, and an error of {glue:text}`pruning.lenet300.smallest_error_pct` on the test split.
+# - LeNet-300-100 ends with {mean}`pruning.lenet300.fewer_parameters_ratio 0`
+#   {finding}`fewer parameters | pruning.lenet300.fewer_parameters_ratio > 10`, biases included. After
+#   {glue:text}`pruning.lenet300.final_epochs` of pruning and retraining its error is
+#   {glue:text}`pruning.lenet300.error_pct`. The dense network had {glue:text}`pruning.lenet300.baseline_error_pct`
+#   before that time, and has {glue:text}`pruning.lenet300.trained_on_error_pct` if it is trained on as long.
+# - LeNet-5, trained on {glue:text}`pruning.lenet5.images`, ends with {mean}`pruning.lenet5.fewer_parameters_ratio 0`
+#   {finding}`fewer | pruning.lenet5.fewer_parameters_ratio > 10`. After {glue:text}`pruning.lenet5.final_epochs` its
+#   error is {glue:text}`pruning.lenet5.error_pct`, and that of the dense network trained on is
+#   {glue:text}`pruning.lenet5.trained_on_error_pct`.
+# - The smallest good LeNet-300-100 has {glue:text}`pruning.lenet300.smallest_ratio`
+#   {finding}`fewer parameters | pruning.lenet300.smallest_ratio > 10` than the dense one. Its error on the test split
+#   is {glue:text}`pruning.lenet300.smallest_error_pct`.
 #
-# The small layers keep more of their weights because we chose so.
-# The shares follow {cite:t}`han2015learning`, who tuned a threshold for each layer and kept 8, 9 and 26 % of the three layers of LeNet-300-100.
+# The small layers keep a larger share of their weights because we chose so.
+# We follow {cite:t}`han2015learning`, who tuned a threshold for each layer and kept 8, 9 and 26 % of the three layers.
 #
 # The first layer shows what the network looks at.
 # Each pixel feeds 300 neurons; the map on the right shows how many of those weights survived.
@@ -429,8 +472,8 @@ figures.show(
 # %% [markdown]
 # ## All variants on one baseline
 #
-# `lib.storage` writes the files: the surviving weights as floats, their places, biases, tables and a checksum.
-# Latency is for one input on one thread, as a ratio to the dense network in the same process.
+# `lib.storage` writes the files: the surviving weights as floats, their positions, the biases, tables and a checksum.
+# Latency is the time for one input on one thread, divided by that of the dense network in the same process.
 
 # %%
 one = dataset.test.images[:1]
@@ -483,18 +526,25 @@ share = 100 * final_epochs / (epochs + final_epochs)
 record("lenet300.retraining_share_pct", share, digits=0, exact=True)
 
 # %% [markdown]
-# **What to see.** The file of the sparse network shrinks by {glue:text}`pruning.lenet300.file_ratio`, {finding}`less than the number of parameters does | pruning.lenet300.file_ratio < pruning.lenet300.fewer_parameters_ratio`: each weight that is left takes a float and a note of its place.
-# Pruning and retraining took {glue:text}`pruning.lenet300.retraining_share_pct` of all epochs, which is our choice.
+# **What to see.** The file of the sparse network shrinks by {glue:text}`pruning.lenet300.file_ratio`,
+# {finding}`less than the number of parameters does | pruning.lenet300.file_ratio < pruning.lenet300.fewer_parameters_ratio`.
+# The reason is that each surviving weight takes a float and a note of its position.
+# Pruning and retraining took {glue:text}`pruning.lenet300.retraining_share_pct` of all epochs; that share is our
+# choice.
 #
 # ## Where it breaks
 #
-# **A mask saves no time.** The masked network does {glue:text}`pruning.masked.multiply_adds_ratio` the multiply-adds of the dense one and takes {glue:text}`pruning.masked.latency_ratio` its time: zeros are multiplied like any other number, and applying the mask comes on top.
+# **A mask saves no time.** The masked network does {glue:text}`pruning.masked.multiply_adds_ratio` the multiply-adds of
+# the dense one and takes {glue:text}`pruning.masked.latency_ratio` its time.
+# Zeros are multiplied like any other number, and applying the mask comes on top.
 # Speed needs sparse kernels or a physically smaller network: {ref}`sec-pruning-speed` measures both.
 #
-# **One step too far.** With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights and no retraining, the error is {glue:text}`pruning.lenet300.unretrained_extreme_error_pct`.
-# Guessing among ten classes would be wrong nine times out of ten.
+# **One step too far.** With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights and no retraining, the
+# error is {glue:text}`pruning.lenet300.unretrained_extreme_error_pct`.
+# For comparison, guessing among ten classes would be wrong nine times out of ten.
 #
-# **Which layer pays.** We cut the sparse networks once more, without retraining, in two ways: the same share of every layer, or the same quality parameter for all layers.
+# **Which layer pays.** We cut the sparse networks once more, without retraining, in two ways: the same share of every
+# layer, or the same quality parameter for all layers.
 
 # %%
 share = densities[-1]
@@ -510,7 +560,11 @@ better = "lower" if sum(cuts["layer"]) < sum(cuts["global"]) else "no lower"
 evidence.phrase("pruning.scope.better", better)
 
 # %% [markdown]
-# Which weights you remove matters as much as how many: with {glue:text}`pruning.lenet300.extreme_density_pct` of the weights left, the error is {glue:text}`pruning.scope.better` with equal shares, {glue:text}`pruning.scope.layer_error_pct`, than with one quality parameter, {glue:text}`pruning.scope.global_error_pct`.
+# It matters which weights you remove, and not only how many.
+# With {glue:text}`pruning.lenet300.extreme_density_pct` of the weights left, the error is
+# {glue:text}`pruning.scope.better` with equal shares than with one quality parameter.
+# Equal shares lead to {glue:text}`pruning.scope.layer_error_pct`.
+# One quality parameter leads to {glue:text}`pruning.scope.global_error_pct`.
 #
 # ## Exercises
 #
@@ -526,7 +580,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Some hidden neurons reach no neuron of the next layer. How many weights lead into them, which could be removed as well?
+# 2. Some hidden neurons reach no neuron of the next layer. How many weights lead into them, which could be removed as
+#    well?
 
 # %% tags=["hide-cell"]
 nets = [layer.weight for _, layer in layers(sparse[0])]
@@ -540,7 +595,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Prune torchvision's SqueezeNet to a tenth of its weights. Does it compute the same after it was stored and loaded?
+# 3. Prune torchvision's SqueezeNet to a tenth of its weights. Does it give the same outputs after it was stored and
+#    loaded?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -562,12 +618,12 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - A trained network keeps its accuracy without most of its weights, if it is retrained after they are removed.
+# - A trained network can lose most of its weights and keep its accuracy, if it is retrained after the removal.
 # - Remove small weights first, in several steps, and let each layer keep its own share.
 # - A sparse file is smaller; a masked network is not faster.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`han2015learning` is the method; {cite:t}`berthelier2020survey` is the survey.
-# - {cite:t}`molchanov2017pruning` is where the loop of the survey's Figure 3 comes from.
-# - {cite:t}`lecun1998gradient` is where the two networks come from.
+# - {cite:t}`han2015learning` introduced the method; {cite:t}`berthelier2020survey` is the survey.
+# - The loop of the survey's Figure 3 comes from {cite:t}`molchanov2017pruning`.
+# - Both networks come from {cite:t}`lecun1998gradient`.

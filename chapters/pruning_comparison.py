@@ -10,9 +10,14 @@
 # (sec-pruning-comparison)=
 # # Filter criteria compared: L1, Taylor, ThiNet, LASSO, NISP
 #
-# Which criterion finds the filters that a network can lose with least harm?
-# We cut ResNet-8, a small residual network for color images, to {mean}`pruning_comparison.resnet8.multiply_adds_pct 0` of its multiply-adds and train it no further.
-# The way that validation images put first, {glue:text}`pruning_comparison.resnet8.best_name`, keeps an accuracy of {mean}`pruning_comparison.resnet8.best_before_pct 0`; random filters keep {mean}`pruning_comparison.resnet8.random_before_pct 0`, and {mean}`pruning_comparison.resnet8.random__least_squares_before_pct 0` if the next layers are refitted by least squares.
+# Which criterion finds the filters that a network can lose with the least harm?
+# We cut ResNet-8, a small residual network for color images, to {mean}`pruning_comparison.resnet8.multiply_adds_pct 0`
+# of its multiply-adds and train it no further.
+# The method that ranks first on validation images, {glue:text}`pruning_comparison.resnet8.best_name`, keeps an accuracy
+# of {mean}`pruning_comparison.resnet8.best_before_pct 0`.
+# Random filters keep {mean}`pruning_comparison.resnet8.random_before_pct 0`, and
+# {mean}`pruning_comparison.resnet8.random__least_squares_before_pct 0` if the next layers are refitted to their old
+# outputs.
 # After fine-tuning on all images the small network is {glue:text}`pruning_comparison.resnet8.behind`.
 #
 # ```{claims} pruning_comparison
@@ -105,11 +110,12 @@ def copied(split, n):
 # %% [markdown]
 # ## The criteria
 #
-# A criterion is a function of the network, a few calibration images and a seed; it gives every filter a score, and the filters with low scores go.
+# A criterion takes the network, a few calibration images and a seed, and gives every filter a score; the filters with
+# low scores go.
 #
 # | criterion | a filter matters if ... | explained in |
 # | --- | --- | --- |
-# | random | chance draws it | {ref}`sec-pruning-filters` |
+# | random | it is drawn at random | {ref}`sec-pruning-filters` |
 # | L1 norm, mean square weight | its weights are large | {ref}`sec-filter-l1` |
 # | mean activation, deviation of activation | its output is large, or varies | {ref}`sec-molchanov` |
 # | mutual information | its output tells about the label | {ref}`sec-molchanov` |
@@ -117,7 +123,7 @@ def copied(split, n):
 # | geometric median | other filters cannot stand in for it | {ref}`sec-geometric-median` |
 # | batch norm scale | batch norm multiplies it by a large factor | {ref}`sec-optimal-threshold` |
 # | ThiNet, LASSO | the next layer cannot be rebuilt without it | {ref}`sec-pruning-reconstruction` |
-# | NISP | the last responses depend on it | {ref}`sec-nisp` |
+# | NISP | the final responses depend on it | {ref}`sec-nisp` |
 # | discrimination-aware | it helps extra classifiers to tell the classes apart | {ref}`sec-discrimination-aware` |
 # | adversarial (GAL) | a learned factor on it stays large | {ref}`sec-adversarial` |
 
@@ -157,9 +163,10 @@ criteria = {
 }
 
 # %% [markdown]
-# ThiNet {cite:p}`luo2017thinet` and the LASSO {cite:p}`he2017channel` do more than choose: they also change the weights of the next layers so that these answer as before.
+# ThiNet {cite:p}`luo2017thinet` and the LASSO {cite:p}`he2017channel` do more than choose: they also change the weights
+# of the next layers so that their outputs stay close to the old ones.
 # This repair works after any choice, so we also apply it after a random one.
-# What is left of the difference is due to the choice alone.
+# Any difference that remains is due to the choice alone.
 
 # %%
 refits = {
@@ -170,7 +177,8 @@ refits = {
 
 # %% [markdown]
 # A criterion refuses a network that lacks what it reads.
-# LeNet-5, a digit classifier with two convolutions, has no batch norm, so it has no scales:
+# LeNet-5, a digit classifier with two convolutions, has no batch norm, so the criterion that reads its scales must
+# refuse:
 
 # %%
 options = {"epochs": gray_epochs, "learning_rate": 0.05}
@@ -195,10 +203,12 @@ gray = datasets.Dataset(
 # %% [markdown]
 # ## Equal terms
 #
-# Each seed trains a dense network and draws its calibration images, the random filters and the order of the fine-tuning.
+# For each seed we train a dense network, and draw its calibration images, the random filters and the order of images in
+# fine-tuning.
 # All criteria get the same networks and the same draws, so we can compare them in pairs.
-# What is chosen below, such as the best criterion, is chosen on validation images and reported on test images.
-# Every criterion removes the same number of filters from every layer, so all pruned networks have one shape and differ only in the choice.
+# Whatever we choose below, such as the best criterion, we choose on validation images and report on test images.
+# Every criterion removes the same number of filters from every layer, so all pruned networks have one shape and differ
+# only in the choice.
 # Batch norm's means and variances are measured again on the calibration images, because removing channels changes them.
 
 
@@ -349,14 +359,22 @@ record("resnet8.best_unrepaired_pct", before[rival], digits=1)
 evidence.phrase("pruning_comparison.resnet8.rival", spoken(rival))
 
 # %% [markdown]
-# **What to see.** A repair {finding}`helps even a random choice | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.random_before_pct`: refitted by least squares, random filters go from {mean}`pruning_comparison.resnet8.random_before_pct` to {mean}`pruning_comparison.resnet8.random__least_squares_before_pct` without any training.
-# That is {finding}`more than the best choice without a repair keeps | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.best_unrepaired_pct` ({glue:text}`pruning_comparison.resnet8.rival`, {mean}`pruning_comparison.resnet8.best_unrepaired_pct`).
-# A choice and the repair can also be combined: the LASSO keeps {mean}`pruning_comparison.resnet8.lasso_before_pct` alone and {mean}`pruning_comparison.resnet8.lasso__least_squares_before_pct` with the refit, and a random choice with it {mean}`pruning_comparison.resnet8.random__least_squares_before_pct`; the dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
+# **What to see.** A repair
+# {finding}`helps even a random choice | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.random_before_pct`:
+# refitted by least squares, random filters go from an accuracy of {mean}`pruning_comparison.resnet8.random_before_pct`
+# to {mean}`pruning_comparison.resnet8.random__least_squares_before_pct` without any training.
+# That is
+# {finding}`more than the best choice without a repair keeps | pruning_comparison.resnet8.random__least_squares_before_pct > pruning_comparison.resnet8.best_unrepaired_pct`
+# ({glue:text}`pruning_comparison.resnet8.rival`, {mean}`pruning_comparison.resnet8.best_unrepaired_pct`).
+# A choice and the repair can also be combined: the LASSO keeps {mean}`pruning_comparison.resnet8.lasso_before_pct`
+# alone and {mean}`pruning_comparison.resnet8.lasso__least_squares_before_pct` with the refit.
+# A random choice with the refit keeps {mean}`pruning_comparison.resnet8.random__least_squares_before_pct`, and the
+# dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
 # The short fine-tuning {glue:text}`pruning_comparison.resnet8.gap` the gap between the best and the worst choice.
 #
 # ### What the smaller network costs
 #
-# Filters can be set to zero and stay, or be removed physically.
+# Filters can be set to zero and stay in the network, or they can be removed physically.
 
 # %%
 image, few = color.test.images[:64], drawn(color.train, calibration, 100)
@@ -402,15 +420,20 @@ for name, word in (("masked", "masked"), ("shrunk", "cut")):
     record(f"resnet8.{word}_latency_ratio", ratio, digits=2)
 
 # %% [markdown]
-# **What to see.** The shrunk network {finding}`is faster than the masked one | pruning_comparison.resnet8.cut_latency_ratio < pruning_comparison.resnet8.masked_latency_ratio`, though both give the same answers.
-# With 64 images at once, the masked network takes {glue:text}`pruning_comparison.resnet8.masked_latency_ratio` the time of the dense one and the shrunk network {glue:text}`pruning_comparison.resnet8.cut_latency_ratio`.
+# **What to see.** The shrunk network
+# {finding}`is faster than the masked one | pruning_comparison.resnet8.cut_latency_ratio < pruning_comparison.resnet8.masked_latency_ratio`,
+# though both give the same outputs.
+# With 64 images at once, the masked network takes {glue:text}`pruning_comparison.resnet8.masked_latency_ratio` the time
+# of the dense one and the shrunk network {glue:text}`pruning_comparison.resnet8.cut_latency_ratio`.
 # {ref}`sec-pruning-speed` measures how far time follows multiply-adds.
 #
 # ### The network that is kept
 #
-# We choose among the criteria and repairs on the validation split, after the short fine-tuning.
-# The networks of the choice that is first there are then fine-tuned on all training images for {glue:text}`pruning_comparison.setting.final_epochs`.
-# So are those of the criterion that is last there, a random choice aside, and the dense networks, so that all have seen the same data as often.
+# After the short fine-tuning we rank the criteria and repairs on the validation split.
+# The networks of the first choice are then fine-tuned on all training images for
+# {glue:text}`pruning_comparison.setting.final_epochs`.
+# So are the dense networks, and those of the criterion that ranks last, not counting the random choice.
+# All of them have then seen the same data equally often.
 
 # %%
 judged = found["after", "validation"]
@@ -461,15 +484,19 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# **What to see.** At {mean}`pruning_comparison.resnet8.multiply_adds_pct 0` of its multiply-adds the choice that is first on validation images, {glue:text}`pruning_comparison.resnet8.chosen`, reaches an accuracy of {glue:text}`pruning_comparison.resnet8.shrunk_accuracy_pct`.
-# That is {glue:text}`pruning_comparison.resnet8.drop` the dense network it came from, and {glue:text}`pruning_comparison.resnet8.behind`.
+# **What to see.** At {mean}`pruning_comparison.resnet8.multiply_adds_pct 0` of its multiply-adds, the choice that ranks
+# first on validation images, {glue:text}`pruning_comparison.resnet8.chosen`, reaches an accuracy of
+# {glue:text}`pruning_comparison.resnet8.shrunk_accuracy_pct`.
+# That is {glue:text}`pruning_comparison.resnet8.drop` the dense network it came from, and
+# {glue:text}`pruning_comparison.resnet8.behind`.
 # Only the second comparison is fair: the first credits pruning with the extra training.
-# The last criterion, {glue:text}`pruning_comparison.resnet8.last`, ends {glue:text}`pruning_comparison.resnet8.last_behind` the equally trained dense network.
+# The last criterion, {glue:text}`pruning_comparison.resnet8.last`, ends
+# {glue:text}`pruning_comparison.resnet8.last_behind` the equally trained dense network.
 # The survey says that accuracy does not drop significantly, whatever the method: {verdict}`C2.3-46`.
 #
 # ## The same on LeNet-5
 #
-# LeNet-5 is small enough for several cuts.
+# LeNet-5 is small enough to try several cuts.
 
 # %%
 gray_scores = [
@@ -549,12 +576,15 @@ for when, values in (("before", gray_before), ("after", gray_after)):
         record(f"lenet5.{key(name)}_{when}_pct", values[name], digits=1)
 
 # %% [markdown]
-# **What to see.** The smaller the network gets, {finding}`the more the choice and the repair matter | pruning_comparison.lenet5.lasso_refit_smallest_pct - pruning_comparison.lenet5.random_smallest_pct > pruning_comparison.lenet5.lasso_refit_largest_pct - pruning_comparison.lenet5.random_largest_pct`.
-# At {mean}`pruning_comparison.lenet5.multiply_adds_pct 0` of the multiply-adds random filters keep an accuracy of {mean}`pruning_comparison.lenet5.random_before_pct`, and the refitted LASSO keeps {mean}`pruning_comparison.lenet5.lasso__least_squares_before_pct` without any training.
+# **What to see.** The smaller the network gets,
+# {finding}`the more the choice and the repair matter | pruning_comparison.lenet5.lasso_refit_smallest_pct - pruning_comparison.lenet5.random_smallest_pct > pruning_comparison.lenet5.lasso_refit_largest_pct - pruning_comparison.lenet5.random_largest_pct`.
+# At {mean}`pruning_comparison.lenet5.multiply_adds_pct 0` of the multiply-adds and without any training, random filters
+# keep an accuracy of {mean}`pruning_comparison.lenet5.random_before_pct`, and the refitted LASSO keeps
+# {mean}`pruning_comparison.lenet5.lasso__least_squares_before_pct`.
 #
 # ## Where it breaks
 #
-# **Chance is a serious rival.** The table subtracts the accuracy of random filters of the same network.
+# **Chance is a serious rival.** The table shows each accuracy minus that of random filters in the same network.
 # A star marks a difference whose confidence interval, over three networks or more, does not contain zero.
 # With this many intervals, expect one or two stars from chance alone.
 
@@ -590,10 +620,13 @@ for when, better in clear.items():
     )
 
 # %% [markdown]
-# Straight after the cut {glue:text}`pruning_comparison.criteria.before` pairs of criterion and network are clearly better than random ({glue:text}`pruning_comparison.criteria.better_than_random_before_pct`), and after fine-tuning {glue:text}`pruning_comparison.criteria.after`.
-# Random filters are a rival that every new criterion must be measured against.
+# Right after the cut, {glue:text}`pruning_comparison.criteria.before` pairs of criterion and network are clearly better
+# than random ({glue:text}`pruning_comparison.criteria.better_than_random_before_pct`).
+# After fine-tuning, {glue:text}`pruning_comparison.criteria.after` are.
+# So compare every new criterion with random filters.
 #
-# **One cut or several.** The filters of smallest L1 norm go in one cut or in three, with the same number of training images in all.
+# **One cut or several.** LeNet-5 loses the filters of smallest L1 norm in one cut or in three, with the same number of
+# training images in all.
 
 
 # %%
@@ -621,12 +654,17 @@ better = f"{abs(gained):.1f} points {'better' if gained > 0 else 'worse'}"
 evidence.phrase("pruning_comparison.lenet5.cuts", better)
 
 # %% [markdown]
-# With so little training, three cuts are {glue:text}`pruning_comparison.lenet5.cuts` than one: at {mean}`pruning_comparison.lenet5.smallest_multiply_adds_pct 0` of its multiply-adds LeNet-5 has {mean}`pruning_comparison.lenet5.three_cuts_pct` after three cuts and {mean}`pruning_comparison.lenet5.one_cut_pct` after one.
-# {ref}`sec-filter-loop` has the same comparison where only half of the filters go.
-# Both decide what the survey says on pruning at each iteration: {verdict}`C2.3-24`.
+# With so little training, three cuts are {glue:text}`pruning_comparison.lenet5.cuts` than one.
+# At {mean}`pruning_comparison.lenet5.smallest_multiply_adds_pct 0` of the multiply-adds, the accuracy is
+# {mean}`pruning_comparison.lenet5.three_cuts_pct` after three cuts and {mean}`pruning_comparison.lenet5.one_cut_pct`
+# after one.
+# {ref}`sec-filter-loop` makes the same comparison with only half of the filters removed.
+# Together they decide what the survey says about pruning at each iteration: {verdict}`C2.3-24`.
 #
-# **A network that is sparse already.** Table 1 of the survey warns that pruning is not interesting where the model is sparse already.
-# So we prune twice by the same share, each time with the same fine-tuning: first the dense network, then what the first time left.
+# **A network that is sparse already.** Table 1 of the survey warns that pruning is not interesting where the model is
+# sparse already.
+# So we prune twice by the same share, each time with the same fine-tuning: first the dense network, then the network
+# that the first cut left.
 # We do this with filters, which leaves a small network, and with single weights, which leaves a sparse one.
 
 
@@ -664,8 +702,12 @@ for name, pairs in drops.items():
     record(f"lenet5.{name}_pct", lost, "points", 1)
 
 # %% [markdown]
-# Of filters, the first cut costs {mean}`pruning_comparison.lenet5.first_drop_pct` of accuracy and the second {mean}`pruning_comparison.lenet5.second_drop_pct`.
-# Of weights, with {mean}`pruning_comparison.setting.weights_kept_pct` kept each time, the first costs {mean}`pruning_comparison.lenet5.first_weights_drop_pct` and the second {mean}`pruning_comparison.lenet5.second_weights_drop_pct`: {verdict}`C2.3-43`.
+# With filters, the first cut costs {mean}`pruning_comparison.lenet5.first_drop_pct` of accuracy and the second
+# {mean}`pruning_comparison.lenet5.second_drop_pct`.
+# With single weights, each cut keeps {mean}`pruning_comparison.setting.weights_kept_pct`: the first costs
+# {mean}`pruning_comparison.lenet5.first_weights_drop_pct` and the second
+# {mean}`pruning_comparison.lenet5.second_weights_drop_pct`.
+# The verdict on this warning is {verdict}`C2.3-43`.
 #
 # ## Exercises
 #
@@ -690,7 +732,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Do two criteria choose the same filters? Correlate the ranks of the L1 norm and of Taylor in each layer of ResNet-8.
+# 2. Do two criteria choose the same filters? Correlate the ranks of the L1 norm and of Taylor in each layer of
+#    ResNet-8.
 
 # %% tags=["hide-cell"]
 ranks = {
@@ -706,11 +749,11 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Which filters go matters most just after the cut; refit the next layers by least squares.
-# - Compare a criterion with random filters and a pruned network with a dense one that was trained as long.
+# - The choice of filters matters most just after the cut; refit the next layers by least squares.
+# - Compare a criterion with random filters, and a pruned network with a dense one that was trained as long.
 # - A mask saves nothing; a physically smaller network saves time and bytes.
 #
 # ## Sources of this chapter
 #
 # - {cite:t}`berthelier2020survey` is the survey; the chapter of each criterion names its source.
-# - {cite:t}`he2016deep` is where the residual network comes from.
+# - The residual network comes from {cite:t}`he2016deep`.

@@ -10,9 +10,13 @@
 # (sec-pruning-factorization)=
 # # Factorization: SVD, separable filters, CP and Tucker
 #
-# Can a large layer be replaced by a few small ones that compute nearly the same?
-# Yes: with {mean}`pruning_factorization.lenet5.share_pct` of the weights in the second convolution of LeNet-5, a digit classifier with two convolutions, the error {glue:text}`pruning_factorization.lenet5.outcome` after one short retraining, whichever of four methods we use.
-# Unlike a mask, factorization {finding}`saves computation as well as storage | pruning_factorization.lenet5.network_multiply_adds_ratio > 1; pruning_factorization.lenet5.network_file_ratio > 1`: with both large layers factorized, LeNet-5 needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio 1` fewer multiply-adds.
+# Four methods can replace a large layer by a few small ones that compute nearly the same.
+# With each of them, LeNet-5, a small digit classifier, keeps {mean}`pruning_factorization.lenet5.share_pct` of the
+# weights in one layer: after a short retraining its error {glue:text}`pruning_factorization.lenet5.outcome`.
+# Unlike a mask, factorization
+# {finding}`saves both computation and storage | pruning_factorization.lenet5.network_multiply_adds_ratio > 1; pruning_factorization.lenet5.network_file_ratio > 1`:
+# with its two large layers factorized, LeNet-5 needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio 1`
+# fewer multiply-adds.
 #
 # ```{claims} pruning_factorization
 # ```
@@ -61,16 +65,20 @@ def retrained(model, epochs, seed, learning_rate):
 
 
 # %% [markdown]
-# The survey leaves these methods out: decompositions are expensive, it says, and need many retrainings {cite:p}`berthelier2020survey`.
-# Measured here, the first is {verdict}`C2.3-33` and the second {verdict}`C2.3-34`.
+# The survey that this book tests leaves these methods out, for two reasons {cite:p}`berthelier2020survey`.
+# It says that decompositions are expensive, and our measurements say {verdict}`C2.3-33`.
+# It says that a factorized network needs many retrainings, and our measurements say {verdict}`C2.3-34`.
 #
 # (sec-low-rank)=
 # ## Low rank: one matrix, two thin ones
 #
 # **The idea.** A layer with 784 inputs and 300 outputs mixes its inputs in 300 ways.
-# If a few mixtures carry most of what it does, compute those first, and the 300 outputs from them.
+# If a few mixtures carry most of what the layer does, compute those first, and then the 300 outputs from them.
 #
-# **The formula.** The truncated singular value decomposition is the matrix of rank $r$ that is nearest to $W \in \mathbb R^{m \times n}$:
+# **The formula.** Cut the singular value decomposition of the weight $W \in \mathbb R^{m \times n}$ after the $r$
+# largest singular values.
+# The result is the matrix of rank $r$ that is nearest to $W$, and its squared error is the sum of the squared singular
+# values $\sigma_i$ that were cut:
 #
 # $$
 # \begin{aligned}
@@ -79,8 +87,9 @@ def retrained(model, epochs, seed, learning_rate):
 # \end{aligned}
 # $$ (eq-low-rank)
 #
-# The layer becomes two, $n \to r \to m$, with $r(m+n)$ weights instead of $mn$: smaller where $r < mn/(m+n)$.
-# {cite:t}`denton2014exploiting` use it for convolutions, among other ways.
+# The layer becomes two, $n \to r \to m$, with $r(m+n)$ weights instead of $mn$.
+# This saves weights if $r < mn/(m+n)$.
+# {cite:t}`denton2014exploiting` use such decompositions for convolutions.
 #
 # **The code.**
 
@@ -88,7 +97,7 @@ def retrained(model, epochs, seed, learning_rate):
 figures.show_source(low_rank.split)
 
 # %% [markdown]
-# **An exact check.** At every rank, the squared error is the sum of the squared singular values that were cut.
+# **An exact check.** At every rank, the squared error equals the sum of the squared singular values that were cut.
 
 # %%
 weight = torch.randn(
@@ -102,8 +111,9 @@ for rank in range(1, 7):
 
 # %% [markdown]
 # **The experiment.** LeNet-300-100 is a digit classifier with two hidden layers {cite:p}`lecun1998gradient`.
-# We factorize its first layer at several ranks, and measure the error at once and after one short retraining.
-# The dense networks are trained on for as many epochs, with the same images and options, so that both have learned as long.
+# We factorize its first layer at several ranks and measure the error twice: right after the cut, and after one short
+# retraining.
+# To be fair, the dense networks are also trained on for as many epochs, with the same images and options.
 
 # %%
 fit = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
@@ -149,30 +159,44 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** With {glue:text}`pruning_factorization.lenet300.share_pct` of its weights, the highest rank here, the layer {finding}`costs less than one point of error | pruning_factorization.lenet300.svd_retrained_error_pct - pruning_factorization.lenet300.trained_on_error_pct < 1`.
-# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` as cut and {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after another {mean}`pruning_factorization.lenet300.retraining_epochs` epochs; the dense networks have {mean}`pruning_factorization.lenet300.trained_on_error_pct` after as many.
-# At the lowest rank, the short retraining {finding}`does not make up for what was cut | pruning_factorization.lenet300.svd_lowest_error_pct > pruning_factorization.lenet300.trained_on_error_pct`.
+# **What to see.** The highest rank here, which keeps {glue:text}`pruning_factorization.lenet300.share_pct` of the
+# layer's weights,
+# {finding}`costs less than one point of error | pruning_factorization.lenet300.svd_retrained_error_pct - pruning_factorization.lenet300.trained_on_error_pct < 1`.
+# The error is {mean}`pruning_factorization.lenet300.svd_cut_error_pct` right after the cut, and
+# {mean}`pruning_factorization.lenet300.svd_retrained_error_pct` after another
+# {mean}`pruning_factorization.lenet300.retraining_epochs` epochs.
+# The dense networks, trained on for as many epochs, have an error of
+# {mean}`pruning_factorization.lenet300.trained_on_error_pct`.
+# At the lowest rank, the short retraining
+# {finding}`does not make up for what was cut | pruning_factorization.lenet300.svd_lowest_error_pct > pruning_factorization.lenet300.trained_on_error_pct`.
 #
 # (sec-spatial)=
 # ## Columns and rows: separable filters
 #
-# **The idea.** A kernel that is a column times a row can be applied in two passes over the image, one down and one across.
+# **The idea.** If a kernel is a column times a row, it can be applied in two passes over the image, one down and one
+# across.
 # Few kernels have this form, but every kernel is a sum of such products.
 #
-# **The formula.** The kernel from input $i$ to output $o$ is approximated by $R$ such products, whose columns $v$ all outputs share and whose rows $h$ all inputs share {cite:p}`jaderberg2014speeding`:
+# **The formula.** We approximate the kernel from input $i$ to output $o$ by a sum of $R$ such products.
+# All outputs share the columns $v$, and all inputs share the rows $h$ {cite:p}`jaderberg2014speeding`:
 #
-# $$ W_{o,i,:,:} \approx \sum_{k=1}^{R} h_{o,k}\, v_{k,i}^\top. $$ (eq-spatial)
+# $$ W_{o,i,:,:} \approx \sum_{k=1}^{R} v_{k,i}\, h_{o,k}^\top. $$ (eq-spatial)
 #
-# Written as a matrix with a row for each $(i, y)$ and a column for each $(o, x)$, this is again a product of rank $R$, and the singular value decomposition gives the best one.
-# A $d \times 1$ convolution from $C_i$ inputs to $R$ channels, followed by a $1 \times d$ one to $C_o$ outputs, has $Rd(C_i + C_o)$ weights.
+# Arrange the weights as a matrix, with one row for each input $i$ and height $y$, and one column for each output $o$
+# and width $x$.
+# Then the sum is a matrix of rank $R$, and the singular value decomposition finds the best one.
+# The layer becomes two: a $d \times 1$ convolution from $C_i$ inputs to $R$ channels, and a $1 \times d$ convolution to
+# $C_o$ outputs.
+# Together they have $Rd(C_i + C_o)$ weights.
 #
-# **The code.** `low_rank.split` is the decomposition from above:
+# **The code.** `low_rank.split` is the singular value decomposition from above:
 
 # %% tags=["remove-input"]
 figures.show_source(spatial.factorize)
 
 # %% [markdown]
-# **An exact check.** Sobel's edge filter is a column times a row, so one term reproduces it; Laplace's needs two.
+# **An exact check.** Sobel's edge filter is a column times a row, so one term reproduces it; Laplace's filter needs
+# two.
 
 # %%
 sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
@@ -191,16 +215,19 @@ for kernel, needed in ((sobel, 1), (laplace, 2)):
 # (sec-cp)=
 # ## CP: four vectors per term
 #
-# **The idea.** Take this step in all four dimensions of a kernel: each term is a vector over the outputs, times one over the inputs, one over the rows and one over the columns.
+# **The idea.** Take this step in all four dimensions of a convolution: outputs, inputs, rows and columns.
+# Each term is then a product of four vectors, one for each dimension.
 #
-# **The formula.** With $R$ terms {cite:p}`lebedev2015speeding`,
+# **The formula.** With $R$ terms, and one matrix $A$ of vectors for each dimension {cite:p}`lebedev2015speeding`,
 #
 # $$ W_{tsij} \approx \sum_{r=1}^{R} A^t_{tr}\, A^s_{sr}\, A^y_{ir}\, A^x_{jr}. $$ (eq-cp)
 #
-# This is a $1 \times 1$ convolution, two depthwise ones (each channel by itself), and another $1 \times 1$ one.
-# With $S$ inputs, $T$ outputs and kernels of $d \times d$ they have $R(S + 2d + T)$ weights.
+# Four layers compute this: a $1 \times 1$ convolution, two depthwise ones (each channel by itself), and another
+# $1 \times 1$ convolution.
+# With $S$ inputs, $T$ outputs and kernels of $d \times d$, they have $R(S + 2d + T)$ weights.
 # No formula gives the best terms.
-# But with three of the four factors fixed, the fourth is a least squares problem, so we solve for each in turn.
+# But if three of the four matrices are fixed, finding the fourth is a least squares problem, so we solve for each in
+# turn.
 #
 # **The code.**
 
@@ -208,7 +235,7 @@ for kernel, needed in ((sobel, 1), (laplace, 2)):
 figures.show_source(cp.decompose)
 
 # %% [markdown]
-# **An exact check.** From a kernel that is a sum of three terms, three terms are recovered that give the same kernel.
+# **An exact check.** We make a kernel from three terms; a decomposition into three terms gives the same kernel back.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -223,22 +250,28 @@ assert (fitted.kernel - kernel).norm() < 1e-6 * kernel.norm()
 # (sec-tucker)=
 # ## Tucker: a small core between the channels
 #
-# **The idea.** Leave the height and width of the kernel alone, and let the convolution work on fewer channels: mix the inputs down to a few, convolve those, and mix the result up to the outputs.
+# **The idea.** Leave the height and width of the kernel alone, and let the convolution work on fewer channels.
+# A first layer mixes the inputs down to a few channels, a small convolution works on those, and a last layer mixes the
+# result up to the outputs.
 #
-# **The formula.** Two matrices with orthonormal columns mix the channels; the small kernel between them is the core $\mathcal C$ {cite:p}`kim2016compression`:
+# **The formula.** Two matrices with orthonormal columns, $U^{(s)}$ and $U^{(t)}$, mix the channels; the small kernel
+# between them is the core $\mathcal C$ {cite:p}`kim2016compression`:
 #
 # $$ W_{tsij} \approx \sum_{a=1}^{R_4} \sum_{b=1}^{R_3} U^{(t)}_{ta}\, \mathcal C_{abij}\, U^{(s)}_{sb}, $$ (eq-tucker)
 #
 # with $SR_3 + d^2 R_3 R_4 + R_4 T$ weights.
-# {cite:t}`kim2016compression` choose the two ranks by a Bayesian rule, which sees the kernel as a matrix of low rank plus noise, and then factorize the whole network in one go.
+# {cite:t}`kim2016compression` choose the two ranks by a Bayesian rule, which models the kernel as a matrix of low rank
+# plus noise.
+# Then they factorize the whole network in one go.
 #
-# **The code.** Each matrix is the best one for the other, and they are solved for in turn:
+# **The code.** We solve for the two matrices in turn, each time for the best one given the other:
 
 # %% tags=["remove-input"]
 figures.show_source(tucker.decompose)
 
 # %% [markdown]
-# **An exact check.** For matrices of known rank with noise added, the Bayesian rule finds the rank, and none where all is noise.
+# **An exact check.** Given a matrix of known rank plus noise, the Bayesian rule finds the rank; given only noise, it
+# finds rank zero.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -251,9 +284,12 @@ for rank in (0, 1, 5, 12):
 # (sec-factorization-comparison)=
 # ## The four on one layer
 #
-# Each method replaces the second convolution of LeNet-5, with $50 \times 20 \times 5 \times 5$ weights, and all methods get the same number of weights.
-# The ranks are the largest that fit; Tucker's two ranks keep the proportion that the Bayesian rule finds in the first network.
-# The rival is the dense network, trained on for as many epochs with the same images and the same learning rate.
+# LeNet-5 is a digit classifier with two convolutions and two linear layers.
+# Each method replaces its second convolution, which has $50 \times 20 \times 5 \times 5$ weights, and all methods get
+# the same number of weights.
+# We take the largest ranks that fit; Tucker's two ranks keep the ratio that the Bayesian rule finds in the first
+# network.
+# We compare with the dense network, trained on for as many epochs with the same images and the same learning rate.
 
 
 # %% tags=["hide-input"]
@@ -282,7 +318,8 @@ factorize = {
 }
 
 # %% [markdown]
-# CP is retrained at a lower learning rate: at the rate of the others, some CP networks diverged in trials on the validation images.
+# We retrain CP at a lower learning rate: at the rate of the others, some CP networks diverged in trials on the
+# validation images.
 
 # %%
 fit = {"split": dataset.train, "epochs": lenet5_epochs, "learning_rate": 0.05}
@@ -395,16 +432,28 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The harder the cut, the {finding}`more the method matters | pruning_factorization.lenet5.small_spread_points > pruning_factorization.lenet5.spread_points`: at {glue:text}`pruning_factorization.lenet5.share_pct` of the weights the best and the worst method end {mean}`pruning_factorization.lenet5.spread_points` apart, at {glue:text}`pruning_factorization.lenet5.small_share_pct` {mean}`pruning_factorization.lenet5.small_spread_points`.
-# At the hard cut the short retraining repairs {glue:text}`pruning_factorization.lenet5.repaired_where`: {mean}`pruning_factorization.lenet5.repaired_points` of error with {glue:text}`pruning_factorization.lenet5.repaired`.
-# It sees {glue:text}`pruning_factorization.lenet5.retraining_pct` as many images as the training did, and after it the dense network has an error of {mean}`pruning_factorization.lenet5.trained_on_error_pct`.
+# **What to see.** The harder the cut, the
+# {finding}`more the method matters | pruning_factorization.lenet5.small_spread_points > pruning_factorization.lenet5.spread_points`.
+# With {glue:text}`pruning_factorization.lenet5.share_pct` of the weights, the errors of the four methods end within
+# {mean}`pruning_factorization.lenet5.spread_points` of each other.
+# With {glue:text}`pruning_factorization.lenet5.small_share_pct` of the weights, they end within
+# {mean}`pruning_factorization.lenet5.small_spread_points`.
+# At this hard cut the short retraining repairs {glue:text}`pruning_factorization.lenet5.repaired_where`: it takes away
+# {mean}`pruning_factorization.lenet5.repaired_points` of error with {glue:text}`pruning_factorization.lenet5.repaired`.
+# The retraining sees {glue:text}`pruning_factorization.lenet5.retraining_pct` as many images as the training did.
+# The dense network, trained on for as long, has an error of {mean}`pruning_factorization.lenet5.trained_on_error_pct`.
 #
-# **Does it take numerous retrainings?** The pair of low rank at the hard cut has an error of {mean}`pruning_factorization.lenet5.svd_small_retrained_error_pct` after one retraining and of {mean}`pruning_factorization.lenet5.svd_small_retrained_often_error_pct` after {mean}`pruning_factorization.lenet5.retrainings`: {glue:text}`pruning_factorization.lenet5.often`.
+# **Does it take many retrainings?** With SVD at the hard cut, the error is
+# {mean}`pruning_factorization.lenet5.svd_small_retrained_error_pct` after one retraining and
+# {mean}`pruning_factorization.lenet5.svd_small_retrained_often_error_pct` after
+# {mean}`pruning_factorization.lenet5.retrainings`: {glue:text}`pruning_factorization.lenet5.often`.
 #
 # ### The whole network in one go
 #
-# Like {cite:t}`kim2016compression`, we now take every rank from the Bayesian rule, factorize all large layers at once, and retrain once.
-# The second convolution becomes Tucker's three layers, and the large linear layer two of low rank; the first convolution and the last layer are small and stay.
+# Like {cite:t}`kim2016compression`, we now take every rank from the Bayesian rule, factorize all large layers at once,
+# and retrain once.
+# The second convolution becomes Tucker's three layers, and the large linear layer becomes two layers of low rank.
+# The first convolution and the last layer are small, so we keep them.
 
 
 # %%
@@ -471,16 +520,25 @@ falls = "less than" if ratio > adds[1] / adds[0] else "as much as"
 evidence.phrase("pruning_factorization.lenet5.falls", falls)
 
 # %% [markdown]
-# **What to see.** The time falls {glue:text}`pruning_factorization.lenet5.falls` the multiply-adds do: the whole network needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio` fewer of them and takes {glue:text}`pruning_factorization.lenet5.network_latency_ratio` the time; every layer costs a call of its own, and there are more of them.
-# Its file is {mean}`pruning_factorization.lenet5.network_file_ratio` {finding}`smaller | pruning_factorization.lenet5.network_file_ratio > 1`.
-# The error is {mean}`pruning_factorization.lenet5.network_cut_error_pct` as cut and {mean}`pruning_factorization.lenet5.network_retrained_error_pct` after one retraining; the dense network, trained on for as long, has {mean}`pruning_factorization.lenet5.trained_on_error_pct`.
+# **What to see.** The time falls {glue:text}`pruning_factorization.lenet5.falls` the multiply-adds do: the factorized
+# network needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio` fewer of them and takes
+# {glue:text}`pruning_factorization.lenet5.network_latency_ratio` the time.
+# It has more layers, and calling a layer takes time of its own.
+# Its file is {mean}`pruning_factorization.lenet5.network_file_ratio`
+# {finding}`smaller | pruning_factorization.lenet5.network_file_ratio > 1`.
+# Its error is {mean}`pruning_factorization.lenet5.network_cut_error_pct` right after the cut and
+# {mean}`pruning_factorization.lenet5.network_retrained_error_pct` after one retraining.
+# The dense network, trained on for as long, has an error of {mean}`pruning_factorization.lenet5.trained_on_error_pct`.
 #
 # ## What a decomposition costs
 #
-# The survey calls decompositions expensive; {cite:t}`han2016deep` call the singular value decomposition cheap.
-# We count floating-point operations while the code runs, and compare with one epoch of training, counted in the same way.
-# For matrix decompositions, which the counter does not know, we use textbook estimates.
-# The yardstick grows with the data set, so one layer is counted at full scale, too: AlexNet's first fully connected layer, against one epoch on the training images of ImageNet {cite:p}`krizhevsky2012imagenet`.
+# The survey calls decompositions expensive, but {cite:t}`han2016deep` call the singular value decomposition cheap.
+# To see who is right, we count the floating-point operations while the code runs, and compare with one epoch of
+# training, counted in the same way.
+# The counter does not know matrix decompositions, so we use textbook estimates for these.
+# An epoch costs more on a larger data set, so we also count one layer at full scale.
+# This is the first fully connected layer of AlexNet, an image classifier, against one epoch on the training images of
+# ImageNet {cite:p}`krizhevsky2012imagenet`.
 
 
 # %% tags=["hide-input"]
@@ -571,15 +629,19 @@ record("cost.largest_pct", 100 * largest_share, digits=1, exact=True)
 record("cost.alexnet_pct", 100 * share, digits=3, exact=True)
 
 # %% [markdown]
-# **What to see.** Even the most expensive of these decompositions takes {glue:text}`pruning_factorization.cost.less` operations than one epoch of training: {glue:text}`pruning_factorization.cost.largest_pct` of them.
+# **What to see.** Even the most expensive of these decompositions takes {glue:text}`pruning_factorization.cost.less`
+# operations than one epoch of training, namely {glue:text}`pruning_factorization.cost.largest_pct` of that number.
 # The larger the data set, the smaller these shares: an epoch grows with the number of images, a decomposition does not.
-# The work of a decomposition is of the order of the cube of a layer's width, but even a layer as wide as AlexNet's costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
-# By the clock: {verdict}`C2.3-65`.
+# The work of a decomposition grows with the cube of a layer's width.
+# Even so, the wide layer of AlexNet costs only {mean}`pruning_factorization.cost.alexnet_pct` of an epoch on ImageNet.
+# Are decompositions expensive when we measure time? Our clock says {verdict}`C2.3-65`.
 #
 # ## Where it breaks
 #
-# **Energy is not error.** A common rule takes the smallest rank that holds nine tenths of the sum of squared singular values, the energy.
-# We cut one layer of the first network of each kind at a time, to that rank and to the rank that the Bayesian rule finds.
+# **Energy is not error.** The *energy* of a matrix is the sum of its squared singular values, and a common rule takes
+# the smallest rank that keeps nine tenths of it.
+# In the first network of each kind we cut one layer at a time, once to that rank and once to the rank that the Bayesian
+# rule finds.
 
 # %%
 places = [(dense[0], "fc1"), (dense[0], "fc2"), (lenet5, "conv2"), (lenet5, "fc1")]
@@ -614,13 +676,16 @@ evidence.phrase("pruning_factorization.energy.wasted", counts[wasted])
 evidence.phrase("pruning_factorization.energy.lower", counts[lower])
 
 # %% [markdown]
-# **What to see.** The two rules disagree: the Bayesian rank is the lower one in {glue:text}`pruning_factorization.energy.lower` of the four layers.
-# The energy rule asks for a rank at which the factors are larger than the layer in {glue:text}`pruning_factorization.energy.wasted` of them.
+# **What to see.** The two rules disagree: the Bayesian rank is the lower one in
+# {glue:text}`pruning_factorization.energy.lower` of the four layers.
+# The energy rule chooses a rank at which the factors are larger than the layer in
+# {glue:text}`pruning_factorization.energy.wasted` of the four.
 # Much of the energy of a weight matrix is left over from its random initialization, and the network may not need it.
 #
 # **CP without a best answer.** For some kernels there is no best fit.
-# The tensor of $2 \times 2 \times 2$ zeros with a one at the places $(0, 0, 1)$, $(0, 1, 0)$ and $(1, 0, 0)$ is a sum of three terms.
-# Two terms come as near to it as one likes but never reach it: they grow without bound and cancel each other.
+# Take a tensor of $2 \times 2 \times 2$ zeros, and put a one at the places $(0, 0, 1)$, $(0, 1, 0)$ and $(1, 0, 0)$.
+# It is a sum of three terms.
+# Two terms can come as near to it as you like but never reach it: they grow without bound and cancel each other.
 
 # %%
 tensor = torch.zeros(2, 2, 2, 1)
@@ -664,13 +729,13 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** With every sweep the residual goes down and the terms get longer.
-# The ridge, a penalty on long terms, stops this and pays with a worse fit.
-# Large terms that cancel can make the retraining of such networks unstable.
+# **What to see.** With every sweep, the residual goes down and the terms get longer.
+# A ridge, which is a penalty on long terms, stops this growth, at the price of a worse fit.
+# Long terms that cancel each other can make the retraining of such networks unstable.
 #
 # ## Exercises
 #
-# 1. Up to which rank does a low-rank pair have fewer weights than the layer, for each layer of LeNet-300-100?
+# 1. For each layer of LeNet-300-100: up to which rank do its two low-rank factors have fewer weights than the layer?
 
 # %% tags=["hide-cell"]
 pays = {}
@@ -682,7 +747,7 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Factorize torchvision's SqueezeNet with Tucker: at full ranks it must compute the same.
+# 2. Factorize SqueezeNet, an image classifier from torchvision, with Tucker: at full ranks it must compute the same.
 #    How many multiply-adds does it take at half of the ranks, and can its file be read back?
 
 # %% tags=["hide-cell"]
@@ -710,12 +775,16 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - A trained layer can be cut to a fraction of its weights and stay a plain row of smaller layers, which any software runs.
-# - At moderate cuts the method matters little and one short retraining is enough; at hard cuts it matters more.
-# - Fewer multiply-adds do not save as much time: every small layer costs a call of its own.
+# - A few small layers, with a fraction of the weights, can replace a large trained layer, and any software can run
+#   them.
+# - At moderate cuts the choice of the method matters little, and one short retraining is enough; at hard cuts the
+#   choice matters more.
+# - The time shrinks less than the number of multiply-adds: calling a layer takes time of its own.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`denton2014exploiting`, {cite:t}`jaderberg2014speeding`, {cite:t}`lebedev2015speeding` and {cite:t}`kim2016compression` are the four methods; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`denton2014exploiting`, {cite:t}`jaderberg2014speeding`, {cite:t}`lebedev2015speeding` and
+#   {cite:t}`kim2016compression` are the four methods; {cite:t}`berthelier2020survey` is the survey.
 # - {cite:t}`cheng2017survey` is an overview that includes them.
-# - {cite:t}`han2016deep` compare the singular value decomposition with pruning; {cite:t}`lecun1998gradient` is where the networks come from.
+# - {cite:t}`han2016deep` compare the singular value decomposition with pruning; the networks come from
+#   {cite:t}`lecun1998gradient`.

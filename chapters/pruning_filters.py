@@ -12,7 +12,9 @@
 #
 # Removing whole filters makes a network smaller and gives it fewer multiply-adds, with no special software.
 # Which filters should go?
-# With half of the filters of LeNet-5, a digit classifier with two convolutions, cut out by the Taylor criterion, the error is {mean}`pruning_filters.taylor.error_pct 1` before any retraining; a random choice gives {mean}`pruning_filters.random.error_pct 1`.
+# We cut out half of the filters of LeNet-5, a digit classifier with two convolutions.
+# Before any retraining, its error is {mean}`pruning_filters.taylor.error_pct 1` if the Taylor criterion chooses them,
+# and {mean}`pruning_filters.random.error_pct 1` with a random choice.
 #
 # ```{claims} pruning_filters
 # ```
@@ -73,9 +75,12 @@ def error(model, split=test):
 # (sec-structure)=
 # ## From scores to a smaller network
 #
-# **The idea.** Every method of this chapter gives each filter a number, its *score*, and the filters with the lowest scores go.
-# With a filter goes all that depends on it: its feature map, its row in batch norm, and the kernels of the next layers that read the map.
-# Where an addition joins two layers, as in a residual block, filter $j$ of both must go together.
+# **The idea.** Every method of this chapter gives each filter a number, its *score*, and the filters with the lowest
+# scores are removed.
+# Everything that depends on a filter goes with it: its feature map, its row in batch norm, and the kernels of the next
+# layers that read the map.
+# Where an addition joins two layers, as in a residual block, filter $j$ of one must go together with filter $j$ of the
+# other.
 # In ResNet-8, a small residual network, these layers belong together:
 
 # %% tags=["remove-input"]
@@ -91,13 +96,14 @@ rows = [
 figures.table(rows, caption="ResNet-8: layers in one row lose the same filters")
 
 # %% [markdown]
-# **The code.** Scores become masks, layer by layer or over the whole network:
+# **The code.** This function turns scores into masks, layer by layer or over the whole network:
 
 # %% tags=["remove-input"]
 figures.show_source(structure.keep)
 
 # %% [markdown]
-# **Two exact checks.** Setting the removed filters to zero and cutting them out give the same function: in double precision the outputs of the two networks agree.
+# **Two exact checks.** Setting the removed filters to zero and cutting them out give the same function, so in double
+# precision the outputs of the two networks must agree:
 
 # %%
 network, images = residual.double().eval(), train.images[:8].double()
@@ -116,7 +122,8 @@ record("shrink.largest_difference", difference, "", 12, exact=True)
 assert difference < 1e-9
 
 # %% [markdown]
-# One filter of LeNet-5's first convolution saves its $k \times k$ kernels at each place of its map, and the kernels of the next layer that read it {cite:p}`li2017pruning`:
+# Removing one filter of LeNet-5's first convolution saves its $k \times k$ kernels at each position of its map, and the
+# kernels of the next layer that read the map {cite:p}`li2017pruning`:
 
 # %%
 shape = tuple(example.shape[1:])
@@ -128,7 +135,8 @@ assert saved == predicted
 record("shrink.saved_to_predicted_ratio", saved / predicted, digits=3, exact=True)
 
 # %% [markdown]
-# **A baseline.** LeNet-5 has convolutions of 20 and 50 filters {cite:p}`lecun1998gradient`; we train it from different starts.
+# **A baseline.** LeNet-5 has two convolutions, with 20 and 50 filters {cite:p}`lecun1998gradient`; we train it from
+# several random starts.
 
 # %%
 dense = trained(
@@ -148,20 +156,22 @@ record("lenet5.baseline_error_pct", baseline)
 # (sec-filter-l1)=
 # ## L1 norm: the sum of the absolute weights
 #
-# **The idea.** A filter with small weights answers weakly whatever it sees, so its map matters little and it may go {cite:p}`li2017pruning`.
+# **The idea.** A filter with small weights responds weakly to any input, so its map matters little and the filter can
+# go {cite:p}`li2017pruning`.
 #
-# **The formula.** With the kernels $\mathcal F_{j,l}$ of filter $j$,
+# **The formula.** The score of filter $j$ is the sum of the absolute weights of its $n$ kernels $\mathcal F_{j,l}$, one
+# for each input channel:
 #
 # $$ s_j = \sum_{l=1}^{n} \lVert \mathcal F_{j,l} \rVert_1 . $$ (eq-filter-l1)
 #
-# **The code.**
+# **The code.** One function computes the sums:
 
 # %% tags=["remove-input"]
 figures.show_source(filter_l1.filter_norms)
 
 # %% [markdown]
-# **Does the sum tell the size of the map?** The survey says that it gives an expectation of it.
-# We compare the sums with the mean magnitude of each map, as the next layer reads it.
+# **Does the sum predict the size of the map?** The survey says that it does.
+# We compare the sums with the mean magnitude of each map, as the next layer reads it:
 
 
 # %%
@@ -199,33 +209,40 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The sum tells much about the size of a map, but not everything.
-# Its rank correlation is {glue:text}`pruning_filters.l1.conv1_magnitude_correlation` in the first layer and {glue:text}`pruning_filters.l1.conv2_magnitude_correlation` in the second; a value of one would mean the same order: {verdict}`C2.3-23`.
-# What a filter answers also depends on its input, and positive and negative weights cancel.
+# **What to see.** The sum says much about the size of a map, but not everything.
+# The rank correlation of the two is {glue:text}`pruning_filters.l1.conv1_magnitude_correlation` in the first layer and
+# {glue:text}`pruning_filters.l1.conv2_magnitude_correlation` in the second.
+# A value of one would mean the same order.
+# The survey says that the sum gives an expectation of the map's magnitude: {verdict}`C2.3-23`.
+# The size of a map also depends on the input, and positive and negative weights can cancel.
 #
 # (sec-molchanov)=
 # ## Taylor, activations and information
 #
-# **The idea.** Pruning is an optimization: among all sets of filters that fit the budget, find the one whose removal changes the cost $\mathcal C$ on the data least {cite:p}`molchanov2017pruning`.
+# **The idea.** Pruning is an optimization: among all sets of filters that fit the budget, find the one whose removal
+# changes the cost $\mathcal C$ on the data least {cite:p}`molchanov2017pruning`.
 # There are too many sets to try.
-# The *oracle* tries each filter alone and measures $\lvert \mathcal C(z=0) - \mathcal C(z) \rvert$, where $z$ is its map; it needs one pass over the data for each filter.
+# The *oracle* removes each filter on its own and measures $\lvert \mathcal C(z=0) - \mathcal C(z) \rvert$, where $z$ is
+# its map; this takes one pass over the data for each filter.
 # The criteria estimate that change in one pass for all filters.
 #
 # **The formulas.** Four criteria look at the data:
 #
-# - the mean and the standard deviation of the map: a detector that rarely answers is not needed;
-# - the information that the map's mean $x$ has about the label $y$, $H(x) + H(y) - H(x, y)$;
-# - the first term of the Taylor expansion of the cost, over the $M$ places of the map and $N$ samples:
+# - the mean and the standard deviation of the map, because a detector that rarely responds is not needed;
+# - the mutual information of the map's mean $x$ and the label $y$, $H(x) + H(y) - H(x, y)$, with the entropy $H$;
+# - the first term of the Taylor expansion of the cost, over the $M$ positions of the map and $N$ samples:
 #
 # $$ \Theta = \frac1N \sum_{n=1}^N \bigg\lvert \frac1M \sum_{m=1}^M \frac{\partial \mathcal C_n}{\partial z_{n,m}}\, z_{n,m} \bigg\rvert . $$ (eq-taylor)
 #
-# **The code.** For Taylor each map passes through a gate; the derivative of the cost by the gate, at its value 1, is the sum over the places:
+# **The code.** For Taylor, each map is multiplied by a gate of value 1; the derivative of the cost with respect to the
+# gate is the sum over the positions:
 
 # %% tags=["remove-input"]
 figures.show_source(molchanov.taylor_scores)
 
 # %% [markdown]
-# **Two exact checks.** Where the cost is linear in the maps, the expansion has no further terms, so the estimate is the oracle's value:
+# **Two exact checks.** Where the cost is linear in the maps, the expansion has no further terms, so the estimate must
+# equal the oracle's value:
 
 # %%
 parts = [torch.nn.Conv2d(shape[0], 5, 3), torch.nn.ReLU(), torch.nn.Flatten()]
@@ -237,7 +254,8 @@ change = molchanov.oracle(linear, **options)
 assert torch.allclose(26 * 26 * taylor["0"], change["0"])
 
 # %% [markdown]
-# The information that the label has about itself is its entropy; values that are spread over all labels alike have none:
+# The information that the label has about itself is its entropy; values that are spread alike over all labels carry
+# none:
 
 # %%
 labels = train.labels
@@ -252,8 +270,10 @@ record(
 )
 
 # %% [markdown]
-# **Which criterion agrees with the oracle?** For every network we rank the filters of each convolution by the oracle and by each criterion, and correlate the ranks.
-# For Taylor we also rank both layers together, with the scores as they are and after dividing each layer's scores by their norm.
+# **Which criterion agrees with the oracle?** For every network we rank the filters of each convolution by the oracle
+# and by each criterion, and correlate the ranks.
+# For Taylor we also rank both layers together, once with the raw scores and once after dividing each layer's scores by
+# their norm.
 
 # %%
 criteria = {"l1": filter_l1.scores, "geometric_median": geometric_median.scores}
@@ -344,16 +364,25 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Activations and gradients {finding}`tell more than chance | pruning_filters.mean.conv2_oracle_correlation > pruning_filters.random.conv2_oracle_correlation; pruning_filters.taylor.conv2_oracle_correlation > pruning_filters.random.conv2_oracle_correlation`.
-# In the second convolution the mean activation has a correlation of {mean}`pruning_filters.mean.conv2_oracle_correlation`, Taylor {mean}`pruning_filters.taylor.conv2_oracle_correlation`, and a random order {mean}`pruning_filters.random.conv2_oracle_correlation`.
-# {cite:t}`molchanov2017pruning` report, for VGG-16 and layer by layer, 0.73 for Taylor, 0.56 for the mean and 0.27 for the weights.
-# The survey's sentence on small activations: {verdict}`C2.3-18`.
+# **What to see.** Activations and gradients
+# {finding}`agree with the oracle better than chance does | pruning_filters.mean.conv2_oracle_correlation > pruning_filters.random.conv2_oracle_correlation; pruning_filters.taylor.conv2_oracle_correlation > pruning_filters.random.conv2_oracle_correlation`.
+# In the second convolution the correlation is {mean}`pruning_filters.mean.conv2_oracle_correlation` for the mean
+# activation, {mean}`pruning_filters.taylor.conv2_oracle_correlation` for Taylor, and
+# {mean}`pruning_filters.random.conv2_oracle_correlation` for a random order.
+# A published comparison looks at VGG-16, a larger network, layer by layer.
+# There {cite:t}`molchanov2017pruning` report 0.73 for Taylor, 0.56 for the mean and 0.27 for the weights.
+# The survey says that small activations mark an unimportant detector: {verdict}`C2.3-18`.
 #
-# Scores of different layers must be normalized before they are compared: over both layers together Taylor's correlation is {finding}`higher | pruning_filters.taylor.normalized_correlation > pruning_filters.taylor.all_layers_correlation` normalized ({glue:text}`pruning_filters.taylor.normalized_correlation`) than as it is ({glue:text}`pruning_filters.taylor.all_layers_correlation`).
+# Scores of different layers must be normalized before they are compared.
+# Over both layers together, Taylor's correlation is
+# {finding}`higher | pruning_filters.taylor.normalized_correlation > pruning_filters.taylor.all_layers_correlation` with
+# normalized scores ({glue:text}`pruning_filters.taylor.normalized_correlation`) than with raw ones
+# ({glue:text}`pruning_filters.taylor.all_layers_correlation`).
 #
 # ### Half of the filters gone
 #
-# Now we cut {glue:text}`pruning_filters.cut.fraction_pct` of the filters of both convolutions out, without any training afterwards.
+# Now we cut out {glue:text}`pruning_filters.cut.fraction_pct` of the filters of both convolutions, without any training
+# afterwards.
 # "Largest sum" removes the filters that the L1 norm would keep.
 # "Random" is the mean of {glue:text}`pruning_filters.cut.draws` for each network.
 
@@ -383,7 +412,7 @@ errors["random"] = by_draw.mean(axis=1).tolist()
 
 
 # %% [markdown]
-# The cost that the pruning is to leave alone is measured on the images that the criteria saw.
+# Pruning should change the cost as little as possible; we measure the cost on the images that the criteria saw.
 
 
 # %% tags=["hide-input"]
@@ -444,22 +473,37 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The choice decides {finding}`how much accuracy is lost | pruning_filters.taylor.error_pct < pruning_filters.random.error_pct < pruning_filters.largest.error_pct; pruning_filters.l1.error_pct < pruning_filters.random.error_pct`: {glue:text}`pruning_filters.taylor.error_pct` error with Taylor and {glue:text}`pruning_filters.l1.error_pct` with the L1 norm, which needs no data, against {glue:text}`pruning_filters.largest.error_pct` with the largest sums.
-# Much of a random choice {finding}`is luck | pruning_filters.random.worst_draw_pct - pruning_filters.random.best_draw_pct > 2`: for one network the best draw has {mean}`pruning_filters.random.best_draw_pct` and the worst {mean}`pruning_filters.random.worst_draw_pct`.
-# The oldest criterion, small weights, is among the good ones here ({glue:text}`pruning_filters.weight.error_pct`): {verdict}`C2.3-51`.
+# **What to see.** The choice decides
+# {finding}`how much accuracy is lost | pruning_filters.taylor.error_pct < pruning_filters.random.error_pct < pruning_filters.largest.error_pct; pruning_filters.l1.error_pct < pruning_filters.random.error_pct`:
+# the error is {glue:text}`pruning_filters.taylor.error_pct` with Taylor and {glue:text}`pruning_filters.l1.error_pct`
+# with the L1 norm, which needs no data.
+# Removing the filters that the L1 norm would keep leaves {glue:text}`pruning_filters.largest.error_pct`.
+# A random choice
+# {finding}`is largely luck | pruning_filters.random.worst_draw_pct - pruning_filters.random.best_draw_pct > 2`: on
+# average, the best draw of a network has {mean}`pruning_filters.random.best_draw_pct` error and the worst
+# {mean}`pruning_filters.random.worst_draw_pct`.
+# The oldest criterion, small weights, also does well here, with {glue:text}`pruning_filters.weight.error_pct` error:
+# {verdict}`C2.3-51`.
 # An informative map can still be removed, if other maps carry the same information.
 #
-# Pruning as an optimization has to find a set that changes the cost little.
-# Taylor's set changes it by {glue:text}`pruning_filters.taylor.cost_change`, and the best of the random sets by {glue:text}`pruning_filters.random.best_cost_change`: {verdict}`C2.3-21`.
+# Seen as an optimization, pruning has to find a set that changes the cost little.
+# Taylor's set changes it by {glue:text}`pruning_filters.taylor.cost_change`, and the best of the random sets by
+# {glue:text}`pruning_filters.random.best_cost_change`: {verdict}`C2.3-21`.
 #
 # The choice does not decide how much computation is saved.
-# Within a layer each filter computes as much as any other, so Taylor saves {glue:text}`pruning_filters.taylor.saved_multiply_adds_pct` of the multiply-adds and a random choice {glue:text}`pruning_filters.random.saved_multiply_adds_pct`.
-# The survey writes that the Taylor expansion minimizes the *computational* cost {cite:p}`berthelier2020survey`: {verdict}`C2.3-20`.
-# It estimates the training cost, which changes by {glue:text}`pruning_filters.random.cost_change` at random and by {glue:text}`pruning_filters.l1.cost_change` with the L1 norm, which does not look at it: {verdict}`C2.3-52`.
+# Within a layer, every filter takes the same work, so Taylor saves
+# {glue:text}`pruning_filters.taylor.saved_multiply_adds_pct` of the multiply-adds and a random choice
+# {glue:text}`pruning_filters.random.saved_multiply_adds_pct`.
+# The survey writes that the Taylor expansion minimizes the *computational* cost {cite:p}`berthelier2020survey`:
+# {verdict}`C2.3-20`.
+# What it estimates is the training cost.
+# A random choice changes that cost by {glue:text}`pruning_filters.random.cost_change`, and the L1 norm, which does not
+# look at it, by {glue:text}`pruning_filters.l1.cost_change`.
+# The source of the survey's sentence says that Taylor minimizes this change: {verdict}`C2.3-52`.
 #
 # ### The same after more training
 #
-# What is left trains on for {glue:text}`pruning_filters.cut.tuning_epochs`, and so does the whole network.
+# We train the cut networks on for {glue:text}`pruning_filters.cut.tuning_epochs`, and the whole network for as long.
 
 # %%
 further = {"epochs": tuning_epochs, "learning_rate": tuning_rate, "split": train}
@@ -492,15 +536,20 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# **What to see.** Training repairs {finding}`most of the damage | pruning_filters.random.error_pct - pruning_filters.random.retrained_error_pct > pruning_filters.random.retrained_error_pct - pruning_filters.lenet5.trained_on_error_pct`, even where chance chose: the error is {glue:text}`pruning_filters.random.retrained_error_pct` after it, with one random draw for each network.
-# Without the filters of the smallest norms it is {glue:text}`pruning_filters.l1.retrained_error_pct`, {glue:text}`pruning_filters.l1.behind` that of the whole network trained as long, {glue:text}`pruning_filters.lenet5.trained_on_error_pct`.
+# **What to see.** Training repairs
+# {finding}`most of the damage | pruning_filters.random.error_pct - pruning_filters.random.retrained_error_pct > pruning_filters.random.retrained_error_pct - pruning_filters.lenet5.trained_on_error_pct`,
+# even after a random choice: with one random draw for each network, the error is then
+# {glue:text}`pruning_filters.random.retrained_error_pct`.
+# Without the filters of small norm, the error is {glue:text}`pruning_filters.l1.retrained_error_pct`.
+# That is {glue:text}`pruning_filters.l1.behind` that of the whole network trained as long,
+# {glue:text}`pruning_filters.lenet5.trained_on_error_pct`.
 # The survey says that these filters have a small impact on the final accuracy: {verdict}`C2.3-22`.
 #
 # (sec-filter-loop)=
 # ### The loop of the survey's Figure 3, with filters
 #
-# Score, remove a few filters, make a few updates, score again {cite:p}`molchanov2017pruning`.
-# The network becomes smaller in every round.
+# Each round scores the filters, removes a few, and makes a few training updates {cite:p}`molchanov2017pruning`.
+# The network thus becomes smaller in every round.
 
 # %%
 loop = {"layers": convolutions, "samples": sample_images, "learning_rate": 0.01}
@@ -555,10 +604,13 @@ evidence.phrase("pruning_filters.loop.ahead", words_ahead)
 
 # %% [markdown]
 # **What to see.** Updates repair what a removal costs, as long as enough filters are left.
-# At the end, on test images, the error of Taylor is {glue:text}`pruning_filters.loop.ahead` than that of random removal: {glue:text}`pruning_filters.loop.taylor_error_pct` and {glue:text}`pruning_filters.loop.random_error_pct`.
+# At the end, Taylor's error on test images is {glue:text}`pruning_filters.loop.ahead` than that of random removal.
+# Taylor ends at {glue:text}`pruning_filters.loop.taylor_error_pct`, random removal at
+# {glue:text}`pruning_filters.loop.random_error_pct`.
 #
-# **In steps or at once?** In the survey the smallest filters go "at each iteration", while {cite:t}`li2017pruning` mostly cut once and then train.
-# We try both with the L1 norm, and with the same number of updates:
+# **In steps or at once?** In the survey the smallest filters go "at each iteration", while {cite:t}`li2017pruning`
+# mostly cut once and then train.
+# We try both with the L1 norm and the same number of updates:
 
 # %%
 gone = int(fraction * 70)
@@ -583,28 +635,35 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# In steps the error is {glue:text}`pruning_filters.iterative.outcome` after one cut: {glue:text}`pruning_filters.iterative.error_pct` and {glue:text}`pruning_filters.once.error_pct`.
-# Half of the filters is a mild cut: {ref}`sec-pruning-comparison` repeats the comparison where few are left, and the verdict counts both: {verdict}`C2.3-24`.
+# In steps, the error is {glue:text}`pruning_filters.iterative.outcome` after one cut:
+# {glue:text}`pruning_filters.iterative.error_pct` against {glue:text}`pruning_filters.once.error_pct`.
+# Removing half of the filters is a mild cut.
+# {ref}`sec-pruning-comparison` repeats the comparison with few filters left, and the verdict counts both:
+# {verdict}`C2.3-24`.
 #
 # (sec-geometric-median)=
 # ## Geometric median (FPGM)
 #
 # **The idea.** A filter that the others can replace is redundant, however large it is.
 #
-# **The formula.** The filter with the least sum of distances to all others is the nearest to their geometric median, and goes first {cite:p}`he2019fpgm`:
+# **The formula.** The filter with the smallest sum of distances to all others lies nearest to their geometric median,
+# and goes first {cite:p}`he2019fpgm`:
 #
 # $$ g(\mathcal F_j) = \sum_{j'} \lVert \mathcal F_j - \mathcal F_{j'} \rVert_2 . $$ (eq-geometric-median)
 #
-# **The code.**
+# **The code.** One function computes the distances:
 
 # %% tags=["remove-input"]
 figures.show_source(geometric_median.distances)
 
 # %% [markdown]
-# **Planted copies.** Two equal filters at the center of all must be the first two to go.
-# But does the method find any copy?
-# We overwrite one filter of the second convolution with another one, and check whether one of the two is in the quarter that goes first; we repeat this for each filter.
-# Of two filters drawn at random, one or both would be in that quarter in {glue:text}`pruning_filters.geometric_median.chance_pct` of the cases.
+# **Planted copies.** Two equal filters at the center of a layer must be the first two to go.
+# But does the method find copies elsewhere?
+# We overwrite one filter of the second convolution with a copy of another, and check whether one of the two is in the
+# quarter that goes first.
+# We repeat this for each filter.
+# Of two filters drawn at random, one or both would be in that quarter in
+# {glue:text}`pruning_filters.geometric_median.chance_pct` of the cases.
 
 
 # %%
@@ -638,28 +697,36 @@ correlations = [rank_correlation(a, b, ["conv2"]) for a, b in pairs]
 record("geometric_median.l1_correlation", correlations, digits=2)
 
 # %% [markdown]
-# **What to see.** The geometric median finds what is *central*, not what is copied: {glue:text}`pruning_filters.geometric_median.center_found_pct` of the pairs at the center, as its formula promises ({verdict}`C2.3-54`), but only {glue:text}`pruning_filters.geometric_median.copies_found_pct` of the exact copies.
-# A pair far from the others has a large sum of distances, though one of the two is superfluous.
-# Filters lie around zero, so a short filter is central, and the ranks correlate with those of the L1 norm by {glue:text}`pruning_filters.geometric_median.l1_correlation`.
-# The survey's sentence on redundancy: {verdict}`C2.3-31`.
+# **What to see.** The geometric median finds what is *central*, not what is copied.
+# It finds {glue:text}`pruning_filters.geometric_median.center_found_pct` of the pairs at the center, as its formula
+# promises ({verdict}`C2.3-54`), but only {glue:text}`pruning_filters.geometric_median.copies_found_pct` of the exact
+# copies.
+# A pair far from the others has a large sum of distances, although one of the two is superfluous.
+# Filters lie around zero, so a filter with small weights is central, and the ranks agree with those of the L1 norm to a
+# correlation of {glue:text}`pruning_filters.geometric_median.l1_correlation`.
+# The survey says that the method looks at the redundancy of filters and not at their importance: {verdict}`C2.3-31`.
 #
 # (sec-optimal-threshold)=
 # ## Thresholds on the scales of batch norm
 #
 # **The idea.** Batch norm multiplies each channel by a learned scale $\gamma$.
-# A penalty in training pushes the scales of channels that are not needed toward zero {cite:p}`liu2017slimming`; these channels can go.
+# A penalty during training pushes the scales of unneeded channels toward zero {cite:p}`liu2017slimming`; these channels
+# can go.
 #
-# **The formula.** The penalty is $s \sum \lvert \gamma \rvert$.
-# Each layer finds its own threshold {cite:p}`ye2020channel`: it sorts its scales by size, and the smallest go, as many as hold together at most the share $\delta$ of the sum of squares.
+# **The formula.** The penalty is $s \sum \lvert \gamma \rvert$, and the factor $s$ sets its strength.
+# Each layer finds its own threshold {cite:p}`ye2020channel`.
+# It sorts its scales by size and removes the smallest, as long as these hold together at most the share $\delta$ of the
+# sum of squares.
 #
-# **The code.** The threshold of one layer, and the slope that the penalty adds:
+# **The code.** One function finds the threshold of a layer; the other trains with the slope that the penalty adds:
 
 # %% tags=["remove-input"]
 figures.show_source(optimal_threshold.threshold, optimal_threshold.slim)
 
 # %% [markdown]
-# A channel with a scale of zero still gives a constant, its shift.
-# When it is cut out, the next batch norm has to subtract another mean: `recalibrated` passes some images through the network to take new means and variances, without any training.
+# A channel whose scale is zero still outputs a constant, its shift.
+# Once it is cut out, the next batch norm has to subtract another mean.
+# `recalibrated` therefore passes some images through the network to take new means and variances, without any training.
 # We use ResNet-8, on images of half the height and width.
 
 # %% tags=["hide-input"]
@@ -710,7 +777,9 @@ figures.table(
 )
 
 # %% [markdown]
-# Of the penalties with which a tenth of the channels or more can go, we take the one with the fewest errors on validation images after the cut; if there is none, the strongest.
+# We consider the penalties with which a tenth of the channels or more can go.
+# Of these we take the one with the fewest errors on validation images after the cut; if there is none, we take the
+# strongest.
 
 # %%
 enough = [
@@ -748,14 +817,25 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The threshold {finding}`finds only what the penalty has prepared | pruning_filters.threshold.removed_pct > 10 > pruning_filters.threshold.unpenalized_removed_pct`: it removes {glue:text}`pruning_filters.threshold.unpenalized_removed_pct` of the channels without a penalty and {glue:text}`pruning_filters.threshold.removed_pct` with the chosen one, {glue:text}`pruning_filters.threshold.penalty`.
-# The penalty itself brings the error from {glue:text}`pruning_filters.threshold.unpenalized_error_pct` to {glue:text}`pruning_filters.threshold.uncut_error_pct`, with as many epochs of training: {verdict}`C2.3-50`.
-# The cut raises it to {glue:text}`pruning_filters.threshold.just_cut_error_pct`, and new means {finding}`repair most of that | pruning_filters.threshold.just_cut_error_pct - pruning_filters.threshold.recalibrated_error_pct > pruning_filters.threshold.recalibrated_error_pct - pruning_filters.threshold.uncut_error_pct`: {glue:text}`pruning_filters.threshold.recalibrated_error_pct`.
-# The survey's sentence on thresholds: {verdict}`C2.3-26`.
+# **What to see.** The threshold
+# {finding}`needs the penalty | pruning_filters.threshold.removed_pct > 10 > pruning_filters.threshold.unpenalized_removed_pct`:
+# it removes {glue:text}`pruning_filters.threshold.unpenalized_removed_pct` of the channels without a penalty and
+# {glue:text}`pruning_filters.threshold.removed_pct` with the chosen penalty of
+# {glue:text}`pruning_filters.threshold.penalty`.
+# With equal training, the penalty itself takes the error from
+# {glue:text}`pruning_filters.threshold.unpenalized_error_pct` to
+# {glue:text}`pruning_filters.threshold.uncut_error_pct`: {verdict}`C2.3-50`.
+# Right after the cut the error is {glue:text}`pruning_filters.threshold.just_cut_error_pct`.
+# New means
+# {finding}`repair most of that | pruning_filters.threshold.just_cut_error_pct - pruning_filters.threshold.recalibrated_error_pct > pruning_filters.threshold.recalibrated_error_pct - pruning_filters.threshold.uncut_error_pct`:
+# with them it is {glue:text}`pruning_filters.threshold.recalibrated_error_pct`.
+# The survey says that thresholds can prune channels, too: {verdict}`C2.3-26`.
 #
 # ## Where it breaks
 #
-# **Weights can mislead.** Multiply a filter by a hundred and divide the next layer's kernels by a hundred: with a ReLU or a maximum between them the network computes the same, but the filter with the smallest sum now has the largest.
+# **Weights can mislead.** Multiply a filter by a hundred and divide the next layer's kernels by a hundred.
+# With a ReLU or max pooling between them the network computes the same, but the filter with the smallest sum now has
+# the largest.
 
 # %%
 changed = copy.deepcopy(dense[0]).double()
@@ -791,7 +871,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Cut the filters of the first layer, then score the second without the kernels that are gone. Does the choice change?
+# 2. Cut the filters of the first layer, then score the second without the kernels that are gone. Does the choice
+#    change?
 
 # %% tags=["hide-cell"]
 greedy = filter_l1.greedy(dense[0], sample, fraction=fraction)
@@ -822,12 +903,16 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Filters can be cut out physically: the smaller network computes the same as the masked one, with fewer multiply-adds.
-# - The L1 norm, which needs no data, does nearly as well as Taylor on LeNet-5; right after the cut both beat a random choice.
+# - Filters can be cut out physically: the smaller network computes the same as the masked one, with fewer
+#   multiply-adds.
+# - The L1 norm, which needs no data, does nearly as well as Taylor on LeNet-5; right after the cut both beat a random
+#   choice.
 # - Thresholds on batch norm need a penalty in training before the cut, and new means after it.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`li2017pruning` is the L1 norm, {cite:t}`molchanov2017pruning` the oracle and Taylor, {cite:t}`he2019fpgm` the geometric median.
-# - {cite:t}`ye2020channel` with {cite:t}`liu2017slimming` is the threshold; {cite:t}`berthelier2020survey` is the survey.
-# - {cite:t}`lecun1998gradient` is where LeNet-5 comes from.
+# - {cite:t}`li2017pruning` introduced the L1 norm, {cite:t}`molchanov2017pruning` the oracle and Taylor,
+#   {cite:t}`he2019fpgm` the geometric median.
+# - The thresholds come from {cite:t}`ye2020channel`, the penalty from {cite:t}`liu2017slimming`;
+#   {cite:t}`berthelier2020survey` is the survey.
+# - LeNet-5 comes from {cite:t}`lecun1998gradient`.

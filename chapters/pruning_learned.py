@@ -10,9 +10,15 @@
 # (sec-pruning-learned)=
 # # Learned pruning: discrimination-aware, adversarial (GAL), at run time
 #
-# Can a network learn what to prune, with extra classifiers in its middle, with an adversary, or with a recurrent network that decides for every image?
-# Partly: with half of its channels gone and no retraining afterwards, a small digit classifier has an error of {mean}`pruning_learned.dcp.both_error_pct 0` with the classifiers' help and {mean}`pruning_learned.dcp.random_error_pct 0` with random channels, but the classifiers are {glue:text}`pruning_learned.dcp.word` than rebuilding the next layer alone.
-# The adversary leaves {mean}`pruning_learned.gal.parameters_kept_pct 0` of the parameters of a residual network, and the recurrent network removes none and {glue:text}`pruning_learned.runtime.opening` which images are hard.
+# Can a network learn what to prune: from extra classifiers, from an opponent, or with a second network that decides for
+# each image?
+# With half of its channels gone, a small digit classifier has {mean}`pruning_learned.dcp.both_error_pct 0` error if
+# extra classifiers take part in the choice, and {mean}`pruning_learned.dcp.random_error_pct 0` after a random choice.
+# The extra classifiers are {glue:text}`pruning_learned.dcp.word` than rebuilding the next layer alone.
+# Masks trained against an opponent leave {mean}`pruning_learned.gal.parameters_kept_pct 0` of the parameters of a
+# residual network.
+# The network that decides for each image removes none, and it {glue:text}`pruning_learned.runtime.opening` which images
+# are hard.
 #
 # ```{claims} pruning_learned
 # ```
@@ -84,7 +90,8 @@ shape = tuple(one.shape[1:])
 # %% [markdown]
 # ## The small network
 #
-# Two of the three methods prune a chain of three convolutions and one linear layer, trained from several random starts.
+# Two of the three methods prune a small digit classifier: a chain of three convolutions and one linear layer, trained
+# from several random starts.
 # All of these networks have learned: none has an error above {mean}`pruning_learned.small.worst_error_pct`.
 
 
@@ -111,28 +118,33 @@ record("small.worst_error_pct", max(baseline))
 # (sec-discrimination-aware)=
 # ## Discrimination-aware: channels that tell the classes apart
 #
-# **The idea.** A channel is worth keeping if the next layer can rebuild its output from it, *and* if it helps to tell the classes apart.
-# For the second purpose, extra classifiers are put on layers in the middle of the network {cite:p}`zhuang2018dcp`.
+# **The idea.** A channel is worth keeping if the next layer can rebuild its output from it, *and* if it helps to tell
+# the classes apart.
+# For the second purpose, extra classifiers are attached to layers in the middle of the network {cite:p}`zhuang2018dcp`.
 #
-# **The formula.** Let $O$ be the output of the layers that read the channels, with $Q$ values, and $\hat O$ that after pruning.
-# The weights $W$ of these layers are judged by
+# **The formula.** Let $O$, with $Q$ values, be the output of the layers that read the channels, and $\hat O$ the same
+# output after pruning.
+# The loss of these layers' weights $W$ is
 #
 # $$ L(W) = \frac{1}{2Q}\lVert O - \hat O\rVert_F^2 + \lambda\, L_S(W), $$ (eq-discrimination)
 #
-# where $L_S$ is the cross-entropy of the next extra classifier.
-# The set $A$ of channels that stay begins empty.
-# With the weights of all others at zero, the channel with the largest $\lVert \partial L / \partial W_k \rVert_F$ enters, a few steps of gradient descent follow, and so on.
-# The fitted weights stay in the network, and the next layer is chosen in it.
-# Before the layers in front of an extra classifier are chosen, the network is tuned briefly on that classifier's loss and on its own.
+# where $L_S$ is the cross-entropy of the next extra classifier, and $\lambda$ its weight.
+# The set $A$ of channels that stay begins empty, and the weights of all channels outside it are zero.
+# The channel with the largest $\lVert \partial L / \partial W_k \rVert_F$ enters the set, a few steps of gradient
+# descent follow, and so on.
+# The fitted weights stay in the network when the channels of the next layer are chosen.
+# Before the channels in front of an extra classifier are chosen, the network is tuned briefly on that classifier's loss
+# and on its own.
 #
-# **The code.** The greedy choice; several channels may enter at once, which makes it affordable:
+# **The code.** This is the greedy choice; several channels may enter at once, which makes it affordable:
 
 # %% tags=["remove-input"]
 figures.show_source(discrimination_aware.greedy)
 
 # %% [markdown]
-# **An exact check.** With $\lambda = 0$ and an exact fit in place of the few steps, this is orthogonal matching pursuit, channel by channel.
-# The residual is then orthogonal to every channel chosen so far, and it shrinks with each choice.
+# **An exact check.** With $\lambda = 0$ and an exact fit in place of the few steps, this is orthogonal matching
+# pursuit, channel by channel.
+# The residual must then be orthogonal to every channel chosen so far, and shrink with each choice:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -158,9 +170,11 @@ assert all(
 )
 
 # %% [markdown]
-# **The experiment.** Channels are removed from the small network by four choices: at random, by the rebuilt output alone ($\lambda = 0$), by the extra classifiers alone, and by both.
+# **The experiment.** We remove channels from the small network by four choices: at random, by the rebuilt output alone
+# ($\lambda = 0$), by the extra classifiers alone, and by both.
 # All four get the same tuning before the choice and the same steps for the weights that stay.
-# At first nothing is retrained after the choice; then each network is retrained briefly, and the dense one is trained on for as many epochs with the same options.
+# At first nothing is retrained after the choice.
+# Then each network is retrained briefly, and the dense one is trained on for as many epochs with the same options.
 
 # %% tags=["hide-input"]
 choices = {
@@ -278,20 +292,30 @@ closer = "closer together" if spreads[1] < spreads[0] else "no closer together"
 evidence.phrase("pruning_learned.dcp.closer", closer)
 
 # %% [markdown]
-# **What to see.** A choice by the rebuilt output alone leaves an error of {mean}`pruning_learned.dcp.rebuilding_error_pct`, one at random {mean}`pruning_learned.dcp.random_error_pct`; with the extra classifiers, {mean}`pruning_learned.dcp.both_error_pct`, it is {glue:text}`pruning_learned.dcp.word`.
-# Retraining brings the choices {glue:text}`pruning_learned.dcp.closer`: with both purposes the error is then {mean}`pruning_learned.dcp.both_finetuned_error_pct`, and {mean}`pruning_learned.small.trained_on_error_pct` for the dense networks trained on for as long.
-# In the paper, without retraining, the loss on the classes took the error of a network without 30 % of its channels from 12.2 to 7.8 % {cite:p}`zhuang2018dcp`.
-# The survey's sentence: {verdict}`C2.3-30`.
+# **What to see.** Choosing by the rebuilt output alone leaves an error of
+# {mean}`pruning_learned.dcp.rebuilding_error_pct`, and a random choice {mean}`pruning_learned.dcp.random_error_pct`.
+# With the extra classifiers as well, the error is {mean}`pruning_learned.dcp.both_error_pct`, which is
+# {glue:text}`pruning_learned.dcp.word`.
+# Retraining brings the choices {glue:text}`pruning_learned.dcp.closer`.
+# The error of the choice by both is then {mean}`pruning_learned.dcp.both_finetuned_error_pct`; the dense networks
+# trained on for as long have {mean}`pruning_learned.small.trained_on_error_pct`.
+# In the paper, the loss on the classes helps before any retraining.
+# With 30 % of the channels gone, {cite:t}`zhuang2018dcp` have 12.2 % error without that loss and 7.8 % with it.
+# The survey says that such losses find the most useful channels: {verdict}`C2.3-30`.
 #
 # (sec-adversarial)=
 # ## Adversarial (GAL): masks that fool an opponent
 #
-# **The idea.** Give every channel a factor that starts at one, and push all factors towards zero while the network learns to answer as it did before.
-# Factors of no use reach zero, and what they multiply can go.
-# A factor may sit on a channel, on one of two branches that are added, or on a whole block around which a shortcut leads {cite:p}`lin2019gal`.
-# No label is needed: the trained network itself says what to answer, and an opponent, the *discriminator*, learns to tell its answers from those of the masked copy.
+# **The idea.** Give every channel a factor that starts at one, and push all factors toward zero while the network
+# learns to give the same outputs as before.
+# Useless factors reach zero, and whatever they multiply can be removed.
+# A factor may sit on a channel, on one of two branches that are added, or on a whole block that a shortcut bypasses
+# {cite:p}`lin2019gal`.
+# No label is needed, because the trained network supplies the outputs to imitate.
+# An opponent, the *discriminator*, learns to tell these outputs from those of the masked copy.
 #
-# **The formula.** With the trained network $f_b$, the masked copy $f_g$, its factors $m$ and the discriminator $D$:
+# **The formula.** The masked copy $f_g$ of the trained network $f_b$, with its factors $m$, plays against the
+# discriminator $D$:
 #
 # $$
 # \begin{aligned}
@@ -300,16 +324,16 @@ evidence.phrase("pruning_learned.dcp.closer", closer)
 # \end{aligned}
 # $$ (eq-adversarial)
 #
-# The penalty $\lambda$ says how much is removed.
+# The penalty $\lambda$ sets how much is removed.
 #
-# **The code.** The factors take steps of FISTA, an accelerated gradient method that sets them to exactly zero:
+# **The code.** The factors take steps of FISTA, an accelerated gradient method that can set them to exactly zero:
 
 # %% tags=["remove-input"]
 figures.show_source(adversarial.Fista.step)
 
 # %% [markdown]
-# **An exact check.** A block whose factor is zero hands its input through.
-# The network without the block then gives the same answers, bit for bit, and the block's layers are gone.
+# **An exact check.** A block whose factor is zero passes its input through.
+# The network without the block must then give the same outputs, bit for bit, with fewer parameters:
 
 # %%
 net = getattr(models, residual)(channels=channels, classes=classes, width=width).eval()
@@ -323,10 +347,12 @@ assert torch.equal(masked(test.images[:50]), smaller(test.images[:50]))
 assert measure.parameters(smaller) < measure.parameters(net)
 
 # %% [markdown]
-# **The experiment.** Residual networks from several starts get factors on all channels, branches and blocks, for several penalties.
+# **The experiment.** We train residual networks from several random starts and put factors on all channels, branches
+# and blocks, with several penalties.
 # Everything whose factor is zero is removed, and the rest is retrained briefly.
-# The whole network is trained on for {glue:text}`pruning_learned.gal.more_epochs` epochs with the same options, to cover the images of the masks and of the retraining together.
-# The penalty is chosen on the validation images.
+# The whole network is trained on for {glue:text}`pruning_learned.gal.more_epochs` epochs with the same options, so it
+# sees as many images as learning the masks and retraining take together.
+# The validation images decide which penalty we report.
 
 # %%
 fit = {"split": train, "learning_rate": 0.1, "batch_size": 64}
@@ -474,33 +500,45 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The masks remove {glue:text}`pruning_learned.gal.lost`, and leave {mean}`pruning_learned.gal.parameters_kept_pct 0` of the parameters.
-# Retraining {glue:text}`pruning_learned.gal.needed`: the error is {mean}`pruning_learned.gal.unretrained_error_pct` just after the removal and {mean}`pruning_learned.gal.error_pct` after retraining; the whole network, trained on for as long, has {mean}`pruning_learned.gal.trained_on_error_pct`.
-# The penalty is {glue:text}`pruning_learned.gal.sparsity`, the largest with which the mean validation error stays within one and a half points of that of the whole network trained on; where none keeps to that, it is the smallest that removes something from every network.
-# In the paper, a ResNet-56 that kept nine tenths of its parameters had an error of 7.0 %, against 6.7 % for the whole network {cite:p}`lin2019gal`.
-# The survey says that filters, branches and blocks go: {verdict}`C2.3-32`.
-# Only a block with a plain shortcut around it can go as a whole; of these the network has {mean}`pruning_learned.gal.blocks`.
+# **What to see.** The masks remove {glue:text}`pruning_learned.gal.lost`, and leave
+# {mean}`pruning_learned.gal.parameters_kept_pct 0` of the parameters.
+# Retraining {glue:text}`pruning_learned.gal.needed`: the error is {mean}`pruning_learned.gal.unretrained_error_pct`
+# just after the removal and {mean}`pruning_learned.gal.error_pct` after retraining.
+# The whole network, trained on for as long, has {mean}`pruning_learned.gal.trained_on_error_pct`.
+# The penalty is {glue:text}`pruning_learned.gal.sparsity`.
+# It is the largest with which the mean validation error stays within one and a half points of that of the whole network
+# trained on.
+# If no penalty does that, we take the smallest that removes something from every network.
+# In {cite:t}`lin2019gal`, ResNet-56 has 7.0 % error with nine tenths of its parameters, and 6.7 % with all of them.
+# The survey says that filters, branches and blocks are removed: {verdict}`C2.3-32`.
+# A block can go as a whole only if a plain shortcut bypasses it; the number of such blocks here is
+# {mean}`pruning_learned.gal.blocks`.
 #
 # (sec-runtime)=
 # ## Run-time pruning: a decision for every image
 #
 # **The idea.** An easy image needs less of a network than a hard one.
-# The channels of each convolution form four groups, and a small recurrent network decides, layer by layer and image by image, how many of them are computed {cite:p}`lin2017rnp`.
+# The channels of each convolution form four groups, and a small recurrent network, the *controller*, decides how many
+# of them are computed.
+# It does so layer by layer and image by image {cite:p}`lin2017rnp`.
 #
 # **The formula.** The action $a_i$ in layer $i$ computes groups $1, \dots, a_i$.
-# Each further group costs $p$, and the cross-entropy $L_{cls}$ is paid after the last layer:
+# The reward $r_i$ charges $p$ for each further group, and the cross-entropy $L_{cls}$ after the last layer.
+# The value $Q$ of an action adds up the rewards that follow:
 #
 # $$ r_i = -p\,(a_i - 1) - [i = \text{last}]\; L_{cls}, \qquad Q(s_i, a_i) \leftarrow r_i + \max_a Q(s_{i+1}, a). $$ (eq-runtime)
 #
-# The state $s_i$ that the recurrent network sees is the mean of every map that the layer reads.
+# The state $s_i$, which the controller sees, is the mean of every map that the layer reads.
 #
-# **The code.** A convolution that computes only the groups it is told to, and the values that the decisions learn from:
+# **The code.** One function runs a convolution that computes only the requested groups; the other gives the values from
+# which decisions are learned:
 
 # %% tags=["remove-input"]
 figures.show_source(runtime.Grouped.forward, runtime.targets)
 
 # %% [markdown]
-# **An exact check.** With all groups the network is the dense one; with fewer it computes the first channels of each layer and no others.
+# **An exact check.** With all groups, the network must be the dense one; with fewer, it must compute the first channels
+# of each layer and no others:
 
 # %%
 network = runtime.RuntimeNetwork(dense[0], one)
@@ -515,9 +553,14 @@ assert torch.allclose(first[:, :part], dense[0][0](test.images)[:, :part], atol=
 assert (first[:, part:] == 0).all()
 
 # %% [markdown]
-# **The experiment.** The small networks are first trained with random actions, so that the first groups can do without the rest.
-# Then the recurrent network learns to decide and the steered one learns under its decisions, in turn, for several prices of a group.
-# We compare it with the same number of groups for every image, and with *its own decisions given to other images*: in each layer they are shuffled, so that exactly the same work is done and only the match between image and decision is lost.
+# **The experiment.** The small networks are first trained with random actions, so that the first groups can do without
+# the rest.
+# Then the controller and the network that it steers learn in turn, the network under the controller's decisions.
+# We repeat this for several prices $p$ of a group.
+# We compare it with two rivals.
+# One computes the same number of groups for every image.
+# The other gets the controller's *own decisions, given to other images*: in each layer they are shuffled.
+# It does exactly the same work, and only the match between image and decision is lost.
 
 
 # %% tags=["hide-input"]
@@ -634,21 +677,34 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# **What to see.** Giving each image the decisions made for another image {glue:text}`pruning_learned.runtime.matched`: the controller {glue:text}`pruning_learned.runtime.opening` which images are hard.
-# At a price of {glue:text}`pruning_learned.runtime.price` it spends {mean}`pruning_learned.runtime.multiply_adds_kept_pct 0` of the multiply-adds and has an error of {mean}`pruning_learned.runtime.error_pct`; with all groups the error is {mean}`pruning_learned.runtime.all_groups_error_pct`.
-# Shuffling the decisions costs {glue:text}`pruning_learned.runtime.matched_points`, and the rank correlation between an image's work and its difficulty, the loss of the dense network on it, is {mean}`pruning_learned.runtime.rank_correlation`.
+# **What to see.** Giving each image the decisions made for another image {glue:text}`pruning_learned.runtime.matched`:
+# the controller {glue:text}`pruning_learned.runtime.opening` which images are hard.
+# At a price of {glue:text}`pruning_learned.runtime.price`, it spends
+# {mean}`pruning_learned.runtime.multiply_adds_kept_pct 0` of the multiply-adds and has an error of
+# {mean}`pruning_learned.runtime.error_pct`.
+# With all groups the error is {mean}`pruning_learned.runtime.all_groups_error_pct`.
+# Shuffling the decisions costs {glue:text}`pruning_learned.runtime.matched_points`.
+# We call an image difficult if the dense network has a large loss on it; the rank correlation of an image's work with
+# its difficulty is {mean}`pruning_learned.runtime.rank_correlation`.
 #
-# The survey says that such techniques prune "during training" and that all methods shrink the number of parameters {cite:p}`berthelier2020survey`.
-# This method skips channels at run time but stores every weight, by construction; with the controller, the model has {mean}`pruning_learned.runtime.parameters_kept_pct 0` of the parameters of the dense network.
-# The sentences: {verdict}`C2.3-36`, {verdict}`C2.3-37` and {verdict}`C2.3-63`.
+# The survey says that such techniques prune "during training", and that all methods reduce the number of parameters
+# {cite:p}`berthelier2020survey`.
+# This method skips channels at run time but stores every weight.
+# With the controller, the model has {mean}`pruning_learned.runtime.parameters_kept_pct 0` of the parameters of the
+# dense network.
+# On pruning during training, the verdict is {verdict}`C2.3-36`.
+# On all methods it is {verdict}`C2.3-37`, and on the adversarial masks alone {verdict}`C2.3-63`.
 #
 # ## Where it breaks
 #
-# **Multiply-adds are not time.** One image takes {glue:text}`pruning_learned.runtime.latency_ratio` the time of the dense network, because each group is a convolution of its own and each decision is a step of the recurrent network.
+# **Multiply-adds are not time.** One image takes {glue:text}`pruning_learned.runtime.latency_ratio` the time of the
+# dense network, because each group is a separate convolution and each decision a step of the recurrent network.
 # The decisions add {glue:text}`pruning_learned.runtime.overhead_pct` to the dense network's multiply-adds.
 #
-# **The loss on the classes is not convex.** The paper on discrimination-aware pruning proves that it is, for its choice of channels {cite:p}`zhuang2018dcp`.
-# A rectifier between the weight and the loss breaks the proof: halfway between two weights, the loss can lie above the mean of its values at both.
+# **The loss on the classes is not convex.** The paper on discrimination-aware pruning proves that it is, for its choice
+# of channels {cite:p}`zhuang2018dcp`.
+# A ReLU between the weight and the loss breaks the proof: halfway between two weights, the loss can lie above the mean
+# of its values at both.
 
 
 # %%
@@ -662,7 +718,7 @@ assert through_a_rectifier(0) > ends
 # %% [markdown]
 # ## Exercises
 #
-# 1. What are the first groups worth in a network that was *not* trained under random actions?
+# 1. How well do the first groups work alone in a network that was *not* trained under random actions?
 
 # %% tags=["hide-cell"]
 wrong = []
@@ -693,10 +749,12 @@ evidence.answer(
 #
 # - Discrimination-aware pruning goes layer by layer, and keeps the weights that it fits while it chooses.
 # - Adversarial masks need no labels, but they need the right penalty and retraining afterwards.
-# - Decisions at run time save multiply-adds, not parameters, and need not save time.
+# - Decisions at run time save multiply-adds, but not parameters, and not always time.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`zhuang2018dcp` is the discrimination-aware choice of channels, {cite:t}`lin2019gal` the adversarial masks, {cite:t}`lin2017rnp` the decisions at run time.
-# - {cite:t}`zhong2018where` is the other work that the survey may mean by recurrent networks: an LSTM chooses the layers to prune.
+# - {cite:t}`zhuang2018dcp` introduced the discrimination-aware choice, {cite:t}`lin2019gal` the adversarial masks, and
+#   {cite:t}`lin2017rnp` the decisions at run time.
+# - {cite:t}`zhong2018where` may be the other work that the survey means by recurrent networks; there, an LSTM chooses
+#   the layers to prune.
 # - {cite:t}`berthelier2020survey` is the survey.

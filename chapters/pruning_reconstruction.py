@@ -11,8 +11,13 @@
 # # Channel pruning: ThiNet, LASSO, NISP
 #
 # Which filters can go, if we ask the layers that read them?
-# With {mean}`pruning_reconstruction.setting.removed_pct` of the filters of every layer gone, LeNet-5, a digit classifier with two convolutions, misclassifies {mean}`pruning_reconstruction.thinet.error_pct 0` of the test images if ThiNet chooses by what the next layer misses, and {mean}`pruning_reconstruction.random.error_pct 0` if chance chooses.
-# Fitting the next layer to its old answers, by least squares and without labels, {finding}`helps even more | pruning_reconstruction.random.refit_error_pct < pruning_reconstruction.thinet.error_pct`: it brings even a random choice to {mean}`pruning_reconstruction.random.refit_error_pct 1`.
+# We remove {mean}`pruning_reconstruction.setting.removed_pct` of the filters of LeNet-5, a digit classifier with two
+# convolutions.
+# If ThiNet chooses them by what the next layer misses, the error is {mean}`pruning_reconstruction.thinet.error_pct 0`;
+# if chance chooses, it is {mean}`pruning_reconstruction.random.error_pct 0`.
+# Refitting the next layer to its old outputs, without labels,
+# {finding}`helps more | pruning_reconstruction.random.refit_error_pct < pruning_reconstruction.thinet.error_pct`:
+# it brings even a random choice to {mean}`pruning_reconstruction.random.refit_error_pct 1`.
 #
 # ```{claims} pruning_reconstruction
 # ```
@@ -64,27 +69,29 @@ def error(model, mask=None):
 #
 # **The idea.** A layer adds up what its input channels contribute.
 # If a channel is removed, exactly its contribution is missing from the sum.
-# So the damage can be computed at the next layer, without running the rest of the network.
+# So we can compute the damage at the next layer, without running the rest of the network.
 #
-# **The formula.** Output $o$ of the next layer is $y_o = \sum_c \hat x_{o,c} + b_o$, where $\hat x_{o,c} = \sum_k W_{o,c,k}\, x_{c,k}$ is the contribution of channel $c$, and $k$ runs over the positions of the kernel.
-# Multiply each contribution by $\beta_c$, which is zero for a channel that is gone.
-# Summed over images, places and outputs (index $i$), the squared error is
+# **The formula.** Output $o$ of the next layer is $y_o = \sum_c \hat x_{o,c} + b_o$, where
+# $\hat x_{o,c} = \sum_k W_{o,c,k}\, x_{c,k}$ is the contribution of channel $c$, and $k$ runs over the positions of the
+# kernel.
+# Multiply each contribution by $\beta_c$, which is zero for a removed channel.
+# Summed over images, positions and outputs (index $i$), the squared error is
 #
 # $$ \begin{aligned}
 # E(\beta) &= \sum_i \Big( \sum_c (1-\beta_c)\, \hat x_{i,c} \Big)^2 = (1-\beta)^\top G\, (1-\beta), \\
 # G_{cd} &= \sum_i \hat x_{i,c}\, \hat x_{i,d}.
 # \end{aligned} $$ (eq-gram)
 #
-# One small matrix $G$ for each layer holds all that the first two methods need.
-# We divide it by the energy of the answer, $\sum_i (y_i - b)^2$, so that $E$ is a relative error.
+# One small matrix $G$ for each layer holds all that ThiNet and the LASSO need.
+# We divide it by the energy of the outputs, $\sum_i (y_i - b)^2$, so that $E$ is a relative error.
 #
-# **The code.** The contributions of all channels to all outputs:
+# **The code.** This computes the contributions of all channels to all outputs:
 
 # %% tags=["remove-input"]
 figures.show_source(reconstruction.contributions)
 
 # %% [markdown]
-# **A baseline.** We train LeNet-5 {cite:p}`lecun1998gradient` from different starts:
+# **A baseline.** We train LeNet-5 {cite:p}`lecun1998gradient` from several random starts:
 
 # %%
 dense = trained(
@@ -101,8 +108,9 @@ baselines = [error(model) for model in dense]
 record("lenet5.baseline_error_pct", baselines)
 
 # %% [markdown]
-# **An exact check.** We remove seven channels of the first layer and measure the error of the second layer at every place of twenty images.
-# It is the error that $G$ predicts.
+# **An exact check.** We remove seven channels of the first layer and measure the error of the second layer at every
+# position of twenty images.
+# It must equal the error that $G$ predicts:
 
 # %%
 model = copy.deepcopy(dense[0]).double()
@@ -122,24 +130,26 @@ assert torch.isclose(predicted, ((first - second) ** 2).sum() / (answer**2).sum(
 # (sec-thinet)=
 # ## ThiNet: remove what the next layer misses least
 #
-# **The idea.** {cite:t}`luo2017thinet` choose the set $T$ of channels whose contributions sum to the least, so that channels which cancel each other can go together.
-# There are too many sets to try them all, so the search is greedy: it removes one channel at a time, always the one that leaves the smallest error.
+# **The idea.** {cite:t}`luo2017thinet` remove the set $T$ of channels whose summed contribution is smallest, so
+# channels that cancel each other can go together.
+# There are too many sets to try, so the search is greedy: it removes one channel at a time, always the one that leaves
+# the smallest error.
 #
 # **The formula.** Minimize $\sum_{c,d \in T} G_{cd}$; adding $j$ to $T$ costs $G_{jj} + 2\sum_{c \in T} G_{jc}$.
-# The channels that stay then get one factor each, which is multiplied into the next layer's kernels:
+# Each channel that stays then gets one factor, which is multiplied into the next layer's kernels:
 #
 # $$ \min_w \sum_i \Big(y_i - \sum_{c \notin T} w_c\, \hat x_{i,c}\Big)^2 . $$ (eq-thinet)
 #
 # The paper samples one output per position to save time. With $G$ we can use many.
 #
-# **The code.** The greedy order, and the factors:
+# **The code.** These functions compute the greedy order and the factors:
 
 # %% tags=["remove-input"]
 figures.show_source(thinet.removal_order, thinet.factors)
 
 # %% [markdown]
 # **An exact check.** Of six channels, the second and the fifth contribute opposite amounts.
-# Once one is gone, the other is next, and the error of the two together is zero.
+# Once one is gone, the other must be next, and the error of removing both must be zero:
 
 # %%
 rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -154,26 +164,33 @@ assert abs(thinet.objective(gram, torch.tensor([1, 4]))) < 1e-9
 # ## LASSO: let a penalty choose
 #
 # **The idea.** {cite:t}`he2017channel` choose all channels at once.
-# A penalty on $\lvert\beta_c\rvert$ drives the coefficients of dispensable channels to exactly zero, while the others adapt; it is raised until few enough are left.
+# A penalty on $\lvert\beta_c\rvert$ drives the coefficients of dispensable channels to exactly zero, while the others
+# adapt.
+# The penalty is raised until few enough channels are left.
 #
-# **The formula.** With $Z_c$ the contribution of channel $c$ and $Y = \sum_c Z_c$, choose and then refit:
+# **The formula.** Let $Z_c$ be the contribution of channel $c$, and $Y = \sum_c Z_c$. First choose the channels, then
+# refit:
 #
 # $$ \begin{aligned}
 # & \min_\beta \tfrac{1}{2N} \Big\lVert Y - \sum_c \beta_c Z_c \Big\rVert^2 + \lambda \lVert\beta\rVert_1, \\
 # & W' = \arg\min_W \lVert Y - X' W^\top \rVert^2,
 # \end{aligned} $$ (eq-channel-lasso)
 #
-# where $X'$ are the patches of the channels that stay.
-# The second step fits *all weights* of the next layer again, not one factor for each channel.
-# It goes through the network from the first to the last layer and always aims at the answers of the original network, so it also corrects errors of earlier layers.
+# where $X'$ are the input patches of the channels that stay.
+# The second step fits *all weights* of the next layer again, not just one factor for each channel.
+# The method goes through the network from the first to the last layer and always aims at the outputs of the original
+# network.
+# It therefore also corrects errors of earlier layers.
 #
-# **The code.** All solutions for falling $\lambda$ come from $G$ by least angle regression: between two steps they are linear in $\lambda$.
+# **The code.** Least angle regression finds the solutions for all $\lambda$ from $G$, because between two steps they
+# are linear in $\lambda$:
 
 # %% tags=["remove-input"]
 figures.show_source(channel_lasso.path, channel_lasso.least_squares)
 
 # %% [markdown]
-# **An exact check.** If no two channels overlap, $G$ is diagonal and the solution is known: $\beta_c = \max(0,\, 1 - \lambda / G_{cc})$.
+# **An exact check.** If no two channels overlap, $G$ is diagonal and the solution is known:
+# $\beta_c = \max(0,\, 1 - \lambda / G_{cc})$.
 
 # %%
 size = np.array([1.0, 4.0, 9.0])
@@ -184,7 +201,8 @@ assert np.allclose(beta, np.maximum(0, 1 - 2.0 / size))
 # %% [markdown]
 # ### How much does the next layer lose?
 #
-# We compare the choices of the two methods with chance, and with the L1 norm of the filter, which looks at the current layer only.
+# We compare the choices of the two methods with a random choice, and with the L1 norm of the filter, which looks at the
+# current layer only.
 # All are judged by matrices $G$ of validation images, which no method has seen.
 
 # %%
@@ -276,30 +294,42 @@ responses = {
 }
 
 # %% [markdown]
-# **What to see.** A choice made at the next layer {finding}`costs that layer less | pruning_reconstruction.thinet.response_error_pct < pruning_reconstruction.l1.response_error_pct < pruning_reconstruction.random.response_error_pct; pruning_reconstruction.lasso.response_error_pct < pruning_reconstruction.l1.response_error_pct` than one by the norms of its own layer.
-# With half of the channels gone, it misses {glue:text}`pruning_reconstruction.thinet.response_error_pct` of its energy with ThiNet's choice and {glue:text}`pruning_reconstruction.l1.response_error_pct` with that of the L1 norms, on average over the three layers.
-# Whether the whole network gains as much, too, is the second half of the claim: {verdict}`C2.3-25`.
-# The LASSO is measured here without the coefficients with which it would repair.
+# **What to see.** A choice made at the next layer
+# {finding}`costs that layer less | pruning_reconstruction.thinet.response_error_pct < pruning_reconstruction.l1.response_error_pct < pruning_reconstruction.random.response_error_pct; pruning_reconstruction.lasso.response_error_pct < pruning_reconstruction.l1.response_error_pct`
+# than a choice by the norms of the pruned layer itself.
+# With half of the channels gone, the next layer misses {glue:text}`pruning_reconstruction.thinet.response_error_pct` of
+# its energy if ThiNet chooses.
+# If the L1 norms choose, it misses {glue:text}`pruning_reconstruction.l1.response_error_pct`.
+# Both are means over the three layers.
+# The claim also asks whether the whole network gains as much: {verdict}`C2.3-25`.
+# The LASSO only chooses here; the coefficients with which it would also repair are left out.
 #
 # (sec-nisp)=
 # ## NISP: ask the end of the network
 #
 # **The idea.** {cite:t}`yu2018nisp` do not stop at the next layer.
-# They rank the features that the classifier reads, and send this importance back through the network: a neuron matters as much as what it feeds.
-# The ranking is that of {cite:t}`roffo2015infinite`: features are nodes of a graph, and two features have a heavy edge if they vary much and resemble each other little.
-# The rank of a feature is the weight of all paths that start at it.
+# They rank the features that the classifier reads, and send this importance back through the network: a neuron matters
+# as much as what it feeds.
+# The ranking comes from {cite:t}`roffo2015infinite`.
+# Features are nodes of a graph, and the edge between two features is heavy if they vary much and resemble each other
+# little.
+# The rank of a feature is the total weight of all paths that start at it.
 #
-# **The formula.** From layer to layer, $s_k = \lvert W^{(k+1)}\rvert^\top s_{k+1}$.
-# A convolution uses its transposed form, pooling gives a score to its whole window, and the score of a filter is the sum over its map.
-# That is the gradient of a linear network with the magnitudes of the weights, so automatic differentiation computes it, through additions and concatenations too.
+# **The formula.** The scores go back from layer to layer, $s_k = \lvert W^{(k+1)}\rvert^\top s_{k+1}$.
+# A convolution uses its transposed form, pooling gives a score to its whole window, and the score of a filter is the
+# sum over its map.
+# This is the gradient of a linear network with the magnitudes of the weights, so automatic differentiation computes it,
+# also through additions and concatenations.
 #
-# **The code.** The ranking, and the way back:
+# **The code.** These functions rank the final features and send the scores back:
 
 # %% tags=["remove-input"]
 figures.show_source(nisp.ranking, nisp.propagate)
 
 # %% [markdown]
-# **An exact check.** Pruning neurons of a ReLU layer changes the final responses, weighted by their importance, by no more than the sum of the pruned neurons' scores times their activations.
+# **An exact check.** We prune neurons of a ReLU layer.
+# The final responses, weighted by their importance, must change by no more than the sum of the pruned neurons' scores
+# times their activations:
 
 # %%
 net = models.lenet_300_100().double()
@@ -402,19 +432,29 @@ for name in ("thinet", "lasso", "nisp"):
 against(unrepaired["nisp"][at], alike, "nisp.against_unranked")
 
 # %% [markdown]
-# **What to see.** All three methods that look ahead {finding}`have far fewer errors than chance | pruning_reconstruction.random.error_pct - pruning_reconstruction.thinet.error_pct > 10; pruning_reconstruction.random.error_pct - pruning_reconstruction.lasso.error_pct > 10; pruning_reconstruction.random.error_pct - pruning_reconstruction.nisp.error_pct > 10`, which leaves {glue:text}`pruning_reconstruction.random.error_pct` error at {glue:text}`pruning_reconstruction.setting.removed_pct`.
-# The L1 norm is the harder rival, with {glue:text}`pruning_reconstruction.l1.error_pct`: ThiNet has {glue:text}`pruning_reconstruction.thinet.against_l1` errors, the LASSO {glue:text}`pruning_reconstruction.lasso.against_l1`, and NISP {glue:text}`pruning_reconstruction.nisp.against_l1`.
+# **What to see.** All three methods that look ahead
+# {finding}`make far fewer errors than chance | pruning_reconstruction.random.error_pct - pruning_reconstruction.thinet.error_pct > 10; pruning_reconstruction.random.error_pct - pruning_reconstruction.lasso.error_pct > 10; pruning_reconstruction.random.error_pct - pruning_reconstruction.nisp.error_pct > 10`.
+# With {glue:text}`pruning_reconstruction.setting.removed_pct` of the filters removed, a random choice leaves
+# {glue:text}`pruning_reconstruction.random.error_pct` error.
+# The L1 norm is the harder rival, with {glue:text}`pruning_reconstruction.l1.error_pct` error.
+# Compared with it, ThiNet makes {glue:text}`pruning_reconstruction.thinet.against_l1` errors.
+# The LASSO makes {glue:text}`pruning_reconstruction.lasso.against_l1`, and NISP
+# {glue:text}`pruning_reconstruction.nisp.against_l1`.
 #
 # What does NISP gain by looking at the final responses?
-# With the ranking it has {glue:text}`pruning_reconstruction.nisp.against_unranked` errors, {glue:text}`pruning_reconstruction.nisp.error_pct`, than with all last features taken as equally important, {glue:text}`pruning_reconstruction.nisp.unranked_error_pct`: {verdict}`C2.3-29`.
-# The rest comes from the way back through the weights.
+# With the ranking, its error is {glue:text}`pruning_reconstruction.nisp.error_pct`.
+# With all final features taken as equally important, it is {glue:text}`pruning_reconstruction.nisp.unranked_error_pct`.
+# So the ranking leads to {glue:text}`pruning_reconstruction.nisp.against_unranked` errors: {verdict}`C2.3-29`.
+# The rest comes from sending the scores back through the weights.
 #
 # (sec-repair)=
 # ## The repair
 #
-# Choosing channels is one half of the method, repairing the rest is the other.
-# We compare three repairs: one least-squares factor for each channel (ThiNet), least squares on all weights of the next layer (LASSO), and a little fine-tuning with labels on the shrunk network.
-# The first two read {mean}`pruning_reconstruction.setting.images` of the training split and no label.
+# Choosing channels is one half of the method; repairing what stays is the other.
+# We compare three repairs.
+# ThiNet fits one least-squares factor for each channel, and the LASSO method refits all weights of the next layer.
+# The third is a little fine-tuning of the shrunk network, with labels.
+# The first two use {mean}`pruning_reconstruction.setting.images` of the training split and no label.
 
 
 # %%
@@ -496,15 +536,25 @@ fewer = measure.dense_bytes(dense[0]) / measure.dense_bytes(shrunk)
 record("shrunk.bytes_ratio", fewer, exact=True)
 
 # %% [markdown]
-# **What to see.** Choosing well {finding}`helps a lot; refitting the next layer helps more | pruning_reconstruction.random.refit_error_pct < pruning_reconstruction.lasso.unrepaired_error_pct < pruning_reconstruction.random.unrepaired_error_pct`, and rescues even a random choice.
-# Least squares brings the random choice (the first draw) from {glue:text}`pruning_reconstruction.random.unrepaired_error_pct` to {glue:text}`pruning_reconstruction.random.refit_error_pct`.
-# With the LASSO's choice it reaches {glue:text}`pruning_reconstruction.lasso.refit_error_pct`; fine-tuning with labels for {glue:text}`pruning_reconstruction.setting.tuning` reaches {glue:text}`pruning_reconstruction.lasso.tuned_error_pct`.
-# The dense network has {glue:text}`pruning_reconstruction.lenet5.baseline_error_pct`, and {glue:text}`pruning_reconstruction.lenet5.trained_on_error_pct` if it is trained on as long as the fine-tuned ones.
-# All of the pruned networks have one size: the dense one has {glue:text}`pruning_reconstruction.shrunk.multiply_adds_ratio` their multiply-adds and {glue:text}`pruning_reconstruction.shrunk.bytes_ratio` their bytes.
+# **What to see.** Choosing well
+# {finding}`helps a lot; refitting the next layer helps more | pruning_reconstruction.random.refit_error_pct < pruning_reconstruction.lasso.unrepaired_error_pct < pruning_reconstruction.random.unrepaired_error_pct`,
+# and rescues even a random choice.
+# The random choice (the first draw) starts at {glue:text}`pruning_reconstruction.random.unrepaired_error_pct` error.
+# Least squares brings it to {glue:text}`pruning_reconstruction.random.refit_error_pct`.
+# With the LASSO's choice, the same refit reaches {glue:text}`pruning_reconstruction.lasso.refit_error_pct`.
+# The alternative is fine-tuning with labels for {glue:text}`pruning_reconstruction.setting.tuning`.
+# It reaches {glue:text}`pruning_reconstruction.lasso.tuned_error_pct`.
+# The dense network has {glue:text}`pruning_reconstruction.lenet5.baseline_error_pct`, and
+# {glue:text}`pruning_reconstruction.lenet5.trained_on_error_pct` if it is trained on for as long as the fine-tuned
+# ones.
+# All pruned networks have the same size: the dense one has
+# {glue:text}`pruning_reconstruction.shrunk.multiply_adds_ratio` their multiply-adds and
+# {glue:text}`pruning_reconstruction.shrunk.bytes_ratio` their bytes.
 #
 # ## Where it breaks
 #
-# **Too few images.** A least-squares fit with fewer samples than weights can answer every sample exactly and generalize badly.
+# **Too few images.** A least-squares fit with fewer samples than weights can match every sample exactly and still
+# generalize badly.
 # The `ridge` of `refit` holds the weights near their old values, which limits the damage.
 
 # %%
@@ -529,13 +579,19 @@ record("few.error_pct", fits[few[0]], digits=1)
 
 # %% [markdown]
 # A fit to {mean}`pruning_reconstruction.few.images` leaves {glue:text}`pruning_reconstruction.few.error_pct` error.
-# That {finding}`improves on no repair, but is far from a fit | pruning_reconstruction.random.unrepaired_error_pct > pruning_reconstruction.few.error_pct; pruning_reconstruction.few.error_pct - pruning_reconstruction.random.refit_error_pct > 5` to {mean}`pruning_reconstruction.setting.images`.
+# That
+# {finding}`improves on no repair, but is far from the fit | pruning_reconstruction.random.unrepaired_error_pct > pruning_reconstruction.few.error_pct; pruning_reconstruction.few.error_pct - pruning_reconstruction.random.refit_error_pct > 5`
+# to {mean}`pruning_reconstruction.setting.images`.
 #
-# **Too much at once.** With {glue:text}`pruning_reconstruction.setting.most_removed_pct` of the filters gone and no repair, the error is {glue:text}`pruning_reconstruction.thinet.most_error_pct` with ThiNet and {glue:text}`pruning_reconstruction.nisp.most_error_pct` with NISP.
-# Each layer was judged on maps that the cuts in other layers have changed since.
+# **Too much at once.** Now {glue:text}`pruning_reconstruction.setting.most_removed_pct` of the filters go, without
+# repair.
+# The error is then {glue:text}`pruning_reconstruction.thinet.most_error_pct` with ThiNet.
+# With NISP it is {glue:text}`pruning_reconstruction.nisp.most_error_pct`.
+# Each layer was judged on maps that the cuts in other layers have since changed.
 #
-# **What neither sees.** The error of the next layer is not the error of the network: an answer that later layers ignore counts as much as one that decides.
-# And NISP's bound adds up magnitudes, so two contributions that always cancel count twice instead of not at all.
+# **What the methods overlook.** The error of the next layer is not the error of the network: an output that later
+# layers ignore counts as much as a decisive one.
+# NISP's bound adds up magnitudes, so two contributions that always cancel count twice instead of not at all.
 #
 # ## Exercises
 #
@@ -550,7 +606,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Copy a filter, and halve what the next layer takes from each of the twins: the network computes the same. Now remove one twin: do ThiNet's factors give back all that is lost?
+# 2. Copy a filter, and halve what the next layer takes from each of the twins, so that the network computes the same.
+#    Now remove one twin. Do ThiNet's factors give back all that is lost?
 
 # %% tags=["hide-cell"]
 twin = copy.deepcopy(dense[0]).double()
@@ -569,7 +626,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Score the filters of torchvision's SqueezeNet, which has concatenations, by ThiNet, and remove half of them. How many parameters are left?
+# 3. Score the filters of torchvision's SqueezeNet, which has concatenations, by ThiNet, and remove half of them. How
+#    many parameters are left?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -585,11 +643,14 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - For what the next layer loses, a channel's contribution to it is a better guide than the size of its own filter.
-# - Fitting the next layer to its old answers needs no labels, and matters more than the choice.
+# - A channel's contribution to the next layer predicts what that layer loses better than the size of the channel's own
+#   filter.
+# - Refitting the next layer to its old outputs needs no labels, and matters more than the choice.
 # - Cutting many filters at once without repair ruins the network, whatever the criterion.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`luo2017thinet`, {cite:t}`he2017channel` and {cite:t}`yu2018nisp` are the methods; {cite:t}`roffo2015infinite` is NISP's ranking.
-# - {cite:t}`li2017pruning` prune by the norm of the filter; LeNet-5 is by {cite:t}`lecun1998gradient`; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`luo2017thinet`, {cite:t}`he2017channel` and {cite:t}`yu2018nisp` introduced the three methods; NISP's
+#   ranking comes from {cite:t}`roffo2015infinite`.
+# - {cite:t}`li2017pruning` prune by the norm of the filter; LeNet-5 is by {cite:t}`lecun1998gradient`;
+#   {cite:t}`berthelier2020survey` is the survey.

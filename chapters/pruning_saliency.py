@@ -11,8 +11,14 @@
 # # Optimal Brain Damage, Optimal Brain Surgeon and lottery tickets
 #
 # Which weights can a network lose at the least cost, and could the rest have been trained alone?
-# Deleting half of the parameters of a small digit classifier raises its training objective by {mean}`pruning_saliency.half.magnitude_increase 3` if the smallest go, and by {finding}`less | pruning_saliency.half.magnitude_over_surgeon_decades >> 0`, {mean}`pruning_saliency.half.surgeon_increase 3`, if second derivatives choose and the other weights move to make up for the loss (Optimal Brain Surgeon).
-# What is left of LeNet-300-100, a digit classifier with two hidden layers, can also be trained alone: from the weights that it began with, a "lottery ticket", it becomes {glue:text}`pruning_saliency.lottery.outcome` than from other weights.
+# Deleting half of the parameters of a small digit classifier by magnitude raises its training objective by
+# {mean}`pruning_saliency.half.magnitude_increase 3`.
+# If second derivatives choose the half and the other weights move to make up for it, the rise is
+# {finding}`smaller | pruning_saliency.half.magnitude_over_surgeon_decades >> 0`,
+# {mean}`pruning_saliency.half.surgeon_increase 3` (Optimal Brain Surgeon).
+# A sparse LeNet-300-100, a digit classifier with two hidden layers, becomes
+# {glue:text}`pruning_saliency.lottery.outcome` if it starts from its own first weights, a "lottery ticket", than from
+# others.
 #
 # ```{claims} pruning_saliency
 # ```
@@ -70,10 +76,13 @@ def accuracy(model, split=dataset.test):
 # (sec-damage)=
 # ## Optimal Brain Damage
 #
-# **The idea.** A small weight may matter much, and a large one little: what counts is how much the loss grows without it.
-# At a minimum of the loss the slope is zero, so the second derivatives tell first what a deletion costs {cite:p}`lecun1989obd`.
+# **The idea.** A small weight may matter a lot, and a large one hardly at all: what counts is how much the loss grows
+# without it.
+# Optimal Brain Damage estimates this from the second derivatives, because at a minimum of the loss the slope is zero
+# {cite:p}`lecun1989obd`.
 #
-# **The formula.** If the weights move by $\delta w$, the objective $E$, the loss on the training data plus weight decay, changes by
+# **The formula.** Let the objective $E$ be the loss on the training data plus weight decay.
+# If the weights move by $\delta w$, it changes by
 #
 # $$ \begin{aligned}
 # \delta E = {}& \underbrace{g^\top \delta w}_{\text{zero at a minimum}} + \tfrac12 \sum_k h_{kk}\, \delta w_k^2 \\
@@ -81,10 +90,12 @@ def accuracy(model, split=dataset.test):
 # \end{aligned} $$ (eq-damage)
 #
 # with the gradient $g$ and the second derivatives $h_{kl}$.
-# Three approximations leave one number for each weight, its *saliency* $s_k = \tfrac12 h_{kk} w_k^2$.
-# The weights of the lowest saliency go.
+# Without the terms in braces, deleting weight $k$ ($\delta w_k = -w_k$) costs its *saliency*
+# $s_k = \tfrac12 h_{kk} w_k^2$.
+# The weights with the lowest saliency are deleted.
 #
-# **The code.** The second derivatives come from the Gauss-Newton matrix, which is never negative.
+# **The code.** We take the second derivatives from the Gauss-Newton matrix, an approximation whose diagonal is never
+# negative.
 # One backward pass for each class gives its diagonal exactly:
 
 # %% tags=["remove-input"]
@@ -92,7 +103,7 @@ figures.show_source(damage.factor, damage.add_diagonal, damage.saliencies)
 
 # %% [markdown]
 # **An exact check.** In a network of one linear layer the Gauss-Newton matrix is the matrix of second derivatives.
-# So its diagonal must be the one that automatic differentiation finds.
+# So its diagonal must equal the one that automatic differentiation finds:
 
 # %%
 layer = nn.Linear(5, 3).double()
@@ -111,20 +122,22 @@ torch.testing.assert_close(
 )
 
 # %% [markdown]
-# **One pass.** The paper needs one backward pass in all.
-# It sends the second derivatives back as backpropagation sends the first ones, but squares every weight, slope and input on the way:
+# **One pass.** The paper needs only one backward pass.
+# It sends second derivatives back through the network as backpropagation sends the first ones, but squares every
+# weight, slope and input on the way:
 #
 # $$ \frac{\partial^2 E}{\partial a_i^2} = f'(a_i)^2 \sum_l w_{li}^2\, \frac{\partial^2 E}{\partial a_l^2} , \qquad h_{ij} = \frac{\partial^2 E}{\partial a_i^2}\, x_j^2 , $$ (eq-one-pass)
 #
-# where neuron $i$ sums its inputs $x_j$ to $a_i$, answers with $f(a_i)$, and is read by the neurons $l$.
-# This leaves out that several neurons of a layer act on the same outputs, so it is exact for the last layer only.
+# where neuron $i$ adds up its weighted inputs $x_j$ to $a_i$, outputs $f(a_i)$, and feeds the neurons $l$.
+# The rule ignores that several neurons of a layer act on the same outputs, so it is exact for the last layer only.
 # Our version adds the two rules to automatic differentiation:
 
 # %% tags=["remove-input"]
 figures.show_source(squared.Weighted, squared.Elementwise, squared.second_derivatives)
 
 # %% [markdown]
-# **An exact check.** The network of one linear layer has no other layer than the last.
+# **An exact check.** The network of one linear layer consists of a last layer only, so here the single pass must be
+# exact:
 
 # %%
 torch.testing.assert_close(
@@ -135,22 +148,25 @@ torch.testing.assert_close(
 # (sec-surgeon)=
 # ## Optimal Brain Surgeon
 #
-# **The idea.** When a weight is deleted, the other weights can make up for part of the loss {cite:p}`hassibi1992obs`.
+# **The idea.** When a weight is deleted, the other weights can move to make up for part of the loss
+# {cite:p}`hassibi1992obs`.
 #
-# **The formula.** Keep the cross terms, so $H$ is the whole matrix of second derivatives, and ask for the cheapest $\delta w$ that makes weight $q$ zero ($e_q$ is the unit vector of that weight):
+# **The formula.** Keep the cross terms, so that $H$ is the whole matrix of second derivatives.
+# Then find the cheapest $\delta w$ that makes weight $q$ zero, where $e_q$ is the unit vector of that weight:
 #
 # $$ \delta w = -\frac{w_q}{[H^{-1}]_{qq}} H^{-1} e_q, \qquad L_q = \frac{w_q^2}{2\,[H^{-1}]_{qq}} . $$ (eq-surgeon)
 #
-# Delete the weight of the least $L_q$, move all others by $\delta w$, take $q$ out of the inverse, and repeat.
-# As $1 / [H^{-1}]_{qq} \le h_{qq}$, no deletion is ever predicted to cost more than its saliency.
+# Delete the weight with the smallest $L_q$, move all others by $\delta w$, take $q$ out of the inverse, and repeat.
+# Because $1 / [H^{-1}]_{qq} \le h_{qq}$, no deletion is ever predicted to cost more than the saliency of its weight.
 #
-# **The code.** One function deletes one weight, or several together; another builds the inverse, some rows at a time:
+# **The code.** One function deletes one weight, or several together; another builds the inverse, a few rows at a time:
 
 # %% tags=["remove-input"]
 figures.show_source(surgeon.remove, surgeon.inverse_hessian)
 
 # %% [markdown]
-# **An exact check.** On a quadratic function the cost must be the predicted one, and the other weights must be where a linear solver finds the constrained minimum.
+# **An exact check.** On a quadratic function the true cost must equal the predicted one, and the other weights must end
+# where a linear solver finds the constrained minimum:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -166,10 +182,10 @@ assert moved[2] == 0 and cost <= bowl[2, 2] * w[2] ** 2 / 2
 # %% [markdown]
 # ### Four criteria on one small network
 #
-# The theory speaks of minima, so we take a network small enough to reach one.
-# It has ten hidden neurons, $\tanh$ units, and 760 parameters, and reads scikit-learn's digits of 8 by 8 pixels.
-# L-BFGS, an optimizer for smooth functions, brings cross-entropy and weight decay together to a minimum, in double precision.
-# Then each criterion deletes a share of the parameters in one go, with no training afterwards.
+# The theory assumes a minimum, so we take a network small enough to reach one.
+# It has ten hidden $\tanh$ neurons and 760 parameters, and classifies scikit-learn's digits of 8 by 8 pixels.
+# L-BFGS, an optimizer for smooth functions, minimizes cross-entropy plus weight decay in double precision.
+# Then each criterion deletes a share of the parameters at once, with no training afterwards.
 
 # %% tags=["hide-input"]
 raw = load_digits()
@@ -304,17 +320,22 @@ zeros = [100 * float((w == 0).double().mean()) for w in flat]
 record("decay.zeros_pct", zeros, digits=1, exact=True)
 
 # %% [markdown]
-# **What to see.** Moving the other weights {finding}`gains more than choosing well | pruning_saliency.half.damage_over_surgeon_decades > pruning_saliency.half.magnitude_over_damage_decades`.
-# With half of the parameters deleted, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon` as much as Optimal Brain Surgeon, and magnitude {glue:text}`pruning_saliency.half.magnitude_over_damage` as much as Optimal Brain Damage.
+# **What to see.** Moving the other weights
+# {finding}`gains more than choosing well | pruning_saliency.half.damage_over_surgeon_decades > pruning_saliency.half.magnitude_over_damage_decades`.
+# With half of the parameters deleted, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon`
+# as much as Optimal Brain Surgeon.
+# Magnitude costs {glue:text}`pruning_saliency.half.magnitude_over_damage` as much as Optimal Brain Damage.
 # Random deletion costs {glue:text}`pruning_saliency.half.random_over_magnitude` as much as magnitude.
-# The survey puts second derivatives before magnitude: {verdict}`C2.3-06`.
+# The survey ranks second derivatives above magnitude: {verdict}`C2.3-06`.
 #
 # The survey also names weight decay as an example of pruning by magnitude.
-# All these networks were trained with weight decay, and {glue:text}`pruning_saliency.decay.zeros_pct` of their parameters became zero: a penalty on squares makes weights small, and deletes none ({verdict}`C2.3-07`).
+# All of these networks were trained with weight decay, and {glue:text}`pruning_saliency.decay.zeros_pct` of their
+# parameters became zero.
+# A penalty on squares makes weights small, but deletes none ({verdict}`C2.3-07`).
 #
 # ### Is the prediction right?
 #
-# To check the saliencies, delete each parameter on its own and measure how much the objective grows.
+# To check the saliencies, we delete each parameter on its own and measure how much the objective grows.
 
 
 # %%
@@ -347,21 +368,29 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** For single deletions the prediction is right: its rank correlation with the truth is {glue:text}`pruning_saliency.single.rank_correlation`.
-# That it finds the cheapest deletions is what the survey says: {verdict}`C2.3-03`.
-# For many deletions together it is too low, because the network leaves the place where the derivatives were taken.
-# With half of the parameters deleted, the prediction is {glue:text}`pruning_saliency.half.damage_predicted_ratio` the true increase for Optimal Brain Damage, which leaves out the cross terms, and {glue:text}`pruning_saliency.half.surgeon_predicted_ratio` for Optimal Brain Surgeon.
+# **What to see.** For single deletions the prediction is right: its rank correlation with the true increase is
+# {glue:text}`pruning_saliency.single.rank_correlation`.
+# The survey says that the saliency finds the cheapest deletions: {verdict}`C2.3-03`.
+# For many deletions together the prediction is too low, because the network moves away from the point where the
+# derivatives were taken.
+# With half of the parameters deleted, Optimal Brain Damage, which leaves out the cross terms, predicts
+# {glue:text}`pruning_saliency.half.damage_predicted_ratio` the true increase.
+# Optimal Brain Surgeon predicts {glue:text}`pruning_saliency.half.surgeon_predicted_ratio`.
 #
 # ### MONK's problems
 #
-# MONK's problems are three small classification tasks with six attributes; in the third, some training labels are wrong.
-# {cite:t}`hassibi1992obs` tried their method on them: of three networks it removed 76, 62 and 90 % of the weights that weight decay had left.
+# MONK's problems are three small classification tasks with six attributes; in the third, some training labels are
+# wrong.
+# In networks for them {cite:t}`hassibi1992obs` removed 76, 62 and 90 % of the weights that weight decay had left.
 # Our networks have 17 inputs and two or three hidden neurons.
-# Of several random starts we prune the one with the lowest *training* objective, one parameter after the other, and train to the next minimum after each.
-# The dense network is at a minimum, too, so it has nothing to gain from further training.
-# Other starts on the same sample end in the same network, so a repeat has another training sample: as many rows and as many wrong labels, drawn from the problem's rule.
-# The table has {glue:text}`pruning_saliency.monks.repeats` of them, counting the sample that we begin with.
-# The training set alone decides where to stop: a parameter must shorten the description of the training labels by more than it takes to write down.
+# Of several random starts we take the network with the lowest *training* objective.
+# We delete its parameters one after the other, and train to the next minimum after each.
+# The dense network is at a minimum too, so it has nothing to gain from further training.
+# Other starts on the same sample end in the same network, so a repeat uses another training sample.
+# That sample is drawn from the problem's rule, with as many rows and as many wrong labels.
+# The number of samples in the table, counting the original one, is {glue:text}`pruning_saliency.monks.repeats`.
+# The training set alone decides where to stop: a parameter stays only if it shortens the description of the training
+# labels by more than it takes to write down.
 
 # %% tags=["remove-input"]
 figures.show_source(surgeon.shortest)
@@ -447,16 +476,24 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** On the third problem Optimal Brain Surgeon removes {finding}`most parameters, and the network does not get worse | pruning_saliency.monks3.obs_removed_pct > 50; pruning_saliency.monks3.obs_accuracy_pct >= pruning_saliency.monks3.dense_accuracy_pct`: {glue:text}`pruning_saliency.monks3.obs_removed_pct` go, and the test accuracy is {glue:text}`pruning_saliency.monks3.obs_accuracy_pct` after {glue:text}`pruning_saliency.monks3.dense_accuracy_pct`.
-# "Free" is the share that can be removed before the network makes one more training error.
-# The gap between training and test accuracy measures over-fitting; it {finding}`shrinks | pruning_saliency.monks3.obs_gap_pct < pruning_saliency.monks3.dense_gap_pct` from {glue:text}`pruning_saliency.monks3.dense_gap_pct` to {glue:text}`pruning_saliency.monks3.obs_gap_pct` points ({verdict}`C2.3-02`).
-# Training follows every deletion here, so even a worse choice can be repaired.
+# **What to see.** On the third problem, Optimal Brain Surgeon removes
+# {finding}`most parameters, and the network does not get worse | pruning_saliency.monks3.obs_removed_pct > 50; pruning_saliency.monks3.obs_accuracy_pct >= pruning_saliency.monks3.dense_accuracy_pct`.
+# It deletes {glue:text}`pruning_saliency.monks3.obs_removed_pct` of the parameters, and the test accuracy goes from
+# {glue:text}`pruning_saliency.monks3.dense_accuracy_pct` to {glue:text}`pruning_saliency.monks3.obs_accuracy_pct`.
+# In the table, "free" is the share that can be removed before the network makes one more training error.
+# The gap, training accuracy minus test accuracy, measures over-fitting.
+# It {finding}`shrinks | pruning_saliency.monks3.obs_gap_pct < pruning_saliency.monks3.dense_gap_pct` from
+# {glue:text}`pruning_saliency.monks3.dense_gap_pct` to {glue:text}`pruning_saliency.monks3.obs_gap_pct`
+# ({verdict}`C2.3-02`).
+# Here, training follows every deletion, so even a bad choice can be repaired.
 #
 # ### What it costs
 #
-# All second derivatives of $n$ parameters make an $n \times n$ matrix, and Optimal Brain Surgeon needs its inverse; Optimal Brain Damage needs $n$ numbers.
-# Between the two, Optimal Brain Surgeon can work *layer by layer* {cite:p}`dong2017learning`: a row of a linear layer disturbs one output only, so all rows share one small matrix.
-# From there each row deletes its own weights, as in Optimal Brain Compression {cite:p}`frantar2022optimal`.
+# The second derivatives of $n$ parameters form an $n \times n$ matrix.
+# Optimal Brain Surgeon needs its inverse; Optimal Brain Damage needs only the $n$ numbers of its diagonal.
+# A compromise is to run Optimal Brain Surgeon *layer by layer* {cite:p}`dong2017learning`: a row of a linear layer
+# affects one output only, so all rows share one small matrix.
+# Each row then deletes its own weights, as in Optimal Brain Compression {cite:p}`frantar2022optimal`.
 
 # %% tags=["hide-input"]
 net, few = perceptron(0), small_set.first(100)
@@ -521,15 +558,25 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** The matrix rules out large networks: for LeNet-300-100 it takes {glue:text}`pruning_saliency.cost.surgeon_memory_ratio` the memory of the network, the diagonal only {glue:text}`pruning_saliency.cost.damage_memory_ratio`.
-# In multiply-adds, the paper's one pass costs {glue:text}`pruning_saliency.cost.one_pass_operations_ratio` a gradient, and the exact diagonal, with its pass for each class, {glue:text}`pruning_saliency.cost.damage_operations_ratio`: {verdict}`C2.3-08`.
-# Pruning needs the order of the saliencies only, and on the small networks the rank correlation between the two is {glue:text}`pruning_saliency.cost.one_pass_rank_correlation`.
-# A network of many classes can draw some of them for each image instead of taking them all (`classes`), which is right on average.
+# **What to see.** The matrix rules out large networks: for LeNet-300-100 it takes
+# {glue:text}`pruning_saliency.cost.surgeon_memory_ratio` the memory of the network.
+# The diagonal takes only {glue:text}`pruning_saliency.cost.damage_memory_ratio`.
+# In multiply-adds, the paper's single pass costs
+# {glue:text}`pruning_saliency.cost.one_pass_operations_ratio` the work of a gradient.
+# The exact diagonal, with a pass for each class, costs {glue:text}`pruning_saliency.cost.damage_operations_ratio`.
+# The survey says that second derivatives cost extra computation: {verdict}`C2.3-08`.
+# Pruning needs only the order of the saliencies, and on the small networks the single pass and the exact diagonal order
+# them with a rank correlation of {glue:text}`pruning_saliency.cost.one_pass_rank_correlation`.
+# For a network with many classes, the exact diagonal can draw some of them for each image (`classes`), which is right
+# on average.
 #
 # ### LeNet-300-100
 #
-# Here trained networks are cut without retraining: by magnitude, with equal shares for all layers or with one quality parameter (see {ref}`sec-magnitude`), and by Optimal Brain Damage.
-# Then Optimal Brain Surgeon prunes some layers, each with its own matrix, and we look at its masks with and without moving the weights that stay.
+# Next we cut trained LeNet-300-100 networks without retraining.
+# One cut is by magnitude, with equal shares for all layers or with one quality parameter (see {ref}`sec-magnitude`),
+# the other by Optimal Brain Damage.
+# Optimal Brain Surgeon then prunes some layers, each with its own matrix, and we test its masks with and without moving
+# the weights that stay.
 
 
 # %%
@@ -593,32 +640,42 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** Saliencies are in units of the loss, so weights of different layers can be ranked together.
-# With a tenth of the weights, Optimal Brain Damage {finding}`errs less | pruning_saliency.lenet300.damage_error_pct < pruning_saliency.lenet300.equal_shares_error_pct; pruning_saliency.lenet300.damage_error_pct < pruning_saliency.lenet300.one_quality_error_pct` than magnitude: {glue:text}`pruning_saliency.lenet300.damage_error_pct` against {glue:text}`pruning_saliency.lenet300.equal_shares_error_pct` with an equal share for each layer.
+# **What to see.** With a tenth of the weights left, Optimal Brain Damage
+# {finding}`makes fewer errors | pruning_saliency.lenet300.damage_error_pct < pruning_saliency.lenet300.equal_shares_error_pct; pruning_saliency.lenet300.damage_error_pct < pruning_saliency.lenet300.one_quality_error_pct`
+# than magnitude.
+# Its test error is {glue:text}`pruning_saliency.lenet300.damage_error_pct`.
+# Magnitude with an equal share for each layer has {glue:text}`pruning_saliency.lenet300.equal_shares_error_pct`.
+# Saliencies are measured in units of the loss, so weights of different layers can be ranked together.
 #
-# Moving the other weights {finding}`repairs most of the damage | pruning_saliency.lenet300.layers_mask_error_pct - pruning_saliency.lenet300.layers_error_pct > pruning_saliency.lenet300.layers_error_pct - pruning_saliency.lenet300.dense_error_pct`.
-# With the masks of Optimal Brain Surgeon the error of the first network is {glue:text}`pruning_saliency.lenet300.layers_mask_error_pct`; when the other weights move as well it is {glue:text}`pruning_saliency.lenet300.layers_error_pct`, against {glue:text}`pruning_saliency.lenet300.dense_error_pct` of the dense network.
-# In all, {glue:text}`pruning_saliency.lenet300.layers_removed_pct` of the weights are gone.
+# Moving the other weights
+# {finding}`repairs most of the damage | pruning_saliency.lenet300.layers_mask_error_pct - pruning_saliency.lenet300.layers_error_pct > pruning_saliency.lenet300.layers_error_pct - pruning_saliency.lenet300.dense_error_pct`.
+# With the masks of Optimal Brain Surgeon alone, the error of the first network is
+# {glue:text}`pruning_saliency.lenet300.layers_mask_error_pct`.
+# When the other weights move as well, it is {glue:text}`pruning_saliency.lenet300.layers_error_pct`.
+# The dense networks have {glue:text}`pruning_saliency.lenet300.dense_error_pct`.
+# In all, {glue:text}`pruning_saliency.lenet300.layers_removed_pct` of the weights are deleted.
 #
 # (sec-lottery)=
 # ## Lottery tickets
 #
-# **The idea.** Retraining starts from trained values; could the sparse network have been trained from the beginning?
-# Yes, say {cite:t}`frankle2019lottery`, if it starts from the values that its weights had *at the beginning*: among all its random weights the network held a winning ticket.
+# **The idea.** Retraining starts from trained values. Could the sparse network have been trained from the beginning?
+# Yes, say {cite:t}`frankle2019lottery`, if each weight starts again from the value that it had *at the beginning*: the
+# dense network contained a winning ticket all along.
 #
-# **The formula.** Draw $\theta_0$, train to $\theta_j$, keep the largest weights of $\theta_j$ in the masks $m$, and train again
+# **The formula.** Draw the weights $\theta_0$, train them to $\theta_j$, let the masks $m$ keep the largest weights of
+# $\theta_j$, and train again
 #
 # $$ f(x;\; m \odot \theta_0), \qquad m_{t+1} \le m_t, $$ (eq-ticket)
 #
-# round by round. The control has the same masks and other random weights.
+# round by round. As a control, we train the same masks with other random weights.
 #
-# **The code.** A round trains, prunes and goes back:
+# **The code.** A round trains, prunes, and resets the weights that are left:
 
 # %% tags=["remove-input"]
 figures.show_source(lottery_ticket.rewind, lottery_ticket.find)
 
 # %% [markdown]
-# **An exact check.** After going back, each weight is bit for bit what it was at the start, or zero.
+# **An exact check.** After the reset, each weight is zero or, bit for bit, what it was at the start:
 
 # %%
 masks = magnitude.masks(dense[0], density=0.2)
@@ -628,8 +685,10 @@ for name, mask in masks.items():
     assert torch.equal(weight[mask], first[mask]) and not weight[~mask].any()
 
 # %% [markdown]
-# **The experiment.** Every network, ticket or control, trains for the same number of steps and, in a second trial, for only {glue:text}`pruning_saliency.lottery.early_steps`.
-# The paper trains for 50,000 steps in each round {cite:p}`frankle2019lottery`; we train less, with a larger learning rate that falls to zero.
+# **The experiment.** Every network, ticket or control, is trained for the same number of steps and, in a second trial,
+# for only {glue:text}`pruning_saliency.lottery.early_steps`.
+# The paper trains for 50,000 steps in each round {cite:p}`frankle2019lottery`; we take fewer steps, with a larger
+# learning rate that falls to zero.
 
 # %%
 tickets = [
@@ -710,18 +769,27 @@ evidence.phrase(
 )
 
 # %% [markdown]
-# **What to see.** A sparse network {finding}`learns better from its own start | pruning_saliency.lottery.ticket_gain_pct > 0; pruning_saliency.lottery.ticket_early_gain_pct > 0`: with {glue:text}`pruning_saliency.lottery.density_pct` of the weights the ticket is {glue:text}`pruning_saliency.lottery.outcome` than the control.
-# As the masks are the same, only the start can make the difference: {verdict}`C4-08`.
+# **What to see.** A sparse network
+# {finding}`learns better from its own start | pruning_saliency.lottery.ticket_gain_pct > 0; pruning_saliency.lottery.ticket_early_gain_pct > 0`:
+# with {glue:text}`pruning_saliency.lottery.density_pct` of the weights, the ticket is
+# {glue:text}`pruning_saliency.lottery.outcome` than the control.
+# The masks are the same, so only the start can make the difference: {verdict}`C4-08`.
 #
-# - With few steps the lead {finding}`is larger | pruning_saliency.lottery.ticket_early_gain_pct > pruning_saliency.lottery.ticket_gain_pct`: {glue:text}`pruning_saliency.lottery.ticket_early_gain_pct` points over the control, and {glue:text}`pruning_saliency.lottery.early_over_dense_pct` over the whole network.
-# - The smallest ticket has {glue:text}`pruning_saliency.lottery.smallest_density_pct` of the weights; its accuracy is {glue:text}`pruning_saliency.lottery.place` that of the whole network, {glue:text}`pruning_saliency.lottery.dense_accuracy_pct`.
-# - {cite:t}`frankle2019lottery` report 0.5 points between ticket and control at 21.1 % of the weights.
+# - With few steps the lead
+#   {finding}`is larger | pruning_saliency.lottery.ticket_early_gain_pct > pruning_saliency.lottery.ticket_gain_pct`:
+#   {glue:text}`pruning_saliency.lottery.ticket_early_gain_pct` points over the control. Over the whole network it is
+#   {glue:text}`pruning_saliency.lottery.early_over_dense_pct` points.
+# - The ticket of the last round keeps {glue:text}`pruning_saliency.lottery.smallest_density_pct` of the weights. Its
+#   accuracy is {glue:text}`pruning_saliency.lottery.place` that of the whole network,
+#   {glue:text}`pruning_saliency.lottery.dense_accuracy_pct`.
+# - {cite:t}`frankle2019lottery` report a lead of 0.5 points of the ticket over the control, with 21.1 % of the weights.
 #
 # ## Where it breaks
 #
-# **A ticket saves no training.** It is found only by training the whole network, several times.
+# **A ticket saves no training.** To find it, you must train several times, beginning with the whole network.
 #
-# **Away from a minimum.** The formula drops the slope, which is zero only at a minimum; here L-BFGS stops after a few steps.
+# **Away from a minimum.** The formula drops the slope, which is zero only at a minimum. To see what that costs, we stop
+# L-BFGS after a few steps.
 
 # %%
 hasty = perceptron(0)
@@ -731,12 +799,17 @@ record("hasty.helpful_pct", 100 * float((true < 0).double().mean()), digits=1)
 record("hasty.rank_correlation", spearmanr(predicted, true).statistic, digits=3)
 
 # %% [markdown]
-# A saliency is never negative, yet {glue:text}`pruning_saliency.hasty.helpful_pct` of the single deletions {finding}`*lower* the objective | pruning_saliency.hasty.helpful_pct > 0`, and the rank correlation {finding}`falls | pruning_saliency.hasty.rank_correlation < pruning_saliency.single.rank_correlation` to {glue:text}`pruning_saliency.hasty.rank_correlation`.
+# A saliency is never negative, yet {glue:text}`pruning_saliency.hasty.helpful_pct` of the single deletions
+# {finding}`lower the objective | pruning_saliency.hasty.helpful_pct > 0`.
+# The rank correlation
+# {finding}`falls | pruning_saliency.hasty.rank_correlation < pruning_saliency.single.rank_correlation` to
+# {glue:text}`pruning_saliency.hasty.rank_correlation`.
 # Large networks are never trained to a minimum, so for them the saliency is a rule of thumb.
 #
 # ## Exercises
 #
-# 1. Delete half of the parameters of the first small network by saliency, and half by magnitude. How many parameters do both delete?
+# 1. Delete half of the parameters of the first small network by saliency, and half by magnitude. How many of the
+#    parameters are deleted by both?
 
 # %% tags=["hide-cell"]
 saliency, w = pairs[0][0], flat[0]
@@ -747,7 +820,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Do two starts find the same ticket? Compare the share of weights that both masks of the first layer keep with the share expected for two random masks.
+# 2. Do two starts find the same ticket? Compare the share of weights that both masks of the first layer keep with the
+#    share expected for two random masks.
 
 # %% tags=["hide-cell"]
 one, two = (tickets[seed][-1].masks["fc1"] for seed in (0, -1))
@@ -758,7 +832,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Prune torchvision's SqueezeNet by Optimal Brain Damage, to half of its weights. How far do the layers differ?
+# 3. Prune torchvision's SqueezeNet by Optimal Brain Damage, to half of its weights. How much do the layers differ in
+#    what they keep?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -776,12 +851,14 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Second derivatives predict what a deletion costs, if the network is at a minimum of its training objective.
+# - Second derivatives predict what a deletion costs, as long as the network is at a minimum of its training objective.
 # - Moving the other weights after a deletion (Optimal Brain Surgeon) gains more than the choice of the weight.
-# - A sparse network learns better from its original start than from another one, but finding it takes the training of the whole network.
+# - A sparse network learns better from its original start than from another one, but to find it you must first train
+#   the whole network.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`lecun1989obd` is Optimal Brain Damage; {cite:t}`hassibi1992obs` is Optimal Brain Surgeon.
-# - {cite:t}`dong2017learning` and {cite:t}`frantar2022optimal` take Optimal Brain Surgeon to single layers and to their rows.
-# - {cite:t}`frankle2019lottery` is the lottery ticket; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`lecun1989obd` introduced Optimal Brain Damage, and {cite:t}`hassibi1992obs` Optimal Brain Surgeon.
+# - {cite:t}`dong2017learning` and {cite:t}`frantar2022optimal` apply Optimal Brain Surgeon to single layers and to
+#   their rows.
+# - {cite:t}`frankle2019lottery` introduced lottery tickets; {cite:t}`berthelier2020survey` is the survey.

@@ -13,8 +13,12 @@
 # # Pruning and speed: sparse products, structured sparsity, smaller networks
 #
 # Is a pruned network faster?
-# Only if its zeros have a shape that the software can skip: a ResNet-8, a small residual network, that lost whole filters takes {mean}`pruning_speed.resnet8.shrunk_latency_ratio` the time of the dense one, but with the same filters set to zero it takes {mean}`pruning_speed.resnet8.masked_latency_ratio`.
-# Scattered zeros speed up the fully connected layers of AlexNet and VGG-16, two image classifiers, while AlexNet's convolutions take {mean}`pruning_speed.conv.sparse_latency_ratio` the time of dense ones.
+# Only if its zeros have a shape that the software can skip.
+# Without some of its filters, ResNet-8, a small residual network, takes
+# {mean}`pruning_speed.resnet8.shrunk_latency_ratio` its dense time; with the same filters set to zero, it takes
+# {mean}`pruning_speed.resnet8.masked_latency_ratio`.
+# Scattered zeros speed up the fully connected layers of AlexNet and VGG-16, two image classifiers, while AlexNet's
+# convolutions take {mean}`pruning_speed.conv.sparse_latency_ratio` the time of dense ones.
 #
 # ```{claims} pruning_speed
 # ```
@@ -69,25 +73,31 @@ def error(model):
 # (sec-granularity)=
 # ## Zeros of four shapes
 #
-# **The idea.** Removing single weights leaves *irregular* connections, and a machine that computes many products side by side gains nothing from a zero here and there.
-# {cite:t}`anwar2017structured` remove weights in shapes that the machine can skip: whole feature maps, whole kernels, and, inside the kernels, all but every s-th place.
-# This chapter measures time, so nothing else runs beside it, on one thread.
+# **The idea.** Removing single weights leaves *irregular* connections, and a machine that computes many products side
+# by side gains nothing from a zero here and there.
+# {cite:t}`anwar2017structured` remove weights in shapes that the machine can skip: whole feature maps, whole kernels,
+# and, inside the kernels, all but every s-th position.
+# This chapter measures time, so it runs alone on the machine, on one thread.
 #
-# **The formula.** A convolution with $C_i$ source maps, $C_o$ filters and $k \times k$ kernels is one matrix product: the *kernel matrix* times the *feature matrix*, which holds a patch of the input in each column.
-# Of the $k^2$ places of the kernels that read source map $i$, those at $o_i, o_i + s, o_i + 2s, \dots$ stay.
-# If all these kernels share the stride $s$ and the offset $o_i$, the same rows vanish for every output, and the product becomes
+# **The formula.** A convolution with $C_i$ source maps, $C_o$ filters and $k \times k$ kernels is one matrix product.
+# It multiplies the *kernel matrix* by the *feature matrix*, whose columns are patches of the input.
+# In the kernels that read source map $i$, only the positions $o_i, o_i + s, o_i + 2s, \dots$ of the $k^2$ stay.
+# If all these kernels share the stride $s$ and the offset $o_i$, the same rows vanish for every output, and the product
+# becomes
 #
 # $$ \underbrace{C_o \times \textstyle\sum_i n_i}_{\text{kernel matrix}} \;\cdot\; \underbrace{\textstyle\sum_i n_i \times HW}_{\text{feature matrix}}, \qquad n_i = \left\lceil \frac{k^2 - o_i}{s} \right\rceil. $$ (eq-lowered)
 #
-# Without strides, $n_i$ is $k^2$.
+# Here $n_i$ counts the rows that stay for map $i$; without strides it is $k^2$.
 #
-# **The code.** The masks of the strided level, and the product without the rows that no output needs:
+# **The code.** This makes the masks of the strided level, and computes the product without the rows that no output
+# needs:
 
 # %% tags=["remove-input"]
 figures.show_source(granularity.strided, granularity.LoweredConvolution.forward)
 
 # %% [markdown]
-# **An exact check.** The smaller product equals the masked convolution, and the two matrices shrink to the rows that the formula counts.
+# **An exact check.** The smaller product equals the masked convolution, and the two matrices shrink to the rows that
+# the formula counts.
 # If one filter chose other offsets than the rest, it would need the rows that the others skip.
 
 # %%
@@ -130,12 +140,15 @@ features = small.features(picture).numel() / (picture.numel() * 9)
 record("stride.feature_matrix_ratio", features, digits=2, exact=True)
 
 # %% [markdown]
-# With shared offsets {glue:text}`pruning_speed.stride.shared_offset_rows_pct` of the rows stay; with one filter that differs, {glue:text}`pruning_speed.stride.mixed_offset_rows_pct`.
-# The survey calls stride and offset "similar"; they have to be identical: {verdict}`C2.3-15`.
+# With shared offsets, {glue:text}`pruning_speed.stride.shared_offset_rows_pct` of the rows stay; with one filter that
+# differs, {glue:text}`pruning_speed.stride.mixed_offset_rows_pct` do.
+# The survey calls stride and offset "similar", but they have to be identical: {verdict}`C2.3-15`.
 #
-# **What a shape costs.** A small network of three convolutions is pruned at each level to the same number of multiply-adds, and retrained briefly.
-# What goes is chosen by magnitude, or at random.
-# The dense networks are trained on for as many epochs as the retraining takes, with the same options.
+# **What a shape costs.** We prune a small network of three convolutions at each level (single weights, kernels, strides
+# or feature maps) to the same number of
+# multiply-adds, and retrain it briefly.
+# The weights to remove are chosen by magnitude or at random.
+# The dense networks are trained on for as many epochs, with the same options.
 
 
 # %% tags=["hide-input"]
@@ -264,24 +277,33 @@ part = "more than half" if min(back) > 50 else "a part"
 evidence.phrase("pruning_speed.shape.part", part)
 
 # %% [markdown]
-# **What to see.** Scattered zeros cost little error and free nothing: after retraining {glue:text}`pruning_speed.shape.lowest` leave the lowest error and {glue:text}`pruning_speed.shape.highest` the highest, but single weights and kernels keep {mean}`pruning_speed.weight.rows_pct` and {mean}`pruning_speed.kernel.rows_pct` of the rows of the feature matrix in use.
-# Only strides and feature maps {finding}`make the matrices smaller | pruning_speed.stride.rows_pct < pruning_speed.kernel.rows_pct; pruning_speed.map.rows_pct < pruning_speed.kernel.rows_pct; pruning_speed.weight.rows_pct >= pruning_speed.kernel.rows_pct`, to {mean}`pruning_speed.stride.rows_pct` and {mean}`pruning_speed.map.rows_pct` of their rows: {verdict}`C2.3-62`.
-# Of the error that each shape chosen by magnitude adds, retraining takes back {glue:text}`pruning_speed.shape.part`; with strides, {mean}`pruning_speed.stride.magnitude_recovered_pct`.
+# **What to see.** Scattered zeros free nothing: single weights and kernels keep {mean}`pruning_speed.weight.rows_pct`
+# and {mean}`pruning_speed.kernel.rows_pct` of the rows of the feature matrix in use.
+# After retraining, {glue:text}`pruning_speed.shape.lowest` leave the lowest error and
+# {glue:text}`pruning_speed.shape.highest` the highest.
+# Only strides and feature maps
+# {finding}`make the matrices smaller | pruning_speed.stride.rows_pct < pruning_speed.kernel.rows_pct; pruning_speed.map.rows_pct < pruning_speed.kernel.rows_pct; pruning_speed.weight.rows_pct >= pruning_speed.kernel.rows_pct`,
+# to {mean}`pruning_speed.stride.rows_pct` and {mean}`pruning_speed.map.rows_pct` of their rows: {verdict}`C2.3-62`.
+# When magnitude chooses, retraining takes back {glue:text}`pruning_speed.shape.part` of the error that each shape adds;
+# with strides it takes back {mean}`pruning_speed.stride.magnitude_recovered_pct`.
 #
 # (sec-particle-filter)=
 # ## Which filters? A particle filter
 #
-# **The idea.** The survey calls Anwar's method similar to pruning by thresholds; the paper does not look at weights at all {cite:p}`anwar2017structured`: {verdict}`C2.3-17`.
-# It tries many masks at once, measures each on validation data, copies the good ones and changes the copies a little.
+# **The idea.** The survey calls the method of Anwar et al. similar to pruning by thresholds, but the paper does not
+# look at weights at all {cite:p}`anwar2017structured`: {verdict}`C2.3-17`.
+# Its particle filter tries many masks at once, measures each on validation data, copies the good ones and changes the
+# copies a little.
 #
-# **The formula.** With the misclassification rate $\mathrm{MCR}_n$ of the network under mask $n$, this mask is copied about $N w_n$ times,
+# **The formula.** Let $\mathrm{MCR}_n$ be the misclassification rate of the network under mask $n$, one of $N$ masks.
+# This mask is copied about $N w_n$ times, with
 #
 # $$ w_n = \frac{(1 - \mathrm{MCR}_n)^{1/T}}{\sum_j (1 - \mathrm{MCR}_j)^{1/T}}. $$ (eq-particles)
 #
-# The temperature $T$ spreads accuracies that lie close together.
+# The temperature $T$ spreads out accuracies that lie close together.
 # An evolutionary variant also crosses the copies.
 #
-# **The code.** The weights of the particles, the choice of copies, and the change that each copy undergoes:
+# **The code.** These functions weigh the particles, choose the copies, and change each copy:
 
 # %% tags=["remove-input"]
 figures.show_source(
@@ -289,7 +311,8 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **An exact check.** Of six channels keep three: there are only twenty masks, and the particle filter finds the best of them.
+# **An exact check.** There are only twenty ways to keep three of six channels, and the particle filter must find the
+# best of them:
 
 # %%
 value = torch.tensor([0.05, 0.22, 0.08, 0.2, 0.11, 0.3])
@@ -299,9 +322,9 @@ tiny = particle_filter.search(
 assert tiny.best.tolist() == [False, True, False, True, False, True]
 
 # %% [markdown]
-# **An experiment.** Half of the last convolution's filters go, without retraining.
-# The layers before the masked one are computed once for all masks.
-# The particle filter, its evolutionary variant and a random search measure the same number of masks each.
+# **An experiment.** We remove half of the last convolution's filters, without retraining.
+# The layers before it are computed once for all masks.
+# The particle filter, its evolutionary variant and a random search each measure the same number of masks.
 
 
 # %% tags=["hide-input"]
@@ -412,30 +435,36 @@ rows = [
 figures.table(rows, caption="Errors without half of the last convolution's filters")
 
 # %% [markdown]
-# **What to see.** The particle filter improves the masks that it carries, and the error of its best mask on test data is {glue:text}`pruning_speed.filter.better` than that of the best of as many random masks.
-# Searching pays, by either method: the filters of largest norm, for which nothing has to be searched, {finding}`leave the highest error | pruning_speed.norm.test_error_pct > pruning_speed.filter.test_error_pct; pruning_speed.norm.test_error_pct > pruning_speed.random.test_error_pct`, {mean}`pruning_speed.norm.test_error_pct`.
-# Of the filters that the search keeps, {mean}`pruning_speed.filter.same_as_norm_pct` are those that magnitude keeps; chance alone would give half.
+# **What to see.** The particle filter improves the masks that it carries.
+# On test data, the error of its best mask is {glue:text}`pruning_speed.filter.better` than that of the best of as many
+# random masks.
+# Either search pays off: the filters of largest norm, for which nothing has to be searched,
+# {finding}`leave the highest error | pruning_speed.norm.test_error_pct > pruning_speed.filter.test_error_pct; pruning_speed.norm.test_error_pct > pruning_speed.random.test_error_pct`,
+# {mean}`pruning_speed.norm.test_error_pct`.
+# Of the filters that the particle filter keeps, {mean}`pruning_speed.filter.same_as_norm_pct` are among those that
+# magnitude keeps; chance alone would give half.
 #
 # (sec-sparse-speed)=
 # ## Figure 4 again: sparse products
 #
-# **The idea.** Store only the nonzero weights, row by row, and multiply only these.
+# **The idea.** Store only the nonzero weights, row by row, and multiply only with these.
 #
-# **The formula.** At the density $\rho$, and with the rates $r$ at which each product does its multiply-adds,
+# **The formula.** Let $\rho$ be the density, and $r$ the rate at which each product does its multiply-adds. Then
 #
 # $$ \frac{t_{\text{sparse}}}{t_{\text{dense}}} = \rho\, \frac{r_{\text{dense}}}{r_{\text{sparse}}}, $$ (eq-break-even)
 #
-# so below the *break-even density* $\rho^* = r_{\text{sparse}} / r_{\text{dense}}$ sparse is faster.
+# so the sparse product is faster below the *break-even density* $\rho^* = r_{\text{sparse}} / r_{\text{dense}}$.
 # The survey's Figure 4 shows AlexNet and VGG "before and after pruning".
-# Its source measured the fully connected layers alone, one input at a time {cite:p}`han2016deep`.
+# Its source measured only the fully connected layers, one input at a time {cite:p}`han2016deep`.
 #
-# **The code.** Two sparse products, scipy's and torch's; a convolution is first written as a product of matrices:
+# **The code.** We use two sparse products, scipy's and torch's; a convolution is first written as a product of
+# matrices:
 
 # %% tags=["remove-input"]
 figures.show_source(sparse_speed.products)
 
 # %% [markdown]
-# **An exact check.** All three products give the same outputs, and the layer has the density that was asked for.
+# **An exact check.** All three products must give the same outputs, and the layer must have the requested density:
 
 # %%
 thin = sparse_speed.thinned(nn.Linear(300, 200), density=0.1, seed=0)
@@ -444,11 +473,13 @@ assert all(torch.allclose(results[0], result, atol=1e-5) for result in results)
 assert abs(thin.weight.count_nonzero() / thin.weight.numel() - 0.1) < 0.01
 
 # %% [markdown]
-# **The experiment.** The layers of AlexNet and VGG-16 get zeros at random places.
-# The shares kept are those of {cite:t}`han2015learning`, in AlexNet a third or more of the convolutions' weights and about a tenth of the fully connected ones.
-# VGG-16's last layer has the shape of AlexNet's, and here its density.
-# All sides of the weights are divided by {glue:text}`pruning_speed.shapes.scale` (1: the true shapes).
-# The faster of the two sparse products counts.
+# **The experiment.** The layers of AlexNet and VGG-16 get zeros at random positions.
+# The shares kept are those of {cite:t}`han2015learning`: in AlexNet a third or more of the convolutions' weights, and
+# about a tenth of those of the fully connected layers.
+# VGG-16's last layer has the same shape as AlexNet's, and gets the same density here.
+# All sides of the weight matrices are divided by {glue:text}`pruning_speed.shapes.scale`, where 1 means the true
+# shapes.
+# Of the two sparse products, the faster one counts.
 
 # %% tags=["hide-input"]
 races, shapes, kernels = {}, sparse_speed.LINEAR, sparse_speed.CONVOLUTIONS
@@ -543,17 +574,31 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Scattered zeros pay in the fully connected layers and not in convolutions: with {glue:text}`pruning_speed.fc.multiply_adds_ratio` of the multiply-adds the fully connected layers take {glue:text}`pruning_speed.fc.batch1_latency_ratio` the time for one input (geometric mean).
-# A dense layer with one input has to read all of its weights from memory, and a sparse one reads fewer.
-# In a batch each weight is used many times. Of the layers that are timed both ways, a batch {glue:text}`pruning_speed.fc.batch_word`: they take {glue:text}`pruning_speed.fc.batched_latency_ratio` the time with a batch and {glue:text}`pruning_speed.fc.batch1_of_batched_latency_ratio` for one input.
-# The source reports three times the speed on average for one input on a CPU, and no advantage in a batch {cite:p}`han2016deep`.
-# Convolutions use each weight many times even for one input: AlexNet's five, with {glue:text}`pruning_speed.conv.multiply_adds_ratio` of the multiply-adds, take {glue:text}`pruning_speed.conv.sparse_latency_ratio` the time.
-# One core computes in parallel as well, on vectors of many numbers, and irregular zeros leave them half empty.
-# Both sparse products are those of general libraries; a program written for one layer can do better.
-# The survey's sentences: {verdict}`C2.3-13`, {verdict}`C2.3-61` and {verdict}`C2.3-27`; GPU and TK1, {verdict}`C2.3-60`.
+# **What to see.** Scattered zeros save time in the fully connected layers and not in convolutions.
+# With {glue:text}`pruning_speed.fc.multiply_adds_ratio` the multiply-adds, the fully connected layers take
+# {glue:text}`pruning_speed.fc.batch1_latency_ratio` the time for one input (geometric mean).
+# A dense layer has to read all of its weights from memory for a single input, and a sparse one reads fewer.
+# In a batch, each weight is used many times.
+# Among the layers that are timed both ways, a batch {glue:text}`pruning_speed.fc.batch_word`: they take
+# {glue:text}`pruning_speed.fc.batched_latency_ratio` the dense time with a batch and
+# {glue:text}`pruning_speed.fc.batch1_of_batched_latency_ratio` for one input.
+# The source reports a threefold speed on average for one input on a CPU, and no advantage in a batch
+# {cite:p}`han2016deep`.
+# Convolutions use each weight many times even for one input: AlexNet's five, with
+# {glue:text}`pruning_speed.conv.multiply_adds_ratio` the multiply-adds, take
+# {glue:text}`pruning_speed.conv.sparse_latency_ratio` the time.
+# Even one core computes in parallel, on vectors of many numbers, and irregular zeros leave these vectors half empty.
+# Both sparse products come from general libraries; code written for one layer can do better.
+# The survey says that pruning makes connections irregular ({verdict}`C2.3-13`) and that this is inefficient in parallel
+# ({verdict}`C2.3-61`).
+# Its Figure 4 compares speeds before and after pruning on a CPU ({verdict}`C2.3-27`), on a GPU and on a mobile GPU
+# ({verdict}`C2.3-60`).
 #
-# **Whole networks.** The convolutions do nearly all multiply-adds; the fully connected layers do {glue:text}`pruning_speed.alexnet.fully_connected_multiply_adds_pct` of AlexNet's and {glue:text}`pruning_speed.vgg16.fully_connected_multiply_adds_pct` of VGG-16's.
-# AlexNet's time is the sum over its layers; of VGG-16 one convolution is measured, and we assume that the others run at its rate.
+# **Whole networks.** The convolutions do nearly all multiply-adds; the fully connected layers do
+# {glue:text}`pruning_speed.alexnet.fully_connected_multiply_adds_pct` of AlexNet's and
+# {glue:text}`pruning_speed.vgg16.fully_connected_multiply_adds_pct` of VGG-16's.
+# AlexNet's time is the sum over its layers.
+# Of VGG-16's convolutions we measure one, and assume that the others run at its rate.
 
 # %% tags=["hide-input"]
 whole, groups = {}, {"alexnet": list(kernels)[:5], "vgg16": ["VGG-16 conv5"]}
@@ -594,9 +639,9 @@ rows = [
 figures.table(rows, caption="Time for one input, relative to the dense network")
 
 # %% [markdown]
-# **What to see.** Making every layer sparse slows both networks down; it pays to choose for each layer.
+# **What to see.** Making every layer sparse slows both networks down, so choose the form of each layer separately.
 #
-# **How sparse is sparse enough?** One square matrix at several densities:
+# **How sparse is sparse enough?** We time one square matrix at several densities:
 
 # %%
 densities = [0.01, 0.03, 0.1, 0.3, 1.0]
@@ -635,14 +680,17 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** A matrix must lose {glue:text}`pruning_speed.sweep.must_lose` of its weights or more before a sparse product gains: the lines reach 1 at {glue:text}`pruning_speed.sweep.batch1_latency_break_even_pct` of the weights for one input and at {glue:text}`pruning_speed.sweep.batched_latency_break_even_pct` for a batch.
+# **What to see.** A matrix must lose {glue:text}`pruning_speed.sweep.must_lose` of its weights or more before a sparse
+# product gains.
+# The lines cross the dense time at {glue:text}`pruning_speed.sweep.batch1_latency_break_even_pct` of the weights for
+# one input and at {glue:text}`pruning_speed.sweep.batched_latency_break_even_pct` for a batch.
 # Speed thus depends on the sparsity: {verdict}`C2.3-42`.
 #
 # (sec-shrunk)=
 # ## Whole filters: a smaller network
 #
 # A network from which filters are physically removed is dense, and every library computes it well.
-# But libraries work on blocks of channels, so not every channel that goes saves time.
+# But libraries work on blocks of channels, so not every removed channel saves time.
 # We time one convolution with as many filters as source maps, for every width:
 
 # %%
@@ -689,11 +737,12 @@ evidence.phrase("pruning_speed.stairs.at", f"{at} to {at + 1}")
 evidence.phrase("pruning_speed.stairs.jump", f"{100 * jumps[at]:.0f} %")
 
 # %% [markdown]
-# **What to see.** Time rises in steps, so pruning should leave a multiple of eight channels: going from {glue:text}`pruning_speed.stairs.at` channels adds {glue:text}`pruning_speed.stairs.jump` to the time.
+# **What to see.** Time rises in steps, so pruning should leave a multiple of eight channels: going from
+# {glue:text}`pruning_speed.stairs.at` channels adds {glue:text}`pruning_speed.stairs.jump` to the time.
 #
 # Two residual networks lose the filters of least magnitude, once without and once with rounding to multiples of eight.
-# In a third copy of ResNet-8 the filters are zero but still there.
-# All have their channels last in memory, as in training.
+# A third copy of ResNet-8 keeps these filters, but they are zero.
+# All networks store their channels last in memory, as in training.
 
 # %% tags=["hide-input"]
 cut = 5 / 16  # of the filters of every layer: just under half of the work is left
@@ -744,17 +793,26 @@ less = all(t > share for _, k, share, t in rows if k == "shrunk")
 evidence.phrase("pruning_speed.shrunk.falls", "less than" if less else "as much as")
 
 # %% [markdown]
-# **What to see.** Filters that are gone save time, and filters that are only zero save none: {glue:text}`pruning_speed.resnet8.shrunk_latency_ratio` against {glue:text}`pruning_speed.resnet8.masked_latency_ratio` the time of the dense ResNet-8.
-# Time falls {glue:text}`pruning_speed.shrunk.falls` work: {glue:text}`pruning_speed.resnet8.shrunk_multiply_adds_ratio` the multiply-adds are left without the filters, and with zeros in their place {glue:text}`pruning_speed.resnet8.masked_multiply_adds_ratio`.
+# **What to see.** Removed filters save time, while zeroed filters are still computed:
+# {glue:text}`pruning_speed.resnet8.shrunk_latency_ratio` against
+# {glue:text}`pruning_speed.resnet8.masked_latency_ratio` the time of the dense ResNet-8.
+# Time falls {glue:text}`pruning_speed.shrunk.falls` the multiply-adds:
+# {glue:text}`pruning_speed.resnet8.shrunk_multiply_adds_ratio` of them are left without the filters, and
+# {glue:text}`pruning_speed.resnet8.masked_multiply_adds_ratio` with zeros in their place.
 # Keeping multiples of eight filters is faster than keeping any number in {glue:text}`pruning_speed.shrunk.rounding`.
 # The survey says that pruned models are faster {cite:p}`berthelier2020survey`: {verdict}`C2.3-41`.
 #
 # ## Where it breaks
 #
-# **Not sparse enough.** The last fully connected layer keeps a quarter of its weights, but not a quarter of its time: it takes {glue:text}`pruning_speed.fc8.batch1_latency_ratio` the time of the dense one for one input and {glue:text}`pruning_speed.fc8.batched_latency_ratio` with a batch.
-# A batch thus takes {glue:text}`pruning_speed.fc8.latency_to_work_ratio` as long as its multiply-adds promise, and AlexNet's convolutions {glue:text}`pruning_speed.conv.latency_to_work_ratio` ({verdict}`C4-01`).
+# **Not sparse enough.** The last fully connected layer keeps a quarter of its weights, but its time does not fall to a
+# quarter.
+# Its sparse product takes {glue:text}`pruning_speed.fc8.batch1_latency_ratio` the dense time for one input and
+# {glue:text}`pruning_speed.fc8.batched_latency_ratio` with a batch.
+# So a batch takes {glue:text}`pruning_speed.fc8.latency_to_work_ratio` as long as its multiply-adds promise, and
+# AlexNet's convolutions take {glue:text}`pruning_speed.conv.latency_to_work_ratio` ({verdict}`C4-01`).
 #
-# **The wrong rival.** Strides make both matrices smaller, but a library's convolution need not write a feature matrix at all.
+# **The wrong rival.** Strides make both matrices smaller, but a library's convolution need not write a feature matrix
+# at all.
 # We time one layer as a product of matrices, with and without strides, against the library's own convolution.
 
 # %%
@@ -771,12 +829,14 @@ for key, rival in (("strided", "lowered"), ("library", "library")):
     record(f"lowered.{key}_latency_ratio", taken, digits=2)
 
 # %% [markdown]
-# With strides the product takes {glue:text}`pruning_speed.lowered.strided_latency_ratio` the time of the full product, and {glue:text}`pruning_speed.lowered.library_latency_ratio` that of the library's convolution.
-# A speed-up means little until its rival is named.
+# With strides, the product takes {glue:text}`pruning_speed.lowered.strided_latency_ratio` the time of the full product,
+# and {glue:text}`pruning_speed.lowered.library_latency_ratio` that of the library's convolution.
+# A speed-up says little unless it names what it is compared with.
 #
 # ## Exercises
 #
-# 1. How many places of a kernel of five by five stay with a stride of 3, for each offset? Check the formula against masks.
+# 1. How many positions of a five-by-five kernel stay with a stride of 3, for each offset? Check the formula against
+#    masks.
 
 # %% tags=["hide-cell"]
 counts = []
@@ -792,7 +852,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. A layer takes a third of a network's time and keeps a tenth of its weights. How much faster can its sparse product make the network, with the larger of the break-even densities above? And if the layer took no time at all?
+# 2. A layer takes a third of a network's time and keeps a tenth of its weights. How much faster can its sparse product
+#    make the network, with the larger of the break-even densities above? And if the layer took no time at all?
 
 # %% tags=["hide-cell"]
 part = min(1, 0.1 / max(even.values()))  # of the layer's time, by the formula
@@ -811,6 +872,8 @@ evidence.answer(
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`anwar2017structured` has the shapes and the particle filter; {cite:t}`han2016deep` the measurements of the survey's Figure 4.
-# - {cite:t}`han2015learning` has the densities; {cite:t}`krizhevsky2012imagenet`, {cite:t}`simonyan2015very` and {cite:t}`he2016deep` the networks.
+# - {cite:t}`anwar2017structured` introduced the shapes and the particle filter; {cite:t}`han2016deep` made the
+#   measurements of the survey's Figure 4.
+# - The densities come from {cite:t}`han2015learning`, the networks from {cite:t}`krizhevsky2012imagenet`,
+#   {cite:t}`simonyan2015very` and {cite:t}`he2016deep`.
 # - {cite:t}`berthelier2020survey` is the survey.

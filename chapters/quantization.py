@@ -11,9 +11,11 @@
 # # Quantization: Deep Compression
 #
 # How small can the file of a trained network get before its answers get worse?
-# Deep Compression prunes the network, lets the weights that are left share a few values, and stores them with Huffman codes.
-# It made the file of LeNet-300-100, a small digit classifier with two hidden layers, {mean}`quantization.lenet300.file_ratio 0` {finding}`smaller | quantization.lenet300.file_ratio > 15`.
-# The error is {glue:text}`quantization.lenet300.outcome` that of the dense network if both are trained for as long.
+# Deep Compression prunes the network, lets the remaining weights share a few values, and stores them with Huffman
+# codes.
+# It makes the file of LeNet-300-100, a small digit classifier, {mean}`quantization.lenet300.file_ratio 0`
+# {finding}`smaller | quantization.lenet300.file_ratio > 15`, with an error {glue:text}`quantization.lenet300.outcome`
+# that of a dense network trained for as long.
 #
 # ```{claims} quantization
 # ```
@@ -78,11 +80,15 @@ def against(found, rival):
 
 
 # %% [markdown]
-# **A baseline.** Two networks for digits {cite:p}`lecun1998gradient`, each trained, and then pruned and retrained as in the [chapter on pruning](pruning.py): LeNet-300-100, and LeNet-5, which has two convolutions.
+# **A baseline.** We compress two digit classifiers {cite:p}`lecun1998gradient`: LeNet-300-100, which has two hidden
+# layers, and LeNet-5, which has two convolutions.
+# Both are trained, and then pruned and retrained as in the [chapter on pruning](pruning.py).
 # [Another chapter](quantization_sharing.py) measures ways of sharing values without pruning, k-means among them.
 #
-# A pruned network has been trained for longer than the dense one it came from, and training longer helps dense networks as well.
-# So we compare with the dense network *trained on*: for as many epochs as pruning and sharing take, from the same start, with the same learning rates.
+# A pruned network has been trained for longer than the dense one it came from, and longer training helps dense
+# networks, too.
+# So we compare with the dense network *trained on*: from the same start, for as many epochs as pruning and sharing
+# take, with the same learning rates.
 
 
 # %%
@@ -154,21 +160,23 @@ figures.table(
 # (sec-deep-compression)=
 # ## Deep Compression: prune, share, code
 #
-# **The idea.** Three stages, each of which makes the next one easier {cite:p}`han2016deep`.
-# Pruning leaves few weights.
-# These share a few values, so each weight needs only the number of its value; and the values are trained further.
-# Last, frequent numbers get short codes.
+# **The idea.** Deep Compression has three stages, and each makes the next one easier {cite:p}`han2016deep`.
+# First, pruning leaves few weights.
+# Second, these weights share a few values: each weight stores only the index of its value, and the values are trained
+# further.
+# Third, frequent indices get short codes.
 #
 # The networks above have passed the first stage.
 #
 # ### Stage two: shared values that are trained
 #
 # **The formula.** The weight $W_{ij} = C_{I_{ij}}$ is entry $I_{ij}$ of a table $C$, the *codebook*.
-# With the numbers $I$ fixed, the gradient of an entry is a sum over all weights that share it,
+# With the indices $I$ fixed, the gradient of the loss $L$ with respect to an entry is a sum over all weights that share
+# it,
 #
 # $$ \frac{\partial L}{\partial C_k} = \sum_{ij} \frac{\partial L}{\partial W_{ij}}\, \mathbb 1(I_{ij} = k) . $$ (eq-centroid)
 #
-# **The code.** Looking up a table has exactly this gradient, so automatic differentiation does the rest:
+# **The code.** A table lookup has exactly this gradient, so automatic differentiation does the rest:
 
 # %% tags=["remove-input"]
 figures.show_source(deep_compression.PrunedSharedWeight)
@@ -190,9 +198,12 @@ by_cluster = torch.zeros(len(form.original)).index_add(0, form[0].codes, moved)
 torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 
 # %% [markdown]
-# **An experiment.** k-means finds the shared values, but where should it start?
-# The authors prefer values that are evenly spaced ("linear"), because these represent the few large weights best {cite:p}`han2016deep`.
-# We try all their starts with only three values per layer, where the choice matters most.
+# **An experiment.** k-means finds the shared values: it groups the weights around a few centers and moves each center
+# to the mean of its group.
+# Where should the centers start?
+# The authors prefer evenly spaced values ("linear"), because these represent the few large weights best
+# {cite:p}`han2016deep`.
+# We try all three of their starts with only three values per layer, where the choice matters most.
 
 # %%
 starts = {}
@@ -232,16 +243,20 @@ place = "ends best" if first == "linear" else "does not end best"
 evidence.phrase("quantization.start.linear", place)
 
 # %% [markdown]
-# **What to see.** How much the start matters is the spread between the three: {mean}`quantization.start.shared_spread_points` before the values are trained, and {mean}`quantization.start.trained_spread_points` after it.
+# **What to see.** Training the shared values
+# {finding}`lowers the error | quantization.start.trained_error_pct < quantization.start.shared_error_pct`: the mean
+# over the three starts goes from {mean}`quantization.start.shared_error_pct` to
+# {mean}`quantization.start.trained_error_pct`.
+# The errors of the three starts differ by {mean}`quantization.start.shared_spread_points` before this training, and by
+# {mean}`quantization.start.trained_spread_points` after it.
 # The linear start {glue:text}`quantization.start.linear` here.
-# Training the values {finding}`lowers the error | quantization.start.trained_error_pct < quantization.start.shared_error_pct`, over all starts from {mean}`quantization.start.shared_error_pct` to {mean}`quantization.start.trained_error_pct`.
-# So k-means is more than the "trivial" step that the survey sees in it: {verdict}`C2.4-08`.
+# The survey calls this quantization by k-means "trivial", and our measurements say {verdict}`C2.4-08`.
 #
 # ### Places as gaps
 #
-# **The idea.** A file must also say where the weights that are left belong.
-# It stores the distance from each one to the next in $g$ bits.
-# Where the distance does not fit, it adds a *filler*: a weight of value zero, $2^g$ places on.
+# **The idea.** A file must also say where the remaining weights belong.
+# For each weight it stores the *gap*, the distance from the weight before, in $g$ bits.
+# If a gap is too long for $g$ bits, the file adds a *filler*: a weight of value zero, $2^g$ places on.
 #
 # **The code.**
 
@@ -249,7 +264,8 @@ evidence.phrase("quantization.start.linear", place)
 figures.show_source(gaps.encode)
 
 # %% [markdown]
-# **An exact check.** Weights at places 0, 1, 9 and 40, with gaps of three bits: the long gap needs fillers, and all places come back.
+# **An exact check.** We store the places of four weights, with three bits per gap.
+# One gap is so long that it needs fillers, and all four places come back.
 
 # %%
 places = np.array([0, 1, 9, 40])
@@ -259,7 +275,7 @@ assert gaps.positions(fields)[kept_here].tolist() == places.tolist()
 
 # %% [markdown]
 # **An experiment.** How many bits should a gap have?
-# Short gaps need many fillers, long ones waste bits.
+# If the field for a gap is narrow, many fillers are needed; if it is wide, most gaps waste bits.
 
 # %%
 widths = range(2, 11)
@@ -296,26 +312,30 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Codes of one length have a width that suits them: {finding}`both shorter and longer gaps make the file larger | quantization.gaps.fixed_shortest_ratio > 1; quantization.gaps.fixed_longest_ratio > 1`.
-# With Huffman codes, which come next, a width that is too large {finding}`does little harm | quantization.gaps.huffman_longest_ratio < 1.05`: rare long gaps get long codes.
+# **What to see.** With codes of one length, one width is best:
+# {finding}`both narrower and wider fields make the file larger | quantization.gaps.fixed_shortest_ratio > 1; quantization.gaps.fixed_longest_ratio > 1`.
+# With Huffman codes, which come next, a field that is too wide
+# {finding}`does little harm | quantization.gaps.huffman_longest_ratio < 1.05`: only the rare long gaps get long codes.
 #
 # ### Stage three: Huffman's code
 #
 # **The idea.** Give frequent symbols short codewords {cite:p}`huffman1952method`.
-# Merge the two rarest symbols into one, and repeat; the length of a symbol's word is its depth in the tree that results.
+# To find them, merge the two rarest symbols into one, and repeat.
+# The merges form a tree, and the depth of a symbol in this tree is the length of its codeword.
 #
-# **The formula.** No code with one word per symbol is shorter.
-# Its mean length $\bar L$ is within one bit of the entropy $H$ of the symbols' shares $p_i$:
+# **The formula.** No code with one word per symbol is shorter on average.
+# The mean length $\bar L$ is within one bit of the entropy $H$ of the symbols' shares $p_i$:
 #
 # $$ H = \sum_i p_i \log_2 \frac{1}{p_i} \;\le\; \bar L \;<\; H + 1 . $$ (eq-entropy)
 #
-# **The code.** The words follow from their lengths, so a file needs to hold only the lengths.
+# **The code.** The codewords follow from their lengths, so a file stores only the lengths.
 
 # %% tags=["remove-input"]
 figures.show_source(coders.code_lengths)
 
 # %% [markdown]
-# **An exact check.** One of five symbols makes up half of the text, and all shares are powers of a half: the code reaches the entropy.
+# **An exact check.** If all shares are powers of one half, Huffman's code reaches the entropy.
+# Here one of five symbols makes up half of the text.
 
 # %%
 text = np.array([0] * 16 + [1] * 8 + [2] * 4 + [3] * 2 + [4] * 2)
@@ -328,7 +348,8 @@ assert coders.unhuffman(content, len(text), lengths).tolist() == text.tolist()
 # %% [markdown]
 # ### All stages together
 #
-# We share the values of the pruned networks, train them for a few epochs, write a file, and read it back into a new network, which must compute the same.
+# We let the weights of the pruned networks share values, train these values for a few epochs, and write a file.
+# We read it back into a new network, which must compute the same.
 
 
 # %%
@@ -386,11 +407,17 @@ for name, label, compressed, build in (
 figures.table(rows, caption="Deep Compression: size of the file and test error")
 
 # %% [markdown]
-# **What to see.** Both files are about one fiftieth of the floats.
-# The error of LeNet-300-100 is {glue:text}`quantization.lenet300.outcome` that of the dense network trained on, and that of LeNet-5 is {glue:text}`quantization.lenet5.outcome` that of its own.
-# Dense and compressed networks had equal training: LeNet-300-100 {mean}`quantization.lenet300.start_epochs` epochs and then {mean}`quantization.lenet300.further_epochs`, LeNet-5 {mean}`quantization.lenet5.start_epochs` and {mean}`quantization.lenet5.further_epochs`.
-# {cite:t}`han2016deep` report 40 times for LeNet-300-100 at an error of 1.58 %, and 39 times for LeNet-5 at 0.74 %.
-# The survey gives the figures of the first network, 32 times without and 40 times with Huffman coding, to "a LeNet5-like network" {cite:p}`berthelier2020survey`.
+# **What to see.** Both files have about one fiftieth of the bytes of the float networks.
+# The error of LeNet-300-100 is {glue:text}`quantization.lenet300.outcome` that of its dense network trained on.
+# The error of LeNet-5 is {glue:text}`quantization.lenet5.outcome` that of its own dense network.
+# Dense and compressed networks had equal training.
+# LeNet-300-100 trained for {mean}`quantization.lenet300.start_epochs` epochs and then for another
+# {mean}`quantization.lenet300.further_epochs`.
+# LeNet-5 trained for {mean}`quantization.lenet5.start_epochs` epochs and then for another
+# {mean}`quantization.lenet5.further_epochs`.
+# {cite:t}`han2016deep` report a file 40 times smaller for LeNet-300-100, at an error of 1.58 %.
+# For LeNet-5 they report 39 times, at an error of 0.74 % {cite:p}`han2016deep`.
+# The survey ascribes the results of LeNet-300-100, 32 times without and 40 times with Huffman coding, to "a LeNet5-like network" {cite:p}`berthelier2020survey`.
 
 # %% tags=["remove-input"]
 named = {"LeNet-300-100": compressed300[0], "LeNet-5": compressed5[0]}
@@ -415,15 +442,22 @@ for name, networks in (("lenet300", compressed300), ("lenet5", compressed5)):
     record(f"{name}.over_entropy_pct", excess, digits=1)
 
 # %% [markdown]
-# **What to see.** Huffman's code takes {finding}`hardly more bits | quantization.lenet300.over_entropy_pct < 5; quantization.lenet5.over_entropy_pct < 5` than the entropy, the least that any code with one word per symbol can take: {mean}`quantization.lenet300.over_entropy_pct` more for LeNet-300-100 and {mean}`quantization.lenet5.over_entropy_pct` for LeNet-5.
-# In their tables, {cite:t}`han2016deep` have 4.4 bits per code and 3.7 bits per gap for the first layer of LeNet-300-100.
-# One entry must be an error: for a layer of LeNet-5 it lists 5.2 bits after coding, more than the 5 bits without coding {cite:p}`han2016deep`.
-# Its totals do not follow from its rows either: those of LeNet-5 give 36.6 times and not 39 {cite:p}`han2016deep`.
+# **What to see.** Huffman's code takes
+# {finding}`hardly more bits | quantization.lenet300.over_entropy_pct < 5; quantization.lenet5.over_entropy_pct < 5`
+# than the entropy, the least that any code with one word per symbol can take.
+# The excess is {mean}`quantization.lenet300.over_entropy_pct` for LeNet-300-100 and
+# {mean}`quantization.lenet5.over_entropy_pct` for LeNet-5.
+# For the first layer of LeNet-300-100, {cite:t}`han2016deep` list 4.4 bits per code and 3.7 bits per gap.
+# One entry of their tables must be an error: for a layer of LeNet-5 they list 5.2 bits after coding, more than the 5 bits without coding {cite:p}`han2016deep`.
+# The totals do not follow from the rows either: the rows of LeNet-5 give 36.6 times and not 39 {cite:p}`han2016deep`.
 #
 # ### Four ways to count
 #
 # The literature calls four different numbers a compression ratio, and compares them with each other.
-# Here they are for the same networks: count only the weights that are not zero; count codes and gaps of one length, and the codebook; count the lengths of Huffman's words; or weigh the file.
+# The first counts only the weights that are not zero.
+# The second counts the bits of codes and gaps of one length, and the codebook.
+# The third does the same with the lengths of Huffman's codewords, and the fourth is the size of the whole file.
+# We compute all four for the same networks.
 
 # %% tags=["hide-input"]
 words = {
@@ -456,16 +490,22 @@ for label, name, compressed in zip(
 figures.table(rows, caption="The same networks, four compression ratios")
 
 # %% [markdown]
-# **What to see.** By one count the same network is compressed about four times as much as by another, and only the bytes of the file are what a device stores.
-# They include the biases, the codebooks, the code tables and a checksum, which the line above leaves out.
-# Huffman's code alone makes the files {finding}`smaller | quantization.lenet300.huffman_gain_ratio > 1; quantization.lenet5.huffman_gain_ratio > 1`: {mean}`quantization.lenet300.huffman_gain_ratio` for LeNet-300-100 and {mean}`quantization.lenet5.huffman_gain_ratio` for LeNet-5.
+# **What to see.** By one count the same network is compressed about four times as much as by another.
+# Only the bytes of the file tell what a device has to store.
+# They include the biases, the code tables and a checksum, which the count above them leaves out.
+# Huffman's code alone makes the files
+# {finding}`smaller | quantization.lenet300.huffman_gain_ratio > 1; quantization.lenet5.huffman_gain_ratio > 1`:
+# {mean}`quantization.lenet300.huffman_gain_ratio` for LeNet-300-100 and {mean}`quantization.lenet5.huffman_gain_ratio`
+# for LeNet-5.
 #
 # ## Prune, share, or both
 #
-# We prune alone, share alone, or do both.
-# Sharing alone starts from the dense networks that were trained on, the other two from the pruned ones, so all had about as much training.
+# Does it take both stages? We prune alone, share alone, and do both.
+# Sharing alone starts from the dense networks that were trained on, and the other two start from the pruned networks,
+# so all had about as much training.
 # Nothing is trained after the last step, and every size is that of a file with Huffman codes.
-# Of each curve and for each network, we choose the smallest file whose *validation* error is at most one point above that of the dense network trained on.
+# For each way and each network, we choose the smallest file whose *validation* error is at most one point above that of
+# the dense network trained on.
 
 
 # %%
@@ -564,9 +604,14 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Pruning and sharing work {finding}`better together | quantization.both.within_point_ratio > quantization.prune.within_point_ratio; quantization.both.within_point_ratio > quantization.share.within_point_ratio` than either alone.
-# Within one point of the dense validation error, pruning makes the file {mean}`quantization.prune.within_point_ratio 0` {finding}`smaller | quantization.prune.within_point_ratio > 1; quantization.share.within_point_ratio > 1`, sharing {mean}`quantization.share.within_point_ratio 0`, and both {mean}`quantization.both.within_point_ratio 0`.
-# The test error of the last is {mean}`quantization.both.within_point_error_pct`, that of the dense network {mean}`quantization.lenet300.trained_on_error_pct`.
+# **What to see.** Pruning and sharing work
+# {finding}`better together | quantization.both.within_point_ratio > quantization.prune.within_point_ratio; quantization.both.within_point_ratio > quantization.share.within_point_ratio`
+# than either alone.
+# Within one point of the dense validation error, pruning makes the file {mean}`quantization.prune.within_point_ratio 0`
+# {finding}`smaller | quantization.prune.within_point_ratio > 1; quantization.share.within_point_ratio > 1`, sharing
+# {mean}`quantization.share.within_point_ratio 0`, and both {mean}`quantization.both.within_point_ratio 0`.
+# With both, the test error is {mean}`quantization.both.within_point_error_pct`; the dense network has
+# {mean}`quantization.lenet300.trained_on_error_pct`.
 #
 # ## What it does not save: time
 
@@ -597,11 +642,15 @@ figures.table(
 )
 
 # %% [markdown]
-# None of this saves time: the number of multiply-adds does not change, and rebuilding the weight from its codes at every use takes time of its own.
+# None of this saves time: the number of multiply-adds does not change, and rebuilding the weights from their codes at
+# every use takes time of its own.
 #
-# **Is a sparse network slower?** Table 1 of the survey says that quantization is considerably slower "if the model is too sparse" {cite:p}`berthelier2020survey`.
-# We time two networks with shared values, one dense and one pruned: as above, and with a product that reads the codes.
-# It adds up the inputs that belong to each shared value, and multiplies once for each of them.
+# **Is a sparse network slower?** Table 1 of the survey says that quantization is considerably slower "if the model is
+# too sparse" {cite:p}`berthelier2020survey`.
+# We time two networks with shared values, one dense and one pruned, in two ways.
+# The first rebuilds each weight, as above.
+# The second computes with the codes: it adds up the inputs that belong to each shared value, and multiplies each sum
+# once.
 
 # %%
 rebuilt = latency["Deep Compression"].median / latency["16 shared values"].median
@@ -637,14 +686,20 @@ record("sparse.rebuilt_latency_ratio", rebuilt, digits=2)
 record("sparse.by_codes_latency_ratio", summed, digits=2)
 
 # %% [markdown]
-# If each weight is rebuilt, the sparse network takes {mean}`quantization.sparse.rebuilt_latency_ratio` of the dense one's time, and its first layer {mean}`quantization.sparse.by_codes_latency_ratio` with the product by codes.
-# The survey's cell: {verdict}`C2.4-23`.
+# If each weight is rebuilt, the sparse network takes {mean}`quantization.sparse.rebuilt_latency_ratio` the time of the
+# dense one.
+# If the product works with the codes, the first layer of the sparse network takes
+# {mean}`quantization.sparse.by_codes_latency_ratio` the time of the dense one.
+# Our verdict on this sentence of the survey: {verdict}`C2.4-23`.
 #
 # ## Or build it small
 #
-# Compression is not the only way to a small network: one can also be designed small.
-# The survey closes with SqueezeNet, an image classifier that is said to be as accurate as AlexNet {cite:p}`krizhevsky2012imagenet` and fifty times smaller {cite:p}`berthelier2020survey`.
-# We count weights and multiply-adds of these and of three later networks, among them ResNet-18 {cite:p}`he2016deep` and MobileNetV2 {cite:p}`sandler2018mobilenet`; the accuracies on ImageNet are those that torchvision publishes with its weights.
+# Compression is not the only way to a small network: a network can also be designed to be small.
+# The survey closes with SqueezeNet, an image classifier that is said to be as accurate as AlexNet
+# {cite:p}`krizhevsky2012imagenet` and fifty times smaller {cite:p}`berthelier2020survey`.
+# We count the weights and multiply-adds of these two and of three later networks, among them ResNet-18
+# {cite:p}`he2016deep` and MobileNetV2 {cite:p}`sandler2018mobilenet`.
+# The accuracies on ImageNet are those that torchvision publishes with its weights.
 
 # %% tags=["hide-input"]
 from lib.vision import torchvision
@@ -693,15 +748,22 @@ for name, rival in (
     record(f"{of}.accuracy_gain_points", gain, exact=True)
 
 # %% [markdown]
-# **What to see.** SqueezeNet has {mean}`quantization.squeezenet.fewer_weights_ratio 0` {finding}`fewer weights | quantization.squeezenet.fewer_weights_ratio > 45` than AlexNet and is {finding}`no less accurate | quantization.squeezenet.accuracy_gain_points >= 0`, but it takes {finding}`more multiply-adds | quantization.squeezenet.fewer_multiply_adds_ratio < 1`: a small network need not be a fast one.
-# MobileNetV2 and ShuffleNetV2 are built for both: {finding}`fewer than half of the weights and of the multiply-adds | quantization.mobilenet.fewer_weights_ratio > 2; quantization.mobilenet.fewer_multiply_adds_ratio > 2; quantization.shufflenet.fewer_weights_ratio > 2; quantization.shufflenet.fewer_multiply_adds_ratio > 2` of ResNet-18 at about its accuracy.
-# These accuracies come from training recipes that differ, so they do not tell what the architecture alone is worth.
-# The survey's sentences: SqueezeNet {verdict}`C4-09`, MobileNet and ShuffleNet {verdict}`C4-11`.
+# **What to see.** SqueezeNet has {mean}`quantization.squeezenet.fewer_weights_ratio 0`
+# {finding}`fewer weights | quantization.squeezenet.fewer_weights_ratio > 45` than AlexNet and is
+# {finding}`no less accurate | quantization.squeezenet.accuracy_gain_points >= 0`, but it takes
+# {finding}`more multiply-adds | quantization.squeezenet.fewer_multiply_adds_ratio < 1`: a small network need not be a
+# fast one.
+# MobileNetV2 and ShuffleNetV2 are designed to be both small and fast: they have
+# {finding}`fewer than half of the weights and of the multiply-adds | quantization.mobilenet.fewer_weights_ratio > 2; quantization.mobilenet.fewer_multiply_adds_ratio > 2; quantization.shufflenet.fewer_weights_ratio > 2; quantization.shufflenet.fewer_multiply_adds_ratio > 2`
+# of ResNet-18 at about its accuracy.
+# These accuracies come from different training recipes, so they do not tell what the architecture alone is worth.
+# Our verdict on what the survey says of SqueezeNet is {verdict}`C4-09`, and of MobileNet and ShuffleNet
+# {verdict}`C4-11`.
 #
 # ## Where it breaks
 #
-# **Huffman's code on zeros.** Why store gaps at all, and not one stream of codes with many zeros in it?
-# Huffman's shortest word has one bit, and a zero that fills nine tenths of a stream carries far less information.
+# **Huffman's code on zeros.** Why does the file store gaps, and not one stream of codes with many zeros in it?
+# Huffman's shortest codeword has one bit, but a zero that fills nine tenths of a stream carries far less information.
 
 # %%
 codes = np.zeros(compressed300[0].fc1.weight.numel(), dtype=np.int64)
@@ -714,13 +776,15 @@ gain = [100 * (1 - smaller(model) / smaller(model, "best")) for model in compres
 record("lenet300.range_gain_pct", gain, digits=1)
 
 # %% [markdown]
-# A single Huffman code for the first layer, zeros included, takes {mean}`quantization.dense_stream.overhead_pct` {finding}`more | quantization.dense_stream.overhead_pct > 0` than the entropy.
+# A single Huffman code for the first layer, zeros included, takes {mean}`quantization.dense_stream.overhead_pct`
+# {finding}`more | quantization.dense_stream.overhead_pct > 0` than the entropy.
 # Deep Compression avoids this because it never writes a zero.
-# A range code can spend a fraction of a bit on a symbol; `save` uses one unless told otherwise, and the file gets another {mean}`quantization.lenet300.range_gain_pct` {finding}`smaller | quantization.lenet300.range_gain_pct > 0`.
+# A range code can spend a fraction of a bit on a symbol: with it, which is the default of `save`, the file gets another
+# {mean}`quantization.lenet300.range_gain_pct` {finding}`smaller | quantization.lenet300.range_gain_pct > 0`.
 #
 # ## Exercises
 #
-# 1. All included, how many bits of the file does each weight take that pruning left?
+# 1. With everything included, how many bits of the file does each remaining weight take?
 
 # %% tags=["hide-cell"]
 size = len(storage.dumps(compressed300[0], coder="huffman"))
@@ -748,7 +812,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Compress torchvision's MobileNetV2 in the same way, and load it into a new network. Does it compute the same?
+# 3. Compress MobileNetV2, an image classifier from torchvision, in the same way, and load it into a new network. Does
+#    it compute the same?
 
 # %% tags=["hide-cell"]
 mobilenet = torchvision.models.mobilenet_v2(num_classes=10).eval()
@@ -767,13 +832,16 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Prune first, then let the weights that are left share values, then code: together these stages save far more than any of them alone.
-# - Train the shared values a little, from whatever start.
-# - Quote the bytes of a file: other ways of counting leave something out.
+# - Prune first, then let the remaining weights share values, then code: together these stages save far more than any of
+#   them alone.
+# - Train the shared values a little, whatever their start.
+# - Report the size of the file in bytes: all other ways of counting leave something out.
 # - Compare with a dense network that was trained for as long.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`han2016deep` is Deep Compression; {cite:t}`gong2014vq` is sharing by scalar k-means, without pruning; {cite:t}`berthelier2020survey` is the survey.
-# - {cite:t}`huffman1952method` is the code; {cite:t}`lecun1998gradient` is where the two networks come from.
-# - {cite:t}`krizhevsky2012imagenet`, {cite:t}`he2016deep` and {cite:t}`sandler2018mobilenet` are three of the networks for ImageNet.
+# - {cite:t}`han2016deep` is Deep Compression; {cite:t}`gong2014vq` is sharing by scalar k-means, without pruning;
+#   {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`huffman1952method` is the code; the two networks come from {cite:t}`lecun1998gradient`.
+# - {cite:t}`krizhevsky2012imagenet`, {cite:t}`he2016deep` and {cite:t}`sandler2018mobilenet` are three of the networks
+#   for ImageNet.

@@ -11,8 +11,12 @@
 # # Entropy-coded quantization: Hessian-weighted, uniform, entropy-constrained
 #
 # Which shared values make a network's file small without making its answers worse?
-# Not always those that fit the weights closely: with eight values for all layers of LeNet-300-100, a small digit classifier with two hidden layers, the error is {mean}`quantization_entropy.dense_plain8.error_pct 1` by k-means and {mean}`quantization_entropy.dense_hessian8.error_pct 1` by k-means that weighs each weight by what it does to the loss, {glue:text}`quantization_entropy.eight.told`.
-# At the rate of the latter, evenly spaced values give {mean}`quantization_entropy.dense_equal_uniform.error_pct 1` in the dense network, but {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` after pruning.
+# With eight values in LeNet-300-100, a small digit classifier, the error is
+# {mean}`quantization_entropy.dense_plain8.error_pct 1` by k-means, and
+# {mean}`quantization_entropy.dense_hessian8.error_pct 1` if each weight counts by its effect on the loss.
+# This is {glue:text}`quantization_entropy.eight.told`.
+# At the same rate, evenly spaced values give {mean}`quantization_entropy.dense_equal_uniform.error_pct 1` in the dense
+# network, but {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` after pruning.
 #
 # ```{claims} quantization_entropy
 # ```
@@ -80,8 +84,10 @@ def told(gains):
 
 
 # %% [markdown]
-# Every technique of this chapter starts from the same trained networks: dense, or pruned and retrained as in the [chapter on pruning](pruning.py).
-# {cite:t}`choi2017towards` propose all three techniques for networks; the survey tells of the first.
+# Every technique of this chapter starts from the same trained networks: dense, or pruned and retrained as in the
+# [chapter on pruning](pruning.py).
+# {cite:t}`choi2017towards` propose all three techniques for networks; the survey that this book tests describes only
+# the first {cite:p}`berthelier2020survey`.
 
 # %% tags=["hide-input"]
 dense = trained(
@@ -110,11 +116,16 @@ for net, wrong in baseline.items():
 # (sec-hessian-weighted)=
 # ## Hessian-weighted k-means
 #
-# **The idea.** The k-means of the [chapter on weight sharing](quantization_sharing.py) makes the squared error of the weights small, as if all weights mattered alike.
-# At a minimum of the loss $L$ the slope is zero, so the curvature says what a small error of a weight costs.
-# A weight in a flat direction may move far; one in a steep direction must stay {cite:p}`choi2017towards`.
+# **The idea.** The k-means of the [chapter on weight sharing](quantization_sharing.py) makes the squared error of the
+# weights small, as if all weights were equally important.
+# But some matter more to the loss $L$ than others {cite:p}`choi2017towards`.
+# At a minimum of the loss the slope is zero, so the curvature says what a small error of a weight costs.
+# A weight in a flat direction may move far; a weight in a steep direction must stay.
 #
-# **The formula.** With the diagonal $h_{ii}$ of the second derivatives, and the others left out,
+# **The formula.** The second derivatives of the loss form a matrix, the *Hessian*, of which we keep only the diagonal
+# $h_{ii}$.
+# If each weight $w_i$ moves by $\delta w_i$, the loss rises by $\delta L$, and the clusters $C_j$ with their centroids
+# $c_j$ keep this rise small:
 #
 # $$
 # \begin{aligned}
@@ -124,10 +135,10 @@ for net, wrong in baseline.items():
 # \end{aligned}
 # $$ (eq-hessian-weighted)
 #
-# A weight still goes to its nearest centroid; the centroids move to where errors cost most.
-# Each $h_{ii}$ is measured in units of loss, so layers of very different scales can share *one* codebook.
+# A weight still goes to its nearest centroid, but the centroids move to where errors cost most.
+# Each term of the sum is in units of the loss, so layers of very different scales can share *one* codebook.
 #
-# **The code.** k-means runs on the weights of all layers at once, each with its importance.
+# **The code.** k-means runs on the weights of all layers at once, and each weight counts by its importance.
 # The curvature comes from squared gradients.
 
 # %% tags=["remove-input"]
@@ -137,7 +148,8 @@ figures.show_source(
 
 # %% [markdown]
 # **An exact check.** A point with importance 3 counts like three equal points.
-# And where the logits are linear in the weights, the curvature is $\mathbb E[p_c (1 - p_c)\, x_j^2]$, with the probability $p_c$ of class $c$ and the input $x_j$.
+# If the logits are linear in the weights, the curvature is $\mathbb E[p_c (1 - p_c)\, x_j^2]$, where $p_c$ is the
+# probability of class $c$ and $x_j$ the input.
 
 # %%
 random = np.random.default_rng(0)
@@ -155,9 +167,11 @@ assert torch.allclose(
 )
 
 # %% [markdown]
-# **Where the curvature comes from.** Exact second derivatives take one backward pass for each weight, which only toy networks can afford.
-# The Gauss-Newton diagonal is never negative, and close to them near a minimum.
-# It takes one pass per class ({cite:t}`lecun1989obd`, in the [chapter on saliency](pruning_saliency.py)), or one in all if labels are drawn from the network's own answers.
+# **Where the curvature comes from.** Exact second derivatives take one backward pass for each weight, which only toy
+# networks can afford.
+# The Gauss-Newton diagonal approximates them near a minimum, and it is never negative.
+# It takes one pass per class ({cite:t}`lecun1989obd`, in the [chapter on saliency](pruning_saliency.py)), or a single
+# pass if labels are drawn from the network's own answers.
 
 # %% tags=["hide-input"]
 curvature = {
@@ -191,12 +205,15 @@ dead = [
 record("dead.share_pct", dead, digits=1)
 
 # %% [markdown]
-# A few images are enough: the curvature from {glue:text}`quantization_entropy.samples.few` ranks the weights nearly as that from {glue:text}`quantization_entropy.samples.more`, with a rank correlation (Spearman) of {glue:text}`quantization_entropy.samples.spearman`.
+# A few images are enough: the curvature from {glue:text}`quantization_entropy.samples.few` ranks the weights nearly
+# like the curvature from {glue:text}`quantization_entropy.samples.more`, with a rank correlation (Spearman) of
+# {glue:text}`quantization_entropy.samples.spearman`.
 #
 # ### Does the prediction hold?
 #
-# We quantize from coarse to fine, and compare the rise of the loss that the formula predicts with the rise that we measure.
-# In pruned networks zeros stay zero and count as one of the $k$ values.
+# We quantize from coarse to fine, and compare the rise of the loss that the formula predicts with the rise that we
+# measure.
+# In pruned networks the zeros stay zero and count as one of the $k$ values.
 
 
 # %% tags=["hide-input"]
@@ -333,10 +350,14 @@ figures.table(rows, caption="Rise of the loss in dense networks (nats)")
 
 # %% [markdown]
 # **What to see.** The prediction gets the order right and the size wrong.
-# In dense networks the ranks of what is predicted and what is measured correlate by {mean}`quantization_entropy.dense.prediction_spearman`, which any prediction reaches that shrinks as values are added.
-# But with the coarsest codebook the loss goes up by {mean}`quantization_entropy.dense.coarse_measured_ratio` {finding}`more than predicted | quantization_entropy.dense.coarse_measured_ratio > 2`; with the finest it is {mean}`quantization_entropy.dense.fine_measured_ratio`.
+# In dense networks the rank correlation between prediction and measurement is
+# {mean}`quantization_entropy.dense.prediction_spearman`; any prediction that shrinks as values are added reaches that.
+# But with the coarsest codebook the loss rises
+# {finding}`far more than predicted | quantization_entropy.dense.coarse_measured_ratio > 2`:
+# {mean}`quantization_entropy.dense.coarse_measured_ratio` the predicted rise.
+# With the finest codebook the factor is {mean}`quantization_entropy.dense.fine_measured_ratio`.
 # The formula leaves out the slope, the cross terms, and everything beyond the second order.
-# The survey's sentence that the weighting lowers the loss of quantization: {verdict}`C2.4-14`.
+# The survey says that the weighting lowers the loss of quantization; our measurements say {verdict}`C2.4-14`.
 #
 # ### One codebook for all layers
 
@@ -380,18 +401,28 @@ panelled(
 )
 
 # %% [markdown]
-# **What to see.** With eight values that all layers share, weighting brings {glue:text}`quantization_entropy.eight.told`: the error of dense networks is {mean}`quantization_entropy.dense_plain8.error_pct` by k-means and {mean}`quantization_entropy.dense_hessian8.error_pct` weighted.
-# With four values, weighting {glue:text}`quantization_entropy.four.effect` the mean error, from {mean}`quantization_entropy.dense_plain4.error_pct` to {mean}`quantization_entropy.dense_hessian4.error_pct`.
-# A codebook of four values for each layer {finding}`is better | quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_hessian4.error_pct; quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_plain4.error_pct` than either: it reaches {mean}`quantization_entropy.dense_layers4.error_pct`.
-# The survey's sentence that the Hessian lets you quantize all layers at once: {verdict}`C2.4-17`.
+# **What to see.** With eight values that all layers share, weighting brings
+# {glue:text}`quantization_entropy.eight.told`.
+# The error of dense networks is {mean}`quantization_entropy.dense_plain8.error_pct` by k-means and
+# {mean}`quantization_entropy.dense_hessian8.error_pct` weighted.
+# With four values, weighting {glue:text}`quantization_entropy.four.effect` the mean error, from
+# {mean}`quantization_entropy.dense_plain4.error_pct` to {mean}`quantization_entropy.dense_hessian4.error_pct`.
+# A codebook of four values for each layer
+# {finding}`is better | quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_hessian4.error_pct; quantization_entropy.dense_layers4.error_pct < quantization_entropy.dense_plain4.error_pct`
+# than either: it reaches {mean}`quantization_entropy.dense_layers4.error_pct`.
+# The survey says that with the Hessian all layers can be quantized together; our measurements say {verdict}`C2.4-17`.
 #
 # ### Curvature from the optimizer
 #
-# **The idea.** Adam keeps a running mean $v$ of each weight's squared gradient, and so do its relatives.
-# Near a minimum squared gradients can replace the curvature; {cite:t}`choi2017towards` take $\sqrt{v}$ of Adam, and name the others as possible.
+# **The idea.** The optimizer Adam keeps a running mean $v$ of each weight's squared gradient, and so do its relatives
+# AdaGrad, Adadelta and RMSProp.
+# Near a minimum, squared gradients can replace the curvature.
+# {cite:t}`choi2017towards` take $\sqrt{v}$ of Adam, and mention the other three as possible.
 #
-# **An experiment.** The optimizers of {cite:t}`kingma2015adam`, {cite:t}`duchi2011adagrad`, {cite:t}`zeiler2012adadelta` and {cite:t}`tieleman2012rmsprop` run for some steps with a learning rate of zero, so that their averages fill up while the weights stay.
-# If you trained with one of them, `read_moments` reads its state, at no cost.
+# **An experiment.** We try the optimizers of {cite:t}`kingma2015adam`, {cite:t}`duchi2011adagrad`,
+# {cite:t}`zeiler2012adadelta` and {cite:t}`tieleman2012rmsprop`.
+# Each runs for some steps with a learning rate of zero, so its averages fill up while the weights stay.
+# If you trained your network with one of them, `read_moments` reads the averages from the optimizer, at no cost.
 
 
 # %% tags=["hide-input"]
@@ -431,12 +462,16 @@ record("moments.above_points", max(worse))
 record("plain.above_points", wrong8["plain"] - wrong8["hessian"])
 
 # %% [markdown]
-# **What to see.** The moments rank the weights much as the diagonal does: the rank correlation is {mean}`quantization_entropy.dense_adam.spearman` for Adam in dense networks.
-# With any of them in place of the diagonal, the mean error of dense networks is {finding}`at most | quantization_entropy.moments.above_points < 2` {mean}`quantization_entropy.moments.above_points` above that with the diagonal; k-means without any weights is {mean}`quantization_entropy.plain.above_points` above it.
-# The root keeps the ranks but narrows the range, which changes how much is given up for the steepest weights.
-# The survey's sentence on optimizers: {verdict}`C2.4-16`.
+# **What to see.** These averages, the *moments*, rank the weights much as the diagonal does: the rank correlation is
+# {mean}`quantization_entropy.dense_adam.spearman` for Adam in dense networks.
+# With any of them in place of the diagonal, the mean error of dense networks is
+# {finding}`at most | quantization_entropy.moments.above_points < 2` {mean}`quantization_entropy.moments.above_points`
+# above that with the diagonal.
+# The error of k-means without any importance is {mean}`quantization_entropy.plain.above_points` above it.
+# The square root keeps the ranks but narrows the range, which changes how much is given up for the steepest weights.
+# The survey says that optimizers provide alternatives to the Hessian; our measurements say {verdict}`C2.4-16`.
 #
-# **What do they save?** For the same images, we count the backward passes of both and take their times.
+# **What do they save?** We count and time the backward passes of the diagonal and of the moments, for the same images.
 
 # %%
 sample, size = part.first(200), 100  # images, and how many of them at a time
@@ -487,24 +522,32 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** The diagonal takes {mean}`quantization_entropy.cost_diagonal.passes` backward passes, one per class and batch, where Adam takes {mean}`quantization_entropy.cost_adam.passes`, among them one to see which weights the loss depends on.
-# The diagonal {finding}`takes longer | quantization_entropy.cost_adam.gain_latency_ratio > 1`, by a factor of {mean}`quantization_entropy.cost_adam.gain_latency_ratio`.
-# The survey's half-sentence that optimizers reduce the cost: by count {verdict}`C2.4-31`, by the clock {verdict}`C2.4-32`.
+# **What to see.** The diagonal takes {mean}`quantization_entropy.cost_diagonal.passes` backward passes, one per class
+# and batch.
+# Adam takes {mean}`quantization_entropy.cost_adam.passes`, and one of these only finds out which weights the loss
+# depends on.
+# The diagonal {finding}`takes longer | quantization_entropy.cost_adam.gain_latency_ratio > 1`, by a factor of
+# {mean}`quantization_entropy.cost_adam.gain_latency_ratio`.
+# The survey says that optimizers reduce the cost: counted in passes, our measurements say {verdict}`C2.4-31`, and
+# measured in time, {verdict}`C2.4-32`.
 #
 # (sec-uniform-quantization)=
 # ## Uniform quantization
 #
 # **The idea.** k-means puts its few values where most weights are.
-# But if an entropy code follows, the number of values costs nothing; only the *spread* of the codes costs, and rare codes are cheap.
+# But if an entropy code follows, the number of values costs nothing.
+# Only the entropy of the codes costs bits, and rare codes add little to it.
 # In the limit of small cells, the best cells are then simply all equally wide {cite:p}`gish1968asymptotically`.
 #
-# **The formula.** A weight falls into cell $a_i = \operatorname{round}(w_i / \Delta)$, and each cell keeps the weighted mean of its members.
-# A source of differential entropy $\eta$ then takes $\eta - \log_2 \Delta$ bits and has the squared error $\Delta^2 / 12$.
+# **The formula.** With cells of width $\Delta$, a weight falls into cell $a_i = \operatorname{round}(w_i / \Delta)$,
+# and each cell keeps the weighted mean of its members.
+# If the cells are small, a source of differential entropy $\eta$ takes $\eta - \log_2 \Delta$ bits per value and has
+# the squared error $\Delta^2 / 12$.
 # For a Gaussian source of variance $\sigma^2$, no code at all reaches a squared error $D$ with fewer bits than
 #
 # $$ R(D) = \tfrac12 \log_2 \frac{\sigma^2}{D}, $$ (eq-rate-distortion)
 #
-# and equal cells need $\tfrac12 \log_2 \frac{\pi e}{6}$ bits more.
+# and equal cells need $\tfrac12 \log_2 \frac{\pi e}{6}$ bits more than this bound.
 #
 # **The code.**
 
@@ -512,8 +555,9 @@ figures.table(
 figures.show_source(uniform.codebook, uniform.step_for)
 
 # %% [markdown]
-# **An exact check.** We draw from a Gaussian, quantize with three steps, and write the cells with a range code, an entropy code that spends fractions of bits.
-# Its bytes, table included, decode to the same cells, and their number agrees with the theory.
+# **An exact check.** We draw from a Gaussian, quantize with three widths of cells, and write the cells with a range
+# code, an entropy code that spends fractions of bits.
+# The bytes decode to the same cells, and their number, with the table included, agrees with the theory.
 
 
 # %% tags=["hide-input"]
@@ -557,14 +601,22 @@ record(
 
 # %% [markdown]
 # **What to see.** Equal cells leave {finding}`little to gain | quantization_entropy.gaussian.bound_gap_bits < 0.3`.
-# Over three widths of the cells, the bytes differ from the theory by {finding}`at most | quantization_entropy.gaussian.rate_gap_bits < 0.02` {mean}`quantization_entropy.gaussian.rate_gap_bits` per value.
-# The distance to the bound is {mean}`quantization_entropy.gaussian.bound_gap_bits`, where the theory for small cells says {mean}`quantization_entropy.gaussian.theory_gap_bits`: cleverer cells for single values can save {finding}`no more | quantization_entropy.gaussian.bound_gap_bits - quantization_entropy.gaussian.theory_gap_bits < 0.02` than that.
+# Over three widths of the cells, the bytes differ from the theory by
+# {finding}`at most | quantization_entropy.gaussian.rate_gap_bits < 0.02`
+# {mean}`quantization_entropy.gaussian.rate_gap_bits` per value.
+# The distance to the bound is {mean}`quantization_entropy.gaussian.bound_gap_bits`, and the theory for small cells says
+# {mean}`quantization_entropy.gaussian.theory_gap_bits`.
+# Cleverer cells for single values can save
+# {finding}`no more | quantization_entropy.gaussian.bound_gap_bits - quantization_entropy.gaussian.theory_gap_bits < 0.02`
+# than that.
 # These are means over draws of the source, not over networks.
 #
 # (sec-entropy-constrained)=
 # ## Entropy-constrained quantization
 #
-# **The idea.** Let k-means itself pay for bits {cite:p}`chou1989entropy`: a weight may go to a centroid that is not the nearest, if that one is chosen more often and so has a shorter code.
+# **The idea.** Let k-means itself pay for bits {cite:p}`chou1989entropy`.
+# A weight may then go to a centroid that is not the nearest, if that centroid is chosen more often and so has a shorter
+# code.
 #
 # **The formula.** With the price $\lambda$ of a bit and the share $p_j$ of cluster $j$, the cost is
 #
@@ -575,7 +627,7 @@ record(
 # \end{aligned}
 # $$ (eq-entropy-constrained)
 #
-# Assignments, means and shares are updated in turn, and $J$ never rises.
+# We update assignments $a(i)$, means and shares in turn, and $J$ never rises.
 #
 # **The code.**
 
@@ -583,7 +635,8 @@ record(
 figures.show_source(entropy_constrained.iterated)
 
 # %% [markdown]
-# **An exact check.** $J$ never rises from one step to the next; with free bits the method is k-means, with very expensive ones a single cluster is left.
+# **An exact check.** $J$ never rises from one step to the next.
+# If bits are free, the method is k-means; if they are very expensive, a single cluster is left.
 
 # %%
 few = gaussians[0][:2000]
@@ -601,7 +654,7 @@ assert np.allclose(
 assert len(entropy_constrained.codebook(few, 1e9).centroids) == 1
 
 # %% [markdown]
-# **An experiment.** We quantize the Gaussian source from coarse to fine, and take every rate from real bytes.
+# **An experiment.** We quantize the Gaussian source from coarse to fine, and measure every rate in real bytes.
 
 # %%
 draws, above = gaussians[0], {"fixed": [], "plain": [], "uniform": [], "ecsq": []}
@@ -646,15 +699,19 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Uniform cells are as far from the bound as the theory says, and k-means is farther, because it spends values, and so bits, on what is rare.
-# Paying for bits gains something only where cells are coarse, at the left end.
+# **What to see.** Uniform cells are as far from the bound as the theory says, and k-means is farther, because it spends
+# centroids, and thus bits, on values that are rare.
+# Paying for bits gains something only if cells are coarse, at the left end of the figure.
 #
 # %% [markdown]
 # ## All techniques on one baseline
 #
-# We quantize the same dense and pruned networks, all layers together, and write files with codes of one length or with Huffman codes.
-# Uniform cells keep means weighted by the curvature; entropy-constrained cells come with equal weights and with the curvature.
-# For a comparison at one rate, uniform and entropy-constrained cells also get the entropy of eight Hessian-weighted values.
+# We quantize the same dense and pruned networks, all layers together, and write files with codes of one length or with
+# Huffman codes.
+# The means of uniform cells are weighted by the curvature; entropy-constrained cells are tried without and with the
+# curvature.
+# To compare at one rate, we also give uniform and entropy-constrained cells the entropy of eight Hessian-weighted
+# values.
 
 
 # %% tags=["hide-input"]
@@ -752,18 +809,27 @@ for net in nets:
     )
 
 # %% [markdown]
-# **What to see.** In dense networks, uniform cells and Hessian-weighted k-means need {finding}`clearly smaller files | quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_uniform.huffman > 10; quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_hessian.huffman > 10` than k-means.
-# A Huffman code makes the file of uniform cells {mean}`quantization_entropy.dense_equal_uniform.huffman_gain_ratio` smaller than codes of one length, and that of eight k-means values {finding}`only | quantization_entropy.dense_equal_plain.huffman_gain_ratio < quantization_entropy.dense_equal_uniform.huffman_gain_ratio` {mean}`quantization_entropy.dense_equal_plain.huffman_gain_ratio`.
-# In pruned networks the order is different: uniform cells misclassify {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0`, entropy-constrained ones {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`, Hessian-weighted values {mean}`quantization_entropy.pruned_hessian8.error_pct 1`.
-# The survey's sentence that Hessian-weighted k-means minimizes the loss of performance: {verdict}`C2.4-15`.
+# **What to see.** In dense networks, uniform cells and Hessian-weighted k-means need
+# {finding}`clearly smaller files | quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_uniform.huffman > 10; quantization_entropy.dense_equal_plain.huffman - quantization_entropy.dense_equal_hessian.huffman > 10`
+# than k-means.
+# A Huffman code makes the file of uniform cells {mean}`quantization_entropy.dense_equal_uniform.huffman_gain_ratio`
+# smaller than codes of one length, and the file of eight k-means values
+# {finding}`only | quantization_entropy.dense_equal_plain.huffman_gain_ratio < quantization_entropy.dense_equal_uniform.huffman_gain_ratio`
+# {mean}`quantization_entropy.dense_equal_plain.huffman_gain_ratio`.
+# In pruned networks the order is different: uniform cells misclassify
+# {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0`, entropy-constrained cells
+# {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`, and Hessian-weighted values
+# {mean}`quantization_entropy.pruned_hessian8.error_pct 1`.
+# The survey says that Hessian-weighted k-means minimizes the loss of performance; our measurements say
+# {verdict}`C2.4-15`.
 #
-# {cite:t}`choi2017towards` report for LeNet with Huffman codes, at one accuracy: 51.25 times smaller by uniform cells, 47.16 by Hessian-weighted and 44.58 by plain k-means.
+# At equal accuracy with Huffman codes, {cite:t}`choi2017towards` report LeNet files 51.25 times smaller with uniform cells, 47.16 with Hessian-weighted k-means, and 44.58 with k-means.
 # No technique of this chapter saves multiply-adds: a weight is looked up and then used as before.
 #
 # ### Train the shared values
 #
-# Deep Compression's last step works here too: keep the codes and train the values.
-# There is one codebook, so all layers pull at the same few numbers.
+# As in Deep Compression, we can keep the codes and train the shared values.
+# There is only one codebook, so all layers pull at the same few values.
 
 # %% tags=["hide-input"]
 rows, leads = [], []
@@ -793,13 +859,18 @@ if ahead > 0:
 evidence.phrase("quantization_entropy.training.outcome", outcome)
 
 # %% [markdown]
-# Training {glue:text}`quantization_entropy.training.outcome`: over unweighted values, Hessian-weighted values lead by {mean}`quantization_entropy.pruned.lead_points` in the mean before training, and by {mean}`quantization_entropy.pruned.trained_lead_points` after it.
+# Training {glue:text}`quantization_entropy.training.outcome`.
+# On average, Hessian-weighted values lead over unweighted values by {mean}`quantization_entropy.pruned.lead_points`
+# before training, and by {mean}`quantization_entropy.pruned.trained_lead_points` after it.
 #
 # ## Where it breaks
 #
-# **Inputs that are always dark.** {mean}`quantization_entropy.dead.share_pct 0` of the dense network's weights have a curvature of exactly zero: they read pixels that are black in every image that we looked at, or units that none of these images activates.
-# To weighted k-means such weights are worth nothing, so `share_together` adds a *floor* to each importance, in units of their mean.
-# We move the test images by up to three pixels, so that those inputs are used.
+# **Inputs that are always dark.** {mean}`quantization_entropy.dead.share_pct 0` of the dense network's weights have a
+# curvature of exactly zero.
+# They read pixels that are black in every image that we looked at, or units that none of these images activates.
+# Weighted k-means would ignore such weights, so `share_together` adds a *floor* to each importance, in units of their
+# mean.
+# To see whether this matters, we move the test images by up to three pixels, so that the dark inputs are used.
 
 
 # %% tags=["hide-input"]
@@ -823,23 +894,34 @@ figures.table(
 )
 
 # %% [markdown]
-# A small floor changes little: the error on moved images is {mean}`quantization_entropy.floor0.moved_error_pct 1` without one and {mean}`quantization_entropy.floor1.moved_error_pct 1` with the default.
-# With a floor so high that only plain k-means is left, it is {mean}`quantization_entropy.floor3.moved_error_pct 1`.
+# A small floor changes little: the error on moved images is {mean}`quantization_entropy.floor0.moved_error_pct 1`
+# without one and {mean}`quantization_entropy.floor1.moved_error_pct 1` with the default.
+# With a floor so high that weighted k-means becomes plain k-means, the error is
+# {mean}`quantization_entropy.floor3.moved_error_pct 1`.
 #
-# **Many values.** With sixty-four values every weight has a near one, weighted or not: k-means misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, the weighted one {mean}`quantization_entropy.dense_hessian64.error_pct`.
+# **Many values.** With sixty-four values, every weight has one nearby, whether we weight or not: plain k-means
+# misclassifies {mean}`quantization_entropy.dense_plain64.error_pct`, and weighted k-means
+# {mean}`quantization_entropy.dense_hessian64.error_pct`.
 #
-# **One codebook of few values for all layers.** With four values for all layers k-means misclassifies {mean}`quantization_entropy.dense_plain4.error_pct 1`, with four per layer {mean}`quantization_entropy.dense_layers4.error_pct 1`.
+# **One codebook of few values for all layers.** With four values for all layers, k-means misclassifies
+# {mean}`quantization_entropy.dense_plain4.error_pct 1`; with four values per layer, it misclassifies
+# {mean}`quantization_entropy.dense_layers4.error_pct 1`.
 # A large layer of small weights attracts the centroids, and too few are left for small layers of large weights.
-# The curvature does not cure this: weighted, the error is {mean}`quantization_entropy.dense_hessian4.error_pct 1`.
+# The curvature does not cure this: with it, the error is {mean}`quantization_entropy.dense_hessian4.error_pct 1`.
 #
 # **Uniform cells on pruned weights.** Pruning leaves a gap around zero, which uniform cells do not know of.
-# Once they are wide, the middle one takes survivors of both signs and sets them to nearly zero: hence the {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` of the table, where entropy-constrained cells have {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`.
+# If the cells are wide, the middle one takes remaining weights of both signs and sets them to nearly zero.
+# This explains the error of {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` in the table, where
+# entropy-constrained cells have {mean}`quantization_entropy.pruned_equal_ecsq.error_pct 1`.
 #
-# **Curvature and the price of bits together.** In the figures above, entropy-constrained cells with the curvature push all unimportant weights to the cheapest code at once; the cross terms, which the diagonal leaves out, then add up.
+# **Curvature and the price of bits together.** In the figures above, entropy-constrained cells with the curvature push
+# all unimportant weights to the cheapest code at once.
+# Then the cross terms add up, which the diagonal leaves out.
 #
 # ## Exercises
 #
-# 1. Four values occur in one half, a quarter, an eighth and an eighth of all weights. How many bits per weight does a Huffman code take, and how many do codes of one length take?
+# 1. Four values occur in one half, a quarter, an eighth and an eighth of all weights. How many bits per weight does a
+#    Huffman code take, and how many do codes of one length take?
 
 # %% tags=["hide-cell"]
 bits = coders.huffman_bits(np.array([4, 2, 1, 1])) / 8
@@ -849,7 +931,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. A file cannot share tables between layers. What does it cost to repeat the codebook and the code for each layer, compared with one of each for all?
+# 2. A file cannot share tables between layers. What does it cost to repeat the codebook and the code for each layer,
+#    compared with one of each for all?
 
 # %% tags=["hide-cell"]
 model = weighted("dense", 0, 16)
@@ -864,7 +947,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Quantize torchvision's ShuffleNet, with the curvature from drawn labels, store it, and load it into a new network. How much smaller is the file?
+# 3. Quantize ShuffleNet, an image classifier from torchvision, with the curvature from drawn labels.
+#    Store it, and load it into a new network. How much smaller is the file?
 
 # %% tags=["hide-cell"]
 from lib.vision import torchvision
@@ -891,12 +975,17 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - If all layers share eight values, weighting their errors by the curvature of the loss brings {glue:text}`quantization_entropy.eight.told`; with four, give each layer a codebook of its own.
-# - If an entropy code follows, evenly spaced values are hard to beat in dense networks; on pruned weights, coarse ones fail.
+# - If all layers share eight values, weighting their errors by the curvature of the loss brings
+#   {glue:text}`quantization_entropy.eight.told`. With four values, give each layer a codebook of its own.
+# - If an entropy code follows, evenly spaced values are hard to beat in dense networks, but in pruned networks they
+#   fail if they are coarse.
 # - With sixty-four values the methods hardly differ.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`choi2017towards` is Hessian-weighted k-means and the use of both quantizers for networks; {cite:t}`lecun1989obd` is the diagonal.
-# - {cite:t}`gish1968asymptotically` is the theory of uniform cells, {cite:t}`chou1989entropy` entropy-constrained quantization, {cite:t}`cover2012elements` the bound.
-# - {cite:t}`kingma2015adam`, {cite:t}`duchi2011adagrad`, {cite:t}`zeiler2012adadelta` and {cite:t}`tieleman2012rmsprop` are the optimizers, {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`choi2017towards` introduce Hessian-weighted k-means and use both other quantizers for networks;
+#   {cite:t}`lecun1989obd` is the diagonal.
+# - {cite:t}`gish1968asymptotically` is the theory of uniform cells, {cite:t}`chou1989entropy` entropy-constrained
+#   quantization, {cite:t}`cover2012elements` the bound.
+# - {cite:t}`kingma2015adam`, {cite:t}`duchi2011adagrad`, {cite:t}`zeiler2012adadelta` and {cite:t}`tieleman2012rmsprop`
+#   are the optimizers, {cite:t}`berthelier2020survey` is the survey.

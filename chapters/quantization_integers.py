@@ -13,8 +13,11 @@
 # # 8-bit integers (int8) and quantization-aware training
 #
 # Can a trained network compute with 8-bit integers in place of floats, without being trained again?
-# Yes: for LeNet-300-100, a small digit classifier with two hidden layers, the error {glue:text}`quantization_integers.lenet300.outcome`, and the file is {mean}`quantization_integers.lenet300.file_ratio 1` smaller.
-# Two bits need training: with them it misclassifies {mean}`quantization_integers.lenet300_channel2.error_pct 0` of the images, and {mean}`quantization_integers.lenet300_qat2.error_pct 0` if it was trained with the rounding in place.
+# Yes: in LeNet-300-100, a small digit classifier, the error {glue:text}`quantization_integers.lenet300.outcome`, and
+# the file is {mean}`quantization_integers.lenet300.file_ratio 1` smaller.
+# Two bits need training: the network misclassifies {mean}`quantization_integers.lenet300_channel2.error_pct 0` of the
+# images without it, and {mean}`quantization_integers.lenet300_qat2.error_pct 0` if it was trained with the rounding in
+# place.
 #
 # ```{claims} quantization_integers
 # ```
@@ -87,7 +90,9 @@ def simulated(net, bits=8, per_channel=True, **options):
 
 
 # %% [markdown]
-# The baselines are two float networks for digits {cite:p}`lecun1998gradient`: LeNet-300-100 and LeNet-5, which has two convolutions, both trained from several starts.
+# The baselines are two digit classifiers in floats {cite:p}`lecun1998gradient`: LeNet-300-100, which has two hidden
+# layers, and LeNet-5, which has two convolutions.
+# Both are trained from several starts.
 
 # %% tags=["hide-input"]
 options = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
@@ -110,10 +115,11 @@ for name, wrong in baseline.items():
 #
 # **The idea.** The [chapter on quantization](quantization.py) lets weights share a few arbitrary values.
 # Frameworks use evenly spaced values instead, because then the arithmetic can be done in integers.
-# A small integer $q$ represents the real number $S(q - Z)$, where $S$ is the step and $Z$ the integer that represents zero.
+# A small integer $q$ represents the real number $S(q - Z)$, where $S$ is the step and $Z$ the integer that represents
+# zero.
 # Zero must be exact, because ReLU and the padding of images produce it {cite:p}`jacob2018quantization`.
 #
-# **The formula.** For real values in $[a, b]$ and integers from $q_{min}$ to $q_{max}$,
+# **The formula.** For a real value $r$ in $[a, b]$ and integers from $q_{min}$ to $q_{max}$,
 #
 # $$
 # \begin{aligned}
@@ -128,7 +134,8 @@ for name, wrong in baseline.items():
 figures.show_source(affine.Grid, affine.grid)
 
 # %% [markdown]
-# **An exact check.** Rounding moves no value of the range by more than half a step, zero stays zero, and each of the 256 integers comes back from the number that it represents.
+# **An exact check.** Rounding moves no value in the range by more than half a step, and zero stays zero.
+# Each of the 256 integers comes back from the number that it represents.
 
 # %%
 grid, values = affine.grid(-0.7, 2.1, bits=8), torch.linspace(-0.7, 2.1, 10_001)
@@ -141,9 +148,12 @@ assert torch.equal(grid.quantize(grid.dequantize(integers)), integers)
 # %% [markdown]
 # ### One step per layer, or one per channel
 #
-# All weights of a layer can have one step, or each output channel can have its own, at the price of one float per channel {cite:p}`krishnamoorthi2018whitepaper`.
-# Trained networks as small as ours hardly show the difference, so we make it visible.
-# In each hidden layer we take one unit, the one whose range is widest, multiply its weights and its bias by {glue:text}`quantization_integers.stretch.factor`, and divide the weights that read it by the same number.
+# All weights of a layer can share one step, or each output channel can have its own, at the price of one float per
+# channel {cite:p}`krishnamoorthi2018whitepaper`.
+# Networks as small as ours hardly show the difference, so we make it visible.
+# In each hidden layer we take the unit whose range is widest.
+# We multiply its weights and its bias by {glue:text}`quantization_integers.stretch.factor`, and divide the weights that
+# read it by the same number.
 # The network still computes the same function.
 
 
@@ -164,7 +174,8 @@ wide = [stretched(net, factor) for net in dense["lenet300"]]
 
 # %% [markdown]
 # **An exact check.** The stretched network gives the same answers.
-# With one step per channel, all other units of the first layer keep their values; one step per layer becomes as many times coarser as the unit was stretched.
+# With one step per channel, all other units of the first layer keep their values.
+# With one step per layer, the step becomes as many times coarser as the unit was stretched.
 
 # %%
 answers = [net(calibrating[:50]) for net in (wide[0], dense["lenet300"][0])]
@@ -191,14 +202,19 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** One step per channel is not disturbed by the stretched unit; one step per layer is.
-# With one step per layer the range must cover the stretched unit, so all other units share a few of the 256 levels, and the error {finding}`rises | quantization_integers.stretched.tensor_error_pct > quantization_integers.lenet300.baseline_error_pct` to {mean}`quantization_integers.stretched.tensor_error_pct 1`.
+# **What to see.** A stretched unit harms a network with one step per layer, but not a network with one step per
+# channel.
+# With one step per layer the range must cover the stretched unit, so all other units share a few of the 256 levels.
+# The error
+# {finding}`rises | quantization_integers.stretched.tensor_error_pct > quantization_integers.lenet300.baseline_error_pct`
+# to {mean}`quantization_integers.stretched.tensor_error_pct 1`.
 # With one step per channel it is {mean}`quantization_integers.stretched.channel_error_pct 1`.
 #
 # ### The range of activations
 #
-# Weights are known, activations are not: their ranges are *calibrated* on some training images.
-# You can take the extremes, a moving average of the extremes of each batch, or a percentile, which leaves out the largest values.
+# Weights are known in advance, but activations are not, so we *calibrate* their ranges on some training images.
+# We can take the extremes, a moving average of the extremes of each batch, or a percentile, which leaves out the
+# largest values.
 # The rest of this chapter takes the extremes.
 
 # %% tags=["hide-input"]
@@ -224,16 +240,20 @@ for b, points in spread.items():
     record(f"calibration.spread{b}_points", points)
 
 # %% [markdown]
-# **What to see.** The three ways differ by {glue:text}`quantization_integers.calibration.spread8_points` of mean error with eight bits, and by {glue:text}`quantization_integers.calibration.spread4_points` with four.
+# **What to see.** The mean errors of the three ways differ by
+# {glue:text}`quantization_integers.calibration.spread8_points` with eight bits, and by
+# {glue:text}`quantization_integers.calibration.spread4_points` with four.
 #
 # %% [markdown]
 # (sec-integer-network)=
 # ## Inference with integers only
 #
 # **The idea.** Multiplying two quantized numbers is an integer multiplication, times one constant.
-# So a layer multiplies 8-bit integers, adds the products in 32 bits, and brings the sum to the grid of its output by multiplying with that constant, which is itself held as an integer.
+# So a layer multiplies 8-bit integers and adds the products in 32 bits.
+# Then it multiplies the sum by that constant, which is itself held as an integer, and so brings it to the grid of the
+# output.
 #
-# **The formula.** With index 1 for the input, 2 for the weights, 3 for the output, and $N$ products per sum,
+# **The formula.** With index 1 for the input, 2 for the weights and 3 for the output, and with $N$ products per sum,
 #
 # $$
 # \begin{aligned}
@@ -242,7 +262,8 @@ for b, points in spread.items():
 # \end{aligned}
 # $$ (eq-integer-product)
 #
-# where $b$ is the bias, and $M_0 \in [\tfrac12, 1)$ is held as the 32-bit integer nearest to $2^{31} M_0$ {cite:p}`jacob2018quantization`.
+# where $b$ is the bias, and $M_0 \in [\tfrac12, 1)$ is held as the 32-bit integer nearest to $2^{31} M_0$
+# {cite:p}`jacob2018quantization`.
 # Batch norm is folded into the layer before it, ReLU clips at $Z_3$, and max pooling needs no change.
 #
 # **The code.**
@@ -275,8 +296,9 @@ computed = layer(pixels[:1].int())[0, unit].item()
 assert computed == min(layer.high, max(layer.low, exact))
 
 # %% [markdown]
-# **An experiment.** Does the integer network give the same answers as the float network that only *simulates* the rounding?
-# And does PyTorch's own int8 implementation, its *kernels*, give them?
+# **An experiment.** Does the integer network give the same answers as the float network that only *simulates* the
+# rounding?
+# And do the *kernels*, PyTorch's own int8 implementation, give them, too?
 
 # %% tags=["hide-input"]
 kernels = torch_kernels.kernels_available()
@@ -310,14 +332,18 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** The integer LeNet-300-100 gives the same answer as its simulation on {mean}`quantization_integers.lenet300.agreement_pct 1` of the images, and as the kernels on {mean}`quantization_integers.lenet300.kernel_agreement_pct 1`.
-# So what we measure with the fast simulation holds for the integers.
-# The file holds 8-bit integers, a step for each channel, the ranges, and float biases; an entropy code on top makes it somewhat smaller.
+# **What to see.** The integer LeNet-300-100 gives the same answer as its simulation on
+# {mean}`quantization_integers.lenet300.agreement_pct 1` of the images, and the same answer as the kernels on
+# {mean}`quantization_integers.lenet300.kernel_agreement_pct 1`.
+# So what we measure with the fast simulation also holds for the integers.
+# The file holds 8-bit integers, a step for each channel, the ranges, and float biases.
+# An entropy code on top makes it somewhat smaller.
 #
 # (sec-qat)=
 # ## Quantization-aware training
 #
-# **The idea.** Round in the forward pass as the integer network will, and compute the gradient as if nothing had been rounded.
+# **The idea.** Train with the rounding that the integer network will do, and compute the gradient as if nothing had
+# been rounded.
 # The weights then learn to work with the rounding {cite:p}`jacob2018quantization`.
 #
 # **The formula.** With the range $[a, b]$ of a grid, shifted slightly so that zero lies on it,
@@ -329,16 +355,18 @@ figures.table(
 # \end{aligned}
 # $$ (eq-straight-through)
 #
-# The range of a weight is computed again at every step, that of an activation is a moving average.
+# The range of the weights is computed again at every step, and the range of an activation is a moving average.
 # Activations are rounded only in the last part of the training, when their ranges have settled.
 #
-# **The code.** Forward, a value is rounded as above; backward, a saved mask of ones and zeros says which values lay in the range:
+# **The code.** In the forward pass a value is rounded as above; in the backward pass a saved mask says which values
+# were in the range:
 
 # %% tags=["remove-input"]
 figures.show_source(grids.StraightThrough, qat.fit)
 
 # %% [markdown]
-# **An exact check.** The rounded values are bit for bit those that the integers represent, and the gradient is one inside the range and zero outside.
+# **An exact check.** The rounded values are exactly those that the integers represent, and the gradient is one inside
+# the range and zero outside.
 
 # %%
 grid, r = (
@@ -354,9 +382,11 @@ assert torch.equal(r.grad, ((r >= a) & (r <= b)).float())
 # (sec-bits)=
 # ## How few bits?
 #
-# We quantize both networks in three ways: with one step per layer, with one step per channel, and with one step per channel and training.
-# Training alone can lower an error, so the float networks are trained on as well, for as many epochs on the same images with the same options.
-# The image and the answers of the last layer keep eight bits, because with two bits ten classes could not be told apart.
+# We quantize both networks in three ways: with one step per layer, with one step per channel, and with one step per
+# channel and training.
+# Training alone can lower an error, so we also train the float networks on, for as many epochs on the same images with
+# the same options.
+# The image and the answers of the last layer keep eight bits, because two bits could not tell ten classes apart.
 
 # %%
 curves, trained_on = {}, {}
@@ -443,17 +473,22 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** Eight bits hardly change the error, whichever way the steps are chosen.
-# With three bits LeNet-300-100 misclassifies {mean}`quantization_integers.lenet300_tensor3.error_pct 1` of the images with one step per layer and {mean}`quantization_integers.lenet300_channel3.error_pct 1` with one per channel.
-# With two bits it needs training: {mean}`quantization_integers.lenet300_channel2.error_pct 0` before, {mean}`quantization_integers.lenet300_qat2.error_pct 0` after.
-# The training takes {glue:text}`quantization_integers.lenet300.setting.tune_epochs`; floats trained on for as many have {mean}`quantization_integers.lenet300.trained_on_error_pct`, after {mean}`quantization_integers.lenet300.baseline_error_pct` at the start.
-# The file shrinks with the bits; the number of multiply-adds stays.
+# With three bits LeNet-300-100 misclassifies {mean}`quantization_integers.lenet300_tensor3.error_pct 1` of the images
+# with one step per layer and {mean}`quantization_integers.lenet300_channel3.error_pct 1` with one per channel.
+# With two bits it needs training: the error is {mean}`quantization_integers.lenet300_channel2.error_pct 0` before and
+# {mean}`quantization_integers.lenet300_qat2.error_pct 0` after.
+# The training takes {glue:text}`quantization_integers.lenet300.setting.tune_epochs`.
+# The float networks have an error of {mean}`quantization_integers.lenet300.baseline_error_pct`, and of
+# {mean}`quantization_integers.lenet300.trained_on_error_pct` if they are trained on for as many epochs.
+# The file shrinks with the bits; the number of multiply-adds stays the same.
 #
 # (sec-int8-speed)=
 # ## Is int8 faster?
 #
 # We time the float network and its int8 form in turn, on one thread.
-# MobileNetV2, an image classifier made for phones {cite:p}`sandler2018mobilenet`, joins the two digit classifiers.
-# The float networks have batch norm folded and channels last in memory as well, so int8 gains nothing from either.
+# To the two digit classifiers we add MobileNetV2, an image classifier made for phones {cite:p}`sandler2018mobilenet`.
+# The float networks, too, have their batch norm folded and their channels last in memory, so int8 gains nothing from
+# either.
 
 # %% tags=["hide-input"]
 figures.table([torch_kernels.processor()], caption="What computes in int8 here")
@@ -519,19 +554,32 @@ figures.show(
 figures.table(rows, caption="Median time on one thread")
 
 # %% [markdown]
-# **What to see.** int8 is faster in {glue:text}`quantization_integers.speed.wins` cases, above all where there is much to compute: many images take MobileNetV2 {mean}`quantization_integers.mobilenet.many_int8_latency_ratio` the float time.
-# One image takes LeNet-300-100 {mean}`quantization_integers.lenet300.one_int8_latency_ratio` the float time: so small a network is busy with calls and with rounding its input.
+# **What to see.** int8 is faster in {glue:text}`quantization_integers.speed.wins` cases, above all if there is much to
+# compute.
+# For many images, MobileNetV2 takes {mean}`quantization_integers.mobilenet.many_int8_latency_ratio` the float time.
+# For one image, LeNet-300-100 takes {mean}`quantization_integers.lenet300.one_int8_latency_ratio` the float time: so
+# small a network is busy with calls and with rounding its input.
 #
-# Integers alone are not fast; the kernels, which use the processor's 8-bit instructions, make them so.
-# The same integers, multiplied as int32 by ordinary code, take {mean}`quantization_integers.lenet300.many_int32_latency_ratio` the float time for many images, and the network that only simulates the rounding takes {mean}`quantization_integers.lenet300.many_simulated_latency_ratio`.
-# That code is generic and the kernels are tuned, so this compares software as well as instructions.
-# The survey's sentences on hardware and speed: {verdict}`C2.5-20`, {verdict}`C2.5-23`, {verdict}`C4-05` and {verdict}`C4-17`.
+# Integers alone are not fast; they need kernels that use the processor's 8-bit instructions.
+# If ordinary code multiplies the same integers as int32, they take
+# {mean}`quantization_integers.lenet300.many_int32_latency_ratio` the float time for many images, and the network that
+# only simulates the rounding takes {mean}`quantization_integers.lenet300.many_simulated_latency_ratio`.
+# That code is generic and the kernels are tuned, so this compares software, too, and not only instructions.
+#
+# The survey that this book tests says four things about speed {cite:p}`berthelier2020survey`, and our measurements
+# judge them:
+#
+# - Limited precision can be efficient if it is paired with specific hardware: {verdict}`C2.5-20`.
+# - It saves computation time, even more with dedicated hardware: {verdict}`C2.5-23`.
+# - The speed gained is important, especially if the structure is well designed: {verdict}`C4-05`.
+# - Reduced precision brings a high speed-up: {verdict}`C4-17`.
 #
 # ## Where it breaks
 #
 # **Bias correction without a check.** Rounded weights shift the mean output of a layer.
-# Calibration images show by how much, and *bias correction* subtracts it from the biases, layer by layer and without training.
-# The table has the errors with two bits before and after this correction:
+# Calibration images show the size of this shift, and *bias correction* subtracts it from the biases, layer by layer and
+# without training.
+# The table shows the errors with two bits, before and after this correction:
 
 # %% tags=["hide-input"]
 rows, changes = [], {}
@@ -552,19 +600,33 @@ for name, change in changes.items():
     phrase(f"{name}.correction", "lowers" if change < 0 else "raises")
 
 # %% [markdown]
-# With two bits, bias correction {glue:text}`quantization_integers.lenet300.correction` the error of LeNet-300-100 from {mean}`quantization_integers.lenet300_channel2.error_pct 0` to {mean}`quantization_integers.lenet300.corrected_error_pct 0`, and {glue:text}`quantization_integers.lenet5.correction` that of LeNet-5 from {mean}`quantization_integers.lenet5_channel2.error_pct 0` to {mean}`quantization_integers.lenet5.corrected_error_pct 0`.
-# Where the rounding is this coarse, the mean is not all that has changed, so check the error before you keep a correction.
+# With two bits, bias correction {glue:text}`quantization_integers.lenet300.correction` the error of LeNet-300-100 from
+# {mean}`quantization_integers.lenet300_channel2.error_pct 0` to
+# {mean}`quantization_integers.lenet300.corrected_error_pct 0`.
+# It {glue:text}`quantization_integers.lenet5.correction` the error of LeNet-5 from
+# {mean}`quantization_integers.lenet5_channel2.error_pct 0` to
+# {mean}`quantization_integers.lenet5.corrected_error_pct 0`.
+# When the rounding is this coarse, not only the mean has changed, so check the error before you keep a correction.
 #
-# **An activation range that one channel sets.** Activations have one step per layer, so a step for each channel of the weights does not help them.
-# With 8-bit activations as well, the stretched networks misclassify {mean}`quantization_integers.stretched.activations_error_pct`, against {mean}`quantization_integers.stretched.channel_error_pct` with float activations.
+# **An activation range that one channel sets.** Activations have one step per layer, so they do not benefit if the
+# weights have one step per channel.
+# If the activations have eight bits, too, the stretched networks misclassify
+# {mean}`quantization_integers.stretched.activations_error_pct`; with float activations they misclassify
+# {mean}`quantization_integers.stretched.channel_error_pct`.
 #
-# **Two bits, and the simulation is no longer exact.** Training does not round the biases, and it rounds each sum once where the integer network rounds twice; with two bits the sums are so small that this matters.
-# LeNet-300-100, trained with two bits, gives the same answer as its simulation on {mean}`quantization_integers.two_bits.agreement_pct` of the images.
-# With rounded biases and one rounding it is {mean}`quantization_integers.two_bits.once_agreement_pct`.
+# **Two bits, and the simulation is no longer exact.** Training does not round the biases, and it rounds each sum once,
+# but the integer network rounds twice.
+# With two bits the sums are so small that this matters.
+# The integer LeNet-300-100, trained with two bits, gives the same answer as its simulation on
+# {mean}`quantization_integers.two_bits.agreement_pct` of the images.
+# If the biases are rounded in both and each sum is rounded once, they agree on
+# {mean}`quantization_integers.two_bits.once_agreement_pct`.
 #
-# **Sums in 16 bits.** Processors without 8-bit dot products add two products in 16 bits before they add in 32.
-# Two products of the largest uint8 and int8 do not fit there; if activations have seven bits they do, and one bit is lost.
-# In the first layer, {mean}`quantization_integers.eight_bits.saturated_pct 0` of the outputs contain a pair that overflows with eight bits, and {mean}`quantization_integers.seven_bits.saturated_pct 0` with seven.
+# **Sums in 16 bits.** Processors without 8-bit dot products first add two products in 16 bits, and then go on in 32.
+# Two products of the largest uint8 and the largest int8 do not fit into 16 bits.
+# They fit if the activations have only seven bits, at the price of one bit of precision.
+# In the first layer, {mean}`quantization_integers.eight_bits.saturated_pct 0` of the outputs contain a pair that
+# overflows with eight bits, and {mean}`quantization_integers.seven_bits.saturated_pct 0` with seven.
 
 # %% tags=["remove-cell"]
 record("stretched.activations_error_pct", errors([simulated(net) for net in wide]))
@@ -592,7 +654,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. *Dynamic* quantization takes the range of every activation from the very images that flow. Which settings of `affine.Activation` do this, and what is the error?
+# 2. *Dynamic* quantization takes the range of every activation from the images that the network is just answering.
+#    Which settings of `affine.Activation` do this, and what is the error?
 
 # %% tags=["hide-cell"]
 dynamic = copy.deepcopy(ready["lenet300"][0])
@@ -605,7 +668,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Quantize torchvision's ResNet-18 to eight bits and compare its outputs with those of the float network. How large is the difference, relative to the outputs?
+# 3. Quantize ResNet-18, an image classifier from torchvision, to eight bits and compare its outputs with those of the
+#    float network. How large is the difference, relative to the outputs?
 
 # %% tags=["hide-cell"]
 torch.manual_seed(0)
@@ -625,9 +689,11 @@ evidence.answer(
 #
 # - Eight bits need no training: calibrate the ranges on some images, and give each output channel its own step.
 # - With two bits, train with the rounding in place.
-# - The file always shrinks; the time shrinks only with int8 kernels and enough to compute, so measure it.
+# - The file always shrinks; the time shrinks only with int8 kernels and enough work, so measure it.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`jacob2018quantization` is the scheme, the integer network and the training; {cite:t}`krishnamoorthi2018whitepaper` has the steps for each channel.
-# - {cite:t}`lecun1998gradient` and {cite:t}`sandler2018mobilenet` are the networks; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`jacob2018quantization` describe the scheme, the integer network and the training;
+#   {cite:t}`krishnamoorthi2018whitepaper` has the steps per channel.
+# - {cite:t}`lecun1998gradient` and {cite:t}`sandler2018mobilenet` are the networks; {cite:t}`berthelier2020survey` is
+#   the survey.

@@ -11,8 +11,11 @@
 # # The smallest file: pruning, rounding and context coding
 #
 # How small can the file of a network be, if the network must still read digits well?
-# LeNet-300-100, a small digit classifier with two hidden layers, fits into {mean}`quantization.lenet300.best_file_bytes`, which is {mean}`quantization.lenet300.best_file_ratio` {finding}`smaller | quantization.lenet300.best_file_ratio > 100` than its floats, and misclassifies {mean}`quantization.lenet300.best_error_pct 1` of the test images.
-# LeNet-5, which has two convolutions, fits into {mean}`quantization.lenet5.best_file_bytes`, and misclassifies {mean}`quantization.lenet5.best_error_pct 1`.
+# LeNet-300-100, a small digit classifier, fits into {mean}`quantization.lenet300.best_file_bytes`, which is
+# {mean}`quantization.lenet300.best_file_ratio` {finding}`smaller | quantization.lenet300.best_file_ratio > 100` than
+# its floats, and misclassifies {mean}`quantization.lenet300.best_error_pct 1` of the test images.
+# LeNet-5, which has two convolutions, fits into {mean}`quantization.lenet5.best_file_bytes`, and misclassifies
+# {mean}`quantization.lenet5.best_error_pct 1`.
 #
 # ```{claims} quantization_records
 # ```
@@ -81,7 +84,8 @@ def error(model, split=dataset.validation):
 
 
 # %% [markdown]
-# We start from the trained networks of the [chapter on quantization](quantization.py) {cite:p}`lecun1998gradient`.
+# We start from the trained networks of the [chapter on quantization](quantization.py): LeNet-300-100, which has two
+# hidden layers, and LeNet-5 {cite:p}`lecun1998gradient`.
 
 # %% tags=["hide-input"]
 options = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
@@ -100,10 +104,12 @@ dense["lenet5"] = trained(
 # ## Weights as whole steps
 #
 # **The idea.** {cite:t}`choi2017towards` show that evenly spaced values are hard to beat if an entropy code follows.
-# So each weight becomes a whole number of steps, mostly zero, and the file holds one float per layer and integers.
+# So we round each weight to a whole number of steps, which is zero for most weights.
+# The file then holds integers, and one float per layer for the step.
 # The network keeps learning while its weights are rounded; the training images are shifted by up to a pixel.
 #
-# **The formula.** With the step $\Delta$ of a layer, the mask $m$ of its surviving weights, and a real number $w$ stored for each weight during training,
+# **The formula.** With the step $\Delta$ of a layer, the mask $m$ of its surviving weights, and a real number $w$
+# stored for each weight during training,
 #
 # $$
 # \begin{aligned}
@@ -113,7 +119,8 @@ dense["lenet5"] = trained(
 # $$ (eq-whole-steps)
 #
 # The number of survivors falls from $N$ to $n$ along a cubic, $n_t = n + (N - n)(1 - t)^3$, for $t$ from 0 to 1.
-# Then $\Delta$ is set to the mean magnitude of the survivors; at the end the biases become multiples of an eighth and stay fixed.
+# Then $\Delta$ is set to the mean magnitude of the survivors.
+# At the end the biases are rounded to multiples of one eighth and stay fixed.
 #
 # **The code.**
 
@@ -121,7 +128,8 @@ dense["lenet5"] = trained(
 figures.show_source(whole_steps.GridWeight, whole_steps.train)
 
 # %% [markdown]
-# **An exact check.** In a row of four weights, with a step of one half, the first was pruned and stays zero.
+# **An exact check.** We take a row of four weights and a step of one half.
+# The first weight was pruned and stays zero.
 # The third is rounded to zero but may come back, because the gradient still reaches it.
 
 # %%
@@ -138,12 +146,16 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # (sec-context-code)=
 # ## Context coding
 #
-# **The idea.** A Huffman code gives a symbol the same code word wherever it occurs.
-# But surviving weights occur together: a unit that reads a stroke reads the pixels next to it, with the same sign, and no unit reads the border of the image.
-# For each weight, a context code asks a few yes-or-no questions (is it zero, is it positive, is it larger?) and estimates the answers from the weights around it that are already coded, by counting how often such surroundings had which answer {cite:p}`mahoney2000fast`.
-# The reader counts in the same way, so no table is stored.
+# **The idea.** A Huffman code gives a symbol the same codeword wherever it occurs.
+# But surviving weights occur together: a unit that reads a stroke reads the pixels next to it, with the same sign, and
+# no unit reads the border of the image.
+# For each weight, a context code asks a few yes-or-no questions (is it zero, is it positive, is it larger?).
+# It estimates each answer from the weights around it that are already coded: it counts how often such surroundings had
+# which answer {cite:p}`mahoney2000fast`.
+# The program that reads the file counts in the same way, so no table is stored.
 #
-# **The formula.** Each context $i$ gives a probability $p_i$; they are mixed in the logistic domain, and an answer costs as many bits as the mixture says,
+# **The formula.** Each context $i$ gives a probability $p_i$ that the answer is 1.
+# Their logits are mixed with weights $v_i$, and the mixture $p$ says how many bits the answer costs:
 #
 # $$
 # \begin{aligned}
@@ -152,8 +164,9 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # \end{aligned}
 # $$ (eq-context-mixing)
 #
-# where $b$ is the answer, 0 or 1, and $\eta$ a small rate.
-# One function writes and reads, all in whole numbers, so that every machine can read what another wrote.
+# where $\sigma$ is the logistic function, $b$ is the answer, 0 or 1, and $\eta$ a small learning rate.
+# One function both writes and reads.
+# It computes only with whole numbers, so every machine can read what another wrote.
 #
 # **The code.** First the contexts are mixed; after the answer is coded, the mixer and the contexts learn from it.
 
@@ -161,8 +174,10 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 figures.show_source(context.code_bit.py_func)
 
 # %% [markdown]
-# **An exact check.** We make up sixty units, each of which reads one small patch of an image of 28 by 28 pixels, with one sign.
-# The context code, told that lines are 28 long, takes far fewer bytes than the entropy of the symbols, which no code with one word per symbol can do.
+# **An exact check.** We make up sixty units, each of which reads one small patch of an image of 28 by 28 pixels, with
+# one sign.
+# We tell the context code that lines are 28 pixels long.
+# It takes far fewer bytes than the entropy of the symbols, which no code with one word per symbol can do.
 
 # %%
 levels, random = np.zeros((60, 28, 28), dtype=int), np.random.default_rng(1)
@@ -179,7 +194,8 @@ assert len(coded) < 0.6 * entropy
 # ### The order of units is free
 #
 # You may reorder the units of a layer if the next layer reads them in the same order.
-# With the busiest units first, zeros gather at the ends of rows and columns, where the contexts expect them.
+# If the units with the most surviving weights come first, zeros gather at the ends of rows and columns, where the
+# contexts expect them.
 
 # %% tags=["remove-input"]
 figures.show_source(whole_steps.busiest_first)
@@ -197,9 +213,10 @@ assert torch.allclose(before(images), after(images))
 # (sec-records-sweep)=
 # ## How small?
 #
-# We train each network to several numbers of surviving weights.
-# LeNet-5 first loses most of its filters and units, those of the smallest norm ([chapter on filters](pruning_filters.py)).
-# The narrow network trains quickly; afterwards we put it back into the full one, whose other units are zero.
+# We train each network to several sizes, that is, numbers of surviving weights.
+# From LeNet-5, which has two convolutions, we first remove most filters and units: those with the smallest norm
+# ([chapter on filters](pruning_filters.py)).
+# The narrow network trains quickly; afterwards we put it back into the full network, whose other units are zero.
 
 
 # %% tags=["hide-input"]
@@ -250,11 +267,12 @@ plans = {"lenet300": survivors, "lenet5": lenet5_survivors}
 sweep = {name: {n: run(name, 0, n) for n in plan} for name, plan in plans.items()}
 
 # %% [markdown]
-# **The choice.** The first network of each kind is trained to every size.
-# A size passes if its validation error stays within {mean}`quantization.records.caution_pct` of the limit, because validation is a sample too.
-# We take the smallest file that passes.
-# The other networks are trained to the same size, and it is the record if the interval of all validation errors lies below the limit; otherwise we try the next larger file.
-# If none passes, we take the size with the smallest validation error.
+# **The choice.** We set a limit for the validation error, and train the first network of each kind to every size.
+# A size passes if its validation error stays within {mean}`quantization.records.caution_pct` of the limit; the margin
+# is there because the validation images are a sample, too.
+# We take the smallest file that passes, and train the other networks to the same size.
+# It is the record if the interval of all validation errors lies below the limit; otherwise we try the next larger file.
+# If no size passes, we take the one with the smallest validation error.
 # Only then do we look at the test set.
 
 # %%
@@ -270,7 +288,7 @@ for name, limit in limits.items():
             break
 
 # %% [markdown]
-# We write the files, read them back into new networks, compare these bit for bit, and test them.
+# We write the files and read them back into new networks, which must be the same bit for bit, and test these.
 
 
 # %% tags=["hide-input"]
@@ -375,13 +393,21 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** The file can shrink very far before the error passes its limit.
-# The dense LeNet-300-100 misclassifies {mean}`quantization.records.lenet300_dense_error_pct`, the record {mean}`quantization.lenet300.best_error_pct`.
-# For LeNet-5 it is {mean}`quantization.records.lenet5_dense_error_pct` dense and {mean}`quantization.lenet5.best_error_pct` in the record.
-# The two did not have equal training: the dense LeNet-300-100 had {mean}`quantization.records.lenet300_start_epochs` epochs and the record {mean}`quantization.records.lenet300_further_epochs` after those, on shifted images; LeNet-5 had {mean}`quantization.records.lenet5_start_epochs` and {mean}`quantization.records.lenet5_further_epochs`.
-# So these pairs say how well the small networks read, and not what compression costs; [Deep Compression](quantization.py) is compared on equal terms.
+# The dense LeNet-300-100 misclassifies {mean}`quantization.records.lenet300_dense_error_pct` of the images, and its
+# record {mean}`quantization.lenet300.best_error_pct`.
+# The dense LeNet-5 misclassifies {mean}`quantization.records.lenet5_dense_error_pct`, and its record
+# {mean}`quantization.lenet5.best_error_pct`.
+# But dense networks and records did not have equal training.
+# LeNet-300-100 had {mean}`quantization.records.lenet300_start_epochs` epochs as a dense network, and its record another
+# {mean}`quantization.records.lenet300_further_epochs`, on shifted images.
+# LeNet-5 had {mean}`quantization.records.lenet5_start_epochs` epochs as a dense network, and its record another
+# {mean}`quantization.records.lenet5_further_epochs`.
+# So these pairs say how well the small networks read, but not what compression costs.
+# The chapter on [Deep Compression](quantization.py) compares on equal terms.
 #
-# Others have published these results on MNIST: {cite:t}`han2016deep`, {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable`.
-# They count in different ways, and our networks train on shifted images, so they mark a region rather than a ranking.
+# The table below has results that others published on MNIST, a large set of handwritten digits: {cite:t}`han2016deep`,
+# {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable`.
+# They count in different ways, and our networks train on shifted images, so do not read it as a ranking.
 
 # %% tags=["remove-input"]
 rows = []
@@ -392,13 +418,15 @@ for name, results in PUBLISHED.items():
 figures.table(rows, caption="Published results on MNIST, each counted in its own way")
 
 # %% [markdown]
-# The survey's sentence that quantization can be coupled with other methods to compress further: {verdict}`C2.4-30`.
+# The survey that this book tests {cite:p}`berthelier2020survey` says that quantization can be coupled with other
+# methods to compress further; our measurements say {verdict}`C2.4-30`.
 #
 # (sec-records-ladder)=
 # ## Which step gains what
 #
-# We follow one LeNet-300-100 from Deep Compression, as in the [chapter on quantization](quantization.py), to the record.
-# After every step we write a whole file; the error is that on the validation images.
+# We follow one LeNet-300-100 from Deep Compression, as in the [chapter on quantization](quantization.py), to the
+# record.
+# After every step we write a whole file and measure the error on the validation images.
 
 # %% tags=["hide-input"]
 options = {
@@ -470,8 +498,12 @@ record("records.context_gain_ratio", steps[-3] / steps[-2], digits=2)
 record("records.order_gain_ratio", steps[-2] / steps[-1], digits=2)
 
 # %% [markdown]
-# **What to see.** Training while the weights are rounded {glue:text}`quantization.records.repair` the error: it is {mean}`quantization.records.untrained_error_pct` if the weights are only rounded, and {mean}`quantization.records.stepped_error_pct` if they are also trained.
-# The context code and the biases in eighths {finding}`gain a factor | quantization.records.context_gain_ratio > 1` of {mean}`quantization.records.context_gain_ratio`, the order of the units {finding}`another | quantization.records.order_gain_ratio > 1` {mean}`quantization.records.order_gain_ratio`.
+# **What to see.** Training while the weights are rounded {glue:text}`quantization.records.repair` the error: it is
+# {mean}`quantization.records.untrained_error_pct` if the weights are only rounded, and
+# {mean}`quantization.records.stepped_error_pct` if they are also trained.
+# The context code and the biases in eighths {finding}`gain a factor | quantization.records.context_gain_ratio > 1` of
+# {mean}`quantization.records.context_gain_ratio`, and the order of the units
+# {finding}`another | quantization.records.order_gain_ratio > 1` {mean}`quantization.records.order_gain_ratio`.
 # Neither can change the error, because the network is the same.
 #
 # ### Where the bytes are
@@ -518,8 +550,10 @@ for key, text in COUNTED.items():
     rows.append({"what is counted": text, "smaller": ratio})
 
 # %% [markdown]
-# **What to see.** {finding}`Most bytes | quantization.records.first_layer_share_pct > 50` of LeNet-300-100, {mean}`quantization.records.first_layer_share_pct`, are weights of its first layer.
-# The biases of LeNet-300-100 take {mean}`quantization.records.bias_bytes`; as floats they would take {mean}`quantization.records.float_bias_bytes`.
+# **What to see.** {finding}`Most bytes | quantization.records.first_layer_share_pct > 50` of LeNet-300-100,
+# {mean}`quantization.records.first_layer_share_pct`, are weights of its first layer.
+# All biases of LeNet-300-100 together take {mean}`quantization.records.bias_bytes`; as floats they would take
+# {mean}`quantization.records.float_bias_bytes`.
 #
 # How many times smaller a network is depends on what you count:
 
@@ -529,9 +563,9 @@ figures.table(rows, caption="LeNet-300-100, first record, counted in three ways"
 # %% [markdown]
 # ## Where it breaks
 #
-# **No neighbors, less gain.** Shuffle the pixels of all images, and the columns of the first layer with them.
-# The network is as good as before, but the contexts find nothing around a weight.
-# Neither do they find much in a dense network whose weights share sixteen values by k-means.
+# **No neighbors, less gain.** Shuffle the pixels of all images, and the columns of the first layer in the same way.
+# The network is as good as before, but the neighbors of a weight no longer tell anything about it.
+# They also tell little in a dense network whose weights share sixteen values by k-means.
 
 # %%
 shuffled = copy.deepcopy(raw)
@@ -546,10 +580,13 @@ record("records.shuffled_bytes", size(packed(shuffled, "lenet300")))
 record("records.dense_context_gain_ratio", gain, digits=3)
 
 # %% [markdown]
-# The record has {mean}`quantization.records.ordered_bytes`, with shuffled pixels it would have {mean}`quantization.records.shuffled_bytes`.
-# For the 4-bit codes of the dense network, the context code gains {finding}`only a factor | quantization.records.dense_context_gain_ratio < 1.25` of {mean}`quantization.records.dense_context_gain_ratio 2` over a range code, which uses no context.
+# The record has {mean}`quantization.records.ordered_bytes`; with shuffled pixels it would have
+# {mean}`quantization.records.shuffled_bytes`.
+# For the 4-bit codes of the dense network, the context code gains
+# {finding}`only a factor | quantization.records.dense_context_gain_ratio < 1.25` of
+# {mean}`quantization.records.dense_context_gain_ratio 2` over a range code, which uses no context.
 #
-# **Too coarse a step.** Without further training, a coarser step makes a smaller file at the price of errors:
+# **Too coarse a step.** Without further training, a coarser step makes a smaller file at the price of more errors:
 
 # %%
 rows, wrong, sizes = [], [], []
@@ -571,11 +608,14 @@ saved = [before - after for before, after in pairwise(sizes)]
 record("records.coarser_saves_bytes", min(saved))
 
 # %% [markdown]
-# **What to see.** Every coarser step makes the file {finding}`smaller | quantization.records.coarser_saves_bytes > 0`, but with the coarsest the error is {mean}`quantization.records.coarse_step_error_pct 1`, against {mean}`quantization.records.fine_step_error_pct 1` with the finest.
+# **What to see.** Every coarser step makes the file {finding}`smaller | quantization.records.coarser_saves_bytes > 0`,
+# but with the coarsest step the error is {mean}`quantization.records.coarse_step_error_pct 1`, and with the finest
+# {mean}`quantization.records.fine_step_error_pct 1`.
 #
 # ## Exercises
 #
-# 1. How many bytes would the surviving weights of LeNet-300-100 take as 32-bit floats, even if their places cost nothing? How large is the file?
+# 1. How many bytes would the surviving weights of LeNet-300-100 take as 32-bit floats, even if their places cost
+#    nothing? How large is the file?
 
 # %% tags=["hide-cell"]
 left = sum(
@@ -586,7 +626,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. The units of LeNet-300-100 can be ordered in 300! times 100! ways. How many bytes could a code save at most by not telling which, and how many did our order save?
+# 2. The units of LeNet-300-100 can be ordered in 300! times 100! ways. How many bytes could a code save at most if it
+#    need not store the order, and how many did our order save?
 
 # %% tags=["hide-cell"]
 most = (math.lgamma(301) + math.lgamma(101)) / math.log(2) / 8
@@ -596,7 +637,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Is a symbol that the code expects nearly free? Code a million zeros, and a million zeros of which the last is a one.
+# 3. Is a symbol that the code expects nearly free? Code a million zeros, and a million zeros of which the last is a
+#    one.
 
 # %% tags=["hide-cell"]
 zeros = np.zeros(1_000_000, dtype=int)
@@ -609,12 +651,14 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Prune, round to whole steps while training, and use a context code: the file becomes hundreds of times smaller than the floats.
+# - Prune, round to whole steps while training, and use a context code: the file becomes hundreds of times smaller than
+#   the floats.
 # - A context code needs neighbors: it gains most where surviving weights cluster, and little on dense weights.
-# - State what you count; only a file that can be read back counts everything.
+# - Say what you count; only a file that can be read back counts everything.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`han2016deep` and {cite:t}`choi2017towards` are the methods joined here, {cite:t}`mahoney2000fast` is the idea of the code.
-# - {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable` hold the published results.
-# - {cite:t}`lecun1998gradient` is where the networks come from, {cite:t}`berthelier2020survey` is the survey.
+# - The chapter joins the methods of {cite:t}`han2016deep` and {cite:t}`choi2017towards`; the idea of the code comes
+#   from {cite:t}`mahoney2000fast`.
+# - {cite:t}`ullrich2017soft`, {cite:t}`louizos2017bayesian` and {cite:t}`oktay2020scalable` have the published results.
+# - The networks come from {cite:t}`lecun1998gradient`; {cite:t}`berthelier2020survey` is the survey.

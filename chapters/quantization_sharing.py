@@ -11,8 +11,14 @@
 # # Weight sharing: k-means, product and residual quantization
 #
 # Can the weights of a trained network share a few values, without any training afterwards?
-# Yes: with sixteen values per layer, the file of LeNet-300-100, a small digit classifier with two hidden layers, gets {mean}`quantization.scalar4.file_ratio 0` smaller, and its error {glue:text}`quantization_sharing.scalar4.outcome`.
-# Short vectors in place of values (product quantization) make it {finding}`smaller still | quantization_sharing.product.chosen_file_ratio > quantization.scalar4.file_ratio`: {mean}`quantization_sharing.product.chosen_file_ratio 0`, at an error of {mean}`quantization_sharing.product.chosen_error_pct 1`, where four values per layer {finding}`are worse | quantization.scalar2.error_pct > quantization_sharing.product.chosen_error_pct` with {mean}`quantization.scalar2.error_pct 1`.
+# Yes: with sixteen values per layer, the file of LeNet-300-100, a small digit classifier, gets
+# {mean}`quantization.scalar4.file_ratio 0` smaller, and its error {glue:text}`quantization_sharing.scalar4.outcome`.
+# If short vectors are shared instead of values, the file gets
+# {finding}`smaller still | quantization_sharing.product.chosen_file_ratio > quantization.scalar4.file_ratio`:
+# {mean}`quantization_sharing.product.chosen_file_ratio 0`, at an error of
+# {mean}`quantization_sharing.product.chosen_error_pct 1`; four values per layer
+# {finding}`are worse | quantization.scalar2.error_pct > quantization_sharing.product.chosen_error_pct` with
+# {mean}`quantization.scalar2.error_pct 1`.
 #
 # ```{claims} quantization_sharing
 # ```
@@ -83,9 +89,10 @@ def missing(layer, other):  # squared error of the weights, in percent of their 
 
 
 # %% [markdown]
-# **A baseline.** {cite:t}`gong2014vq` compared four ways to share, on networks that are trained already.
-# Here they are applied to the same LeNet-300-100 networks {cite:p}`lecun1998gradient`, and at the end to LeNet-5, a digit classifier with two convolutions.
-# All sizes are bytes of files that load back bit for bit, codebooks and biases included.
+# **A baseline.** {cite:t}`gong2014vq` compared four ways of sharing weights in networks that are already trained.
+# We apply all four to the same LeNet-300-100 networks, which have two hidden layers {cite:p}`lecun1998gradient`.
+# At the end we apply them to LeNet-5, a digit classifier with two convolutions.
+# All sizes are bytes of files that load back bit for bit, and they include codebooks and biases.
 
 # %%
 fit = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
@@ -101,18 +108,20 @@ record("lenet5.baseline_error_pct", errors(lenet5))
 # ## The best k values on a line
 #
 # **The idea.** Replace $n$ weights by $k$ shared values so that the squared error is as small as possible.
-# That is k-means, and because weights are single numbers, it can be solved exactly.
-# Most software uses Lloyd's iteration {cite:p}`lloyd1982least`, which stops at the first arrangement that no single move improves.
+# This is the problem of k-means, and because weights are single numbers, it can be solved exactly.
+# Most software uses Lloyd's iteration instead {cite:p}`lloyd1982least`, which stops at the first arrangement that no
+# single move improves.
 #
 # **The formula.** The best clusters are intervals of the sorted weights.
 # Let $c(i, j)$ be the squared error of one cluster that holds the sorted weights $i+1$ to $j$.
-# The least error of the first $j$ weights in $m$ clusters is then
+# Then the least error for the first $j$ weights in $m$ clusters is
 #
 # $$ D_m(j) = \min_{i < j} D_{m-1}(i) + c(i, j). $$ (eq-intervals)
 #
-# With a price on each cluster, one pass over the weights replaces the recursion over $m$; bisection finds the price at which exactly $k$ clusters are cheapest.
+# If each cluster has a price, one pass over the weights replaces the recursion over $m$.
+# Bisection then finds the price at which exactly $k$ clusters are cheapest.
 #
-# **The code.** It merges equal weights, finds the intervals, and takes the mean of each:
+# **The code.** The function merges equal weights, finds the intervals, and takes the mean of each interval:
 
 # %% tags=["remove-input"]
 figures.show_source(optimal_kmeans.optimal)
@@ -127,8 +136,10 @@ brute = min(sum(((part - part.mean()) ** 2).sum() for part in cut) for cut in pa
 assert abs(optimal_kmeans.optimal(values, 3).squared_error - brute) < 1e-12
 
 # %% [markdown]
-# **An experiment.** How far from the best does Lloyd's iteration stop?
-# We cluster the weights that pruning left in the first layer, from the three starts of {cite:t}`han2016deep`: values that are evenly spaced (linear), evenly spaced in rank (density), or drawn at random.
+# **An experiment.** How far from the best clusters does Lloyd's iteration stop?
+# We prune the network and cluster the weights that are left in its first layer, from the three starts of
+# {cite:t}`han2016deep`.
+# The starting values are evenly spaced (linear), evenly spaced in rank (density), or drawn at random.
 
 # %%
 options = {"split": dataset.train, "density": kept, "epochs": final_epochs}
@@ -156,14 +167,17 @@ nearest = min(np.mean(above) for above in excess.values())
 record("start.nearest_excess_pct", nearest, digits=0)
 
 # %% [markdown]
-# **What to see.** Lloyd's iteration does not find the best clusters: even from the best of its starts the squared error is on average {mean}`quantization_sharing.start.nearest_excess_pct` {finding}`above the least possible | quantization_sharing.start.nearest_excess_pct > 0`.
+# **What to see.** Lloyd's iteration does not find the best clusters: even from its best start, the squared error is on
+# average {mean}`quantization_sharing.start.nearest_excess_pct`
+# {finding}`above the least possible | quantization_sharing.start.nearest_excess_pct > 0`.
 # The chapter on [Deep Compression](quantization.py) trains the shared values further, from each of these starts.
 #
 # (sec-scalar-kmeans)=
 # ## Scalar k-means: share without training
 #
-# **The idea.** Cluster the weights of each layer once, and store each weight as the number of its cluster {cite:p}`gong2014vq`.
-# The values that are shared are the *centroids*, the means of the clusters.
+# **The idea.** Cluster the weights of each layer once, and store each weight as the index of its cluster
+# {cite:p}`gong2014vq`.
+# The shared values are the *centroids*, the means of the clusters.
 #
 # **The formula.** With $q$ bits for each of $n$ weights and $k = 2^q$ floats for the centroids, the compression rate is
 #
@@ -175,7 +189,8 @@ record("start.nearest_excess_pct", nearest, digits=0)
 figures.show_source(scalar_kmeans.SharedWeight)
 
 # %% [markdown]
-# **An exact check.** A file with codes of one length is as large as the formula says, plus biases and a short header.
+# **An exact check.** If all codes have one length, the file is as large as the formula says, plus the biases and a
+# short header.
 
 # %%
 shared = coded(scalar_kmeans.share, dense[0], bits=4)
@@ -187,7 +202,7 @@ assert 0 <= len(content) - formula - biases < 250
 assert torch.equal(storage.loads(content, models.lenet_300_100())[1], shared.fc1.weight)
 
 # %% [markdown]
-# **An experiment.** One to six bits per weight, without training.
+# **An experiment.** We share values at one to six bits per weight, and train nothing.
 
 
 # %%
@@ -231,18 +246,22 @@ distinct = [
 record_scalar("scalar4.distinct_values", max(distinct), exact=True)
 
 # %% [markdown]
-# **What to see.** Four bits per weight cost little, two bits {finding}`cost much more | quantization.scalar2.error_pct - quantization.scalar4.error_pct > 1`: the error is {mean}`quantization.scalar4.error_pct` with sixteen values and {mean}`quantization.scalar2.error_pct` with four.
-# The survey promises 8 to 16 times without a huge loss {cite:p}`gong2014vq`; the verdict is {verdict}`C2.4-06`.
-# It also says that sharing easily makes a network sparse ({verdict}`C4-03`), but {mean}`quantization.scalar4.density_pct` of the weights here are still not zero.
-# And its Table 1 says that fewer neurons are distinct ({verdict}`C2.4-21`), but even with four values the first layer has {mean}`quantization.scalar2.distinct_neurons_ratio` as many distinct neurons as before.
+# **What to see.** Four bits per weight cost little, two bits
+# {finding}`cost much more | quantization.scalar2.error_pct - quantization.scalar4.error_pct > 1`: the error is
+# {mean}`quantization.scalar4.error_pct` with sixteen values and {mean}`quantization.scalar2.error_pct` with four.
+# The survey that this book tests {cite:p}`berthelier2020survey` promises 8 to 16 times without a huge loss {cite:p}`gong2014vq`; our measurements say {verdict}`C2.4-06`.
+# The survey also says that quantization easily makes a network sparse ({verdict}`C4-03`), but
+# {mean}`quantization.scalar4.density_pct` of the weights here are still not zero.
+# Its Table 1 says that quantization leaves fewer distinct neurons ({verdict}`C2.4-21`), but even with four values the
+# first layer has {mean}`quantization.scalar2.distinct_neurons_ratio` as many distinct neurons as before.
 #
 # (sec-sign-quantization)=
 # ## Signs: one bit per weight
 #
 # **The idea.** The crudest code keeps one bit: whether a weight is positive {cite:p}`gong2014vq`.
 #
-# **The formula.** As published, all weights become $\pm 1$, without a scale: $\alpha_i = 1$.
-# The scale that loses least squared error is the mean magnitude of the weights, over the layer or over row $i$:
+# **The formula.** In the published method all weights become $\pm 1$, without a scale: $\alpha_i = 1$.
+# The scale with the least squared error is the mean magnitude of the weights, over the layer or over row $i$:
 #
 # $$ \hat W_{ij} = \alpha_i\,\mathrm{sign}(W_{ij}), \qquad \alpha_i \in \Big\{\, 1,\; \overline{\lvert W \rvert},\; \overline{\lvert W_i \rvert} \,\Big\} $$ (eq-gong-signs)
 #
@@ -256,8 +275,8 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **An exact check.** ReLU passes a positive factor on.
-# Without biases the scale of a layer therefore multiplies all outputs by one number, and no decision changes.
+# **An exact check.** A positive factor passes through ReLU unchanged.
+# So without biases, the scale of a layer multiplies all outputs by the same number, and no decision changes.
 
 
 # %%
@@ -275,7 +294,8 @@ one, other = (net(dataset.test.images.double()).argmax(1) for net in nets)
 assert torch.equal(one, other)
 
 # %% [markdown]
-# **An experiment.** No scale, as published, and two scales; with the biases as trained, and with all biases set to zero.
+# **An experiment.** We try no scale, as published, and both scales, each with the trained biases and with all biases
+# set to zero.
 
 # %%
 by_scale = {}
@@ -302,23 +322,29 @@ effect = "raises" if min(means["layer"], means["row"]) > means["none"] else "low
 evidence.phrase("quantization_sharing.sign.effect", effect)
 
 # %% [markdown]
-# **What to see.** A scale lowers the squared error of the weights and still {glue:text}`quantization_sharing.sign.effect` the test error here.
-# With zero biases the scale hardly matters; "Where it breaks" explains both.
+# **What to see.** A scale lowers the squared error of the weights.
+# It {glue:text}`quantization_sharing.sign.effect` the test error here.
+# With zero biases the scale hardly matters. The section "Where it breaks" explains both.
 #
 # (sec-product-quantization)=
 # ## Product quantization: share short vectors
 #
-# **The idea.** Cut the rows of a weight into short pieces, and let the pieces in the same columns share a few codewords {cite:p}`gong2014vq,jegou2011product`.
+# **The idea.** Cut the rows of a weight matrix into short pieces, and let the pieces in the same columns share a few
+# codewords {cite:p}`gong2014vq,jegou2011product`.
 # One code then stands for several weights.
 #
-# **The formula.** An $m \times n$ weight is cut into $s$ segments, $W = [W^1, \dots, W^s]$, with $k = 2^q$ codewords in each of them:
+# **The formula.** An $m \times n$ weight is cut into $s$ segments, $W = [W^1, \dots, W^s]$, each with its own $k = 2^q$
+# codewords.
+# In segment $i$, row $z$ gets the codeword $c^i_{a^i(z)}$, and $r$ is the compression rate:
 #
 # $$ \min_{c^i,\, a^i} \sum_{z=1}^{m} \big\lVert w^i_z - c^i_{a^i(z)} \big\rVert^2, \qquad r = \frac{32\, m n}{32\, k n + q\, m s} . $$ (eq-product)
 #
 # The first term of the denominator is the size of the codebooks, which longer pieces do not reduce.
-# A row can hold the weights into an output, or out of an input; a convolution's weight is the matrix (outputs, inputs × height × width).
+# A row can hold the weights into one output or out of one input.
+# The weight of a convolution is treated as a matrix (outputs, inputs × height × width).
 #
-# **The code.** k-means of vectors finds only a local optimum, so `kmeans` keeps the best of three runs from spread-out starts (k-means++).
+# **The code.** For vectors, k-means finds only a local optimum, so `kmeans` keeps the best of three runs from
+# spread-out starts (k-means++).
 
 # %% tags=["remove-input"]
 figures.show_source(pq.ProductWeight.right_inverse)
@@ -336,17 +362,19 @@ assert torch.equal(values.weight, pieces.weight)
 assert torch.equal(whole.weight, layer.weight)
 
 # %% [markdown]
-# Below, each row holds the weights out of one input.
-# LeNet-300-100 has more inputs than outputs in every layer, so these rows are short and many, and the codebooks take less of the file.
+# From here on, each row holds the weights out of one input.
+# Every layer of LeNet-300-100 has more inputs than outputs, so there are many short rows, and the codebooks take less
+# of the file.
 # Exercise 3 compares the two choices on validation images.
 #
 # (sec-residual-quantization)=
 # ## Residual quantization: whole rows, in stages
 #
 # **The idea.** Let whole rows share codewords.
-# What is then missing is again a matrix, and is quantized in the same way, stage after stage {cite:p}`gong2014vq`.
+# The error that remains is again a matrix, so quantize it in the same way, stage after stage {cite:p}`gong2014vq`.
 #
-# **The formula.** Let $R_0 = W$, and let $\hat R_{t-1}$ be $R_{t-1}$ with each row replaced by its nearest codeword. Then
+# **The formula.** Let $R_0 = W$, and let $\hat R_{t-1}$ be $R_{t-1}$ with each row replaced by its nearest codeword.
+# Then
 #
 # $$ R_t = R_{t-1} - \hat R_{t-1}, \qquad \hat w_z = \sum_{t=1}^{T} c^t_{a_t(z)}, \qquad r = \frac{32\, m n}{T\,(32\, k n + q\, m)} . $$ (eq-residual)
 #
@@ -356,7 +384,7 @@ assert torch.equal(whole.weight, layer.weight)
 figures.show_source(rq.ResidualWeight.right_inverse)
 
 # %% [markdown]
-# **An exact check.** One stage is product quantization with one segment, and each stage leaves less than the one before.
+# **An exact check.** One stage is product quantization with one segment, and each further stage leaves a smaller error.
 
 # %%
 layer, options = dense[0].fc2, {"vectors": "inputs", "bits": residual_bits}
@@ -368,7 +396,7 @@ assert torch.equal(left[0].weight, whole.weight)
 # %% [markdown]
 # ## All techniques on one baseline
 #
-# Every layer of the dense networks is coded, and nothing is trained.
+# We code every layer of the dense networks with each method, and train nothing.
 
 # %%
 m, n = pq.sizes(dense[0].fc1.weight.shape, "inputs")
@@ -397,7 +425,9 @@ for count in sorted(stages, reverse=True):
 run("signs", "signs", 32, all_coded(sign_quantization.quantize))
 
 # %% [markdown]
-# **Squared error at equal bits.** How much of the first layer's weights does each method miss, for the same number of bits per weight, codebooks included?
+# **Squared error at equal bits.** We measure the squared error of the first layer's weights at the same number of bits
+# per weight, codebooks included.
+# It is given as a share of their energy, the sum of the squared weights.
 
 # %% tags=["remove-input"]
 styles = [{}, {"linestyle": "--", "markerfacecolor": "white"}, {"linestyle": ":"}]
@@ -442,11 +472,17 @@ less = "less" if lost["product", 2] < lost["scalar", 2] else "no less"
 evidence.phrase("quantization_sharing.product.misses", less)
 
 # %% [markdown]
-# **What to see.** Whole rows miss {finding}`far more | quantization_sharing.residual.within2_squared_error_pct - quantization_sharing.product.within2_squared_error_pct > 10; quantization_sharing.residual.within2_squared_error_pct - quantization_sharing.scalar.within2_squared_error_pct > 10` than the other two within two bits per weight, because each of their codewords is as long as a row and has to be stored.
-# Within two bits per weight, pieces miss {glue:text}`quantization_sharing.product.misses` than single values: {mean}`quantization_sharing.product.within2_squared_error_pct` and {mean}`quantization_sharing.scalar.within2_squared_error_pct`.
+# **What to see.** Within two bits per weight, whole rows miss
+# {finding}`far more | quantization_sharing.residual.within2_squared_error_pct - quantization_sharing.product.within2_squared_error_pct > 10; quantization_sharing.residual.within2_squared_error_pct - quantization_sharing.scalar.within2_squared_error_pct > 10`
+# than the other two, because each of their codewords is as long as a row and has to be stored.
+# Pieces of rows miss {glue:text}`quantization_sharing.product.misses` than single values:
+# {mean}`quantization_sharing.product.within2_squared_error_pct` of the energy and
+# {mean}`quantization_sharing.scalar.within2_squared_error_pct`.
 #
-# **Error against bytes.** For whole networks, which is the smallest file of each method whose validation error is at most one point above that of the dense networks?
-# If there is none, we take the one with the least validation error.
+# **Error against bytes.** Now we look at whole networks.
+# For each method we take the smallest file whose validation error is at most one point above that of the dense
+# networks.
+# If there is none, we take the file with the least validation error.
 
 # %%
 allowed = 1 + np.mean(errors(dense, dataset.validation))
@@ -508,9 +544,10 @@ first = max(
 evidence.phrase("quantization_sharing.picked.smallest", names[first])
 
 # %% [markdown]
-# **What to see.** The smallest file within a point of the dense validation error comes from {glue:text}`quantization_sharing.picked.smallest`.
-# {cite:t}`gong2014vq` report 16 to 24 times for product quantization, with one point lost on ImageNet, and code the dense layers only.
-# We code LeNet-5 both ways: all four layers, or its two dense ones.
+# **What to see.** The smallest file within a point of the dense validation error comes from
+# {glue:text}`quantization_sharing.picked.smallest`.
+# {cite:t}`gong2014vq` report 16 to 24 times for product quantization, with one point lost on ImageNet; they code only the dense layers.
+# We code LeNet-5 both ways: all four layers, or only its two dense layers.
 
 # %%
 by_sign = {"method": lambda net, bits: sign_quantization.quantize(net, names=bits)}
@@ -552,18 +589,30 @@ figures.table(
 )
 
 # %% [markdown]
-# **What to see.** Coding the convolutions as well {finding}`saves many bytes | quantization_sharing.lenet5.scalar4_all_file_ratio - quantization_sharing.lenet5.scalar4_dense_file_ratio > 1`, because they stay floats otherwise: with sixteen values the file is {mean}`quantization_sharing.lenet5.scalar4_all_file_ratio` {finding}`smaller | quantization_sharing.lenet5.scalar4_all_file_ratio > 1`, and {mean}`quantization_sharing.lenet5.scalar4_dense_file_ratio` with the dense layers alone.
-# With all layers coded the error is {mean}`quantization_sharing.lenet5.scalar4_all_error_pct` with sixteen values and {mean}`quantization_sharing.lenet5.scalar2_all_error_pct` with four; without coding it is {mean}`quantization_sharing.lenet5.baseline_error_pct`.
+# **What to see.** Coding the convolutions, too,
+# {finding}`saves many bytes | quantization_sharing.lenet5.scalar4_all_file_ratio - quantization_sharing.lenet5.scalar4_dense_file_ratio > 1`,
+# because otherwise they stay floats.
+# With sixteen values the file is {mean}`quantization_sharing.lenet5.scalar4_all_file_ratio`
+# {finding}`smaller | quantization_sharing.lenet5.scalar4_all_file_ratio > 1` if all layers are coded, and
+# {mean}`quantization_sharing.lenet5.scalar4_dense_file_ratio` if only the dense layers are.
+# With all layers coded the error is {mean}`quantization_sharing.lenet5.scalar4_all_error_pct` with sixteen values and
+# {mean}`quantization_sharing.lenet5.scalar2_all_error_pct` with four; without coding it is
+# {mean}`quantization_sharing.lenet5.baseline_error_pct`.
 # None of the four methods saves time by itself: the weights are rebuilt from their codes at every use.
 # Exercise 2 shows where time could be saved.
 #
 # ## Where it breaks
 #
-# **Signs and biases.** Weights of $\pm 1$ are many times larger than the trained ones, so the biases hardly count any more.
-# A scale makes the weights small again, and the biases count, in a network whose weights are all distorted.
-# The error is {mean}`quantization_sharing.sign_none.error_pct` without a scale and {mean}`quantization_sharing.sign_layer.error_pct` with one per layer; with that scale and zero biases it is {mean}`quantization_sharing.sign_layer.unbiased_error_pct`.
+# **Signs and biases.** Weights of $\pm 1$ are many times larger than the trained weights, so the biases hardly count
+# any more.
+# A scale makes the weights small again, and the biases count again, although they were trained for weights that are now
+# distorted.
+# The error is {mean}`quantization_sharing.sign_none.error_pct` without a scale and
+# {mean}`quantization_sharing.sign_layer.error_pct` with one per layer; with that scale and zero biases it is
+# {mean}`quantization_sharing.sign_layer.unbiased_error_pct`.
 #
-# **A codebook larger than the layer.** Give the first layer a row for each of its 300 outputs, in pieces of four, with up to 512 codewords per segment.
+# **A codebook larger than the layer.** We give the first layer a row for each of its 300 outputs, cut the rows into
+# pieces of four, and allow 512 codewords per segment.
 
 # %%
 whole = coded(pq.quantize, dense[0].fc1, bits=9, length=4)
@@ -571,11 +620,14 @@ assert torch.equal(whole.weight, dense[0].fc1.weight)
 record("large_codebook.file_ratio", smaller(whole), digits=2, exact=True)
 
 # %% [markdown]
-# With as many codewords as rows, nothing is lost and nothing is saved: the file is {finding}`larger | quantization_sharing.large_codebook.file_ratio < 1` than the floats, which take {mean}`quantization_sharing.large_codebook.file_ratio` of its size.
+# With as many codewords as rows, nothing is lost and nothing is saved: the file is
+# {finding}`larger | quantization_sharing.large_codebook.file_ratio < 1` than that of the floats, which has
+# {mean}`quantization_sharing.large_codebook.file_ratio` of its size.
 #
 # ## Exercises
 #
-# 1. By the formula, how many times smaller does scalar k-means with four bits make a layer of a million weights, and one of a thousand weights?
+# 1. By the formula, how many times smaller does scalar k-means with four bits make a layer of a million weights, and
+#    one of a thousand weights?
 
 # %% tags=["hide-cell"]
 large, little = (scalar_kmeans.compression_rate(n, 4) for n in (1_000_000, 1_000))
@@ -584,7 +636,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. Product quantization need not decode: multiply the input by the codewords, then look the products up. Check it, and count the operations.
+# 2. Product quantization can compute without rebuilding the weights: multiply the input by the codewords, then look up
+#    the products. Check this, and count the operations.
 
 # %% tags=["hide-cell"]
 layer = coded(pq.quantize, dense[0].fc1, bits=4, length=4)
@@ -598,7 +651,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Should a row hold the weights into an output or out of an input, and how long should a piece be? That is a choice, so validation images judge.
+# 3. Should a row hold the weights into an output or out of an input, and how long should a piece be? Decide on
+#    validation images, because this is a choice.
 
 # %% tags=["hide-cell"]
 rows = []
@@ -629,4 +683,4 @@ evidence.answer(
 #
 # - {cite:t}`gong2014vq` compares the four methods; {cite:t}`berthelier2020survey` is the survey.
 # - {cite:t}`jegou2011product` is product quantization for search; {cite:t}`lloyd1982least` is the iteration.
-# - {cite:t}`han2016deep` is where the starts come from, {cite:t}`lecun1998gradient` the networks.
+# - The starts come from {cite:t}`han2016deep`, the networks from {cite:t}`lecun1998gradient`.

@@ -10,9 +10,11 @@
 # (sec-self-organization)=
 # # Networks that organize themselves
 #
-# Can units find the shape of their data by local rules, without labels and without a plan?
-# Those of a neural gas can: spread over two rings of points, they make two closed chains of edges in {mean}`self_organization.gas.rings_right_pct 0` of the runs.
-# A self-organizing map keeps the grid that it was given, and leaves {mean}`self_organization.compare.rings_square_dead_pct 0` of its units between the rings, where there is nothing to represent.
+# Can the units of a network find the shape of their data by local rules, without labels and without a plan?
+# Those of a neural gas can: on samples from two rings, their edges form two closed chains in
+# {mean}`self_organization.gas.rings_right_pct 0` of the runs.
+# A self-organizing map keeps the grid it was given, and leaves
+# {mean}`self_organization.compare.rings_square_dead_pct 0` of its units between the rings, where there are no data.
 #
 # ```{claims} self_organization
 # ```
@@ -103,18 +105,22 @@ def panels(rows, columns, height):
 
 # %% [markdown]
 # (sec-perceptron)=
-# ## Rosenblatt's perceptron: one unit that learns behind fixed ones
+# ## Rosenblatt's perceptron: one trained unit after random ones
 #
-# **The idea.** A retina feeds association units through connections that are drawn at random and never change.
-# One response unit weighs what they say, and changes its weights only when it is wrong {cite:p}`rosenblatt1958perceptron`.
-# What organizes itself here is little: the weights of one unit, with a teacher that knows the labels.
+# **The idea.** A retina, that is the input, feeds association units through connections that are drawn at random and
+# never change.
+# One response unit computes a weighted sum of their outputs, and changes its weights only when its answer is wrong
+# {cite:p}`rosenblatt1958perceptron`.
+# So only the weights of this one unit organize themselves, and they need a teacher that knows the labels.
 #
-# **The formula.** With sparse random signs $R$, a threshold $\theta$, and labels $y = \pm 1$,
+# **The formula.** The input is $x$, the connections of the association units are sparse random signs $R$, their
+# threshold is $\theta$, and the labels are $y = \pm 1$:
 #
 # $$ a = \mathbb 1[R x > \theta], \qquad \hat y = \operatorname{sign}(w \cdot a + b), \qquad \text{on an error: } w \leftarrow w + y\, a, \quad b \leftarrow b + y . $$ (eq-perceptron)
 #
-# Where two classes can be separated with a margin $\gamma$, there are at most $(\rho/\gamma)^2$ mistakes, with the largest length $\rho$ of $(a, 1)$.
-# That bound is Novikoff's, of 1962.
+# If the two classes can be separated with a margin $\gamma$, learning makes at most $(\rho/\gamma)^2$ mistakes, where
+# $\rho$ is the largest length of a vector $(a, 1)$.
+# Novikoff proved this bound in 1962.
 #
 # **The code.**
 
@@ -122,8 +128,9 @@ def panels(rows, columns, height):
 figures.show_source(perceptron.learn)
 
 # %% [markdown]
-# **Exact checks.** A straight line separates *and* and *or*, so learning ends, within the bound.
-# None separates *exclusive or*: at least one of its four cases is wrong, after however many passes.
+# **Exact checks.** A straight line separates the cases of *and*, and those of *or*, so learning ends, within the bound.
+# No straight line separates those of *exclusive or*: at least one of its four cases is wrong after any number of
+# passes.
 
 # %%
 cases = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
@@ -140,7 +147,7 @@ assert plain["exclusive or"].score(cases, truth["exclusive or"]) <= 3 / 4
 
 # %% [markdown]
 # **An experiment.** How many random association units make *exclusive or* separable?
-# And can a perceptron tell two digits apart that it has not seen?
+# And can a perceptron distinguish two digits in images that it has not seen?
 
 
 # %% tags=["hide-input"]
@@ -213,32 +220,44 @@ record(
 )
 
 # %% [markdown]
-# **What to see.** Random units make a problem separable that was not: {finding}`with more of them more perceptrons learn exclusive or | self_organization.perceptron.most_solved_pct > self_organization.perceptron.few_solved_pct`, from {mean}`self_organization.perceptron.few_solved_pct` with {mean}`self_organization.perceptron.few_units` to {mean}`self_organization.perceptron.most_solved_pct` with {mean}`self_organization.perceptron.most_units`.
-# Zeros and ones are told apart with {mean}`self_organization.perceptron.easy_error_pct` errors on new images, and threes and eights, which look alike, with {mean}`self_organization.perceptron.hard_error_pct`.
-# No run made more mistakes than its bound.
+# **What to see.** Random units make a problem separable that was not:
+# {finding}`with more of them, more perceptrons learn exclusive or | self_organization.perceptron.most_solved_pct > self_organization.perceptron.few_solved_pct`.
+# With {mean}`self_organization.perceptron.few_units` association units
+# {mean}`self_organization.perceptron.few_solved_pct` of the perceptrons do.
+# With {mean}`self_organization.perceptron.most_units` units {mean}`self_organization.perceptron.most_solved_pct` do.
+# A perceptron that learned to distinguish zeros from ones misclassifies
+# {mean}`self_organization.perceptron.easy_error_pct` of new images.
+# For threes and eights, which look alike, it is {mean}`self_organization.perceptron.hard_error_pct`.
+# The number of mistakes stayed within its bound in every run.
 #
 # (sec-willshaw)=
 # ## Maps between two sheets of cells
 #
-# **The idea.** The eye's retina sends its nerve fibers to the brain so that neighbors stay neighbors.
+# **The idea.** The retina of the eye sends nerve fibers to the brain, and fibers that start as neighbors also end as
+# neighbors.
 # How do they know where to go?
-# {cite:t}`willshaw1976patterned` show that activity can tell them: neighboring cells of the first sheet are active together, neighboring cells of the second sheet excite each other, and connections between active cells grow at the cost of the others.
+# {cite:t}`willshaw1976patterned` show that activity can tell them.
+# Neighboring cells of the first sheet are active together, and neighboring cells of the second sheet excite each other.
+# Connections between active cells then grow at the cost of the others.
 #
-# **The formula.** Potentials $H$ of the second sheet settle under what the active cells $A$ of the first send through strengths $s$, and under what the second sheet's cells do to each other, excitation $e > 0$ nearby and inhibition $e < 0$ farther away:
+# **The formula.** Two influences set the potential $H_j$ of a cell $j$ in the second sheet.
+# The active cells $A$ of the first sheet reach it through connections of strength $s$.
+# The other cells of its own sheet excite it from nearby ($e > 0$) and inhibit it from farther away ($e < 0$):
 #
 # $$ \dot H_j = -\alpha H_j + \sum_i A_i s_{ij} + \sum_k e_{kj} H^*_k, \qquad H^* = \max(0, H - \theta) . $$ (eq-willshaw)
 #
-# Then $s_{ij} \leftarrow s_{ij} + h A_i H^*_j$, and the strengths of each cell $j$ are scaled back to their mean.
-# A few connections in the middle begin stronger; these *markers* fix how the map is turned.
+# When the potentials have settled, $s_{ij} \leftarrow s_{ij} + h A_i H^*_j$, and the strengths of each cell $j$ are
+# scaled back to their mean.
+# A few connections in the middle are stronger from the start; these *markers* fix the orientation of the map.
 #
-# **The code.** First the potentials settle, then the connections grow.
+# **The code.** First the potentials settle, then the connections grow:
 
 # %% tags=["remove-input"]
 figures.show_source(willshaw_malsburg.settled, willshaw_malsburg.present)
 
 # %% [markdown]
-# **Exact checks.** The mean strength of each cell stays what it was.
-# Without markers nothing happens at all: two active cells bring a potential to the threshold and not above it.
+# **Exact checks.** The mean strength of the connections of each cell stays the same.
+# Without markers nothing grows at all: two active cells raise a potential to the threshold, but not above it.
 
 # %%
 pairs = willshaw_malsburg.neighboring_pairs(6, 6)  # side by side in the first sheet
@@ -248,9 +267,11 @@ once, often = (WillshawMalsburg(marker=1.0, presentations=n) for n in (1, 1000))
 assert np.allclose(once.fit(pairs).weights_, often.fit(pairs).weights_)
 
 # %% [markdown]
-# **An experiment.** Each cell of the second sheet has a *receptive field*, the cells of the first sheet that reach it.
-# In a map, cells that are near each other have fields that are near each other; the rank correlation of the two distances measures it.
-# We let maps form as published, without the interaction within the second sheet, and without markers.
+# **An experiment.** The *receptive field* of a cell in the second sheet consists of the cells of the first sheet that
+# are connected to it.
+# In a map, cells that are near each other have fields that are near each other.
+# We measure this by the rank correlation of the two distances.
+# We let maps form in three ways: as published, without the interaction within the second sheet, and without markers.
 
 
 # %% tags=["hide-input"]
@@ -314,18 +335,24 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** After {mean}`self_organization.willshaw.presentations` presentations the map is ordered: its rank correlation is {mean}`self_organization.willshaw.rank_correlation`.
-# Neither part can be left out: without lateral interaction the correlation is {mean}`self_organization.willshaw.no_lateral_rank_correlation`, and without markers {mean}`self_organization.willshaw.no_markers_rank_correlation`.
-# The survey says of these works that they look to the organization of the brain for self-organizing processes ({verdict}`C3.2-01`); this is one, and the next technique is another.
+# **What to see.** A map forms, but only with both parts of the model.
+# After {mean}`self_organization.willshaw.presentations` presentations its rank correlation is
+# {mean}`self_organization.willshaw.rank_correlation`.
+# Without lateral interaction it is {mean}`self_organization.willshaw.no_lateral_rank_correlation`, and without markers
+# {mean}`self_organization.willshaw.no_markers_rank_correlation`.
+# The survey says that the works of this section look to the organization of the brain for self-organizing processes
+# ({verdict}`C3.2-01`); this one does, and so does the next.
 #
 # (sec-som)=
 # ## The self-organizing map
 #
-# **The idea.** {cite:t}`kohonen1982self` leaves the nerve cells out and keeps the process.
-# For each sample the nearest unit of a grid wins and moves towards it, and its neighbors on the grid follow.
-# At first the neighborhood is wide and orders the grid; then it shrinks, and the units settle among the samples.
+# **The idea.** {cite:t}`kohonen1982self` drops the nerve cells and keeps the process.
+# The units form a grid, and each unit is also a point among the data.
+# For each sample, the nearest unit wins and moves toward it, and its neighbors on the grid follow.
+# At first the neighborhood is wide, and the grid unfolds; then it shrinks, and each unit settles among its samples.
 #
-# **The formula.** With the place $r_i$ of unit $i$ on the grid, and a step size $\eta$ and a radius $\sigma$ that fall,
+# **The formula.** Unit $i$ has the place $r_i$ on the grid and the weights $w_i$, a point among the samples $x$.
+# The step size $\eta$ and the radius $\sigma$ fall with time:
 #
 # $$ c = \arg\min_i \lVert x - w_i \rVert, \qquad w_i \leftarrow w_i + \eta(t)\, e^{-\lVert r_c - r_i \rVert^2 / 2 \sigma(t)^2}\, (x - w_i) . $$ (eq-som)
 #
@@ -335,8 +362,8 @@ figures.show(
 figures.show_source(self_organizing_map.train)
 
 # %% [markdown]
-# **Exact checks.** Without a radius only the winner moves: this is online k-means.
-# And no unit ever leaves the convex hull of samples and start.
+# **Exact checks.** With radius zero only the winner moves: this is online k-means.
+# And no unit ever leaves the convex hull of the samples and its starting point.
 
 # %%
 random = np.random.default_rng(0)
@@ -355,8 +382,9 @@ assert (hull.max((0, 1)) <= points.max(0)).all()
 
 # %% [markdown]
 # **An experiment.** Does a map unfold over a square?
-# Its *topographic error* is the share of samples whose two nearest units are not neighbors on the grid; its *quantization error* is the mean distance of a sample to its nearest unit.
-# The same map then gets a ring, which no square fits.
+# Its *topographic error* is the share of samples whose two nearest units are not neighbors on the grid.
+# Its *quantization error* is the mean distance of a sample to its nearest unit.
+# The same map then gets samples of a ring, a shape that no square grid fits.
 
 
 # %% tags=["hide-input"]
@@ -446,23 +474,33 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The tangle of the start becomes a grid: on new samples the topographic error is {mean}`self_organization.som.topographic_pct` and the quantization error {mean}`self_organization.som.quantization_error`, in sides of the square.
-# On a ring the same map leaves {mean}`self_organization.som.ring_dead_pct` of its {mean}`self_organization.som.units` units without a sample.
-# Whoever chooses the grid must know the shape of the data beforehand.
+# **What to see.** The map starts as a tangle and becomes a grid.
+# On new samples the topographic error is {mean}`self_organization.som.topographic_pct`, and the quantization error is
+# {mean}`self_organization.som.quantization_error` sides of the square.
+# On a ring, {mean}`self_organization.som.ring_dead_pct` of its {mean}`self_organization.som.units` units are nearest to
+# no sample.
+# So you need to know the shape of the data before you choose the grid.
 #
 # (sec-neural-gas)=
 # ## Neural gas: units without a grid
 #
-# **The idea.** {cite:t}`martinetz1991neural` let the units go: for each sample they are ranked by their distance to it, and all move, the nearest farthest.
-# Who moves with whom depends on the samples alone.
-# Edges show the shape: each sample connects its two nearest units, and edges that are no longer used go.
-# This is *competitive Hebbian learning*; where units are dense enough, its edges are the neighborhoods of the data {cite:p}`martinetz1994topology`.
+# **The idea.** {cite:t}`martinetz1991neural` remove the grid.
+# For each sample, all units are ranked by their distance to it, and all move toward it, the nearest by the largest
+# step.
+# Which units move together depends on the samples alone.
+# Edges then show the shape of the data: each sample connects its two nearest units, and edges that are no longer used
+# disappear.
+# This is *competitive Hebbian learning*.
+# Where there are enough units, these edges connect exactly the units that are neighbors in the data
+# {cite:p}`martinetz1994topology`.
 #
-# **The formula.** With the rank $k_i = 0, 1, 2, \dots$ of unit $i$, and a step size $\epsilon$ and a range $\lambda$ that fall {cite:p}`martinetz1993neural`,
+# **The formula.** Unit $i$ has rank $k_i = 0, 1, 2, \dots$, and the step size $\epsilon$ and the range $\lambda$ fall
+# with time {cite:p}`martinetz1993neural`:
 #
 # $$ w_i \leftarrow w_i + \epsilon(t)\, e^{-k_i / \lambda(t)}\, (x - w_i), \qquad g(t) = g_i\, (g_f / g_i)^{t / t_{\max}} \text{ for } g = \epsilon, \lambda, T . $$ (eq-neural-gas)
 #
-# An edge gets older each time that its unit wins and the edge is not used; past the age $T(t)$ it goes.
+# The age of an edge grows each time one of its units wins and the edge is not used; an edge older than $T(t)$ is
+# removed.
 #
 # **The code.**
 
@@ -470,8 +508,8 @@ figures.show(
 figures.show_source(neural_gas.present)
 
 # %% [markdown]
-# **Exact checks.** Units on a line that hardly move become a chain: each is connected to the next one, and to no other.
-# With a range of nearly nothing, a gas is online k-means as well.
+# **Exact checks.** Units on a line that hardly move become a chain: each is connected to the next one and to no other.
+# With a range near zero, a gas is online k-means as well.
 
 # %%
 line = random.random((3000, 1))
@@ -490,7 +528,9 @@ assert np.allclose(gas.positions_, centers)
 
 # %% [markdown]
 # **An experiment.** Do the edges of a gas have the shape of the data?
-# On a ring they should make one closed chain, on two rings two, and on a square with a line one piece: a surface with many neighbors, a line with two.
+# On a ring they should make one closed chain, and on two rings two.
+# On a square with a line attached they should make one piece, in which units on the square have many neighbors and
+# units on the line two.
 
 # %% tags=["hide-input"]
 shapes = {"ring": ring, "rings": rings, "square_line": square_line}
@@ -541,20 +581,29 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The edges are right on the ring in {mean}`self_organization.gas.ring_right_pct` of the runs, on two rings in {mean}`self_organization.gas.rings_right_pct`, and on the square with its line in {mean}`self_organization.gas.square_line_right_pct` ({verdict}`C3.2.1-09`).
-# They also tell the dimension: a unit has {mean}`self_organization.gas.square_neighbors` neighbors on the square and {mean}`self_organization.gas.line_neighbors` on the line.
+# **What to see.** The edges recover the shape of the data ({verdict}`C3.2.1-09`).
+# They are right in {mean}`self_organization.gas.ring_right_pct` of the runs on the ring, in
+# {mean}`self_organization.gas.rings_right_pct` on two rings, and in {mean}`self_organization.gas.square_line_right_pct`
+# on the square with its line.
+# They also show the dimension: a unit has {mean}`self_organization.gas.square_neighbors` neighbors on the square and
+# {mean}`self_organization.gas.line_neighbors` on the line.
 #
 # (sec-self-organization-compared)=
 # ## Map, gas and k-means with equal units and samples
 #
-# **An experiment.** Each technique gets as many units and samples, begins with units at samples drawn by chance, and has two settings, from which the quantization error on validation samples chooses.
-# Those of the gas are the schedules of its papers and of DemoGNG, a well-known program; online k-means has the same step sizes, and moves the nearest unit alone.
-# Those of the maps are two final radii.
-# One map is a square grid; the other has all units in a row.
-# The yardstick is ordinary k-means on all training samples at once, started {mean}`self_organization.compare.restarts` times.
-# Of its runs the best one counts.
-# All are measured on new samples.
-# The fourth data set is the images of digits, reduced to {mean}`self_organization.compare.components` principal components.
+# **An experiment.** Each technique gets the same number of units and of samples, and starts with its units at randomly
+# drawn samples.
+# Each has two settings, and we take the one with the lower quantization error on validation samples.
+# The settings of the gas are the schedules of its papers and of DemoGNG, a well-known program.
+# Online k-means uses the same step sizes, but moves only the nearest unit.
+# The settings of the maps are two final radii.
+# One map is a square grid; in the other, all units are in a row.
+# The yardstick is ordinary k-means, which sees all training samples at once and runs
+# {mean}`self_organization.compare.restarts` times from different starts.
+# Its best run counts.
+# All errors are measured on new samples.
+# Besides the three shapes there is a fourth data set, images of digits, reduced to
+# {mean}`self_organization.compare.components` principal components.
 
 # %% tags=["hide-input"]
 splits = ("train", "validation", "test")
@@ -696,19 +745,25 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The gas represents its samples {finding}`as well as the best k-means, within five percent | self_organization.compare.ring_over_best_ratio < 1.05; self_organization.compare.rings_over_best_ratio < 1.05; self_organization.compare.square_line_over_best_ratio < 1.05; self_organization.compare.digits_over_best_ratio < 1.05`: its error is {mean}`self_organization.compare.ring_over_best_ratio` that of the best of many runs on a ring and {mean}`self_organization.compare.digits_over_best_ratio` on digits.
-# The survey says that it seeks an optimal representation ({verdict}`C3.2.1-01`).
-# Online k-means is a hard rival: {glue:text}`self_organization.compare.kmeans_phrase`.
+# **What to see.** The gas represents its samples
+# {finding}`as well as the best k-means, within five percent | self_organization.compare.ring_over_best_ratio < 1.05; self_organization.compare.rings_over_best_ratio < 1.05; self_organization.compare.square_line_over_best_ratio < 1.05; self_organization.compare.digits_over_best_ratio < 1.05`.
+# Its error is {mean}`self_organization.compare.ring_over_best_ratio` that of the yardstick on a ring, and
+# {mean}`self_organization.compare.digits_over_best_ratio` on digits.
+# The survey says that neural gas aims at an optimal representation ({verdict}`C3.2.1-01`).
+# Is the gas ahead of online k-means? In this run, {glue:text}`self_organization.compare.kmeans_phrase`.
 #
-# A map pays for a grid that does not fit: a square {finding}`errs more on rings than as many units in a row | self_organization.compare.ring_misfit_ratio > 1; self_organization.compare.rings_misfit_ratio > 1`.
+# A map pays for a grid that does not fit the data: on rings, a square map
+# {finding}`has a larger error than as many units in a row | self_organization.compare.ring_misfit_ratio > 1; self_organization.compare.rings_misfit_ratio > 1`.
 # Its quantization error is {mean}`self_organization.compare.ring_misfit_ratio` theirs on one ring, and {mean}`self_organization.compare.rings_misfit_ratio` on two.
-# The survey says so of hard tasks in general: the key is an architecture that fits them ({verdict}`C3.2-04`).
+# The survey makes the same point about hard tasks: the key is an architecture that fits them ({verdict}`C3.2-04`).
 #
-# The gas pays in time: it ranks all units for each sample, so the same number of samples takes {mean}`self_organization.compare.gas_latency_ratio` {finding}`as long as | self_organization.compare.gas_latency_ratio > 1` with the map.
+# The gas pays in time, because it ranks all units for each sample: the same number of samples takes it
+# {mean}`self_organization.compare.gas_latency_ratio`
+# {finding}`as long as | self_organization.compare.gas_latency_ratio > 1` the map.
 #
 # ## A map and a gas as they learn
 #
-# Both get the same two rings, and begin with units at samples drawn by chance.
+# Both get samples from the same two rings, and start with their units at randomly drawn samples.
 
 # %% tags=["hide-input"]
 moments = np.unique(np.geomspace(1, steps, frames).astype(int)).tolist()
@@ -753,10 +808,12 @@ animation.graphs(
 )
 
 # %% [markdown]
-# **What to see.** The map unfolds in one piece, and the units that join its halves end where no sample is.
-# The gas is a cloud at first, with edges everywhere; as its range shrinks, the edges between the rings are no longer used, and go.
+# **What to see.** The map stays in one piece, and the units that join its two halves end where there are no samples.
+# The gas starts as a cloud with edges everywhere.
+# As its range shrinks, the edges between the rings are no longer used, and they disappear.
 #
-# None of the four techniques of this chapter adds a unit.
+# None of the four techniques of this chapter adds a unit; the table shows what each of them is given and what it
+# learns.
 
 # %% tags=["remove-input"]
 columns = ("technique", "given", "learned", "labels")
@@ -772,13 +829,15 @@ figures.table(
 )
 
 # %% [markdown]
-# Whether such works, and those that followed, are *neural architecture search*, as the survey groups them ({verdict}`C3.2-02`), is a choice of a name: of these, only the gas finds a structure, its edges.
+# The survey groups these works, and those that followed, under *neural architecture search* ({verdict}`C3.2-02`).
+# That is a choice of words: of the four, only the gas finds a structure, its edges.
 #
 # ## Where it breaks
 #
-# **A neighborhood that is narrow from the start.** A map whose radius begins too small stays tangled: the order of a grid has to come from the wide neighborhood.
+# **A neighborhood that is narrow from the start.** A map whose radius begins too small stays tangled, because only a
+# wide neighborhood can put the grid in order.
 #
-# **A gas that is stopped early.** All its schedules need to know the number of steps beforehand.
+# **A gas that is stopped early.** All schedules of a gas need the number of steps beforehand.
 
 # %% tags=["hide-input"]
 tangled = {
@@ -824,8 +883,12 @@ record("breaks.early_error_ratio", halted, digits=1)
 record("breaks.early_pct", 100 * early, digits=0, exact=True)
 
 # %% [markdown]
-# With the narrowest radius the topographic error is {mean}`self_organization.breaks.narrow_topographic_pct`, {finding}`far more than | self_organization.breaks.narrow_topographic_pct - self_organization.breaks.wide_topographic_pct > 10` the {mean}`self_organization.breaks.wide_topographic_pct` with the widest.
-# A gas that is stopped after {mean}`self_organization.breaks.early_pct` of its steps has {mean}`self_organization.breaks.early_error_ratio` the error of one that was planned for as many, {finding}`so it cannot be cut short | self_organization.breaks.early_error_ratio > 1.2`.
+# With the narrowest radius, the topographic error is {mean}`self_organization.breaks.narrow_topographic_pct`,
+# {finding}`far more than | self_organization.breaks.narrow_topographic_pct - self_organization.breaks.wide_topographic_pct > 10`
+# the {mean}`self_organization.breaks.wide_topographic_pct` with the widest.
+# A gas cannot be {finding}`cut short without loss | self_organization.breaks.early_error_ratio > 1.2`: stopped after
+# {mean}`self_organization.breaks.early_pct` of its steps, it has {mean}`self_organization.breaks.early_error_ratio` the
+# error of a gas that was planned for so few.
 #
 # ## Exercises
 #
@@ -872,7 +935,7 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. Two rings come nearer to each other. At which gap do the edges of a gas still tell them apart?
+# 3. Move two rings closer together. Down to which gap do the edges of a gas still separate them?
 
 # %% tags=["hide-cell"]
 gaps = [0.8, 0.4, 0.2, 0.1, 0.05]
@@ -894,14 +957,17 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Local rules make order: a wide neighborhood untangles, a narrow one fits.
-# - A map keeps the grid that it is given, and pays with idle units where the data have another shape.
-# - A gas needs no grid and finds the shape by its edges, but it needs to know how many units and how many steps.
+# - Local rules create order: a wide neighborhood untangles the units, and a narrow one fits them to the data.
+# - A map keeps the grid that it is given, and has idle units where the data have another shape.
+# - A gas needs no grid, and its edges find the shape of the data; but the number of units and of steps must be known
+#   beforehand.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`rosenblatt1958perceptron` is the perceptron.
-# - {cite:t}`willshaw1976patterned` is the map between sheets; the constants are those of a public reimplementation.
-# - {cite:t}`kohonen1982self` is the self-organizing map.
-# - {cite:t}`martinetz1991neural` and {cite:t}`martinetz1993neural` are neural gas, and {cite:t}`martinetz1994topology` is what its edges find.
+# - {cite:t}`rosenblatt1958perceptron` introduces the perceptron.
+# - {cite:t}`willshaw1976patterned` describe the map between two sheets of cells; our constants are those of a public
+#   reimplementation.
+# - {cite:t}`kohonen1982self` introduces the self-organizing map.
+# - {cite:t}`martinetz1991neural` and {cite:t}`martinetz1993neural` introduce neural gas, and
+#   {cite:t}`martinetz1994topology` show what its edges find.
 # - {cite:t}`berthelier2020survey` is the survey.
