@@ -10,9 +10,16 @@
 # (sec-architectures)=
 # # Efficient building blocks: Inception, residual, dense and separable convolutions
 #
-# How is a network for images made cheap by design, instead of being compressed afterwards?
-# Its building blocks decide: MobileNet-v3, made of separable convolutions, takes {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0` fewer multiply-adds for a photograph than VGG-16, made of 3 x 3 convolutions, and by the published accuracies it classifies {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct` photographs correctly.
-# A count is not a time, though: a depthwise convolution, which filters each channel by itself, needs {mean}`architectures.roofline.early_depthwise_work_ratio 0` fewer multiply-adds than a dense one, and on this core takes {finding}`only | architectures.roofline.early_depthwise_latency_ratio < architectures.roofline.early_depthwise_work_ratio` {mean}`architectures.roofline.early_depthwise_latency_ratio 0` less time.
+# How can an image network be cheap by design, and not by compression?
+# It can use cheap parts: MobileNet-v3, made of separable convolutions, takes
+# {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0` fewer multiply-adds for a photo than VGG-16, and by
+# published figures it labels
+# {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct`
+# photos right.
+# But a count is not a time: a depthwise convolution, with one filter for each channel, needs
+# {mean}`architectures.roofline.early_depthwise_work_ratio 0` fewer multiply-adds than a dense one, but runs
+# {finding}`only | architectures.roofline.early_depthwise_latency_ratio < architectures.roofline.early_depthwise_work_ratio`
+# {mean}`architectures.roofline.early_depthwise_latency_ratio 0` faster here.
 #
 # ```{claims} architectures
 # ```
@@ -137,15 +144,17 @@ def compared(rival, errors):  # in words, of networks with the same seeds
 # ## Accuracy against cost
 #
 # After compression, the survey turns to networks that are efficient from the start.
-# (Some compression is part of the tools already, it says first: {verdict}`C3-01`.)
+# It first notes that some compression is already built into the tools for developers ({verdict}`C3-01`).
 #
 # torchvision publishes the ImageNet accuracy of its networks with their weights.
-# That is external evidence: we read it from the library's list, and did not measure it.
-# What a network costs we count ourselves: its parameters, its multiply-adds for one photograph, and its activations at their peak,
+# These accuracies are external evidence: we read them from the library's list, and did not measure them.
+# We count the cost of a network ourselves: its parameters, its multiply-adds for one photograph, and the peak size of
+# its activations,
 #
 # $$ \max_t \sum_{s \text{ alive after operation } t} \mathrm{bytes}(s) . $$ (eq-peak)
 #
-# The networks are built and run without memory, on PyTorch's *meta* device, so even VGG-16 is counted in milliseconds.
+# The networks are built and run without storing any numbers, on PyTorch's *meta* device, so even VGG-16 is counted in
+# milliseconds.
 
 
 # %%
@@ -209,7 +218,8 @@ costs = {name: counted(partial(built, name), pixels(name)) for name in names}
 accuracies = {name: published(name) for name in names}
 
 # %% [markdown]
-# **Exact checks.** The counts are those that torchvision publishes for each of these networks, and for the main ones those of the literature.
+# **Exact checks.** Our counts agree with those that torchvision publishes for each of these networks, and for the main
+# ones with the literature.
 
 # %%
 HEADS = {"inception_v3": 3_326_696}  # parameters that torchvision counts as well
@@ -357,17 +367,30 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** From VGG-16 to MobileNet-v3 the same accuracy got {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0` cheaper in multiply-adds, {finding}`with no loss | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct`.
-# The recipe of training matters as much as the network: a newer one gives ResNet-50 {mean}`architectures.counts.recipe_gain_points`, which is {finding}`more than | architectures.counts.recipe_gain_points > architectures.counts.deeper_gain_points` the {mean}`architectures.counts.deeper_gain_points` of ResNet-152, which takes {mean}`architectures.counts.resnet152_over_resnet50_ratio` as many multiply-adds.
-# So two networks can only be compared if they were trained alike.
+# **What to see.** From VGG-16 to MobileNet-v3 the same accuracy became
+# {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0` cheaper in multiply-adds,
+# {finding}`with no loss | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct`.
+# But the training recipe matters as much as the network: a newer one raises the accuracy of ResNet-50 by
+# {mean}`architectures.counts.recipe_gain_points`.
+# That is {finding}`more than | architectures.counts.recipe_gain_points > architectures.counts.deeper_gain_points` the
+# {mean}`architectures.counts.deeper_gain_points` that the deeper ResNet-152 gains with
+# {mean}`architectures.counts.resnet152_over_resnet50_ratio` as many multiply-adds.
+# So two networks can only be compared if they were trained in the same way.
 #
-# Few parameters are not little memory: SqueezeNet has {mean}`architectures.counts.alexnet_over_squeezenet_parameters_ratio` {finding}`fewer | architectures.counts.alexnet_over_squeezenet_parameters_ratio > 1` parameters than AlexNet, and its activations take {mean}`architectures.counts.squeezenet_over_alexnet_peak_ratio` {finding}`as much | architectures.counts.squeezenet_over_alexnet_peak_ratio > 1` at their peak.
+# Few parameters do not mean little memory.
+# SqueezeNet has {mean}`architectures.counts.alexnet_over_squeezenet_parameters_ratio`
+# {finding}`fewer | architectures.counts.alexnet_over_squeezenet_parameters_ratio > 1` parameters than AlexNet, but at
+# their peak its activations take {mean}`architectures.counts.squeezenet_over_alexnet_peak_ratio`
+# {finding}`as much | architectures.counts.squeezenet_over_alexnet_peak_ratio > 1`.
 #
 # (sec-other-costs)=
 # ### By another cost, by another recipe
 #
-# **An experiment.** We time networks for one photograph on one core, each family in turns with ResNet-18, a network of 18 layers from 2015, whose time is the unit.
-# timm, another library of networks, publishes accuracies by recipes of its own in [its list](https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv); it also trained the first MobileNet, which torchvision lacks.
+# **An experiment.** We time networks for one photograph on one core.
+# The unit is the time of ResNet-18, a network of 18 layers from 2015, which takes turns with each family of networks.
+# timm, another library of networks, publishes accuracies by its own recipes in
+# [its list](https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv).
+# It also trained the first MobileNet, which torchvision lacks.
 
 
 # %% tags=["hide-input"]
@@ -468,10 +491,21 @@ choosable(
 )
 
 # %% [markdown]
-# **What to see.** MobileNet-v3 takes {mean}`architectures.counts.mobilenet_v3_work_ratio` {finding}`fewer | architectures.counts.mobilenet_v3_work_ratio > 1` multiply-adds than ResNet-18 and classifies {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.resnet18_accuracy_pct` photographs correctly, but is only {mean}`architectures.counts.mobilenet_v3_speed_latency_ratio` as fast: {finding}`by the clock it saves less than by count | architectures.counts.mobilenet_v3_speed_latency_ratio < architectures.counts.mobilenet_v3_work_ratio`.
-# A recipe can outweigh generations of networks: by one of timm's, the first MobileNet, of 2017, reaches {mean}`architectures.counts.mobilenet_timm_accuracy_pct`, {finding}`more than | architectures.counts.mobilenet_timm_accuracy_pct > architectures.counts.mobilenet_v3_large_accuracy_pct` the {mean}`architectures.counts.mobilenet_v3_large_accuracy_pct` of MobileNet-v3 by the first recipe, though with {mean}`architectures.counts.mobilenet_over_v3_ratio` as many multiply-adds.
+# **What to see.** By the clock, MobileNet-v3
+# {finding}`saves less than by count | architectures.counts.mobilenet_v3_speed_latency_ratio < architectures.counts.mobilenet_v3_work_ratio`.
+# It takes {mean}`architectures.counts.mobilenet_v3_work_ratio`
+# {finding}`fewer | architectures.counts.mobilenet_v3_work_ratio > 1` multiply-adds than ResNet-18 and classifies
+# {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.resnet18_accuracy_pct`
+# photographs correctly, but it is only {mean}`architectures.counts.mobilenet_v3_speed_latency_ratio` as fast.
 #
-# All counts are in two folded tables, with the times of those that were timed.
+# A recipe can outweigh generations of networks: with one of timm's recipes, the first MobileNet, of 2017, reaches
+# {mean}`architectures.counts.mobilenet_timm_accuracy_pct`.
+# This is
+# {finding}`more than | architectures.counts.mobilenet_timm_accuracy_pct > architectures.counts.mobilenet_v3_large_accuracy_pct`
+# the {mean}`architectures.counts.mobilenet_v3_large_accuracy_pct` of MobileNet-v3 with its first recipe, though with
+# {mean}`architectures.counts.mobilenet_over_v3_ratio` as many multiply-adds.
+#
+# Two folded tables hold all counts, with the times of the networks that were timed.
 
 
 # %% mystnb={"code_prompt_show": "Show all counts", "code_prompt_hide": "Hide all counts"} tags=["remove-input", "hide-output"]
@@ -504,7 +538,9 @@ figures.table(
 # %% [markdown]
 # ### Where the time goes
 #
-# **An experiment.** We time the convolutions of a network by themselves, and its linear layers, on the inputs that these have in the network, and compare with the time of the whole.
+# **An experiment.** We time the convolutions of a network alone, then its linear layers alone, on the inputs that they
+# have in the network.
+# We compare both with the time of the whole network.
 
 
 # %% tags=["hide-input"]
@@ -570,7 +606,11 @@ if not others:
 evidence.phrase("architectures.shares.others", said)
 
 # %% [markdown]
-# **What to see.** In AlexNet, convolutions hold {mean}`architectures.shares.alexnet_parameters_pct` of the parameters, {finding}`most | architectures.shares.alexnet_work_pct > 50` of the multiply-adds ({mean}`architectures.shares.alexnet_work_pct`), and take {mean}`architectures.shares.alexnet_latency_pct` of the time: the linear layers multiply little, but for each image they read all of their weights from memory.
+# **What to see.** In AlexNet, convolutions do {finding}`most | architectures.shares.alexnet_work_pct > 50` of the
+# multiply-adds, {mean}`architectures.shares.alexnet_work_pct`, but take
+# {mean}`architectures.shares.alexnet_latency_pct` of the time.
+# They hold {mean}`architectures.shares.alexnet_parameters_pct` of the parameters.
+# The linear layers multiply little, but for each image they read all of their weights from memory.
 # {glue:text}`architectures.shares.others`.
 # The survey says that convolutions take an important fraction of the time ({verdict}`C3.1-01`).
 
@@ -603,16 +643,23 @@ record("sizes.googlenet_ones", found["GoogLeNet"].count(1), exact=True)
 record("sizes.googlenet_convolutions", len(found["GoogLeNet"]), exact=True)
 
 # %% [markdown]
-# Early networks of LeCun's have filters of 5 x 5 and 3 x 3, the survey says ({verdict}`C3.1-02`); LeNet-5 {cite:p}`lecun1998gradient`, a digit classifier, has 5 x 5 alone.
-# AlexNet's first filters are {mean}`architectures.sizes.alexnet_largest` pixels wide ({verdict}`C3.1-03`) {cite:p}`krizhevsky2012imagenet`, and {mean}`architectures.sizes.vgg16_threes_pct` of VGG-16's are 3 x 3.
-# Of GoogLeNet's {mean}`architectures.sizes.googlenet_convolutions` convolutions, {mean}`architectures.sizes.googlenet_ones` are 1 x 1 ({verdict}`C3.1-05`); Network in Network {cite:p}`lin2013network` had them before.
+# The survey says that early networks of LeCun use filters of $5 \times 5$ and $3 \times 3$ ({verdict}`C3.1-02`);
+# LeNet-5 {cite:p}`lecun1998gradient`, a digit classifier, has only $5 \times 5$.
+# The first filters of AlexNet {cite:p}`krizhevsky2012imagenet` are {mean}`architectures.sizes.alexnet_largest` pixels
+# wide ({verdict}`C3.1-03`), and {mean}`architectures.sizes.vgg16_threes_pct` of VGG-16's filters are $3 \times 3$.
+# Of the {mean}`architectures.sizes.googlenet_convolutions` convolutions of GoogLeNet,
+# {mean}`architectures.sizes.googlenet_ones` are $1 \times 1$ ({verdict}`C3.1-05`); Network in Network
+# {cite:p}`lin2013network` had such filters before.
 #
 # ### As a file for other runtimes
 #
 # A device runs a trained network without Python, from a file such as one in the ONNX format.
-# `onnx.export(network, "network.onnx", images)`, of `lib.architectures.shared`, writes one with torch's exporter and keeps it only if onnxruntime, a runtime for such files, computes the same from it.
-# The tests do that with every kind of network of this section, those that segment images included: their unpooling, which puts values back where a pool found them, becomes a scatter.
-# It needs other packages than this page, `pip install .[onnx]`, so nothing is exported here.
+# `onnx.export(network, "network.onnx", images)`, from `lib.architectures.shared`, writes such a file with torch's
+# exporter.
+# It keeps the file only if onnxruntime, a runtime for such files, computes the same result from it.
+# The tests do this with every kind of network of this section, including those that segment images.
+# These networks unpool, that is, they put values back where a pool found them; in the file, this becomes a scatter.
+# The export needs additional packages, `pip install .[onnx]`, so nothing is exported on this page.
 
 # %% mystnb={"code_prompt_show": "Show how a network is exported", "code_prompt_hide": "Hide the code"} tags=["remove-input", "hide-output"]
 figures.show_source(onnx.export)
@@ -621,12 +668,15 @@ figures.show_source(onnx.export)
 # (sec-filter-sizes)=
 # ## Small filters in place of a large one
 #
-# **The idea.** Two 3 x 3 filters, one after the other, see as many pixels as one 5 x 5 filter, with fewer weights and one more activation {cite:p}`simonyan2015very`.
-# A row filter and a column filter see as much with fewer still {cite:p}`szegedy2016rethinking`.
+# **The idea.** Two $3 \times 3$ filters, one after the other, see as many pixels as one $5 \times 5$ filter, with fewer
+# weights and one more activation {cite:p}`simonyan2015very`.
+# A row filter followed by a column filter sees as much with even fewer weights {cite:p}`szegedy2016rethinking`.
 #
 # **The formula.** A stack of convolutions of sizes $k_l$ and stride 1 sees $1 + \sum_l (k_l - 1)$ pixels in each direction.
-# With $C$ channels everywhere, two 3 x 3 convolutions have $18\,C^2$ weights, and one of 5 x 5 has $25\,C^2$.
-# Without an activation between them, two convolutions $A$ and $B$ are one:
+# With $C$ channels everywhere, two $3 \times 3$ convolutions have $18\,C^2$ weights, and one of $5 \times 5$ has
+# $25\,C^2$.
+# Without an activation between them, two convolutions with kernels $A$ and $B$ are one convolution with the kernel $K$,
+# where $s$ is the stride of the first:
 #
 # $$ K_{o,i,c} = \sum_m \sum_{a + s b = c} A_{m,i,a}\, B_{o,m,b} . $$ (eq-composed)
 #
@@ -636,7 +686,7 @@ figures.show_source(onnx.export)
 figures.show_source(filter_sizes.composed)
 
 # %% [markdown]
-# **Exact checks.** The stack computes what the one 5 x 5 convolution computes, and sees five pixels.
+# **Exact checks.** The stack computes the same as the single $5 \times 5$ convolution, and sees five pixels.
 
 # %%
 first_conv = nn.Conv2d(4, 6, 3, bias=False).double()
@@ -650,8 +700,10 @@ pair = filter_sizes.stack(4, 4, filter_sizes.threes(5))
 assert receptive_field(pair, (4, 11, 11)) == (5, 5)
 
 # %% [markdown]
-# **An experiment.** A small classifier of digits holds one stack in each of two places, with a pool between them, and ends with the mean of each map.
-# Its stacks are one 1 x 1 convolution, two of 3 x 3, or one of 5 x 5, all with as many channels.
+# **An experiment.** A small digit classifier holds one stack of convolutions in each of two places, with a pool between
+# them, and ends with the mean of each map.
+# The stack is one $1 \times 1$ convolution, two of $3 \times 3$, or one of $5 \times 5$, all with the same number of
+# channels.
 
 # %%
 STACKS = {"one": [1], "plain": [3, 3], "five": [5]}
@@ -693,17 +745,24 @@ evidence.phrase(
 record("filters.threes_weights_pct", 100 * 18 / 25, digits=0, exact=True)
 
 # %% [markdown]
-# **What to see.** Two 3 x 3 convolutions have {mean}`architectures.filters.threes_weights_pct` of the weights of one 5 x 5, and misclassify {mean}`architectures.filters.plain_error_pct` of the test images against {mean}`architectures.filters.five_error_pct`: {glue:text}`architectures.filters.outcome`.
-# The survey says that 3 x 3 filters are recommended ({verdict}`C3.1-04`).
-# With 1 x 1 filters alone the network misclassifies {mean}`architectures.filters.one_error_pct`: it {finding}`is nearly blind | architectures.filters.one_error_pct - architectures.filters.plain_error_pct > 20`, since it sees which gray values there are, but not where.
+# **What to see.** One $5 \times 5$ convolution misclassifies {mean}`architectures.filters.five_error_pct` of the test
+# images, and two $3 \times 3$ convolutions misclassify {mean}`architectures.filters.plain_error_pct`:
+# {glue:text}`architectures.filters.outcome`.
+# {glue:text}`architectures.filters.outcome`.
+# The two have {mean}`architectures.filters.threes_weights_pct` of the weights of the one.
+# The survey says that $3 \times 3$ filters are recommended ({verdict}`C3.1-04`).
+# With $1 \times 1$ filters alone, the network
+# {finding}`is nearly blind | architectures.filters.one_error_pct - architectures.filters.plain_error_pct > 20`: it
+# misclassifies {mean}`architectures.filters.one_error_pct`, because it sees which gray values there are, but not where.
 #
 # (sec-inception)=
-# ## Inception: several filter sizes beside each other
+# ## Inception: several filter sizes side by side
 #
-# **The idea.** Which size is best need not be decided: an Inception module has 1 x 1, 3 x 3 and 5 x 5 filters and a pool beside each other, and joins their maps {cite:p}`szegedy2015going`.
-# Before the large filters, 1 x 1 convolutions reduce the number of maps, which makes it affordable.
+# **The idea.** An Inception module leaves the filter size open: it has $1 \times 1$, $3 \times 3$ and $5 \times 5$
+# filters and a pool side by side, and joins their maps {cite:p}`szegedy2015going`.
+# Before the large filters, $1 \times 1$ convolutions reduce the number of maps, which makes the module affordable.
 #
-# **The formula.** With 1 x 1 reductions $r$, and $k$ x $k$ convolutions $c_k$,
+# **The formula.** With $1 \times 1$ reductions $r$, and $k \times k$ convolutions $c_k$ ($c_p$ follows the pool),
 #
 # $$ y = \big[\, c_1(x),\; c_3(r_3(x)),\; c_5(r_5(x)),\; c_p(\operatorname{maxpool}(x)) \,\big] . $$ (eq-inception)
 #
@@ -713,7 +772,8 @@ record("filters.threes_weights_pct", 100 * 18 / 25, digits=0, exact=True)
 figures.show_source(inception.Inception.__init__, inception.Inception.forward)
 
 # %% [markdown]
-# **Exact checks.** The first module of GoogLeNet has the multiply-adds that the paper prints, and its weights are the printed 159K where K is 1024.
+# **Exact checks.** The first module of GoogLeNet has the multiply-adds that the paper prints, and its weights are the
+# printed 159K, if K is 1024.
 
 # %%
 sizes = inception.MODULES["3a"]
@@ -723,7 +783,8 @@ weights = sum(p.numel() for p in module.parameters() if p.dim() != 1)
 assert weights == 163_328 and weights // 1024 == 159
 
 # %% [markdown]
-# **An experiment.** We count the same module without its reductions, which is the paper's naive version, and its branch of 5 x 5 filters alone.
+# **An experiment.** We count the same module without its reductions, which is the paper's naive version, and its branch
+# of $5 \times 5$ filters alone.
 
 
 # %% tags=["remove-input"]
@@ -768,23 +829,29 @@ for name, block in blocks.items():
     record(f"modules.{name}_sizes", len(different), exact=True)
 
 # %% [markdown]
-# **What to see.** The reductions leave {finding}`fewer | architectures.inception.branch_ratio > 1` weights in the 5 x 5 branch, by {mean}`architectures.inception.branch_ratio`, and the whole module takes {mean}`architectures.inception.work_ratio` {finding}`fewer | architectures.inception.work_ratio > 1` multiply-adds.
+# **What to see.** With the reductions, the $5 \times 5$ branch has {mean}`architectures.inception.branch_ratio`
+# {finding}`fewer | architectures.inception.branch_ratio > 1` weights, and the whole module takes
+# {mean}`architectures.inception.work_ratio` {finding}`fewer | architectures.inception.work_ratio > 1` multiply-adds.
 # GoogLeNet has {mean}`architectures.inception.alexnet_parameters_ratio` {finding}`fewer | architectures.inception.alexnet_parameters_ratio > 1` parameters than AlexNet; the paper speaks of 12 times fewer {cite:p}`szegedy2015going`.
-# torchvision's GoogLeNet has 3 x 3 filters in the third branch; ours has 5 x 5.
+# torchvision's GoogLeNet has $3 \times 3$ filters in the third branch; ours has $5 \times 5$.
 #
 # The survey says that GoogLeNet introduced modules, followed by ResNet and DenseNet ({verdict}`C3.1-06`).
-# It calls a module a block of convolutions of different sizes: that is right for Inception and for bottlenecks, and not for the plain residual block and the plain dense layer, whose filters are all 3 x 3 ({verdict}`C3.1-23`).
+# It calls a module a block of convolutions of different sizes ({verdict}`C3.1-23`).
+# That is right for Inception and for bottlenecks, but not for the plain residual block and the plain dense layer, whose
+# filters are all $3 \times 3$.
 #
 # (sec-residual-block)=
 # ## Residual blocks: learn what to add
 #
-# **The idea.** A block computes what to *add* to its input, so that a block with nothing to say is the identity, and gradients have a direct way back {cite:p}`he2016deep`.
+# **The idea.** A block computes what to *add* to its input {cite:p}`he2016deep`.
+# A block that has nothing to add is then the identity, and gradients have a direct way back.
 #
 # **The formula.** With two convolutions $F$ and a shortcut $S$, which is the identity where the shapes are equal,
 #
 # $$ y = \operatorname{relu}\big(F(x) + S(x)\big) . $$ (eq-residual-block)
 #
-# Where they differ, $S$ takes every second pixel and adds channels of zeros (option A), or it is a 1 x 1 convolution (option B).
+# Where the shapes differ, $S$ takes every second pixel and adds channels of zeros (option A), or it is a $1 \times 1$
+# convolution (option B).
 #
 # **The code.**
 
@@ -794,8 +861,9 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **Exact checks.** A block whose last scale is zero is the identity on what a ReLU gives; a plain block then answers zero.
-# Option B adds the weights of its two projections, and nothing else.
+# **Exact checks.** If the last scale of a block is zero, the block is the identity for inputs that come out of a ReLU,
+# while a plain block outputs zero.
+# Option B adds the weights of its two projections and nothing else.
 
 # %%
 x = torch.rand(2, 8, 5, 5, generator=generator)
@@ -808,8 +876,9 @@ projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 assert measure.parameters(b) - measure.parameters(a) == projections
 
 # %% [markdown]
-# **An experiment.** The same network at several depths, with shortcuts of option A and without any, starts from the same weights and is trained on a few images with the same rate.
-# What counts is the *training* loss: a deep network that only fits too well would have a low one.
+# **An experiment.** We train the same network at several depths, with shortcuts of option A and without any.
+# All start from the same weights, and learn from a few images at the same rate.
+# What counts is the *training* loss: if a deep network failed only by overfitting, its training loss would be low.
 
 # %% tags=["hide-input"]
 few = train.first(deep_images)
@@ -854,20 +923,25 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** At {mean}`architectures.residual.layers` layers, the residual network {finding}`fits the images better | architectures.residual.shortcut_loss << architectures.residual.plain_loss`: its training loss is {mean}`architectures.residual.shortcut_loss 2`, that of the plain one {mean}`architectures.residual.plain_loss 2`.
+# **What to see.** Shortcuts make depth trainable: at {mean}`architectures.residual.layers` layers, the residual network
+# {finding}`fits the images better | architectures.residual.shortcut_loss << architectures.residual.plain_loss`.
+# Its training loss is {mean}`architectures.residual.shortcut_loss 2`, and that of the plain network is
+# {mean}`architectures.residual.plain_loss 2`.
 # The plain network {finding}`gets worse with depth | architectures.residual.plain_loss > architectures.residual.plain_shallow_loss`, on the very images that it is trained on: at {mean}`architectures.residual.shallow_layers` layers its loss is {mean}`architectures.residual.plain_shallow_loss 2`.
 # Shortcuts of option A cost no parameter and no multiply-add.
 #
 # (sec-dense-block)=
 # ## Dense blocks: keep all maps
 #
-# **The idea.** Each layer sees the maps of *all* layers before it, so that it need not compute again what is there, and adds only a few maps of its own {cite:p}`huang2017densely`.
+# **The idea.** Each layer sees the maps of *all* layers before it {cite:p}`huang2017densely`.
+# So it need not compute again what is there already, and adds only a few maps of its own.
 #
-# **The formula.** With batch norm, ReLU and a 3 x 3 convolution $H_l$ that makes $k$ maps,
+# **The formula.** With batch norm, ReLU and a $3 \times 3$ convolution $H_l$ that makes $k$ maps,
 #
 # $$ x_l = H_l\big([x_0, x_1, \dots, x_{l-1}]\big) , $$ (eq-dense-block)
 #
-# and after $l$ layers there are $k_0 + l k$ maps. Between blocks, a transition halves their number and their sides.
+# and after $l$ layers there are $k_0 + l k$ maps.
+# Between blocks, a transition halves their number, their height and their width.
 #
 # **The code.**
 
@@ -875,7 +949,7 @@ figures.curves(
 figures.show_source(dense_block.DenseLayer.forward)
 
 # %% [markdown]
-# **Exact checks.** The maps of the input and of each layer leave the block as they were.
+# **Exact checks.** The maps of the input and of each layer leave the block unchanged.
 # The networks have the parameters that the paper rounds to 1.0 and 0.8 million {cite:p}`huang2017densely`.
 
 # %%
@@ -892,7 +966,9 @@ assert measure.parameters(compressed) == 769_162
 
 # %% [markdown]
 # **An experiment.** By the published accuracies, DenseNet-121 comes close to ResNet-50.
-# We compare what they cost, and what a block of 8, 16 and 32 layers keeps in memory for one image of 32 x 32 pixels while it is trained.
+# We compare what they cost.
+# We also compare what a block of 8, 16 and 32 layers keeps in memory during training, for one image of $32 \times 32$
+# pixels.
 
 
 # %%
@@ -948,21 +1024,30 @@ figures.table(
 record("dense_block.doubled_ratio", kept[32] / kept[16], exact=True)
 
 # %% [markdown]
-# **What to see.** DenseNet-121 has {mean}`architectures.dense_block.parameters_ratio` {finding}`fewer | architectures.dense_block.parameters_ratio > 1` parameters and {mean}`architectures.dense_block.work_ratio` {finding}`fewer | architectures.dense_block.work_ratio > 1` multiply-adds than ResNet-50.
-# It does not save memory: its activations are {finding}`about as large | 0.8 < architectures.dense_block.peak_ratio < 1.25` at their peak, and in training a block of twice as many layers keeps {mean}`architectures.dense_block.doubled_ratio` {finding}`as much | architectures.dense_block.doubled_ratio > 2.5`, because each layer keeps a copy of all maps before it.
+# **What to see.** DenseNet-121 has {mean}`architectures.dense_block.parameters_ratio`
+# {finding}`fewer | architectures.dense_block.parameters_ratio > 1` parameters than ResNet-50, and takes
+# {mean}`architectures.dense_block.work_ratio` {finding}`fewer | architectures.dense_block.work_ratio > 1`
+# multiply-adds.
+# But it does not save memory: at their peak, its activations are
+# {finding}`about as large | 0.8 < architectures.dense_block.peak_ratio < 1.25`.
+# In training, a block of twice as many layers keeps {mean}`architectures.dense_block.doubled_ratio`
+# {finding}`as much | architectures.dense_block.doubled_ratio > 2.5`, because each layer keeps a copy of all maps before
+# it.
 #
 # (sec-spatially-separable)=
 # ## Spatially separable filters
 #
-# **The idea.** If each filter is a column times a row, it can run as a column and then a row {cite:p}`mamalet2012simplifying`.
-# The same paper also makes one convolution of a convolution and the average pool after it.
+# **The idea.** If each filter is the product of a column and a row, it can run as a column filter followed by a row
+# filter {cite:p}`mamalet2012simplifying`.
+# The same paper also fuses a convolution and the average pool after it into one convolution.
 #
 # **The formula.** For an input map $i$ and an output map $o$, $K_{o,i} = u_{o,i} v_{o,i}^\top$ has $2k$ weights instead of $k^2$.
-# With a $p$ x $p$ average pool, a convolution is one whose stride is $p$ times as large and whose filters are
+# A convolution with a $p \times p$ average pool is one convolution whose stride is $p$ times as large and whose filters
+# are
 #
 # $$ K'_{o,i} = K_{o,i} \circledast \tfrac{1}{p^2} \mathbf 1_{p \times p} . $$ (eq-fused)
 #
-# For $k = 5$ and $p = 2$, each output takes $36$ multiply-adds in place of $4 \cdot 25$.
+# For $k = 5$ and $p = 2$, each output takes $36$ multiply-adds instead of $4 \cdot 25$.
 #
 # **The code.**
 
@@ -970,7 +1055,8 @@ record("dense_block.doubled_ratio", kept[32] / kept[16], exact=True)
 figures.show_source(spatially_separable.Separable.forward)
 
 # %% [markdown]
-# **Exact checks.** Columns and rows compute what a convolution with filters of rank 1 computes, and the fused convolution what convolution and pool compute.
+# **Exact checks.** Columns and rows compute the same as a convolution with filters of rank 1, and the fused convolution
+# the same as convolution and pool.
 
 # %%
 layer = spatially_separable.Separable(3, 4, 5, padding=2).double()
@@ -983,7 +1069,7 @@ one = spatially_separable.fused(convolution, average)
 torch.testing.assert_close(one(images), average(convolution(images)))
 
 # %% [markdown]
-# **An experiment.** Networks of the size of LeNet-5, with the four kinds of filters, are trained alike.
+# **An experiment.** We train networks of the size of LeNet-5 in the same way with four kinds of filters.
 
 
 # %% tags=["hide-input"]
@@ -1046,17 +1132,26 @@ for kind, kernel in pairs.items():
 
 # %% [markdown]
 # **What to see.** Fused filters take {mean}`architectures.spatial.fused_work_ratio` {finding}`fewer | architectures.spatial.fused_work_ratio > 1` multiply-adds than full ones, and fused separable ones {mean}`architectures.spatial.fused_separable_work_ratio`.
-# Their test errors are {mean}`architectures.spatial.fused_error_pct` and {mean}`architectures.spatial.fused_separable_error_pct`, against {mean}`architectures.spatial.full_error_pct` with full filters: {glue:text}`architectures.spatial.fused_outcome` for the first, {glue:text}`architectures.spatial.fused_separable_outcome` for the second.
-# Separating filters {finding}`costs time | architectures.spatial.separable_latency_ratio > 1` instead of saving it: on this core separable ones take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones, since PyTorch runs convolutions in many small groups badly.
+# The full filters misclassify {mean}`architectures.spatial.full_error_pct` of the test images.
+# The fused ones misclassify {mean}`architectures.spatial.fused_error_pct`:
+# {glue:text}`architectures.spatial.fused_outcome`.
+# The fused separable ones misclassify {mean}`architectures.spatial.fused_separable_error_pct`:
+# {glue:text}`architectures.spatial.fused_separable_outcome`.
+# Separating filters {finding}`costs time | architectures.spatial.separable_latency_ratio > 1` instead of saving it.
+# On this core, separable filters take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones,
+# because PyTorch is slow at convolutions in many small groups.
 # The paper reports the accuracy of classical filters at up to 3.3 times the speed {cite:p}`mamalet2012simplifying`.
 #
 # (sec-depthwise-separable)=
 # ## Depthwise separable convolutions
 #
-# **The idea.** Filter each channel by itself, then mix the channels with a 1 x 1 convolution {cite:p}`sifre2014rigid`.
+# **The idea.** Filter each channel separately, then mix the channels with a $1 \times 1$ convolution
+# {cite:p}`sifre2014rigid`.
 # Xception {cite:p}`chollet2017xception` and MobileNet {cite:p}`howard2017mobilenets` consist of such layers.
 #
-# **The formula.** With a depthwise filter $D_i$ for each of $M$ input channels and a pointwise matrix $P$ with $N$ rows, the two in a row are one dense convolution with the kernel
+# **The formula.** Take a depthwise filter $D_i$ for each of $M$ input channels, and a pointwise matrix $P$ with $N$
+# rows.
+# The two convolutions together are one dense convolution with the kernel
 #
 # $$ W_{o,i} = P_{o,i} D_i, \qquad \frac{k^2 M + M N}{k^2 M N} = \frac1N + \frac1{k^2} \ \text{ of its multiply-adds.} $$ (eq-depthwise)
 #
@@ -1066,7 +1161,8 @@ for kind, kernel in pairs.items():
 figures.show_source(depthwise_separable.DepthwiseSeparable.__init__)
 
 # %% [markdown]
-# **Exact checks.** The two convolutions are the dense one of equation {eq}`eq-depthwise`, and the formula gives the counted cost.
+# **Exact checks.** The two convolutions compute the same as the dense one of equation {eq}`eq-depthwise`, and the
+# formula gives the counted cost.
 
 # %%
 layer = depthwise_separable.DepthwiseSeparable(4, 6).double()
@@ -1089,24 +1185,33 @@ whole = ours["MobileNet, dense convolutions"][1] / ours["MobileNet"][1]
 record("depthwise.network_work_ratio", whole, exact=True)
 
 # %% [markdown]
-# **What to see.** A separable layer of 512 channels takes {mean}`architectures.depthwise.work_ratio` {finding}`fewer | architectures.depthwise.work_ratio > 1` multiply-adds than a dense one, and a whole MobileNet {mean}`architectures.depthwise.network_work_ratio` {finding}`fewer | architectures.depthwise.network_work_ratio > 1` than the same network with dense convolutions.
+# **What to see.** A separable layer of 512 channels takes {mean}`architectures.depthwise.work_ratio`
+# {finding}`fewer | architectures.depthwise.work_ratio > 1` multiply-adds than a dense one.
+# A whole MobileNet takes {mean}`architectures.depthwise.network_work_ratio`
+# {finding}`fewer | architectures.depthwise.network_work_ratio > 1` than the same network with dense convolutions.
 # By count, the survey's "drastically reduces" is right ({verdict}`C3.1-16`).
 #
-# These layers are separable in another sense than Mamalet's.
-# There, each filter of a pair of maps has rank {mean}`architectures.ranks.separable_spatial`; here a filter can have any rank, up to {mean}`architectures.ranks.depthwise_spatial`, and it is the filters of one input channel that are all multiples of one.
+# These layers are not separable in the same sense as those of the last section.
+# There, each filter has rank {mean}`architectures.ranks.separable_spatial`, since it is a column times a row.
+# Here, a filter can have any rank, up to {mean}`architectures.ranks.depthwise_spatial`, but all filters of one input
+# channel are multiples of one filter.
 # The survey calls the second an improvement of the first ({verdict}`C3.1-15`).
 #
 # ### Why the clock disagrees
 #
-# **An experiment.** On one core, we time a dense 3 x 3 convolution, one in four groups, a depthwise and a pointwise one: early in a network, with 64 channels of 112 x 112 pixels, and late, with 512 channels of 14 x 14.
+# **An experiment.** On one core, we time four $3 \times 3$ or $1 \times 1$ convolutions: a dense one, one in four
+# groups, a depthwise one and a pointwise one.
+# We time them as they are early in a network, with 64 channels of $112 \times 112$ pixels, and late, with 512 channels
+# of $14 \times 14$.
 #
 # **The formula.** A layer of $W$ multiply-adds that moves $Q$ bytes takes at least
 #
 # $$ t \ge \max\Big(\frac{W}{P}, \frac{Q}{B}\Big) $$ (eq-roofline)
 #
-# on a core with $P$ multiply-adds and $B$ bytes a second: the roofline {cite:p}`williams2009roofline`.
-# Both are measured here, by a matrix product and by a copy, in memory that the process already has.
-# So are the layers: getting fresh memory for its output can take longer than a depthwise convolution.
+# on a core with $P$ multiply-adds and $B$ bytes per second: this bound is the roofline {cite:p}`williams2009roofline`.
+# We measure both, $P$ by a matrix product and $B$ by a copy, in memory that the process already has.
+# The layers are timed in such memory too, because getting fresh memory for an output can take longer than a depthwise
+# convolution.
 
 # %% tags=["remove-input"]
 figures.show_source(roofline.demands)
@@ -1225,18 +1330,28 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Early in a network, the depthwise convolution has {mean}`architectures.roofline.early_depthwise_work_ratio 0` {finding}`fewer | architectures.roofline.early_depthwise_work_ratio > 1` multiply-adds than the dense one and takes {mean}`architectures.roofline.early_depthwise_latency_ratio 0` {finding}`less time | architectures.roofline.early_depthwise_latency_ratio > 1`.
-# Memory explains a part: each byte that it moves serves about one multiply-add, so the roofline allows {mean}`architectures.roofline.early_depthwise_bound_latency_ratio 0`.
+# **What to see.** Early in a network, the depthwise convolution has
+# {mean}`architectures.roofline.early_depthwise_work_ratio 0`
+# {finding}`fewer | architectures.roofline.early_depthwise_work_ratio > 1` multiply-adds than the dense one, and it runs
+# {mean}`architectures.roofline.early_depthwise_latency_ratio 0`
+# {finding}`faster | architectures.roofline.early_depthwise_latency_ratio > 1`.
+# Memory explains a part of the gap: each byte that it moves serves about one multiply-add, so the roofline allows
+# {mean}`architectures.roofline.early_depthwise_bound_latency_ratio 0`.
 # The rest is how well the kernels use the core: the depthwise one runs at {mean}`architectures.roofline.early_depthwise_latency_pct` of its peak, the dense one at {mean}`architectures.roofline.early_dense_latency_pct`.
 #
-# The whole separable layer is dominated by its pointwise half, which is a matrix product and runs well.
-# It takes {mean}`architectures.roofline.early_separable_latency_ratio` {finding}`less time | architectures.roofline.early_separable_latency_ratio > 1` early in a network and {mean}`architectures.roofline.late_separable_latency_ratio` late, where the counts promise {mean}`architectures.roofline.early_separable_work_ratio` and {mean}`architectures.roofline.late_separable_work_ratio`.
+# The pointwise half dominates the time of the whole separable layer; it is a matrix product and runs well.
+# Early in a network, the separable layer runs {mean}`architectures.roofline.early_separable_latency_ratio`
+# {finding}`faster than the dense one | architectures.roofline.early_separable_latency_ratio > 1`, where the count
+# promises {mean}`architectures.roofline.early_separable_work_ratio`.
+# Late in a network the ratio is {mean}`architectures.roofline.late_separable_latency_ratio`, where the count promises
+# {mean}`architectures.roofline.late_separable_work_ratio`.
 # The survey says that separable layers accelerate convolutions effectively ({verdict}`C3.1-24`).
 #
 # ## The blocks at equal multiply-adds
 #
 # **An experiment.** Which block learns most from the same work?
-# The small classifier of [the first experiment](sec-filter-sizes) gets other blocks in its two places, each with the width that gives about the same number of multiply-adds as two 3 x 3 convolutions.
+# The small classifier of [the first experiment](sec-filter-sizes) gets other blocks in its two places.
+# The width of each is chosen so that it takes about as many multiply-adds as two $3 \times 3$ convolutions.
 
 
 # %% tags=["hide-input"]
@@ -1316,20 +1431,19 @@ gap = [a - b for a, b in zip(missed["plain"], missed["separable"], strict=True)]
 record("blocks.separable_gain_points", gap, digits=1)
 said = compared(missed["plain"], missed["separable"])
 evidence.phrase("architectures.blocks.separable_outcome", said)
-order = sorted(missed, key=lambda kind: np.mean(missed[kind]))  # not chosen by test
-said = ", ".join(f"{words[kind]} ({np.mean(missed[kind]):.1f} %)" for kind in order)
-evidence.phrase("architectures.blocks.order", said)
 
 # %% [markdown]
-# **What to see.** From the fewest errors to the most, on average: {glue:text}`architectures.blocks.order`.
-# At equal multiply-adds a network with depthwise separable convolutions is almost three times as wide as one with two 3 x 3 convolutions.
-# Its test error is {mean}`architectures.blocks.separable_error_pct` against {mean}`architectures.blocks.plain_error_pct`: {glue:text}`architectures.blocks.separable_outcome`.
-# It takes {mean}`architectures.blocks.separable_latency_ratio` as long.
+# **What to see.** With two plain $3 \times 3$ convolutions the network misclassifies
+# {mean}`architectures.blocks.plain_error_pct` of the test images.
+# With depthwise separable convolutions it misclassifies {mean}`architectures.blocks.separable_error_pct`:
+# {glue:text}`architectures.blocks.separable_outcome`.
+# For the same number of multiply-adds, it is almost three times as wide, and it takes
+# {mean}`architectures.blocks.separable_latency_ratio` as long.
 #
 # ## Where it breaks
 #
-# **Separating a trained network.** Filters that were trained whole are no columns times rows.
-# We replace each of them by its nearest separable one, from the singular value decomposition.
+# **Separating a trained network.** Filters that were trained whole are not products of a column and a row.
+# We replace each of them by the nearest separable filter, which the singular value decomposition gives.
 
 # %%
 left, separated = [], []
@@ -1344,16 +1458,21 @@ record("separated.filter_change_pct", float(np.mean(left)), digits=0)
 record("separated.error_pct", errors(separated), digits=1)
 
 # %% [markdown]
-# That changes a filter by {mean}`architectures.separated.filter_change_pct` of its length on average, and the error {finding}`rises | architectures.separated.error_pct > architectures.spatial.full_error_pct` from {mean}`architectures.spatial.full_error_pct` to {mean}`architectures.separated.error_pct`.
+# This changes a filter by {mean}`architectures.separated.filter_change_pct` of its length on average, and the error
+# {finding}`rises | architectures.separated.error_pct > architectures.spatial.full_error_pct` from
+# {mean}`architectures.spatial.full_error_pct` to {mean}`architectures.separated.error_pct`.
 # [Low-rank factorization](pruning_factorization.py) separates trained filters in another way, in which several filters share columns and rows.
 #
-# **Fusing what is not linear.** A convolution and its pool are one only if the pool takes the mean and no activation is between them; `spatially_separable.fuse` refuses all else.
+# **Fusing what is not linear.** A convolution and its pool are one convolution only if the pool takes the mean and no
+# activation is between them; `spatially_separable.fuse` refuses everything else.
 #
-# **Comparing by count.** Networks of equal multiply-adds differ in time, as the last table and [the roofline](fig-layer-roofline) show; a choice for a device needs the clock.
+# **Comparing by count.** Networks of equal multiply-adds differ in time, as the last table and
+# [the roofline](fig-layer-roofline) show; to choose a network for a device, you need the clock.
 #
 # ## Exercises
 #
-# 1. How many 3 x 3 convolutions see as much as one of AlexNet's 11 x 11 filters, and which share of its weights do they have?
+# 1. How many $3 \times 3$ convolutions see as much as one of AlexNet's $11 \times 11$ filters, and what share of its
+#    weights do they have?
 
 # %% tags=["hide-cell"]
 stack = filter_sizes.threes(11)
@@ -1363,7 +1482,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. From how many output channels on does a depthwise separable 3 x 3 layer take at least eight times fewer multiply-adds, and can it ever take ten times fewer?
+# 2. From how many output channels on does a depthwise separable $3 \times 3$ layer take at least eight times fewer
+#    multiply-adds? Can it ever take ten times fewer?
 
 # %% tags=["hide-cell"]
 n = next(n for n in range(1, 1000) if 8 * depthwise_separable.cost_ratio(n) <= 1)
@@ -1373,7 +1493,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. The paper's ResNet-50 has its strides in the first 1 x 1 convolution of a block, torchvision's in the 3 x 3. What does that change?
+# 3. In the paper, ResNet-50 has its strides in the first $1 \times 1$ convolution of a block; in torchvision, they are
+#    in the $3 \times 3$ convolution. What does that change?
 
 # %% tags=["hide-cell"]
 spent = {}
@@ -1397,12 +1518,16 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Small filters, reductions by 1 x 1 and separable convolutions save multiply-adds by exact factors; shortcuts cost nothing and make depth trainable.
-# - A count is not a time: what moves many bytes for each multiply-add, like a depthwise convolution, gains less.
-# - The recipe of training matters as much as the network: compare networks only where they were trained alike.
+# - Small filters, reductions by $1 \times 1$ convolutions and separable convolutions save multiply-adds by exact
+#   factors; shortcuts cost nothing and make depth trainable.
+# - A count is not a time: a layer that moves many bytes for each multiply-add, like a depthwise convolution, gains
+#   less.
+# - The training recipe matters as much as the network: compare networks only if they were trained in the same way.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`simonyan2015very` and {cite:t}`szegedy2016rethinking` are the small filters, {cite:t}`szegedy2015going` the Inception module, {cite:t}`he2016deep` residual and {cite:t}`huang2017densely` dense blocks.
-# - {cite:t}`mamalet2012simplifying` has spatially separable and fused filters; {cite:t}`sifre2014rigid`, {cite:t}`chollet2017xception` and {cite:t}`howard2017mobilenets` have depthwise separable ones.
-# - {cite:t}`williams2009roofline` is the roofline; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`simonyan2015very` and {cite:t}`szegedy2016rethinking` propose the small filters, {cite:t}`szegedy2015going`
+#   the Inception module, {cite:t}`he2016deep` residual blocks and {cite:t}`huang2017densely` dense blocks.
+# - {cite:t}`mamalet2012simplifying` propose spatially separable and fused filters; {cite:t}`sifre2014rigid`,
+#   {cite:t}`chollet2017xception` and {cite:t}`howard2017mobilenets` depthwise separable ones.
+# - {cite:t}`williams2009roofline` describe the roofline; {cite:t}`berthelier2020survey` is the survey.

@@ -11,8 +11,14 @@
 # # Compact networks: SqueezeNet, MobileNet, ShuffleNet
 #
 # Which building block makes the best use of a fixed number of multiply-adds?
-# We train one small network with seven kinds of blocks, and on validation images {glue:text}`architectures_compact.race.leader` come first: they are right on {mean}`architectures_compact.race.leader_accuracy_pct 0` of the test images, {glue:text}`architectures_compact.race.rival` on {mean}`architectures_compact.race.rival_accuracy_pct 0`, a difference that {glue:text}`architectures_compact.race.confirmed`.
-# Equal counts are not equal times: in a batch, the units of ShuffleNet take {mean}`architectures_compact.race.shuffle_batch_latency_ratio` {finding}`as long | architectures_compact.race.shuffle_batch_latency_ratio > 1` as the plain network.
+# We train one small network with seven kinds of blocks, and on validation images
+# {glue:text}`architectures_compact.race.leader` come first: they classify
+# {mean}`architectures_compact.race.leader_accuracy_pct 0` of the test images correctly.
+# With {glue:text}`architectures_compact.race.rival` it is {mean}`architectures_compact.race.rival_accuracy_pct 0`, a
+# difference that {glue:text}`architectures_compact.race.confirmed`.
+# Equal counts are not equal times: in a batch, ShuffleNet's units take
+# {mean}`architectures_compact.race.shuffle_batch_latency_ratio`
+# {finding}`as long | architectures_compact.race.shuffle_batch_latency_ratio > 1` as the plain network.
 #
 # ```{claims} architectures_compact
 # ```
@@ -106,7 +112,7 @@ def apart(points):  # by the 95 % interval of a difference over the seeds
 def told(points):  # in words
     mean = np.mean(points)
     if not apart(points):
-        return "not told apart from"
+        return "not distinguishable from"
     return f"{abs(mean):.1f} points {'ahead of' if mean > 0 else 'behind'}"
 
 
@@ -132,14 +138,16 @@ def width_for(build, work):  # the factor that gives this many multiply-adds
 # (sec-squeezenet)=
 # ## SqueezeNet: squeeze, then expand
 #
-# **The idea.** Most weights of a convolutional network are in 3 x 3 filters that read many channels.
-# A fire module first squeezes its input into few channels with 1 x 1 filters, then expands these with a mix of 1 x 1 and 3 x 3 filters {cite:p}`iandola2016squeezenet`.
+# **The idea.** Most weights of a convolutional network are in $3 \times 3$ filters that read many channels.
+# A fire module first squeezes its input into few channels with $1 \times 1$ filters, then expands these with a mix of
+# $1 \times 1$ and $3 \times 3$ filters {cite:p}`iandola2016squeezenet`.
 #
-# **The formula.** With $s$ filters that squeeze $c$ channels, and $e_1 + e_3$ that expand them,
+# **The formula.** With $s$ filters that squeeze $c$ channels, and $e_1 + e_3$ filters that expand them,
 #
 # $$ y = \big[\operatorname{relu}(W_1 * z),\ \operatorname{relu}(W_3 * z)\big], \quad z = \operatorname{relu}(W_s * x). $$ (eq-fire)
 #
-# That is $c\,s + s\,e_1 + 9\,s\,e_3$ weights, where one 3 x 3 convolution with as many inputs and outputs has $9\,c\,(e_1 + e_3)$.
+# These are $c\,s + s\,e_1 + 9\,s\,e_3$ weights, whereas one $3 \times 3$ convolution with as many inputs and outputs
+# has $9\,c\,(e_1 + e_3)$.
 #
 # **The code.**
 
@@ -147,8 +155,9 @@ def width_for(build, work):  # the factor that gives this many multiply-adds
 figures.show_source(Fire.forward)
 
 # %% [markdown]
-# **Exact checks.** With copied weights, our SqueezeNet (here its version `1.1`) gives the answers of torchvision's.
-# The first fire module has the weights of the formula.
+# **Exact checks.** With copied weights, our SqueezeNet (here its version `1.1`) gives the same answers as
+# torchvision's.
+# The first fire module has as many weights as the formula says.
 
 # %%
 theirs = torchvision.models.squeezenet1_1(num_classes=10).eval()
@@ -167,7 +176,7 @@ assert counted == 96 * 16 + 16 * 64 + 9 * 16 * 64
 # ### Fifty times smaller than AlexNet
 #
 # **What others measured.** The accuracies on ImageNet are those that torchvision publishes with its weights; we count the rest.
-# AlexNet is the network that began the wave of deep image classifiers {cite:p}`krizhevsky2012imagenet`.
+# AlexNet is the network that started the wave of deep image classifiers {cite:p}`krizhevsky2012imagenet`.
 
 # %% tags=["hide-input"]
 KNOWN = {
@@ -214,16 +223,21 @@ record("squeezenet.early_pools_loss_points", loss, exact=True)
 
 # %% [markdown]
 # **What to see.** SqueezeNet has {mean}`architectures_compact.squeezenet.fewer_parameters_ratio` {finding}`fewer | architectures_compact.squeezenet.fewer_parameters_ratio > 1` parameters than AlexNet, and its published file is {mean}`architectures_compact.squeezenet.smaller_file_ratio` {finding}`smaller | architectures_compact.squeezenet.smaller_file_ratio > 1` ({verdict}`C3.1-10`).
-# The published accuracies are {mean}`architectures_compact.squeezenet.imagenet_accuracy_pct` and {mean}`architectures_compact.alexnet.imagenet_accuracy_pct` ({verdict}`C3.1-11`).
-# It is {finding}`not | architectures_compact.squeezenet.more_multiply_adds_ratio > 1` a faster network by count: it takes {mean}`architectures_compact.squeezenet.more_multiply_adds_ratio 2` as many multiply-adds.
-# The survey's conclusion repeats the sentence ({verdict}`C4-09`).
+# The published accuracies are {mean}`architectures_compact.squeezenet.imagenet_accuracy_pct` for SqueezeNet and
+# {mean}`architectures_compact.alexnet.imagenet_accuracy_pct` for AlexNet ({verdict}`C3.1-11`).
+# But SqueezeNet is
+# {finding}`not a faster network by count | architectures_compact.squeezenet.more_multiply_adds_ratio > 1`: it takes
+# {mean}`architectures_compact.squeezenet.more_multiply_adds_ratio 2` as many multiply-adds.
+# The survey repeats in its conclusion that SqueezeNet is smaller at the same accuracy ({verdict}`C4-09`).
 #
 # ### Three strategies, one by one
 #
-# The paper names three choices: most filters are 1 x 1, the 3 x 3 filters read few channels, and pools come late, so that the maps stay large.
+# The paper names three choices: most filters are $1 \times 1$, the $3 \times 3$ filters read few channels, and pools
+# come late, so that the maps stay large.
 # The first two save parameters.
 #
-# **An exact count.** We undo one choice at a time in SqueezeNet, and look at its eight modules.
+# **An exact count.** We undo one choice at a time in SqueezeNet, and count the filters and parameters of its eight
+# modules.
 
 # %% tags=["hide-input"]
 whole = drafted(squeezenet)
@@ -249,13 +263,18 @@ record("fire.squeeze_ones_pct", share(squeezing, 1), digits=0, exact=True)
 record("fire.expand_threes_pct", share(expanding, 3), digits=0, exact=True)
 
 # %% [markdown]
-# **What to see.** Of the filters that squeeze, {mean}`architectures_compact.fire.squeeze_ones_pct` are 1 x 1, and of those that expand {mean}`architectures_compact.fire.expand_threes_pct` are 3 x 3, as the survey says ({verdict}`C3.1-07`).
-# With 3 x 3 filters alone to expand, SqueezeNet would have {mean}`architectures_compact.squeezenet.all_threes_parameters_ratio` as many parameters; with modules that do not squeeze, {mean}`architectures_compact.squeezenet.unsqueezed_parameters_ratio` ({verdict}`C3.1-08`).
+# **What to see.** Of the filters that squeeze, {mean}`architectures_compact.fire.squeeze_ones_pct` are $1 \times 1$,
+# and of those that expand, {mean}`architectures_compact.fire.expand_threes_pct` are $3 \times 3$, as the survey says
+# ({verdict}`C3.1-07`).
+# If only $3 \times 3$ filters expanded, SqueezeNet would have
+# {mean}`architectures_compact.squeezenet.all_threes_parameters_ratio` as many parameters; with modules that do not
+# squeeze, it would have {mean}`architectures_compact.squeezenet.unsqueezed_parameters_ratio` ({verdict}`C3.1-08`).
 #
-# **An experiment.** What do the choices cost in accuracy?
-# A small SqueezeNet with four fire modules is trained with each of them undone.
-# Its two pools come after the second and the fourth module; in the early version, before the first and the third.
-# Early pools save multiply-adds, so a third version spends them on width.
+# **An experiment.** What do these choices cost in accuracy?
+# We train a small SqueezeNet with four fire modules, and versions of it with one choice undone.
+# Its two pools come after the second and the fourth module; in the version with early pools they come before the first
+# and the third.
+# Early pools save multiply-adds, so one more version spends them on width.
 
 
 # %%
@@ -297,9 +316,9 @@ TITLES = {
     "late": "as published: late pools",
     "early": "early pools",
     "early_wide": "early pools, wider",
-    "threes": "expands by 3 x 3 alone",
-    "ones": "expands by 1 x 1 alone",
-    "unsqueezed": "does not squeeze",
+    "threes": "expands with 3 x 3 only",
+    "ones": "expands with 1 x 1 only",
+    "unsqueezed": "without squeezing",
 }
 batch = torch.rand(64, *shape)
 calls = {name: lambda one=fires_of[name][0]: one(batch) for name in versions}
@@ -387,39 +406,59 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Late pools have a price that the survey does not name.
-# They add no parameter, but take {mean}`architectures_compact.pools.late_multiply_adds_ratio` {finding}`as many multiply-adds | architectures_compact.pools.late_multiply_adds_ratio > 1` in the small network.
-# SqueezeNet itself takes {mean}`architectures_compact.pools.photo_multiply_adds_ratio` {finding}`as many | architectures_compact.pools.photo_multiply_adds_ratio > 1` with its own pools as with those of version `1.1`, and for four small photographs {mean}`architectures_compact.pools.photo_latency_ratio` {finding}`as much time | architectures_compact.pools.photo_latency_ratio > 1`.
-# In accuracy, late pools are {glue:text}`architectures_compact.pools.late` early pools ({verdict}`C3.1-09`).
+# **What to see.** Late pools have a price that the survey does not mention.
+# They add no parameter, but in the small network they take {mean}`architectures_compact.pools.late_multiply_adds_ratio`
+# {finding}`as many multiply-adds as early pools | architectures_compact.pools.late_multiply_adds_ratio > 1`.
+# SqueezeNet with its own pools takes {mean}`architectures_compact.pools.photo_multiply_adds_ratio`
+# {finding}`as many | architectures_compact.pools.photo_multiply_adds_ratio > 1` as with those of its version `1.1`.
+# For four small photographs it takes {mean}`architectures_compact.pools.photo_latency_ratio`
+# {finding}`as much time | architectures_compact.pools.photo_latency_ratio > 1`.
+# In accuracy, the network with late pools is {glue:text}`architectures_compact.pools.late` the one with early pools
+# ({verdict}`C3.1-09`).
 # A small network that pools early and spends the same multiply-adds on width is {glue:text}`architectures_compact.pools.wide` the published version.
 # {glue:text}`architectures_compact.seeds.note`
 #
-# The authors' own version `1.1` pools earlier than `1.0` and takes {mean}`architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio` {finding}`fewer | architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio > 1` multiply-adds; the published accuracy of `1.0` is {finding}`no higher | architectures_compact.squeezenet.early_pools_loss_points <= 0` ({mean}`architectures_compact.squeezenet.early_pools_loss_points` on ImageNet), although its stem differs, too.
+# The authors' own version `1.1` pools earlier than `1.0` and takes
+# {mean}`architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio`
+# {finding}`fewer | architectures_compact.squeezenet.early_pools_fewer_multiply_adds_ratio > 1` multiply-adds.
+# Yet the published accuracy of `1.0` on ImageNet is
+# {finding}`no higher | architectures_compact.squeezenet.early_pools_loss_points <= 0`: it differs by
+# {mean}`architectures_compact.squeezenet.early_pools_loss_points`.
+# But the two versions also differ in their first convolution.
 #
-# The survey credits the large maps to the delay and to the 1 x 1 filters.
-# The delay gives the modules {mean}`architectures_compact.pools.late_pixels_ratio` as many pixels; 1 x 1 in place of 3 x 3 filters gives {mean}`architectures_compact.pools.ones_pixels_ratio` as many, because neither changes the size of a map ({verdict}`C3.1-28`).
+# The survey attributes the large maps to the delay and to the $1 \times 1$ filters ({verdict}`C3.1-28`).
+# The delay gives the modules {mean}`architectures_compact.pools.late_pixels_ratio` as many pixels.
+# Filters of $1 \times 1$ instead of $3 \times 3$ give {mean}`architectures_compact.pools.ones_pixels_ratio` as many,
+# because neither changes the size of a map.
 #
-# The other two choices save parameters, and the table says at what accuracy.
-# With 3 x 3 filters alone to expand, the network is {glue:text}`architectures_compact.strategies.threes` the published version; with 1 x 1 filters alone it is {glue:text}`architectures_compact.strategies.ones` it, and without squeezing {glue:text}`architectures_compact.strategies.unsqueezed` it.
+# The other two choices save parameters, and the table shows at what accuracy.
+# If only $3 \times 3$ filters expand, the network is {glue:text}`architectures_compact.strategies.threes` the published
+# version.
+# If only $1 \times 1$ filters expand, it is {glue:text}`architectures_compact.strategies.ones` it, and without
+# squeezing it is {glue:text}`architectures_compact.strategies.unsqueezed` it.
 #
 # (sec-mobilenet)=
 # ## MobileNet: two numbers that trade accuracy for cost
 #
-# **The idea.** Make every convolution [depthwise separable](sec-depthwise-separable), and scale the network by two numbers: its width and the resolution of its images {cite:p}`howard2017mobilenets`.
+# **The idea.** MobileNet makes every convolution [depthwise separable](sec-depthwise-separable), and two numbers scale
+# the network: its width and the resolution of its images {cite:p}`howard2017mobilenets`.
 #
-# **The formula.** With a factor $\alpha$ for all channels and $\rho$ for the height and width of all maps, a layer of $M$ to $N$ channels on a map of $D \times D$ takes
+# **The formula.** The factor $\alpha$ scales all channels, and $\rho$ scales the height and width of all maps.
+# A layer of $M$ to $N$ channels with filters of $k \times k$ on a map of $D \times D$ then takes
 #
 # $$ \big( k^2\, \alpha M + \alpha M\, \alpha N \big)\, (\rho D)^2 $$ (eq-mobilenet)
 #
 # multiply-adds; the second term is by far the larger.
 #
-# **The code.** A layer in two halves, and the plan of the network: channels and stride of each layer.
+# **The code.** These are a layer in two halves, and the plan of the network, with the channels and the stride of each
+# layer:
 
 # %% tags=["remove-input"]
 figures.show_source(DepthwiseSeparable.__init__, mobilenet)
 
 # %% [markdown]
-# **Exact checks.** The counts are those that the paper prints: 4.2 million parameters and 569 million multiply-adds {cite:p}`howard2017mobilenets`.
+# **Exact checks.** The counts agree with those that the paper prints.
+# {cite:t}`howard2017mobilenets` report 4.2 million parameters and 569 million multiply-adds.
 
 # %%
 network = drafted(mobilenet)
@@ -433,8 +472,9 @@ core = sum(count for name, count in by_layer.items() if name.startswith("block")
 record("mobilenet.separable_pct", 100 * core / spent[network], digits=0, exact=True)
 
 # %% [markdown]
-# **An experiment.** A small MobileNet gets narrower by $\alpha$ or sees smaller images by $\rho$.
-# We also time a large one against the same network with full 3 x 3 convolutions, in one process on one thread.
+# **An experiment.** We make a small MobileNet narrower by $\alpha$, or give it smaller images by $\rho$.
+# We also time a large MobileNet against the same network with full $3 \times 3$ convolutions, in one process on one
+# thread.
 
 
 # %% tags=["hide-input"]
@@ -524,22 +564,35 @@ figures.curves(
 )
 
 # %% [markdown]
-# **What to see.** Of MobileNet's multiply-adds, {mean}`architectures_compact.mobilenet.separable_pct` are in depthwise separable layers ({verdict}`C3.1-29`).
+# **What to see.** Both numbers trade accuracy for cost.
 # As the width shrinks, the mean accuracy {glue:text}`architectures_compact.mobilenet.width_course`; as the resolution shrinks, it {glue:text}`architectures_compact.mobilenet.resolution_course`.
 # The narrowest network takes {mean}`architectures_compact.mobilenet.width_saved_multiply_adds_ratio` {finding}`fewer | architectures_compact.mobilenet.width_saved_multiply_adds_ratio > 1` multiply-adds than the whole one and gives up {mean}`architectures_compact.mobilenet.width_cost_points`.
-# The one with the smallest images takes {mean}`architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio` {finding}`fewer | architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio > 1` and gives up {mean}`architectures_compact.mobilenet.resolution_cost_points`; it keeps all parameters, while a narrow network is also a small file.
+# The one with the smallest images takes {mean}`architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio`
+# {finding}`fewer | architectures_compact.mobilenet.resolution_saved_multiply_adds_ratio > 1` and gives up
+# {mean}`architectures_compact.mobilenet.resolution_cost_points`.
+# It keeps all parameters, whereas a narrow network is also a small file.
+# Of MobileNet's multiply-adds, {mean}`architectures_compact.mobilenet.separable_pct` are in depthwise separable layers
+# ({verdict}`C3.1-29`).
 #
-# The survey says that separable layers drastically reduce the cost ({verdict}`C3.1-16`): with full convolutions MobileNet would take {mean}`architectures_compact.mobilenet.full_multiply_adds_ratio` {finding}`as many | architectures_compact.mobilenet.full_multiply_adds_ratio > 1` multiply-adds.
-# By the clock the network that we timed takes {mean}`architectures_compact.mobilenet.full_latency_ratio` as long with them for one image and {mean}`architectures_compact.mobilenet.full_batch_latency_ratio` for four, where the count says {mean}`architectures_compact.mobilenet.timed_multiply_adds_ratio`; [the chapter on building blocks](architectures.py) explains why ({verdict}`C3.1-24`).
+# The survey says that separable layers drastically reduce the cost ({verdict}`C3.1-16`).
+# By count they do: with full convolutions, MobileNet would take
+# {mean}`architectures_compact.mobilenet.full_multiply_adds_ratio`
+# {finding}`as many | architectures_compact.mobilenet.full_multiply_adds_ratio > 1` multiply-adds.
+# For the network that we timed, the count is {mean}`architectures_compact.mobilenet.timed_multiply_adds_ratio` as high.
+# Its time with full convolutions is {mean}`architectures_compact.mobilenet.full_latency_ratio` as long for one image,
+# and {mean}`architectures_compact.mobilenet.full_batch_latency_ratio` for four ({verdict}`C3.1-24`);
+# [the chapter on building blocks](architectures.py) explains why.
 #
 # (sec-shufflenet)=
 # ## ShuffleNet: groups that talk to each other
 #
-# **The idea.** In MobileNet nearly all multiply-adds are in the 1 x 1 convolutions.
-# ShuffleNet splits these into groups, each of which reads its own channels alone, and shuffles the channels between them, so that groups do not stay among themselves {cite:p}`zhang2018shufflenet`.
+# **The idea.** In MobileNet, nearly all multiply-adds are in the $1 \times 1$ convolutions.
+# ShuffleNet splits these into groups, each of which reads only its own channels, and shuffles the channels between
+# them, so that information passes from group to group {cite:p}`zhang2018shufflenet`.
 #
-# **The formula.** The $g n$ channels are written as a matrix $(g, n)$, transposed and read again: channel $a g + b$ of the result is channel $b n + a$.
-# A unit with a bottleneck of $m$ of its $c$ channels takes
+# **The formula.** The $g n$ channels are written as a matrix $(g, n)$, transposed and flattened again: channel
+# $a g + b$ of the result is channel $b n + a$.
+# On a map of $h \times w$, a unit with a bottleneck of $m$ of its $c$ channels takes
 #
 # $$ h w \Big( \frac{2 c m}{g} + 9 m \Big) \quad\text{multiply-adds, a residual bottleneck}\quad h w \big( 2 c m + 9 m^2 \big) . $$ (eq-shufflenet)
 #
@@ -550,7 +603,9 @@ figures.show_source(shuffle, Unit)
 
 # %% [markdown]
 # **Exact checks.** The shuffle is the permutation of the formula, and a second shuffle with the two numbers exchanged undoes it.
-# To see which channels talk to which, we differentiate: two grouped 1 x 1 convolutions on sixteen channels, with and without the shuffle between them, in float64.
+# Which input channels does an output channel depend on?
+# We differentiate two grouped $1 \times 1$ convolutions on sixteen channels, with and without the shuffle between them,
+# in float64.
 
 # %%
 g, n = 4, 4
@@ -605,15 +660,22 @@ for name, threes in (("bottleneck", 9 * m * m), ("grouped", 9 * m * m // 3)):
     record(f"unit.{name}_multiply_adds_ratio", ratio, exact=True)
 
 # %% [markdown]
-# **What to see.** An output channel of two grouped convolutions depends on {mean}`architectures_compact.flow.grouped_pct` of the input channels, and with the shuffle on {mean}`architectures_compact.flow.shuffled_pct`.
-# The shuffle is a reshape, a transposition and a flattening, as the survey says ({verdict}`C3.1-17`), and multiplies nothing.
+# **What to see.** The shuffle connects the groups: an output channel of two grouped convolutions depends on
+# {mean}`architectures_compact.flow.grouped_pct` of the input channels, and with the shuffle on
+# {mean}`architectures_compact.flow.shuffled_pct`.
+# The shuffle is a reshape, a transposition and a flattening, as the survey says ({verdict}`C3.1-17`), and it multiplies
+# nothing.
 #
 # The survey says that the unit is added to depthwise separable features ({verdict}`C3.1-19`).
-# It does hold a depthwise convolution, but its frame is a residual bottleneck whose 1 x 1 convolutions are grouped.
-# With 240 channels in three groups, that bottleneck would take {mean}`architectures_compact.unit.bottleneck_multiply_adds_ratio` {finding}`as many | architectures_compact.unit.bottleneck_multiply_adds_ratio > 1` multiply-adds, and {mean}`architectures_compact.unit.grouped_multiply_adds_ratio` with a grouped 3 x 3 convolution ({verdict}`C3.1-27`).
+# It does contain a depthwise convolution, but its frame is a residual bottleneck whose $1 \times 1$ convolutions are
+# grouped.
+# Take such a bottleneck of 240 channels in three groups ({verdict}`C3.1-27`).
+# A plain residual bottleneck of this width would take {mean}`architectures_compact.unit.bottleneck_multiply_adds_ratio`
+# {finding}`as many | architectures_compact.unit.bottleneck_multiply_adds_ratio > 1` multiply-adds, and one with a
+# grouped $3 \times 3$ convolution {mean}`architectures_compact.unit.grouped_multiply_adds_ratio`.
 #
 # **An experiment.** Does the shuffle raise the accuracy?
-# A small ShuffleNet of eight units in four groups is trained with and without it; all else is the same.
+# We train a small ShuffleNet of eight units in four groups with the shuffle and without it; all else is the same.
 
 
 # %%
@@ -643,17 +705,24 @@ record("shuffle.gain_points", gain, digits=1)
 evidence.phrase("architectures_compact.shuffle.outcome", told(gain))
 
 # %% [markdown]
-# **What to see.** With the shuffle the accuracy is {mean}`architectures_compact.shuffle.on_accuracy_pct`, without it {mean}`architectures_compact.shuffle.off_accuracy_pct`: the network with it is {glue:text}`architectures_compact.shuffle.outcome` the other.
-# The paper finds that it always helps on ImageNet, and most in many groups {cite:p}`zhang2018shufflenet`.
-# Here the first convolution and the classifier see all channels, so that groups without a shuffle are four thin networks that vote.
+# **What to see.** The network with the shuffle is {glue:text}`architectures_compact.shuffle.outcome` the one without
+# it.
+# Their accuracies are {mean}`architectures_compact.shuffle.on_accuracy_pct` and
+# {mean}`architectures_compact.shuffle.off_accuracy_pct`.
+# The paper finds that the shuffle always helps on ImageNet, and that it helps most with many groups
+# {cite:p}`zhang2018shufflenet`.
+# Here the first convolution and the classifier see all channels, so that without a shuffle the groups are four thin
+# networks that vote.
 #
 # (sec-race)=
 # ## Seven blocks at equal multiply-adds
 #
 # **An experiment.** The papers compare their networks at different sizes and with different training.
-# Here all have one frame: a stem that halves the image, three stages with a pool between them, the mean of each map, and a linear classifier.
-# Each stage has two 3 x 3 layers in a row, whatever the block; batch norm follows each convolution.
-# The width of each network is chosen so that its multiply-adds are within a twentieth of {mean}`architectures_compact.race.work_multiply_adds`.
+# Here all have the same frame: a stem that halves the image, three stages with a pool between them, the mean of each
+# map, and a linear classifier.
+# Each stage has two $3 \times 3$ layers in a row, whatever the block; batch norm follows each convolution.
+# We choose the width of each network so that its multiply-adds are within a twentieth of
+# {mean}`architectures_compact.race.work_multiply_adds`.
 # All are trained on the same images for as many steps, each with the learning rate that did best on validation images.
 
 
@@ -865,25 +934,35 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Of all pairs of blocks, {glue:text}`architectures_compact.race.apart` are told apart in accuracy; of the six that could replace plain 3 x 3 convolutions,
+# **What to see.** The seeds tell {glue:text}`architectures_compact.race.apart` pairs of blocks apart in accuracy.
+# Of the six that could replace plain $3 \times 3$ convolutions, these are
 #
 # - ahead of them: {glue:text}`architectures_compact.race.ahead`;
 # - behind them: {glue:text}`architectures_compact.race.behind`;
-# - not told apart from them: {glue:text}`architectures_compact.race.not`.
+# - not distinguishable from them: {glue:text}`architectures_compact.race.not`.
 #
-# The clock sees other differences: for one image, residual blocks take {mean}`architectures_compact.race.residual_one_latency_ratio` as long as plain convolutions, separable layers {mean}`architectures_compact.race.separable_one_latency_ratio` and Inception modules {mean}`architectures_compact.race.inception_one_latency_ratio`.
+# The clock shows other differences.
+# For one image, residual blocks take {mean}`architectures_compact.race.residual_one_latency_ratio` as long as plain
+# convolutions, separable layers {mean}`architectures_compact.race.separable_one_latency_ratio` and Inception modules
+# {mean}`architectures_compact.race.inception_one_latency_ratio`.
 #
-# ShuffleNet's units are {glue:text}`architectures_compact.race.rivals` MobileNet's layers at equal multiply-adds and take {mean}`architectures_compact.race.shuffle_to_separable_latency_ratio` as long in a batch.
-# The survey says that both accuracy and efficiency are slightly improved ({verdict}`C3.1-18`); the paper reports more than slight gains on ImageNet, 7.8 points fewer errors in its smallest networks {cite:p}`zhang2018shufflenet`.
-# That it pays to construct networks, and not only to compress them, is the survey's conclusion ({verdict}`C4-11`).
+# ShuffleNet's units are {glue:text}`architectures_compact.race.rivals` MobileNet's layers at equal multiply-adds.
+# In a batch they take {mean}`architectures_compact.race.shuffle_to_separable_latency_ratio` as long.
+# The survey says that both accuracy and efficiency are slightly improved ({verdict}`C3.1-18`).
+# {cite:t}`zhang2018shufflenet` report more than slight gains on ImageNet: 7.8 points fewer errors in small networks.
+# The survey concludes that it pays to construct networks, and not only to compress them ({verdict}`C4-11`).
 #
 # ## Where it breaks
 #
-# **Where time counts.** For as many multiply-adds as plain convolutions, separable layers take {mean}`architectures_compact.race.separable_batch_latency_ratio` {finding}`as long | architectures_compact.race.separable_batch_latency_ratio > 1` in a batch, Inception modules {mean}`architectures_compact.race.inception_batch_latency_ratio` and ShuffleNet's units {mean}`architectures_compact.race.shuffle_batch_latency_ratio`.
-# They have more maps and more layers for the same count, and each map is written and read.
+# **Where time counts.** In a batch and for as many multiply-adds as plain convolutions, separable layers take
+# {mean}`architectures_compact.race.separable_batch_latency_ratio`
+# {finding}`as long | architectures_compact.race.separable_batch_latency_ratio > 1`.
+# Inception modules take {mean}`architectures_compact.race.inception_batch_latency_ratio` and ShuffleNet's units
+# {mean}`architectures_compact.race.shuffle_batch_latency_ratio`.
+# For the same count they have more maps and more layers, and each map is written and read.
 #
 # **Without batch norm.** SqueezeNet was published without it, and needs long training with a carefully chosen learning rate.
-# We train the small one without it, with a learning rate of its own and as many steps as before.
+# We train the small SqueezeNet without it, with a learning rate chosen for it and as many steps as before.
 
 # %%
 bare = trained(
@@ -896,11 +975,15 @@ bare = trained(
 record("bare.accuracy_pct", accuracies(bare), digits=1)
 
 # %% [markdown]
-# In the same steps it {finding}`gets less far | architectures_compact.bare.accuracy_pct < architectures_compact.strategies.late_accuracy_pct`: {mean}`architectures_compact.bare.accuracy_pct` of the test images against {mean}`architectures_compact.strategies.late_accuracy_pct`.
+# In the same number of steps it
+# {finding}`gets less far | architectures_compact.bare.accuracy_pct < architectures_compact.strategies.late_accuracy_pct`:
+# it classifies {mean}`architectures_compact.bare.accuracy_pct` of the test images correctly, and with batch norm
+# {mean}`architectures_compact.strategies.late_accuracy_pct`.
 #
 # ## Exercises
 #
-# 1. How many times fewer weights do SqueezeNet's fire modules have than one 3 x 3 convolution each, with the same inputs and outputs?
+# 1. Replace each fire module of SqueezeNet by one $3 \times 3$ convolution with the same inputs and outputs. How many
+#    times fewer weights do the fire modules have?
 
 # %% tags=["hide-cell"]
 fewer = []
@@ -910,11 +993,11 @@ for layer in fires:
         9 * layer.inputs * layer.outputs / sum(one.weight.numel() for one in inside)
     )
 evidence.answer(
-    f"{min(fewer):.1f} to {max(fewer):.1f} times; the least in modules that double the channels, because there the squeezed channels are many for the inputs."
+    f"{min(fewer):.1f} to {max(fewer):.1f} times; least in modules that double the channels, because they squeeze to many channels for their inputs."
 )
 
 # %% [markdown]
-# 2. In which kind of layer are MobileNet's multiply-adds?
+# 2. Which kind of layer holds most of MobileNet's multiply-adds?
 
 # %% tags=["hide-cell"]
 halves = {
@@ -927,7 +1010,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. A unit with 144 channels in one group costs a fixed number of multiply-adds. How many channels can it have in 2, 3, 4 and 8 groups at that cost?
+# 3. A ShuffleNet unit with 144 channels in one group costs a certain number of multiply-adds. How many channels can a
+#    unit of the same cost have in two, three, four and eight groups?
 
 # %% tags=["hide-cell"]
 budget = 2 * 144 * 36 + 9 * 36
@@ -942,11 +1026,15 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - SqueezeNet saves parameters, by 1 x 1 filters and few channels; it saves no multiply-adds, and late pools cost some.
-# - MobileNet and ShuffleNet save multiply-adds, first in the 3 x 3 filters, then in the 1 x 1 filters; the clock follows only in part.
+# - SqueezeNet saves parameters, by $1 \times 1$ filters and few channels; it saves no multiply-adds, and late pools
+#   cost some.
+# - MobileNet saves multiply-adds in the $3 \times 3$ filters, and ShuffleNet then in the $1 \times 1$ filters; the
+#   clock follows only in part.
 # - At equal multiply-adds and equal training, {glue:text}`architectures_compact.race.apart` pairs of blocks are told apart in accuracy; in time, one takes up to {mean}`architectures_compact.race.most_batch_latency_ratio` as long as another.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`iandola2016squeezenet` is SqueezeNet, {cite:t}`howard2017mobilenets` MobileNet and {cite:t}`zhang2018shufflenet` ShuffleNet; {cite:t}`krizhevsky2012imagenet` is AlexNet.
-# - {cite:t}`szegedy2015going` has Inception modules, {cite:t}`he2016deep` residual and {cite:t}`huang2017densely` dense blocks; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`iandola2016squeezenet` introduce SqueezeNet, {cite:t}`howard2017mobilenets` MobileNet and
+#   {cite:t}`zhang2018shufflenet` ShuffleNet; {cite:t}`krizhevsky2012imagenet` describe AlexNet.
+# - {cite:t}`szegedy2015going` propose Inception modules, {cite:t}`he2016deep` residual blocks and
+#   {cite:t}`huang2017densely` dense blocks; {cite:t}`berthelier2020survey` is the survey.

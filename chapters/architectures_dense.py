@@ -10,9 +10,13 @@
 # (sec-architectures-dense)=
 # # Segmentation and landmarks with small networks
 #
-# How small can a network be that gives a class to every pixel, and not one to the whole image?
-# Squeeze-SegNet gives each pixel of a street scene its class, as SegNet does; our light layout of it has {mean}`architectures_dense.segnet.parameters_ratio 1` {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` and reaches {mean}`architectures_dense.segnet.miou_ratio 2` SegNet's score after the same training.
-# A network that looks for points can go further, to one bit for each weight and signal: with a block made for signs, it {glue:text}`architectures_dense.hourglass.opening`.
+# How small can a network be that classifies every pixel of an image?
+# Squeeze-SegNet labels each pixel of a street scene; our light version of it has
+# {mean}`architectures_dense.segnet.parameters_ratio 1`
+# {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` than SegNet and reaches
+# {mean}`architectures_dense.segnet.miou_ratio 2` its score after the same training.
+# A network for landmarks can use one bit per weight and signal: with a block made for signs, it
+# {glue:text}`architectures_dense.hourglass.opening`.
 #
 # ```{claims} architectures_dense
 # ```
@@ -116,11 +120,16 @@ def decided(values):  # whether seeds leave the sign open
 # ## Squeeze-SegNet: a class for each pixel
 #
 # **The idea.** SegNet {cite:p}`badrinarayanan2017segnet` has an encoder, the convolutions of the image classifier VGG16, and a decoder that mirrors them.
-# Each pool remembers where its maxima were, and the decoder puts its values back to these places, so edges stay sharp without a copy of the large maps.
-# Squeeze-SegNet {cite:p}`nanfack2018squeezesegnet` does the same with SqueezeNet {cite:p}`iandola2016squeezenet`, a classifier made of *fire modules*: few $1 \times 1$ filters squeeze the channels, then $1 \times 1$ and $3 \times 3$ filters expand them.
-# Its decoder mirrors each of them by a *DFire module*, which expands first and then squeezes.
+# Each pool remembers where its maxima were, and the decoder puts its values back in these places.
+# So edges stay sharp without a copy of the large maps.
+# Squeeze-SegNet {cite:p}`nanfack2018squeezesegnet` does the same with the classifier SqueezeNet
+# {cite:p}`iandola2016squeezenet`.
+# SqueezeNet is made of *fire modules*: a few $1 \times 1$ filters squeeze the channels, then $1 \times 1$ and
+# $3 \times 3$ filters expand them.
+# The decoder mirrors each fire module by a *DFire module*, which expands first and then squeezes.
 #
-# **The formula.** A pool gives values $p$ and places $i$; unpooling puts other values $y$ there, and adds those that meet:
+# **The formula.** A pool gives values $p$ and places $i$; unpooling puts other values $y$ in these places, and adds
+# those that meet:
 #
 # $$ (p, i) = \operatorname{pool}(x), \qquad u_j = \sum_{k :\, i_k = j} y_k . $$ (eq-unpool)
 #
@@ -128,9 +137,10 @@ def decided(values):  # whether seeds leave the sign open
 #
 # $$ \operatorname{DFire}(x) = \sigma\big(W_s * [\,\sigma(W_1 * x),\ \sigma(W_3 * x)\,]\big) . $$ (eq-dfire)
 #
-# Its $3 \times 3$ filters $W_3$ read the wide input, which SqueezeNet takes care to avoid.
-# We had no access to the paper's list of layers, so the layout here is that of a public implementation.
-# The *light* layout is ours: a whole fire module, which squeezes to an eighth of the channels, and then the squeeze.
+# Its $3 \times 3$ filters $W_3$ read the wide input, which SqueezeNet is careful to avoid.
+# We had no access to the paper's list of layers, so our layout is that of a public implementation.
+# The *light* layout is our own: a whole fire module, which squeezes to an eighth of the channels, followed by the
+# squeeze.
 #
 # **The code.**
 
@@ -143,7 +153,8 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **Exact checks.** Unpooling is the transpose of the pool at its places, also where windows overlap: $\langle u, x \rangle = \langle y, p \rangle$ for all $y$.
+# **Exact checks.** Unpooling is the transpose of the pool at its places, even where windows overlap:
+# $\langle u, x \rangle = \langle y, p \rangle$ for all $y$.
 # SegNet has as many parameters as its formula says: $9 a b$ weights from $a$ to $b$ channels, a bias, and two numbers for each batch norm.
 
 # %%
@@ -168,8 +179,10 @@ assert measure.parameters(whole["segnet"]) == formula
 # %% [markdown]
 # ### What is counted
 #
-# **An experiment without training.** We count the parameters of all three networks at full width, and the multiply-adds of a street scene of $360 \times 480$ pixels.
-# Then we follow a scene through the public layout's decoder, and note whether each module's layers run in the order of the survey: expand, squeeze, expand, squeeze.
+# **An experiment without training.** We count the parameters of all three networks at full width, and the multiply-adds
+# for a street scene of $360 \times 480$ pixels.
+# Then we follow a scene through the decoder of the public layout, and check whether the layers of each module alternate
+# as the survey says: expand, squeeze, expand, squeeze.
 
 # %% tags=["hide-input"]
 sizes = {kind: measure.parameters(net) for kind, net in whole.items()}
@@ -222,21 +235,34 @@ wide = [
 record("segnet.wide_pct", 100 * sum(wide) / sizes["public"], digits=0, exact=True)
 
 # %% [markdown]
-# **What to see.** The public layout has {mean}`architectures_dense.segnet.public_parameters_ratio 1` {finding}`fewer parameters | architectures_dense.segnet.public_parameters_ratio > 1` than SegNet, not ten times: {mean}`architectures_dense.segnet.wide_pct` of its parameters are the $3 \times 3$ filters that read wide inputs.
-# The paper's abstract promises less than the survey does: "less than 10 times fewer parameters" {cite:p}`nanfack2018squeezesegnet`.
+# **What to see.** The public layout has {mean}`architectures_dense.segnet.public_parameters_ratio 1`
+# {finding}`fewer parameters | architectures_dense.segnet.public_parameters_ratio > 1` than SegNet, not ten times fewer.
+# The reason is the $3 \times 3$ filters that read wide inputs: they hold {mean}`architectures_dense.segnet.wide_pct` of
+# its parameters.
+# The abstract of {cite:t}`nanfack2018squeezesegnet` only promises "less than 10 times fewer parameters".
 # The light layout has {mean}`architectures_dense.segnet.full_parameters_ratio 1` fewer, and needs {mean}`architectures_dense.segnet.work_ratio 1` {finding}`fewer multiply-adds | architectures_dense.segnet.work_ratio > 1` ({verdict}`C3.1-12`).
-# All {mean}`architectures_dense.segnet.dfire_modules` DFire modules expand and then squeeze, so the decoder alternates as the survey says ({verdict}`C3.1-14`).
+# All {mean}`architectures_dense.segnet.dfire_modules` DFire modules expand and then squeeze, so the decoder alternates,
+# as the survey says ({verdict}`C3.1-14`).
 # The survey misspells the first author's name, which is Nanfack ({verdict}`C3.1-13`).
 #
 # ### Trained on the same scenes
 #
 # **An experiment.** All three networks learn from the same scenes, for the same number of steps with Adam, from random weights.
-# In the standard profile these are street scenes of CamVid, at $90 \times 120$ pixels and with eleven classes; in the quick profile, which has no street scenes, two digits stand on an empty canvas, and each pixel of ink has the class of its digit.
-# All three have a fraction of the filters of the papers, and batch norm follows each convolution of Squeeze-SegNet too, without which it is hard to train from scratch.
+# In the standard profile these are street scenes of CamVid, at $90 \times 120$ pixels and with eleven classes.
+# The quick profile has no street scenes: there, each scene consists of two digits on an empty canvas, and each pixel of
+# ink has the class of its digit.
+# All three networks have a fraction of the filters of the papers.
+# Batch norm follows each convolution, in Squeeze-SegNet too, because without it this network is hard to train from
+# scratch.
 #
-# Rare classes weigh more in the loss, by the square root of *median-frequency balancing* {cite:p}`badrinarayanan2017segnet`: the weight of class $c$ is $(\operatorname{median} f / f_c)^{1/2}$, with its share $f_c$ of the pixels of those scenes that show it.
+# Rare classes weigh more in the loss, by the square root of *median-frequency balancing*
+# {cite:p}`badrinarayanan2017segnet`.
+# The weight of class $c$ is $(\operatorname{median} f / f_c)^{1/2}$, where $f_c$ is its share of the pixels in the
+# scenes that show it.
 # The power, one half, was chosen on validation scenes, as were the learning rates.
-# The score is the *mIoU*: for each class, the pixels that are rightly given to it, over those that are given to it or belong to it; then the mean over classes.
+# The score is the *mIoU*, the mean intersection over union.
+# For each class, it divides the pixels rightly given to this class by all pixels that are given to it or belong to it.
+# Then it takes the mean over classes.
 
 
 # %% tags=["hide-input"]
@@ -379,27 +405,37 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The light layout has {mean}`architectures_dense.segnet.parameters_ratio 1` {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` than SegNet at this width, and reaches {glue:text}`architectures_dense.segnet.miou_ratio` its mIoU; the public layout reaches {glue:text}`architectures_dense.segnet.public_miou_ratio` ({verdict}`C3.1-12`).
-# The light network answers in {mean}`architectures_dense.segnet.light_latency_ratio 2` SegNet's time.
-# It is right on {mean}`architectures_dense.segnet.light_global_accuracy_pct 0` of all pixels, {finding}`more than | architectures_dense.segnet.light_global_accuracy_pct > architectures_dense.segnet.majority_pct` the {mean}`architectures_dense.segnet.majority_pct` that the most frequent class has.
-# These are early stages of learning: both papers begin with weights from ImageNet and train far longer.
+# **What to see.** At this width, the light layout has {mean}`architectures_dense.segnet.parameters_ratio 1`
+# {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` than SegNet, and reaches
+# {glue:text}`architectures_dense.segnet.miou_ratio` its mIoU ({verdict}`C3.1-12`).
+# The public layout reaches {glue:text}`architectures_dense.segnet.public_miou_ratio`.
+# The light network takes {mean}`architectures_dense.segnet.light_latency_ratio 2` SegNet's time.
+# It classifies {mean}`architectures_dense.segnet.light_global_accuracy_pct 0` of all pixels correctly,
+# {finding}`more than | architectures_dense.segnet.light_global_accuracy_pct > architectures_dense.segnet.majority_pct`
+# the {mean}`architectures_dense.segnet.majority_pct` that belong to the most frequent class.
+# These networks are at an early stage of learning: both papers start with weights from ImageNet and train far longer.
 #
-# All three networks can be written to ONNX files, where a scatter unpools: `export` in `lib.architectures.shared.onnx` writes a file only if onnxruntime computes the same from it.
+# All three networks can be written to ONNX files, in which unpooling becomes a scatter: `export` in
+# `lib.architectures.shared.onnx` writes a file only if onnxruntime computes the same from it.
 #
 # (sec-binarized-hourglass)=
 # ## The binarized hourglass: points from signs
 #
-# **The idea.** To find the joints of a body, a network must see the whole and the detail.
-# An *hourglass* {cite:p}`newell2016stacked` pools its input several times, comes back up, and adds at each size what was there before.
-# It answers with a *heat map* for each point, which is largest where the point is.
-# {cite:t}`bulat2017binarized` build it from convolutions of signs, with one bit for each weight and each input.
-# The usual bottleneck squeezes everything through $1 \times 1$ filters, and of signs these can say little; so they replace it by [a block without them](binarization_activations.py), whose three convolutions all reach the output.
+# **The idea.** To find the joints of a body, a network must see both the whole and the details.
+# An *hourglass* {cite:p}`newell2016stacked` pools its input several times, comes back up, and at each size adds what
+# was there before.
+# Its output is a *heat map* for each point, which is largest where the point is.
+# {cite:t}`bulat2017binarized` build an hourglass from convolutions of signs, with one bit for each weight and each
+# input.
+# The usual bottleneck block squeezes everything through $1 \times 1$ filters, which can express little with signs.
+# So the authors replace it by [a block without them](binarization_activations.py), whose three convolutions all reach
+# the output.
 #
-# **The formula.** With blocks $S$, $A$, $B$ and $C$ that keep size and channels, an hourglass of depth $d$ is
+# **The formula.** With blocks $S$, $A$, $B$ and $C$ that keep the size and the channels, an hourglass of depth $d$ is
 #
 # $$ H_d(x) = S(x) + \operatorname{up}\Big(B\big(H_{d-1}(A(\operatorname{pool}(x)))\big)\Big), \qquad H_0(x) = C(x) , $$ (eq-hourglass)
 #
-# and training minimizes the squared distance of its maps to Gaussians around the true points.
+# and training minimizes the squared distance of its maps from Gaussians around the true points.
 #
 # **The code.**
 
@@ -407,7 +443,8 @@ figures.show(
 figures.show_source(glasses.Hourglass.forward, landmarks.heatmaps, key_points.pck)
 
 # %% [markdown]
-# **An exact check.** With blocks that multiply by a number, an hourglass of depth one is $s\, x + \operatorname{up}(b\, c\, a \operatorname{pool}(x))$.
+# **An exact check.** If each block only multiplies by a number, an hourglass of depth one is
+# $s\, x + \operatorname{up}(b\, c\, a \operatorname{pool}(x))$.
 
 
 # %%
@@ -431,8 +468,8 @@ torch.testing.assert_close(
 # %% [markdown]
 # ### Fewer 1 × 1 filters, more skips
 #
-# **An experiment without training.** How many convolutions lie on the ways from a block's input to its output?
-# If each convolution's output is doubled, a way with $n$ of them gives $2^n$ times as much.
+# **An experiment without training.** How many convolutions lie on the paths from a block's input to its output?
+# We double the output of each convolution, so a path with $n$ convolutions gives $2^n$ times as much.
 # The bottleneck gets the width at which it has as many weights as the block.
 
 
@@ -477,15 +514,20 @@ for kind, part in real.items():
 figures.table(rows, caption="The block and the bottleneck that it replaces")
 
 # %% [markdown]
-# **What to see.** The block has no $1 \times 1$ filters, and {mean}`architectures_dense.hourglass.block_paths` ways with different numbers of convolutions; the bottleneck has {mean}`architectures_dense.hourglass.bottleneck_paths`.
+# **What to see.** The block has {mean}`architectures_dense.hourglass.block_paths` paths with different numbers of
+# convolutions, and no $1 \times 1$ filters; the bottleneck has {mean}`architectures_dense.hourglass.bottleneck_paths`
+# paths.
 #
 # ### Points of a digit
 #
-# **An experiment.** The points here are a toy: the topmost, bottommost, leftmost and rightmost pixel of a digit's stroke, computed from the image.
-# They have right answers, and a network must look at the whole digit to find them; no person marked them, as people marked the joints of human poses.
-# One small hourglass has real blocks, one has the same blocks in signs, and one has bottlenecks in signs with about as many weights.
+# **An experiment.** The points here are a toy: the topmost, bottommost, leftmost and rightmost pixels of a digit's
+# stroke, computed from the image.
+# A network must look at the whole digit to find them, and there is a right answer.
+# But no person marked these points, as people marked the joints of human poses.
+# We train three small hourglasses: one with real-valued blocks, one with the same blocks in signs, and one with
+# bottlenecks in signs that has about as many weights.
 # A point counts as found if it is at most {mean}`architectures_dense.hourglass.distance` pixels away (*PCK*, percentage of correct key points).
-# A guess that knows the mean place of each point, and no image, is drawn beside them.
+# As a baseline, we also score a guess that knows the mean place of each point, and no image.
 
 
 # %% tags=["hide-input"]
@@ -560,7 +602,8 @@ blind = {
 }
 
 # %% [markdown]
-# On bits, the trained network gives the same maps, exactly, and we time it against itself in floats and against the real network.
+# Computed with bits, the trained network gives exactly the same maps.
+# We time it against the same network in floats and against the real-valued network.
 
 # %%
 net = finders["block"][0]
@@ -649,17 +692,26 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** With real numbers the network {glue:text}`architectures_dense.hourglass.real_outcome` ({verdict}`C3.1-22`).
-# In signs, the block {glue:text}`architectures_dense.hourglass.block_outcome` ({verdict}`C3.1-20`).
-# All find {finding}`more | architectures_dense.hourglass.bottleneck_pck_pct > architectures_dense.hourglass.blind_pck_pct; architectures_dense.hourglass.block_pck_pct > architectures_dense.hourglass.blind_pck_pct` than the guess of the mean places, {mean}`architectures_dense.hourglass.blind_pck_pct`.
-# The file of the binary network is {mean}`architectures_dense.hourglass.file_ratio 1` {finding}`smaller | architectures_dense.hourglass.file_ratio > 1` than that of the real one.
-# With one image, the network that counts bits is {mean}`architectures_dense.hourglass.floats_over_bits_latency_ratio 1` as fast as the same signs in floats, and {mean}`architectures_dense.hourglass.real_over_bits_latency_ratio 1` as fast as the real network: {glue:text}`architectures_dense.hourglass.bits_outcome`.
+# **What to see.** With real-valued blocks the network {glue:text}`architectures_dense.hourglass.real_outcome`
+# ({verdict}`C3.1-22`).
+# In signs, the block without $1 \times 1$ filters {glue:text}`architectures_dense.hourglass.block_outcome`
+# ({verdict}`C3.1-20`).
+# All three find
+# {finding}`more | architectures_dense.hourglass.bottleneck_pck_pct > architectures_dense.hourglass.blind_pck_pct; architectures_dense.hourglass.block_pck_pct > architectures_dense.hourglass.blind_pck_pct`
+# than the guess of the mean places, which finds {mean}`architectures_dense.hourglass.blind_pck_pct`.
+# The file of the binary network is {mean}`architectures_dense.hourglass.file_ratio 1`
+# {finding}`smaller | architectures_dense.hourglass.file_ratio > 1` than that of the real-valued one.
+# For one image, its speed with bits is {mean}`architectures_dense.hourglass.floats_over_bits_latency_ratio 1` that of
+# the same signs in floats, and {mean}`architectures_dense.hourglass.real_over_bits_latency_ratio 1` that of the
+# real-valued network.
+# The reason: {glue:text}`architectures_dense.hourglass.bits_outcome`.
 #
 # ## Where it breaks
 #
-# **More training.** The training above is short, and a network with ten times as many parameters may gain more from a longer one.
+# **More training.** The training above is short, and a network with ten times as many parameters may gain more from
+# longer training.
 # {glue:text}`architectures_dense.segnet.long_outcome`.
-# So our verdict on "the same level of accuracy" is one about this short training.
+# So our verdict on "the same level of accuracy" holds for this short training.
 
 # %% tags=["hide-input"]
 longer = {}
@@ -676,11 +728,11 @@ record("segnet.long_miou_ratio", share, digits=2)
 grown = long_epochs / scene_epochs
 text = "Longer training is tried in the standard profile alone, with one network of each kind"
 if grown > 1:
-    text = f"Trained {grown:g} times as long, one SegNet has an mIoU of {longer['segnet']:.1f} % and one light Squeeze-SegNet {longer['light']:.1f} %, which is {100 * share:.0f} % of SegNet's, and {100 * pairs['light'][0]:.0f} % after the short training; one network of each kind decides nothing"
+    text = f"After {grown:g} times the training, one SegNet has an mIoU of {longer['segnet']:.1f} % and one light Squeeze-SegNet {longer['light']:.1f} %. That is {100 * share:.0f} % of SegNet's, against {100 * pairs['light'][0]:.0f} % after the short training. One network of each kind decides nothing"
 say("segnet.long_outcome", text)
 
 # %% [markdown]
-# **What is rare.** The three networks for scenes see little of what covers few pixels.
+# **What is rare.** The three networks for scenes do badly on classes that cover few pixels.
 # We split the classes by their share of the training pixels.
 
 
@@ -732,13 +784,20 @@ figures.show(
 )
 
 # %% [markdown]
-# The {mean}`architectures_dense.segnet.rare_classes` classes with less than half of an even share of the training pixels ({mean}`architectures_dense.segnet.rare_below_pct`) {finding}`come out worse | architectures_dense.segnet.segnet_rare_iou_pct < architectures_dense.segnet.segnet_frequent_iou_pct; architectures_dense.segnet.light_rare_iou_pct < architectures_dense.segnet.light_frequent_iou_pct`: SegNet's mean IoU is {mean}`architectures_dense.segnet.segnet_rare_iou_pct 0` for them and {mean}`architectures_dense.segnet.segnet_frequent_iou_pct 0` for the others.
-# A likely reason: every value passes three pools or more, and no copy of the large maps reaches the decoder.
+# We call a class rare if it has under half of an even share of the training pixels,
+# {mean}`architectures_dense.segnet.rare_below_pct`.
+# The {mean}`architectures_dense.segnet.rare_classes` rare classes
+# {finding}`come out worse | architectures_dense.segnet.segnet_rare_iou_pct < architectures_dense.segnet.segnet_frequent_iou_pct; architectures_dense.segnet.light_rare_iou_pct < architectures_dense.segnet.light_frequent_iou_pct`:
+# SegNet's mean IoU is {mean}`architectures_dense.segnet.segnet_rare_iou_pct 0` for them and
+# {mean}`architectures_dense.segnet.segnet_frequent_iou_pct 0` for the others.
+# A likely reason is that every value passes through three pools or more, and that no copy of the large maps reaches the
+# decoder.
 #
 # **Few real images.** Photographs are harder than digits, and few of them are labeled.
 # The same three hourglasses look for objects in the scenes from above: {glue:text}`architectures_dense.objects.kinds`.
-# The right answer is the center of the largest object of its class, computed from the true classes of the pixels, and it counts as found within a tenth of the image's height.
-# In the quick profile the objects are the digits of the made-up scenes.
+# The right answer is the center of the largest object of its class, computed from the true classes of the pixels.
+# It counts as found within a tenth of the image's height.
+# In the quick profile, the objects are the digits of the made-up scenes.
 
 # %% tags=["hide-input"]
 asked = {"kinds": [classes.index(name) for name in objects], "pixels": 15, **labeled}
@@ -841,12 +900,15 @@ figures.show(
 
 # %% [markdown]
 # {glue:text}`architectures_dense.objects.outcome`.
-# In the same scenes the network with real numbers {glue:text}`architectures_dense.objects.real_outcome`.
-# In signs, the block {glue:text}`architectures_dense.objects.block_outcome`.
-# The survey's other sentence, on faces in three dimensions, needs photographs of faces with points that people marked ({verdict}`C3.1-21`).
+# In the same scenes, the network with real-valued blocks {glue:text}`architectures_dense.objects.real_outcome`.
+# In signs, the block without $1 \times 1$ filters {glue:text}`architectures_dense.objects.block_outcome`.
+# The survey's other sentence, on faces in three dimensions, would need photographs of faces with points that people
+# marked ({verdict}`C3.1-21`).
 #
-# **Unpooling where windows overlap.** SqueezeNet pools $3 \times 3$ windows with stride two, so one maximum is often that of several windows.
-# torch's `max_unpool2d` then writes one value over the other, but sends the gradient to both; a check by differences finds it wrong, and ours right.
+# **Unpooling where windows overlap.** SqueezeNet pools windows of $3 \times 3$ with stride two, so one maximum is often
+# shared by several windows.
+# torch's `max_unpool2d` then overwrites one value with the other, but sends the gradient to both.
+# A check by finite differences finds this gradient wrong, and ours right.
 
 # %%
 x = torch.randn(1, 1, 9, 9, generator=generator, dtype=torch.float64)
@@ -861,7 +923,8 @@ assert not torch.autograd.gradcheck(writes, p, raise_exception=False)
 # %% [markdown]
 # ## Exercises
 #
-# 1. After a pool and an unpool, how many of the values are not zero, for windows of two pixels on each side, and for overlapping ones of three?
+# 1. What share of the values is not zero after a pool and an unpool, with windows of two pixels on each side, and with
+#    overlapping windows of three?
 
 # %% tags=["hide-cell"]
 x, left = torch.randn(1, 50, 63, 63, generator=generator), {}
@@ -874,7 +937,8 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 2. How much does a trained network rely on the places? Give SegNet's decoder each value for its whole window instead, without training it again.
+# 2. How much does a trained network rely on the remembered places? Give SegNet's decoder each value in its whole window
+#    instead, without training it again.
 
 
 # %% tags=["hide-cell"]
@@ -890,7 +954,9 @@ evidence.answer(
 )
 
 # %% [markdown]
-# 3. A script that names the paper's first author as its origin lets each DFire module expand with only half as many filters of each kind as its fire module squeezes to, and returns from the detour through 1000 maps with $3 \times 3$ filters. How many times fewer parameters than SegNet would that be, with and without the detour?
+# 3. A script that names the paper's first author as its origin differs in two ways. Each DFire module expands with only
+#    half as many filters of each kind as its fire module squeezes to, and the detour through 1000 maps ends with
+#    $3 \times 3$ filters. How many times fewer parameters than SegNet would that give, with and without the detour?
 
 # %% tags=["hide-cell"]
 expanded = [size.expand1x1 + size.expand3x3 for size in fire_sizes()]
@@ -927,11 +993,15 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Squeezing before expanding, in the decoder too, is what makes a network for scenes ten times smaller; mirroring the fire module alone does not.
+# - Squeezing before expanding makes a network for scenes ten times smaller, if the decoder does it too; mirroring the
+#   fire module alone does not.
 # - Remembered places replace copies of large maps; where windows overlap, values that meet have to be added.
-# - With one bit for each weight and signal, build from blocks without $1 \times 1$ filters, and measure on your own images what the signs cost.
+# - For one bit per weight and signal, build from blocks without $1 \times 1$ filters, and measure on your own images
+#   what the signs cost.
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`badrinarayanan2017segnet` is SegNet, {cite:t}`nanfack2018squeezesegnet` Squeeze-SegNet, {cite:t}`iandola2016squeezenet` SqueezeNet.
-# - {cite:t}`newell2016stacked` has the hourglass, {cite:t}`bulat2017binarized` its binary form; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`badrinarayanan2017segnet` introduce SegNet, {cite:t}`nanfack2018squeezesegnet` Squeeze-SegNet, and
+#   {cite:t}`iandola2016squeezenet` SqueezeNet.
+# - {cite:t}`newell2016stacked` propose the hourglass, {cite:t}`bulat2017binarized` its binary form;
+#   {cite:t}`berthelier2020survey` is the survey.
