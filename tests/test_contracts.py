@@ -22,7 +22,7 @@ from lib.datasets import Split
 from lib.weights import PackedWeight, compressed, compressed_form, decompress, layers
 
 PROJECT = Path(__file__).parents[1]
-CATALOGUE = yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())["here"]
+CATALOGUE = yaml.safe_load((PROJECT / "survey" / "techniques.yml").read_text())
 KINDS = ("weights", "scores", "factorization", "distiller")
 MODULES = sorted(
     module.name
@@ -116,6 +116,8 @@ RETURNS = {  # words of the table -> types that say so
     "a smaller copy": {"Module"},
     "a smaller copy, and a list of what became of each layer": {"tuple[Module, list[Replaced]]"},
     "a new network, for another arithmetic": {"Module", "GraphModule", "IntegerNetwork"},
+    "a larger copy that computes the same": {"Module"},
+    "a copy that computes something else": {"Module"},
     "the size of the file in bytes": {"int"},
     "layer name -> (filters,) tensor, larger = keep": {"dict[str, Tensor]"},
     "layer name -> bool tensor, True = keep": {"dict[str, Tensor]", "Masks"},

@@ -6,9 +6,7 @@ the largest upper confidence bound that a search through a tree of morphs finds,
 
 .. math:: \alpha(f) = \mu(f) + \beta\, \sigma(f) .
 
-The tree starts from all evaluated networks. The most promising one leaves the queue, and with the probability
-:math:`e^{\min((\alpha - \alpha^*) / T,\; 1)}` eight random morphs of it enter, where :math:`\alpha^*` is the best bound
-so far; then the temperature T falls by a tenth, from 1 to 0.0001.
+The tree, :mod:`lib.morphism.shared.tree_search`, starts from all evaluated networks.
 
 Unlike the authors' code, the Gaussian process sees fitness in standard deviations from its mean, so that its prior
 (mean 0, variance 1) and the temperature fit any scale; a candidate that failed is not tried again, and does not reach
@@ -17,24 +15,22 @@ in the background while the tree is searched, and the limit of memory that adapt
 """
 
 import copy
-import heapq
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from lib.morphism.shared import embedding, gaussian_process
 from lib.morphism.shared.edit_distance import Description, Distances
+from lib.morphism.shared.tree_search import Node, climb
 from lib.search.history import Evaluation, History, Space, check_budget, evaluated
 
 C = TypeVar("C")
 N = TypeVar("N")
 
-MORPHS, HOTTEST, COLDEST, COOLING = 8, 1.0, 1e-4, 0.9  # of the authors' tree search
 DRAWS = 100  # tries to find a random candidate that is new, before the space counts as used up
 LEAST_NOISE = 1e-10  # the authors' default; with less, rounding can make the kernel matrix indefinite
 
@@ -145,7 +141,7 @@ def grow(
     rows: list[Evaluation[C]] = []
     parents: list[int | None] = []
     networks: list[N | None] = []
-    chosen = [_Node(first, (first,))]
+    chosen = [Node(first, (first,))]
     while chosen:
         [node] = chosen
         row, network = _trained(train, node.path, None if node.parent is None else networks[node.parent])
@@ -168,15 +164,6 @@ def _trained(
 
     [row] = evaluated(fitness, [path])
     return Evaluation(path[-1], row.fitness, row.failure), None if row.failure else results[0]
-
-
-@dataclass(frozen=True)
-class _Node(Generic[C]):
-    """A candidate in the tree, the way to it from the evaluated one that it comes from, and the row of that one."""
-
-    candidate: C
-    path: tuple[C, ...]
-    parent: int | None = None
 
 
 class _Beliefs:
@@ -237,19 +224,19 @@ class _Chooser(Generic[C]):
                 break
         return list(drawn.values())
 
-    def choose(self, rows: Sequence[Evaluation[C]], count: int) -> list[_Node[C]]:
+    def choose(self, rows: Sequence[Evaluation[C]], count: int) -> list[Node[C]]:
         """At most ``count`` candidates with new descriptions."""
         tried = {self.describe(row.candidate) for row in rows}
         worked = [(place, row) for place, row in enumerate(rows) if not row.failure]
-        roots = [_Node(row.candidate, (row.candidate,), place) for place, row in worked]
+        roots = [Node(row.candidate, (row.candidate,), place) for place, row in worked]
         scores = _standardized([row.fitness for _, row in worked])
         known, values = [self.describe(row.candidate) for _, row in worked], list(scores)
-        chosen: list[_Node[C]] = []
+        chosen: list[Node[C]] = []
         while len(chosen) < count:
             beliefs = _Beliefs(known, values, self.distances, self.noise, self.random) if roots else None
-            node = self.climb(roots, scores, beliefs, tried) if beliefs else None
+            node = self.climbed(roots, scores, beliefs, tried) if beliefs else None
             if node is None:  # nothing to learn from yet, or the tree has nothing new
-                node = next((_Node(candidate, (candidate,)) for candidate in self.draw(1, tried)), None)
+                node = next((Node(candidate, (candidate,)) for candidate in self.draw(1, tried)), None)
             if node is None:
                 break
             chosen.append(node)
@@ -259,29 +246,19 @@ class _Chooser(Generic[C]):
                 values.append(float(beliefs.predict(known[-1:])[0][0]))
         return chosen
 
-    def climb(
-        self, roots: Sequence[_Node[C]], scores: Sequence[float], beliefs: _Beliefs, tried: set[Description]
-    ) -> _Node[C] | None:
-        """Search the tree of morphs for the largest bound of an architecture that was not tried."""
-        order = itertools.count()  # decides between equals, since nodes cannot be compared
-        queue = [(-score, next(order), node) for score, node in zip(scores, roots, strict=True)]
-        heapq.heapify(queue)
-        seen, chosen, best, temperature = set(tried), None, -math.inf, HOTTEST
-        # method
-        while queue and temperature > COLDEST:
-            negative, _, node = heapq.heappop(queue)  # the heap's first is its smallest
-            if self.random.random() <= math.exp(min((-negative - best) / temperature, 1)):
-                morphs = [self.morph(node.candidate, self.random) for _ in range(MORPHS)]
-                new = {self.describe(morph): morph for morph in morphs if self.describe(morph) not in seen}
-                for morph, bound in zip(new.values(), self.bounds(beliefs, list(new)), strict=True):
-                    child = _Node(morph, (*node.path, morph), node.parent)
-                    heapq.heappush(queue, (-bound, next(order), child))
-                    if bound > best:
-                        best, chosen = bound, child
-                seen |= new.keys()
-            temperature *= COOLING
-        return chosen
-        # end of method
+    def climbed(
+        self, roots: Sequence[Node[C]], scores: Sequence[float], beliefs: _Beliefs, tried: set[Description]
+    ) -> Node[C] | None:
+        """The node of the tree whose bound is the largest found."""
+        return climb(
+            roots,
+            scores,
+            morph=self.morph,
+            describe=self.describe,
+            bounds=partial(self.bounds, beliefs),
+            tried=tried,
+            random=self.random,
+        )
 
     def bounds(self, beliefs: _Beliefs, descriptions: Sequence[Description]) -> list[float]:
         """The upper confidence bound of each architecture: mu + beta sigma."""

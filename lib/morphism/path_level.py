@@ -12,7 +12,7 @@ split-concat       each has a part of the channels from in to    grouped and dep
                    out                                           pooling, activations, the identity
 =================  ============================================  =====================================================
 
-:func:`insert` adds an identity edge after any layer, which can be branched in its turn: so trees grow, at most
+:func:`insert_identity` adds an identity edge after any layer, which can be branched in its turn: so trees grow, at most
 three branches deep as in the paper. All these keep the function. :func:`replace_identity` puts an operation in the
 place of an identity edge, and does not.
 
@@ -111,7 +111,7 @@ def _perturb(parts: Sequence[nn.Module], noise: float, seed: int) -> None:
 
 
 @torch.no_grad()
-def insert(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
+def insert_identity(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
     """Insert a node after a layer: the layer is followed by an identity edge, ``<layer>.1``; it becomes ``<layer>.0``.
 
     model: any network; left as it was.
@@ -120,7 +120,7 @@ def insert(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
 
     Returns the copy. Raises ValueError for a layer that does not exist.
 
-    >>> insert(nn.Sequential(nn.Linear(2, 3)), "0", torch.zeros(1, 2))[0][1]
+    >>> insert_identity(nn.Sequential(nn.Linear(2, 3)), "0", torch.zeros(1, 2))[0][1]
     Identity()
     """
     check(model, example)
@@ -144,7 +144,7 @@ def replace_identity(model: nn.Module, edge: str, example: Tensor, *, operation:
 
     Returns the copy. Raises ValueError for an edge that is no identity or gets no maps, and for other operations.
 
-    >>> model = insert(nn.Sequential(nn.Conv2d(1, 4, 3)), "0", torch.zeros(1, 1, 8, 8))
+    >>> model = insert_identity(nn.Sequential(nn.Conv2d(1, 4, 3)), "0", torch.zeros(1, 1, 8, 8))
     >>> replace_identity(model, "0.1", torch.zeros(1, 1, 8, 8), operation="average3")[0][1].kernel_size
     3
     """
@@ -247,7 +247,7 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
             scheme = schemes.pop(below(len(schemes)))
             try:
                 if scheme == "insert":
-                    tree = insert(tree, edge, example)
+                    tree = insert_identity(tree, edge, example)
                 else:
                     n = 2 + below(2) if scheme == "replicate-add" else 2
                     tree = branch(tree, edge, example, scheme=scheme, branches=n, noise=noise, seed=seed + step)

@@ -15,6 +15,7 @@ from lib.morphism import auto_keras
 from lib.morphism.auto_keras import grow, search
 from lib.morphism.shared import embedding, gaussian_process
 from lib.morphism.shared.edit_distance import Description, Distances, distances
+from lib.morphism.shared.tree_search import Node
 from lib.search import random_search
 from lib.search.chains import Chains
 
@@ -109,8 +110,8 @@ def test_the_tree_finds_the_largest_bound_of_a_small_space():
         values = np.random.default_rng(seed).normal(size=6).tolist()
         told = [weights(chain) for chain in known]
         beliefs = auto_keras._Beliefs(told, values, chooser.distances, 1e-10, chooser.random)
-        roots = [auto_keras._Node(chain, (chain,), place) for place, chain in enumerate(known)]
-        node = chooser.climb(roots, values, beliefs, set(told))
+        roots = [Node(chain, (chain,), place) for place, chain in enumerate(known)]
+        node = chooser.climbed(roots, values, beliefs, set(told))
         others = [one for one in map(weights, space) if one not in told]
         hits += math.isclose(
             chooser.bounds(beliefs, [weights(node.candidate)])[0], max(chooser.bounds(beliefs, others))

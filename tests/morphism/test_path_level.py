@@ -6,7 +6,7 @@ from given import equal, refused, same_state, state
 from given_morphism import crossing, images, of_torchvision
 from torch import nn
 
-from lib.morphism.path_level import EDGES, branch, depth, edges, grow, insert, replace_identity
+from lib.morphism.path_level import EDGES, branch, depth, edges, grow, insert_identity, replace_identity
 from lib.morphism.shared.checks import largest_difference
 
 SCHEMES = [
@@ -47,7 +47,7 @@ def test_a_tree_of_depth_three_computes_the_same():
     model, x = crossing(), images(6)
     tree = branch(model, "a", x, scheme="replicate-add")
     tree = branch(tree, "a.branches.0", x, scheme="split-add")
-    tree = insert(tree, "a.branches.1", x)
+    tree = insert_identity(tree, "a.branches.1", x)
     tree = branch(tree, "a.branches.1.1", x, scheme="split-concat", branches=3)
     tree = branch(tree, "a.branches.0.branches.1", x, scheme="replicate-concat")
     deepest = "a.branches.0.branches.1.branches.0"
@@ -80,7 +80,7 @@ def test_noise_of_copies_has_mean_zero_so_that_a_convolution_stays_exact():
 @pytest.mark.parametrize("operation", EDGES)
 def test_an_operation_in_place_of_an_identity_changes_the_function(operation):
     model, x = crossing(), images(6)
-    inserted = insert(model, "a", x)
+    inserted = insert_identity(model, "a", x)
     assert largest_difference(model, inserted, x) == 0
     changed = replace_identity(inserted, "a.1", x, operation=operation)
     assert largest_difference(model, changed, x) > 1e-3
@@ -144,7 +144,7 @@ def test_edges_and_steps_that_cannot_be_are_refused():
     model, x = crossing(), images(1)
     with refused(model, "has no layer 'a' that this works on: accepted are none"):
         replace_identity(model, "a", x, operation="average3")
-    inserted = insert(model, "hidden", x)
+    inserted = insert_identity(model, "hidden", x)
     with refused(inserted, r"edge 'hidden.1' gets a tensor of shape \(1, 5\)"):
         replace_identity(inserted, "hidden.1", x, operation="average3")
     with refused(inserted, "operation must be one of separable3"):

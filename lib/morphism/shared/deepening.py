@@ -54,14 +54,14 @@ def deepen(
     if batch_norm != "none" and len(shape) != axes + 2:
         raise ValueError(f"batch norm after layer {layer!r} needs (n, channels, ...), not the shape {shape}")
     new = blank(old, size, size, kernel)
-    # method
     if batch_norm == "residual":
         generator = torch.Generator().manual_seed(seed)
         new.weight.copy_(draw(new.weight.shape, new.weight, generator) * (2 / new.weight[0].numel()) ** 0.5)
     else:
-        middle = (slice(None), slice(None), *[kernel // 2] * axes)
+        # method
+        middle = (slice(None), slice(None), *[kernel // 2] * axes)  # the other weights are zero
         new.weight[middle] = torch.eye(size).to(new.weight)
-    # end of method
+        # end of method
     with graph.graph.inserting_before(end.next):
         first = node = graph.graph.call_module(graph.add(f"{layer}_deeper", new), (end,))
         if batch_norm != "none":
