@@ -1,6 +1,5 @@
 """The table of techniques in README.md, written from ``survey/techniques.yml``: ``python -m lib.book.catalogue``."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ HEAD = "| method | paper | code | chapter |\n| --- | --- | --- | --- |"
 
 
 def rows(root: Path) -> list[dict[str, Any]]:
-    """Return the techniques that the book at ``root`` runs, in the order of the survey's sections."""
+    """Return the techniques of the book at ``root``, in the order of the survey's sections."""
     techniques = yaml.safe_load((root / "survey" / "techniques.yml").read_text("utf-8"))
     return sorted(techniques, key=lambda row: [int(part) for part in row["section"].split(".")])
 
@@ -39,7 +38,7 @@ def table(root: Path) -> str:
 
 def authors(people: list[Person]) -> str:
     """Return the family names of ``people``: one, two, or the first and "et al."."""
-    names = [re.sub(r"[{}]", "", " ".join((*person.prelast_names, *person.last_names))) for person in people]
+    names = [" ".join(map(str, (*person.rich_prelast_names, *person.rich_last_names))) for person in people]
     return names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
 
 
