@@ -109,7 +109,7 @@ def listing(names):
 #
 # **The idea.** A search can only be judged where the best network is known.
 # So all networks of a small space were trained beforehand, and a table with their accuracies comes with the book.
-# A network is a chain of four operations, each a 3 x 3 convolution, a 1 x 1 convolution, a separable one, or none.
+# A network is a chain of four operations, each a $3 \times 3$ convolution, a $1 \times 1$ convolution, a separable one, or none.
 # Some chains are the same network, since it does not matter where nothing is done.
 # Each network learned small images of digits on photographs, with three seeds.
 # A search sees the accuracy on validation images of *one* of these trainings, as if it had trained the network itself.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib.book import chapters, choices, doctor, execution, findings, form, gates, last_run, pages, records
+from lib.book import chapters, choices, doctor, execution, findings, form, gates, last_run, pages, reading, records
 
 
 def book(root: Path, profile: str, cores: int) -> int:
@@ -108,7 +108,8 @@ def hold_gates(root: Path, profile: str) -> list[str]:
     profile: the profile whose results the verdicts are held against.
     """
     problems = []
-    for name, gate in {**gates.GATES, **form.GATES, **findings.GATES, **choices.GATES, "records": records.gate}.items():
+    on_pages = {**gates.GATES, **form.GATES, **reading.GATES}
+    for name, gate in {**on_pages, **findings.GATES, **choices.GATES, "records": records.gate}.items():
         count, wrong = gate(root)
         print(f"  {name}: {count} checked, {len(wrong)} wrong")
         problems += [f"{name}: {problem}" for problem in wrong] or ([] if count else [f"{name}: nothing to check"])

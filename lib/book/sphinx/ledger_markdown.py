@@ -149,17 +149,21 @@ def records(claim: Claim, profile: str, results: dict[str, Records]) -> str:
     profile: the profile of the build.
     results: {profile: measurements}.
     """
-    facts = []
+    profiles: dict[tuple[str, ...], list[str]] = {}  # of the same rules, which are shown once
     for judgment in judgments(claim, profile, results):
-        lines = [f"{quantity(found.rule, '`')}: {_bounds(found)}" for found in judgment.findings]
-        facts.append((f"{judgment.profile.capitalize()} profile", lines))
-    return "\n\n".join(fact(term, lines) for term, lines in facts)
+        lines = tuple(f"{quantity(found.rule, '`')}: {_bounds(found)}" for found in judgment.findings)
+        profiles.setdefault(lines, []).append(judgment.profile)
+    return "\n\n".join(fact(_profiles(names), list(lines)) for lines, names in profiles.items())
+
+
+def _profiles(names: list[str]) -> str:
+    return f"{' and '.join(names).capitalize()} profile{'s' if names[1:] else ''}"
 
 
 def technique(row: dict[str, Any], source_link: str) -> str:
     """Return one technique of the catalogue.
 
-    row: one of ``here`` in survey/techniques.yml.
+    row: of survey/techniques.yml.
     source_link: Markdown that leads to its file.
     """
     facts = [

@@ -69,6 +69,15 @@ def test_keys_stand_with_the_records_and_not_in_the_sentences():
     assert markdown.records(*given) == f"Quick profile\n: {keys}: at most 1 point"
 
 
+def test_rules_that_profiles_share_are_shown_once():
+    rule = {"key": "pruning.lenet5.error_pct", "at_most": 3}
+    results = {"quick": RECORDS, "standard": NARROW}
+    shown = markdown.records(claim(quick=rule, standard=rule), "quick", results)
+    assert shown == "Quick and standard profiles\n: `pruning.lenet5.error_pct`: at most 3 %"
+    shown = markdown.records(claim(quick=rule, standard=AT_MOST), "quick", results)
+    assert shown.startswith("Quick profile\n") and "\n\nStandard profile\n" in shown
+
+
 NARROW = {"pruning.lenet5.error_pct": {"values": [2.0, 2.1, 2.2], "unit": "%", "digits": 1}}
 AT_MOST = {"key": "pruning.lenet5.error_pct", "at_most": 2.4}
 
