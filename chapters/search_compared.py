@@ -8,7 +8,7 @@
 
 # %% [markdown]
 # (sec-search-compared)=
-# # Architecture search compared: does anything beat random search?
+# # Architecture searches compared
 #
 # Which search should you use for your budget, and is any better than drawing networks at random?
 # We compare five searches where the accuracy of each network is known: {glue:text}`search_compared.outcome.opening`.

@@ -58,10 +58,10 @@ def search(
         born = evaluated(evaluate, children, jobs=jobs)
         rows += born
         alive += born
+    # end of method
     return History(tuple(rows))
 
 
 def _child(space: Space[C], alive: deque[Evaluation[C]], tournament: int, random: np.random.Generator) -> C:
     drawn = [alive[i] for i in random.integers(len(alive), size=tournament)]
     return space.mutated(max(drawn, key=lambda row: row.fitness).candidate, random)
-    # end of method

@@ -23,7 +23,7 @@ def test_the_readme_has_a_row_for_each_technique():
         (["van der Maaten, Laurens", "Hinton, Geoffrey"], "van der Maaten and Hinton"),
         (["Li, Hao", "Kadav, Asim", "Durdanovic, Igor"], "Li et al."),
         (["{ISO}"], "ISO"),
-        ([r'M{\"u}ller, R', r"Bucil{\u{a}}, C"], "Müller and Bucilă"),
+        ([r"M{\"u}ller, R", r"Bucil{\u{a}}, C"], "Müller and Bucilă"),
     ],
 )
 def test_a_paper_is_named_by_its_authors(people, shown):

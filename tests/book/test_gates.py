@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_ledger import BYTES, OTHER, TWO, K, claim, record, write_ledger
 
-from lib.book import build, choices, findings, form, gates, judging, ledger, pages, records
+from lib.book import build, choices, findings, form, gates, judging, ledger, pages, reading, records
 from lib.book.claims import CONTRADICTED, IN_PART, SUPPORTED, UNDECIDED
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
@@ -113,7 +113,7 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
     problems = build.hold_gates(tmp_path, "quick")
     assert [p for p in problems if p.endswith("nothing to check")] == [
         f"{name}: nothing to check"
-        for name in (*gates.GATES, *form.GATES, *findings.GATES, *choices.GATES, "records")
+        for name in (*gates.GATES, *form.GATES, *reading.GATES, *findings.GATES, *choices.GATES, "records")
         if name != "page count"
     ]
     assert "page count: index.html is in _toc.yml and was not built" in problems
@@ -126,6 +126,7 @@ def test_the_verdicts_are_one_of_the_gates(site, monkeypatch):
     monkeypatch.setattr(gates, "verdicts", lambda root, profile: ({profile: 3}, ["claim C2.3-01 is held otherwise"]))
     monkeypatch.setattr(records, "gate", lambda root: (2, ["results/quick/one.json is out of date"]))
     monkeypatch.setattr(form, "GATES", {})
+    monkeypatch.setattr(reading, "GATES", {})
     monkeypatch.setattr(findings, "GATES", {})
     monkeypatch.setattr(choices, "GATES", {})
     assert build.hold_gates(site, "quick") == [

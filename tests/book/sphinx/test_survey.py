@@ -110,7 +110,7 @@ def test_the_keys_of_a_card_are_folded(site):
     assert "file_ratio" not in words(site["claims.html"].find(id="claim-C2.4-12"))
 
 
-def test_the_catalogue_links_each_technique_and_lists_the_others(site):
+def test_the_catalogue_links_each_technique(site):
     page = site["techniques.html"]
     row = page.find(id="deep-compression")
     assert {link["href"] for link in row.find_all("a")} >= {
@@ -118,12 +118,11 @@ def test_the_catalogue_links_each_technique_and_lists_the_others(site):
         "claims.html#claim-C2.4-12",
     }
     assert "✓ supported" in words(row)
-    assert "mnasnet" in words(page.find(id="not-yet-here"))
 
 
 def test_the_first_page_counts_what_there_is(site):
     text = words(site["index.html"].find(id="where-the-book-stands"))
-    for part in ("4 of 86 techniques", "2 chapters", "4 claims", "1 ✗ contradicted", "those of the quick profile"):
+    for part in ("4 techniques", "2 chapters", "4 claims", "1 ✗ contradicted", "those of the quick profile"):
         assert part in text
 
 
