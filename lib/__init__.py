@@ -12,6 +12,8 @@ binarization/    weights and activations of one bit or three values (section 2.6
 architectures/   networks that are small or fast by design (section 3.1)
 self_organization/   maps and gases that find the shape of data, and grow (sections 3.2 and 3.2.1)
 neuroevolution/  networks whose structure and weights evolve (section 3.2.2)
+morphism/        trained networks that get larger and keep what they compute (section 3.2.3)
+supergraphs/     one network that holds all candidates, and searches in it (section 3.2.4)
 
 The foundation, on which all of them build:
 
@@ -28,6 +30,7 @@ owners.py        layers whose owner reads their weight instead of calling them
 storage.py       a model to a compressed file and back, bit for bit
 coding/          the coders that the files are written with
 structure/       scores of filters to masks, and masks to a physically smaller network
+search/          searches with one signature, a space where the truth is known, a table of latencies
 measure.py       parameters, bytes, multiply-adds, latency
 operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
@@ -36,7 +39,7 @@ vision.py        torchvision, beside a CPU-only torch as well
 What a chapter puts on its page, and the book:
 
 evidence.py      measurements for the text and for the record
-figures.py       figures, tables and shown code in one style
+figures/         figures, tables and shown code in one style
 book/            from sources to pages; no chapter and no technique imports it
 __main__.py      the command line: python -m lib
 """

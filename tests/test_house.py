@@ -10,6 +10,7 @@ import jupytext
 import pytest
 import yaml
 
+import lib
 from lib.book import chapters
 
 PROJECT = Path(__file__).parents[1]
@@ -177,6 +178,12 @@ def test_every_file_of_a_section_is_a_technique_or_shared():
     shared = {file for file in files if "/shared/" in file}
     assert shared
     assert files - shared == {row["file"] for row in catalogue()}
+
+
+def test_lib_says_what_each_of_its_parts_is_for():
+    parts = {path.name + "/" * path.is_dir() for path in LIB.iterdir() if not path.name.startswith("__")}
+    named = set(re.findall(r"^(\w+(?:\.py|/)) +\S", lib.__doc__, re.M)) - {"__main__.py"}
+    assert named == parts
 
 
 def test_every_shared_file_has_a_test_at_its_own_place():

@@ -1,9 +1,10 @@
 """The gates on how a page reads: sentences that can be said in one breath.
 
-They look at the built pages, where numbers and verdicts stand in the sentences. What is no sentence of ours is left
-out: claims, which give the survey's words and a rule, formulas, code, tables, captions of tables, and quotations.
+They look at the built pages, where numbers and verdicts stand in the sentences. Left out is what is no sentence of
+ours, claims (the survey's words, and a rule) and quotations, and what is no sentence: formulas, code, tables, captions.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,10 +66,10 @@ def _not_ours(tag: Tag) -> bool:
 
 
 def _text(part: Tag) -> str:
-    copy = BeautifulSoup(str(part), "html.parser")
-    for tag in copy.select("code, .math, q"):
+    part = copy.copy(part)  # the page itself stays whole for the other gates
+    for tag in part.select("code, .math, q"):
         tag.replace_with("X")
-    text = re.sub(r"\s+", " ", copy.get_text()).strip()
+    text = re.sub(r"\s+", " ", part.get_text()).strip()
     for pattern, instead in ((QUOTED, "X"), (VERDICT, ""), (CITATION, ""), (PLACE, "there"), (NAME, "X")):
         text = pattern.sub(instead, text)
     return text

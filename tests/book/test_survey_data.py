@@ -39,9 +39,9 @@ def chapter_names() -> set[str]:
     return {path.stem for path in (ROOT / "chapters").glob("*.py")}
 
 
-def test_the_catalogue_holds_the_86_techniques_of_the_survey():
+def test_the_catalogue_holds_each_technique_once():
     ids = [row["id"] for row in catalogue()]
-    assert len(ids) == len(set(ids)) == 86
+    assert len(ids) == len(set(ids)) >= 86  # the survey's; a new one adds a row
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", id) for id in ids)
 
 
