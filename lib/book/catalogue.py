@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pybtex.database import Person, parse_file
 
-from lib.book import files
+from lib.book import files, ledger
 
 BEGIN, END = "<!-- techniques: written by make table -->", "<!-- end of techniques -->"
 HEAD = "| method | paper | code | chapter |\n| --- | --- | --- | --- |"
@@ -15,8 +14,7 @@ HEAD = "| method | paper | code | chapter |\n| --- | --- | --- | --- |"
 
 def rows(root: Path) -> list[dict[str, Any]]:
     """Return the techniques of the book at ``root``, in the order of the survey's sections."""
-    techniques = yaml.safe_load((root / "survey" / "techniques.yml").read_text("utf-8"))
-    return sorted(techniques, key=lambda row: [int(part) for part in row["section"].split(".")])
+    return sorted(ledger.techniques_as_written(root), key=lambda row: [int(part) for part in row["section"].split(".")])
 
 
 def table(root: Path) -> str:

@@ -27,10 +27,7 @@ def load_claims(root: Path) -> list[Claim]:
     known = bibliography_keys(root)
     ledger: list[Claim] = []
     for path in sorted((root / "survey" / "claims").glob("*.yml")):
-        raw = _yaml(path)
-        if not isinstance(raw, list):
-            raise ValueError(f"{path.name} must hold a list of claims, not a {type(raw).__name__}")
-        ledger += [claims.parsed(entry, path.stem, known) for entry in raw]
+        ledger += [claims.parsed(entry, path.stem, known) for entry in _list(path, "claims")]
     if not ledger:
         raise ValueError(f"there is no claim in {root.name}/survey/claims: at least one file with one claim is needed")
     if twice := [id for id, n in Counter(claim.id for claim in ledger).items() if n > 1]:
@@ -91,13 +88,21 @@ def bibliography_keys(root: Path) -> set[str]:
     return set(re.findall(r"^\s*@\w+\s*\{\s*([^,\s]+)", text, re.M))
 
 
+def techniques_as_written(root: Path) -> list[Any]:
+    """Return the rows of ``survey/techniques.yml`` of the book at ``root``, unchecked.
+
+    Raises ValueError with one sentence for a file that is no list.
+    """
+    return _list(root / "survey" / "techniques.yml", "techniques")
+
+
 def load_techniques(root: Path) -> list[dict[str, Any]]:
     """Return the catalogue, ``survey/techniques.yml``: one row for each technique.
 
     Raises ValueError for a row with other fields than it needs, for a source, a claim or a section that is not there,
     and for a technique that occurs twice.
     """
-    catalogue: list[dict[str, Any]] = _yaml(root / "survey" / "techniques.yml")
+    catalogue: list[dict[str, Any]] = techniques_as_written(root)
     known, ids_of_claims = bibliography_keys(root), {claim.id for claim in load_claims(root)}
     for row in catalogue:
         where = f"the technique {row.get('id')!r}"
@@ -118,8 +123,11 @@ def load_techniques(root: Path) -> list[dict[str, Any]]:
     return catalogue
 
 
-def _yaml(path: Path) -> Any:
+def _list(path: Path, of: str) -> list[Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path.name} must hold a list of {of}, not a {type(content).__name__}")
+    return content

@@ -9,16 +9,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import soupsieve
 from bs4 import BeautifulSoup, Tag
 
 from lib.book.gates import Gate, built_pages
 
 WORDS, NUMBERS = 30, 3  # of a sentence, at most
-NOT_OURS = ".claim, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography, .toctree-wrapper"
+NOT_OURS = soupsieve.compile(
+    ".claim, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography, .toctree-wrapper"
+)
 MACHINE = ("genindex", "search", "references")  # lists that are made from names and entries
-CITATION = re.compile(r"\s*\[[^\]\[]*\d{2}[a-z]?(?:, [^\]\[]*)?\]")
 PLACE = re.compile(r"\b(?:Fig\.|Figures?|Tables?|[Ss]ections?|[Ee]quations?|[Cc]hapters?)(?:\s\(?\d[\d.]*\)?)+")
-VERDICT = re.compile(r"\s*\([^()]*[✓✗◐?–≡][^()]*(?:\([^()]*\)[^()]*)?\)")
 NAME = re.compile(r"\b[A-Za-z]\w*(?:-\d+)+\b")  # LeNet-300-100
 QUOTED = re.compile(r"“[^”]*”")
 SHORT = "".join(rf"(?<!\b{word}\.)" for word in ("al", "vs", "e.g", "i.e", "cf"))  # no sentence ends with these
@@ -62,15 +63,17 @@ def sentences(page: BeautifulSoup) -> Iterator[str]:
 
 
 def _not_ours(tag: Tag) -> bool:
-    return tag.css.match(NOT_OURS)
+    return NOT_OURS.match(tag)
 
 
 def _text(part: Tag) -> str:
     part = copy.copy(part)  # the page itself stays whole for the other gates
+    for tag in part.select(".verdict, .bibtex-citation a"):
+        tag.decompose()
     for tag in part.select("code, .math, q"):
         tag.replace_with("X")
     text = re.sub(r"\s+", " ", part.get_text()).strip()
-    for pattern, instead in ((QUOTED, "X"), (VERDICT, ""), (CITATION, ""), (PLACE, "there"), (NAME, "X")):
+    for pattern, instead in ((QUOTED, "X"), (PLACE, "there"), (NAME, "X")):
         text = pattern.sub(instead, text)
     return text
 

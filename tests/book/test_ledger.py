@@ -69,6 +69,13 @@ def test_a_right_catalogue_is_read(tmp_path):
     assert ledger.load_techniques(write_catalogue(tmp_path, row, ROW | {"id": "b"})) == [row, ROW | {"id": "b"}]
 
 
+@pytest.mark.parametrize("text", ["", "here: [{id: a}]"])
+def test_a_catalogue_that_is_no_list_is_refused(tmp_path, text):
+    (write_catalogue(tmp_path) / "survey" / "techniques.yml").write_text(text)
+    with pytest.raises(ValueError, match=r"techniques\.yml must hold a list of techniques, not a"):
+        ledger.load_techniques(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

@@ -40,7 +40,10 @@ def test_a_sentence_of_31_words_is_found(book):
     )
 
 
-@pytest.mark.parametrize("sentence", ["It took 1, 2, 3 and 4 runs.", "<em>It</em> took 1.5 ± 0.1, 2, −3 and 4,000 s."])
+@pytest.mark.parametrize(
+    "sentence",
+    ["It took 1, 2, 3 and 4 runs.", "<em>It</em> took 1.5 ± 0.1, 2, −3 and 4,000 s.", "It is (0–1) in [5, 10]."],
+)
 def test_a_sentence_with_four_numbers_is_found(book, sentence):
     page(book, f"<ul><li>{sentence}</li></ul>")
     assert "4 numbers in one sentence" in reading.crowded_sentences(book)[1][0]
@@ -53,7 +56,9 @@ def test_a_sentence_with_four_numbers_is_found(book, sentence):
         "See Fig. 3, Table 4 and sections 2.3 and 2.4: 1 of 2 <code>int8</code>.",
         "LeNet-300-100 has 3 layers, 784 inputs and 10 outputs.",
         "“1 2 3 4 5 6”, they say.",
-        "It holds (C2.3-01 ✓ supported (standard profile)) for 1 [HMD16] net.",
+        'It holds (<span class="verdict"><a>C2.3-01 ✓ supported</a></span>) for 1, 2 and 3 nets.',
+        'It fails: <span class="verdict"><a>C2.3-01 · not measured</a></span> for 1, 2 and 3 nets.',
+        'It has 1, 2 or 3 <span class="bibtex-citation">[<a>Han <em>et al.</em>, 2016</a>]</span>.',
     ],
 )
 def test_places_quotations_verdicts_and_citations_are_no_numbers(book, sentence):

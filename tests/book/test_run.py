@@ -107,7 +107,8 @@ def test_a_failed_chapter_says_why_and_leaves_no_results(small_book, add_chapter
 
 def test_output_that_does_not_come_is_no_exceeded_limit(small_book, add_chapter, monkeypatch):
     """A cell had ended, but its kernel got no time to send what it wrote."""
-    add_chapter("bad", "for _ in range(20): print('so far')\n")
+    add_chapter("bad", "import time\ntime.sleep(2.3)  # near the limit\nfor _ in range(20): print('so far')\n")
+    (small_book / "profiles" / "quick.yml").write_text("limits: {cell_s: 3, chapter_s: 60}\n")
     monkeypatch.setattr(book_run, "OUTPUT_S", 0)
     with pytest.raises(ChapterFailed, match=r"cell \[1\] ended, but its output did not come in 0 s"):
         run(small_book, "bad", "quick")

@@ -5,6 +5,7 @@ page.py              what the directives of the pages share
 survey.py            directives and a role for claims and techniques
 cost.py              what the run of a chapter used
 means.py             measurements without their spread
+units.py             numbers keep their units on the line
 first_page.py        why to care, what came out, where the book stands
 parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils
 ledger_markdown.py   the claims and techniques as Markdown

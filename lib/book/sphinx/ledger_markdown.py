@@ -157,7 +157,7 @@ def records(claim: Claim, profile: str, results: dict[str, Records]) -> str:
 
 
 def _profiles(names: list[str]) -> str:
-    return f"{' and '.join(names).capitalize()} profile{'s' if names[1:] else ''}"
+    return f"{' and '.join(names).capitalize()} profile{'s' if names[1:] else ''}"  # this build's, the published one
 
 
 def technique(row: dict[str, Any], source_link: str) -> str:
@@ -193,7 +193,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def _heading(judgment: Judgment, profile: str) -> str:
-    return "Measured" if judgment.profile == profile else f"{judgment.profile.capitalize()} profile"
+    return "Measured" if judgment.profile == profile else _profiles([judgment.profile])
 
 
 def _reported(reported: dict[str, Any]) -> str:

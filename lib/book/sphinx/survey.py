@@ -147,9 +147,9 @@ class Verdict(SphinxRole):
         return [label(verdict, link(self.env.docname, claim.id, f"{claim.id} {text}"))], []
 
 
-def by_id(claim: Claim) -> tuple[str, ...]:
+def by_id(claim: Claim) -> tuple[int, ...]:
     """Return the key that sorts claims by the numbers in their ids."""
-    return tuple(re.split(r"\D+", claim.id))
+    return tuple(map(int, re.findall(r"\d+", claim.id)))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,0 +1,28 @@
+"""Numbers keep their units: a measured value that is shown in a sentence does not break before its spread or its unit."""
+
+import re
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+UNIT = re.compile(r"(?<=[\d±)]) (?=\d|±|[%×]|(?:points?|bytes|[kM]?B|[mµ]?s|epochs?|bits?)\b)")
+
+
+class Units(SphinxPostTransform):
+    """Puts no-break spaces into what the roles ``glue:text`` and ``mean`` have left."""
+
+    default_priority = 900  # after what is glued has come
+
+    def run(self, **kwargs: object) -> None:
+        """Change the document in place; Sphinx calls it."""
+        for inline in self.document.findall(nodes.inline):
+            if "pasted-text" in inline["classes"]:
+                for text in list(inline.findall(nodes.Text)):
+                    text.parent.replace(text, nodes.Text(UNIT.sub("\N{NO-BREAK SPACE}", str(text))))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the transform; Sphinx calls it. Returns whether pages may be built at once."""
+    app.add_post_transform(Units)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
