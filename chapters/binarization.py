@@ -462,8 +462,9 @@ record("alexnet.file_ratio", whole / small, exact=True)
 # {glue:text}`binarization.lenet5.bwn_error_pct`, {glue:text}`binarization.lenet5.outcome` the
 # {glue:text}`binarization.lenet5.float_error_pct` of floats.
 # {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`:
-# a filter of its second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, its file
-# {glue:text}`binarization.lenet5.bwn_file_ratio` and AlexNet's file {glue:text}`binarization.alexnet.file_ratio`.
+# a filter of the second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, the file of
+# LeNet-5 {glue:text}`binarization.lenet5.bwn_file_ratio`, and that of AlexNet
+# {glue:text}`binarization.alexnet.file_ratio`.
 #
 # (sec-bipolar)=
 # ## Bipolar regularizer: push weights toward ±1
@@ -536,7 +537,7 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** The regularizer does what it promises: {finding}`weights are larger than without a penalty, and fewer signs flip | binarization.bipolar.mean_size > binarization.none.mean_size; binarization.bipolar.flipped_pct < binarization.none.flipped_pct`.
-# In this short training it does not help: {finding}`the error is highest with the regularizer and lowest with weight decay | binarization.bipolar.error_pct > binarization.none.error_pct > binarization.decay.error_pct`.
+# In this short training it does not help: at the same learning rate, {finding}`the error is highest with the regularizer and lowest with weight decay | binarization.bipolar.error_pct > binarization.none.error_pct > binarization.decay.error_pct`.
 # One reason may be that a weight learns no more once its sign has stopped flipping.
 # Without a penalty,
 # {finding}`ten times the learning rate helps more than any penalty | binarization.none_fast.error_pct < binarization.decay.error_pct`.

@@ -13,7 +13,7 @@
 # How much accuracy does a binary network lose, and how small does its file become?
 # On color images, a network with three convolutions misclassifies {mean}`binarization_comparison.cnn.float_error_pct 0`
 # with floats and {mean}`binarization_comparison.cnn.xnor_error_pct 0` with signs for weights and inputs (XNOR-Net);
-# binary weights alone {glue:text}`binarization_comparison.cnn.weights`.
+# binary weights with scales (BWN) alone {glue:text}`binarization_comparison.cnn.weights`.
 # On gray digits, the same change {glue:text}`binarization_comparison.lenet5.signs` for LeNet-5, a classifier with two
 # convolutions, and makes its file {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
 #
@@ -279,7 +279,8 @@ evidence.phrase("binarization_comparison.lenet5.norm", norm)
 
 # %% [markdown]
 # **What to see.** On color images, signs for the inputs {glue:text}`binarization_comparison.cnn.inputs` signs for the weights.
-# The error is {mean}`binarization_comparison.cnn.float_error_pct` with floats, {mean}`binarization_comparison.cnn.bwn_error_pct` with binary weights and {mean}`binarization_comparison.cnn.xnor_error_pct` with XNOR-Net.
+# The error is {mean}`binarization_comparison.cnn.float_error_pct` with floats, {mean}`binarization_comparison.cnn.bwn_error_pct` with binary weights (BWN) and {mean}`binarization_comparison.cnn.xnor_error_pct` with XNOR-Net.
+# BWN and XNOR-Net binarize the same layers and scale each filter; BinaryConnect binarizes all layers, without scales.
 # The survey says that XNOR-Net is as accurate as single precision {cite:p}`berthelier2020survey`: {verdict}`C2.6-22`.
 #
 # A second and a third matrix of signs for the weights {glue:text}`binarization_comparison.cnn.bases`: ABC-Net has an

@@ -711,7 +711,7 @@ record("made.parameters_ratio", ratio, digits=0, exact=True)
 #
 # ## Where it breaks
 #
-# **With all the data.** If the student has all images and labels, there is little left to copy: see the right column of
+# **With all the data.** If the student has all images and labels, there is less left to copy: see the right column of
 # the first table.
 #
 # **Deep, but small.** The survey says that "a deeper network has more parameters" ({verdict}`C2.1-01`).
@@ -777,7 +777,7 @@ evidence.answer(
 # ## In short
 #
 # - A teacher helps most when the student has few labels, or unlabeled images of its own.
-# - With all the teacher's data, there is little or nothing to gain.
+# - With all the teacher's data, there is less to gain.
 # - A student can learn to recognize a class that it has never seen.
 #
 # ## Sources of this chapter

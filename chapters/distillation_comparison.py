@@ -186,7 +186,7 @@ shares = [100 * k / g for k, g in zip(kept, gain, strict=True) if g > 0]
 record("ensemble.transferred_pct", shares or [0.0], digits=0)
 
 # %% [markdown]
-# **What to see.** The ensemble is better than its members by {mean}`distillation_comparison.ensemble.gain_points`, and one student of their size keeps {mean}`distillation_comparison.ensemble.transferred_pct` of that ({verdict}`C2.1-16`).
+# **What to see.** The ensemble is better than its members by {mean}`distillation_comparison.ensemble.gain_points`, and one student of their size keeps {mean}`distillation_comparison.ensemble.transferred_pct` of that, averaged over the ensembles ({verdict}`C2.1-16`).
 # The student saw more images than the members did, but no labels.
 #
 # (sec-label-smoothing)=

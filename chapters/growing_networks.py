@@ -163,7 +163,8 @@ def panels(rows, columns, height):
 #
 # **The formula.** For a sample $x$, its nearest cell $s$, and the neighbors $n$ of $s$,
 #
-# $$ w_s \leftarrow w_s + \epsilon_b (x - w_s), \quad w_n \leftarrow w_n + \epsilon_n (x - w_n), \quad \tau_s \leftarrow \tau_s + 1, \quad \tau_c \leftarrow (1 - \alpha)\, \tau_c . $$ (eq-cells)
+# $$ \begin{gathered} w_s \leftarrow w_s + \epsilon_b (x - w_s), \qquad w_n \leftarrow w_n + \epsilon_n (x - w_n), \\
+# \tau_s \leftarrow \tau_s + 1, \qquad \tau_c \leftarrow (1 - \alpha)\, \tau_c . \end{gathered} $$ (eq-cells)
 #
 # Every $\lambda$ samples a cell $r$ is added.
 # The fields $F$ of the cells around it become smaller, and these cells hand over a share of their resources:
@@ -709,7 +710,7 @@ figures.show(
 # {finding}`fewer vowels than k-means | growing_networks.gcs.vowel_refit_accuracy_pct < growing_networks.gcs.vowel_rbf_accuracy_pct`,
 # {mean}`growing_networks.gcs.vowel_refit_accuracy_pct 1 standard`.
 # Only with few units are grown cells
-# {finding}`ahead of k-means | growing_networks.gcs.vowel_smallest_over_rbf_points > 0`: with forty, by
+# {finding}`ahead of k-means | growing_networks.gcs.vowel_smallest_over_rbf_points > 0` on vowels: with forty, by
 # {mean}`growing_networks.gcs.vowel_smallest_over_rbf_points 1 standard`.
 # On digits the grown cells classify {mean}`growing_networks.gcs.digits_accuracy_pct` correctly, those placed by k-means
 # {mean}`growing_networks.gcs.digits_rbf_accuracy_pct`, and the nearest neighbor
@@ -731,7 +732,9 @@ figures.show(
 #
 # **The formula.** For a sample $x$, its nearest unit $s_1$ and the neighbors $n$ of $s_1$,
 #
-# $$ E_{s_1} \leftarrow E_{s_1} + \lVert x - w_{s_1} \rVert^2, \qquad w_{s_1} \leftarrow w_{s_1} + \epsilon_b (x - w_{s_1}), \qquad w_n \leftarrow w_n + \epsilon_n (x - w_n) . $$ (eq-growing-gas)
+# $$ \begin{gathered} E_{s_1} \leftarrow E_{s_1} + \lVert x - w_{s_1} \rVert^2, \\
+# w_{s_1} \leftarrow w_{s_1} + \epsilon_b (x - w_{s_1}), \qquad w_n \leftarrow w_n + \epsilon_n (x - w_n) .
+# \end{gathered} $$ (eq-growing-gas)
 #
 # The edge between $s_1$ and the second nearest unit gets age zero, and all other edges of $s_1$ get older.
 # An edge older than $a_{\max}$ is removed, and so is a unit without edges.

@@ -101,7 +101,7 @@ def gains(worse, better):  # in points, of networks with the same seeds
 #
 # $$ \phi_k(x) = \sum_{j:\, h(j) = k} \xi(j)\, x_j, \qquad \mathbb E\, \langle \phi(x), \phi(y) \rangle = \langle x, y \rangle . $$ (eq-feature-hashing)
 #
-# The variance is $\frac1K \sum_{i \ne j} \big( x_i^2 y_j^2 + x_i y_i x_j y_j \big)$.
+# The variance is $\frac1K \sum_{i \ne j} \big( x_i^2 y_j^2 + x_i y_i x_j y_j \big) .$
 #
 # **The code.**
 

@@ -205,8 +205,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** The counts agree with the formulas: averaged over seeds, the largest deviation is
+# **What to see.** The counts agree with the formulas: the largest deviation of a run is, on average,
 # {mean}`hashing_search.simhash.retrieval_worst_z` standard errors ({verdict}`C2.2-14`).
+# The title of the figure has the largest of all runs.
 # The probability that one bit agrees falls in a straight line with the angle.
 # Keys and tables bend this line into a step, and $K$ and $L$ set the angle at which it falls.
 #
@@ -218,7 +219,7 @@ figures.show(
 # Three transforms therefore append a few values to both vectors, so that the largest inner product becomes the smallest
 # distance or angle.
 #
-# **The formula.** The vectors $x$ of the database are scaled so that the largest norm is $U$, and the query $q$ is
+# **The formula.** The vectors $x$ of the database are scaled so that $U$ is the largest norm, and the query $q$ is
 # scaled to norm 1.
 # Neither changes the order of the inner products.
 #
@@ -230,7 +231,8 @@ figures.show(
 #
 # $$ \cos\big(Q(q), P(x)\big) = q^\top x \Big/ \sqrt{\tfrac{m}{4} + \lVert x\rVert^{2^{m+1}}} . $$ (eq-sign-alsh)
 #
-# - Simple-LSH {cite:p}`neyshabur2015symmetric` appends $\sqrt{1 - \lVert x\rVert^2}$ to $x$, with $U = 1$, and zero to $q$:
+# - Simple-LSH {cite:p}`neyshabur2015symmetric` takes $U = 1$ and appends $\sqrt{1 - \lVert x\rVert^2}$ to $x$ and zero
+#   to $q$:
 #
 # $$ \cos\big(Q(q), P(x)\big) = q^\top x . $$ (eq-simple-lsh)
 #
@@ -421,7 +423,7 @@ figures.curves(
 # {mean}`hashing_search.mips.simple_lsh_recall_pct 0` of the ten largest inner products ({verdict}`C2.2-15`).
 # On the weights of this network and with the same number of hashes, {glue:text}`hashing_search.mips.needed`.
 # The planted case shows what can happen, not what happens in every network.
-# Of all the transforms, {glue:text}`hashing_search.mips.best` has the highest recall here.
+# Of the four searches, {glue:text}`hashing_search.mips.best` has the highest mean recall here.
 #
 # **What it costs.** We compare the search with brute force, which is one matrix product and a selection of the ten
 # largest results.
@@ -480,7 +482,7 @@ figures.table(
 # **The formula.** A unit $j$ with weights $w_j$ and bias $b_j$ is active with a probability that grows with its
 # activation $z_j = w_j^\top x + b_j$:
 #
-# $$ p_j = \sigma(\alpha z_j + \beta) \quad \text{(adaptive dropout)}, \qquad p_j = 1 - \big(1 - (1 - \theta_j / \pi)^K\big)^L \quad \text{(hash tables)}, $$ (eq-active)
+# $$ \begin{aligned} p_j &= \sigma(\alpha z_j + \beta) && \text{(adaptive dropout)}, \\ p_j &= 1 - \big(1 - (1 - \theta_j / \pi)^K\big)^L && \text{(hash tables)}, \end{aligned} $$ (eq-active)
 #
 # where $\theta_j$ is the angle between $w_j$ and $x$, biases included, and $\sigma$ is the logistic function, with two
 # constants $\alpha$ and $\beta$.
@@ -808,6 +810,7 @@ record("layers.used_pct", used, digits=0)
 # rebuilt.
 # We train the same networks without rebuilding the tables, and measure how many of the units with the largest outputs
 # the layer still finds.
+# The first row of the table is the layer before training, the last one the trained layer with new tables.
 
 
 # %% tags=["hide-input"]

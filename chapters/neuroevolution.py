@@ -1037,11 +1037,12 @@ figures.curves(
 #
 # **With many weights.** NEAT finds each weight by mutation, and this takes longer with their number.
 # Networks with ten fixed hidden nodes take {mean}`neuroevolution.pole.fixed10_evaluations` evaluations for the poles,
-# and those without any
+# and networks without hidden nodes take
 # {finding}`fewer | neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.fixed10_evaluations`,
 # {mean}`neuroevolution.pole.fixed0_evaluations`.
 #
-# **With small changes.** If a mutation changes a weight by at most one instead of two and a half, exclusive or takes {mean}`neuroevolution.xor.small_steps_generations` generations.
+# **With small changes.** If a mutation changes a weight by at most one instead of two and a half, exclusive or
+# takes {mean}`neuroevolution.xor.small_steps_generations` generations.
 #
 # **Without a common origin.** No encoding and no mark helps to cross two networks that were trained independently,
 # because their units do different things.

@@ -224,6 +224,7 @@ record("kinds.watched", len(watched.kinds), "kinds", 0, exact=True)
 #
 # **The experiment.** We train LeNet-300-100, which has two hidden layers, in each format and with each rounding.
 # All networks start from the same weights and see the same images in the same order.
+# The quick profile trains briefly, on few and small images, so its errors are high.
 
 
 # %%
@@ -308,7 +309,8 @@ figures.curves(
 # **Too few fractional bits: updates get lost.**
 # One cure is stochastic rounding.
 # Another is a wider format for gradients, updates and stored weights: here they have 24 bits, and all else has 16.
-# {cite:t}`gupta2015limited` also finish a training with 20 bits, ⟨4, 16⟩; we train the last epoch in this way.
+# {cite:t}`gupta2015limited` also finish a training with 20 bits, $\langle 4, 16 \rangle$; we train the last
+# epoch in this way.
 #
 # **Too few integer bits: outputs saturate.**
 # An output at the end of the range still receives an error, which can push it further out and never back in.
@@ -691,8 +693,8 @@ ratio = short_adds / work
 record("dynamic10.multiply_adds_ratio", ratio, digits=0, exact=True)
 
 # %% [markdown]
-# So one multiplication takes {glue:text}`numerical_precision.dynamic10.bit_products_ratio` fewer products of bits,
-# {finding}`a third or less | numerical_precision.dynamic10.bit_products_ratio >= 3`.
+# So one multiplication takes {finding}`a third or less | numerical_precision.dynamic10.bit_products_ratio >= 3` of the
+# products of bits: {glue:text}`numerical_precision.dynamic10.bit_products_ratio` fewer.
 # The number of multiplications stays the same: {glue:text}`numerical_precision.dynamic10.multiply_adds_ratio` that of
 # floats.
 # Whether this saves time depends on the processor: the [chapter on integers](quantization_integers.py) measures it.

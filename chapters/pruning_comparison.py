@@ -368,8 +368,7 @@ evidence.phrase("pruning_comparison.resnet8.rival", spoken(rival))
 # ({glue:text}`pruning_comparison.resnet8.rival`, {mean}`pruning_comparison.resnet8.best_unrepaired_pct`).
 # A choice and the repair can also be combined: the LASSO keeps {mean}`pruning_comparison.resnet8.lasso_before_pct`
 # alone and {mean}`pruning_comparison.resnet8.lasso__least_squares_before_pct` with the refit.
-# A random choice with the refit keeps {mean}`pruning_comparison.resnet8.random__least_squares_before_pct`, and the
-# dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
+# The dense network has {mean}`pruning_comparison.resnet8.dense_pct`.
 # The short fine-tuning {glue:text}`pruning_comparison.resnet8.gap` the gap between the best and the worst choice.
 #
 # ### What the smaller network costs
@@ -749,7 +748,7 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - The choice of filters matters most just after the cut; refit the next layers by least squares.
+# - Refit the next layers by least squares: this repair helps even a random choice.
 # - Compare a criterion with random filters, and a pruned network with a dense one that was trained as long.
 # - A mask saves nothing; a physically smaller network saves time and bytes.
 #

@@ -484,7 +484,8 @@ figures.show(
 # {mean}`pruning_filters.random.worst_draw_pct`.
 # The oldest criterion, small weights, also does well here, with {glue:text}`pruning_filters.weight.error_pct` error:
 # {verdict}`C2.3-51`.
-# An informative map can still be removed, if other maps carry the same information.
+# Mutual information judges each map on its own, but the network can spare an informative map if other maps carry the
+# same information.
 #
 # Seen as an optimization, pruning has to find a set that changes the cost little.
 # Taylor's set changes it by {glue:text}`pruning_filters.taylor.cost_change`, and the best of the random sets by

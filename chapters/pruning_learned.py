@@ -14,7 +14,7 @@
 # each image?
 # With half of its channels gone, a small digit classifier has {mean}`pruning_learned.dcp.both_error_pct 0` error if
 # extra classifiers take part in the choice, and {mean}`pruning_learned.dcp.random_error_pct 0` after a random choice.
-# The extra classifiers are {glue:text}`pruning_learned.dcp.word` than rebuilding the next layer alone.
+# At this cut the extra classifiers are {glue:text}`pruning_learned.dcp.word` than rebuilding the next layer alone.
 # Masks trained against an opponent leave {mean}`pruning_learned.gal.parameters_kept_pct 0` of the parameters of a
 # residual network.
 # The network that decides for each image removes none, and it {glue:text}`pruning_learned.runtime.opening` which images
@@ -292,7 +292,7 @@ closer = "closer together" if spreads[1] < spreads[0] else "no closer together"
 evidence.phrase("pruning_learned.dcp.closer", closer)
 
 # %% [markdown]
-# **What to see.** Choosing by the rebuilt output alone leaves an error of
+# **What to see.** In the table, choosing by the rebuilt output alone leaves an error of
 # {mean}`pruning_learned.dcp.rebuilding_error_pct`, and a random choice {mean}`pruning_learned.dcp.random_error_pct`.
 # With the extra classifiers as well, the error is {mean}`pruning_learned.dcp.both_error_pct`, which is
 # {glue:text}`pruning_learned.dcp.word`.

@@ -12,7 +12,7 @@
 #
 # Which weights can a network lose at the least cost, and could the rest have been trained alone?
 # Deleting half of the parameters of a small digit classifier by magnitude raises its training objective by
-# {mean}`pruning_saliency.half.magnitude_increase 3`.
+# {mean}`pruning_saliency.half.magnitude_increase 3` on average.
 # If second derivatives choose the half and the other weights move to make up for it, the rise is
 # {finding}`smaller | pruning_saliency.half.magnitude_over_surgeon_decades >> 0`,
 # {mean}`pruning_saliency.half.surgeon_increase 3` (Optimal Brain Surgeon).
@@ -321,7 +321,7 @@ record("decay.zeros_pct", zeros, digits=1, exact=True)
 
 # %% [markdown]
 # **What to see.** Moving the other weights
-# {finding}`gains more than choosing well | pruning_saliency.half.damage_over_surgeon_decades > pruning_saliency.half.magnitude_over_damage_decades`.
+# {finding}`gains more than choosing by second derivatives instead of size | pruning_saliency.half.damage_over_surgeon_decades > pruning_saliency.half.magnitude_over_damage_decades`.
 # With half of the parameters deleted, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon`
 # as much as Optimal Brain Surgeon.
 # Magnitude costs {glue:text}`pruning_saliency.half.magnitude_over_damage` as much as Optimal Brain Damage.
@@ -388,7 +388,7 @@ figures.show(
 # The dense network is at a minimum too, so it has nothing to gain from further training.
 # Other starts on the same sample end in the same network, so a repeat uses another training sample.
 # That sample is drawn from the problem's rule, with as many rows and as many wrong labels.
-# The number of samples in the table, counting the original one, is {glue:text}`pruning_saliency.monks.repeats`.
+# The number of samples of each problem in the table is {glue:text}`pruning_saliency.monks.repeats`.
 # The training set alone decides where to stop: a parameter stays only if it shortens the description of the training
 # labels by more than it takes to write down.
 
@@ -477,12 +477,13 @@ figures.table(
 
 # %% [markdown]
 # **What to see.** On the third problem, Optimal Brain Surgeon removes
-# {finding}`most parameters, and the network does not get worse | pruning_saliency.monks3.obs_removed_pct > 50; pruning_saliency.monks3.obs_accuracy_pct >= pruning_saliency.monks3.dense_accuracy_pct`.
+# {finding}`most of the parameters, and the network does not get worse | pruning_saliency.monks3.obs_removed_pct > 50; pruning_saliency.monks3.obs_accuracy_pct >= pruning_saliency.monks3.dense_accuracy_pct`.
 # It deletes {glue:text}`pruning_saliency.monks3.obs_removed_pct` of the parameters, and the test accuracy goes from
 # {glue:text}`pruning_saliency.monks3.dense_accuracy_pct` to {glue:text}`pruning_saliency.monks3.obs_accuracy_pct`.
 # In the table, "free" is the share that can be removed before the network makes one more training error.
 # The gap, training accuracy minus test accuracy, measures over-fitting.
-# It {finding}`shrinks | pruning_saliency.monks3.obs_gap_pct < pruning_saliency.monks3.dense_gap_pct` from
+# It is negative if the network does not learn the wrong training labels.
+# The gap {finding}`shrinks | pruning_saliency.monks3.obs_gap_pct < pruning_saliency.monks3.dense_gap_pct` from
 # {glue:text}`pruning_saliency.monks3.dense_gap_pct` to {glue:text}`pruning_saliency.monks3.obs_gap_pct`
 # ({verdict}`C2.3-02`).
 # Here, training follows every deletion, so even a bad choice can be repaired.
@@ -852,7 +853,8 @@ evidence.answer(
 # ## In short
 #
 # - Second derivatives predict what a deletion costs, as long as the network is at a minimum of its training objective.
-# - Moving the other weights after a deletion (Optimal Brain Surgeon) gains more than the choice of the weight.
+# - At such a minimum, moving the other weights (Optimal Brain Surgeon) gains more than choosing by second derivatives
+#   instead of size.
 # - A sparse network learns better from its original start than from another one, but to find it you must first train
 #   the whole network.
 #

@@ -142,7 +142,9 @@ record("stride.feature_matrix_ratio", features, digits=2, exact=True)
 # %% [markdown]
 # With shared offsets, {glue:text}`pruning_speed.stride.shared_offset_rows_pct` of the rows stay; with one filter that
 # differs, {glue:text}`pruning_speed.stride.mixed_offset_rows_pct` do.
-# The survey calls stride and offset "similar", but they have to be identical: {verdict}`C2.3-15`.
+# The survey says that the kernels of a source map have a similar stride and offset, which makes the product small:
+# {verdict}`C2.3-15`.
+# But similar is not enough: they have to be identical.
 #
 # **What a shape costs.** We prune a small network of three convolutions at each level (single weights, kernels, strides
 # or feature maps) to the same number of
@@ -290,8 +292,8 @@ evidence.phrase("pruning_speed.shape.part", part)
 # (sec-particle-filter)=
 # ## Which filters? A particle filter
 #
-# **The idea.** The survey calls the method of Anwar et al. similar to pruning by thresholds, but the paper does not
-# look at weights at all {cite:p}`anwar2017structured`: {verdict}`C2.3-17`.
+# **The idea.** The survey calls the method of Anwar et al. similar to pruning by thresholds: {verdict}`C2.3-17`.
+# But the paper does not look at weights at all {cite:p}`anwar2017structured`.
 # Its particle filter tries many masks at once, measures each on validation data, copies the good ones and changes the
 # copies a little.
 #
@@ -737,8 +739,9 @@ evidence.phrase("pruning_speed.stairs.at", f"{at} to {at + 1}")
 evidence.phrase("pruning_speed.stairs.jump", f"{100 * jumps[at]:.0f} %")
 
 # %% [markdown]
-# **What to see.** Time rises in steps, so pruning should leave a multiple of eight channels: going from
-# {glue:text}`pruning_speed.stairs.at` channels adds {glue:text}`pruning_speed.stairs.jump` to the time.
+# **What to see.** Time rises in steps: going from {glue:text}`pruning_speed.stairs.at` channels adds
+# {glue:text}`pruning_speed.stairs.jump` to the time.
+# The steps begin just above some multiples of eight, so pruning should leave such a multiple.
 #
 # Two residual networks lose the filters of least magnitude, once without and once with rounding to multiples of eight.
 # A third copy of ResNet-8 keeps these filters, but they are zero.

@@ -203,7 +203,8 @@ torch.testing.assert_close(form.original.grad, by_cluster, rtol=1e-4, atol=1e-6)
 # Where should the centers start?
 # The authors prefer evenly spaced values ("linear"), because these represent the few large weights best
 # {cite:p}`han2016deep`.
-# We try all three of their starts with only three values per layer, where the choice matters most.
+# We try all three of their starts, and the values of least squared error ("optimal"), with only three values per
+# layer, where the choice matters most.
 
 # %%
 starts = {}
@@ -245,9 +246,9 @@ evidence.phrase("quantization.start.linear", place)
 # %% [markdown]
 # **What to see.** Training the shared values
 # {finding}`lowers the error | quantization.start.trained_error_pct < quantization.start.shared_error_pct`: the mean
-# over the three starts goes from {mean}`quantization.start.shared_error_pct` to
+# over all four goes from {mean}`quantization.start.shared_error_pct` to
 # {mean}`quantization.start.trained_error_pct`.
-# The errors of the three starts differ by {mean}`quantization.start.shared_spread_points` before this training, and by
+# The errors of the four differ by {mean}`quantization.start.shared_spread_points` before this training, and by
 # {mean}`quantization.start.trained_spread_points` after it.
 # The linear start {glue:text}`quantization.start.linear` here.
 # The survey calls this quantization by k-means "trivial", and our measurements say {verdict}`C2.4-08`.

@@ -15,8 +15,9 @@
 # {mean}`quantization_entropy.dense_plain8.error_pct 1` by k-means, and
 # {mean}`quantization_entropy.dense_hessian8.error_pct 1` if each weight counts by its effect on the loss.
 # This is {glue:text}`quantization_entropy.eight.told`.
-# At the same rate, evenly spaced values give {mean}`quantization_entropy.dense_equal_uniform.error_pct 1` in the dense
-# network, but {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` after pruning.
+# With as many bits per weight, evenly spaced values give
+# {mean}`quantization_entropy.dense_equal_uniform.error_pct 1` in the dense network, but
+# {mean}`quantization_entropy.pruned_equal_uniform.error_pct 0` after pruning.
 #
 # ```{claims} quantization_entropy
 # ```
@@ -355,7 +356,7 @@ figures.table(rows, caption="Rise of the loss in dense networks (nats)")
 # But with the coarsest codebook the loss rises
 # {finding}`far more than predicted | quantization_entropy.dense.coarse_measured_ratio > 2`:
 # {mean}`quantization_entropy.dense.coarse_measured_ratio` the predicted rise.
-# With the finest codebook the factor is {mean}`quantization_entropy.dense.fine_measured_ratio`.
+# With the finest codebook it is {mean}`quantization_entropy.dense.fine_measured_ratio`.
 # The formula leaves out the slope, the cross terms, and everything beyond the second order.
 # The survey says that the weighting lowers the loss of quantization; our measurements say {verdict}`C2.4-14`.
 #
@@ -526,8 +527,8 @@ figures.table(
 # and batch.
 # Adam takes {mean}`quantization_entropy.cost_adam.passes`, and one of these only finds out which weights the loss
 # depends on.
-# The diagonal {finding}`takes longer | quantization_entropy.cost_adam.gain_latency_ratio > 1`, by a factor of
-# {mean}`quantization_entropy.cost_adam.gain_latency_ratio`.
+# The diagonal {finding}`takes longer | quantization_entropy.cost_adam.gain_latency_ratio > 1`:
+# {mean}`quantization_entropy.cost_adam.gain_latency_ratio` the time of Adam.
 # The survey says that optimizers reduce the cost: counted in passes, our measurements say {verdict}`C2.4-31`, and
 # measured in time, {verdict}`C2.4-32`.
 #
@@ -710,8 +711,8 @@ figures.show(
 # Huffman codes.
 # The means of uniform cells are weighted by the curvature; entropy-constrained cells are tried without and with the
 # curvature.
-# To compare at one rate, we also give uniform and entropy-constrained cells the entropy of eight Hessian-weighted
-# values.
+# To compare at one rate, we also give uniform cells the entropy of eight Hessian-weighted values.
+# The price of a bit that suits these cells is the price for entropy-constrained cells, too, which then take fewer bits.
 
 
 # %% tags=["hide-input"]

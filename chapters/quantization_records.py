@@ -501,9 +501,9 @@ record("records.order_gain_ratio", steps[-2] / steps[-1], digits=2)
 # **What to see.** Training while the weights are rounded {glue:text}`quantization.records.repair` the error: it is
 # {mean}`quantization.records.untrained_error_pct` if the weights are only rounded, and
 # {mean}`quantization.records.stepped_error_pct` if they are also trained.
-# The context code and the biases in eighths {finding}`gain a factor | quantization.records.context_gain_ratio > 1` of
-# {mean}`quantization.records.context_gain_ratio`, and the order of the units
-# {finding}`another | quantization.records.order_gain_ratio > 1` {mean}`quantization.records.order_gain_ratio`.
+# With the context code and the biases in eighths the file is {mean}`quantization.records.context_gain_ratio`
+# {finding}`smaller | quantization.records.context_gain_ratio > 1`, and the order of the units makes it
+# {finding}`another | quantization.records.order_gain_ratio > 1` {mean}`quantization.records.order_gain_ratio` smaller.
 # Neither can change the error, because the network is the same.
 #
 # ### Where the bytes are
@@ -555,7 +555,8 @@ for key, text in COUNTED.items():
 # All biases of LeNet-300-100 together take {mean}`quantization.records.bias_bytes`; as floats they would take
 # {mean}`quantization.records.float_bias_bytes`.
 #
-# How many times smaller a network is depends on what you count:
+# How many times smaller a network is depends on what you count.
+# Huffman's code gains little here, because it spends at least one bit on every weight, zeros included:
 
 # %% tags=["remove-input"]
 figures.table(rows, caption="LeNet-300-100, first record, counted in three ways")
@@ -582,9 +583,9 @@ record("records.dense_context_gain_ratio", gain, digits=3)
 # %% [markdown]
 # The record has {mean}`quantization.records.ordered_bytes`; with shuffled pixels it would have
 # {mean}`quantization.records.shuffled_bytes`.
-# For the 4-bit codes of the dense network, the context code gains
-# {finding}`only a factor | quantization.records.dense_context_gain_ratio < 1.25` of
-# {mean}`quantization.records.dense_context_gain_ratio 2` over a range code, which uses no context.
+# For the 4-bit codes of the dense network, the context code makes the file
+# {finding}`only | quantization.records.dense_context_gain_ratio < 1.25`
+# {mean}`quantization.records.dense_context_gain_ratio 2` smaller than a range code, which uses no context.
 #
 # **Too coarse a step.** Without further training, a coarser step makes a smaller file at the price of more errors:
 

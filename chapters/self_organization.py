@@ -242,7 +242,7 @@ record(
 #
 # **The formula.** Two influences set the potential $H_j$ of a cell $j$ in the second sheet.
 # The active cells $A$ of the first sheet reach it through connections of strength $s$.
-# The other cells of its own sheet excite it from nearby ($e > 0$) and inhibit it from farther away ($e < 0$):
+# The other cells of its own sheet excite it from nearby, $e > 0$, and inhibit it from farther away, $e < 0$:
 #
 # $$ \dot H_j = -\alpha H_j + \sum_i A_i s_{ij} + \sum_k e_{kj} H^*_k, \qquad H^* = \max(0, H - \theta) . $$ (eq-willshaw)
 #
@@ -497,8 +497,10 @@ figures.show(
 # **The formula.** Unit $i$ has rank $k_i = 0, 1, 2, \dots$, and the step size $\epsilon$ and the range $\lambda$ fall
 # with time {cite:p}`martinetz1993neural`:
 #
-# $$ w_i \leftarrow w_i + \epsilon(t)\, e^{-k_i / \lambda(t)}\, (x - w_i), \qquad g(t) = g_i\, (g_f / g_i)^{t / t_{\max}} \text{ for } g = \epsilon, \lambda, T . $$ (eq-neural-gas)
+# $$ w_i \leftarrow w_i + \epsilon(t)\, e^{-k_i / \lambda(t)}\, (x - w_i), \qquad
+# g(t) = g_i\, (g_f / g_i)^{t / t_{\max}} . $$ (eq-neural-gas)
 #
+# Here $g$ stands for $\epsilon$, for $\lambda$ and for the lifetime $T$ of an edge.
 # The age of an edge grows each time one of its units wins and the edge is not used; an edge older than $T(t)$ is
 # removed.
 #
@@ -809,7 +811,7 @@ animation.graphs(
 
 # %% [markdown]
 # **What to see.** The map stays in one piece, and the units that join its two halves end where there are no samples.
-# The gas starts as a cloud with edges everywhere.
+# Early on, the gas is a cloud with edges everywhere.
 # As its range shrinks, the edges between the rings are no longer used, and they disappear.
 #
 # None of the four techniques of this chapter adds a unit; the table shows what each of them is given and what it

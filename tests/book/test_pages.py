@@ -41,7 +41,7 @@ def test_one_page_is_built_from_its_last_run(built, tmp_path, capfd):
     printed = capfd.readouterr().out
     assert "passes: up to date" in printed and f"The page is at {page}" in printed
     shown = BeautifulSoup(page.read_text(), "html.parser")
-    assert "We get 4.5 points" in shown.get_text() and shown.find(id="fig-line")
+    assert "We get 4.5\N{NO-BREAK SPACE}points" in shown.get_text() and shown.find(id="fig-line")
     assert not page.with_name("other.html").exists()
     assert (whole.read_bytes(), run.stat().st_mtime_ns) == before
     assert not (root / "_build" / "page.new").exists()

@@ -1,4 +1,4 @@
-"""Numbers keep their units: a measured value that is shown in a sentence does not break before its spread or its unit."""
+"""Numbers keep their units: a measured value in a sentence does not break before its spread or its unit."""
 
 import re
 
