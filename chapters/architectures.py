@@ -93,7 +93,7 @@ from lib.architectures import (
     spatially_separable,
 )
 from lib.architectures.mobilenet import mobilenet
-from lib.architectures.shared import onnx, roofline
+from lib.architectures.shared import fused_pools, onnx, roofline
 from lib.architectures.shared.activations import peak_activation_bytes
 from lib.architectures.shared.memory import keep_memory
 from lib.architectures.shared.receptive_field import receptive_field
@@ -748,7 +748,6 @@ record("filters.threes_weights_pct", 100 * 18 / 25, digits=0, exact=True)
 # **What to see.** One $5 \times 5$ convolution misclassifies {mean}`architectures.filters.five_error_pct` of the test
 # images, and two $3 \times 3$ convolutions misclassify {mean}`architectures.filters.plain_error_pct`:
 # {glue:text}`architectures.filters.outcome`.
-# {glue:text}`architectures.filters.outcome`.
 # The two have {mean}`architectures.filters.threes_weights_pct` of the weights of the one.
 # The survey says that $3 \times 3$ filters are recommended ({verdict}`C3.1-04`).
 # With $1 \times 1$ filters alone, the network
@@ -1065,7 +1064,7 @@ dense = nn.functional.conv2d(images, layer.kernel(), layer.rows.bias, padding=2)
 torch.testing.assert_close(layer(images), dense)
 assert (torch.linalg.matrix_rank(layer.kernel()) == 1).all()
 convolution, average = nn.Conv2d(3, 4, 5, padding=2).double(), nn.AvgPool2d(2)
-one = spatially_separable.fused(convolution, average)
+one = fused_pools.fused(convolution, average)
 torch.testing.assert_close(one(images), average(convolution(images)))
 
 # %% [markdown]
@@ -1464,7 +1463,7 @@ record("separated.error_pct", errors(separated), digits=1)
 # [Low-rank factorization](pruning_factorization.py) separates trained filters in another way, in which several filters share columns and rows.
 #
 # **Fusing what is not linear.** A convolution and its pool are one convolution only if the pool takes the mean and no
-# activation is between them; `spatially_separable.fuse` refuses everything else.
+# activation is between them; `fused_pools.fuse` refuses everything else.
 #
 # **Comparing by count.** Networks of equal multiply-adds differ in time, as the last table and
 # [the roofline](fig-layer-roofline) show; to choose a network for a device, you need the clock.

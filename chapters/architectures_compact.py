@@ -71,8 +71,9 @@ from lib.architectures.depthwise_separable import DepthwiseSeparable
 from lib.architectures.inception import MODULES, Inception
 from lib.architectures.mobilenet import mobilenet
 from lib.architectures.residual_block import BasicBlock
+from lib.architectures.shared.flow import flow
 from lib.architectures.shared.network import Network, scaled
-from lib.architectures.shufflenet import Unit, flow, permutation, shuffle, shufflenet
+from lib.architectures.shufflenet import Unit, permutation, shuffle, shufflenet
 from lib.architectures.squeezenet import Fire, Stem, squeezenet
 from lib.cache import trained
 from lib.datasets import Split
@@ -594,7 +595,9 @@ figures.curves(
 # $a g + b$ of the result is channel $b n + a$.
 # On a map of $h \times w$, a unit with a bottleneck of $m$ of its $c$ channels takes
 #
-# $$ h w \Big( \frac{2 c m}{g} + 9 m \Big) \quad\text{multiply-adds, a residual bottleneck}\quad h w \big( 2 c m + 9 m^2 \big) . $$ (eq-shufflenet)
+# $$ h w \Big( \frac{2 c m}{g} + 9 m \Big) $$ (eq-shufflenet)
+#
+# multiply-adds, and a residual bottleneck takes $h w\, (2 c m + 9 m^2)$.
 #
 # **The code.**
 
@@ -921,7 +924,7 @@ figures.legend(right_side, columns=1, narrow=True)
 figures.logarithmic(right_side, "x")
 left.set(xlabel="test accuracy (%)")
 right_side.set(xlabel="time (3 x 3 = 1)")
-said = f"At equal multiply-adds: {NAMES[leader]} {np.mean(tested[leader]):.0f} %, {NAMES[rival]} {np.mean(tested[rival]):.0f} %; times differ up to {most:.1f} fold"
+said = f"At equal multiply-adds: {NAMES[leader]} {np.mean(tested[leader]):.0f} %, {NAMES[rival]} {np.mean(tested[rival]):.0f} %; in a batch, one takes up to {most:.1f} times as long as another"
 figures.show(
     figure,
     lead=True,

@@ -324,12 +324,14 @@ for kind, name in NAMES.items():
     row, found = {"network": name}, scores[kind]
     row["parameters"] = f"{measure.parameters(nets[kind][0]):,}"
     right = [one.global_accuracy_pct for one in found]
-    row["right pixels"] = record(f"segnet.{kind}_global_accuracy_pct", right, digits=1)
+    text = record(f"segnet.{kind}_global_accuracy_pct", right, digits=1)
+    row["right pixels (%)"] = text.removesuffix(" %")
     mean = [one.class_accuracy_pct for one in found]
-    row["mean of classes"] = record(f"segnet.{kind}_class_accuracy_pct", mean, digits=1)
+    text = record(f"segnet.{kind}_class_accuracy_pct", mean, digits=1)
+    row["mean of classes (%)"] = text.removesuffix(" %")
     miou[kind] = [one.mean_iou_pct for one in found]
     key = "segnet.miou_pct" if kind == "segnet" else f"segnet.{kind}_miou_pct"
-    row["mIoU"] = record(key, miou[kind], digits=1)
+    row["mIoU (%)"] = record(key, miou[kind], digits=1).removesuffix(" %")
     ratio = times[kind].median / times["segnet"].median
     key = f"segnet.{kind}_latency_ratio"
     own = kind == "segnet"
@@ -774,13 +776,13 @@ ax.set(xlabel="IoU on test scenes (%)", ylabel="class, rarest below")
 figures.legend(ax, columns=3)
 low = {kind: float(overlaps(kind, "rare").mean()) for kind in ("segnet", "light")}
 high = {kind: float(overlaps(kind, "frequent").mean()) for kind in ("segnet", "light")}
-text = f"{low['segnet']:.0f} % for SegNet and {low['light']:.0f} % for the light network; of the others {high['segnet']:.0f} % and {high['light']:.0f} %"
+text = f"{low['segnet']:.0f}\u00a0% for SegNet and {low['light']:.0f}\u00a0% for the light network; of the others {high['segnet']:.0f}\u00a0% and {high['light']:.0f}\u00a0%"
 figures.show(
     figure,
-    finding=f"IoU of classes with less than {100 * rare / len(classes):.1f} % of the pixels: {text}",
+    finding=f"IoU of classes with less than {100 * rare / len(classes):.1f}\u00a0% of the pixels: {text}",
     name="fig-classes",
     caption="Intersection over union of each class, from the rarest at the bottom to the most frequent; means over networks, with 95 % intervals where there are three or more.",
-    alt=f"Dots for each class and network. Of classes with less than {100 * rare / len(classes):.1f} % of the pixels the mean IoU is {text}.",
+    alt=f"Dots for each class and network. Of classes with less than {100 * rare / len(classes):.1f}\u00a0% of the pixels the mean IoU is {text}.",
 )
 
 # %% [markdown]

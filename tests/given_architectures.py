@@ -1,4 +1,4 @@
-"""Networks whose norms are not the identity, networks with the weights of others, and what every network must hold."""
+"""Drawn values, networks whose norms are not the identity or with the weights of others, and what all must hold."""
 
 import copy
 from collections.abc import Callable
@@ -7,6 +7,17 @@ import pytest
 import torch
 from given import equal, generator
 from torch import nn
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal values of float64."""
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Assert that values of float64 differ by their rounding only."""
+    assert ours.shape == expected.shape
+    assert (ours - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
 def with_drawn_norms(network: nn.Module) -> nn.Module:

@@ -66,7 +66,7 @@ class DenseLayer(nn.Module):
     def __init__(self, inputs: int, growth: int, *, bottleneck: bool = False, dropout: float = 0.0) -> None:
         check_sizes({"inputs": inputs, "growth": growth})
         super().__init__()
-        self.inputs, self.growth, self.outputs = inputs, growth, inputs + growth
+        self.inputs, self.outputs = inputs, inputs + growth
         units = [unit(inputs, growth, 3, dropout=dropout)]
         if bottleneck:
             units = [unit(inputs, 4 * growth, 1, dropout=dropout), unit(4 * growth, growth, 3, dropout=dropout)]
@@ -107,7 +107,7 @@ class DenseBlock(nn.Sequential):
                 for i in range(layers)
             )
         )
-        self.inputs, self.growth, self.outputs = inputs, growth, inputs + layers * growth
+        self.inputs, self.outputs = inputs, inputs + layers * growth
 
 
 class Transition(nn.Sequential):
@@ -133,7 +133,7 @@ class Transition(nn.Sequential):
         if outputs < 1:
             raise ValueError(f"compression {compression} of {inputs} channels leaves none")
         super().__init__(unit(inputs, outputs, 1, dropout=dropout), nn.AvgPool2d(2))
-        self.inputs, self.outputs = inputs, outputs
+        self.outputs = outputs
 
 
 def cifar_densenet(

@@ -58,7 +58,7 @@ class DepthwiseSeparable(nn.Sequential):
         # end of method
         middle = {} if between is None else {"between": between}
         super().__init__(OrderedDict(depthwise=depthwise, **middle, pointwise=pointwise))
-        self.inputs, self.outputs, self.kernel, self.stride = inputs, outputs, kernel, stride
+        self.inputs, self.outputs = inputs, outputs
 
 
 def dense_kernel(depthwise: Tensor, pointwise: Tensor, *, rank: int = 1) -> Tensor:
@@ -210,8 +210,7 @@ def xception(
     """
     check_sizes({"channels": channels, "classes": classes})
     check_strides(strides, count=5)
-    if isinstance(middle, bool) or not isinstance(middle, int) or middle < 0:
-        raise ValueError(f"middle must be a whole number of 0 or more, not {middle!r}")
+    check_sizes({"middle": middle}, {"middle": 0})
     _activation(between)  # refuses before anything is built
     w = {n: scaled(n, width) for n in (32, 64, 128, 256, 728, 1024, 1536, 2048)}
     with seeded(seed):

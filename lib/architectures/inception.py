@@ -13,19 +13,15 @@ has 3 x 3 filters in place of 5 x 5, batch norm in place of biases and local res
 """
 
 from collections import OrderedDict
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lib import training
-from lib.architectures.shared.heads import WithHeads
+from lib.architectures.shared.convolutions import activated, draw_weights
 from lib.architectures.shared.network import Network, scaled
 from lib.arguments import check_sizes
-from lib.datasets import Split
 from lib.seeding import seeded
-from lib.training import FitOptions
 
 
 class Sizes(NamedTuple):
@@ -64,7 +60,6 @@ MODULES = {
     "5a": Sizes(256, 160, 320, 32, 128, 128),
     "5b": Sizes(384, 192, 384, 48, 128, 128),
 }
-HEADS = ("inception4a", "inception4d")  # the modules whose maps the auxiliary heads read
 
 
 class Inception(nn.Module):
@@ -91,7 +86,7 @@ class Inception(nn.Module):
         if large % 2 == 0:
             raise ValueError(f"large must be odd, so that height and width stay, not {large}")
         super().__init__()
-        self.inputs, self.sizes = inputs, sizes
+        self.inputs = inputs
         self.outputs = sizes.ones + sizes.threes + sizes.fives + (sizes.pooled or inputs)
 
         def branch(*convolutions: tuple[int | None, int]) -> list[nn.Module]:
@@ -100,7 +95,7 @@ class Inception(nn.Module):
             maps = inputs
             for filters, size in convolutions:
                 if filters is not None:
-                    layers.append(_activated(maps, filters, size, batch_norm=batch_norm))
+                    layers.append(activated(maps, filters, size, batch_norm=batch_norm))
                     maps = filters
             return layers
 
@@ -129,9 +124,10 @@ def googlenet(
 ) -> Network:
     """Build GoogLeNet: three convolutions, nine Inception modules with pools between them, and the mean of each map.
 
-    The layers are those of szegedy2015going, Table 1. The auxiliary heads only take part in training: :func:`fit`. The
-    paper names neither the constants of its local response normalization nor its initial weights: we take those of
-    Caffe's GoogLeNet for the first, over 5 maps, and He's (normal) for the second.
+    The layers are those of szegedy2015going, Table 1. The auxiliary heads only take part in training:
+    :func:`lib.architectures.shared.heads.fit`. The paper names neither the constants of its local response
+    normalization nor its initial weights: we take those of Caffe's GoogLeNet for the first, over 5 maps; for the
+    second, He's (normal) in the convolutions and PyTorch's in the last layer.
 
     seed: of the initial weights, default 0.
     channels: of the images, default 3.
@@ -151,11 +147,11 @@ def googlenet(
     first, third = scaled(64, width), scaled(192, width)
     with seeded(seed):
         layers = OrderedDict[str, nn.Module](
-            conv1=_activated(channels, first, 7, 2, batch_norm=batch_norm),
+            conv1=activated(channels, first, 7, stride=2, batch_norm=batch_norm),
             pool1=_pool(),
             norm1=nn.LocalResponseNorm(5),
-            conv2=_activated(first, first, 1, batch_norm=batch_norm),
-            conv3=_activated(first, third, 3, batch_norm=batch_norm),
+            conv2=activated(first, first, 1, batch_norm=batch_norm),
+            conv3=activated(first, third, 3, batch_norm=batch_norm),
             norm2=nn.LocalResponseNorm(5),
             pool2=_pool(),
         )
@@ -171,138 +167,9 @@ def googlenet(
         layers |= OrderedDict(fc=nn.Linear(inputs, classes))
         # each of four pools needs two pixels, and the first convolution has stride 2
         network = Network(layers, channels=channels, least=31)
-        _initialize(network)
+        draw_weights(network, "normal")  # with PyTorch's, next to nothing arrives after 22 layers
         return network
-
-
-class Head(nn.Module):
-    """An auxiliary classifier on the maps of an Inception module (szegedy2015going, section 5).
-
-    A mean over 5 x 5 with stride 3, which makes 4 x 4 of 14 x 14 (of maps of another size, a second mean makes 4 x 4),
-    1 x 1 filters, a hidden layer, dropout of 70 %, and the classes.
-
-    inputs: channels of the maps, 1 or more.
-    classes: number of outputs, 2 or more.
-    filters: 1 x 1 filters, default 128.
-    hidden: units of the hidden layer, default 1024.
-    batch_norm: whether batch norm follows the convolution in place of a bias, default False.
-
-    Input (n, inputs, height, width), output (n, classes) logits.
-
-    >>> Head(512, 1000)(torch.zeros(1, 512, 14, 14)).shape
-    torch.Size([1, 1000])
-    """
-
-    def __init__(
-        self, inputs: int, classes: int, *, filters: int = 128, hidden: int = 1024, batch_norm: bool = False
-    ) -> None:
-        check_sizes({"inputs": inputs, "classes": classes, "filters": filters, "hidden": hidden})
-        super().__init__()
-        self.conv = _activated(inputs, filters, 1, batch_norm=batch_norm)
-        self.fc1, self.fc2 = nn.Linear(16 * filters, hidden), nn.Linear(hidden, classes)
-        self.dropout = nn.Dropout(0.7)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        if min(maps.shape[2:]) >= 5:
-            maps = functional.avg_pool2d(maps, 5, 3)
-        maps = self.conv(functional.adaptive_avg_pool2d(maps, 4))
-        return self.fc2(self.dropout(torch.relu(self.fc1(maps.flatten(1)))))
-
-
-def with_heads(
-    network: Network,
-    *,
-    seed: int = 0,
-    weight: float = 0.3,
-    filters: int = 128,
-    hidden: int = 1024,
-    loss: str | training.Loss = "cross_entropy",
-) -> WithHeads:
-    """Put the two auxiliary heads on a GoogLeNet, to train them together (szegedy2015going, section 5).
-
-    network: what :func:`googlenet` builds; it is trained in place, and holds no head.
-    seed: of the initial weights of the heads, default 0.
-    weight: of the loss of each head, 0 or more, default 0.3.
-    filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.
-    loss: "cross_entropy" (default) or another one of ``training.fit``.
-
-    Raises ValueError for a network without the modules that the heads read, and for numbers that are not accepted.
-
-    >>> from lib import measure
-    >>> with torch.device("meta"):
-    ...     model = with_heads(googlenet(large=3, batch_norm=True))
-    >>> measure.parameters(model.network), measure.parameters(model.heads)
-    (6624904, 6379984)
-    """
-    layers = dict(network.named_children())
-    read = {name: layer for name in HEADS if isinstance(layer := layers.get(name), Inception)}
-    last = layers.get("fc")
-    if len(read) < len(HEADS) or not isinstance(last, nn.Linear):
-        raise ValueError(f"the heads need a network with {', '.join(HEADS)} and fc, as googlenet builds it")
-    normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    sizes = {"filters": filters, "hidden": hidden}
-    with seeded(seed):
-        heads = {n: Head(m.outputs, last.out_features, batch_norm=normalized, **sizes) for n, m in read.items()}
-        model = WithHeads(network, heads, weight=weight, loss=loss)
-        model.heads.to(last.weight)
-        _initialize(model.heads)
-    return model
-
-
-def fit(
-    network: Network,
-    split: Split,
-    *,
-    epochs: int,
-    seed: int,
-    weight: float = 0.3,
-    filters: int = 128,
-    hidden: int = 1024,
-    **options: Unpack[FitOptions],
-) -> list[float]:
-    """Train a GoogLeNet with its two auxiliary heads, which are thrown away afterwards (szegedy2015going, section 5).
-
-    network: what :func:`googlenet` builds; trained in place, and in evaluation mode afterwards.
-    split: the samples to train on; at least one.
-    epochs: passes over the split, 0 or more.
-    seed: of the order of the samples, of dropout, and of the initial weights of the heads.
-    weight: of the loss of each head, 0 or more, default 0.3.
-    filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.
-    options: how to train, as in :class:`lib.training.FitOptions`.
-
-    Returns the mean loss of each epoch, with that of the heads.
-    Raises TypeError for other options, and ValueError for what :func:`with_heads` or ``training.fit`` refuses.
-
-    >>> twos = Sizes(2, 2, 2, 2, 2, 2)
-    >>> modules = {"inception4a": Inception(3, twos), "inception4d": Inception(8, twos)}
-    >>> rest = {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(8, 2)}
-    >>> small = Network(OrderedDict(modules | rest), channels=3)
-    >>> split = Split(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
-    >>> len(fit(small, split, epochs=2, seed=0, filters=4, hidden=8))
-    2
-    """
-    training.check_options(options)
-    loss = options.get("loss", "cross_entropy")
-    model = with_heads(network, seed=seed, weight=weight, filters=filters, hidden=hidden, loss=loss)
-    with seeded(seed):  # dropout
-        return training.fit(model, split, epochs=epochs, seed=seed, teaching=model, **options)
-
-
-def _activated(inputs: int, filters: int, size: int, stride: int = 1, *, batch_norm: bool) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, filters, size, stride, padding=size // 2, bias=not batch_norm)
-    layers = OrderedDict[str, nn.Module](conv=convolution)
-    layers |= {"bn": nn.BatchNorm2d(filters)} if batch_norm else {}
-    return nn.Sequential(layers | OrderedDict(relu=nn.ReLU()))
 
 
 def _pool() -> nn.MaxPool2d:
     return nn.MaxPool2d(3, 2, ceil_mode=True)
-
-
-def _initialize(module: nn.Module) -> None:
-    """Draw He's weights for all convolutions: with PyTorch's own, next to nothing arrives after 22 layers."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

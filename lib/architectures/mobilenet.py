@@ -81,8 +81,7 @@ def mobilenet(
     check_sizes({"channels": channels, "classes": classes})
     check_strides(strides, count=5)
     _check_resolution(resolution)
-    if isinstance(middle, bool) or not isinstance(middle, int) or middle < 0:
-        raise ValueError(f"middle must be a whole number of 0 or more, not {middle!r}")
+    check_sizes({"middle": middle}, {"middle": 0})
     first, *halvings = strides
     # method
     plan = [(64, 1), (128, halvings[0]), (128, 1), (256, halvings[1]), (256, 1), (512, halvings[2])]

@@ -111,7 +111,7 @@ class BasicBlock(ResidualBlock):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, *, shortcut: Shortcut = "B") -> None:
         check_block(inputs, outputs, stride, shortcut=shortcut)
         super().__init__(inputs, outputs, stride)
-        self.inputs, self.outputs, self.stride, self.kind = inputs, outputs, stride, shortcut
+        self.outputs, self.kind = outputs, shortcut
         if shortcut != "B":  # the class above has built that one
             self.shortcut = shortcut_layers(inputs, outputs, stride, shortcut=shortcut)
 
@@ -127,6 +127,9 @@ class BasicBlock(ResidualBlock):
         added = self.residual(x)
         return torch.relu(added if self.kind == "none" else added + self.shortcut(x))
         # end of method
+
+    def extra_repr(self) -> str:  # no weight tells a plain block apart, and the cache knows a network by its text
+        return f"shortcut={self.kind}"
 
 
 class Bottleneck(nn.Module):
@@ -155,7 +158,7 @@ class Bottleneck(nn.Module):
         if strided not in get_args(Strided):
             raise ValueError(f'strided must be "1x1" or "3x3", not {strided!r}')
         super().__init__()
-        self.inputs, self.outputs, self.stride, self.kind, self.strided = inputs, outputs, stride, shortcut, strided
+        self.outputs, self.kind = outputs, shortcut
         middle = outputs // 4
         self.conv1 = nn.Conv2d(inputs, middle, 1, stride if strided == "1x1" else 1, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
@@ -172,6 +175,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.residual(x) if self.kind == "none" else self.residual(x) + self.shortcut(x))
+
+    def extra_repr(self) -> str:  # as in the basic block
+        return f"shortcut={self.kind}"
 
 
 def cifar_resnet(

@@ -29,6 +29,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lib.architectures.shared.convolutions import activated, draw_weights
 from lib.architectures.shared.encoder_decoder import EncoderDecoder
 from lib.architectures.shared.network import scaled
 from lib.architectures.squeezenet import VERSIONS, Fire, fire_sizes
@@ -64,7 +65,9 @@ def segnet(seed: int = 0, *, channels: int = 3, classes: int = 11, width: float 
         decoder = [_chain([*stage[::-1], before]) for before, stage in zip(inputs[1:-1], stages[1:], strict=True)]
         last = nn.Conv2d(stages[0][0], classes, 3, padding=1)
         decoder.insert(0, _chain(stages[0][::-1]).append(last))
-        return _drawn(EncoderDecoder(encoder, nn.Identity(), decoder[::-1], channels=channels, least=32, kernel=2))
+        network = EncoderDecoder(encoder, nn.Identity(), decoder[::-1], channels=channels, least=32, kernel=2)
+        draw_weights(network, "uniform")
+        return network
 
 
 class DFire(nn.Module):
@@ -85,10 +88,9 @@ class DFire(nn.Module):
     def __init__(self, inputs: int, expand1x1: int, expand3x3: int, outputs: int, *, batch_norm: bool = False) -> None:
         check_sizes({"inputs": inputs, "expand1x1": expand1x1, "expand3x3": expand3x3, "outputs": outputs})
         super().__init__()
-        self.inputs, self.outputs = inputs, outputs
-        self.expand1x1 = _unit(inputs, expand1x1, 1, batch_norm=batch_norm)
-        self.expand3x3 = _unit(inputs, expand3x3, 3, batch_norm=batch_norm)
-        self.squeeze = _unit(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
+        self.expand1x1 = activated(inputs, expand1x1, 1, batch_norm=batch_norm)
+        self.expand3x3 = activated(inputs, expand3x3, 3, batch_norm=batch_norm)
+        self.squeeze = activated(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
 
     # method
     def forward(self, x: Tensor) -> Tensor:
@@ -110,10 +112,9 @@ class LightDFire(nn.Sequential):
         check_sizes({"inputs": inputs, "expand1x1": expand1x1, "expand3x3": expand3x3, "outputs": outputs})
         # method
         fire = Fire(inputs, scaled(inputs, 1 / 8), expand1x1, expand3x3, batch_norm=batch_norm)
-        squeeze = _unit(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
+        squeeze = activated(expand1x1 + expand3x3, outputs, 1, batch_norm=batch_norm)
         # end of method
         super().__init__(OrderedDict(fire=fire, squeeze=squeeze))
-        self.inputs, self.outputs = inputs, outputs
 
 
 def squeeze_segnet(
@@ -127,7 +128,7 @@ def squeeze_segnet(
 ) -> EncoderDecoder:
     """Build Squeeze-SegNet: SqueezeNet 1.0, and DFire modules that mirror it (nanfack2018squeezesegnet).
 
-    The initial weights are He's (uniform).
+    The initial weights are He's (uniform); the last layer, a transposed convolution, keeps PyTorch's.
 
     seed: of the initial weights, default 0.
     channels: of the images, default 3.
@@ -153,7 +154,7 @@ def squeeze_segnet(
     if not all(min(size) for size in sizes):
         raise ValueError(f"width must leave a filter of each kind in every fire module, and {width} leaves none")
     with seeded(seed):
-        begin = _unit(channels, first, stem.kernel, stride=stem.stride, padding=0, batch_norm=batch_norm)
+        begin = activated(channels, first, stem.kernel, stride=stem.stride, padding=0, batch_norm=batch_norm)
         fires = [Fire(inputs, *size, batch_norm=batch_norm) for inputs, size in zip(widths[:-1], sizes, strict=True)]
         mirror = LightDFire if light else DFire
         # from the outputs of each fire module to its inputs, with as many filters that expand
@@ -162,7 +163,7 @@ def squeeze_segnet(
             for fire, size in zip(fires, sizes, strict=True)
         ]
         between = [] if light else [(widths[-1], detour), (detour, widths[-1])]
-        middle = [fires[7], *(_unit(a, b, 1, batch_norm=batch_norm) for a, b in between), dfires[7]]
+        middle = [fires[7], *(activated(a, b, 1, batch_norm=batch_norm) for a, b in between), dfires[7]]
         # undoes h -> (h - 7) / 2 + 1; where that is rounded, one pixel too many is cut
         end = nn.ConvTranspose2d(first, classes, 10, stride=2, padding=1)
         network = EncoderDecoder(
@@ -173,34 +174,9 @@ def squeeze_segnet(
             least=21,
             kernel=3,
         )
-        return _drawn(network)
-
-
-def _unit(
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    padding: int | None = None,
-    batch_norm: bool,
-    bias: bool | None = None,
-) -> nn.Sequential:
-    """A convolution, batch norm or none, and ReLU; with a bias where there is no batch norm, by default."""
-    padding, bias = kernel // 2 if padding is None else padding, not batch_norm if bias is None else bias
-    layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias))
-    layers |= {"bn": nn.BatchNorm2d(outputs)} if batch_norm else {}
-    return nn.Sequential(layers | OrderedDict(relu=nn.ReLU()))
+        draw_weights(network, "uniform")
+        return network
 
 
 def _chain(widths: list[int]) -> nn.Sequential:
-    return nn.Sequential(*(_unit(a, b, 3, batch_norm=True, bias=True) for a, b in pairwise(widths)))
-
-
-def _drawn(network: EncoderDecoder) -> EncoderDecoder:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    return network
+    return nn.Sequential(*(activated(a, b, 3, batch_norm=True, bias=True) for a, b in pairwise(widths)))

@@ -25,14 +25,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lib.architectures.shared.convolutions import activated, draw_weights
 from lib.architectures.shared.network import Network, scaled
 from lib.arguments import check_sizes
 from lib.seeding import seeded
-
-
-def _check_number(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of 0 or more, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,7 @@ class Stem:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        check_sizes({"filters": self.filters, "kernel": self.kernel, "stride": self.stride})
-        _check_number("padding", self.padding)
+        check_sizes(vars(self), {"padding": 0})
         if self.padding >= self.kernel:
             raise ValueError(f"padding must be below {self.kernel}, the size of the filter, not {self.padding}")
 
@@ -97,8 +92,7 @@ def fire_sizes(
     >>> fire_sizes(3)[::2]
     [FireSizes(squeeze=16, expand1x1=64, expand3x3=64), FireSizes(squeeze=32, expand1x1=128, expand3x3=128)]
     """
-    check_sizes({"modules": modules, "base_e": base_e, "freq": freq})
-    _check_number("incr_e", incr_e)
+    check_sizes({"modules": modules, "base_e": base_e, "freq": freq, "incr_e": incr_e}, {"incr_e": 0})
     if not (_is_share(squeeze_ratio) and squeeze_ratio > 0):
         raise ValueError(f"squeeze_ratio must be in (0, 1], not {squeeze_ratio!r}")
     if not _is_share(pct_3x3):
@@ -140,20 +134,18 @@ class Fire(nn.Module):
         bypass: bool = False,
         batch_norm: bool = False,
     ) -> None:
-        check_sizes({"inputs": inputs, "squeeze": squeeze})
-        _check_number("expand1x1", expand1x1)
-        _check_number("expand3x3", expand3x3)
+        sizes = {"inputs": inputs, "squeeze": squeeze, "expand1x1": expand1x1, "expand3x3": expand3x3}
+        check_sizes(sizes, {"expand1x1": 0, "expand3x3": 0})
         if not expand1x1 + expand3x3:
             raise ValueError("a fire module needs a filter that expands: expand1x1 and expand3x3 are both 0")
         if bypass and inputs != expand1x1 + expand3x3:
             raise ValueError(f"bypass needs as many outputs as inputs, not {expand1x1 + expand3x3} and {inputs}")
         super().__init__()
-        bias = not batch_norm
         self.inputs, self.outputs, self.bypass = inputs, expand1x1 + expand3x3, bypass
-        self.squeeze = _activated(nn.Conv2d(inputs, squeeze, 1, bias=bias))
+        self.squeeze = activated(inputs, squeeze, 1, batch_norm=batch_norm)
         self.expand = nn.ModuleDict(
             {
-                f"{size}x{size}": _activated(nn.Conv2d(squeeze, filters, size, padding=size // 2, bias=bias))
+                f"{size}x{size}": activated(squeeze, filters, size, batch_norm=batch_norm)
                 for size, filters in ((1, expand1x1), (3, expand3x3))
                 if filters
             }
@@ -242,8 +234,16 @@ def squeezenet(
         raise ValueError(f"bypass needs a fire module with as many outputs as inputs; here the widths are {widths}")
 
     with seeded(seed):
-        first = nn.Conv2d(channels, stem.filters, stem.kernel, stem.stride, stem.padding, bias=not batch_norm)
-        layers = OrderedDict[str, nn.Module](conv1=_activated(first))
+        layers = OrderedDict[str, nn.Module](
+            conv1=activated(
+                channels,
+                stem.filters,
+                stem.kernel,
+                stride=stem.stride,
+                padding=stem.padding,
+                batch_norm=batch_norm,
+            )
+        )
         for place in range(1, modules + 2):
             if place > 1:
                 a, b = widths[place - 2 : place]
@@ -257,21 +257,10 @@ def squeezenet(
         # n pixels after a pool need 2 n before it; n pixels after the stem need stride (n - 1) + kernel, with padding
         least = stem.stride * (2 ** len(pools) - 1) + stem.kernel - 2 * stem.padding
         network = Network(layers, channels=channels, least=max(1, least))
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        draw_weights(network, "uniform")
         nn.init.normal_(last.weight, std=0.01)
         return network
 
 
 def _is_share(value: float) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _activated(convolution: nn.Conv2d) -> nn.Sequential:
-    layers = OrderedDict[str, nn.Module](conv=convolution)
-    if convolution.bias is None:
-        layers["bn"] = nn.BatchNorm2d(convolution.out_channels)
-    return nn.Sequential(layers | OrderedDict(relu=nn.ReLU()))

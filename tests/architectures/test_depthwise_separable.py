@@ -1,12 +1,12 @@
 """Depthwise separable convolutions: one dense kernel, the best separable one, the ratio of costs, Xception."""
 
-import copy
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from given import equal, generator
+from given import generator
+from given_architectures import check_least_images, check_seed_and_copies
 from torch import nn
 from torch.nn.functional import conv2d
 
@@ -137,24 +137,12 @@ def test_a_small_xception_learns_on_small_images_with_and_without_activation():
 
 @pytest.mark.parametrize("strides", [(2, 2, 2, 2, 2), (1, 1, 2, 2, 2), (1, 1, 1, 1, 1), (2, 1, 1, 1, 1)])
 def test_xception_takes_its_least_images_and_no_smaller_ones(strides):
-    network = xception(channels=1, classes=2, width=0.02, middle=0, strides=strides).eval()
-    assert network(torch.zeros(1, 1, network.least, network.least)).shape == (1, 2)
-    with pytest.raises(ValueError, match=f"with {network.least} pixels or more on each side"):
-        network(torch.zeros(1, 1, 64, network.least - 1))
+    check_least_images(xception(channels=1, classes=2, width=0.02, middle=0, strides=strides), (1, 2))
 
 
 def test_xception_depends_on_its_seed_alone_and_can_be_copied():
-    options = {"classes": 2, "width": 0.02, "middle": 1}
-    state = torch.get_rng_state()
-    network = xception(1, **options)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert equal(network, xception(1, **options)) and not equal(network, xception(2, **options))
     images = torch.rand(1, 3, 32, 32, generator=generator(), dtype=torch.float64)
-    network = network.double().eval()
-    other = xception(2, **options).double().eval()
-    other.load_state_dict(network.state_dict())
-    for twin in (copy.deepcopy(network), other):
-        assert torch.equal(twin(images), network(images))
+    check_seed_and_copies(lambda seed: xception(seed, classes=2, width=0.02, middle=1), images)
 
 
 @pytest.mark.parametrize(

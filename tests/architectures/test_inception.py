@@ -1,18 +1,13 @@
-"""Inception against torchvision's, where that is the same, against the paper's table, and the loss with its heads."""
-
-import copy
-import math
-from collections import OrderedDict
+"""Inception against torchvision's, where that is the same, and against the paper's table."""
 
 import given
 import pytest
 import torch
 from torch import nn
 
-from lib import measure, training
-from lib.architectures import inception
-from lib.architectures.inception import HEADS, MODULES, Head, Inception, Sizes, googlenet, with_heads
-from lib.architectures.shared.network import Network
+from lib import measure
+from lib.architectures.inception import MODULES, Inception, Sizes, googlenet
+from lib.architectures.shared.heads import HEADS, with_heads
 from lib.vision import torchvision
 
 SMALL = Sizes(2, 3, 4, 2, 3, 1)
@@ -20,17 +15,6 @@ SMALL = Sizes(2, 3, 4, 2, 3, 1)
 
 def weights_of(model):
     return sum(p.numel() for p in model.parameters() if p.dim() > 1)
-
-
-def small(classes=2, seed=0):
-    """A network with the two modules that the heads read, float32."""
-
-    def build():
-        layers = OrderedDict(inception4a=Inception(1, SMALL), inception4d=Inception(10, SMALL))
-        layers |= OrderedDict(average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(10, classes))
-        return Network(layers, channels=1)
-
-    return given.seeded(build, seed)
 
 
 def same_as_torchvision(**options):
@@ -159,6 +143,7 @@ def test_normalization_by_neighbors_is_that_of_caffe():
 def test_networks_of_any_width_and_size_run(side):
     model = googlenet(channels=1, classes=3, width=0.05).eval()
     assert model(torch.rand(2, 1, side, side + 1)).shape == (2, 3)
+    assert model.dropout.p == 0.4
     with pytest.raises(ValueError, match="with 31 pixels or more"):
         model(torch.rand(2, 1, 30, 64))
 
@@ -175,83 +160,8 @@ def test_weights_come_from_the_seed_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     a, b, c = (googlenet(seed, classes=2, width=0.05) for seed in (1, 1, 2))
-    heads = [with_heads(a, seed=seed, filters=4, hidden=8).heads for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert given.equal(a, b) and not given.equal(a, c)
-    assert given.equal(heads[0], heads[1]) and not given.equal(heads[0], heads[2])
-
-
-def test_a_head_averages_five_by_five_with_stride_three():
-    head = given.seeded(lambda: Head(6, 3, filters=4, hidden=8)).double().eval()
-    maps = torch.rand(2, 6, 14, 14, generator=given.generator(), dtype=torch.float64)
-    means = torch.stack([maps[:, :, y : y + 5, x : x + 5].mean((2, 3)) for y in (0, 3, 6, 9) for x in (0, 3, 6, 9)], 2)
-    torch.testing.assert_close(head(means.reshape(2, 6, 4, 4)), head(maps))
-    assert head(torch.rand(2, 6, 1, 9, dtype=torch.float64)).shape == (2, 3)
-    assert head.dropout.p == 0.7 and googlenet(width=0.05).dropout.p == 0.4
-
-
-@pytest.mark.parametrize("weight", [0.3, 0, 2])
-def test_the_loss_is_that_of_the_paper(weight):
-    model = with_heads(small(), weight=weight, filters=4, hidden=8).double().eval()
-    split = given.split(5, 1, 6, 6, classes=2, dtype=torch.float64)
-    with model.lesson(model, split, augmented=False) as lesson:
-        outputs = model(split.images)
-        total = lesson(outputs, split.labels, split.images, torch.arange(5))
-    network, cost = model.network, nn.functional.cross_entropy
-    first = network.inception4a(split.images)
-    second = network.inception4d(first)
-    by_heads = sum(
-        cost(head(maps), split.labels) for head, maps in zip(model.heads.values(), (first, second), strict=True)
-    )
-    expected = cost(network(split.images), split.labels) + weight * by_heads
-    torch.testing.assert_close(total, expected)
-    parameters = list(model.parameters())
-    torch.testing.assert_close(torch.autograd.grad(total, parameters), torch.autograd.grad(expected, parameters))
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_heads_help_the_first_module_and_are_thrown_away():
-    split = given.split(16, 1, 6, 6, classes=2)
-    plain, helped, again = small(), small(), small()
-    options = {"epochs": 2, "seed": 0, "learning_rate": 0.05, "batch_size": 8}
-    training.fit(plain, split, **options)
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    losses = inception.fit(helped, split, filters=4, hidden=8, **options)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert losses == inception.fit(again, split, filters=4, hidden=8, **options) and given.equal(helped, again)
-    assert not given.equal(plain, helped) and list(given.state(plain)) == list(given.state(helped))
-    assert not helped.training and not any(isinstance(module, Head) for module in helped.modules())
-
-
-def test_without_weight_the_heads_change_nothing():
-    split = given.split(16, 1, 6, 6, classes=2)
-    plain, unhelped = small(), small()
-    options = {"epochs": 2, "seed": 0, "learning_rate": 0.05, "batch_size": 8}
-    losses = training.fit(plain, split, **options)
-    assert inception.fit(unhelped, split, weight=0.0, filters=4, hidden=8, **options) == losses
-    assert given.equal(plain, unhelped)
-
-
-def test_other_losses_are_those_of_the_heads_too():
-    split = given.split(8, 1, 6, 6, classes=2)
-    with_heads = [
-        inception.fit(small(), split, epochs=1, seed=0, filters=4, hidden=8, batch_size=8, loss=loss)
-        for loss in ("squared_hinge", training.squared_hinge, "cross_entropy")
-    ]
-    assert with_heads[0] == with_heads[1] != with_heads[2]
-
-
-def test_copies_and_states_answer_the_same():
-    model = with_heads(small(), filters=4, hidden=8).eval()
-    copied, fresh = copy.deepcopy(model).double(), with_heads(small(seed=5), seed=3, filters=4, hidden=8).eval()
-    fresh.load_state_dict(model.state_dict())
-    images = torch.rand(2, 1, 6, 6, generator=given.generator())
-    assert torch.equal(fresh(images), model(images))
-    torch.testing.assert_close(copied(images.double()).float(), model(images))
-    with copied.lesson(copied, given.split(2, 1, 6, 6), augmented=False) as lesson:
-        labels = torch.tensor([0, 1])
-        assert math.isfinite(lesson(copied(images.double()), labels, images, labels).item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -260,7 +170,6 @@ def test_other_types_of_floats_run(dtype):
     images = torch.rand(1, 3, 33, 33, generator=given.generator())
     expected = model(images).double()
     assert (model.to(dtype)(images.to(dtype)).double() - expected).abs().max() < 0.1 * expected.abs().max()
-    assert next(with_heads(model, filters=2, hidden=2).heads.parameters()).dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -290,27 +199,3 @@ def test_modules_of_bad_sizes_are_refused(inputs, sizes, options, says):
 def test_networks_of_bad_sizes_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         googlenet(**options)
-
-
-def test_bad_training_is_refused_before_anything_changes():
-    network, split = small(), given.split(4, 1, 6, 6, classes=2)
-    before = given.state(network)
-    for options, says in (
-        ({"weight": -1}, "weight must be a finite number of 0 or more, not -1"),
-        ({"weight": float("nan")}, "weight must be a finite number of 0 or more, not nan"),
-        ({"loss": "no"}, "loss must be one of cross_entropy"),
-        ({"hidden": 0}, "hidden must be a whole number of 1 or more, not 0"),
-        ({"epochs": -1}, "epochs must be 0 or more"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            inception.fit(network, split, **{"epochs": 1, "seed": 0} | options)
-    with pytest.raises(ValueError, match="the split is empty"):
-        inception.fit(network, split.first(0), epochs=1, seed=0)
-    with pytest.raises(TypeError, match="there is no option 'rate'"):
-        inception.fit(network, split, epochs=1, seed=0, rate=1)
-    assert given.same_state(before, given.state(network)) and network.training
-
-
-def test_heads_need_the_modules_that_they_read():
-    with pytest.raises(ValueError, match="the heads need a network with inception4a, inception4d and fc"):
-        with_heads(Network(OrderedDict(fc=nn.Linear(3, 2)), channels=1))

@@ -5,7 +5,7 @@ import copy
 import given
 import pytest
 import torch
-from given_architectures import with_drawn_norms, with_weights_of
+from given_architectures import check_seed_and_copies, drawn, with_drawn_norms, with_weights_of
 from torch import nn
 
 from lib import measure, models
@@ -142,13 +142,16 @@ def test_plain_and_padded_networks_start_from_the_same_weights():
     assert not torch.allclose(a(images), plain(images))
 
 
-def test_weights_depend_on_the_seed_alone_and_have_hes_spread():
-    before = torch.get_rng_state()
-    first, again, other = (given.state(cifar_resnet(seed, depth=8)) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert given.same_state(first, again) and not given.same_state(first, other)
-    name = "stage3_1.conv2.weight"
-    assert float(first[name].std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+@pytest.mark.parametrize("build", [BasicBlock, Bottleneck])
+def test_its_text_tells_a_plain_block_apart(build):
+    blocks = [build(8, 8, shortcut=shortcut) for shortcut in ("A", "B", "none")]
+    assert len({str(block) for block in blocks}) == 3
+
+
+def test_it_depends_on_its_seed_alone_with_weights_of_hes_spread():
+    check_seed_and_copies(lambda seed: cifar_resnet(seed, depth=8), drawn(2, 3, 9, 8))
+    weight = cifar_resnet(1, depth=8).stage3_1.conv2.weight
+    assert float(weight.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("build", [cifar_resnet, imagenet_resnet])

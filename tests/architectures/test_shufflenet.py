@@ -1,16 +1,15 @@
 """ShuffleNet: the shuffle as a permutation, who sees whom, the counts of the paper and of other people's code."""
 
-import copy
-
 import pytest
 import torch
-from given import equal, generator
+from given import generator
 from given_architectures import check_least_images, check_seed_and_copies
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d
 
 from lib import measure
-from lib.architectures.shufflenet import OUTPUTS, Shuffle, Unit, flow, permutation, shuffle, shufflenet
+from lib.architectures.shared.flow import flow
+from lib.architectures.shufflenet import OUTPUTS, Shuffle, Unit, permutation, shuffle, shufflenet
 from lib.vision import torchvision
 
 SMALL = {"classes": 3, "outputs": 48, "groups": 4, "units": (2, 1), "strides": (1, 1, 2, 2)}
@@ -18,10 +17,6 @@ SMALL = {"classes": 3, "outputs": 48, "groups": 4, "units": (2, 1), "strides": (
 
 def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator(), dtype=torch.float64)
-
-
-def test_twelve_channels_in_three_groups_are_dealt_in_turn():
-    assert shuffle(torch.arange(12)[None], 3).tolist() == [[0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]]
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(12, 3), (12, 4), (6, 6), (5, 1), (240, 8), (1, 1)])
@@ -74,16 +69,6 @@ def test_a_unit_mixes_groups_only_by_its_shuffle(shuffled):
     blocks = torch.block_diag(*[torch.ones(12, 12, dtype=torch.bool)] * 3)
     reached = flow(unit, normal(6, 36, 2, 2)) > 0
     assert reached.all() if shuffled else torch.equal(reached, blocks)
-
-
-def test_flow_is_the_jacobian_of_a_linear_layer_and_leaves_it_alone():
-    layer = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(inplace=True)).train()
-    nn.init.constant_(layer[0].bias, 100)  # so that no unit is off
-    before = copy.deepcopy(layer)
-    found = flow(layer, normal(2, 3, 2, 1).float())
-    torch.testing.assert_close(found, 4 * layer[0].weight.detach().double().abs()[:, :, 0, 0])
-    assert equal(layer, before) and layer.training and layer[0].weight.grad is None
-    assert flow(nn.Sequential(nn.Flatten(), nn.Linear(12, 7)), normal(1, 3, 2, 2)).shape == (7, 3)
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(24, 24, 1), (24, 48, 2), (12, 24, 1)])
@@ -243,9 +228,6 @@ def test_it_depends_on_its_seed_alone_and_can_be_copied():
         (lambda: shufflenet(units=()), "units must be a whole number for each stage"),
         (lambda: shufflenet(units=(1, 1)), "strides must be 4 numbers"),
         (lambda: shufflenet(classes=1), "classes must be"),
-        (lambda: flow(nn.ReLU(), torch.zeros(3, 4)), r"images of \(3, 4\): they must be"),
-        (lambda: flow(nn.ReLU(), torch.zeros(0, 3, 2, 2)), "none of them 0"),
-        (lambda: flow(nn.ReLU(), torch.full((1, 1, 1, 1), float("nan"))), "NaN or infinity"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

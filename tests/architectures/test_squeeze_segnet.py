@@ -6,6 +6,7 @@ from itertools import pairwise
 import given
 import pytest
 import torch
+from given_architectures import with_drawn_norms
 from torch import nn
 from torch.nn import functional
 
@@ -110,16 +111,20 @@ def test_too_small_images_and_other_channels_are_refused(name):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_mirrored_fire_module_is_its_equation(batch_norm):
     x = images(2, 16, 4, 5, dtype=torch.float64)
-    block = given.seeded(lambda: DFire(16, 6, 5, 7, batch_norm=batch_norm)).double().eval()
-    assert block(x).shape == (2, 7, 4, 5)
-    if not batch_norm:
-        one, three, last = (unit.conv for unit in (block.expand1x1, block.expand3x3, block.squeeze))
-        a = torch.einsum("oi,nihw->nohw", one.weight[:, :, 0, 0], x) + one.bias[:, None, None]
-        patches = functional.unfold(x, 3, padding=1)
-        b = (three.weight.flatten(1) @ patches + three.bias[:, None]).unflatten(2, (4, 5))
-        wide = torch.cat([a, b], 1).clamp(min=0)
-        y = torch.einsum("oi,nihw->nohw", last.weight[:, :, 0, 0], wide) + last.bias[:, None, None]
-        torch.testing.assert_close(block(x), y.clamp(min=0))
+    block = with_drawn_norms(given.seeded(lambda: DFire(16, 6, 5, 7, batch_norm=batch_norm))).double()
+
+    def unit(layers, patches):  # relu(W x + b), or with batch norm for b; patches of a place in a column
+        y = layers.conv.weight.flatten(1) @ patches
+        if not batch_norm:
+            return (y + layers.conv.bias[:, None]).clamp(min=0)
+        bn = layers.bn
+        mean, var, weight, bias = (v[:, None] for v in (bn.running_mean, bn.running_var, bn.weight, bn.bias))
+        return (weight * (y - mean) / (var + bn.eps).sqrt() + bias).clamp(min=0)
+
+    wide = [unit(block.expand1x1, x.flatten(2)), unit(block.expand3x3, functional.unfold(x, 3, padding=1))]
+    y = unit(block.squeeze, torch.cat(wide, 1)).unflatten(2, (4, 5))
+    assert y.shape == (2, 7, 4, 5) and y.any()
+    torch.testing.assert_close(block(x), y)
 
 
 def test_counts_of_both_mirrored_fire_modules_are_their_formulas():

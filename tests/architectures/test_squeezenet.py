@@ -1,10 +1,9 @@
 """SqueezeNet against the paper's Table 1, torchvision's networks, its formulas, and its strategies."""
 
-import copy
-
 import given
 import pytest
 import torch
+from given_architectures import check_seed_and_copies, drawn, with_weights_of
 from torch import nn
 
 from lib import measure
@@ -59,8 +58,7 @@ def test_alexnet_has_nearly_49_times_the_parameters():
 def test_with_copied_weights_it_gives_torchvisions_answers(version, dtype):
     build = getattr(torchvision.models, f"squeezenet{version.replace('.', '_')}")
     theirs = given.seeded(lambda: build(num_classes=7)).to(dtype).eval()
-    ours = squeezenet(version=version, classes=7).to(dtype).eval()
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    ours = with_weights_of(theirs, squeezenet(version=version, classes=7).to(dtype).eval())
     images = given.split(2, 3, 70, 97, dtype=dtype).images
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))
@@ -203,27 +201,18 @@ def test_the_smallest_image_is_the_smallest_that_works(options, least):
             nn.Sequential.forward(network, torch.zeros(1, 3, least, least - 1))
 
 
-def test_weights_depend_on_the_seed_alone_and_are_drawn_like_torchvisions():
-    before = torch.get_rng_state()
-    first, again, other = (given.state(squeezenet(seed, classes=9)) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert given.same_state(first, again) and not given.same_state(first, other)
+def test_it_depends_on_its_seed_alone_and_can_be_copied():
+    options = {"channels": 1, "classes": 3, "width": 0.25, "stem": SMALL, "pools": (2,), "bypass": True}
+    check_seed_and_copies(lambda seed: squeezenet(seed, batch_norm=True, **options), drawn(2, 1, 9, 5))
+
+
+def test_weights_are_drawn_like_torchvisions():
     theirs = given.seeded(lambda: torchvision.models.squeezenet1_0(num_classes=9)).state_dict()
-    for ours, reference in zip(first.values(), theirs.values(), strict=True):
+    for ours, reference in zip(squeezenet(1, classes=9).state_dict().values(), theirs.values(), strict=True):
         if ours.dim() > 1:
             assert float(ours.std()) == pytest.approx(float(reference.std()), rel=0.1)
         else:
             assert not ours.any() and not reference.any()
-
-
-def test_a_copy_gives_the_same_answers():
-    options = {"channels": 1, "classes": 3, "width": 0.25, "stem": SMALL, "pools": (2,), "bypass": True}
-    network, again = (squeezenet(seed, batch_norm=True, **options).double() for seed in (0, 1))
-    images = torch.randn(2, 1, 9, 5, generator=given.generator(), dtype=torch.float64)
-    network(images)  # moves the statistics of batch norm
-    again.load_state_dict(network.state_dict())
-    for other in (again, copy.deepcopy(network)):
-        assert torch.equal(other.eval()(images), network.eval()(images))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import running
+from lib.arguments import check_sizes
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -38,8 +39,7 @@ def export(model: nn.Module, path: str | Path, images: Tensor, *, opset: int = 1
     if images.dtype != torch.float32 or not images.dim() or not images.numel() or not images.isfinite().all():
         what = f"{images.dtype} of {tuple(images.shape)}"
         raise ValueError(f"images must be float32 numbers, finite and at least one image, not {what}")
-    if isinstance(opset, bool) or not isinstance(opset, int) or opset < 18:
-        raise ValueError(f"opset must be a whole number of 18 or more, not {opset!r}")
+    check_sizes({"opset": opset}, {"opset": 18})
     if not 0 < tolerance < float("inf"):
         raise ValueError(f"tolerance must be a finite number above 0, not {tolerance!r}")
     if missing := [name for name in PACKAGES if find_spec(name) is None]:

@@ -12,6 +12,11 @@ from lib import running, weights
 from lib.arguments import check_sizes
 
 Size = int | tuple[int, int]  # of a window: of both sides, or height and width
+# max pools that a mean over the same windows cannot replace
+REFUSED = {
+    "max_pool2d_with_indices",
+    *(f"{kind}_max_pool2d{places}" for kind in ("adaptive", "fractional") for places in ("", "_with_indices")),
+}
 
 
 def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -24,7 +29,8 @@ def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
     shape: of one input, (channels, height, width), so large that the field does not reach its border.
 
     Returns (height, width) in pixels.
-    Raises ValueError for an output that is no map, and for a field that reaches the border.
+    Raises ValueError for an output that is no map or has no gradient, for a field that reaches the border, and for max
+    pools that are adaptive, fractional or dilated, or that return the places of their maxima.
 
     >>> receptive_field(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 3)), (1, 9, 9))
     (5, 5)
@@ -42,8 +48,11 @@ def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
             raise ValueError(f"the output must be a map (n, channels, height, width), not {answered}")
         # method
         middle = answers[0, :, answers.shape[2] // 2, answers.shape[3] // 2].sum()
-        seen = torch.autograd.grad(middle, image)[0][0].count_nonzero(0) > 0  # (height, width)
+        reached = torch.autograd.grad(middle, image, allow_unused=True)[0] if middle.requires_grad else None
+        seen = torch.zeros(height, width) if reached is None else reached[0].count_nonzero(0)
         # end of method
+    if not seen.any():
+        raise ValueError("no pixel has a gradient: the output must not be constant near an input of zeros")
     rows, columns = (seen.any(along).nonzero().flatten().tolist() for along in (1, 0))
     if {0, height - 1} & {*rows} or {0, width - 1} & {*columns}:
         raise ValueError(f"the field reaches the border of an input of {shape}: give a larger height and width")
@@ -69,6 +78,8 @@ class _Means(TorchFunctionMode):
     """Max pools take the mean of their windows, so that every pixel of a window has a gradient."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (name := getattr(function, "__name__", "")) in REFUSED:
+            raise ValueError(f"a layer calls {name}: of max pools, only max_pool2d without indices can be measured")
         return (_mean if function in (torch.max_pool2d, functional.max_pool2d) else function)(*args, **(kwargs or {}))
 
 
@@ -79,10 +90,8 @@ def _mean(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-    return_indices: bool = False,
+    return_indices: bool = False,  # as torch passes it; with True, another function is called
 ) -> Tensor:
-    if dilation not in (1, (1, 1), [1, 1]) or return_indices:
-        raise ValueError(
-            f"a max pool has dilation {dilation} and return_indices {return_indices}: accepted are 1, False"
-        )
+    if dilation not in (1, (1, 1), [1, 1]):
+        raise ValueError(f"a max pool has dilation {dilation}: accepted is 1")
     return functional.avg_pool2d(images, size, stride, padding, ceil_mode)

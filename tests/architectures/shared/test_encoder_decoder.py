@@ -68,6 +68,12 @@ def test_other_pools_and_other_numbers_of_stages_are_refused(decoder, kernel):
         EncoderDecoder(one, nn.Identity(), decoder * one, channels=1, least=2, kernel=kernel)
 
 
+def test_its_text_tells_two_kernels_apart():
+    one = [nn.Identity()]
+    networks = [EncoderDecoder(one, nn.Identity(), one, channels=1, least=2, kernel=kernel) for kernel in (2, 3)]
+    assert str(networks[0]) != str(networks[1])
+
+
 def test_images_that_are_too_small_are_refused():
     one = [nn.Identity()]
     network = EncoderDecoder(one, nn.Identity(), one, channels=1, least=2, kernel=2)

@@ -80,16 +80,43 @@ def test_dead_units_and_pruned_weights_do_not_hide_pixels():
     assert receptive_field(magnitude.prune(model.float(), density=0.1), (1, 9, 9)) == (5, 5)
 
 
-def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match="the field reaches the border of an input of"):
-        receptive_field(nn.Conv2d(1, 1, 3, padding=1), (1, 3, 9))
-    with pytest.raises(ValueError, match="the field reaches the border"):
-        receptive_field(nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(1)), (1, 9, 9))
-    with pytest.raises(ValueError, match=r"the output must be a map .* not \(1, 9\)"):
-        receptive_field(nn.Flatten(), (1, 3, 3))
-    with pytest.raises(ValueError, match="a max pool has dilation 2"):
-        receptive_field(nn.MaxPool2d(2, dilation=2), (1, 9, 9))
-    with pytest.raises(ValueError, match="height must be a whole number of 1 or more, not 0"):
-        receptive_field(nn.Identity(), (1, 0, 9))
-    with pytest.raises(ValueError, match=r"does not take images of shape \(1, 2, 9, 9\)"):
-        receptive_field(nn.Conv2d(1, 1, 3), (2, 9, 9))
+class Calls(nn.Module):
+    """A network that is one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+PLACES = {"return_indices": True}
+INDICES = "max_pool2d_with_indices: of max pools, only max_pool2d without indices can be measured"
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "says"),
+    [
+        (nn.Conv2d(1, 1, 3, padding=1), (1, 3, 9), "the field reaches the border of an input of"),
+        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(1)), (1, 9, 9), "the field reaches the border"),
+        (nn.Flatten(), (1, 3, 3), r"the output must be a map .* not \(1, 9\)"),
+        (nn.MaxPool2d(2, dilation=2), (1, 9, 9), "a max pool has dilation 2: accepted is 1"),
+        (Calls(lambda x: nn.functional.max_pool2d(x, 3, **PLACES)[0]), (1, 9, 9), f"a layer calls {INDICES}"),
+        (nn.MaxPool2d(3, **PLACES), (1, 9, 9), f"a layer calls {INDICES}"),
+        (nn.AdaptiveMaxPool2d(3), (1, 9, 9), "a layer calls adaptive_max_pool2d: "),
+        (nn.AdaptiveMaxPool2d(3, **PLACES), (1, 9, 9), f"a layer calls adaptive_{INDICES}"),
+        (nn.FractionalMaxPool2d(2, output_size=3), (1, 9, 9), "a layer calls fractional_max_pool2d: "),
+        (nn.FractionalMaxPool2d(2, output_size=3, **PLACES), (1, 9, 9), f"a layer calls fractional_{INDICES}"),
+        (nn.Hardshrink(), (1, 9, 9), "no pixel has a gradient"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Softshrink()), (1, 9, 9), "no pixel has a gradient"),
+        (Calls(torch.sign), (1, 9, 9), "no pixel has a gradient"),
+        (Calls(lambda x: torch.ones(1, 1, 3, 3)), (1, 9, 9), "no pixel has a gradient"),
+        (Calls(lambda x: torch.ones(1, 1, 3, 3, requires_grad=True)), (1, 9, 9), "no pixel has a gradient"),
+        (nn.Identity(), (1, 0, 9), "height must be a whole number of 1 or more, not 0"),
+        (nn.Conv2d(1, 1, 3), (2, 9, 9), r"does not take images of shape \(1, 2, 9, 9\)"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(model, shape, says):
+    with pytest.raises(ValueError, match=says):
+        receptive_field(model, shape)
