@@ -65,7 +65,7 @@ from functools import cache, partial
 import numpy as np
 import torch
 from scipy.stats import binomtest, spearmanr
-from torch import fx, nn
+from torch import nn
 
 from lib import datasets, evidence, figures, measure, training
 from lib.datasets import Split
@@ -76,6 +76,7 @@ from lib.morphism.shared import (
     edit_distance,
     embedding,
     gaussian_process,
+    paths,
     tree_search,
 )
 from lib.morphism.shared.branches import Branches
@@ -324,6 +325,11 @@ names = {
 rows = []
 
 
+def record_ppm(name, shares, digits=9):
+    ppm = [1e6 * value for value in shares]
+    record(f"exact.{name}_difference_ppm", ppm, unit="ppm", digits=digits)
+
+
 def row_of(name, doubles, singles):
     largest = [max(values) for values in (doubles, singles)]
     texts = [f"{value:.0e}" if value else "0" for value in largest]
@@ -334,32 +340,16 @@ for kind, name in names.items():
     row_of(name, gaps[kind, 64], gaps[kind, 32])
 for name in real_networks:
     row_of(name, real_gaps[name, 64], real_gaps[name, 32])
-    ppm = [1e6 * value for value in real_gaps[name, 64]]
-    record(f"exact.{name}_difference_ppm", ppm, unit="ppm", digits=9)
+    record_ppm(name, real_gaps[name, 64])
 figures.table(
     rows,
     caption="Largest difference of the outputs in evaluation and training mode, as a share of the largest output, in double and in single precision; last the networks of torchvision",
 )
 largest = [max(gaps[kind, 64][seed] for kind in kinds) for seed in range(seeds)]
-record(
-    "exact.largest_difference_ppm",
-    [1e6 * value for value in largest],
-    unit="ppm",
-    digits=9,
-)
 rounded = [max(gaps[kind, 32][seed] for kind in kinds) for seed in range(seeds)]
-record(
-    "exact.single_difference_ppm",
-    [1e6 * value for value in rounded],
-    unit="ppm",
-    digits=2,
-)
-record(
-    "exact.chain_difference_ppm",
-    [1e6 * value for value in chains],
-    unit="ppm",
-    digits=9,
-)
+record_ppm("largest", largest)
+record_ppm("single", rounded, digits=2)
+record_ppm("chain", chains)
 record("exact.digits", [-math.log10(max(value, 1e-16)) for value in largest], digits=1)
 record("exact.single_digits", [-math.log10(max(v, 1e-16)) for v in rounded], digits=1)
 record("exact.changed_images", changed, digits=1)
@@ -558,41 +548,6 @@ figures.show(
 
 
 # %% tags=["hide-input"]
-class Traced(fx.Tracer):  # layers and branches are single nodes
-    def is_leaf_module(self, module, name):
-        return isinstance(module, Branches) or super().is_leaf_module(module, name)
-
-
-class Noted(fx.Interpreter):  # which nodes carry tensors, and not sizes
-    def run_node(self, node):
-        value = super().run_node(node)
-        several = value if isinstance(value, tuple | list) else [value]
-        node.meta["carries"] = all(isinstance(one, torch.Tensor) for one in several)
-        return value
-
-
-def inside(module):  # paths through a module
-    if isinstance(module, Branches):
-        return sum(map(inside, module.branches))
-    return math.prod(map(inside, module)) if isinstance(module, nn.Sequential) else 1
-
-
-def paths(network, example):
-    network = network.eval()
-    traced = fx.GraphModule(network, Traced().trace(network))
-    Noted(traced).run(example)
-    ways = {}
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            ways[node] = 1
-        elif node.meta["carries"] and node.op != "get_attr":
-            own = 1
-            if node.op == "call_module":
-                own = inside(traced.get_submodule(node.target))
-            ways[node] = own * sum(ways.get(one, 0) for one in node.all_input_nodes)
-    return next(ways[node] for node in traced.graph.nodes if node.op == "output")
-
-
 parent = parents[0]
 counted = {
     "small": parent,
@@ -602,7 +557,7 @@ counted = {
     "add_concat": network_morphism.add_concat(parent, "conv1", "conv2", x),
     "subnet": network_morphism.subnet(parent, "conv2", x, branches=((3, 1), (5,))),
 }
-counted = {name: paths(network, x) for name, network in counted.items()}
+counted = {name: paths.count(network, x) for name, network in counted.items()}
 of_family = {}
 for name in families:
     sizes = (
@@ -612,7 +567,7 @@ for name in families:
     )
     with torch.device("meta"):
         network = getattr(torchvision.models, name)(**sizes)
-        of_family[name] = paths(network, torch.zeros(1, 3, 299, 299))
+        of_family[name] = paths.count(network, torch.zeros(1, 3, 299, 299))
 assert counted["small"] == of_family["alexnet"] == 1
 
 # %% tags=["remove-input"]
@@ -727,21 +682,32 @@ cost = {
 one_of = {described(chain): chain for chain in reversed(candidates)}
 
 
-def searches(limited, times, budget):  # regrets (searches, evaluations), and gaps
+def limited_to_median(limited):  # what a search may draw, and the truth about it
     costs = cost[limited]
     limit = float(np.median(list(costs.values())))
     allowed = Within(space, costs.__getitem__, limit=limit)
-    once = {chain: costs[chain] for chain in one_of.values()}
-    different = Within(space, lambda chain: once.get(chain, math.inf), limit=limit)
     truth = {c: value for c, value in truths.truth().items() if costs[c] <= limit}
+    return allowed, truth
+
+
+def fitness_of(seed):  # one of the trainings in the table
+    return partial(truths.validation, seed=table.SEEDS[seed % len(table.SEEDS)])
+
+
+def searches(limited, times, budget):  # regrets (searches, evaluations), and gaps
+    costs = cost[limited]
+    allowed, truth = limited_to_median(limited)
+    once = {chain: costs[chain] for chain in one_of.values()}
+    different = Within(
+        space, lambda chain: once.get(chain, math.inf), limit=allowed.limit
+    )
     lacking = {"auto_keras": [], "random": [], "all": []}
     seen = {
         "auto_keras": [],
         "random": [],
     }  # what the choice lacks on validation images
     for seed in range(times):
-        of = table.SEEDS[seed % len(table.SEEDS)]
-        fitness = partial(truths.validation, seed=of)
+        fitness = fitness_of(seed)
         options = {"budget": budget, "seed": seed}
         histories = {
             "auto_keras": auto_keras.search(
@@ -828,15 +794,14 @@ for limited, found in {"multiply-adds": lacks, **others}.items():
         "searches": len(found["random"]),
     }
     for name, title in (("auto_keras", "Auto-Keras"), ("random", "random search")):
-        row[title] = evidence.formatted(
-            found[name][:, -1].tolist(), unit="points", digits=2
-        )
+        regrets = found[name][:, -1].tolist()
+        row[title] = evidence.formatted(regrets, unit="", digits=2)
     away = (found["random"] - found["auto_keras"])[:, -1].tolist()
-    row["advantage"] = evidence.formatted(away, unit="points", digits=2)
+    row["advantage"] = evidence.formatted(away, unit="", digits=2)
     rows.append(row)
 figures.table(
     rows,
-    caption="Regret at equal evaluations; the first row decides, the others are exploratory",
+    caption="Regret in points at equal evaluations; the first row decides, the others are exploratory",
 )
 
 # %% [markdown]
@@ -948,25 +913,24 @@ def grown(seed):  # a search that continues from trained networks
 
 
 def at_random(seed):  # as many random networks, each from scratch
-    random, networks = np.random.default_rng(seed), []
+    random, rows = np.random.default_rng(seed), []
     rate = rate_of("layers", "fresh", after[0])
     for _ in range(trainings):
         network = built(Plans().sample(random), seed)
-        networks.append(fitted(network, 1, rate, seed, few))
-    return networks
-
-
-def chosen(networks):  # by validation images
-    return max(networks, key=lambda network: accuracy(network, validation))
+        network = fitted(network, 1, rate, seed, few)
+        rows.append((accuracy(network, validation), network))
+    return rows
 
 
 trees = [grown(seed) for seed in range(search_seeds)]
 random_ones = [at_random(seed) for seed in range(search_seeds)]
 found = {"grow": [], "random": [], "largest": []}
-for seed, (tree, networks) in enumerate(zip(trees, random_ones, strict=True)):
-    best = chosen([network for network in tree.networks if network is not None])
-    found["grow"].append(accuracy(best, tested))
-    found["random"].append(accuracy(chosen(networks), tested))
+for seed, (tree, drawn_ones) in enumerate(zip(trees, random_ones, strict=True)):
+    on_validation = [node.fitness for node in tree.rows]
+    found["grow"].append(accuracy(tree.networks[np.argmax(on_validation)], tested))
+    _, best = max(drawn_ones, key=lambda pair: pair[0])  # of validation images
+    found["random"].append(accuracy(best, tested))
+    networks = [network for _, network in drawn_ones]
     largest = max(networks, key=measure.parameters)  # not chosen by test
     again = fresh(largest, seed + 1)
     rate = rate_of("layers", "fresh", small_epochs + after[0])
@@ -1001,7 +965,9 @@ evidence.phrase("morphism.grow.outcome", said)
 tree = trees[0]
 figure, ax = figures.axes()
 reached_there = [row.fitness for row in tree.rows]
+depths = []
 for place, parent_row in enumerate(tree.parents):
+    depths.append(0 if parent_row is None else depths[parent_row] + 1)
     if parent_row is not None:
         ends = [parent_row + 1, place + 1]
         heights = [reached_there[parent_row], reached_there[place]]
@@ -1013,24 +979,20 @@ ax.scatter(
 )
 ax.set(xlabel="training", ylabel="validation accuracy (%)")
 ax.set_xticks(range(1, trainings + 1))
-depth = 0
-for place in range(trainings):
-    n, at_place = 0, place
-    while tree.parents[at_place] is not None:
-        n, at_place = n + 1, tree.parents[at_place]
-    depth = max(depth, n)
 text = f"{trainings} trainings of one epoch lead from {reached_there[0]:.0f} to {max(reached_there):.0f} %"
 figures.show(
     figure,
     finding=f"Each network continues a trained one: {text}",
     name="fig-tree",
     caption="One search: each dot is a network, its size the number of parameters, joined to the network that it is a morph of.",
-    alt=f"A tree of networks, validation accuracy against the number of the training: {text}; the longest line of descent has {depth + 1} networks.",
+    alt=f"A tree of networks, validation accuracy against the number of the training: {text}; the longest line of descent has {max(depths) + 1} networks.",
 )
 
 # %% [markdown]
-# **What to see.** {finding}`One large network without a search does better | morphism.grow.over_largest_points < 0`: with all these epochs it reaches {mean}`morphism.grow.largest_accuracy_pct 1`.
-# The search that keeps weights ends at {mean}`morphism.grow.grow_accuracy_pct 1`, as many random networks from scratch at {mean}`morphism.grow.random_accuracy_pct 1`.
+# **What to see.** {finding}`One large network without a search does better | morphism.grow.over_largest_points < 0`:
+# with all these epochs it reaches {mean}`morphism.grow.largest_accuracy_pct 1`.
+# The search that keeps weights ends at {mean}`morphism.grow.grow_accuracy_pct 1`, and that of as many random networks
+# from scratch at {mean}`morphism.grow.random_accuracy_pct 1`.
 # The difference of these two is {glue:text}`morphism.grow.over_random_points`: {glue:text}`morphism.grow.outcome`.
 #
 # (sec-path-level-morphism)=
@@ -1071,7 +1033,7 @@ for scheme, edge in (
     deep = path_level.branch(deep, edge, double, scheme=scheme)
 assert path_level.depth(deep, "conv2.branches.0.branches.1.branches.0") == 3
 assert apart(network, deep) < 1e-12
-assert paths(deep, double) == 4
+assert paths.count(deep, double) == 4
 
 # %% [markdown]
 # **An experiment.** In each small network, {mean}`morphism.trees.steps` random steps put a tree in place of the second convolution.
@@ -1084,7 +1046,7 @@ for seed in range(random_trees):
     exact = copy.deepcopy(parents[seed % seeds]).double()
     larger = path_level.insert_identity(exact, "conv2", double[:1])
     larger = path_level.grow(larger, "conv2", double[:1], steps=steps - 1, seed=seed)
-    several_paths.append(paths(larger, double))
+    several_paths.append(paths.count(larger, double))
     tree_gaps.append(1e6 * apart(exact, larger))
 for seed in range(seeds):
     layered = measure.multiply_adds(morphed("layers", seed), shape)
@@ -1230,7 +1192,7 @@ for i, (rate, accuracies) in enumerate(at_rate.items()):
     change = record(
         f"epochs.rate{i}_change_points", differences(accuracies, before), digits=1
     )
-    rows.append({"learning rate": rate, "change by one epoch": change})
+    rows.append({"learning rate": f"{rate:g}", "change by one epoch": change})
 figures.table(rows, caption="What one epoch does to a network that was made larger")
 record("epochs.largest_rate_points", differences(at_rate[max(rates)], before), digits=1)
 worst = min(differences(at_rate[max(rates)], before))
@@ -1265,6 +1227,7 @@ for spread in (0.0, noise):
     filters = wide.conv1.weight.detach().flatten(1)
     near = torch.cdist(filters, filters) < 1e-4 * filters.norm(dim=1).max()
     kinds_left[spread] = int(torch.linalg.matrix_rank(near.float()))
+assert kinds_left[0.0] == width < kinds_left[noise]
 evidence.answer(
     f"No: {kinds_left[0.0]} of the {2 * width} filters are different after an epoch, as many as before. Copies get the same gradient. With a little noise at the start it is {kinds_left[noise]}."
 )
@@ -1273,14 +1236,12 @@ evidence.answer(
 # 3. What does Auto-Keras find if it never looks at the standard deviation?
 
 # %% tags=["hide-cell"]
-limit = float(np.median(list(cost["multiply-adds"].values())))
-allowed = Within(space, cost["multiply-adds"].__getitem__, limit=limit)
-truth = {c: v for c, v in truths.truth().items() if cost["multiply-adds"][c] <= limit}
+allowed, truth = limited_to_median("multiply-adds")
 greedy = [
     regret.regret_points(
         auto_keras.search(
             allowed,
-            lambda chain: truths.validation(chain, seed=0),
+            fitness_of(seed),
             budget=evaluations,
             seed=seed,
             describe=described,
@@ -1294,7 +1255,7 @@ usual = last["auto_keras"][:other_repeats]
 words = ("that is worse", "that is better", "we can tell no difference")
 said = outcome(differences(greedy, usual), *words)
 evidence.answer(
-    f"With beta of zero it trains what it already believes in. Over {other_repeats} searches its regret is {np.mean(greedy):.2f} points, and {usual.mean():.2f} with the usual beta: {said}. The space is small, so the neighbors of good networks are good."
+    f"With beta of zero it trains what it already believes in. Over {other_repeats} searches its regret is {np.mean(greedy):.2f} points, and {usual.mean():.2f} with the usual beta: {said}."
 )
 
 # %% [markdown]

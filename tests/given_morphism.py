@@ -6,7 +6,20 @@ import torch
 from given import generator, seeded
 from torch import Tensor, nn
 
+from lib.morphism.shared.checks import largest_difference
+from lib.morphism.shared.edit_distance import Description
 from lib.vision import torchvision
+
+
+def difference(model: nn.Module, morphed: nn.Module, inputs: Tensor) -> float:
+    """The largest difference of the outputs in evaluation and in training mode; NaN where one is not finite."""
+    modes = [largest_difference(model, morphed, inputs, training=mode) for mode in (False, True)]
+    return float(torch.tensor(modes, dtype=torch.float64).max())
+
+
+def described(space, chain) -> Description:
+    """A chain of a space by the parameters of each layer: two operations of one position have two widths."""
+    return Description(tuple(layer.parameters for layer in space.operations_of(chain) if layer.parameters))
 
 
 class Crossing(nn.Module):

@@ -15,24 +15,20 @@ in the background while the tree is searched, and the limit of memory that adapt
 """
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from lib.morphism.shared import embedding, gaussian_process
-from lib.morphism.shared.edit_distance import Description, Distances
-from lib.morphism.shared.tree_search import Node, climb
+from lib.arguments import check_sizes
+from lib.morphism.shared.chooser import LEAST_NOISE, Chooser
+from lib.morphism.shared.edit_distance import Description
+from lib.morphism.shared.tree_search import Node
 from lib.search.history import Evaluation, History, Space, check_budget, evaluated
 
 C = TypeVar("C")
 N = TypeVar("N")
-
-DRAWS = 100  # tries to find a random candidate that is new, before the space counts as used up
-LEAST_NOISE = 1e-10  # the authors' default; with less, rounding can make the kernel matrix indefinite
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,13 @@ def search(
     seed: of all draws, 0 or more.
     describe: what the edit distance knows of a candidate.
     morph: draws a morph of a candidate with numpy's generator; default: the space's ``mutated``.
-    start: random candidates before the Gaussian process chooses, 1 or more, at most budget - 1; default 4.
+    start: random candidates before the Gaussian process chooses, 1 or more; default 4. At most budget - 1 are
+        drawn, so that it chooses at least once.
     batch: candidates that are chosen before the next evaluations, 1 or more; default 1.
     beta: weight of the standard deviation in the bound, 0 or more; default 2.576.
     skip_weight: of skip connections in the edit distance, above 0; default 0.1.
     noise: variance of the noise of the fitness, over the variance of the fitness, 1e-10 or more; default 1e-10.
-    jobs: processes that evaluate a batch; they change no result. Default 1.
+    jobs: processes that evaluate a batch, 1 or more; they change no result. Default 1.
 
     Returns the history; it ends before the budget where nothing new was found.
     Raises ValueError for arguments outside these bounds and for a space without candidates. Source: jin2019autokeras.
@@ -93,10 +90,8 @@ def search(
     (20, True)
     """
     check_budget(budget, seed, least=2)
-    for name, value in (("start", start), ("batch", batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of 1 or more, not {value!r}")
-    chooser = _Chooser(space, describe, morph or space.mutated, beta, skip_weight, noise, seed)
+    check_sizes({"start": start, "batch": batch, "jobs": jobs})
+    chooser = Chooser(space, describe, morph or space.mutated, beta, skip_weight, noise, seed)
     rows = evaluated(evaluate, chooser.draw(min(start, budget - 1), set()), jobs=jobs)
     while len(rows) < budget:
         chosen = chooser.choose(rows, min(batch, budget - len(rows)))
@@ -134,14 +129,24 @@ def grow(
 
     Returns the history with the parent and the network of each row. Raises ValueError as :func:`search` does.
     Source: jin2019autokeras.
+
+    >>> from lib.search.chains import Chains
+    >>> space = Chains()
+    >>> def train(path, network):
+    ...     return -space.parameters(path[-1]), [*(network or []), *path]
+    >>> def weights_of_layers(chain):
+    ...     return Description(tuple(layer.parameters for layer in space.operations_of(chain) if layer.parameters))
+    >>> tree = grow(space, train, first=next(iter(space)), budget=3, seed=0, describe=weights_of_layers)
+    >>> len(tree.rows), tree.networks[0] == [tree.rows[0].candidate]
+    (3, True)
     """
     check_budget(budget, seed, least=2)
-    chooser = _Chooser(space, describe, morph or space.mutated, beta, skip_weight, noise, seed)
+    chooser = Chooser(space, describe, morph or space.mutated, beta, skip_weight, noise, seed)
     chooser.describe(first)  # refuses before a training is spent
     rows: list[Evaluation[C]] = []
     parents: list[int | None] = []
     networks: list[N | None] = []
-    chosen = [Node(first, (first,))]
+    chosen = [Node((first,))]
     while chosen:
         [node] = chosen
         row, network = _trained(train, node.path, None if node.parent is None else networks[node.parent])
@@ -164,133 +169,3 @@ def _trained(
 
     [row] = evaluated(fitness, [path])
     return Evaluation(path[-1], row.fitness, row.failure), None if row.failure else results[0]
-
-
-class _Beliefs:
-    """What a Gaussian process makes of the architectures whose fitness is known."""
-
-    def __init__(
-        self,
-        known: Sequence[Description],
-        values: Sequence[float],
-        distances: Distances,
-        noise: float,
-        random: np.random.Generator,
-    ) -> None:
-        # method
-        self.known, self.distances, self.sets = list(known), distances, embedding.draw(len(known), random)
-        self.coordinates = self.sets.coordinates(distances(self.known, self.known))
-        kernel = embedding.kernel(self.coordinates, self.coordinates)
-        self.process = gaussian_process.fit(kernel, np.array(values), noise=noise)
-        # end of method
-
-    def predict(self, descriptions: Sequence[Description]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the fitness of each architecture."""
-        coordinates = self.sets.coordinates(self.distances(descriptions, self.known))
-        return self.process.predict(embedding.kernel(coordinates, self.coordinates))
-
-
-class _Chooser(Generic[C]):
-    """Chooses what to evaluate next."""
-
-    def __init__(
-        self,
-        space: Space[C],
-        describe: Callable[[C], Description],
-        morph: Callable[[C, np.random.Generator], C],
-        beta: float,
-        skip_weight: float,
-        noise: float,
-        seed: int,
-    ) -> None:
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta must be a finite number of 0 or more, not {beta!r}")
-        if not LEAST_NOISE <= noise < math.inf:
-            raise ValueError(f"noise must be a finite number of {LEAST_NOISE} or more, not {noise!r}")
-        _check_not_empty(space)
-        self.space, self.morph, self.beta, self.noise = space, morph, beta, noise
-        self.distances = Distances(skip_weight)
-        self.describe = lru_cache(maxsize=100_000)(_checked(describe))
-        self.random = np.random.default_rng(seed)
-
-    def draw(self, count: int, tried: set[Description]) -> list[C]:
-        """At most ``count`` random candidates whose descriptions are new."""
-        drawn: dict[Description, C] = {}
-        for _ in range(DRAWS * count):
-            candidate = self.space.sample(self.random)
-            if self.describe(candidate) not in tried:
-                drawn.setdefault(self.describe(candidate), candidate)
-            if len(drawn) == count:
-                break
-        return list(drawn.values())
-
-    def choose(self, rows: Sequence[Evaluation[C]], count: int) -> list[Node[C]]:
-        """At most ``count`` candidates with new descriptions."""
-        tried = {self.describe(row.candidate) for row in rows}
-        worked = [(place, row) for place, row in enumerate(rows) if not row.failure]
-        roots = [Node(row.candidate, (row.candidate,), place) for place, row in worked]
-        scores = _standardized([row.fitness for _, row in worked])
-        known, values = [self.describe(row.candidate) for _, row in worked], list(scores)
-        chosen: list[Node[C]] = []
-        while len(chosen) < count:
-            beliefs = _Beliefs(known, values, self.distances, self.noise, self.random) if roots else None
-            node = self.climbed(roots, scores, beliefs, tried) if beliefs else None
-            if node is None:  # nothing to learn from yet, or the tree has nothing new
-                node = next((Node(candidate, (candidate,)) for candidate in self.draw(1, tried)), None)
-            if node is None:
-                break
-            chosen.append(node)
-            tried.add(self.describe(node.candidate))
-            if beliefs:
-                known.append(self.describe(node.candidate))
-                values.append(float(beliefs.predict(known[-1:])[0][0]))
-        return chosen
-
-    def climbed(
-        self, roots: Sequence[Node[C]], scores: Sequence[float], beliefs: _Beliefs, tried: set[Description]
-    ) -> Node[C] | None:
-        """The node of the tree whose bound is the largest found."""
-        return climb(
-            roots,
-            scores,
-            morph=self.morph,
-            describe=self.describe,
-            bounds=partial(self.bounds, beliefs),
-            tried=tried,
-            random=self.random,
-        )
-
-    def bounds(self, beliefs: _Beliefs, descriptions: Sequence[Description]) -> list[float]:
-        """The upper confidence bound of each architecture: mu + beta sigma."""
-        if not descriptions:
-            return []
-        mean, deviation = beliefs.predict(descriptions)
-        return (mean + self.beta * deviation).tolist()
-
-
-def _checked(describe: Callable[[C], Description]) -> Callable[[C], Description]:
-    def checked(candidate: C) -> Description:
-        description = describe(candidate)
-        if not isinstance(description, Description):
-            raise ValueError(f"describe must return a Description, not {description!r} for {candidate!r}")
-        return description
-
-    return checked
-
-
-def _check_not_empty(space: Space[C]) -> None:
-    try:
-        next(iter(space))
-    except StopIteration:
-        raise ValueError("the space has no candidates") from None
-    except TypeError:  # it is infinite, and cannot be listed
-        return
-
-
-def _standardized(fitness: Sequence[float]) -> list[float]:
-    """Fitness in standard deviations from its mean; zeros where all are the same."""
-    if not fitness:
-        return []
-    scaled = np.array(fitness) / (np.abs(fitness).max() or 1)  # so that squares neither overflow nor vanish
-    spread = scaled.std()
-    return ((scaled - scaled.mean()) / (spread if spread > 1e-12 else 1)).tolist()

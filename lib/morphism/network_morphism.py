@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import structure
+from lib.arguments import check_one_of
 from lib.morphism.shared.checks import largest_difference
 from lib.morphism.shared.deepening import deepen, deepened
 from lib.morphism.shared.graphs import Graph
@@ -90,8 +91,7 @@ class Operation:
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        check_one_of("kind", self.kind, KINDS)
 
     def __str__(self) -> str:
         return " ".join(word for word in (self.kind, self.start, self.layer, str(self.size or "")) if word)
@@ -104,6 +104,10 @@ class Operation:
         seed: as for :func:`widen` and :func:`morph_depth`; default 0.
 
         Raises ValueError where the operation is not possible.
+
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> Operation("widen", "0", "", 6, (1, 2), torch.float32).apply(model)[2]
+        Linear(in_features=6, out_features=1, bias=True)
         """
         device = next((value.device for value in model.parameters()), torch.device("cpu"))
         example = torch.zeros(self.shape, dtype=self.dtype, device=device)
@@ -126,7 +130,8 @@ def operations(model: nn.Module, example: Tensor, *, factor: float = 2.0, kernel
 
     They are: layers to deepen; groups of channels to widen, by the first layer that computes them; kernels that grow by
     two; layers to make two of; and skips of both kinds between all pairs of layers, except for a layer that would read
-    its own input again.
+    its own input again. Whether one keeps the function is proved when it is applied: ``apply`` may still refuse it, as
+    where layers share a weight, or where the network changes a tensor in place that it reads under another name.
 
     model: any network that ``torch.fx`` can trace; left as it was.
     example: one or more inputs, (n, ...). Operations keep its shape and type, and are applied to zeros.
@@ -157,7 +162,7 @@ def operations(model: nn.Module, example: Tensor, *, factor: float = 2.0, kernel
         found.append(Operation(kind, layer, start, size, (1, *example.shape[1:]), example.dtype))
 
     for name, layer in layers.items():
-        if _possible(deepened, graph, name):
+        if _plan(deepened, graph, name):
             note("deepen", name, kernel if spatial(layer) else 1)
     for group in structure.groups(model, example):
         each = group.channels // group.parts
@@ -169,18 +174,17 @@ def operations(model: nn.Module, example: Tensor, *, factor: float = 2.0, kernel
             note("morph_depth", name, max(layer.weight.shape[2:], default=1))
     for i, end in enumerate(layers):
         for start in list(layers)[:i]:
-            if _possible(skipped, graph, start, end):
+            if _plan(skipped, graph, start, end):
                 note("add_skip", end, start=start)
-            if _possible(concatenated, graph, start, end):
-                x, own, _ = concatenated(graph, start, end)
-                if x is not own:
-                    note("add_concat", end, start=start)
+            joined = _plan(concatenated, graph, start, end)
+            if joined and joined[0] is not joined[1]:
+                note("add_concat", end, start=start)
     return found
 
 
-def _possible(plan: Callable[..., Any], graph: Graph, *names: str) -> bool:
+def _plan(planned: Callable[..., Any], graph: Graph, *names: str) -> Any:
+    """The nodes that an operation joins; None where it is not possible."""
     try:
-        plan(graph, *names)
+        return planned(graph, *names)
     except ValueError:
-        return False
-    return True
+        return None

@@ -28,8 +28,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of, check_sizes
 from lib.morphism.shared.branches import Branches
-from lib.morphism.shared.checks import check, check_noise, check_seed, check_whole, draw, proved, replaced
+from lib.morphism.shared.checks import check, check_noise, draw, proved, replaced
 from lib.morphism.shared.layers import layer_named
 from lib.morphism.shared.parts import by_channel, dense
 from lib.seeding import seeded
@@ -66,7 +67,8 @@ def branch(
     seed: of the noise; default 0.
 
     Returns the copy with branches, proved equal before noise is added. Raises ValueError for a layer that does not
-    exist, a scheme that does not fit it, more branches than it has channels, and a tree that would be too deep.
+    exist, a scheme that does not fit it, more branches than it has channels, a tree that would be too deep, and a layer
+    that shares a weight with another one.
 
     >>> model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
     >>> wide, x = branch(model, "0", torch.zeros(1, 2, 8, 8), scheme="replicate-concat"), torch.ones(1, 2, 8, 8)
@@ -76,10 +78,8 @@ def branch(
     check(model, example)
     old = layer_named(model, layer, nn.Module)
     check_noise(noise)
-    check_seed(seed)
-    check_whole("branches", branches, least=2)
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}")
+    check_sizes({"seed": seed, "branches": branches}, {"seed": 0, "branches": 2})
+    check_one_of("scheme", scheme, SCHEMES)
     if depth(model, layer) >= DEEPEST:
         raise ValueError(f"layer {layer!r} is {DEEPEST} branches deep already: a tree has no more")
     axis = -1 if isinstance(old, nn.Linear) else 1
@@ -118,7 +118,7 @@ def insert_identity(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
     layer: any module with one tensor in and one out.
     example: one or more inputs, (n, ...).
 
-    Returns the copy. Raises ValueError for a layer that does not exist.
+    Returns the copy. Raises ValueError for a layer that does not exist, or shares a weight with another one.
 
     >>> insert_identity(nn.Sequential(nn.Linear(2, 3)), "0", torch.zeros(1, 2))[0][1]
     Identity()
@@ -150,9 +150,8 @@ def replace_identity(model: nn.Module, edge: str, example: Tensor, *, operation:
     """
     check(model, example)
     old = layer_named(model, edge, nn.Identity)
-    check_seed(seed)
-    if operation not in EDGES:
-        raise ValueError(f"operation must be one of {', '.join(EDGES)}, not {operation!r}")
+    check_sizes({"seed": seed}, {"seed": 0})
+    check_one_of("operation", operation, EDGES)
     shape = _reads(model, edge, example)
     if len(shape) != 4:
         raise ValueError(f"edge {edge!r} gets a tensor of shape {shape}: (n, channels, height, width) is needed")
@@ -222,7 +221,8 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
     noise: as for :func:`branch`; default 0.
     seed: of all choices; default 0.
 
-    Returns the copy, ``steps`` larger. Raises ValueError for a layer that does not exist.
+    Returns the copy, ``steps`` larger. Raises ValueError for a layer that does not exist, and where no step is
+    possible.
 
     >>> x = torch.zeros(1, 4, 8, 8)
     >>> len(edges(grow(nn.Sequential(nn.Conv2d(4, 4, 3)), "0", x, steps=3), "0")) > 2
@@ -231,8 +231,7 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
     check(model, example)
     layer_named(model, layer, nn.Module)
     check_noise(noise)
-    check_seed(seed)
-    check_whole("steps", steps, least=0)
+    check_sizes({"seed": seed, "steps": steps}, {"seed": 0, "steps": 0})
     generator = torch.Generator().manual_seed(seed)
 
     def below(n: int) -> int:
@@ -242,7 +241,7 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
     for step in range(steps):
         leaves = edges(tree, layer)
         edge = leaves[below(len(leaves))]
-        schemes = [*SCHEMES, "insert"]
+        schemes, refused = [*SCHEMES, "insert"], {}
         while schemes:
             scheme = schemes.pop(below(len(schemes)))
             try:
@@ -252,16 +251,24 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
                     n = 2 + below(2) if scheme == "replicate-add" else 2
                     tree = branch(tree, edge, example, scheme=scheme, branches=n, noise=noise, seed=seed + step)
                 break
-            except ValueError:  # this scheme does not fit this edge; a node fits any
-                continue
+            except ValueError as error:  # this scheme does not fit this edge; a node fits most
+                refused[scheme] = error
+        else:
+            raise ValueError(f"edge {edge!r} can neither be branched nor followed by a node: {refused['insert']}")
     return tree
 
 
 def _reads(model: nn.Module, layer: str, example: Tensor) -> tuple[int, ...]:
-    """The shape that a module gets for the first example."""
+    """The shape that a module gets for the first example. ValueError where it gets none."""
     network, seen = twin(model), []
-    network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    answers(network, example[:1], training=False)
-    if not seen or len(seen[0]) < 2:
+    network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    try:
+        answers(network, example[:1], training=False)
+    except Exception as error:  # the network may raise anything
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{type(model).__name__} does not run on the example: {why}") from error
+    if seen and not seen[0]:
+        raise ValueError(f"layer {layer!r} is called with keywords alone: it must get its input by position")
+    if not seen or not isinstance(seen[0][0], Tensor) or seen[0][0].dim() < 2:
         raise ValueError(f"layer {layer!r} does not get (n, channels, ...) when the network runs")
-    return seen[0]
+    return tuple(seen[0][0].shape)

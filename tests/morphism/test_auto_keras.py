@@ -9,23 +9,18 @@ import numpy as np
 import pytest
 import torch
 from given import seeded
+from given_morphism import described
 from torch import nn
 
-from lib.morphism import auto_keras
 from lib.morphism.auto_keras import grow, search
-from lib.morphism.shared import embedding, gaussian_process
-from lib.morphism.shared.edit_distance import Description, Distances, distances
-from lib.morphism.shared.tree_search import Node
+from lib.morphism.network_morphism import widen
+from lib.morphism.shared import gaussian_process
+from lib.morphism.shared.edit_distance import Description, distances
 from lib.search import random_search
 from lib.search.chains import Chains
 
 CHAINS = Chains()
-
-
-@functools.cache
-def describe(chain):
-    """The parameters of each layer: two operations of one position have two widths."""
-    return Description(tuple(layer.parameters for layer in CHAINS.operations_of(chain) if layer.parameters))
+describe = functools.cache(functools.partial(described, CHAINS))
 
 
 class Widths:
@@ -96,39 +91,6 @@ def test_a_planted_optimum_is_found_in_most_searches():
 def test_each_evaluation_is_of_another_network():
     networks = [describe(row.candidate) for row in searched(budget=24).rows]
     assert len(set(networks)) == len(networks) == 24
-
-
-def test_the_tree_finds_the_largest_bound_of_a_small_space():
-    space, hits = Chains(positions=3, pools=2), 0
-
-    def weights(chain):
-        return Description(tuple(layer.parameters for layer in space.operations_of(chain) if layer.parameters))
-
-    for seed in range(6):
-        chooser = auto_keras._Chooser(space, weights, space.mutated, 2.576, 0.1, 1e-10, seed)
-        known = chooser.draw(6, set())
-        values = np.random.default_rng(seed).normal(size=6).tolist()
-        told = [weights(chain) for chain in known]
-        beliefs = auto_keras._Beliefs(told, values, chooser.distances, 1e-10, chooser.random)
-        roots = [Node(chain, (chain,), place) for place, chain in enumerate(known)]
-        node = chooser.climbed(roots, values, beliefs, set(told))
-        others = [one for one in map(weights, space) if one not in told]
-        hits += math.isclose(
-            chooser.bounds(beliefs, [weights(node.candidate)])[0], max(chooser.bounds(beliefs, others))
-        )
-    assert hits >= 5
-
-
-def test_the_bound_is_the_mean_and_beta_deviations():
-    chooser = auto_keras._Chooser(CHAINS, describe, CHAINS.mutated, 1.5, 0.1, 1e-3, 0)
-    told, values = [describe(chain) for chain in chooser.draw(7, set())], list(range(7))
-    new = [describe(chain) for chain in chooser.draw(5, set(told))]
-    beliefs = auto_keras._Beliefs(told, values, Distances(0.1), 1e-3, np.random.default_rng(3))
-    sets = embedding.draw(7, np.random.default_rng(3))
-    old, others = sets.coordinates(distances(told, told)), sets.coordinates(distances(new, told))
-    process = gaussian_process.fit(embedding.kernel(old, old), np.arange(7.0), noise=1e-3)
-    mean, deviation = process.predict(embedding.kernel(others, old))
-    np.testing.assert_allclose(chooser.bounds(beliefs, new), mean + 1.5 * deviation, rtol=1e-12)
 
 
 def test_the_scale_of_the_fitness_changes_nothing():
@@ -233,6 +195,7 @@ def test_a_search_in_which_all_fails_says_so():
         ({"beta": math.nan}, "beta must be a finite number"),
         ({"start": 0}, "start must be a whole number of 1 or more, not 0"),
         ({"batch": 1.5}, "batch must be a whole number of 1 or more, not 1.5"),
+        ({"jobs": 0}, "jobs must be a whole number of 1 or more, not 0"),
         ({"noise": 0.0}, "noise must be a finite number of 1e-10 or more"),
         ({"skip_weight": 0.0}, "skip_weight must be a finite number above 0"),
         ({"space": Widths(0), "describe": one_layer}, "the space has no candidates"),
@@ -308,20 +271,10 @@ def test_if_the_first_training_fails_a_random_one_begins():
 def test_real_networks_that_only_widen_keep_their_outputs():
     images = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
 
-    def widened(network, width):
-        """New hidden units with no outgoing weights."""
-        wide = seeded(lambda: nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3)), width)
-        with torch.no_grad():
-            old = len(network[0].bias)
-            wide[0].weight[:old], wide[0].bias[:old] = network[0].weight, network[0].bias
-            wide[2].weight[:, :old], wide[2].bias[:] = network[2].weight, network[2].bias
-            wide[2].weight[:, old:] = 0
-        return wide
-
     def train(path, network):
         network = network or seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)))
         for width in path[1:]:
-            network = widened(network, width)
+            network = widen(network, "0", images, width=width, new="zeros")
         return float(path[-1]), network
 
     tree = grown(train, first=4, budget=5)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 from given import equal, generator, refused, same_state, state
-from given_morphism import chain, crossing, images, of_torchvision
+from given_morphism import chain, crossing, difference, images, of_torchvision
 from torch import nn
 
 from lib.morphism import network_morphism as morphs
@@ -16,10 +16,6 @@ from lib.morphism.network_morphism import Operation, largest_difference, operati
 def unproved(monkeypatch):
     """Morphs without their proof: the test compares instead."""
     monkeypatch.setattr("lib.structure.proof.difference", lambda *_: "")
-
-
-def difference(model: nn.Module, morphed: nn.Module, inputs: torch.Tensor) -> float:
-    return max(largest_difference(model, morphed, inputs, training=mode) for mode in (False, True))
 
 
 @pytest.mark.usefixtures("unproved")
@@ -151,6 +147,27 @@ def test_the_random_state_of_the_caller_is_left_alone():
     for operation in operations(model, example)[:8]:
         operation.apply(model, noise=0.1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Aliased(nn.Module):
+    """Adds in place to a tensor that it reads under another name: the trace does not know of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        z = y
+        z += 1
+        return self.last(y)
+
+
+def test_what_the_trace_does_not_see_is_listed_and_then_refused():
+    model, x = Aliased(), torch.ones(1, 2)
+    listed = [operation for operation in operations(model, x) if operation.kind == "deepen"]
+    with refused(model, "deepening layer 'first' would change what Aliased computes"):
+        listed[0].apply(model)
 
 
 def test_other_operations_factors_and_kernels_are_refused():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from given import equal, refused, same_state, state
-from given_morphism import crossing, images, of_torchvision
+from given_morphism import crossing, difference, images, of_torchvision
 from torch import nn
 
 from lib.morphism.path_level import EDGES, branch, depth, edges, grow, insert_identity, replace_identity
@@ -21,10 +21,6 @@ SCHEMES = [
     ("joined_norm", "split-concat", 3),
     ("relu", "split-concat", 2),
 ]
-
-
-def difference(model: nn.Module, other: nn.Module, inputs: torch.Tensor) -> float:
-    return max(largest_difference(model, other, inputs, training=mode) for mode in (False, True))
 
 
 @pytest.mark.parametrize(("layer", "scheme", "branches"), SCHEMES)
@@ -136,8 +132,58 @@ def test_a_module_that_its_owner_looks_into_is_refused():
         def forward(self, x):
             return nn.functional.linear(x, self.layer.weight)
 
-    with refused(model := Owner(), "replicate-add of layer 'layer' would change what Owner computes"):
+    with refused(model := Owner(), "layer 'layer' cannot be replaced: Owner reads its weight, which Branches does not"):
         branch(model, "layer", torch.ones(1, 2))
+
+
+def shared_layers():
+    """The second layer is the first one, by another name."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    model[2] = model[0]
+    return model
+
+
+def test_a_layer_of_two_names_stays_one_layer():
+    model, x = shared_layers(), torch.ones(2, 3).double()
+    for morphed in (branch(model, "0", x), insert_identity(model, "0", x), grow(model, "0", x, steps=3)):
+        assert morphed[0] is morphed[2] and difference(model, morphed, x) < 1e-15
+
+
+def test_layers_that_share_a_weight_are_refused():
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), torch.ones(1, 3)
+    model[2].weight = model[0].weight
+    for morph in (branch, insert_identity):
+        with refused(model, "layer '2' shares a tensor with '0.weight', and would not afterwards"):
+            morph(model, "2", x)
+    inside = nn.Sequential(shared_layers(), nn.ReLU())
+    assert insert_identity(inside, "0", torch.ones(1, 3).double())[0][0][0].weight is not inside[0][0].weight
+    inside.append(inside[0][0])
+    with refused(inside, "layer '0' shares a tensor with '2.weight'"):
+        insert_identity(inside, "0", torch.ones(1, 3).double())
+
+
+class Twofold(nn.Module):
+    """Calls its layers with two inputs, or with a keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.named = nn.Bilinear(2, 2, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.named(input=self.pair(x, x))
+
+
+def test_a_tree_does_not_grow_where_no_step_is_possible():
+    with refused(model := Twofold(), "edge 'pair' can neither be branched nor followed by a node: a node after layer"):
+        grow(model, "pair", torch.ones(1, 2), steps=3)
+
+
+def test_layers_called_by_keyword_and_unfit_examples_are_refused():
+    with refused(model := Twofold(), "layer 'named' is called with keywords alone: it must get its input by position"):
+        branch(model, "named", torch.ones(1, 2), scheme="split-concat")
+    model = crossing()
+    with refused(model, "Crossing does not run on the example: "):
+        branch(model, "relu", images(1, channels=3), scheme="split-concat")
 
 
 def test_edges_and_steps_that_cannot_be_are_refused():

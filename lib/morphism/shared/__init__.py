@@ -2,6 +2,7 @@
 
 checks.py            what a morph may be asked of, and the proof that it keeps the function
 graphs.py            a network as a graph that can be edited
+paths.py             how many paths lead through a network
 layers.py            layers to morph: which there are, how far they reach, new ones like them
 channels.py          new channels for a group of layers, in all that computes, carries and reads them
 widening.py          more channels that change nothing
@@ -17,4 +18,5 @@ edit_distance.py     how much must change to turn one architecture into another
 embedding.py         points of any metric space as vectors
 gaussian_process.py  what is known about a function after a few of its values
 tree_search.py       the morph that promises most, in a tree of morphs
+chooser.py           what to evaluate next
 """

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
+
 ALLOCATIONS, MERGES = ("replicate", "split"), ("add", "mean", "concat")
 
 
@@ -29,11 +31,8 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(branches)
         if len(self.branches) < 2:
             raise ValueError(f"there must be two branches or more, not {len(self.branches)}")
-        if allocation not in ALLOCATIONS or merge not in MERGES:
-            raise ValueError(
-                f"allocation must be one of {', '.join(ALLOCATIONS)} and merge one of {', '.join(MERGES)},"
-                f" not {allocation!r} and {merge!r}"
-            )
+        check_one_of("allocation", allocation, ALLOCATIONS)
+        check_one_of("merge", merge, MERGES)
         self.allocation, self.merge, self.axis = allocation, merge, axis
 
     def forward(self, x: Tensor) -> Tensor:

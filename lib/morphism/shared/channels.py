@@ -76,6 +76,12 @@ def gains(model: nn.Module, group: Group, plan: Plan, *, copies: bool) -> dict[s
     copies: whether readers share the weight of a channel among its copies; otherwise they give new channels zero.
 
     Raises ValueError where channels come in an order in which new ones have no place.
+
+    >>> model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+    >>> group = Group(2, ("0",), {}, {"1": torch.tensor([[0], [1]])})
+    >>> gained = gains(model, group, planned(group, 3, torch.Generator().manual_seed(0)), copies=True)
+    >>> gained["0"].rows.tolist() == gained["1"].columns.tolist(), sorted(gained["1"].factors.tolist())
+    (True, [0.5, 0.5, 1.0])
     """
     factors = plan.shares if copies else (~plan.fresh).double()
     result: dict[str, Gain] = {}
@@ -105,6 +111,9 @@ def widened(model: nn.Module, gained: dict[str, Gain], *, random: torch.Generato
     model: left as it was.
     gained: layer name -> what it gains.
     random: draws the weights of new filters, with the standard deviation of the layer's old ones; None copies them.
+
+    >>> widened(nn.Sequential(nn.Linear(1, 2)), {"0": Gain(torch.tensor([0, 1, 1]))}, random=None)[0]
+    Linear(in_features=1, out_features=3, bias=True)
     """
     instead: dict[int, Tensor] = {}
     for name, gain in gained.items():

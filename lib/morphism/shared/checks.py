@@ -1,10 +1,11 @@
 """What a morph may be asked of, and the proof that it keeps the function."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lib import weights
 from lib.morphism.shared.layers import Layer
 from lib.structure import proof
 from lib.structure.apart import answers, copied, twin
@@ -41,27 +42,25 @@ def check_noise(noise: float) -> None:
         raise ValueError(f"noise must be a number of 0 or more, not {noise}")
 
 
-def check_seed(seed: int) -> None:
-    """Raise ValueError for a seed that is no whole number of 0 or more.
+def check_untied(model: nn.Module, name: str) -> None:
+    """Raise ValueError for a module that shares a tensor with a part of the network outside of it.
 
-    seed: to check.
+    A module that is used under several names shares nothing by that.
 
-    >>> check_seed(0)
+    model: any network.
+    name: of one of its modules.
+
+    >>> check_untied(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "0")
     """
-    check_whole("seed", seed, least=0)
-
-
-def check_whole(name: str, value: int, *, least: int) -> None:
-    """Raise ValueError for what is no whole number, or too small.
-
-    name: of the argument.
-    value: to check.
-    least: the smallest that is accepted.
-
-    >>> check_whole("branches", 2, least=2)
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")
+    module = model.get_submodule(name)
+    held = {id(value) for value in (*module.parameters(), *module.buffers())}
+    places = [place for place, one in model.named_modules(remove_duplicate=False) if one is module]
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for other, value in tensors:
+        if id(value) in held and not any(other.startswith(f"{place}.") for place in places):
+            raise ValueError(
+                f"layer {name!r} shares a tensor with {other!r}, and would not afterwards: give each its own first"
+            )
 
 
 def draw(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,18 +74,19 @@ def draw(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tens
 
 
 def replaced(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Copy a network with another module in place of one of its own.
+    """Copy a network with another module in place of one of its own, under all names that this one has.
 
     model: left as it was.
     name: of the module to replace.
     module: that takes its place, itself not copied.
 
+    Raises ValueError for a module that shares tensors with others, and as :func:`lib.weights.replace` does.
+
     >>> replaced(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), "1", nn.Tanh())[1]
     Tanh()
     """
-    copy = copied(model, {})
-    copy.set_submodule(name, module)
-    return copy
+    check_untied(model, name)
+    return weights.replace(copied(model, {}), name, module)
 
 
 def proved(model: nn.Module, morphed: nn.Module, example: Tensor, what: str, *, training: bool = True) -> nn.Module:
@@ -101,16 +101,29 @@ def proved(model: nn.Module, morphed: nn.Module, example: Tensor, what: str, *, 
     what: names the morph, for the error.
     training: whether training mode is compared; default True.
 
-    Raises ValueError where they differ.
+    Raises ValueError where they differ, or where an output is not finite.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3))
+    >>> proved(model, replaced(model, "0", model[0]), torch.zeros(1, 2), "the same layer")
+    Sequential(
+      (0): Linear(in_features=2, out_features=3, bias=True)
+    )
     """
     if training:
         reason = proof.difference(model, morphed, (), example).replace("without them the network", "the larger network")
     else:
-        gap = largest_difference(model, morphed, example[:8])
+        gap = largest_difference(model, morphed, _varied(example[:8]))
         reason = f"the outputs differ by {gap:.1e} of the largest one" if not gap <= 1e-4 else ""
     if reason:
         raise ValueError(f"{what} would change what {type(model).__name__} computes: {reason}")
     return morphed
+
+
+def _varied(inputs: Tensor) -> Tensor:
+    """The inputs, or random ones where they are constant or not finite: those would hide differences."""
+    if not inputs.is_floating_point() or 0 < float(inputs.double().std(correction=0)) < torch.inf:
+        return inputs
+    return draw(inputs.shape, inputs, torch.Generator().manual_seed(0))
 
 
 def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, training: bool = False) -> float:
@@ -120,7 +133,7 @@ def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, 
     inputs: that both take, (n, ...).
     training: whether in training mode, with batch statistics but without dropout; default False, evaluation mode.
 
-    Raises ValueError where their outputs have different shapes.
+    Returns NaN where an output is not finite. Raises ValueError where their outputs have different shapes.
 
     >>> double = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> largest_difference(double, copied(double, {}), torch.ones(1, 2))
@@ -130,6 +143,12 @@ def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, 
     shapes = [[tuple(value.shape) for value in outputs] for outputs in pair]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the outputs have the shapes {shapes[0]} and {shapes[1]}: they cannot be compared")
-    scale = max((float(value.abs().max()) for value in pair[0]), default=0.0)
-    gap = max((float((a - b).abs().max()) for a, b in zip(*pair, strict=True)), default=0.0)
+    scale = _largest(pair[0])
+    gap = _largest(a - b for a, b in zip(*pair, strict=True))
     return gap / scale if scale else (torch.inf if gap else 0.0)
+
+
+def _largest(values: Iterable[Tensor]) -> float:
+    """The largest magnitude; NaN where there is one, which Python's max would lose."""
+    each = [float(value.abs().max()) for value in values]
+    return float(torch.tensor([0.0, *each], dtype=torch.float64).max())

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lib.morphism.shared.checks import check_seed, draw, proved
+from lib.arguments import check_one_of, check_sizes
+from lib.morphism.shared.checks import draw, proved
 from lib.morphism.shared.graphs import Graph
 from lib.morphism.shared.layers import blank, check_kernel, spatial
 from lib.structure.apart import copied
@@ -44,9 +45,8 @@ def deepen(
     (3, True)
     """
     check_kernel(kernel)
-    check_seed(seed)
-    if batch_norm not in NORMS:
-        raise ValueError(f"batch_norm must be one of {', '.join(NORMS)}, not {batch_norm!r}")
+    check_sizes({"seed": seed}, {"seed": 0})
+    check_one_of("batch_norm", batch_norm, NORMS)
     graph = Graph(model, example)
     end = deepened(graph, layer)
     old: Any = graph.layer(layer)
@@ -80,6 +80,9 @@ def deepened(graph: Graph, layer: str) -> fx.Node:
 
     graph: of the network.
     layer: its name.
+
+    >>> deepened(Graph(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2)), "0").target
+    '1'
     """
     graph.layer(layer)
     end = graph.end(layer)

@@ -41,6 +41,9 @@ class Description:
     skips: skip connections, in any order.
 
     Raises ValueError for a width below 1 and for a skip that does not lead forward.
+
+    >>> Description((8, 16), skips=(Skip(1, 2), Skip(0, 1))) == Description((8, 16), skips=(Skip(0, 1), Skip(1, 2)))
+    True
     """
 
     convolutions: tuple[int, ...] = ()
@@ -99,6 +102,9 @@ class Distances:
     skip_weight: lambda, above 0.
 
     Raises ValueError for another skip_weight.
+
+    >>> Distances(0.1)([Description((64,))], [Description((64, 64)), Description((64,), skips=(Skip(0, 1),))])
+    array([[1. , 0.1]])
     """
 
     def __init__(self, skip_weight: float) -> None:

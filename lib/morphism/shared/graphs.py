@@ -1,6 +1,5 @@
 """A network as a graph that can be edited: what is called where, and the shapes on the way."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lib.morphism.shared.checks import check
-from lib.morphism.shared.layers import Layer, layer_named
+from lib.morphism.shared.layers import layer_named
 from lib.structure.apart import copied, twin, undisturbed
 from lib.structure.group import INSTANCE_NORM, PER_CHANNEL
 
@@ -22,7 +21,6 @@ ELEMENTWISE_NAMES = (
     *(*IDEMPOTENT_NAMES, "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("tanh", "sigmoid", "softplus", "hardswish", "hardsigmoid"),
 )
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 class Graph:
@@ -51,7 +49,7 @@ class Graph:
             for training in (True, False):
                 for module, _ in modes:
                     module.training = training
-                graphs.append(_Tracer().trace(copy))
+                graphs.append(Tracer().trace(copy))
         except Exception as error:  # whatever the network does with the stand-ins for its tensors
             why = " ".join(str(error).split())[:200]
             raise ValueError(f"{kind} cannot be traced by torch.fx: {why}") from error
@@ -68,6 +66,7 @@ class Graph:
         self.module = fx.GraphModule(copy, graphs[1], kind)
         self.graph, self.model = self.module.graph, model
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._accepted: set[str] = set()  # looking at all values of a layer for each pair of layers would take long
 
         def note(node: fx.Node, value: Any) -> None:
             if isinstance(value, Tensor):
@@ -88,21 +87,22 @@ class Graph:
             module.training = False
         try:
             with undisturbed(example.device), torch.no_grad():
-                _Noting(network, note).run(example)
+                Noting(network, note).run(example)
         except Exception as error:  # the network may raise anything
             why = " ".join(str(error).split())[:200]
             raise ValueError(f"{type(self.model).__name__} does not run on the example: {why}") from error
 
-    def layer(self, name: str, kinds: Any = Layer) -> nn.Module:
-        """Return a layer of the copy.
+    def layer(self, name: str) -> nn.Module:
+        """Return a convolution or linear layer of the copy.
 
         name: of the layer.
-        kinds: of layers that are accepted; default convolution and linear layers.
 
-        Raises ValueError where there is no such layer.
+        Raises ValueError where there is no such layer, it is not called once, or its weights are not finite.
         """
-        layer_named(self.model, name, kinds)
-        self.call(name)
+        if name not in self._accepted:
+            layer_named(self.model, name)
+            self.call(name)
+            self._accepted.add(name)
         return self.module.get_submodule(name)
 
     def call(self, name: str) -> fx.Node:
@@ -187,17 +187,35 @@ class Graph:
         named = user.op == "call_function" and getattr(user.target, "__name__", "").endswith("_")
         asked = bool(user.kwargs.get("inplace")) or any(value is True for value in user.args[1:])
         module = getattr(self._module(user), "inplace", False)
-        return user.target in IN_PLACE or method or named or asked or bool(module)
+        return method or named or asked or bool(module)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps the modules of this section whole: a retraced network still has its P-activations and branches."""
+class Tracer(fx.Tracer):
+    """Keeps the modules of this section whole: a retraced network still has its P-activations and branches.
+
+    >>> from lib.morphism.shared.p_activation import PActivation
+    >>> [node.op for node in Tracer().trace(nn.Sequential(PActivation(nn.ReLU()))).nodes]
+    ['placeholder', 'call_module', 'output']
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__module__.startswith("lib.morphism") or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Noting(fx.Interpreter):
+class Noting(fx.Interpreter):
+    """Runs a graph, and notes what each node gives.
+
+    module: with the graph.
+    note: called with each node and its value.
+
+    >>> traced = fx.symbolic_trace(nn.Sequential(nn.ReLU()))
+    >>> Noting(traced, lambda node, value: print(node.op, value)).run(torch.tensor([-1.0]))
+    placeholder tensor([-1.])
+    call_module tensor([0.])
+    output tensor([0.])
+    tensor([0.])
+    """
+
     def __init__(self, module: fx.GraphModule, note: Callable[[fx.Node, Any], None]) -> None:
         super().__init__(module)
         self.note = note

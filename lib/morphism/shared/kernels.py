@@ -20,8 +20,8 @@ def grow_kernel(model: nn.Module, layer: str, example: Tensor, *, kernel: int) -
     example: one or more inputs, (n, ...).
     kernel: size along each axis, odd, larger than now along one axis at least.
 
-    Returns the copy with the larger kernel. Raises ValueError for a layer that is no such convolution, and for a kernel
-    that is even or not larger.
+    Returns the copy with the larger kernel. Raises ValueError for a layer that is no such convolution or shares a
+    weight with another one, and for a kernel that is even or not larger.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
     >>> grown = grow_kernel(model, "0", torch.zeros(1, 1, 8, 8), kernel=5)[0]
@@ -38,6 +38,6 @@ def grow_kernel(model: nn.Module, layer: str, example: Tensor, *, kernel: int) -
         )
     # method
     weight = padded(old.weight.detach()[None], kernel)[0]
-    new = resized(old, weight, padding=padding_for(old, kernel), stride=old.stride)
+    new = resized(old, weight, padding=padding_for(old, kernel))
     # end of method
     return proved(model, replaced(model, layer, new), example, f"growing the kernel of layer {layer!r}")

@@ -76,12 +76,14 @@ def padding_for(layer: Any, kernel: int) -> tuple[int, ...]:
     return tuple(p + d * (kernel - k) // 2 for p, d, k in grown)
 
 
-def resized(like: Any, weight: Tensor, *, padding: Sequence[int] | str = (), stride: Sequence[int] = ()) -> Any:
+def resized(
+    like: Any, weight: Tensor, *, padding: Sequence[int] | None = None, stride: Sequence[int] | None = None
+) -> Any:
     """Copy a layer, with a weight of other sizes. Its bias stays.
 
     like: convolution or linear layer; left as it was.
     weight: (outputs, inputs per group, *kernel).
-    padding, stride: of a convolution, for each axis; a padding that is a word stays the old one.
+    padding, stride: of a convolution, for each axis; default those of ``like``.
 
     >>> resized(nn.Linear(2, 3), nn.Linear(4, 3).weight.detach())
     Linear(in_features=4, out_features=3, bias=True)
@@ -92,8 +94,10 @@ def resized(like: Any, weight: Tensor, *, padding: Sequence[int] | str = (), str
         layer.out_features, layer.in_features = weight.shape
         return layer
     layer.out_channels, layer.in_channels = len(weight), weight.shape[1] * like.groups
-    layer.kernel_size, layer.stride = tuple(weight.shape[2:]), tuple(stride)
-    if not isinstance(padding, str):
+    layer.kernel_size = tuple(weight.shape[2:])
+    if stride is not None:
+        layer.stride = tuple(stride)
+    if padding is not None:
         layer.padding = tuple(padding)
         layer._reversed_padding_repeated_twice = [side for side in reversed(layer.padding) for _ in range(2)]
     return layer

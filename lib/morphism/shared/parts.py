@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib.morphism.shared.layers import resized
 from lib.structure.apart import copied
@@ -36,7 +36,7 @@ def dense(name: str, layer: Any, n: int, *, inputs: bool) -> list[nn.Module]:
     parts: list[nn.Module] = []
     # method
     for i, weight in enumerate(layer.weight.detach().tensor_split(n, axis)):
-        part = _cut(layer, weight)
+        part = resized(layer, weight.clone())
         if layer.bias is not None:
             bias = layer.bias.detach()
             once = bias if i == 0 else torch.zeros_like(bias)  # of parts that are added, one has the bias
@@ -84,12 +84,6 @@ def by_channel(name: str, layer: Any, n: int, *, channels: int) -> list[nn.Modul
             part.num_features = (channels + n - 1 - i) // n
         parts.append(part)
     return parts
-
-
-def _cut(layer: Any, weight: Tensor) -> Any:
-    if isinstance(layer, nn.Linear):
-        return resized(layer, weight.clone())
-    return resized(layer, weight.clone(), padding=layer.padding, stride=layer.stride)
 
 
 def _check_channels(name: str, n: int, channels: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lib.morphism.shared.checks import proved
+from lib.morphism.shared.checks import check_untied, proved
 from lib.morphism.shared.graphs import Graph
 from lib.morphism.shared.layers import blank, spatial
 
@@ -54,8 +54,13 @@ def skipped(graph: Graph, start: str, end: str) -> tuple[fx.Node, fx.Node]:
 
     graph: of the network.
     start, end: names of the layers.
+
+    >>> graph = Graph(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)), torch.zeros(1, 2))
+    >>> [node.target for node in skipped(graph, "0", "2")]
+    ['1', '2']
     """
-    graph.layer(start), graph.layer(end)
+    for name in (start, end):
+        graph.layer(name)
     x, y = graph.end(start), graph.end(end)
     _check_order(graph, x, y, start, end)
     _check_fit(graph, x, y, start, end, averaged=True)
@@ -75,8 +80,8 @@ def add_concat(model: nn.Module, start: str, layer: str, example: Tensor) -> nn.
     example: one or more inputs, (n, ...).
 
     Returns the copy, in which the layer has more inputs. Raises ValueError for layers that do not exist, are not called
-    once, run in the other order or read in groups, for outputs that cannot be brought to the shape of the input, and
-    for networks that cannot be traced.
+    once, run in the other order or read in groups, for a layer that shares its weight, for outputs that cannot be
+    brought to the shape of the input, and for networks that cannot be traced.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     >>> add_concat(model, "0", "4", torch.zeros(1, 2)).get_submodule("4").weight.count_nonzero(), 4 + 3
@@ -84,6 +89,7 @@ def add_concat(model: nn.Module, start: str, layer: str, example: Tensor) -> nn.
     """
     graph = Graph(model, example)
     x, y, call = concatenated(graph, start, layer)
+    check_untied(model, layer)
     early: Any = graph.layer(start)
     late: Any = graph.layer(layer)
     x = graph.read(x)
@@ -104,6 +110,10 @@ def concatenated(graph: Graph, start: str, layer: str) -> tuple[fx.Node, fx.Node
 
     graph: of the network.
     start, layer: names of the layers.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    >>> [node.target for node in concatenated(Graph(model, torch.zeros(1, 2)), "0", "4")]
+    ['1', '3', '4']
     """
     graph.layer(start)
     if (groups := getattr(graph.layer(layer), "groups", 1)) > 1:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_sizes
 from lib.morphism.shared.branches import Branches
-from lib.morphism.shared.checks import check, check_seed, proved, replaced
+from lib.morphism.shared.checks import check, proved, replaced
 from lib.morphism.shared.factors import factored, padded
 from lib.morphism.shared.layers import check_kernel, check_odd, layer_named, padding_for, resized, spatial
 from lib.morphism.shared.p_activation import PActivation
@@ -73,8 +74,8 @@ def subnet(
         outputs, whichever is more. Fewer may not do for an exact solution.
     seed: of the start of the least squares; default 0.
 
-    Returns the copy. Raises ValueError for a layer that does not exist, even kernels, branches that do not reach far
-    enough, and where there is no exact solution.
+    Returns the copy. Raises ValueError for a layer that does not exist or shares a weight with another one, even
+    kernels, branches that do not reach far enough, and where there is no exact solution.
 
     >>> model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1))
     >>> morphed, x = subnet(model, "0", torch.zeros(1, 2, 8, 8), branches=((3, 1), (3,))), torch.ones(1, 2, 8, 8)
@@ -98,9 +99,9 @@ def subnet(
                 f" {'it must be reached' if spatial(old) else 'it is linear, so all must be 1'}"
             )
     width = max(inputs, len(old.weight)) if width is None else width
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1 or width % groups:
+    check_sizes({"width": width, "seed": seed}, {"seed": 0})
+    if width % groups:
         raise ValueError(f"width must be a positive multiple of the {groups} groups of layer {layer!r}, not {width}")
-    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     # method
     share = old.weight.detach().double().cpu().unflatten(0, (groups, -1)) / len(branches)
@@ -131,8 +132,7 @@ def _path(
     nothing, ones = (0,) * spatial(old), (1,) * spatial(old)
     for i, weight in enumerate(weights):
         last = i == len(weights) - 1
-        stride = old.stride if last and spatial(old) else ones
-        new = resized(old, weight, padding=nothing if i else padding, stride=stride)
+        new = resized(old, weight, padding=nothing if i else padding, stride=None if last else ones)
         if old.bias is not None:
             bias = old.bias.detach() / parts if last else old.bias.new_zeros(len(weight))
             new.bias = nn.Parameter(bias, old.bias.requires_grad)

@@ -24,14 +24,17 @@ MORPHS, HOTTEST, COLDEST, COOLING = 8, 1.0, 1e-4, 0.9  # of the authors' tree se
 class Node(Generic[C]):
     """A candidate in the tree.
 
-    candidate: what may be evaluated next.
     path: from the evaluated candidate that it comes from to itself, each a morph of the one before.
     parent: the row of that evaluated one; None for a candidate that comes from none.
     """
 
-    candidate: C
     path: tuple[C, ...]
     parent: int | None = None
+
+    @property
+    def candidate(self) -> C:
+        """What may be evaluated next: the end of the path."""
+        return self.path[-1]
 
 
 def climb(
@@ -57,7 +60,7 @@ def climb(
     Returns the node; None where no morph is new. Raises ValueError for another number of scores than of roots.
 
     >>> node = climb(
-    ...     [Node(10, (10,))],
+    ...     [Node((10,))],
     ...     [0.0],
     ...     morph=lambda width, random: width + int(random.choice([-1, 1])),
     ...     describe=lambda width: width,
@@ -79,7 +82,7 @@ def climb(
             morphs = [morph(node.candidate, random) for _ in range(MORPHS)]
             new = {describe(one): one for one in morphs if describe(one) not in seen}
             for one, bound in zip(new.values(), bounds(list(new)), strict=True):
-                child = Node(one, (*node.path, one), node.parent)
+                child = Node((*node.path, one), node.parent)
                 heapq.heappush(queue, (-bound, next(order), child))
                 if bound > best:
                     best, chosen = bound, child

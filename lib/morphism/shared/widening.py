@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import structure
+from lib.arguments import check_one_of, check_sizes
 from lib.morphism.shared import channels
-from lib.morphism.shared.checks import check, check_noise, check_seed, draw, proved
+from lib.morphism.shared.checks import check, check_noise, draw, proved
 from lib.morphism.shared.layers import layer_named
 from lib.structure.grouping import suggested
 
@@ -56,13 +57,12 @@ def widen(
     check(model, example)
     layer_named(model, layer)
     check_noise(noise)
-    check_seed(seed)
-    if new not in NEW_CHANNELS:
-        raise ValueError(f"new must be one of {', '.join(NEW_CHANNELS)}, not {new!r}")
+    check_sizes({"width": width, "seed": seed}, {"seed": 0})
+    check_one_of("new", new, NEW_CHANNELS)
     group = _group(model, layer, example)
     for name in (*group.producers, *group.carriers, *group.consumers):
         layer_named(model, name, nn.Module)  # finite
-    if isinstance(width, bool) or not isinstance(width, int) or width <= group.channels or width % group.parts:
+    if width <= group.channels or width % group.parts:
         parts = f", in multiples of {group.parts}" if group.parts > 1 else ""
         raise ValueError(f"the width of layer {layer!r} must be above the present {group.channels}{parts}, not {width}")
     generator = torch.Generator().manual_seed(seed)

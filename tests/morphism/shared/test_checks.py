@@ -1,12 +1,14 @@
 """What no morph accepts, and the proof that ends each."""
 
+import math
+
 import pytest
 import torch
-from given import seeded
+from given import refused, seeded
 from given_morphism import chain, images
 from torch import nn
 
-from lib.morphism.shared.checks import check, check_noise, check_seed, largest_difference, proved, replaced
+from lib.morphism.shared.checks import check, check_noise, largest_difference, proved, replaced
 
 
 def test_a_network_that_computes_something_else_is_refused():
@@ -56,10 +58,48 @@ def test_types_in_which_sharing_rounds_are_refused():
             check(nn.Sequential(nn.Linear(2, 2)).to(dtype), torch.zeros(1, 2, dtype=dtype))
 
 
-def test_noise_and_seeds_have_bounds():
+class Split(nn.Module):
+    """Two outputs: the input, and a function of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return x, self.function(x)
+
+
+def test_a_nan_in_any_output_is_no_agreement():
+    model, other, x = Split(torch.abs), Split(torch.log), torch.tensor([[-1.0, 1.0]])
+    assert math.isnan(largest_difference(model, other, x)) and math.isnan(largest_difference(other, model, x))
+    for training in (False, True):
+        with pytest.raises(ValueError, match="this would change what Split computes"):
+            proved(model, other, x, "this", training=training)
+
+
+def test_constant_examples_hide_no_difference():
+    model, other = nn.Sequential(nn.Linear(2, 2, bias=False)), nn.Sequential(nn.Linear(2, 2, bias=False))
+    for x in (torch.zeros(1, 2), torch.full((3, 2), float("nan"))):
+        for training in (False, True):
+            with pytest.raises(ValueError, match="this would change what Sequential computes"):
+                proved(model, other, x, "this", training=training)
+            assert proved(model, model, x, "this", training=training) is model
+
+
+def test_a_module_of_two_names_is_replaced_under_both():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(2, 2))
+    model.append(model[0])
+    assert replaced(model, "0", new := nn.Tanh())[2] is new and isinstance(model[2], nn.ReLU)
+
+
+def test_tensors_shared_with_others_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].bias = model[0].bias
+    with refused(model, "layer '0' shares a tensor with '1.bias', and would not afterwards: give each its own first"):
+        replaced(model, "0", nn.Linear(2, 2))
+
+
+def test_noise_has_bounds():
     for noise in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="noise must be a number of 0 or more"):
             check_noise(noise)
-    for seed in (-1, 0.5, True):
-        with pytest.raises(ValueError, match="seed must be a whole number of 0 or more"):
-            check_seed(seed)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from given import refused, seeded
-from given_morphism import chain, crossing, images
+from given_morphism import chain, crossing, difference, images
 from torch import nn
 
 from lib.morphism.shared.checks import largest_difference
@@ -17,8 +17,7 @@ from lib.morphism.shared.deepening import deepen
 def test_the_identity_changes_nothing_in_either_mode(layer, dtype):
     model, x = crossing(dtype), images(5, dtype=dtype)
     deeper = deepen(model, layer, x[:1], kernel=5)
-    assert largest_difference(model, deeper, x) == 0
-    assert largest_difference(model, deeper, x, training=True) == 0
+    assert difference(model, deeper, x) == 0
     assert type(deeper.get_submodule(f"{layer}_deeper")) is type(model.get_submodule(layer))
 
 
@@ -50,8 +49,7 @@ def test_a_measured_norm_keeps_training_on_a_batch_of_its_statistics():
 def test_a_residual_norm_keeps_both_modes_and_learns():
     model, x = crossing(), images(8, seed=9)
     deeper = deepen(model, "stem", x[:1], batch_norm="residual")
-    for training in (False, True):
-        assert largest_difference(model, deeper, x, training=training) == 0
+    assert difference(model, deeper, x) == 0
     deeper.train()(x).square().sum().backward()
     assert deeper.stem_deeper_norm.weight.grad.abs().min() > 0
 

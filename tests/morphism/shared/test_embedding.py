@@ -4,18 +4,18 @@ import math
 
 import numpy as np
 import pytest
+from given_morphism import described
 from scipy.spatial.distance import cdist
 
 from lib.morphism.shared import embedding
-from lib.morphism.shared.edit_distance import Description, distances
+from lib.morphism.shared.edit_distance import distances
 from lib.search.chains import Chains
 
 
 def chains():
     """The different networks of the space of chains, by the parameters of their layers."""
     space = Chains()
-    layers = ([layer.parameters for layer in space.operations_of(chain) if layer.parameters] for chain in space)
-    return list(dict.fromkeys(Description(tuple(parameters)) for parameters in layers))
+    return list(dict.fromkeys(described(space, chain) for chain in space))
 
 
 @pytest.mark.parametrize(
@@ -26,21 +26,13 @@ def chains():
         (3, [1, 1, 2, 2]),
         (8, [1] * 3 + [2] * 3 + [4] * 3),
         (9, [1, 1, 1] + [2, 2, 2] + [4] * 3 + [8] * 3),
+        (25, [1] * 4 + [2] * 4 + [4] * 4 + [8] * 4 + [16] * 4),
     ],
 )
 def test_there_are_log_n_sets_of_each_size(points, sizes):
     sets = embedding.draw(points, np.random.default_rng(0)).sets
     assert [len(members) for members in sets] == sizes
     assert all(len(set(members)) == len(members) and max(members) < points for members in sets)
-
-
-def test_25_points_have_20_sets_where_the_authors_loop_draws_10():
-    sets, repeats, shrinking = embedding.draw(25, np.random.default_rng(0)).sets, math.ceil(math.log(25)), 0
-    t = repeats
-    for _ in range(5):
-        for t in range(t):  # noqa: B007, B020 as in the authors' code: the loop overwrites its own end
-            shrinking += 1
-    assert (len(sets), shrinking) == (5 * repeats, 10)
 
 
 def test_a_coordinate_is_the_distance_to_the_nearest_of_a_set():

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from given import equal, refused
-from given_morphism import crossing, images
-from torch import nn
+from given_morphism import crossing, difference, images
+from torch import fx, nn
 
 from lib.morphism.shared.checks import largest_difference
 from lib.morphism.shared.deepening import deepen
-from lib.morphism.shared.graphs import Graph
+from lib.morphism.shared.graphs import Graph, Noting, Tracer
 from lib.morphism.shared.p_activation import PActivation
 from lib.morphism.shared.subnets import morph_depth
 
@@ -19,8 +19,7 @@ def test_a_graph_computes_what_its_network_does_under_the_same_names():
     model, x = crossing(), images(4)
     module = Graph(model, x).finished()
     assert set(model.state_dict()) == set(module.state_dict()) and module.stem.weight is not model.stem.weight
-    for training in (False, True):
-        assert largest_difference(model, module, x, training=training) == 0
+    assert difference(model, module, x) == 0
 
 
 def test_layers_end_after_their_norm_and_activation():
@@ -54,6 +53,19 @@ def test_a_graph_of_a_graph_keeps_its_p_activations():
     x = images(2)
     morphed = deepen(morph_depth(crossing(), "b", x), "stem", x)
     assert sum(isinstance(module, PActivation) for module in morphed.modules()) == 1
+
+
+def test_each_layer_is_looked_at_once(monkeypatch):
+    graph, asked = Graph(crossing(), images(1)), []
+    monkeypatch.setattr("lib.morphism.shared.graphs.layer_named", lambda _, name: asked.append(name))
+    assert [type(graph.layer(name)) for name in ("a", "b", "a", "a")] == [nn.Conv2d] * 4 and asked == ["a", "b"]
+
+
+def test_each_node_is_noted_with_its_value():
+    model, noted = nn.Sequential(nn.ReLU(), PActivation(nn.ReLU())), {}
+    module = fx.GraphModule(model, Tracer().trace(model))
+    Noting(module, lambda node, value: noted.update({str(node.target): value.tolist()})).run(torch.tensor([-1.0, 2.0]))
+    assert noted == {"input": [-1, 2], "0": [0, 2], "1": [0, 2], "output": [0, 2]}
 
 
 class Asks(nn.Module):

@@ -40,6 +40,16 @@ def test_a_resized_layer_keeps_what_is_not_its_size():
     assert old.kernel_size == (3, 3) and old.weight.shape == (6, 2, 3, 3)
 
 
+@pytest.mark.parametrize("padding", ["same", 2])
+def test_a_resized_convolution_keeps_padding_and_stride_unless_given(padding):
+    old = nn.Conv2d(4, 6, 3, padding=padding, padding_mode="circular").double()
+    new = resized(old, old.weight.detach()[:, :2])
+    assert (new.padding, new.stride) == (old.padding, old.stride)
+    x = torch.ones(1, 4, 5, 5).double()
+    x[:, 2:] = 0
+    torch.testing.assert_close(new(x[:, :2]), old(x))
+
+
 def test_padding_grows_with_the_kernel_along_each_axis():
     layer = nn.Conv2d(1, 1, (1, 3), padding=(0, 1), dilation=(1, 2))
     assert padding_for(layer, 5) == (2, 3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from given import generator, refused, seeded
-from given_morphism import crossing, images
+from given_morphism import crossing, difference, images
 from torch import nn
 
 from lib.morphism.shared.branches import Branches
@@ -36,8 +36,7 @@ def test_branches_of_several_layers_sum_to_the_layer():
     model, x = crossing(), images(4)
     morphed = subnet(model, "a", x[:1], branches=((3, 3, 1), (1, 3), (5,)), width=6)
     assert isinstance(morphed.a, Branches) and [p.numel() for p in morphed.a.branches[2].parameters()] == [600, 6]
-    for training in (False, True):
-        assert largest_difference(model, morphed, x, training=training) < 1e-12
+    assert difference(model, morphed, x) < 1e-12
 
 
 def test_wide_enough_layers_leave_no_zeros():
@@ -72,5 +71,7 @@ def test_other_branches_widths_and_layers_are_refused():
         subnet(model, "a", x, branches=((3, 4),))
     with refused(model, "width must be a positive multiple of the 2 groups of layer 'grouped', not 7"):
         morph_depth(model, "grouped", x, width=7)
+    with refused(model, "width must be a whole number of 1 or more, not 0"):
+        morph_depth(model, "grouped", x, width=0)
     with refused(model, "has no layer 'tail' that this works on"):
         morph_depth(model, "tail", x)

@@ -17,7 +17,7 @@ def climbed(
 ):
     """Search the whole numbers for the largest value, by steps of one."""
     return climb(
-        [Node(width, (width,), row) for row, width in enumerate(roots)],
+        [Node((width,), row) for row, width in enumerate(roots)],
         [0.0] * len(roots) if scores is None else scores,
         morph=morph,
         describe=describe,
@@ -42,7 +42,7 @@ def test_most_searches_find_the_largest_of_a_few_candidates():
 
 def test_the_way_leads_from_an_evaluated_candidate_by_single_morphs():
     node = climbed(roots=(0, 20), scores=[0.0, 1.0])
-    assert node.path[0] == 20 and node.parent == 1 and node.path[-1] == node.candidate == 30
+    assert node.path[0] == 20 and node.parent == 1 and node.candidate == 30
     assert all(abs(after - before) == 1 for before, after in itertools.pairwise(node.path))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from given import equal, refused, seeded
-from given_morphism import chain, crossing, images
+from given_morphism import chain, crossing, difference, images
 from torch import nn
 
 from lib.morphism.shared.checks import largest_difference
@@ -16,8 +16,7 @@ def test_a_wider_layer_changes_nothing_in_either_mode(layer, width, new):
     model, x = crossing(), images(6, seed=2)
     wide = widen(model, layer, x[:1], width=width, new=new)
     assert len(wide.get_submodule(layer).weight) == width
-    for training in (False, True):
-        assert largest_difference(model, wide, x, training=training) < 1e-13
+    assert difference(model, wide, x) < 1e-13
 
 
 def test_float32_differs_by_rounding_alone():
@@ -58,8 +57,11 @@ def test_frozen_parameters_stay_so():
 
 def test_widths_that_are_not_larger_are_refused():
     model, x = crossing(), images(1)
-    for width in (5, 6, 0, -1, 8.0):
+    for width in (5, 6):
         with refused(model, f"the width of layer 'a' must be above the present 6, not {width}"):
+            widen(model, "a", x, width=width)
+    for width in (0, -1, 8.0):
+        with refused(model, f"width must be a whole number of 1 or more, not {width}"):
             widen(model, "a", x, width=width)
     with refused(model, "above the present 4, in multiples of 2, not 7"):
         widen(model, "b", x, width=7)
