@@ -201,7 +201,7 @@ figures.show(
     finding=f"Vectors meet as often as the formulas say: within {max(away):.1f} standard errors",
     name="fig-simhash",
     caption="How often two vectors have the same bit (left) and share a bucket of some table (right), against their angle; marks are counts, lines are formulas.",
-    alt=f"Counts lie on the curves of the formulas, at most {max(away):.1f} standard errors away; tables make a steep step of the straight line.",
+    alt=f"Counts lie on the curves of the formulas, at most {max(away):.1f} standard errors away; tables turn the straight line into a steep step.",
 )
 
 # %% [markdown]

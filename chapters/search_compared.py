@@ -188,12 +188,9 @@ for ax, size, label in zip(
             x, [truth[c] for c in chains], "o", color=color, markersize=4, label=name
         )
     ax.set_xlabel(label)
-    ax.set_title(f"rank correlation {ranks(size, networks):.2f}", size=12)
 axes[1].axvline(limit / 1000, color="black", linestyle=":")
 axes[0].set_ylabel("test accuracy (%)")
 figures.legend(axes[0], columns=1)
-axes[0].set_title("")
-axes[1].set_title("")
 figures.show(
     figure,
     finding=f"Parameters alone rank all networks with a correlation of {ranks(parameters, networks):.2f}, multiply-adds with {ranks(work, networks):.2f}",
@@ -265,12 +262,8 @@ def in_order(size, chains, fitness, **_):  # largest first
     return History(tuple(Evaluation(chain, fitness(chain)) for chain in ordered))
 
 
-def by_controller(of, fitness, *, seed, **options):
-    options = {
-        "latency": work.get,
-        "target": limit,
-        "exponents": mnasnet.HARD,
-    } | options
+def by_controller(of, fitness, *, seed):
+    options = {"latency": work.get, "target": limit, "exponents": mnasnet.HARD}
     return mnasnet.search(of, fitness, budget=draws, seed=seed, **options)
 
 
@@ -305,6 +298,7 @@ SEARCHES = {
 lacks = {name: regrets(search, repeats) for name, search in SEARCHES.items()}
 all_random = regrets(randomly, repeats, most=len(within))
 floor = all_random[:, -1]  # every network was evaluated; ties go to the first drawn
+bare = partial(evidence.formatted, unit="", digits=1)  # unit: caption or head
 
 # %% tags=["remove-input"]
 record("equal.repeats", repeats, exact=True)
@@ -315,13 +309,13 @@ for name, title in NAMES.items():
     row = {"search": title}
     for n in budgets:
         values = lacks[name][:, n - 1]
-        row[f"{n} evaluations"] = record(f"{name}.regret_{n}_points", values, digits=1)
+        record(f"{name}.regret_{n}_points", values, digits=1)
+        row[f"{n} evaluations"] = bare(values.tolist())
     rows.append(row)
-level = evidence.formatted(floor.tolist(), unit="points", digits=1)
 rows.append(
     {"search": f"every network ({len(within)})"}
     | {f"{n} evaluations": "–" for n in budgets[:-1]}
-    | {f"{budgets[-1]} evaluations": level}
+    | {f"{budgets[-1]} evaluations": bare(floor.tolist())}
 )
 figures.table(
     rows, caption=f"Regret in points, means of {repeats} searches with 95 % intervals"
@@ -331,11 +325,12 @@ for name in [*NAMES][1:]:
     row = {"search": NAMES[name]}
     for n in budgets:
         values = gains[name][:, n - 1]
-        row[f"{n} evaluations"] = record(f"{name}.gain_{n}_points", values, digits=1)
+        record(f"{name}.gain_{n}_points", values, digits=1)
+        row[f"{n} evaluations"] = bare(values.tolist())
     rows.append(row)
 figures.table(
     rows,
-    caption="How many points each search is ahead of random search with the same seed; above zero is better",
+    caption="How far each search is ahead of random search with the same seed, in points; above zero is better",
 )
 for n in budgets:
     ahead, behind = [], []
@@ -583,12 +578,12 @@ figures.table(
             "epochs": epochs,
             "passes (thousands)": f"{passes / 1000:.0f}",
             "trainings alone": f"{math.ceil(passes / one)}",
-            "regret": evidence.formatted(list(values), unit="points", digits=1),
-            "random search": f"{np.mean(random_regrets(passes, 1)):.1f} points",
+            "regret (points)": bare(list(values)),
+            "random search (points)": f"{np.mean(random_regrets(passes, 1)):.1f}",
         }
         for title, epochs, passes, values in entries
     ],
-    caption="Supergraphs, and random search for as many passes",
+    caption="Regret of supergraphs, and of random search for as many passes",
 )
 for name, chosen in points.items():
     passes, values = list(chosen.items())[-1]
@@ -617,6 +612,7 @@ record(
 )
 record("budgeted.open", [live for *_, live in last_gated], digits=1)
 record("budgeted.positions", space.positions, exact=True)
+lowest = 0.3  # points at which bands and bars are cut off, on a logarithmic axis
 
 
 def band(ax, x, runs, look, label, alpha=1.0, width=True):
@@ -626,7 +622,7 @@ def band(ax, x, runs, look, label, alpha=1.0, width=True):
     ax.plot(x, means, **look, label=label, markevery=every, markersize=5, alpha=alpha)
     if width and min(map(len, runs)) >= evidence.FEW:
         halves = np.array([half for _, half in spread])
-        low = np.maximum(means - halves, 0.3)
+        low = np.maximum(means - halves, lowest)
         ax.fill_between(
             x, low, means + halves, color=look["color"], alpha=0.13, linewidth=0
         )
@@ -653,7 +649,7 @@ also = f"... the first {finalists} trained alone"
 found_by.insert(1, (hollow, also, {final_passes: with_finalists}))
 for look, label, chosen in found_by:
     x = [passes / 1000 for passes in chosen]
-    bounds = (0.3, math.inf)  # of a logarithmic axis
+    bounds = (lowest, math.inf)
     figures.line(right, x, list(chosen.values()), look, label, bounds=bounds)
     left.plot([], [], **look, label=label)
 for ax in (left, right):
@@ -675,7 +671,7 @@ figures.show(
     lead=True,
     finding=f"{opening[0].upper()}{opening[1:]}",
     name="fig-search-compared",
-    caption="How much the chosen network lacks of the best one within the limit: against the number of networks that were evaluated (left), and against passes, images that went forward and backward (right; a forward pass counts as a third). Means; bands are 95 % intervals. Both axes are logarithmic; bars end at its lower edge.",
+    caption=f"How much the chosen network lacks of the best one within the limit: against the number of networks that were evaluated (left), and against passes, images that went forward and backward (right; a forward pass counts as a third). Means; bands and bars are 95 % intervals. Both axes are logarithmic, so what would reach below {lowest} points is cut off there.",
     alt=f"Falling curves of regret against evaluations and against passes. {opening[0].upper()}{opening[1:]}. After {middle} evaluations in points: {finish}. Shared weights, for the passes of {trainings} trainings, {one_shot:.1f}.",
 )
 
@@ -754,22 +750,18 @@ record(
     "latency.whole_over_table_ratio", float(np.median(measured / predicted)), digits=2
 )
 record("device.evaluations", most, exact=True)
+rows = []
+for name, values in under.items():
+    record(f"latency.{name}_regret_points", values[:, -1], digits=1)
+    row = {"search": NAMES[name], "regret": bare(values[:, -1].tolist()), "ahead": "–"}
+    if name != "random":
+        ahead = (under["random"] - values)[:, -1]
+        record(f"latency.{name}_gain_points", ahead, digits=1)
+        row["ahead"] = bare(ahead.tolist())
+    rows.append(row)
 figures.table(
-    [
-        {
-            "search": NAMES[name],
-            "regret": record(f"latency.{name}_regret_points", values[:, -1], digits=1),
-            "ahead of random search": "–"
-            if name == "random"
-            else record(
-                f"latency.{name}_gain_points",
-                (under["random"] - values)[:, -1],
-                digits=1,
-            ),
-        }
-        for name, values in under.items()
-    ],
-    caption=f"Under a limit of latency, after {most} evaluations",
+    rows,
+    caption=f"Regret under a limit of latency, after {most} evaluations, and how far each search is ahead of random search; both in points",
 )
 figure, axes = figures.axes(2, sharey=True)
 unit = np.median(measured)
@@ -929,9 +921,8 @@ evidence.answer(
 # 3. The searches chose by the accuracy of one training. How well does that rank the networks within the limit, and how well the best fifth of them?
 
 # %% tags=["hide-cell"]
-top = sorted(within, key=lambda chain: -truth[chain])[
-    : len(within) // 5
-]  # not chosen by test
+ranked = sorted(within, key=lambda chain: -truth[chain])  # not chosen by test
+top = ranked[: len(within) // 5]
 
 
 def agreement(chains):
@@ -960,5 +951,7 @@ evidence.answer(
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`li2019random` asks for random search as a rival, with and without shared weights; {cite:t}`real2019regularized` is regularized evolution.
-# - {cite:t}`jin2019autokeras` is Auto-Keras, {cite:t}`tan2019mnasnet` MnasNet, {cite:t}`pham2018efficient` ENAS and {cite:t}`veniat2018learning` budgeted super networks; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`li2019random` ask for random search as a rival, with and without shared weights;
+#   {cite:t}`real2019regularized` introduce regularized evolution.
+# - {cite:t}`jin2019autokeras` introduce Auto-Keras, {cite:t}`tan2019mnasnet` MnasNet, {cite:t}`pham2018efficient` ENAS
+#   and {cite:t}`veniat2018learning` budgeted super networks; {cite:t}`berthelier2020survey` is the survey.

@@ -43,6 +43,7 @@ bsn_seeds = 1  # budgeted super networks of each kind
 bsn_epochs = 10  # passes over the training images for each of them
 gate_rate = 0.12  # learning rate of gates
 budgets = [1.0, 0.5, 0.25]  # the largest cost, as a share of the whole supergraph's
+strength = 10.0  # lambda, the loss for exceeding a budget by the whole supergraph
 randoms = 1  # random subgraphs that each found one is compared with
 tables = 1  # small supergraphs whose subgraphs are all listed
 table_runs = 10  # in which gates learn from each list
@@ -55,6 +56,7 @@ photo_runs = 21  # times that each of them is timed; a busy machine needs more
 
 # %% tags=["hide-input"]
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -72,9 +74,8 @@ from lib.supergraphs.fabric import fabric, trellis
 from lib.supergraphs.shared import costs
 from lib.supergraphs.shared.macro_space import MacroSpace
 from lib.supergraphs.shared.mobile_space import (
+    MNASNET_A1,
     Base,
-    Block,
-    Mobile,
     MobileSpace,
     space_sizes,
 )
@@ -137,7 +138,7 @@ def told(points, rival):  # a difference of accuracies, in words
 # Each node reads the same, the finer and the coarser scale of the layer before, so that nobody has to choose where to pool.
 # A path from the image to the answer is an ordinary network, and the fabric holds all of them.
 #
-# **The formula.**
+# **The formula.** The map $a(s, \ell)$ of scale $s$ in layer $\ell$ adds up what it reads:
 #
 # $$ a(s, \ell) = \operatorname{relu} \sum_{j \in \{-1, 0, 1\}} \operatorname{conv}_{3 \times 3}\big(a(s + j, \ell - 1)\big) $$ (eq-fabric)
 #
@@ -435,14 +436,21 @@ assert all((p.grad is not None) == (id(p) in own) for p in shared.parameters())
 
 
 # %% tags=["hide-input"]
-known = {candidate: table.load().row(candidate) for candidate in space}
+held = table.load()
+truth = held.truth()  # accuracies on test images
+known = {candidate: held.row(candidate) for candidate in space}
 candidates = [*known]
-alone = [np.mean(row.test) for row in known.values()]
-truth = dict(zip(candidates, alone, strict=True))
+alone = [truth[candidate] for candidate in candidates]
+
+
+def judged(seed):  # accuracy on validation images of one training, as searches see it
+    return partial(held.validation, seed=seed % len(table.SEEDS))
+
+
 searches = [
     enas.search(
         space,
-        truth.get,
+        judged(seed),
         budget=1,
         seed=seed,
         train=digits.train,
@@ -509,7 +517,7 @@ rises = [
     for history in searches
 ]
 record("enas.reward_rise_points", rises, digits=1)
-chosen_accuracy = [history.best.fitness for history in searches]
+chosen_accuracy = [truth[history.best.candidate] for history in searches]
 record("enas.accuracy_pct", chosen_accuracy, digits=1)
 record("enas.best_accuracy_pct", max(alone), digits=1, exact=True)
 gain = [value - average for value in chosen_accuracy]
@@ -596,6 +604,8 @@ assert {float(cost(path)) for cost in machines} == {float(path.sum())}
 
 
 # %% tags=["hide-input"]
+assert budgets[0] == 1.0 and 0.5 in budgets and budgets[-1] == 0.25  # as the page says
+assert len(budgets) <= 4  # the figure has four colors
 train, validation, test = splits(8)
 train = train.first(bsn_images)
 image = tuple(train.images.shape[1:])
@@ -653,7 +663,7 @@ def learned(seed, kind, share, **options):  # a super network under a budget
         gate_rate=gate_rate,
         seed=seed,
         before_epoch=lambda epoch: trace.append(spent() / cost.full),
-        **fit | options,
+        **{"strength": strength} | fit | options,
     )
     return {
         "model": model,
@@ -704,6 +714,8 @@ TITLES = {
     "latency": "latency",
     "steps": "steps of two machines",
 }
+
+
 rows, free = [], [run["accuracy"] for run in found["multiply_adds", 1.0]]
 for (kind, share), runs in found.items():
     half = share == 0.5
@@ -734,6 +746,7 @@ record(
 )
 small = budgets[-1]
 record("bsn.small_budget_pct", 100 * small, digits=0, exact=True)
+record("bsn.strength", strength, digits=0, exact=True)
 record("bsn.retrained_accuracy_pct", retrained[small], digits=1)
 record("bsn.random_accuracy_pct", drawn[small], digits=1)
 gain = differences(retrained[small], drawn[small])
@@ -747,16 +760,15 @@ evidence.phrase(
     if all(kept_under)
     else f"in {sum(kept_under)} of {len(kept_under)} runs",
 )
-quarter, free_runs = found["multiply_adds", 0.25], found["multiply_adds", 1.0]
+small_runs, free_runs = (found["multiply_adds", share] for share in (small, 1.0))
 for key in ("sampled", "run"):
-    ratio = [a[key] / b[key] for a, b in zip(quarter, free_runs, strict=True)]
+    ratio = [a[key] / b[key] for a, b in zip(small_runs, free_runs, strict=True)]
     record(f"bsn.{key}_work_ratio", ratio, digits=2)
 figure, (left, right) = figures.axes(2)
-for n, share in enumerate(budgets):
+for color, share in zip([GRAY, BLUE, PINK, RED], budgets, strict=False):
     traces = [
         [100 * value for value in run["trace"]] for run in found["multiply_adds", share]
     ]
-    color = [GRAY, BLUE, PINK, RED][n]
     for trace in traces:
         left.plot(range(len(trace)), trace, color=color, linewidth=1)
     left.axhline(100 * share, color=color, linestyle=":", linewidth=1.5)
@@ -830,6 +842,7 @@ def listed(seed):  # D of all masks of a small supergraph, one dimension for eac
     cost = costs.Sum(network.graph, count)
     model = budgeted.Gated(network, start=1.0)
     options = {"cost": cost, "budget": cost.full, "gate_rate": 0.0, "seed": seed}
+    options["strength"] = strength
     budgeted.fit(model, train, epochs=bsn_epochs, **options, **fit)
     masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 6)
     with torch.no_grad():
@@ -841,10 +854,9 @@ def listed(seed):  # D of all masks of a small supergraph, one dimension for eac
                 for mask in masks
             ]
         ).double()
-    joined = network.graph.connected(masks)
-    charged = torch.where(joined, cost(masks), cost.full)
-    over = (charged - table_budget * cost.full).clamp(min=0) / cost.full
-    return (errors + 10 * over).reshape((2,) * 6), over
+    limit = {"cost": cost, "budget": table_budget * cost.full}
+    over = budgeted.excess(masks, network.graph, **limit) / cost.full
+    return (errors + strength * over).reshape((2,) * 6), over
 
 
 def on_grid(loss, steps=9):  # the expected loss for all probabilities on a grid
@@ -918,7 +930,7 @@ against = {
 for seed in range(bsn_seeds):
     model = budgeted.Gated(residual(seed))
     options = {"cost": work_2, "budget": limit, "epochs": bsn_epochs, "seed": seed}
-    options["gate_rate"] = gate_rate
+    options |= {"gate_rate": gate_rate, "strength": strength}
     budgeted.fit(model, train, **options, **fit)
     live = template_2.graph.live(model.mask)
     spent = float(work_2(live[None]))
@@ -950,7 +962,8 @@ evidence.phrase("supergraphs.resnet.outcome", told(gain, "the residual network")
 
 # %% [markdown]
 # **What to see.** The found networks agree with the residual network on {mean}`supergraphs.resnet.agreement_pct` of the {mean}`supergraphs.resnet.edges` parts, kept or left out; random subgraphs of the same cost agree on {mean}`supergraphs.resnet.random_agreement_pct` ({verdict}`C3.2.4-10`).
-# Some likeness is by construction: {mean}`supergraphs.resnet.parts` of the parts are the residual network, and there is nothing else to choose from.
+# Some likeness is by construction: {mean}`supergraphs.resnet.parts` of the parts belong to the residual
+# network, so most of what a search can choose is in it.
 # The found networks take {mean}`supergraphs.resnet.cost_ratio 2` its multiply-adds and are {glue:text}`supergraphs.resnet.outcome` ({verdict}`C3.2.4-11`).
 # They are right on {mean}`supergraphs.resnet.accuracy_pct` of the images as they were found and on {mean}`supergraphs.resnet.again_accuracy_pct` when they are trained again, and ResNet is right on {mean}`supergraphs.resnet.plain_accuracy_pct`.
 # The survey says that segmentation was tested on CIFAR, which has no labels for pixels ({verdict}`C3.2.4-09`).
@@ -989,21 +1002,9 @@ figures.show_source(mnasnet.reward, clipped_loss)
 assert mnasnet.reward(0.5, 80, target=80) == 0.5
 assert round(mnasnet.reward(1.0, 160, target=80), 2) == 0.95
 assert [len(str(size)) - 1 for size in space_sizes(432, 5, 3)] == [13, 39]
-rows = [(16, 1, 1), (24, 2, 2), (40, 3, 2), (80, 4, 2), (112, 2, 1), (160, 3, 2)]
-bases = tuple(Base(*row) for row in [*rows, (320, 1, 1)])
-chosen = Mobile(
-    (
-        Block("separable", 3, 0, "none"),
-        Block("mobile6", 3),
-        Block("mobile3", 5, 0.25),
-        Block("mobile6", 3),
-        Block("mobile6", 3, 0.25),
-        Block("mobile6", 5, 0.25),
-        Block("mobile6", 3),
-    )
-)
+bases, blocks = MNASNET_A1
 mobile = MobileSpace(bases=bases)
-a1 = mobile.build(chosen, seed=0).eval()
+a1 = mobile.build(blocks, seed=0).eval()
 assert round(measure.parameters(a1) / 1e6, 1) == 3.9
 
 # %% [markdown]
@@ -1109,25 +1110,27 @@ figures.show(
 # %% [markdown]
 # **What to see.** The sums of {mean}`supergraphs.timed.operations` operations rank whole networks with a correlation of {mean}`supergraphs.latency.rank_correlation 2`; with multiply-adds it is {glue:text}`supergraphs.latency.word`, {mean}`supergraphs.latency.multiply_adds_rank_correlation 2`.
 # Each operation has a fixed cost on a processor, and a separable convolution is two operations for few multiply-adds.
-# The sums are {mean}`supergraphs.latency.sum_ratio` the measured times, because an operation does not take the same time on its own and within a network; the order stays nearly the same.
+# The sums are {mean}`supergraphs.latency.sum_ratio` the measured times.
+# They need not agree, because an operation does not take the same time on its own and within a network; the order
+# stays nearly the same.
 #
 # ### The search
 #
 # **An experiment.** The target is the median latency of all chains by the table, and accuracies come from the table of trained networks.
-# The controller draws {mean}`supergraphs.mnasnet.drawn` candidates; then we look at what it would draw next.
+# The controller draws {mean}`supergraphs.mnasnet.drawn` candidates, and is rewarded by the validation accuracy of one training.
+# Then we look at what it would draw next, and judge it by the test accuracy, the mean of three trainings.
 # (There are {mean}`supergraphs.mnasnet.candidates` chains in all, so nobody would need a search here; what counts is what the controller learns.)
 
 # %% tags=["hide-input"]
 latencies = {candidate: times.latency_ms(candidate) for candidate in chains}
 target = float(np.median([*latencies.values()]))
-truth = table.load().truth()
 REWARDS = {"hard": mnasnet.HARD, "soft": mnasnet.SOFT}
 results = {kind: [] for kind in REWARDS}
 for kind, exponents in REWARDS.items():
     for seed in range(mnas_seeds):
         history = mnasnet.search(
             chains,
-            truth.get,
+            judged(seed),
             budget=mnas_budget,
             seed=seed,
             latency=latencies.get,
@@ -1159,7 +1162,7 @@ for kind, runs in results.items():
         f"{key}_latency_ratio", [np.mean(v) for v in times_of], digits=2
     )
     reached = [np.mean([truth[c] for c in last]) for _, last in runs]
-    row["mean accuracy"] = record(f"{key}_accuracy_pct", reached, digits=1, timing=True)
+    row["test accuracy"] = record(f"{key}_accuracy_pct", reached, digits=1, timing=True)
     rewards = [[row.fitness for row in history.rows] for history, _ in runs]
     rise = [np.mean(values[-50:]) - np.mean(values[:50]) for values in rewards]
     row["reward gained"] = record(f"{key}_rise", rise, digits=1, timing=True)
@@ -1170,7 +1173,7 @@ for kind, runs in results.items():
         record("mnasnet.gain_points", gain, digits=1, timing=True)
 figures.table(
     rows,
-    caption=f"What the controller draws after {mnas_budget} candidates; rewards in points of accuracy, from the first 50 to the last 50",
+    caption=f"What the controller draws after {mnas_budget} candidates, means; rewards in points of validation accuracy, from the first 50 to the last 50",
 )
 record("mnasnet.usual_accuracy_pct", usual, digits=1, timing=True)
 met = np.mean(shares["hard"])
@@ -1205,13 +1208,13 @@ figures.show(
     figure,
     finding=f"With the hard reward {met:.0f} % of the draws meet the target; the soft one ends at {mean_soft:.2f} of it",
     name="fig-mnasnet",
-    caption="All chains (gray) by latency and accuracy, and what the controllers draw at the end of their search (the larger a dot, the more often). Dotted: the target.",
+    caption="All chains (gray) by latency and test accuracy, and what the controllers draw at the end of their search (the larger a dot, the more often). Dotted: the target.",
     alt=f"Two panels of accuracy against latency. With the hard reward {met:.0f} % of the draws are left of the target; with the soft reward their mean latency is {mean_soft:.2f} of it.",
 )
 
 # %% [markdown]
 # **What to see.** With the hard reward, {mean}`supergraphs.mnasnet.hard_within_pct` of the controller's draws meet the target.
-# Their accuracy is {mean}`supergraphs.mnasnet.hard_accuracy_pct`, where random chains within the target have {mean}`supergraphs.mnasnet.usual_accuracy_pct` ({verdict}`C3.2.4-13`).
+# Their test accuracy is {mean}`supergraphs.mnasnet.hard_accuracy_pct`, where random chains within the target have {mean}`supergraphs.mnasnet.usual_accuracy_pct` ({verdict}`C3.2.4-13`).
 # For the soft reward the target is no limit, since accuracy can make up for time; the mean latency ends at {mean}`supergraphs.mnasnet.soft_latency_ratio 2` the target.
 #
 # ### Against MobileNets
@@ -1280,7 +1283,7 @@ record("mnasnet.wide_latency_ratio", wide_ratio, digits=2)
 # ## Where it breaks
 #
 # **The size of the charge.** How much does $\lambda$ matter?
-# We learn again with half of the multiply-adds as the budget, and $\lambda = 0.1$ in place of $\lambda = 10$.
+# We learn again with half of the multiply-adds as the budget, and $\lambda = 0.1$ in place of {mean}`supergraphs.bsn.strength 0`.
 
 # %%
 mild = [
@@ -1302,7 +1305,7 @@ tight_pct = []
 for seed in range(mnas_seeds):
     options = {"budget": mnas_budget, "seed": seed, "latency": latencies.get}
     options |= {"target": tight, "exponents": mnasnet.HARD}
-    policy = mnasnet.search(chains, truth.get, **options).policy
+    policy = mnasnet.search(chains, judged(seed), **options).policy
     last = policy.candidates(200, torch.Generator().manual_seed(seed))
     tight_pct.append(100 * np.mean([latencies[c] <= tight for c in last]))
 record("mnasnet.tight_within_pct", tight_pct, digits=0, timing=True)
@@ -1363,5 +1366,7 @@ evidence.answer(
 #
 # ## Sources of this chapter
 #
-# - {cite:t}`saxena2016convolutional` is convolutional neural fabrics, {cite:t}`pham2018efficient` ENAS, {cite:t}`veniat2018learning` budgeted super networks and {cite:t}`tan2019mnasnet` MnasNet.
-# - {cite:t}`williams1992reinforce` is the policy gradient, {cite:t}`sandler2018mobilenet` MobileNetV2 and {cite:t}`howard2017mobilenets` the first MobileNet; {cite:t}`berthelier2020survey` is the survey.
+# - {cite:t}`saxena2016convolutional` introduce convolutional neural fabrics, {cite:t}`pham2018efficient` ENAS,
+#   {cite:t}`veniat2018learning` budgeted super networks and {cite:t}`tan2019mnasnet` MnasNet.
+# - {cite:t}`williams1992reinforce` introduces the policy gradient, {cite:t}`sandler2018mobilenet` MobileNetV2 and
+#   {cite:t}`howard2017mobilenets` the first MobileNet; {cite:t}`berthelier2020survey` is the survey.

@@ -1,9 +1,10 @@
 """The gate on choices: a chapter chooses settings by the validation split, and reports on the test split.
 
 What is computed from ``dataset.test`` is followed through the names, containers and functions of a chapter. Where it
-decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters), the
-chapter chooses by the test split. A line that only shows something, or is taken wrongly for a choice, says so:
-``# not chosen by test``.
+decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters, what
+rewards a ``search``), the chapter chooses by the test split. What a method ``truth`` gives, as that of
+:mod:`lib.search.table`, is measured on the test split too. A line that only shows something, or is taken wrongly for a
+choice, says so: ``# not chosen by test``.
 """
 
 import ast
@@ -15,6 +16,8 @@ from lib.book import chapters
 SHOWN = "# not chosen by test"
 PICKING = {"argmin", "argmax", "nanargmin", "nanargmax"}
 KEYED = {"min", "max", "sorted", "sort", "nsmallest", "nlargest"}
+SEARCH, REWARD = "search", "evaluate"  # search(space, evaluate, ...), and the name of what rewards it
+TRUTH = "truth"  # a method that gives accuracies on the test split
 FILLING = {"append", "extend", "add", "insert"}
 KEYS = {"keys", "enumerate", "range"}  # what a loop over them gives is no measurement
 INEQUALITY = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
@@ -51,8 +54,7 @@ def picks(tree: ast.Module) -> Iterator[tuple[ast.expr, str | None]]:
     given: set[str] = set()
     while True:
         before = len(given)
-        for node in ast.walk(tree):
-            given |= _gives(node, given)
+        given |= _given_below(tree, given)
         if len(given) == before:
             break
     yield from _picks(tree, given)
@@ -67,16 +69,17 @@ def _picks(node: ast.AST, given: set[str]) -> Iterator[tuple[ast.expr, str | Non
         elif name in KEYED and (key := next((word.value for word in node.keywords if word.arg == "key"), None)):
             decides = ast.Tuple([*node.args, key], ast.Load()) if isinstance(key, ast.Attribute | ast.Name) else key
             yield node, _first(_values_of(decides), given)
-    inner = given
+        elif name == SEARCH:
+            rewards = [*node.args[:2][-1:], *(word.value for word in node.keywords if word.arg == REWARD)]
+            named = (_first(_values_of(reward), given - _arguments(reward)) for reward in rewards)
+            yield node, next(filter(None, named), None)
+    inner = given - _arguments(node)
     if isinstance(node, SCOPES):
-        inner = set(given)
         for part in getattr(node, "generators", []):
             inner = (inner - set(_names(part.target))) | _looped(part.target, part.iter, inner)
             for condition in part.ifs:
                 if any(isinstance(sign, INEQUALITY) for one in ast.walk(condition) for sign in getattr(one, "ops", [])):
                     yield condition, _first(condition, inner)
-        if isinstance(node, ast.Lambda):
-            inner -= {argument.arg for argument in node.args.args}
     for child in ast.iter_child_nodes(node):
         yield from _picks(child, inner)
 
@@ -84,6 +87,19 @@ def _picks(node: ast.AST, given: set[str]) -> Iterator[tuple[ast.expr, str | Non
 def _values_of(key: ast.expr) -> ast.expr:
     """What a key function computes: the body of a lambda."""
     return key.body if isinstance(key, ast.Lambda) else key
+
+
+def _arguments(node: ast.AST) -> set[str]:
+    """The arguments of a function, whose names are its own; of anything else none."""
+    return {argument.arg for argument in node.args.args} if isinstance(node, ast.Lambda | ast.FunctionDef) else set()
+
+
+def _given_below(node: ast.AST, given: set[str]) -> set[str]:
+    """The names that the statements below a node make hold what the test split gave."""
+    inner, found = given - _arguments(node), set[str]()
+    for child in ast.iter_child_nodes(node):
+        found |= _gives(child, inner) | _given_below(child, inner)
+    return found
 
 
 def _gives(node: ast.AST, given: set[str]) -> set[str]:
@@ -97,7 +113,7 @@ def _gives(node: ast.AST, given: set[str]) -> set[str]:
     elif isinstance(node, ast.For):
         found |= _looped(node.target, node.iter, given)
     elif isinstance(node, ast.FunctionDef):
-        own = given - {argument.arg for argument in node.args.args}
+        own = given - _arguments(node)
         returned = [one.value for one in ast.walk(node) if isinstance(one, ast.Return) and one.value]
         found |= {node.name} if any(_first(value, own) for value in returned) else set()
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FILLING:
@@ -109,6 +125,12 @@ def _assigned(target: ast.expr, value: ast.expr, given: set[str]) -> set[str]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
         pairs = zip(target.elts, value.elts, strict=True)
         return {name for one, other in pairs for name in _assigned(one, other, given)}
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.GeneratorExp | ast.ListComp):
+        part, *others = value.generators
+        if isinstance(part.iter, ast.Tuple) and len(part.iter.elts) == len(target.elts) and not others:
+            own = given - set(_names(part.target))  # a, b = (f(s) for s in (held, seen)): one after the other
+            made = [own | _assigned(part.target, element, given) for element in part.iter.elts]
+            return {_holder(one) for one, names in zip(target.elts, made, strict=True) if _first(value.elt, names)}
     if not _first(value, given):
         return set()
     if isinstance(target, ast.Tuple):
@@ -142,7 +164,8 @@ def _holder(node: ast.expr) -> str:
 def _first(node: ast.AST, given: set[str]) -> str | None:
     """The first name in an expression that the test split gave, ``test`` for the split itself, or None.
 
-    What is called with the validation split, or looked up under its name, is measured on that.
+    What is called with the validation split, or looked up under its name, is measured on that. ``**options`` are
+    settings, not measurements.
     """
     if isinstance(node, ast.Call) and any(_validated(argument) for argument in node.args):
         return None
@@ -150,9 +173,12 @@ def _first(node: ast.AST, given: set[str]) -> str | None:
         return None
     if isinstance(node, ast.Attribute) and node.attr == "test":
         return "test"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == TRUTH:
+        return TRUTH
     if isinstance(node, ast.Name):
         return node.id if node.id in given and not _validated(node) else None
-    return next((found for child in ast.iter_child_nodes(node) if (found := _first(child, given))), None)
+    parts = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.keyword) or child.arg]
+    return next((found for child in parts if (found := _first(child, given))), None)
 
 
 def _validated(node: ast.AST) -> bool:

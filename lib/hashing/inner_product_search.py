@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.hashing.simhash import Tables, check_vectors, wide
-from lib.weights import check_one_of
 
 WIDTH = 2.5  # r of the hash of L2-ALSH, which its source recommends
 PRODUCTS = 2**22  # values that are gathered at a time, to compute inner products

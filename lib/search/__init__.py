@@ -4,7 +4,7 @@ history.py                what every search gets and gives: space, evaluation, h
 random_search.py          candidates drawn at random, each once
 regularized_evolution.py  a population whose oldest member goes
 exhaustive.py             all candidates, in their order
-constrained.py            a space within a limit, and a fitness that pays for what exceeds it
+constrained.py            a space within a limit
 regret.py                 how far a search is from the best, after each evaluation
 chains.py                 a tiny space: chains of operations
 networks.py               networks of chains

@@ -20,7 +20,7 @@ Two candidates can be the same network: a skip changes nothing where no channels
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,12 +97,12 @@ class Operation:
         """Build the layers. Their weights are drawn from torch's global random state."""
         match self.kind:
             case "stem" | "conv3":
-                return nn.Sequential(_convolution(self.inputs, self.outputs, 3))
+                return nn.Sequential(convolution(self.inputs, self.outputs, 3))
             case "conv1":
-                return nn.Sequential(_convolution(self.inputs, self.outputs, 1))
+                return nn.Sequential(convolution(self.inputs, self.outputs, 1))
             case "separable3":
-                depthwise = _convolution(self.inputs, self.inputs, 3, groups=self.inputs, name="depthwise")
-                return nn.Sequential(depthwise | _convolution(self.inputs, self.outputs, 1, name="pointwise"))
+                depthwise = convolution(self.inputs, self.inputs, 3, groups=self.inputs, name="depthwise")
+                return nn.Sequential(depthwise | convolution(self.inputs, self.outputs, 1, name="pointwise"))
             case "skip" if self.inputs < self.outputs:
                 return nn.ZeroPad3d((0, 0, 0, 0, 0, self.outputs - self.inputs))  # the third pair: of the channels
             case "skip":
@@ -123,11 +123,49 @@ class Operation:
         return lambda: module(image)
 
 
-def _convolution(
+def convolution(
     inputs: int, outputs: int, kernel: int, *, groups: int = 1, name: str = "conv"
 ) -> OrderedDict[str, nn.Module]:
+    """Name the layers of a convolution without a bias, batch norm and ReLU.
+
+    inputs, outputs: channels.
+    kernel: height and width, odd; the border is padded so that the size stays.
+    groups: of the channels, default 1.
+    name: of the convolution, and the first word of the other names; default "conv".
+
+    >>> list(convolution(2, 4, 3))
+    ['conv', 'conv_bn', 'conv_relu']
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
     return OrderedDict({name: conv, f"{name}_bn": nn.BatchNorm2d(outputs), f"{name}_relu": nn.ReLU()})
+
+
+def check_operations(operations: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError where the operations of a space are none, not different, or not known.
+
+    operations: names.
+    known: the names that there are.
+
+    >>> check_operations(("conv3", "skip"), OPERATIONS)
+    """
+    if not operations or len(set(operations)) < len(operations):
+        raise ValueError(f"operations must be one or more different names, not {operations!r}")
+    for operation in operations:
+        if operation not in known:
+            raise ValueError(f"there is no operation {operation!r}: accepted are {', '.join(known)}")
+
+
+def check_chosen(chosen: Sequence[str], operations: Sequence[str]) -> None:
+    """Raise ValueError for a chosen operation that a space does not have.
+
+    chosen: names.
+    operations: of the space.
+
+    >>> check_chosen(("skip", "skip"), ("conv3", "skip"))
+    """
+    for operation in chosen:
+        if operation not in operations:
+            raise ValueError(f"{operation!r} is not in this space: accepted are {', '.join(operations)}")
 
 
 @dataclass(frozen=True)
@@ -162,11 +200,7 @@ class Chains:
         check_sizes({"pools": self.pools}, {"pools": 0})
         sizes = {name: getattr(self, name) for name in ("positions", "width", "channels", "classes", "size")}
         check_sizes(sizes, {"positions": self.pools + 1, "size": 2**self.pools})
-        if not self.operations or len(set(self.operations)) < len(self.operations):
-            raise ValueError(f"operations must be one or more different names, not {self.operations!r}")
-        for operation in self.operations:
-            if operation not in OPERATIONS:
-                raise ValueError(f"there is no operation {operation!r}: accepted are {', '.join(OPERATIONS)}")
+        check_operations(self.operations, OPERATIONS)
 
     def __len__(self) -> int:
         return len(self.operations) ** self.positions
@@ -204,9 +238,7 @@ class Chains:
         """
         if len(candidate.operations) != self.positions:
             raise ValueError(f"{str(candidate)!r} has {len(candidate.operations)} operations, not {self.positions}")
-        for operation in candidate.operations:
-            if operation not in self.operations:
-                raise ValueError(f"{operation!r} is not in this space: accepted are {', '.join(self.operations)}")
+        check_chosen(candidate.operations, self.operations)
 
     def operations_of(self, candidate: Chain) -> list[Operation]:
         """List all operations of a candidate, stem, pools and classifier among them, in the order in which they run.

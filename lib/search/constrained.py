@@ -1,4 +1,4 @@
-r"""Search under a cost: the candidates that a budget allows, or a fitness that falls when a budget is exceeded.
+"""Search under a cost: the candidates that a limit allows are a space of their own.
 
 Accuracy alone is no search where the largest network wins. Parameters, multiply-adds and latency are costs alike.
 """
@@ -6,7 +6,6 @@ Accuracy alone is no search where the largest network wins. Parameters, multiply
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -38,7 +37,8 @@ class Within(Generic[C]):
     limit: float
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        if not 0 < self.limit < math.inf:
+            raise ValueError(f"limit must be a finite number above 0, not {self.limit!r}")
         self.sample(np.random.default_rng(0))
 
     def __iter__(self) -> Iterator[C]:
@@ -48,6 +48,8 @@ class Within(Generic[C]):
         """Draw from the whole space until a candidate is allowed.
 
         random: numpy's generator.
+
+        Raises ValueError where 10,000 draws find none.
         """
         cheapest = math.inf
         for _ in range(DRAWS):
@@ -65,6 +67,8 @@ class Within(Generic[C]):
 
         candidate: of the space.
         random: numpy's generator.
+
+        Raises ValueError as :meth:`sample` does.
         """
         for _ in range(1000):
             neighbor = self.space.mutated(candidate, random)
@@ -74,40 +78,3 @@ class Within(Generic[C]):
 
     def _allowed(self, candidate: C) -> bool:
         return self.cost(candidate) <= self.limit
-
-
-def penalized(
-    evaluate: Callable[[C], float], cost: Callable[[C], float], *, limit: float, weight: float
-) -> Callable[[C], float]:
-    r"""Return a fitness that pays for what exceeds the limit (veniat2018learning, equation 1, as a gain).
-
-    .. math:: \text{fitness}(m) - \lambda \max\big(0, C(m) / \mathbf{C} - 1\big)
-
-    The paper's cost is not divided by its limit; dividing gives :math:`\lambda` the unit of the fitness.
-
-    evaluate: gives the fitness of a candidate.
-    cost: C, of a candidate, in any unit.
-    limit: the cost that is free, in the same unit, above 0.
-    weight: what twice the limit costs, in units of the fitness, 0 or more.
-
-    Raises ValueError for a limit or a weight that is not accepted.
-
-    >>> fitness = penalized(lambda n: 90.0, lambda n: n, limit=100, weight=50)
-    >>> fitness(80), fitness(120)
-    (90.0, 80.0)
-    """
-    _check_limit(limit)
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight must be a finite number of 0 or more, not {weight!r}")
-    return partial(_fitness, evaluate, cost, limit, weight)  # not a function in a function: processes can send it
-
-
-def _fitness(
-    evaluate: Callable[[C], float], cost: Callable[[C], float], limit: float, weight: float, candidate: C
-) -> float:
-    return evaluate(candidate) - weight * max(0.0, cost(candidate) / limit - 1)
-
-
-def _check_limit(limit: float) -> None:
-    if not 0 < limit < math.inf:
-        raise ValueError(f"limit must be a finite number above 0, not {limit!r}")

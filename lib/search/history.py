@@ -58,14 +58,12 @@ class History(Generic[C]):
 
     @property
     def best(self) -> Evaluation[C]:
-        """The first row with the largest fitness. Raises ValueError where every evaluation failed."""
+        """The first row with the largest fitness. Raises ValueError where there is none, or every evaluation failed."""
+        if not self.rows:
+            raise ValueError("the history has no evaluation: none of its candidates is the best")
         if not any(row.fitness > -math.inf for row in self.rows):
             raise ValueError(f"none of the {len(self.rows)} evaluations worked; the last one: {self.rows[-1].failure}")
         return max(self.rows, key=lambda row: row.fitness)
-
-    def best_so_far(self) -> np.ndarray:
-        """Return the largest fitness after each evaluation, shape (evaluations,)."""
-        return np.maximum.accumulate([row.fitness for row in self.rows])
 
 
 def evaluated(evaluate: Callable[[C], float], candidates: Sequence[C], *, jobs: int = 1) -> list[Evaluation[C]]:

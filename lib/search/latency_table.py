@@ -15,6 +15,7 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -107,8 +108,8 @@ class LatencyTable(Generic[C]):
         candidates: three or more, whose networks are built and timed in turns.
         runs: timed runs of each network, 20 or more, default 30.
 
-        Raises ValueError for fewer candidates, on another machine than the table's, and where all networks take the
-        same time.
+        Raises ValueError for fewer candidates, on another machine than the table's, for a network that the device
+        cannot run, and where all networks take the same time, by the table or when they are timed.
         """
         candidates = list(candidates)
         if len(candidates) < 3:
@@ -116,11 +117,17 @@ class LatencyTable(Generic[C]):
         if (here := machine(device := _device(self.device))) != self.machine:
             raise ValueError(f"the table is of {self.machine}, and this machine is {here}: validate it there")
         predicted = tuple(map(self.latency_ms, candidates))
-        calls = {str(i): self.space.call(candidate, device) for i, candidate in enumerate(candidates)}
-        times = measure.latency_ms({i: _timed(i, call, device) for i, call in calls.items()}, runs=runs)
+        calls = {
+            str(i): _timed(f"network {candidate}", partial(self.space.call, candidate), device)
+            for i, candidate in enumerate(candidates)
+        }
+        times = measure.latency_ms(calls, runs=runs)
         measured = tuple(times[str(i)].median for i in range(len(candidates)))
-        if len(set(predicted)) == 1 or len(set(measured)) == 1:
-            raise ValueError(f"all {len(candidates)} networks take {predicted[0]:.3g} ms: there is nothing to rank")
+        for source, column in (("by the table", predicted), ("when they are timed", measured)):
+            if len(set(column)) == 1:
+                raise ValueError(
+                    f"all {len(candidates)} networks take {column[0]:.3g} ms {source}: there is nothing to rank"
+                )
         return Validation(float(stats.spearmanr(predicted, measured).statistic), predicted, measured)
 
     def save(self, path: str | Path) -> None:
@@ -151,11 +158,12 @@ def latency_table(space: Composed[C], *, device: str = "cpu", runs: int = 30) ->
     True
     """
     where = _device(device)
-    if not space.every_operation():
+    found = space.every_operation()
+    if not found:
         raise ValueError("the space has no operation: there is nothing to time")
     # method
-    operations = {operation.name: operation for operation in space.every_operation()}
-    calls = {name: _timed(name, _ready(operation, where), where) for name, operation in operations.items()}
+    operations = {operation.name: operation for operation in found}
+    calls = {name: _timed(f"operation {name}", operation.call, where) for name, operation in operations.items()}
     times = measure.latency_ms(calls, runs=runs)
     milliseconds = {name: time.median for name, time in times.items()}
     # end of method
@@ -214,32 +222,24 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _ready(operation: Operation, device: torch.device) -> Callable[[], object]:
+def _timed(
+    what: str, make: Callable[[torch.device], Callable[[], object]], device: torch.device
+) -> Callable[[], object]:
+    """Make a call and warm it up; on an accelerator, let it wait for its result."""
     try:
-        return operation.call(device)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(_cannot(operation.name, device, error)) from None
+        call = make(device)
 
+        def waits() -> None:
+            call()
+            torch.accelerator.synchronize(device)
 
-def _timed(name: str, call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """Warm a call up; on an accelerator, let it wait for its result."""
-
-    def waits() -> None:
-        call()
-        torch.accelerator.synchronize(device)
-
-    whole = call if device.type == "cpu" else waits
-    try:
+        whole = call if device.type == "cpu" else waits
         with torch.no_grad():
             for _ in range(WARM_UP):
                 whole()
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(_cannot(name, device, error)) from None
+        raise ValueError(f"the device {str(device)!r} cannot time the {what}: {_line(error)}") from None
     return whole
-
-
-def _cannot(name: str, device: torch.device, error: Exception) -> str:
-    return f"the device {str(device)!r} cannot time the operation {name}: {_line(error)}"
 
 
 def _line(error: Exception) -> str:

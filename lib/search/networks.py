@@ -3,6 +3,7 @@
 ``latency_table(Networks({"mine": model}, images))`` times each different operation of a model once on this machine.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from torch.fx.node import map_aggregate
 class Traced:
     """One operation of a traced network, with the arguments it was given.
 
-    name: of the module or function, and what it was given: shapes of tensors, and values.
+    name: of the module or function, and what it was given: shapes of tensors, and values. A module's name holds all of
+        its settings, also those that it does not print.
     function: module or function.
     arguments, options: by position and by name.
     """
@@ -101,7 +103,7 @@ class _Recorder(fx.Interpreter):
             match n.op:
                 case "call_module":
                     function = self.fetch_attr(str(n.target))
-                    kind = " ".join(repr(function).split())
+                    kind = _described(self.fetch_attr(str(n.target)))
                 case "call_method":
                     function, kind = getattr(type(arguments[0]), str(n.target)), str(n.target)
                 case _:
@@ -110,6 +112,19 @@ class _Recorder(fx.Interpreter):
             given = [str(map_aggregate(value, _shape)) for value in (*arguments, *options.values())]
             self.parts.append(Traced(f"{kind}({', '.join(given)})", function, arguments, options))
         return super().run_node(n)
+
+
+def _described(module: nn.Module) -> str:
+    """What a module prints, and the settings that it leaves out, such as the number of heads of an attention layer."""
+    unsaid = []
+    for path, part in module.named_modules():
+        printed = part.extra_repr()
+        for name, value in vars(part).items():
+            if name.startswith("_") or name == "training" or type(value) not in (bool, int, float, str):
+                continue
+            if not re.search(rf"\b{re.escape(f'{name}={value}')}(?![\w.])", printed):
+                unsaid.append(f"{path}.{name}={value}".lstrip("."))
+    return " ".join([*repr(module).split(), *unsaid])
 
 
 def _shape(value: Any) -> Any:
@@ -125,7 +140,7 @@ def _operations(name: str, model: nn.Module, images: Tensor) -> list[Traced]:
     try:
         with torch.no_grad():
             recorder.run(images)
-    except RuntimeError as error:
-        lines = str(error).strip().splitlines()
+    except (RuntimeError, ValueError, TypeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{name!r} does not take images of {tuple(images.shape)}: {lines[0]}") from None
     return recorder.parts

@@ -23,8 +23,7 @@ charged as the whole supergraph, or else closing every gate would be the way to 
 two-sided penalty ("abs").
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal, Unpack, get_args
 
 import numpy as np
@@ -34,9 +33,10 @@ from torch.nn import functional
 
 from lib import training
 from lib.datasets import Split
-from lib.supergraphs.shared.costs import Cost, check_budget
+from lib.supergraphs.shared.costs import Cost, check_limit
+from lib.supergraphs.shared.graph import Graph
 from lib.supergraphs.shared.supernetwork import Network, SuperNetwork, plain
-from lib.training import Lesson, UpdateOptions
+from lib.training import UpdateOptions
 
 Charge = Literal["sampled", "pruned"]
 
@@ -128,24 +128,26 @@ def gate_gradient(losses: Tensor, masks: Tensor, probabilities: Tensor) -> Tenso
     # end of method
 
 
-def expected_loss(table: Tensor, probabilities: Tensor) -> Tensor:
-    r"""Compute the expectation of a loss over all masks exactly, where there are few edges.
+def excess(masks: Tensor, graph: Graph, *, cost: Cost, budget: float, charge: Charge = "sampled") -> Tensor:
+    r"""Compute what masks cost beyond a budget: :math:`\max(0, C(H \circ E) - \mathbf C)`.
 
-    .. math:: \sum_H D(H) \prod_e \gamma_e^{H_e} (1 - \gamma_e)^{1 - H_e}
+    masks: bool, (n, edges). One that connects nothing costs as much as the whole supergraph.
+    graph: of the supergraph.
+    cost: what masks cost.
+    budget: the cost that is free, in its unit.
+    charge: "sampled" (default): C is the cost of all open gates; "pruned": only of those on an open path.
 
-    table: D of each mask, one dimension of two for each edge: off, on.
-    probabilities: gamma, (edges,).
+    Returns (n,) float64, in the unit of the cost.
 
-    Returns a scalar that can be differentiated. Raises ValueError where shapes do not fit.
-
-    >>> expected_loss(torch.tensor([[0.0, 1.0], [2.0, 5.0]]), torch.tensor([0.5, 1.0]))
-    tensor(3.)
+    >>> from lib.supergraphs.fabric import trellis
+    >>> from lib.supergraphs.shared.costs import Makespan
+    >>> graph = trellis(layers=3, scales=4)
+    >>> excess(torch.tensor([[True] * 26, [False] * 26]), graph, cost=Makespan(graph, machines=1), budget=20).tolist()
+    [6.0, 6.0]
     """
-    if table.shape != (2,) * len(probabilities):
-        raise ValueError(f"a table of {tuple(table.shape)} for {len(probabilities)} edges: each needs a dimension of 2")
-    for p in probabilities:
-        table = (1 - p) * table[0] + p * table[1]
-    return table
+    live = graph.live(masks)
+    charged = torch.where(live.any(1), cost(masks if charge == "sampled" else live), cost.full)
+    return (charged - budget).clamp(min=0)
 
 
 def fit(
@@ -192,7 +194,7 @@ def fit(
     """
     training.check_options(options, kinds=StepOptions)
     split.check_not_empty("to train on")
-    check_budget(budget, cost)
+    check_limit(budget, cost)
     if min(len(split), options.get("batch_size", 2)) < 2:
         raise ValueError("a batch needs two examples or more, since each is compared with the others")
     for name, value in (("strength", strength), ("gate_rate", gate_rate)):
@@ -203,20 +205,16 @@ def fit(
     if charge not in get_args(Charge):
         raise ValueError(f'charge must be "sampled" or "pruned", not {charge!r}')
     sampled = _Sampled(model, seed)
-
-    def charged(masks: Tensor) -> Tensor:
-        live = model.network.graph.live(masks)
-        return torch.where(live.any(1), cost(masks if charge == "sampled" else live), cost.full)
-
     gates = nn.Parameter(model.logits.clone())
     adam = torch.optim.Adam([gates], lr=gate_rate)
 
-    def lesson(outputs: Tensor, labels: Tensor, images: Tensor, samples: Tensor) -> Tensor:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
         losses = functional.cross_entropy(outputs, labels, reduction="none").reshape(len(labels), -1).mean(1)
         if not torch.isfinite(losses).all():
             raise ValueError(f"the loss of a batch is {float(losses.mean().detach())}: try a lower learning rate")
         # method
-        penalties = strength * (charged(sampled.masks) - budget).clamp(min=0).to(losses) / cost.full
+        over = excess(sampled.masks, model.network.graph, cost=cost, budget=budget, charge=charge)
+        penalties = strength * over.to(losses) / cost.full
         gates.grad = gate_gradient(losses.detach() + penalties, sampled.masks, model.probabilities)
         return losses.mean() + penalties.mean()  # the gradient of the weights is that of the first term
         # end of method
@@ -230,7 +228,7 @@ def fit(
         split,
         epochs=epochs,
         seed=seed,
-        teaching=_Teaching(lesson),
+        loss=loss,
         before_epoch=before_epoch,
         after_step=move_gates,
         **options,
@@ -253,12 +251,3 @@ class _Sampled(nn.Module):
         draws = torch.from_numpy(self.random.random((len(images), len(p)))).to(p.device)
         self.masks = draws < p
         return self.model.network(images, self.masks)
-
-
-class _Teaching:
-    def __init__(self, lesson: Lesson) -> None:
-        self._lesson = lesson
-
-    @contextmanager
-    def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> Iterator[Lesson]:
-        yield self._lesson

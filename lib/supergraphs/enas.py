@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
+from lib.arguments import check_sizes
 from lib.datasets import Split
 from lib.search.history import History, Space, check_budget, evaluated
-from lib.supergraphs.shared.choices import choices_of
+from lib.supergraphs.shared.choices import Product, choices_of
 from lib.supergraphs.shared.macro_space import Macro, MacroSpace
 from lib.supergraphs.shared.policies import Decisions, Policy, RecurrentPolicy, SoftmaxPolicy
 from lib.supergraphs.shared.reinforce import Learner
@@ -31,6 +32,7 @@ from lib.supergraphs.shared.weight_sharing import SharedWeights, accuracy_pct, t
 
 C = TypeVar("C")
 TRIES = 100  # rounds of draws from a controller that repeats itself
+LISTED = 10_000  # candidates whose networks are all built once, to find the layers that they share
 BOUND = 1.5  # of the controller's logits, so that no option ever dies (authors' code, macro space)
 
 
@@ -156,7 +158,8 @@ def search(
 ) -> EnasHistory[C]:
     """Train a supergraph and its controller in turns, and evaluate the children that seem best at the end.
 
-    space: its candidates are networks; a :class:`MacroSpace`, or any other that lists its candidates.
+    space: its candidates are networks; a :class:`MacroSpace`, or any other that lists its candidates. The network of
+        each of these is built once, so a :class:`~lib.supergraphs.shared.choices.Product` may have ``LISTED`` of them.
     evaluate: gives the fitness of a candidate on its own: trained from scratch. One that raises, or whose fitness is
         not finite, is a row that says so.
     budget: evaluations, 1 or more; the paper makes one.
@@ -175,12 +178,13 @@ def search(
     skip_prior: probability of a skip to which the controller is held, in (0, 1); default 0.4. Macro space only.
     skip_weight: of this penalty, 0 or more; default 0.8.
     finalists: children that are drawn at the end, 1 or more; default 10. More are drawn until as many as the budget
-        differ; a controller that has settled on fewer leaves the rest of the budget to uniform draws.
+        differ; a controller that has settled on fewer leaves the rest of the budget to draws in which each option of a
+        choice that leads to a candidate is as likely as the others.
     jobs: processes that evaluate, default 1.
 
     Returns the history; its rows are the ``budget`` evaluations at the end.
-    Raises ValueError for arguments that are not accepted and a space without a candidate, before anything is trained,
-    and for a training of the shared weights that diverges.
+    Raises ValueError for arguments that are not accepted and a space with no candidate or too many, before anything is
+    trained, and for a training of the shared weights that diverges.
 
     >>> from lib import datasets
     >>> from lib.search.chains import Chains
@@ -192,15 +196,17 @@ def search(
     """
     check_budget(budget, seed)
     least = {"epochs": 1, "batch_size": 2, "controller_steps": 0, "samples": 1, "finalists": 1}
-    given = (epochs, batch_size, controller_steps, samples, finalists)
-    for (name, fewest), value in zip(least.items(), given, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-            raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+    check_sizes(dict(zip(least, (epochs, batch_size, controller_steps, samples, finalists), strict=True)), least)
     if not 0 < skip_prior < 1 or not 0 <= skip_weight < float("inf"):
         raise ValueError(f"skip_prior must be in (0, 1) and skip_weight 0 or more, not {skip_prior} and {skip_weight}")
     train.check_not_empty("to train on")
     if len(validation) < 2:
         raise ValueError(f"the validation split has {len(validation)} samples: two or more are needed for a reward")
+    if isinstance(space, Product) and not isinstance(space, MacroSpace) and space.size > LISTED:
+        raise ValueError(
+            f"the space has {space.size:,} candidates, and the network of each would be built to find the layers that"
+            f" they share: {LISTED:,} are accepted"
+        )
     choices = choices_of(space)
     candidates = space.covering() if isinstance(space, MacroSpace) else space
     shared = SharedWeights(space.build, candidates, seed=seed)
@@ -248,8 +254,9 @@ def search(
     )
     teach(epochs)
     drawn = dict.fromkeys(policy.candidates(finalists, generator))
-    tries = 0
-    while len(drawn) < budget and (tries := tries + 1) <= TRIES:
+    for _ in range(TRIES):
+        if len(drawn) >= budget:
+            break
         drawn |= dict.fromkeys(policy.candidates(finalists, generator))
     ranked = dict(zip(drawn, rewarded(list(drawn)), strict=True))
     chosen = sorted(drawn, key=lambda child: -ranked[child])[:budget]

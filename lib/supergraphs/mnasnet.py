@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import torch
 
+from lib.arguments import check_sizes
 from lib.search.history import Evaluation, History, Space, check_budget, evaluated
 from lib.supergraphs.shared.choices import choices_of
 from lib.supergraphs.shared.policies import Policy, RecurrentPolicy, SoftmaxPolicy
@@ -146,8 +147,7 @@ def search(
     """
     check_budget(budget, seed)
     check_target(target, exponents)
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be a whole number of 1 or more, not {batch!r}")
+    check_sizes({"batch": batch})
     if not callable(latency):
         raise ValueError(f"latency must be a function of a candidate, not {latency!r}")
     if controller not in CONTROLLERS:

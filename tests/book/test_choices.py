@@ -29,6 +29,22 @@ def test_a_pick_by_test_is_found_and_one_by_validation_not(pick):
 
 
 @pytest.mark.parametrize(
+    ("measured", "search"),
+    [
+        ("truth = table.load().truth()", "mnasnet.search(space, truth.get, budget=9)"),
+        ("truth = table.load().truth()", "search(space, lambda one: truth[one], seed=0)"),
+        ("truth = {one: rate(one, dataset.test) for one in space}", "search(evaluate=truth.get, space=space)"),
+        ("truth = [rate(one, dataset.test) for one in space]", "particles.search(truth.index)"),
+    ],
+)
+def test_a_search_that_is_rewarded_by_the_test_split_is_found(measured, search):
+    assert found(f"{measured}\nhistory = {search}") == ["truth"]
+    assert found(f"{measured}\ndef tried(truth):\n    return {search}") == []  # another one, that the caller gives
+    by_validation = search.replace("truth", "by_validation")
+    assert found(f"{measured}\nby_validation = partial(held.validation, seed=0)\nhistory = {by_validation}") == []
+
+
+@pytest.mark.parametrize(
     "code",
     [
         "held, seen = small(dataset.validation), small(dataset.test)\nerror = [rate(net, seen) for net in nets]",
@@ -38,6 +54,8 @@ def test_a_pick_by_test_is_found_and_one_by_validation_not(pick):
         "rates = {}\nrates['a'] = [rate(net, dataset.test)]\nfor name, error in rates.items():\n    print(name)",
         "for net, error in zip(nets, [rate(net, dataset.test) for net in nets]):\n    print(net)",
         "error = 0\nerror += rate(net, dataset.test)",
+        "held, error = [rate(net, split) for split in (dataset.validation, dataset.test)]",
+        "held = table.load()\nerror = [held.truth()[net] for net in nets]",
     ],
 )
 def test_the_split_is_followed_through_names_containers_and_functions(code):
@@ -48,6 +66,9 @@ def test_the_split_is_followed_through_names_containers_and_functions(code):
     "code",
     [
         "held, seen = small(dataset.validation), small(dataset.test)\nbest = np.argmin(held)",
+        "held, seen = (small(split) for split in (dataset.validation, dataset.test))\nbest = np.argmin(held)",
+        ERRORS + "best = np.argmin(rate(net, held, **errors))",
+        "def judge(error):\n    worst = -error\n    return np.argmin(worst)\nerror = rate(net, dataset.test)",
         ERRORS + "most = max(errors.values())",
         ERRORS + "seen = errors_of(nets, dataset.validation, errors)\nbest = np.argmin(seen)",
         "rows = {n: {'validation': rate(n, held), 'test': rate(n, dataset.test)} for n in nets}\n"

@@ -1,4 +1,4 @@
-"""Search under a cost: the allowed candidates, all of them, and fitness that pays for what exceeds a limit."""
+"""Search under a cost: the allowed candidates, and all of them."""
 
 import math
 import pickle
@@ -9,7 +9,7 @@ import pytest
 
 from lib.search import exhaustive, random_search, regularized_evolution
 from lib.search.chains import Chain, Chains
-from lib.search.constrained import Within, penalized
+from lib.search.constrained import Within
 
 SPACE = Chains(positions=3, pools=1)
 COSTS = {candidate: SPACE.multiply_adds(candidate) for candidate in SPACE}
@@ -60,33 +60,8 @@ def test_a_limit_below_the_cheapest_is_refused():
 def test_limits_that_are_not_above_zero_are_refused(limit):
     with pytest.raises(ValueError, match="limit must be a finite number above 0"):
         Within(SPACE, COSTS.__getitem__, limit)
-    with pytest.raises(ValueError, match="limit must be a finite number above 0"):
-        penalized(float, float, limit=limit, weight=1)
 
 
-def test_what_exceeds_the_limit_is_paid_for_in_proportion():
-    fitness = penalized(lambda n: 80.0, float, limit=10, weight=30)
-    assert [fitness(cost) for cost in (5, 10, 15, 20)] == [80, 80, 65, 50]
-
-
-def test_no_weight_leaves_the_fitness_as_it_was():
-    assert penalized(float, float, limit=1, weight=0)(7) == 7
-
-
-def test_what_a_search_evaluates_travels_between_processes():
-    fitness = penalized(SPACE.parameters, SPACE.multiply_adds, limit=LIMIT, weight=1)
-    assert pickle.loads(pickle.dumps(fitness))(list(SPACE)[5]) == fitness(list(SPACE)[5])
+def test_a_limited_space_travels_between_processes():
     space = Within(SPACE, SPACE.multiply_adds, LIMIT)
     assert list(pickle.loads(pickle.dumps(space))) == list(space)
-
-
-def test_a_heavy_penalty_finds_what_the_limit_finds():
-    heavy = penalized(SPACE.parameters, COSTS.__getitem__, limit=LIMIT, weight=1e6)
-    within = exhaustive.search(Within(SPACE, COSTS.__getitem__, LIMIT), SPACE.parameters, budget=64)
-    assert exhaustive.search(SPACE, heavy, budget=64).best.candidate == within.best.candidate
-
-
-@pytest.mark.parametrize("weight", [-1, math.nan, math.inf])
-def test_weights_below_zero_or_not_finite_are_refused(weight):
-    with pytest.raises(ValueError, match="weight must be a finite number of 0 or more"):
-        penalized(float, float, limit=1, weight=weight)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lib import measure, storage
 from lib.datasets import Split
 from lib.supergraphs import budgeted
-from lib.supergraphs.budgeted import Gated, expected_loss, gate_gradient
+from lib.supergraphs.budgeted import Gated, excess, gate_gradient
 from lib.supergraphs.fabric import fabric
 from lib.supergraphs.shared import costs
 from lib.supergraphs.shared.costs import Makespan, Sum
@@ -27,6 +27,13 @@ def toy(n: int = 96, size: int = 4, dtype=torch.float32) -> Split:
 
 def small(seed: int = 0, **options) -> Gated:
     return Gated(fabric(seed, layers=2, size=4, width=4, classes=4), **options)
+
+
+def expected_loss(table: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """The expectation of D over all masks; the table has one dimension of two for each edge: off, on."""
+    for p in probabilities:
+        table = (1 - p) * table[0] + p * table[1]
+    return table
 
 
 def table(gates: int) -> torch.Tensor:
@@ -105,6 +112,21 @@ def test_the_loss_is_that_of_the_paper(case):
         fixed(model, mask), split, cost=cost, budget=budget, epochs=1, seed=0, strength=7.0, charge=charge, **frozen
     )
     assert losses == [pytest.approx(before + 7 * max(0, charged[case] - budget) / cost.full, rel=1e-5)]
+
+
+def test_the_excess_counts_all_open_gates_or_those_on_a_path():
+    model = small()
+    graph = model.network.graph
+    cost = Sum(graph, costs.parameters(model.network))
+    masks = torch.rand(50, len(graph.edges), generator=given.generator()) < 0.6
+    for charge, priced in (("sampled", masks), ("pruned", graph.live(masks))):
+        costly = [
+            float(cost(one[None])) if graph.connected(mask[None]) else cost.full
+            for mask, one in zip(masks, priced, strict=True)
+        ]
+        expected = [max(0, value - 0.5 * cost.full) for value in costly]
+        assert excess(masks, graph, cost=cost, budget=0.5 * cost.full, charge=charge).tolist() == expected
+    assert 0 < sum(graph.connected(masks).tolist()) < 50
 
 
 LATENCIES = {edge.name: 0.1 + 0.01 * i for i, edge in enumerate(small().network.graph.edges)}
@@ -225,7 +247,5 @@ def test_bad_input_is_refused_before_anything_changes():
         ValueError, match="two examples or more are needed, since each is compared with the others, not 1"
     ):
         gate_gradient(torch.ones(1), torch.ones(1, 2, dtype=torch.bool), torch.ones(2))
-    with pytest.raises(ValueError, match=r"a table of \(2, 2\) for 3 edges: each needs a dimension of 2"):
-        expected_loss(torch.ones(2, 2), torch.ones(3))
     with pytest.raises(ValueError, match="it leaves no network"):
         fixed(model, model.mask & False).plain()

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from given import generator, split
+from given_choices import every
 from torch import nn
 
 from lib.datasets import Split
-from lib.search.chains import Chain, Chains
+from lib.search.chains import Chains
 from lib.supergraphs import enas
 from lib.supergraphs.enas import Controller, search
-from lib.supergraphs.shared.choices import every
-from lib.supergraphs.shared.macro_space import Macro, MacroSpace
+from lib.supergraphs.shared.macro_space import MacroSpace
+from lib.supergraphs.shared.mobile_space import Base, MobileSpace
 from lib.supergraphs.shared.policies import Decisions
 from lib.supergraphs.shared.weight_sharing import accuracy_pct
 
@@ -215,5 +216,14 @@ def test_shared_weights_that_diverge_are_an_error():
         search(SPACE, float, **OPTIONS | {"train": Split(TRAIN.images * math.inf, TRAIN.labels)})
 
 
-def test_candidates_of_both_spaces_are_values():
-    assert Chain(("conv3",)) == Chain(("conv3",)) and len({Macro((), ()), Macro((), ())}) == 1
+def test_a_product_with_too_many_networks_is_refused_before_one_is_built(monkeypatch):
+    monkeypatch.setattr(MobileSpace, "build", lambda *_: pytest.fail("built before it was refused"))
+    space = MobileSpace(bases=(Base(8, 1, 1),) * 3, stem=4, head=8, channels=1)
+    with pytest.raises(ValueError, match=r"the space has 80,621,568 candidates, .*: 10,000 are accepted"):
+        search(space, float, **OPTIONS)
+
+
+def test_a_small_product_is_searched():
+    narrow = {"operations": ("conv",), "kernels": (3,), "squeezes": (0,), "skips": ("none",), "layers": (0,)}
+    space = MobileSpace(bases=(Base(4, 1, 1),), stem=4, head=8, channels=1, classes=10, **narrow)
+    assert space.size == 3 and len(search(space, lambda c: c.blocks[0].width, **OPTIONS).rows) == 2

@@ -218,23 +218,3 @@ def choices_of(space: Space[C]) -> Choices[C]:
             f"{type(space).__name__} neither says which choices make a candidate nor lists its candidates: {error}"
         ) from error
     return Listed(candidates)
-
-
-def every(choices: Choices) -> Tensor:
-    """List all combinations of choices that make a candidate.
-
-    choices: few enough to be listed.
-
-    Returns (candidates, choices) int64.
-
-    >>> every(Listed([("conv", 3), ("conv", 5), ("pool", 3)])).tolist()
-    [[0, 0], [0, 1], [1, 0]]
-    """
-    found = torch.zeros(1, 0, dtype=torch.long)
-    for options in choices.options:
-        allowed = choices.allowed(found)
-        if allowed is None:
-            allowed = torch.ones(len(found), len(options), dtype=torch.bool)
-        row, option = allowed.nonzero(as_tuple=True)
-        found = torch.cat([found[row], option[:, None]], 1)
-    return found

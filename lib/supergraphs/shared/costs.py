@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import measure
 from lib.arguments import check_sizes
@@ -117,12 +117,14 @@ def multiply_adds(network: Network, shape: tuple[int, ...]) -> dict[str, int]:
     network: all of it runs once; it is left as it was.
     shape: of an image, (channels, height, width).
 
+    Raises ValueError for an edge that is called "stem" or "head".
+
     >>> from lib.supergraphs.fabric import fabric
     >>> network = fabric(layers=2, size=2, width=4)
     >>> multiply_adds(network, (1, 2, 2))["l0s0_l1s0"] == 2 * 2 * 9 * 4 * 4
     True
     """
-    counts = dict.fromkeys([*network.layers, "stem", "head"], 0)
+    counts = dict.fromkeys(_parts(network), 0)
     for name, count in measure.multiply_adds_by_layer(network, shape).items():
         owner = name.removeprefix("layers.").split(".")[0]
         counts[owner] += count
@@ -134,15 +136,23 @@ def parameters(network: Network) -> dict[str, int]:
 
     network: any supergraph.
 
+    Raises ValueError for an edge that is called "stem" or "head".
+
     >>> from lib.supergraphs.fabric import fabric
     >>> parameters(fabric(layers=2, size=2, width=4))["l0s0_l1s0"] == 9 * 4 * 4 + 2 * 4
     True
     """
-    layers = {**network.layers, "stem": network.stem, "head": network.head}
-    return {name: measure.parameters(layer) for name, layer in layers.items()}
+    return {name: measure.parameters(layer) for name, layer in _parts(network).items()}
 
 
-def check_budget(budget: float, cost: Cost) -> None:
+def _parts(network: Network) -> dict[str, nn.Module]:
+    for name in ("stem", "head"):
+        if name in network.layers:
+            raise ValueError(f"an edge is called {name!r}, as a layer that no mask can leave out: rename the edge")
+    return {**network.layers, "stem": network.stem, "head": network.head}
+
+
+def check_limit(budget: float, cost: Cost) -> None:
     """Raise ValueError for a budget that no connected network fits in or that is not finite, and where all is free.
 
     budget: the largest cost, in the unit of the cost.
@@ -172,7 +182,7 @@ def random_mask(graph: Graph, cost: Cost, *, budget: float, seed: int, tries: in
     >>> [float(cost(random_mask(graph, cost, budget=13, seed=seed)[None])) for seed in range(3)]
     [13.0, 13.0, 13.0]
     """
-    check_budget(budget, cost)
+    check_limit(budget, cost)
     random = np.random.default_rng(seed)
     mask = torch.zeros(len(graph.edges), dtype=torch.bool)
     failures = 0

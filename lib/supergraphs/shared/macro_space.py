@@ -19,8 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_sizes
+from lib.search import chains
 from lib.seeding import seeded
 from lib.supergraphs.shared.choices import Product
+from lib.supergraphs.shared.convolutions import normalized
 
 OPERATIONS = ("conv3", "separable3", "conv5", "separable5", "average3", "max3")
 
@@ -60,17 +63,12 @@ class MacroSpace(Product[Macro]):
     classes: int = 10
 
     def __post_init__(self) -> None:
-        for name, fewest in {"layers": 1, "width": 2, "channels": 1, "classes": 2}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-                raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+        check_sizes({name: getattr(self, name) for name in ("layers", "width", "channels", "classes")}, {"width": 2})
         if self.width % 2:
             raise ValueError(f"width must be even, since two halves make a reduction, not {self.width}")
-        if not self.operations or len(set(self.operations)) < len(self.operations):
-            raise ValueError(f"operations must be one or more different names, not {self.operations!r}")
-        for operation in self.operations:
-            if operation not in OPERATIONS:
-                raise ValueError(f"there is no operation {operation!r}: accepted are {', '.join(OPERATIONS)}")
+        if not isinstance(self.operations, tuple):
+            raise ValueError(f"operations must be a tuple, not {self.operations!r}")
+        chains.check_operations(self.operations, OPERATIONS)
 
     @property
     def options(self) -> tuple[tuple[str | bool, ...], ...]:
@@ -113,9 +111,7 @@ class MacroSpace(Product[Macro]):
             raise ValueError(
                 f"a candidate has {self.layers} operations and as many skips as layers before each, not {candidate}"
             )
-        for operation in candidate.operations:
-            if operation not in self.operations:
-                raise ValueError(f"{operation!r} is not in this space: accepted are {', '.join(self.operations)}")
+        chains.check_chosen(candidate.operations, self.operations)
 
     def covering(self) -> Iterator[Macro]:
         """List a few candidates that together have all layers of the space: one operation everywhere, all skips."""
@@ -153,7 +149,7 @@ class MacroNetwork(nn.Module):
         self.candidate, width = candidate, space.width
         third = space.layers // 3
         self.reduced = {third - 1, 2 * third - 1} if third else set()
-        self.stem = nn.Sequential(nn.Conv2d(space.channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.stem = normalized(space.channels, width)
         for layer, operation in enumerate(candidate.operations):
             self.add_module(f"{layer}_{operation}", _operation(operation, width))
             if layer:
@@ -214,8 +210,7 @@ def _convolution(width: int, kernel: int, *, separable: bool = False) -> Ordered
     if separable:
         layers["depthwise"] = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         kernel = 1
-    layers[name] = nn.Conv2d(width, width, kernel, padding=kernel // 2, bias=False)
-    return layers | OrderedDict({f"{name}_bn": nn.BatchNorm2d(width), f"{name}_relu": nn.ReLU()})
+    return layers | chains.convolution(width, width, kernel, name=name)
 
 
 def _operation(operation: str, width: int) -> nn.Sequential:

@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 from lib.supergraphs.shared.choices import Product
+from lib.supergraphs.shared.convolutions import normalized
 
 OPERATIONS = ("conv", "separable", "mobile3", "mobile6")
 
@@ -62,6 +64,22 @@ class Base(NamedTuple):
 
 MOBILENET_V2 = tuple(
     itertools.starmap(Base, [(16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)])
+)
+MNASNET_A1 = (  # blocks, and the candidate of them that the paper found (tan2019mnasnet, figure 7)
+    tuple(
+        itertools.starmap(Base, [(16, 1, 1), (24, 2, 2), (40, 3, 2), (80, 4, 2), (112, 2, 1), (160, 3, 2), (320, 1, 1)])
+    ),
+    Mobile(
+        (
+            Block("separable", 3, 0, "none"),
+            Block("mobile6", 3),
+            Block("mobile3", 5, 0.25),
+            Block("mobile6", 3),
+            Block("mobile6", 3, 0.25),
+            Block("mobile6", 5, 0.25),
+            Block("mobile6", 3),
+        )
+    ),
 )
 
 
@@ -108,13 +126,13 @@ class MobileSpace(Product[Mobile]):
         }
         for name, (right, words) in accepted.items():
             options = getattr(self, name)
+            if not isinstance(options, tuple):
+                raise ValueError(f"{name} must be a tuple, not {options!r}")
             if not options or len(set(options)) < len(options) or not all(map(right, options)):
                 raise ValueError(f"{name} must be different options {words}, at least one of them, not {options!r}")
         if not self.bases or not all(_whole(value, 1) for base in self.bases for value in base):
             raise ValueError(f"bases must be blocks of whole numbers of 1 or more, at least one, not {self.bases!r}")
-        for name, fewest in {"stem": 1, "stem_stride": 1, "head": 1, "channels": 1, "classes": 2}.items():
-            if not _whole(getattr(self, name), fewest):
-                raise ValueError(f"{name} must be a whole number of {fewest} or more, not {getattr(self, name)!r}")
+        check_sizes({name: getattr(self, name) for name in ("stem", "stem_stride", "head", "channels", "classes")})
 
     @property
     def options(self) -> tuple[tuple[str | float, ...], ...]:
@@ -201,7 +219,7 @@ class Layer(nn.Module):
         if block.squeeze:
             layers["squeeze"] = SqueezeExcitation(middle, max(1, int(inputs * block.squeeze)))
         if block.operation != "conv":
-            layers["project"] = nn.Sequential(nn.Conv2d(middle, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            layers["project"] = normalized(middle, outputs, kernel=1)
         self.main = nn.Sequential(layers)
         self.skip: nn.Module | None = None
         if block.skip == "identity" and stride == 1 and inputs == outputs:
@@ -249,7 +267,5 @@ def space_sizes(options: int, blocks: int, layers: int) -> tuple[int, int]:
     >>> ["{:.1e}".format(size) for size in space_sizes(432, 5, 3)]
     ['1.5e+13', '3.4e+39']
     """
-    for name, value in (("options", options), ("blocks", blocks), ("layers", layers)):
-        if not _whole(value, 1):
-            raise ValueError(f"{name} must be a whole number of 1 or more, not {value!r}")
+    check_sizes({"options": options, "blocks": blocks, "layers": layers})
     return options**blocks, options ** (blocks * layers)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_sizes
 from lib.seeding import seeded
 from lib.supergraphs.shared.choices import Choices
 
@@ -34,10 +35,14 @@ class Decisions:
 class Policy(nn.Module, Generic[C]):
     """A distribution over the candidates of a space.
 
-    choices: that make a candidate.
+    choices: that make a candidate, one or more.
+
+    Raises ValueError for a space without a choice.
     """
 
     def __init__(self, choices: Choices[C]) -> None:
+        if not choices.options:
+            raise ValueError("the space has no choice: at least one is needed to learn to make it")
         super().__init__()
         self.choices = choices
 
@@ -71,6 +76,8 @@ class Policy(nn.Module, Generic[C]):
         """Compute the probabilities of given choices.
 
         numbers: (n, choices) int64.
+
+        Raises ValueError for choices of another shape.
         """
         expected = len(self.choices.options)
         if numbers.dim() != 2 or numbers.shape[1] != expected:
@@ -100,9 +107,9 @@ class SoftmaxPolicy(Policy[C]):
 
     choices: that make a candidate.
 
-    >>> from lib.supergraphs.shared.choices import Listed, every
+    >>> from lib.supergraphs.shared.choices import Listed
     >>> policy = SoftmaxPolicy(Listed([("conv", 3), ("conv", 5), ("pool", 3)]))
-    >>> policy(every(policy.choices)).log_probabilities.exp().tolist()
+    >>> policy(torch.tensor([[0, 0], [0, 1], [1, 0]])).log_probabilities.exp().tolist()
     [0.25, 0.25, 0.5]
     """
 
@@ -142,9 +149,7 @@ class RecurrentPolicy(Policy[C]):
         self, choices: Choices[C], *, seed: int, hidden: int = 32, layers: int = 2, bound: float = float("inf")
     ) -> None:
         super().__init__(choices)
-        for name, value in (("hidden", hidden), ("layers", layers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of 1 or more, not {value!r}")
+        check_sizes({"hidden": hidden, "layers": layers})
         if not bound > 0:
             raise ValueError(f"bound must be above 0, not {bound!r}")
         self.hidden, self.bound = hidden, bound

@@ -20,22 +20,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from lib.supergraphs.shared.choices import every
+from lib.arguments import check_sizes
 from lib.supergraphs.shared.policies import Decisions, Policy
 
 C = TypeVar("C")
-
-
-def policy_gradient_loss(log_probabilities: Tensor, advantages: Tensor) -> Tensor:
-    """Return the loss whose gradient is the negative policy gradient (williams1992reinforce).
-
-    log_probabilities: of the candidates that were drawn, (n,).
-    advantages: R - b, (n,).
-
-    >>> policy_gradient_loss(torch.tensor([0.5, 0.25]).log(), torch.tensor([1.0, -1.0]))
-    tensor(-0.3466)
-    """
-    return -(advantages * log_probabilities).mean()
 
 
 def clipped_loss(log_probabilities: Tensor, before: Tensor, advantages: Tensor, *, clip: float = 0.2) -> Tensor:
@@ -54,20 +42,6 @@ def clipped_loss(log_probabilities: Tensor, before: Tensor, advantages: Tensor, 
     ratio = (log_probabilities - before).exp()
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
     # end of method
-
-
-def expected_reward(policy: Policy[C], rewards: Tensor) -> Tensor:
-    r"""Return :math:`J = \sum_a \pi(a) R(a)` over all candidates; its gradient is what policy gradients estimate.
-
-    policy: of few enough candidates to be listed.
-    rewards: (candidates,), in the order of :func:`lib.supergraphs.shared.choices.every`.
-
-    >>> from lib.supergraphs.shared.choices import Listed
-    >>> from lib.supergraphs.shared.policies import SoftmaxPolicy
-    >>> round(expected_reward(SoftmaxPolicy(Listed("ab")), torch.tensor([1.0, 2.0])).item(), 4)
-    1.5
-    """
-    return (policy(every(policy.choices)).log_probabilities.exp() * rewards).sum()
 
 
 class Baseline:
@@ -129,8 +103,7 @@ class Learner(Generic[C]):
         for name, value in (("learning_rate", learning_rate), ("clip", clip)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a whole number of 1 or more, not {steps!r}")
+        check_sizes({"steps": steps})
         if not 0 <= entropy_weight < math.inf:
             raise ValueError(f"entropy_weight must be a finite number of 0 or more, not {entropy_weight!r}")
         self.policy, self.steps, self.clip, self.penalty = policy, steps, clip, penalty

@@ -137,10 +137,7 @@ def train_shared(
     epochs: int,
     seed: int,
     learning_rate: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     batch_size: int = 128,
-    shift: int = 0,
     before_epoch: Callable[[int], None] | None = None,
 ) -> int:
     """Train the shared weights: each batch trains one child that is drawn for it (pham2018efficient, section 2.2). In
@@ -149,8 +146,7 @@ def train_shared(
     shared: the weights.
     draw: gives as many candidates as it is asked for; it is called before each epoch.
     split: samples to train on.
-    epochs, seed, learning_rate, momentum, weight_decay, batch_size, shift: of :func:`lib.training.fit`, with its
-        defaults.
+    epochs, seed, learning_rate, batch_size: of :func:`lib.training.fit`, with its defaults; momentum 0.9.
     before_epoch: called with the number of each epoch, from 0, before candidates are drawn for it.
 
     Returns the number of passes: samples that went forward and backward through a child.
@@ -180,10 +176,8 @@ def train_shared(
         split,
         epochs=epochs,
         seed=seed,
-        optimizer=lambda groups: torch.optim.SGD(groups, learning_rate, momentum, nesterov=momentum > 0),
-        weight_decay=weight_decay,
+        optimizer=lambda groups: torch.optim.SGD(groups, learning_rate, momentum=0.9, nesterov=True),
         batch_size=batch_size,
-        shift=shift,
         before_epoch=refill,
         after_step=drawn.go_on,
     )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from given_choices import every
 
 from lib.search.chains import Chain, Chains
-from lib.supergraphs.shared.choices import Listed, Product, choices_of, every, parts
+from lib.supergraphs.shared.choices import Listed, Product, choices_of, parts
 
 UNEVEN = [("conv", 3, 8), ("conv", 5, 8), ("pool", 3), ("conv", 3, 16), ("skip",)]
 

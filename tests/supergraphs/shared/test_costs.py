@@ -13,7 +13,7 @@ from lib.supergraphs.shared import costs
 from lib.supergraphs.shared.costs import Makespan, Sum, random_mask
 from lib.supergraphs.shared.graph import Edge, Graph
 from lib.supergraphs.shared.residual_fabric import idle, residual_fabric
-from lib.supergraphs.shared.supernetwork import plain
+from lib.supergraphs.shared.supernetwork import Network, plain
 
 FABRIC, RESIDUAL = fabric(layers=3, size=4, width=3), residual_fabric(widths=(3, 4), blocks=3)
 
@@ -126,7 +126,17 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="the budget is nan"):
         random_mask(graph, cost, budget=math.nan, seed=0)
     with pytest.raises(ValueError, match="the whole supergraph costs 0: there is nothing to limit"):
-        costs.check_budget(1.0, Sum(graph, {"e0": 0, "e1": 0}))
+        costs.check_limit(1.0, Sum(graph, {"e0": 0, "e1": 0}))
+
+
+@pytest.mark.parametrize("name", ["stem", "head"])
+@pytest.mark.parametrize("count", [costs.parameters, lambda network: costs.multiply_adds(network, (1, 4, 4))])
+def test_an_edge_that_is_called_as_a_fixed_layer_is_refused(name, count):
+    layers = {name: torch.nn.Conv2d(2, 2, 3)}
+    stem, head = torch.nn.Conv2d(1, 2, 1), torch.nn.Flatten()
+    network = Network(Graph((Edge(name, "in", "out"),), "in", "out"), layers, stem=stem, head=head, channels=1)
+    with pytest.raises(ValueError, match=f"an edge is called '{name}'"):
+        count(network)
 
 
 def test_a_budget_that_random_paths_miss_is_refused():

@@ -8,6 +8,7 @@ import torch
 
 from lib import measure
 from lib.supergraphs.shared.mobile_space import (
+    MNASNET_A1,
     Base,
     Block,
     Layer,
@@ -26,18 +27,7 @@ def bases(*rows):
 FIRST = Block("separable", 3, 0, "none")
 B1 = bases((16, 1, 1), (24, 3, 2), (40, 3, 2), (80, 3, 2), (96, 2, 1), (192, 4, 2), (320, 1, 1))
 B1_BLOCKS = Mobile((FIRST, *(Block(f"mobile{e}", k) for e, k in [(3, 3), (3, 5), (6, 5), (6, 3), (6, 5), (6, 3)])))
-A1 = bases((16, 1, 1), (24, 2, 2), (40, 3, 2), (80, 4, 2), (112, 2, 1), (160, 3, 2), (320, 1, 1))
-A1_BLOCKS = Mobile(
-    (
-        FIRST,
-        Block("mobile6", 3),
-        Block("mobile3", 5, 0.25),
-        Block("mobile6", 3),
-        Block("mobile6", 3, 0.25),
-        Block("mobile6", 5, 0.25),
-        Block("mobile6", 3),
-    )
-)
+A1, A1_BLOCKS = MNASNET_A1
 TOY = MobileSpace(bases=bases((8, 2, 2), (12, 1, 1)), stem=4, head=16, channels=1, classes=10)
 
 
@@ -137,6 +127,7 @@ def test_squeeze_and_excitation_multiplies_by_a_gate_of_the_means():
     [
         ({"bases": ()}, "at least one"),
         ({"bases": (Base(8, 0, 1),)}, "whole numbers of 1"),
+        ({"operations": ["conv"]}, r"operations must be a tuple, not \['conv'\]"),
         ({"operations": ("conv", "fire")}, "operations must be different options of conv"),
         ({"kernels": (2,)}, "kernels must be different options odd"),
         ({"kernels": ()}, "at least one of them"),

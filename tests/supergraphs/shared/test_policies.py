@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from given import generator
+from given_choices import every
 
 from lib.search.chains import Chains
 from lib.supergraphs.enas import Controller
-from lib.supergraphs.shared.choices import Listed, choices_of, every
+from lib.supergraphs.shared.choices import Listed, choices_of
 from lib.supergraphs.shared.macro_space import MacroSpace
 from lib.supergraphs.shared.policies import RecurrentPolicy, SoftmaxPolicy
 
@@ -109,6 +110,12 @@ def test_copies_and_stored_weights_decide_alike():
 def test_sizes_that_make_no_policy_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RecurrentPolicy(UNEVEN, seed=0, **options)
+
+
+@pytest.mark.parametrize("make", [SoftmaxPolicy, lambda choices: RecurrentPolicy(choices, seed=0)])
+def test_a_space_without_a_choice_is_refused(make):
+    with pytest.raises(ValueError, match="the space has no choice: at least one is needed"):
+        make(Listed([()]))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 4)])

@@ -6,21 +6,27 @@ import numpy as np
 import pytest
 import torch
 from given import generator
+from given_choices import every
+from torch import Tensor
 
 from lib.search.chains import Chains
 from lib.supergraphs.enas import Controller
-from lib.supergraphs.shared.choices import Listed, choices_of, every
+from lib.supergraphs.shared.choices import Listed, choices_of
 from lib.supergraphs.shared.macro_space import MacroSpace
 from lib.supergraphs.shared.policies import RecurrentPolicy, SoftmaxPolicy
-from lib.supergraphs.shared.reinforce import (
-    Baseline,
-    Learner,
-    clipped_loss,
-    expected_reward,
-    policy_gradient_loss,
-)
+from lib.supergraphs.shared.reinforce import Baseline, Learner, clipped_loss
 
 BANDIT = Listed([("a", 1), ("a", 2), ("b", 1)])  # two steps; one combination is missing
+
+
+def policy_gradient_loss(log_probabilities: Tensor, advantages: Tensor) -> Tensor:
+    """The loss whose gradient is the negative policy gradient (williams1992reinforce)."""
+    return -(advantages * log_probabilities).mean()
+
+
+def expected_reward(policy, rewards: Tensor) -> Tensor:
+    """J, the sum of probability times reward over all candidates, in the order of ``every``."""
+    return (policy(every(policy.choices)).log_probabilities.exp() * rewards).sum()
 
 
 def made(name: str):
