@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,22 @@ def lib_sha256(folder: Path, files: list[Path]) -> str:
 
 
 def lock_sha256(root: Path) -> str:
-    """Return the hash of the locked versions of the book at ``root``."""
-    lock = root / "requirements.lock"
-    return _sha256(lock.read_text("utf-8") if lock.exists() else "")
+    """Return the hash of the locked versions that a run can use: all but those of the tools.
+
+    root: the book's folder. Its ``requirements.in`` names the tools after the line that begins with ``# Tools``.
+    """
+    lock, direct = (
+        path.read_text("utf-8").splitlines() if (path := root / name).exists() else []
+        for name in ("requirements.lock", "requirements.in")
+    )
+    first = next((at for at, line in enumerate(direct) if line.startswith("# Tools")), len(direct))
+    tools = {_package(line) for line in direct[first:]} - {""}
+    return _sha256("\n".join(line for line in lock if _package(line) not in tools))
+
+
+def _package(line: str) -> str:
+    """The name that a line of requirements begins with; "" for a comment."""
+    return re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def data_sha256(root: Path, values: dict[str, Any]) -> str:

@@ -44,6 +44,9 @@ def test_the_fingerprint_follows_all_that_a_run_depends_on(small_book, add_chapt
     changes()  # words are put on the page without another run
     (small_book / "requirements.lock").write_text("numpy==1")
     changes("lock_sha256")
+    (small_book / "requirements.in").write_text("numpy\n# Tools: no run uses them\nruff\n")
+    (small_book / "requirements.lock").write_text("numpy==1\nruff==3")
+    changes()  # nor a tool
     (small_book / "profiles" / "quick.yml").write_text("passes: {terms: 4}")
     changes("parameters")
     with (small_book / "lib" / "evidence.py").open("a") as file:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lib import imports
 from lib.book import catalogue, chapters, files, reproduce
+from lib.book.fingerprints import lock_sha256
 
 RECORD = Path("results", "networks.json")
 LEAST = 80  # percent of the trials that must work; the others are refused
@@ -52,7 +53,7 @@ def digests(root: Path) -> dict[str, str]:
         for path in sorted(library.glob("*/**/*.py"))
         if path.relative_to(library).parts[0] not in ("book", "datasets", "coding", "figures")
     }
-    lock = hashlib.sha256((root / "requirements.lock").read_bytes()).hexdigest()
+    lock = lock_sha256(root)
     result = {}
     for id, trial in trials(root).items():
         names = {node.id for node in ast.walk(ast.parse(trial["call"])) if isinstance(node, ast.Name)}
