@@ -29,7 +29,7 @@ def openings(root: Path) -> tuple[int, list[str]]:
         if page is None:
             continue
         count += 1
-        before = list(_opening(page))
+        before = list(opening(page))
         text = " ".join(part.get_text() for part in before if part.name == "p")
         if "±" in text:
             wrong.append(f"{chapter}: its opening has an interval: show the mean alone, with the role mean")
@@ -38,7 +38,7 @@ def openings(root: Path) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def _opening(page: BeautifulSoup) -> Iterator[Tag]:
+def opening(page: BeautifulSoup) -> Iterator[Tag]:
     """What a page shows between its title and the first heading or folded box below it."""
     title = page.select_one("article h1")  # the theme has one for print before it
     for part in title.find_next_siblings() if title else []:

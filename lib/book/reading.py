@@ -1,4 +1,4 @@
-"""The gates on how a page reads: sentences that can be said in one breath.
+"""The gates on how a page reads: sentences that can be said in one breath, openings that need no second reading.
 
 They look at the built pages, where numbers and verdicts stand in the sentences. Left out is what is no sentence of
 ours, claims (the survey's words, and a rule) and quotations, and what is no sentence: formulas, code, tables, captions.
@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyphen
 import soupsieve
 from bs4 import BeautifulSoup, Tag
 
+from lib.book import chapters
+from lib.book.form import opening
 from lib.book.gates import Gate, built_pages
 
-WORDS, NUMBERS = 30, 3  # of a sentence, at most
+WORDS, NUMBERS, GRADE = 30, 3, 11  # at most: words and numbers of a sentence, school years that an opening needs
 NOT_OURS = soupsieve.compile(
     ".claim, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography, .toctree-wrapper"
 )
@@ -25,6 +28,7 @@ QUOTED = re.compile(r"“[^”]*”")
 SHORT = "".join(rf"(?<!\b{word}\.)" for word in ("al", "vs", "e.g", "i.e", "cf"))  # no sentence ends with these
 END = re.compile(SHORT + r"(?<=[.!?])[”’)]?\s+")
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:\s?±\s?\d[\d.,]*)?")  # with its interval one number
+SYLLABLES = pyphen.Pyphen(lang="en_US")
 WORD = re.compile(r"[^\W_][\w’'-]*")
 
 
@@ -36,6 +40,34 @@ def long_sentences(root: Path) -> tuple[int, list[str]]:
 def crowded_sentences(root: Path) -> tuple[int, list[str]]:
     """No sentence has more than three numbers: more of them belong in a table."""
     return _checked(root, NUMBER, NUMBERS, "numbers")
+
+
+def hard_openings(root: Path) -> tuple[int, list[str]]:
+    """The opening of a chapter needs at most eleven years of school, by the grade of Flesch and Kincaid."""
+    count, wrong, built = 0, [], dict(built_pages(root))
+    for chapter in chapters.names(root):
+        if (page := built.get(f"chapters/{chapter}.html")) is not None:
+            text = " ".join(_text(part) for part in opening(page) if part.name == "p")
+            grade = school_years(text)
+            count += 1
+            if grade > GRADE:
+                wrong.append(f"{chapter}: its opening reads at grade {grade:.1f}, and {GRADE} is the most: {text}")
+    return count, wrong
+
+
+def school_years(text: str) -> float:
+    r"""Return how many years of school a text needs, by Flesch and Kincaid.
+
+    .. math:: 0.39 \frac{\text{words}}{\text{sentences}} + 11.8 \frac{\text{syllables}}{\text{words}} - 15.59
+
+    text: of English sentences, at least one word.
+
+    >>> round(school_years("The cat sat on the mat."), 1)
+    -1.4
+    """
+    words = [word for word in WORD.findall(text) if not word[0].isdigit()]
+    syllables = sum(len(SYLLABLES.positions(word)) + 1 for word in words)
+    return 0.39 * len(words) / len(END.split(text)) + 11.8 * syllables / len(words) - 15.59
 
 
 def _checked(root: Path, pattern: re.Pattern[str], most: int, what: str) -> tuple[int, list[str]]:
@@ -81,4 +113,5 @@ def _text(part: Tag) -> str:
 GATES: dict[str, Gate] = {
     "long sentences": long_sentences,
     "crowded sentences": crowded_sentences,
+    "hard openings": hard_openings,
 }

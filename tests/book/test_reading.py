@@ -1,4 +1,4 @@
-"""The gates on how a page reads find long and crowded sentences, and leave out what is not ours."""
+"""The gates on how a page reads find long and crowded sentences and hard openings, and leave out what is not ours."""
 
 from pathlib import Path
 
@@ -90,6 +90,17 @@ def test_sentences_end_where_a_reader_would_end_them():
     text = "<p>Zhu et al. prune it, e.g. vs. a mask. <code>fit</code> trains it. (It does.) numba helps?</p>"
     found = list(reading.sentences(BeautifulSoup(text, "html.parser")))
     assert found == ["Zhu et al. prune it, e.g. vs. a mask.", "X trains it.", "(It does.", "numba helps?"]
+
+
+def test_an_opening_in_long_words_is_found(book):
+    page(book, "<p>Parametrizable architectural optimization methodologies necessitate experimentation.</p>")
+    count, (wrong,) = reading.hard_openings(book)
+    assert count == 1 and wrong.startswith("one: its opening reads at grade ")
+
+
+def test_only_the_opening_is_graded(book):
+    page(book, PLAIN + "<details></details><p>Parametrizable architectural optimization methodologies.</p>")
+    assert reading.hard_openings(book) == (1, [])
 
 
 def test_pages_that_are_lists_of_names_are_not_read(book):
