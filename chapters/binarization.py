@@ -329,7 +329,10 @@ rows = [
         "measured": f"1/{mean([smaller(net) for net in taken]):.0f}",
     },
 ]
-figures.table(rows, caption="What signs save, and when: network of three hidden layers")
+figures.table(
+    rows,
+    caption="What signs save in training and in storage, for the network with three hidden layers",
+)
 
 # %% [markdown]
 # **What to see.** {finding}`Signs pay off when the network is stored, not while it is trained | binarization.mlp.binaryconnect_file_ratio > 16; binarization.training.weights_bytes_ratio < 1`.
@@ -679,7 +682,7 @@ for name, nets in few.items():
     record(f"few.{name}_training_loss", [a for a, _ in losses], digits=3)
     gap = record(f"few.{name}_gap", [b - a for a, b in losses], digits=3)
     rows.append(row | {"loss: test − training": gap})
-figures.table(rows, caption="Few training images")
+figures.table(rows, caption="Errors and losses with few training images")
 
 # %% tags=["remove-cell"]
 best = min(few_errors, key=lambda name: mean(few_errors[name]))  # not chosen by test
@@ -689,7 +692,7 @@ if best != "float":
     lower = [a - b for a, b in zip(few_errors["float"], few_errors[best], strict=True)]
     center, half = evidence.interval(lower)
     unsure = seeds < evidence.FEW or center <= half
-    outcome += ", but the seeds differ by more" if unsure else ""
+    outcome += ", but within the variation between seeds" if unsure else ""
 evidence.phrase("binarization.few.outcome", outcome)
 
 # %% [markdown]
@@ -792,7 +795,9 @@ w = (0.1 * w).requires_grad_()
 (exact,) = torch.autograd.grad((bwn.BinaryWeight()(w) * g).sum(), w)
 printed = g * (1 / w.numel() + bwn.scale(w).detach())
 share = ((exact - printed).norm() / exact.norm()).item()
-evidence.answer(f"What is left out has {share:.0%} of the length of the gradient.")
+evidence.answer(
+    f"What is left out has {100 * share:.0f} % of the length of the gradient."
+)
 
 # %% [markdown]
 # ## In short

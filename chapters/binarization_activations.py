@@ -349,7 +349,7 @@ for name, every in (("inner", kinds[1:-1]), ("all", kinds)):
 parts = [sum(m.weight.numel() for m in some) for some in (reading, kinds)]
 record("xnor.weights_binary_pct", 100 * parts[0] / parts[1], digits=1, exact=True)
 better = np.mean(lenet["xnor_k"]) < np.mean(lenet["xnor"])
-say("xnor.scale", "lowers the error a little" if better else "does not help here")
+say("xnor.scale", "lowers the error" if better else "does not help here")
 
 # %% [markdown]
 # **What to see.**

@@ -352,8 +352,8 @@ for network in NETWORKS:
 
 # %% tags=["remove-input"]
 for values, digits, caption in (
-    (ratios, 1, "How many times smaller the file is than the floats"),
-    (relative, 2, f"Time of {many} images; floats: 1"),
+    (ratios, 1, "How many times smaller the file is than that of the float network"),
+    (relative, 2, f"Time of {many} images; relative to floats"),
 ):
     rows = []
     for method, (text, _) in METHODS.items():
@@ -416,7 +416,7 @@ net = nets["lenet5", "xnor"]
 signed = [module for module in net.modules() if isinstance(module, Binarized)]
 signs = sum(module.layer.weight.numel() for module in signed) / 8
 evidence.answer(
-    f"{1 - signs / len(storage.dumps(net)):.0%} of the file are not signs: first and last layer, batch norm and scales."
+    f"{100 * (1 - signs / len(storage.dumps(net))):.0f} % of the file are not signs: first and last layer, batch norm and scales."
 )
 
 # %% [markdown]

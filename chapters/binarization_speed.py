@@ -166,7 +166,8 @@ for name, ms in times.items():
     row["bits (billion/s)"] = f"{reached[name]:,.0f}"
     rows.append(row | {"of the limit": f"{100 * reached[name] / roof.bits:.0f} %"})
 figures.table(
-    rows, caption="Floats and bits; rates without packing where it was timed apart"
+    rows,
+    caption="Floats and bits; the rates leave out packing where it was timed separately",
 )
 
 # %% tags=["remove-cell"]
@@ -220,7 +221,7 @@ figures.show(
     figure,
     finding=f"One core does {roof.bits / roof.floats:.0f} times as many operations on bits as on floats, and no more",
     name="fig-roofline",
-    caption="What four operations reach (points; green: bits, gray: floats), and what memory (slopes) and the core (flats) allow. A point above the slope reads from a cache.",
+    caption="What four operations reach (points; green: bits, gray: floats), and what memory (slopes) and the core (flat lines) allow. A point above the slope reads from a cache.",
     alt=f"The limit for floats is {roof.floats:,.0f}, for bits {roof.bits:,.0f} billion operations per second. Points, floats and bits: "
     + "; ".join(f"{name} {floats[name]:,.0f} and {reached[name]:,.0f}" for name in work)
     + ".",
@@ -343,7 +344,7 @@ bars = [
     ("square product with packing", ratio["product"]["bits"]),
     ("convolution, one image", ratio["convolution"]["bits"]),
     (f"convolution, {many} images", many_ratio["convolution"]),
-    ("convolution, K too", ratio["convolution"]["bits and K"]),
+    ("convolution, with K", ratio["convolution"]["bits and K"]),
     ("convolution, peak of floats", reached["convolution"] / roof.floats),
     ("VGG, one image", speedups["vgg", "one"]),
     (f"VGG, {many} images", speedups["vgg", "many"]),
@@ -379,7 +380,7 @@ figures.show(
     lead=True,
     finding=f"Against good float code, bits are {min(against_torch):.1f} to {max(against_torch):.0f} times as fast{'; 58 needs a slower rival' if slow else ''}",
     name="fig-which-rival",
-    caption="One kernel, many ratios. Rival: torch on one thread, unless the line says otherwise.",
+    caption="How many times as fast bits are as floats. The rival is torch on one thread, unless the label says otherwise.",
     alt="Times as fast on bits: "
     + "; ".join(f"{name} {value:.1f}" for name, value in bars)
     + ". XNOR-Net reports 58.",
@@ -388,7 +389,7 @@ evidence.phrase(
     "binarization_speed.rival.outcome",
     "only against floats that are multiplied one at a time"
     if slow
-    else "against torch as well",
+    else "even against torch",
 )
 
 # %% [markdown]
@@ -599,7 +600,9 @@ for count in (64, 256, 1024, 4096):
 enough = [
     str(count) for count, share in shares.items() if share < 0.1
 ]  # not chosen by test
-listed = ", ".join(f"{share:.0%} with {count:,}" for count, share in shares.items())
+listed = ", ".join(
+    f"{100 * share:.0f} % with {count:,}" for count, share in shares.items()
+)
 evidence.answer(
     f"Packing takes {listed} filters; below a tenth it is with {', '.join(enough) or 'more'}."
 )

@@ -286,7 +286,7 @@ record(
 record("missing_class.shift", shifts, unit="", digits=1)
 rows = [
     {
-        "the student saw": f"all digits but {left_out}",
+        "the student saw": f"all digits except {left_out}",
         "accuracy on all digits": record(
             "missing_class.accuracy_pct", whole_test["soft"], digits=1
         ),
@@ -295,7 +295,7 @@ rows = [
         ),
     },
     {
-        "the student saw": "nothing but 7 and 8",
+        "the student saw": "only 7 and 8",
         "accuracy on all digits": record(
             "two_classes.accuracy_pct", whole_test["two"], digits=1
         ),
@@ -521,7 +521,11 @@ won = " and ".join(ahead)
 lost = " and ".join(name for name in gap_of if name not in ahead)
 outcome = f"Mimics beat shallow networks of every size on {won or 'neither set'}"
 outcome += f", not on {lost}" if won and lost else ""
-others = "a mimic is better at every size, too" if above[1] > 0 else "not at every size"
+others = (
+    "a mimic is better at every size, too"
+    if above[1] > 0
+    else "a mimic is not better at every size"
+)
 evidence.phrase("distillation.figure2.other_outcome", others)
 gaps = " and ".join(f"{gap:.1f} points on {name}" for name, gap in gap_of.items())
 figures.show(
@@ -676,7 +680,7 @@ small["labels"] = taught(little, None, split=few_gray, epochs=epochs, **rates)
 names = {
     "labels": "the labels of the real images",
     "real": "the ensemble, on the real images",
-    "random": "and on pixels drawn alone (RANDOM)",
+    "random": "and on pixels drawn one by one (RANDOM)",
     "nbe": "and on pixels drawn by class (NBE)",
     "munge": "and on mixed images (MUNGE)",
 }

@@ -698,7 +698,7 @@ for height, name in enumerate(order):
 level = np.mean(right["soft"])
 ax.axvline(level, **figures.look("dense") | {"marker": ""})
 ax.set_yticks(range(len(order)), [ways[name][0] for name in order])
-ax.set(xlabel="test accuracy (%): filled, equal epochs; hollow, equal time")
+ax.set(xlabel="test accuracy (%); hollow: at equal time")
 means = {name: np.mean(values) for name, values in right.items()}
 figures.show(
     figure,

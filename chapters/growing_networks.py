@@ -302,7 +302,7 @@ figures.show(
     figure,
     finding=f"Digits lie side by side: {np.mean(on_mesh):.0f} % of the edges stay within a digit, {np.mean(on_plane):.0f} % in a plane",
     name="fig-map",
-    caption="A mesh over digits, laid flat: each cell is drawn as the image that its place stands for.",
+    caption="A mesh over digits, laid flat: each cell is drawn as the image at its position.",
     alt=f"A flat mesh of {map_cells} cells, each drawn as a digit; those of one digit lie side by side. {np.mean(on_mesh):.0f} % of the edges join cells of the same digit, against {np.mean(on_plane):.0f} % in the plane of two principal components.",
 )
 
@@ -364,7 +364,7 @@ for ax, (name, found) in zip(axes, names.items(), strict=True):
 right = np.mean([n == clusters for n in pieces])
 figures.show(
     figure,
-    finding=f"Where rare cells go, the mesh has a piece for each of {clusters} clusters in {100 * right:.0f} % of {cluster_seeds} runs",
+    finding=f"With removal of rare cells, the mesh has a piece for each of {clusters} clusters in {100 * right:.0f} % of {cluster_seeds} runs",
     name="fig-clusters",
     caption="A mesh over clusters of points (gray), without and with the removal of cells where samples are rare.",
     alt=f"Left: one mesh spans all clusters. Right: with removal it is in pieces, one for each of {clusters} clusters in {100 * right:.0f} % of the runs.",
@@ -512,7 +512,7 @@ no_error = {
 
 # %% tags=["remove-input"]
 titles = {
-    "error": "grown where it errs",
+    "error": "grown where it is wrong",
     "random": "grown at random",
     "rbf": "as many, placed by k-means",
 }
@@ -549,7 +549,7 @@ for ax, n in zip(axes, shown, strict=True):
     ax.set_xlabel(f"{n} cells", fontsize=10)
 figures.show(
     figure,
-    finding=f"Cells come where the network errs: two spirals are told apart with {np.mean(ended['error']):.0f} cells",
+    finding=f"Adding cells where the network is wrong separates two spirals with {np.mean(ended['error']):.0f} cells",
     name="fig-spirals",
     caption="A network grows over two spirals (solid and dotted): its cells (dots), and the area of the second class in blue.",
     alt=f"Three panels with ever more cells; with {np.mean(ended['error']):.0f} cells on average the areas of both classes wind around each other, and no training point is wrong.",
@@ -635,7 +635,7 @@ by_size = {
 record("gcs.cells", cells, exact=True)
 record("gcs.digit_images", sum(few), exact=True)
 titles = {
-    "error": "grown where it errs",
+    "error": "grown where it is wrong",
     "random": "grown at random",
     "refit": "grown, then least squares",
     "rbf": "as many, placed by k-means",
@@ -664,7 +664,7 @@ least = by_size[numbers[0]]
 over = np.subtract(least["error"], least["rbf"])
 record(f"gcs.{tables[0]}_smallest_over_rbf_points", over, digits=1)
 lines = {
-    "grown where it errs": ("error", CELLS),
+    "grown where it is wrong": ("error", CELLS),
     "grown at random": ("random", RANDOM),
     "placed by k-means": ("rbf", OLD),
 }

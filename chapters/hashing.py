@@ -593,9 +593,7 @@ for name, text in words.items():
     row["smaller (file)"] = record(f"combined.{name}_file_ratio", ratios, digits=0)
     row["test error"] = record(f"combined.{name}_error_pct", missed)
     rows.append(row)
-figures.table(
-    rows, caption="HashedNets with a teacher and with values that share values"
-)
+figures.table(rows, caption="HashedNets with a teacher and with coded values")
 teacher_gain = gains(combined["hashed"][0], combined["taught"][0])
 record("combined.teacher_gain_points", teacher_gain)
 record(

@@ -685,7 +685,7 @@ figures.show(
     figure,
     finding=f"From no hidden node to {count} in {len(history.rows)} generations",
     name="fig-grows",
-    caption="The best network for exclusive or at four times of one search. Thick lines have large weights, broken ones negative weights; the largest fitness that is possible is 16.",
+    caption="The best network for exclusive or at four times of one search. Thick lines have large weights, broken ones negative weights; the largest possible fitness is 16.",
     alt=f"Four small networks. The best of the first generation has no hidden node; the one that solves exclusive or, {len(history.rows)} generations later, has {count}.",
 )
 
@@ -1100,7 +1100,7 @@ solved = sum(history.solved for history in alone)
 usual = np.mean([len(history.rows) for history in on_xor["neat"]])
 taken = np.mean([len(history.rows) for history in alone])
 evidence.answer(
-    f"{solved} of {len(alone)} searches solve exclusive or, after {taken:.0f} generations on average instead of {usual:.0f}. Each species has a fitness shared with nobody and about one child, and no partner for a crossover, so little is selected."
+    f"{solved} of {len(alone)} searches solve exclusive or, after {taken:.0f} generations on average instead of {usual:.0f}. Each species has about one child and no partner for a crossover, so little is selected."
 )
 
 # %% [markdown]

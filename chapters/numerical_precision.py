@@ -354,7 +354,7 @@ CURES = {
 }
 figures.table(
     [{"training": text, "test error (%)": told(name)} for text, name in CURES.items()],
-    caption="Lost updates and saturated outputs, and what their cures give; the networks with few integer bits use stochastic rounding",
+    caption="Test error with lost updates and with saturated outputs, and with each cure; the networks with few integer bits use stochastic rounding",
 )
 gain = round(mean["unmasked12"] - mean["stochastic12"], 2)
 four = "helps" if gain > 0 else "makes no difference" if gain == 0 else "hurts"
@@ -364,7 +364,7 @@ gained, half = evidence.interval([before - after for before, after in pairs])
 over = mean["finished20"] - mean["float"]
 outcome = f"is no cure here: {over:.1f} points above floats remain"
 if gained <= half:
-    outcome = "changes nothing that these seeds could tell"
+    outcome = "makes no difference that these seeds can show"
 elif over <= 1:
     outcome = "cures it, too"
 evidence.phrase("numerical_precision.finished20.outcome", outcome)

@@ -556,7 +556,7 @@ rows = [
 ]
 figures.table(
     rows,
-    caption="One network in ten forms: bytes of the file, of parameters in memory and of the two largest maps; multiply-adds of a digit; time of the larger image, float32: 1",
+    caption="One network in ten forms: bytes of the file, of parameters in memory and of the two largest maps; multiply-adds for one digit; time for the larger image, relative to float32",
 )
 
 # %% [markdown]
@@ -633,7 +633,7 @@ figures.table(
 # %% tags=["hide-cell"]
 top, digits = short_floats.largest(exponent=7, significand=16), 17 * np.log10(2)
 evidence.answer(
-    f"The largest number is about {top:.3g}; the 17 bits of the significand, the leading one among them, are {digits:.1f} decimal digits."
+    f"The largest number is about {top:.3g}; the 17 bits of the significand, with the implicit leading one, hold {digits:.1f} decimal digits."
 )
 
 # %% [markdown]

@@ -426,7 +426,7 @@ for network, model in (("LeNet-300-100", sparse[0]), ("LeNet-5", sparse5[0])):
             "kept (%)": share,
         }
         rows.append({"network": network, "layer": row["layer"], **numbers})
-figures.table(rows, caption="Where the survivors are")
+figures.table(rows, caption="Weights kept in each layer")
 
 # %% [markdown]
 # **What to see.** Both networks lose nearly all of their weights at little cost: {verdict}`C2.3-01`.
@@ -479,7 +479,7 @@ figures.show(
 one = dataset.test.images[:1]
 variants = {
     "dense": dense[0],
-    f"one step to {densities[at]:.0%}": magnitude.prune(
+    f"one step to {100 * densities[at]:.0f} %": magnitude.prune(
         copy.deepcopy(dense[0]), density=densities[at]
     ),
     "dense, trained on": longer[0],
@@ -612,7 +612,7 @@ with tempfile.NamedTemporaryFile() as file:
     ).eval()
 assert torch.equal(again(image), before)
 evidence.answer(
-    f"It does, bit for bit, with {magnitude.density(again):.0%} of its weights left."
+    f"It does, bit for bit, with {100 * magnitude.density(again):.0f} % of its weights left."
 )
 
 # %% [markdown]

@@ -726,7 +726,7 @@ half = structure.shrink(model, masks, example)
 assert half(example).shape == (2, 10)
 works = [measure.multiply_adds(m, (3, 64, 64)) for m in (half, model)]
 evidence.answer(
-    f"It runs, with {works[0] / works[1]:.0%} of the multiply-adds: less than half, "
+    f"It runs, with {100 * works[0] / works[1]:.0f} % of the multiply-adds: less than half, "
     "because each layer keeps a multiple of eight filters."
 )
 

@@ -390,7 +390,9 @@ most = max(gained, key=gained.get)  # not chosen by test
 evidence.phrase("pruning_factorization.lenet5.repaired", most)
 worst = max(factorize, key=lambda m: first[m, shares[0]])  # not chosen by test
 where = (
-    "most where the cut hurt most" if most == worst else "not most where it hurt most"
+    "most where the cut hurt most"
+    if most == worst
+    else "the error, but not most where the cut hurt most"
 )
 evidence.phrase("pruning_factorization.lenet5.repaired_where", where)
 repaired = zip(*errors5[most, shares[0]], strict=True)
@@ -410,7 +412,7 @@ for ax, share in zip(panels, shares, strict=True):
             values = [errors5[m, share][part][i] for m in methods]
             ax.plot(values, places, **dot | ({"label": None} if i else {}))
     ax.axvline(level5, **figures.look("dense") | {"marker": ""}, label="dense")
-    ax.set(xlabel=f"test error (%)\nwith {share:.0%} of the weights")
+    ax.set(xlabel=f"test error (%)\nwith {100 * share:.0f} % of the weights")
     ax.set_yticks(places, methods)
     ax.set_ylim(-0.5, len(methods) - 0.5)
     figures.logarithmic(ax, "x")
@@ -420,14 +422,15 @@ handles = ax.get_legend_handles_labels()
 figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
 ends = [final[m, shares[-1]] for m in methods]
 errors_by_method = (
-    f"{m} {a:.1f} and {final[m, s]:.1f} at {s:.0%}" for (m, s), a in first.items()
+    f"{m} {a:.1f} and {final[m, s]:.1f} at {100 * s:.0f} %"
+    for (m, s), a in first.items()
 )
 figures.show(
     figure,
     lead=True,
-    finding=f"With {shares[-1]:.0%} of the weights, all four methods end at {min(ends):.1f} to {max(ends):.1f} % error (dense: {level5:.1f} %)",
+    finding=f"With {100 * shares[-1]:.0f} % of the weights, all four methods end at {min(ends):.1f} to {max(ends):.1f} % error (dense: {level5:.1f} %)",
     name="fig-four",
-    caption="LeNet-5 with its second convolution factorized in four ways, at equal numbers of weights: test error as cut, and after one short retraining. One dot for each network; the dense network has been trained on for as long.",
+    caption="LeNet-5 with its second convolution factorized in four ways, at equal numbers of weights: test error right after the cut, and after one short retraining. One dot for each network; the dense network has been trained on for as long.",
     alt=f"Dot plot of test errors in percent, as cut and retrained, means: {'; '.join(errors_by_method)}. The dense network has {level5:.1f}.",
 )
 
@@ -481,7 +484,9 @@ figures.table(rows, caption="Ranks that the Bayesian rule finds in the first LeN
 # %% tags=["remove-input"]
 one, last = dataset.test.images[:1], shares[-1]
 nets = {"dense, trained on": (lenet5, level5)}
-nets |= {f"{m}, {last:.0%}": (again5[m, last][0], final[m, last]) for m in factorize}
+nets |= {
+    f"{m}, {100 * last:.0f} %": (again5[m, last][0], final[m, last]) for m in factorize
+}
 nets["whole network"] = whole5_again[0], average(network_errors)
 variants, wrong = ({n: pair[i] for n, pair in nets.items()} for i in (0, 1))
 latency = measure.latency_ms(
@@ -599,7 +604,7 @@ for (network, method), calls in runs.items():
             "method": method,
             "operations": f"{work:,.0f}",
             "share of an epoch (%)": f"{100 * counted:.3g}",
-            "of its time (%)": f"{100 * average(timed):.2g}",
+            "share of its time (%)": f"{100 * average(timed):.2g}",
         }
     )
 with torch.device("meta"):  # shapes, no weights
@@ -615,7 +620,7 @@ rows.append(
         "method": "SVD",
         "operations": f"{layer_flops:,.0f}",
         "share of an epoch (%)": f"{100 * share:.3g}",
-        "of its time (%)": "-",
+        "share of its time (%)": "-",
     }
 )
 figures.table(
@@ -707,7 +712,7 @@ thin = figures.look("factorize-cp")
 ridged = thin | {"linestyle": "--", "markerfacecolor": "white"}
 for look, label, (away, terms) in zip(
     (thin, ridged),
-    ("hardly a ridge", "ridge of a thousandth"),
+    ("almost no ridge", "ridge of a thousandth"),
     fits.values(),
     strict=True,
 ):
@@ -724,7 +729,7 @@ figures.show(
     finding=f"Almost without a ridge, terms grow to length {terms[-1]:.1f} and cancel; a ridge holds them at {terms_ridge[-1]:.1f} and fits worse",
     name="fig-degenerate",
     caption="Two terms for a tensor that needs three: each point is a number of sweeps, from 1 at the upper left.",
-    alt=f"Two falling paths. With hardly a ridge the residual ends at {away[-1]:.3f} with terms of length {terms[-1]:.1f}; "
+    alt=f"Two falling paths. With almost no ridge the residual ends at {away[-1]:.3f} with terms of length {terms[-1]:.1f}; "
     f"with a ridge of a thousandth at {away_ridge[-1]:.3f} with terms of length {terms_ridge[-1]:.1f}.",
 )
 
@@ -769,7 +774,7 @@ with tempfile.NamedTemporaryFile() as file:
     again, _ = tucker.factorize_model(squeezenet, ranks=pairs, sweeps=0)
     assert torch.equal(storage.load(file.name, again).eval()(image), smaller(image))
 evidence.answer(
-    f"At half of the ranks it takes {saved:.0%} of the multiply-adds, and the network that is read back computes the same, bit for bit."
+    f"At half of the ranks it takes {100 * saved:.0f} % of the multiply-adds, and the network that is read back computes the same, bit for bit."
 )
 
 # %% [markdown]

@@ -467,7 +467,7 @@ figures.show(
     lead=True,
     finding=f"Half of the filters cut, no retraining: error {means['taylor']:.1f} % by Taylor, {means['random']:.1f} % at random",
     name="fig-filter-criteria",
-    caption=f"Test error of LeNet-5 with {fraction:.0%} of the filters of both convolutions cut out and no training afterwards: means, and a small dot for each seed.",
+    caption=f"Test error of LeNet-5 with {100 * fraction:.0f} % of the filters of both convolutions cut out and no training afterwards: means, and a small dot for each seed.",
     alt=f"Dot plot with a row for each criterion. The lowest mean error is {means[low]:.1f} % by {words[low]}; random has "
     f"{means['random']:.1f} %, the largest sum {means['largest']:.1f} %, the whole network {np.mean(baseline):.1f} %.",
 )
@@ -590,7 +590,7 @@ peak = {name: max(wrong for _, wrong in points) for name, points in history.item
 end = {name: points[-1][1] for name, points in history.items()}
 figures.show(
     figure,
-    finding=f"With {loop_fraction:.0%} of the filters gone, Taylor ends at {end['taylor']:.1f} % error, random removal at {end['random']:.1f} %",
+    finding=f"With {100 * loop_fraction:.0f} % of the filters gone, Taylor ends at {end['taylor']:.1f} % error, random removal at {end['random']:.1f} %",
     name="fig-filter-loop",
     caption="The loop on the first LeNet-5: validation error after the updates of each round (lines), and just after the removal before them (small markers).",
     alt=f"Two rising lines of validation error against multiply-adds, from {history['taylor'][0][0] / 1e6:.1f} million down. "
@@ -774,7 +774,7 @@ for sparsity in sparsities:
     rows.append({"penalty s": f"{sparsity:g}"} | texts)
 figures.table(
     rows,
-    caption=f"ResNet-8: thresholds with δ = {delta:g}, and no training after them; all in %",
+    caption=f"ResNet-8: thresholds with δ = {delta:g}, without training afterwards; all in %",
 )
 
 # %% [markdown]
@@ -898,7 +898,7 @@ kept = structure.keep(ranks, fraction=0.5, groups=tied)
 half = structure.shrink(resnet18, kept, pictures)
 left = measure.parameters(half) / measure.parameters(resnet18)
 evidence.answer(
-    f"A share of {left:.0%} is left: a kernel goes with the filter it is in and with the filter it reads."
+    f"A share of {100 * left:.0f} % is left: a kernel goes with the filter it is in and with the filter it reads."
 )
 
 # %% [markdown]

@@ -272,7 +272,7 @@ figures.show(
     figure,
     finding=f"With half of its inputs gone the second layer misses {half['thinet']:.0f} % with ThiNet's choice, {half['random']:.0f} % with a random one",
     name="fig-next-layer-error",
-    caption="Squared error of the second layer's answers, in percent of their energy, as channels of the first layer go and nothing is repaired. Validation images; means over seeds, and a small dot for each.",
+    caption="Squared error of the second layer's outputs, in percent of their energy, as channels of the first layer are removed, without repair. Validation images; means over seeds, and a small dot for each.",
     alt=f"Four rising curves. With 10 of 20 channels gone the second layer misses {half['random']:.0f} % of its energy after random "
     f"removal, {half['l1']:.0f} % by L1 norm, {half['thinet']:.1f} % by ThiNet and {half['lasso']:.1f} % by LASSO.",
 )

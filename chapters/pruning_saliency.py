@@ -290,7 +290,7 @@ figures.show(
     finding="Half of the parameters deleted: Optimal Brain Surgeon costs "
     f"{middle['magnitude'] / middle['surgeon']:.0f} times less than deletion by magnitude",
     name="fig-criteria",
-    caption="The cost of deleting parameters in one go, without training: median of the networks, with bars from the least to the most.",
+    caption="The cost of deleting parameters at once, without training: median of the networks, with bars from the lowest to the highest.",
     alt="Four rising curves on a logarithmic axis. With half of the parameters deleted the median objective grows by "
     + ", ".join(f"{middle[name]:.2g} ({labels[name]})" for name in criteria)
     + ".",
@@ -361,10 +361,10 @@ figures.legend(ax)
 right = np.mean(np.abs(np.log2(true / saliency)) < 1)
 figures.show(
     figure,
-    finding=f"{right:.0%} of the single deletions cost what the saliency predicts, within a factor of two",
+    finding=f"{100 * right:.0f} % of the single deletions cost what the saliency predicts, within a factor of two",
     name="fig-prediction",
     caption="Each point is one parameter deleted on its own from the first network; values below 1e-7 are drawn at the edge.",
-    alt=f"Scatter plot of {len(true)} points along the diagonal: {right:.0%} of the predictions are right to a factor of two.",
+    alt=f"Scatter plot of {len(true)} points along the diagonal: {100 * right:.0f} % of the predictions are right to a factor of two.",
 )
 
 # %% [markdown]
@@ -634,7 +634,7 @@ for name, networks in cuts.items():
     )
     kept = f"{100 * magnitude.density(networks[0]):.1f}"
     rows.append({"criterion": titles[name], "kept (%)": kept, "test error": wrong})
-text = ", ".join(f"{name} {part:.0%}" for name, part in surgeon_layers.items())
+text = ", ".join(f"{name} {100 * part:.0f} %" for name, part in surgeon_layers.items())
 figures.table(
     rows,
     caption=f"LeNet-300-100 cut without retraining; of some layers we kept: {text}",
@@ -817,7 +817,7 @@ saliency, w = pairs[0][0], flat[0]
 first = [set(v.argsort()[: len(w) // 2].tolist()) for v in (saliency, w.abs())]
 common = len(first[0] & first[1]) / (len(w) // 2)
 evidence.answer(
-    f"{common:.0%} of the parameters that one deletes, the other deletes too; by chance it would be half."
+    f"{100 * common:.0f} % of the parameters that one deletes, the other deletes too; by chance it would be half."
 )
 
 # %% [markdown]
@@ -846,7 +846,7 @@ magnitude.apply(squeezenet, masks)
 part = [float(mask.float().mean()) for mask in masks.values()]
 assert magnitude.density(squeezenet) < 0.51
 evidence.answer(
-    f"Much: one layer keeps {min(part):.0%} of its weights, another {max(part):.0%}."
+    f"A lot: one layer keeps {100 * min(part):.0f} % of its weights, another {100 * max(part):.0f} %."
 )
 
 # %% [markdown]

@@ -81,7 +81,7 @@ def told(gains):
     if mean <= 0:
         return "no gain"
     settled = len(gains) >= evidence.FEW and mean > half
-    return "a gain" if settled else "a gain that so few networks do not settle"
+    return "a gain" if settled else "a gain, but too few networks to be sure"
 
 
 # %% [markdown]
@@ -333,7 +333,7 @@ figures.show(
     figure,
     finding=f"The prediction ranks the codebooks, but the coarsest cost {mean['dense']:.0f} times what it says",
     name="fig-predicted-loss",
-    caption="Rise of the cross-entropy on training images, predicted from the diagonal and measured. Each mark is one network with one number of values; on the gray line both are equal.",
+    caption="Rise of the cross-entropy on training images, predicted from the diagonal and measured. Each mark is one network with one number of values; on the gray line, prediction and measurement are equal.",
     alt=f"Marks around a rising diagonal line. At the coarsest weighted codebooks the measured rise is {mean['dense']:.1f} times the predicted one in dense and {mean['pruned']:.1f} times in pruned networks.",
 )
 rows = []
@@ -853,7 +853,7 @@ for key, (plain, hessian) in zip(
 ):
     record(f"pruned.{key}_points", plain - hessian)
 ahead, still = (np.mean(plain - hessian) for plain, hessian in zip(*leads, strict=True))
-outcome = "does not change which is ahead"
+outcome = "does not change which values are ahead"
 if ahead > 0:
     part_of = "all" if still <= 0 else "part"
     outcome = f"makes up for {part_of} of the worse start" if still < ahead else outcome

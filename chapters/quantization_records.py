@@ -633,7 +633,7 @@ evidence.answer(
 # %% tags=["hide-cell"]
 most = (math.lgamma(301) + math.lgamma(101)) / math.log(2) / 8
 evidence.answer(
-    f"At most {most:.0f} bytes, fewer if units are alike, as dead ones are; "
+    f"At most {most:.0f} bytes, fewer if some units are identical, as dead units are; "
     f"the order saved {steps[-2] - steps[-1]} bytes."
 )
 

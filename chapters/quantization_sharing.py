@@ -632,7 +632,7 @@ record("large_codebook.file_ratio", smaller(whole), digits=2, exact=True)
 # %% tags=["hide-cell"]
 large, little = (scalar_kmeans.compression_rate(n, 4) for n in (1_000_000, 1_000))
 evidence.answer(
-    f"{large:.2f}× and {little:.2f}×: the sixteen floats of the codebook weigh on a small layer."
+    f"{large:.2f}× and {little:.2f}×: in a small layer the sixteen floats of the codebook matter."
 )
 
 # %% [markdown]

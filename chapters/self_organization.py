@@ -740,7 +740,7 @@ ax.set_xlabel("quantization error above the best k-means (%)")
 figures.legend(ax, columns=2)
 figures.show(
     figure,
-    finding=f"Neural gas represents every set within {max(100 * abs(np.mean(ratios('gas', 'best', name)) - 1) for name in sets):.0f} % of the best k-means",
+    finding=f"Neural gas represents every set within {np.ceil(max(100 * abs(np.mean(ratios('gas', 'best', name)) - 1) for name in sets)):.0f} % of the best k-means",
     name="fig-quantization",
     caption=f"Quantization error of {units} units on new samples, relative to the best of {restarts} runs of k-means; means over {seeds} seeds with 95 % intervals.",
     alt=f"Dots of the gas lie at the line of the best k-means on all four sets; those of the square map lie {100 * (np.mean(ratios('map', 'best', 'rings')) - 1):.0f} % to the right of it on two rings.",
@@ -910,7 +910,7 @@ learned = [
     if RosenblattPerceptron(None).fit(cube, answers).converged_
 ]
 evidence.answer(
-    f"It learns {' and '.join(learned)}. Where exactly one is active, the answer changes from no to yes and back to no as inputs are added, and a plane is crossed once."
+    f"It learns {' and '.join(learned)}. Where exactly one is active, the answer changes from no to yes and back to no as inputs are added, but a plane can be crossed only once."
 )
 
 # %% [markdown]

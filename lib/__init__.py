@@ -23,7 +23,7 @@ training.py      the one training loop, and the error of what it trained
 cache.py         trained networks, kept by what their training depends on
 segmentation.py  images with a class for every pixel: loss, class weights, agreement
 seeding.py       random initial weights from their own seed
-arguments.py     the check of sizes that are whole numbers, none of them too small
+arguments.py     the checks of sizes, whole numbers none of them too small, and of names out of a list
 running.py       a network's outputs, what flows through it, its modes, its memory layout
 weights.py       compressed weights: how a technique stores a layer's weight
 owners.py        layers whose owner reads their weight instead of calling them

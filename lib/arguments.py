@@ -1,6 +1,6 @@
-"""The check of arguments that are sizes: whole numbers, none of them too small."""
+"""The checks of arguments: sizes that are whole numbers, none of them too small, and names out of a list."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 def check_sizes(sizes: Mapping[str, int], least: Mapping[str, int] | None = None) -> None:
@@ -17,3 +17,19 @@ def check_sizes(sizes: Mapping[str, int], least: Mapping[str, int] | None = None
         fewest = (least or {}).get(name, 2 if name == "classes" else 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
             raise ValueError(f"{name} must be a whole number of {fewest} or more, not {value!r}")
+
+
+def check_one_of(name: str, value: object, accepted: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the accepted ones; the message lists them.
+
+    name: what the message calls the argument.
+    value: what was given.
+    accepted: the values that may be given.
+
+    >>> check_one_of("scope", "layer", ("layer", "global"))
+    >>> check_one_of("scope", "filter", ("layer", "global"))
+    Traceback (most recent call last):
+    ValueError: scope must be one of layer, global, not 'filter'
+    """
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")

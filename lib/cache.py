@@ -183,7 +183,5 @@ def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str
                 own[_named(kind)] = inspect.getsource(getattr(kind, "forward", kind))
             except (OSError, TypeError) as error:
                 raise ValueError(f"{kind.__name__} cannot be cached: its code is not in a file") from error
-    texts = [path.read_text("utf-8") for path in sorted(files)]
-    codes = [imports.code(text) for text in texts]
-    codes += [imports.code_of_file(path) for path in imports.closure(Path(__file__).parent, texts)]
+    codes = [imports.code_of_file(path) for path in [*files, *imports.closure_of_files(Path(__file__).parent, files)]]
     return _digest([sorted(codes), own, train.__qualname__, str(model), model.state_dict(), arguments])[:24]

@@ -14,8 +14,11 @@ KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
 UNITS = {"pct": ("%", 2), "points": ("points", 2), "ratio": ("x", 1), "bytes": ("bytes", 0)}  # of a key's last word
 TIMING = re.compile(r"latency|seconds|(?:^|[._])m?s$")  # in the key of a time, or of a ratio of times
-SHARES = re.compile(r"[._](?:error|accuracy|recall)_pct$")  # keys of what lies between 0 and 100 %
+SHARES = re.compile(  # keys of what lies between 0 and 100 %
+    r"[._](?:error|accuracy|recall|agreement|solved|met|missed|removed|density|flipped|saturated|covered)_pct$"
+)
 Values = float | Iterable[float]  # one number for each seed, or one number
+SPACE = re.compile(r"(?<=[\d±)]) (?=\d|±|[%×]|(?:points?|bytes|[kM]?B|[mµ]?s|epochs?|bits?)\b)")  # within a value
 FEW = 3  # values from which on an interval is shown and decides; fewer are shown themselves
 
 
@@ -170,7 +173,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
 
 
 def bounds(key: str, unit: str) -> tuple[float, float] | None:
-    """Return between which values a quantity lies by its nature: 0 and 100 for errors and accuracies in %, else None.
+    """Return between which values a quantity lies by its nature: 0 and 100 for shares such as errors, in %, else None.
 
     key: of the measurement.
     unit: its unit.
@@ -222,6 +225,17 @@ def _several(values: list[float], digits: int, bounds: tuple[float, float] | Non
     if mean - half < low or mean + half > high:
         return f"{text} ({number(max(low, mean - half), digits)} to {number(min(high, mean + half), digits)})"
     return f"{text} ± {spread}"
+
+
+def unbroken(text: str) -> str:
+    """Return the text with no-break spaces between a number and its spread or its unit, so that no line parts them.
+
+    text: in which values stand as :func:`formatted` writes them.
+
+    >>> unbroken("1.5 ± 0.2 points more").replace("\N{NO-BREAK SPACE}", "_")
+    '1.5_±_0.2_points more'
+    """
+    return SPACE.sub("\N{NO-BREAK SPACE}", text)
 
 
 def number(value: float, digits: int) -> str:

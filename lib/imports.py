@@ -29,8 +29,26 @@ def closure(folder: Path, sources: Iterable[str]) -> list[Path]:
     >>> [path.name for path in files], sorted(modules(folder, files))
     (['__init__.py', 'vision.py'], ['lib', 'lib.vision'])
     """
+    return _reached(folder, [name for text in sources for name in _names(text)])
+
+
+def closure_of_files(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Return :func:`closure` of the files' code; each is read again only when it changes.
+
+    folder: of the package ``lib``.
+    files: paths of Python code, in UTF-8, in the package or not.
+
+    Raises what :func:`closure` raises.
+
+    >>> folder = Path(__file__).parent
+    >>> closure_of_files(folder, [folder / "vision.py"]) == closure(folder, [(folder / "vision.py").read_text("utf-8")])
+    True
+    """
+    return _reached(folder, [name for path in files for name in _names_in_file(path, path.stat().st_mtime_ns, "")])
+
+
+def _reached(folder: Path, waiting: list[str]) -> list[Path]:
     found: set[Path] = set()
-    waiting = [name for text in sources for name in _names(text)]
     seen = set(waiting)
     while waiting:
         for path in _files(folder, waiting.pop()):

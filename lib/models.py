@@ -1,12 +1,12 @@
 """The baseline networks that every chapter compresses. Their initial weights depend on the seed alone."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from lib.seeding import seeded
 
 
 def lenet_300_100(seed: int = 0, *, inputs: int = 784, classes: int = 10) -> nn.Sequential:
@@ -40,7 +40,7 @@ def lenet5(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequent
     >>> sum(p.numel() for p in lenet5().parameters())
     431080
     """
-    with _seeded(seed):
+    with seeded(seed):
         return nn.Sequential(
             OrderedDict(
                 conv1=nn.Conv2d(channels, 20, 5),
@@ -80,7 +80,7 @@ def mlp(
     >>> list(dict(mlp(hidden=(20,), batch_norm=False).named_children()))
     ['flatten', 'fc1', 'relu1', 'fc2']
     """
-    with _seeded(seed):
+    with seeded(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         sizes = (inputs, *hidden, classes)
         for i, (n, m) in enumerate(pairwise(sizes), 1):
@@ -107,7 +107,7 @@ def cnn(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int = 32,
     >>> [sum(p.numel() for p in cnn(width=width).parameters()) for width in (32, 8)]
     [113962, 11218]
     """
-    with _seeded(seed):
+    with seeded(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, outputs in enumerate((width, 2 * width, 4 * width), 1):
             layers |= {f"conv{i}": nn.Conv2d(channels, outputs, 3, padding=1, bias=False), f"pool{i}": nn.MaxPool2d(2)}
@@ -133,7 +133,7 @@ def vgg_small(seed: int = 0, *, channels: int = 3, classes: int = 10, width: int
     >>> tuple(vgg_small(width=8)(torch.zeros(2, 3, 32, 32)).shape)
     (2, 10)
     """
-    with _seeded(seed):
+    with seeded(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, outputs in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width), 1):
             layers |= {f"conv{i}": nn.Conv2d(channels, outputs, 3, padding=1, bias=False)}
@@ -203,7 +203,7 @@ class ResidualBlock(nn.Module):
 
 
 def _resnet(seed: int, blocks: int, channels: int, classes: int, width: int) -> nn.Sequential:
-    with _seeded(seed):
+    with seeded(seed):
         layers = OrderedDict(
             conv=nn.Conv2d(channels, width, 3, padding=1, bias=False), bn=nn.BatchNorm2d(width), relu=nn.ReLU()
         )
@@ -217,11 +217,3 @@ def _resnet(seed: int, blocks: int, channels: int, classes: int, width: int) -> 
                 inputs = outputs
         layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes))
         return nn.Sequential(layers)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights from their own seed and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

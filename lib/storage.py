@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.coding import context, fields
 from lib.weights import (
     CompressedWeight,
     Encoding,
     PackedWeight,
-    check_one_of,
     compressed,
     compressed_form,
     decompress,

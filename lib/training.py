@@ -174,6 +174,9 @@ def fit(
     if flip and split.images.dim() != 4:
         shape = tuple(split.images.shape)
         raise ValueError(f"flip mirrors images (n, channels, height, width): these samples have the shape {shape}")
+    if (shift or flip) and split.labels.dim() > 2:  # the labels of pixels would have to move as well
+        shape = tuple(split.labels.shape)
+        raise ValueError(f"shift and flip move images, not labels: labels of shape {shape} would not fit them any more")
     by_labels = loss if callable(loss) else LOSSES[loss]
     if not callable(optimizer) and optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")

@@ -515,19 +515,3 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
         parent, _, child = place.rpartition(".")
         setattr(named[parent], child, layer)
     return model
-
-
-def check_one_of(name: str, value: object, accepted: Collection[str]) -> None:
-    """Raise ValueError unless ``value`` is one of the accepted ones; the message lists them.
-
-    name: what the message calls the argument.
-    value: what was given.
-    accepted: the values that may be given.
-
-    >>> check_one_of("scope", "layer", ("layer", "global"))
-    >>> check_one_of("scope", "filter", ("layer", "global"))
-    Traceback (most recent call last):
-    ValueError: scope must be one of layer, global, not 'filter'
-    """
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, not {value!r}")

@@ -124,3 +124,13 @@ def test_a_digest_of_code_ignores_words_alone(old, new, same):
 
 def test_text_that_is_no_code_counts_as_it_stands():
     assert imports.code("%matplotlib inline") != imports.code("%matplotlib  inline")
+
+
+def test_a_closure_of_files_is_the_closure_of_their_code(tmp_path):
+    folder = package(tmp_path, FILES)
+    outside = tmp_path / "code.py"
+    outside.write_text("from lib.three.seven import thing")
+    files = [folder / "one.py", outside]
+    assert imports.closure_of_files(folder, files) == imports.closure(folder, [path.read_text() for path in files])
+    outside.write_text("import lib.eight  # a file that changed is read again")
+    assert folder / "three" / "seven.py" not in imports.closure_of_files(folder, [outside])

@@ -270,6 +270,13 @@ def test_rows_of_a_table_cannot_be_mirrored(split):
         training.fit(linear(), rows, epochs=1, seed=0, flip=True)
 
 
+@pytest.mark.parametrize("options", [{"shift": 1}, {"flip": True}])
+def test_images_do_not_move_away_from_labels_of_pixels(split, options):
+    pixels = Split(split.images, torch.zeros(len(split.images), 28, 28, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"labels of shape \(20, 28, 28\) would not fit them"):
+        training.fit(linear(), pixels, epochs=1, seed=0, **options)
+
+
 def test_an_unknown_loss_is_refused_before_a_step(split):
     model = linear()
     with pytest.raises(

@@ -14,7 +14,6 @@ from lib.pruning.magnitude import PrunedWeight
 from lib.weights import (
     CompressedWeight,
     Encoding,
-    check_one_of,
     compress,
     compressed,
     compressed_form,
@@ -81,16 +80,6 @@ def tied() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     model[2].weight = model[0].weight
     return model
-
-
-@pytest.mark.parametrize("accepted", [("layer", "global"), ["layer", "global"], {"layer": 1, "global": 2}])
-def test_what_is_not_accepted_is_refused_with_what_is(accepted):
-    for value in ("layer", "global"):
-        check_one_of("scope", value, accepted)
-    for value, shown in (("", "''"), ("Layer", "'Layer'"), ("lay", "'lay'"), (None, "None"), (1, "1")):
-        with pytest.raises(ValueError) as error:
-            check_one_of("scope", value, accepted)
-        assert str(error.value) == f"scope must be one of layer, global, not {shown}"
 
 
 def test_layers_are_those_with_a_weight_of_two_dimensions():

@@ -35,11 +35,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.binarization.shared.conversion import chosen
 from lib.binarization.shared.plans import check_signs, planned, read_activations
 from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.binarization.shared.staircase import MOST, AbcActivation, check_bases
-from lib.weights import Encoding, check_one_of, compress
+from lib.weights import Encoding, compress
 
 KINDS, SCOPES = ("abc", "greedy"), ("layer", "filter")
 

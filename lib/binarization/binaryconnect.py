@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
+from lib.arguments import check_one_of
 from lib.binarization.shared.conversion import clip
 from lib.binarization.shared.signs import BinaryForm, Sign
 from lib.datasets import Split
 from lib.training import LoopOptions
-from lib.weights import Encoding, check_one_of, compress
+from lib.weights import Encoding, compress
 
 INFERENCE = ("real", "sign")
 FIT_DEFAULTS: LoopOptions = {"batch_size": 100, "loss": "squared_hinge", "weight_decay": 0.0}

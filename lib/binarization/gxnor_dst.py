@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import training
+from lib.arguments import check_one_of
 from lib.binarization.shared.conversion import check_classes, closed, free
 from lib.binarization.shared.plans import check_signs, planned, read_activations
 from lib.binarization.shared.restarts import Restarts
@@ -42,7 +43,7 @@ from lib.binarization.shared.state_optimizer import DiscreteStateTransition
 from lib.binarization.shared.states import LARGEST, TernaryStates, check_space
 from lib.datasets import Split
 from lib.training import LoopOptions
-from lib.weights import check_one_of, compress
+from lib.weights import compress
 
 DERIVATIVES = ("rectangular", "triangular")
 FIT_DEFAULTS: LoopOptions = {"batch_size": 256, "loss": "squared_hinge", "weight_decay": 0.0}

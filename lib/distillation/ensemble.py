@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import running
+from lib.arguments import check_one_of
 from lib.distillation import soft_targets
 from lib.distillation.shared.distiller import Distiller
-from lib.weights import check_one_of
 
 MEANS = ("arithmetic", "geometric")
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
+from lib.arguments import check_one_of
 from lib.datasets import Split
 from lib.distillation import soft_targets
 from lib.distillation.shared.distiller import Distiller, Term, check_shapes
 from lib.training import FitOptions
-from lib.weights import check_one_of
 
 SCHEDULES = ("progressive", "stacked")
 Pair = tuple[int, int]  # numbers, from 0, of a layer of the student and of the layer of the teacher that it learns from

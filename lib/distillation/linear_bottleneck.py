@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lib import weights
+from lib.arguments import check_one_of
 
 STARTS = ("random", "svd")
 
@@ -69,7 +70,7 @@ def bottleneck(model: nn.Module, layer: str, *, rank: int, start: str = "random"
     most = min(outputs, inputs)
     if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= most:
         raise ValueError(f"the rank of layer {layer!r} must be a whole number from 1 to {most}, not {rank!r}")
-    weights.check_one_of("start", start, STARTS)
+    check_one_of("start", start, STARTS)
     new = Bottleneck(inputs, int(rank), outputs, bias=old.bias is not None, like=old.weight)
     if start == "random":
         generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lib.evidence import FEW, interval
+from lib.evidence import FEW, interval, unbroken
 from lib.figures.looks import DENSE
 
 TITLE = 9.0  # letters of a figure's title on an inch
@@ -200,7 +200,7 @@ def show(figure: Figure, *, alt: str, name: str, caption: str, finding: str = ""
             raise ValueError(f"{what} of figure {name!r} is {text!r}: a sentence that states the finding is needed")
     if finding:
         width = int(figure.get_figwidth() * TITLE)
-        figure.suptitle(fill(finding, width), x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(fill(unbroken(finding), width), x=0.01, ha="left", fontsize=12, fontweight="bold")
     with style(), io.StringIO() as out:
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
         svg = out.getvalue()

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import HTML, display
 
+from lib.evidence import unbroken
+
 NUMBER = r"[−+-]?\d[\d,.]*(?:e[+-]?\d+)?"
 SPREAD = rf"(?: ± {NUMBER}| and {NUMBER}| \({NUMBER} to {NUMBER}\))"  # as lib.evidence writes it
 NUMERIC = re.compile(rf"{NUMBER}{SPREAD}?(?: ?(?:%|×|points|bytes|ms|µs|s))?|[–—-]?|nan|None")
@@ -23,12 +25,17 @@ def table(rows: Sequence[Mapping[str, object]], *, caption: str) -> None:
     if same and len(same) < len(frame.columns) - 1:  # at least one column beside the first stays
         caption = f"{caption} ({'; '.join(f'{column}: {frame[column][0]}' for column in same)} in every row)"
         frame = frame.drop(columns=same)
-    numeric = [column for column in frame if all(NUMERIC.fullmatch(str(value).strip()) for value in frame[column])]
+    numeric = [
+        column
+        for column in frame
+        if all(NUMERIC.fullmatch(str(value).replace("\N{NO-BREAK SPACE}", " ").strip()) for value in frame[column])
+    ]
     styles = {column: [{"selector": "th, td", "props": "text-align: right"}] for column in numeric}
     uuid = hashlib.blake2b(caption.encode(), digest_size=4).hexdigest()  # pandas would draw one: another page each time
     styler = (
         frame.style.set_uuid(uuid)
         .hide(axis="index")
+        .format(lambda value: unbroken(str(value)))  # pandas would write floats with six digits
         .set_caption(caption)
         .set_table_styles(styles)
         .set_table_attributes('class="dataframe table-scroll"')

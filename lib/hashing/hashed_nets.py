@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import weights
+from lib.arguments import check_one_of
 from lib.hashing.shared import lookup, mixing
-from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, check_one_of
+from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight
 
 STARTS = ("draw", "project")
 WORDS = 4  # of 16 bits, in which a file holds the seed: float32 values are exact up to 24 bits

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import running, training, weights
+from lib import running, training
+from lib.arguments import check_one_of
 from lib.datasets import Split
 from lib.hashing.inner_product_search import Candidates, share
 from lib.hashing.shared.active_products import ActiveProducts
@@ -83,7 +84,7 @@ class SelectedLinear(SparseLinear):
     ) -> None:
         super().__init__()
         check_linear(layer, "the layer")
-        weights.check_one_of("selection", selection, SELECTIONS)
+        check_one_of("selection", selection, SELECTIONS)
         self.outputs, self.inputs = layer.weight.shape
         if not 1 <= pool <= self.inputs:
             raise ValueError(f"pool must be in 1..{self.inputs}, the inputs of the layer, not {pool}")

@@ -17,10 +17,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.precision.shared.arithmetic import Arithmetic
 from lib.precision.shared.formats import ROUNDINGS, Format, flat_floats, rounded
 from lib.precision.shared.straight_through import through
-from lib.weights import CompressedWeight, Encoding, check_one_of, compress, layers
+from lib.weights import CompressedWeight, Encoding, compress, layers
 
 
 class FixedPoint(Arithmetic):

@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lib import running, structure, training
+from lib.arguments import check_one_of
 from lib.datasets import Split
 from lib.pruning.shared.reading import check_read
-from lib.weights import Layer, check_one_of, layer_named
+from lib.weights import Layer, layer_named
 
 Weights = dict[str, Tensor]  # name of a layer that reads the channels -> its weight
 Loss = Callable[[Weights], Tensor]

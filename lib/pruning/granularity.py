@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from lib import measure, running, structure
+from lib.arguments import check_one_of
 from lib.pruning.shared.selection import check_masks, largest
-from lib.weights import check_one_of, layer_named, replace
+from lib.weights import layer_named, replace
 
 LEVELS = ("weight", "kernel", "stride", "map")
 SELECTIONS = ("magnitude", "random")

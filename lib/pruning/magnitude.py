@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import training
+from lib.arguments import check_one_of
 from lib.coding import gaps
 from lib.datasets import Split
 from lib.pruning.shared import selection
@@ -30,7 +31,6 @@ from lib.weights import (
     Encoding,
     Layer,
     PackedWeight,
-    check_one_of,
     compress,
     compressed_form,
     decompress,

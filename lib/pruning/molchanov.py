@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import measure, running, structure, training, weights
+from lib import measure, running, structure, training
+from lib.arguments import check_one_of
 from lib.datasets import Split
 from lib.pruning.shared.counts import count
 from lib.pruning.shared.groups import filters, groups_of
@@ -89,7 +90,7 @@ def scores(
     >>> {name: score.shape for name, score in scores(models.lenet5(), split, criterion="taylor").items()}
     {'conv1': torch.Size([20]), 'conv2': torch.Size([50]), 'fc1': torch.Size([500])}
     """
-    weights.check_one_of("criterion", criterion, CRITERIA)
+    check_one_of("criterion", criterion, CRITERIA)
     bins, batch_size = count("bins", bins, least=2), count("batch_size", batch_size)
     groups = groups_of(model, split)
     if criterion == "random":

@@ -36,11 +36,12 @@ import torch
 from torch import Tensor, nn
 
 from lib import running, training, weights
+from lib.arguments import check_one_of
 from lib.datasets import Split
 from lib.pruning.shared import gauss_newton, row_surgery, selection, uses
 from lib.pruning.shared.gauss_newton import gauss_newton_rows as gauss_newton_rows
 from lib.pruning.shared.gauss_newton import inverse_hessian
-from lib.weights import check_one_of, decompress
+from lib.weights import decompress
 
 CHOICES = ("surgeon", "damage", "magnitude")
 

@@ -235,7 +235,7 @@ def thinned(layer: Product, *, density: float, seed: int) -> Product:
     values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
     where = tuple(torch.from_numpy(index) for index in np.unravel_index(places, layer.weight.shape))
     with torch.no_grad():
-        layer.weight.zero_()[where] = values.to(layer.weight.dtype)  # in place: a large layer is not held twice
+        layer.weight.zero_()[where] = values.to(layer.weight)  # in place: a large layer is not held twice
     return layer
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.coding import gaps
 from lib.quantization.optimal_kmeans import Codebook, lloyd, optimal
 from lib.quantization.scalar_kmeans import SharedWeight
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import Encoding, check_one_of, compress
+from lib.weights import Encoding, compress
 
 LLOYD_STARTS = ("linear", "density", "random")
 STARTS = (*LLOYD_STARTS, "optimal")

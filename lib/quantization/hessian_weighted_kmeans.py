@@ -14,11 +14,11 @@ they are. Where the diagonal h comes from: :mod:`lib.quantization.shared.hessian
 import numpy as np
 from torch import nn
 
+from lib.arguments import check_one_of
 from lib.quantization.deep_compression import STARTS, cluster
 from lib.quantization.optimal_kmeans import Codebook
 from lib.quantization.shared.hessian_diagonal import Importance
 from lib.quantization.shared.joint_codebook import share_together
-from lib.weights import check_one_of
 
 
 def share(

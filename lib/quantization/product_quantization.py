@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.quantization import optimal_kmeans
 from lib.quantization.shared.names import bits_of, check_names
-from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, check_one_of, compress
+from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, compress
 
 VECTORS = ("outputs", "inputs")
 

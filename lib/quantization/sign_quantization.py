@@ -15,7 +15,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from lib.weights import CompressedWeight, Encoding, check_one_of, compress, weight_named
+from lib.arguments import check_one_of
+from lib.weights import CompressedWeight, Encoding, compress, weight_named
 
 SCALES = ("none", "layer", "row")
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d

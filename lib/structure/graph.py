@@ -1,5 +1,6 @@
 """Following channels through a network, operation by operation, by what ``torch-pruning`` records of a run."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -163,12 +164,16 @@ def followed(record: Record, layer: Any, names: dict[nn.Module, str]) -> list[St
             if obstacle := _obstacle(target.module, names):
                 return obstacle
             stop = stops.setdefault((target, handler), Stop(target.module, writes, {}))
+            size = graph.get_out_channels if writes else graph.get_in_channels
+            # numbers beyond it are wrong, and in a circle they would grow without end
+            limit = size(target.module) or math.inf
             new = []
             for place in there:
                 known = stop.numbers.get(place.idx)
                 if known is None:
                     stop.numbers[place.idx] = place.root_idx
-                    new.append(place)
+                    if place.idx < limit:
+                        new.append(place)
                 elif known != place.root_idx:
                     return "its channels are tied to each other: they are split, sliced or moved"
             if new:

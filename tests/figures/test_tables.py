@@ -56,6 +56,7 @@ def recorded(values, unit="%"):
         (1, 2.5),
         ("1,234", "−5.0"),
         ("8 %", "41.3×"),
+        ("8\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}%", "9 %"),
         ("1e-07", "nan"),
         ("–", "12"),
         (recorded([1.0, 2.0, 3.0]), recorded([0.1, 0.2, 0.9])),
@@ -65,6 +66,19 @@ def recorded(values, unit="%"):
 )
 def test_columns_of_numbers_are_aligned_to_the_right(html, values):
     assert right(html([{"layer": f"fc{i}", "value": value} for i, value in enumerate(values)])) == [1]
+
+
+def test_a_number_is_written_as_it_is(html):
+    text = html([{"step": 0.002, "n": 4}, {"step": 0.02, "n": 40}])
+    assert ">0.002<" in text and ">0.02<" in text and ">40<" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("4,530 ± 12 points", "4,530_±_12_points"), ("8 %", "8_%"), ("3 s", "3_s"), ("3 sets", "3 sets")],
+)
+def test_a_number_keeps_its_spread_and_unit_on_its_line(html, value, written):
+    assert f">{written.replace('_', chr(0xA0))}<" in html([{"layer": "fc1", "value": value}])
 
 
 @pytest.mark.parametrize("values", [("12", "twelve"), ("12 of 13", "5"), ("fc1", "fc2"), ("3 x 3", "1"), (",", "1")])

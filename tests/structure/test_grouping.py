@@ -310,6 +310,22 @@ def test_other_channels_are_spared_and_the_rest_is_not(name):
         assert small.b.weight.shape[0] == 3 and small.a.weight.shape == model.a.weight.shape
 
 
+def test_a_map_and_a_vector_that_share_channels_end_the_search():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 1)
+            self.norm, self.fc, self.last = nn.BatchNorm2d(5), nn.Linear(22, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            b = self.b(self.a(x))
+            y = self.norm(torch.cat([b, self.c(b)], 1))
+            return self.last(self.fc(torch.cat([y.flatten(1), b.mean((2, 3))], 1)))
+
+    found = structure.groups(Mixed(), torch.zeros(1, 1, 2, 2))
+    assert [group.producers for group in found] == [("a",), ("fc",)]
+
+
 def weight_of_another():
     net = between(lambda net, y: net.d(net.c(y).relu()).relu(), c=conv(8, 8), d=conv(8, 8))
     net.d.weight = net.c.weight

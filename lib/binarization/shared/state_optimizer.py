@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.arguments import check_one_of
 from lib.binarization.shared.states import TernaryStates, check_transition, transition
-from lib.weights import check_one_of, compressed_form
+from lib.weights import compressed_form
 
 INCREMENTS = ("adam", "sgd", "sign")
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib.arguments import check_one_of
 from lib.binarization.shared.signs import BinaryForm
-from lib.weights import Encoding, check_one_of
+from lib.weights import Encoding
 
 LARGEST = 6  # N: a state n from 0 to 2^N must fit into int8
 PROBABILITIES = ("tanh", "linear")

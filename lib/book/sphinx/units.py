@@ -1,12 +1,10 @@
 """Numbers keep their units: a measured value in a sentence does not break before its spread or its unit."""
 
-import re
-
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-UNIT = re.compile(r"(?<=[\d±)]) (?=\d|±|[%×]|(?:points?|bytes|[kM]?B|[mµ]?s|epochs?|bits?)\b)")
+from lib.evidence import unbroken
 
 
 class Units(SphinxPostTransform):
@@ -19,7 +17,7 @@ class Units(SphinxPostTransform):
         for inline in self.document.findall(nodes.inline):
             if "pasted-text" in inline["classes"]:
                 for text in list(inline.findall(nodes.Text)):
-                    text.parent.replace(text, nodes.Text(UNIT.sub("\N{NO-BREAK SPACE}", str(text))))
+                    text.parent.replace(text, nodes.Text(unbroken(text)))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.weights import check_one_of
+from lib.arguments import check_one_of
 
 ROUNDINGS = ("nearest", "stochastic")
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lib import running, weights
+from lib.arguments import check_one_of
 from lib.datasets import Split
-from lib.weights import check_one_of, decompress
+from lib.weights import decompress
 
 Importance = Mapping[str, Tensor]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

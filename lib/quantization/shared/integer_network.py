@@ -14,11 +14,12 @@ from functools import partial
 
 from torch import fx
 
+from lib.arguments import check_one_of
 from lib.quantization.shared import integer_ends, integer_layers
 from lib.quantization.shared import integer_operations as parts
 from lib.quantization.shared.activation import Activation
 from lib.quantization.shared.lowering import Parts, lowered
-from lib.weights import check_one_of, layer_named
+from lib.weights import layer_named
 
 ROUNDINGS = ("twice", "once")
 MOST_BITS = 16
