@@ -77,6 +77,7 @@ from torch import nn
 from lib import (
     datasets,
     evidence,
+    exporting,
     figures,
     measure,
     models,
@@ -93,7 +94,7 @@ from lib.architectures import (
     spatially_separable,
 )
 from lib.architectures.mobilenet import mobilenet
-from lib.architectures.shared import fused_pools, onnx, roofline
+from lib.architectures.shared import fused_pools, roofline
 from lib.architectures.shared.activations import peak_activation_bytes
 from lib.architectures.shared.memory import keep_memory
 from lib.architectures.shared.receptive_field import receptive_field
@@ -654,15 +655,14 @@ record("sizes.googlenet_convolutions", len(found["GoogLeNet"]), exact=True)
 # ### As a file for other runtimes
 #
 # A device runs a trained network without Python, from a file such as one in the ONNX format.
-# `onnx.export(network, "network.onnx", images)`, from `lib.architectures.shared`, writes such a file with torch's
-# exporter.
+# `exporting.export(network, "network.onnx", images)` writes such a file with torch's exporter.
 # It keeps the file only if onnxruntime, a runtime for such files, computes the same result from it.
 # The tests do this with every kind of network of this section, including those that segment images.
 # These networks unpool, that is, they put values back where a pool found them; in the file, this becomes a scatter.
-# The export needs additional packages, `pip install .[onnx]`, so nothing is exported on this page.
+# An installed `lib` needs `pip install .[onnx]` for it.
 
 # %% mystnb={"code_prompt_show": "Show how a network is exported", "code_prompt_hide": "Hide the code"} tags=["remove-input", "hide-output"]
-figures.show_source(onnx.export)
+figures.show_source(exporting.export)
 
 # %% [markdown]
 # (sec-filter-sizes)=

@@ -418,7 +418,7 @@ figures.show(
 # These networks are at an early stage of learning: both papers start with weights from ImageNet and train far longer.
 #
 # All three networks can be written to ONNX files, in which unpooling becomes a scatter: `export` in
-# `lib.architectures.shared.onnx` writes a file only if onnxruntime computes the same from it.
+# `lib.exporting` writes a file only if onnxruntime computes the same from it.
 #
 # (sec-binarized-hourglass)=
 # ## The binarized hourglass: points from signs

@@ -28,6 +28,7 @@ running.py       a network's outputs, what flows through it, its modes, its memo
 weights.py       compressed weights: how a technique stores a layer's weight
 owners.py        layers whose owner reads their weight instead of calling them
 storage.py       a model to a compressed file and back, bit for bit
+exporting.py     a network as an ONNX file, which other runtimes read
 coding/          the coders that the files are written with
 structure/       scores of filters to masks, and masks to a physically smaller network
 search/          searches with one signature, a space where the truth is known, a table of latencies

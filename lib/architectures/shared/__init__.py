@@ -13,5 +13,4 @@ receptive_field.py   how many pixels a place of the output sees
 activations.py       bytes of the activations that are alive at once
 memory.py            memory that a process keeps, so that a measured time is that of the computation
 roofline.py          what a core can do at most, and what a convolution asks of it
-onnx.py              a network as an ONNX file, which other runtimes read
 """

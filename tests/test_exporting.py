@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib import exporting
 from lib.architectures import (
     dense_block,
     depthwise_separable,
@@ -17,7 +18,6 @@ from lib.architectures import (
     squeezenet,
 )
 from lib.architectures.mobilenet import mobilenet
-from lib.architectures.shared import onnx
 from lib.binarization.bulat_binary_block import BinaryBlock, Bottleneck
 
 IMAGES = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
@@ -78,7 +78,7 @@ class Pair(nn.Module):
 
 @pytest.fixture
 def installed():
-    for package in onnx.PACKAGES:
+    for package in exporting.PACKAGES:
         pytest.importorskip(package)
 
 
@@ -91,7 +91,7 @@ class TestWithThePackages:
 
         network = NETWORKS[name]()
         path = tmp_path / "network.onnx"
-        assert onnx.export(network, path, SQUARE[:1] if "fused" in name else IMAGES) == path.stat().st_size
+        assert exporting.export(network, path, SQUARE[:1] if "fused" in name else IMAGES) == path.stat().st_size
         assert network.training and [*tmp_path.iterdir()] == [path]
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         images = torch.rand(3, *(SQUARE if "fused" in name else IMAGES).shape[1:])  # as many as it never saw
@@ -102,7 +102,7 @@ class TestWithThePackages:
 
     @pytest.mark.parametrize("kernel", [2, 3])
     def test_torchs_max_unpooling_is_exported_too(self, kernel, tmp_path):
-        assert onnx.export(Unpooled(kernel), tmp_path / "unpooled.onnx", SQUARE) > 0
+        assert exporting.export(Unpooled(kernel), tmp_path / "unpooled.onnx", SQUARE) > 0
 
     @pytest.mark.parametrize(
         ("network", "says"),
@@ -115,7 +115,7 @@ class TestWithThePackages:
     )
     def test_what_is_not_the_same_is_refused_and_not_written(self, network, says, tmp_path):
         with pytest.raises(ValueError, match=says):
-            onnx.export(network, tmp_path / "network.onnx", IMAGES)
+            exporting.export(network, tmp_path / "network.onnx", IMAGES)
         assert not [*tmp_path.iterdir()]
 
 
@@ -133,11 +133,11 @@ class TestWithThePackages:
 )
 def test_other_arguments_are_refused(changed, says, tmp_path):
     with pytest.raises(ValueError, match=says):
-        onnx.export(**{"model": nn.Conv2d(3, 2, 3), "path": tmp_path / "small.onnx", "images": IMAGES} | changed)
+        exporting.export(**{"model": nn.Conv2d(3, 2, 3), "path": tmp_path / "small.onnx", "images": IMAGES} | changed)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ModuleNotFoundError, match=r"an ONNX file needs onnxscript: pip install .\[onnx\]"):
-        onnx.export(nn.Conv2d(3, 2, 3), tmp_path / "small.onnx", IMAGES)
+        exporting.export(nn.Conv2d(3, 2, 3), tmp_path / "small.onnx", IMAGES)

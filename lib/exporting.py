@@ -1,4 +1,4 @@
-"""A network as an ONNX file, which other runtimes read. It needs the packages of the extra ``onnx``."""
+"""Networks as ONNX files, which other runtimes read. It needs the packages of the extra ``onnx``."""
 
 import os
 from importlib.util import find_spec
