@@ -11,15 +11,16 @@
 # # Efficient building blocks: Inception, residual, dense and separable convolutions
 #
 # How can an image network be cheap by design, and not by compression?
-# It can use cheap parts: MobileNet-v3, made of separable convolutions, takes
-# {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0` fewer multiply-adds for a photo than VGG-16, and by
-# published figures it labels
+# Build it from cheap parts.
+# MobileNet-v3, made of separable convolutions, takes {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0`
+# {finding}`fewer multiply-adds | architectures.counts.vgg16_over_mobilenet_ratio > 1` for a photo than VGG-16.
+# By published figures, it also labels
 # {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct`
 # photos right.
 # But a count is not a time: a depthwise convolution, with one filter for each channel, needs
-# {mean}`architectures.roofline.early_depthwise_work_ratio 0` fewer multiply-adds than a dense one, but runs
+# {mean}`architectures.roofline.early_depthwise_work_ratio 0` fewer multiply-adds than a dense one, and here it is
 # {finding}`only | architectures.roofline.early_depthwise_latency_ratio < architectures.roofline.early_depthwise_work_ratio`
-# {mean}`architectures.roofline.early_depthwise_latency_ratio 0` faster here.
+# {mean}`architectures.roofline.early_depthwise_latency_ratio 0` faster.
 #
 # ```{claims} architectures
 # ```
@@ -85,6 +86,7 @@ from lib import (
     running,
     training,
 )
+from lib.activations import peak_activation_bytes
 from lib.architectures import (
     dense_block,
     depthwise_separable,
@@ -95,7 +97,6 @@ from lib.architectures import (
 )
 from lib.architectures.mobilenet import mobilenet
 from lib.architectures.shared import fused_pools, roofline
-from lib.architectures.shared.activations import peak_activation_bytes
 from lib.architectures.shared.memory import keep_memory
 from lib.architectures.shared.receptive_field import receptive_field
 from lib.architectures.shufflenet import shufflenet

@@ -33,6 +33,7 @@ coding/          the coders that the files are written with
 structure/       scores of filters to masks, and masks to a physically smaller network
 search/          searches with one signature, a space where the truth is known, a table of latencies
 measure.py       parameters, bytes, multiply-adds, latency
+activations.py   the bytes of the activations that are alive at once, at their peak
 operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
 vision.py        torchvision, beside a CPU-only torch as well

@@ -10,7 +10,6 @@ encoder_decoder.py   an encoder that pools, and a decoder that puts values where
 landmarks.py         points in images, and their heat maps
 key_points.py        how many points a network found
 receptive_field.py   how many pixels a place of the output sees
-activations.py       bytes of the activations that are alive at once
 memory.py            memory that a process keeps, so that a measured time is that of the computation
 roofline.py          what a core can do at most, and what a convolution asks of it
 """

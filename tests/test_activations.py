@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lib import models
-from lib.architectures.shared.activations import peak_activation_bytes
+from lib.activations import peak_activation_bytes
 from lib.pruning import magnitude
 from lib.quantization import scalar_kmeans
 from lib.vision import torchvision
