@@ -1,16 +1,20 @@
 """A cache of trained networks. Its key is everything that the training depends on."""
 
+import dis
 import hashlib
 import inspect
-import json
 import os
+import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from types import FunctionType
+from enum import Enum
+from functools import partial
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -21,6 +25,7 @@ from lib import imports
 
 Arguments = ParamSpec("Arguments")
 Model = TypeVar("Model", bound=nn.Module)
+PLAIN = bool | int | float | complex | str | bytes | tuple | list | dict | Tensor
 
 
 def cached(
@@ -32,19 +37,20 @@ def cached(
     """Call ``train(model, **arguments)``, which trains ``model`` in place, or read its result from the cache.
 
     The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
-    model's own weights, and the arguments, with the code of the networks, functions and dataclasses among them. The
-    cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry is trained again. Two processes that
-    want the same network train it once: the second waits.
+    model itself, and the arguments, with the code of the networks, functions and dataclasses among them. Of a network
+    count its weights and buffers, which of them are frozen or shared, its hooks, and the settings of its modules: their
+    attributes without a leading ``_``. The cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry
+    is trained again. Two processes that want the same network train it once: the second waits.
 
     train: a function of a module in a file, without captured variables.
-    model: any network, not compressed. It is changed in place.
+    model: any network; of compressed weights, form and stored tensors count. It is changed in place.
     arguments: all by name: numbers, strings, lists, dicts, tensors, networks, functions without captured variables, and
         dataclasses of them, such as data splits. Tensors and networks count by their content.
 
     Returns the model, trained and in evaluation mode.
     Raises TypeError, before anything is trained, for arguments that ``train`` does not take or that cannot be part of
-    the key; ValueError for a function or a network whose code is in no file, and for a model that training leaves
-    compressed.
+    the key; ValueError for a function or a network whose code is in no file, for a function that takes from its module
+    what cannot be part of the key, for a model with an extra state, and for one that training stores otherwise.
 
     >>> import tempfile, unittest.mock
     >>> from lib import datasets, models, training
@@ -58,6 +64,9 @@ def cached(
     inspect.signature(train).bind(model, *none, **arguments)
     if none:
         raise TypeError(f"{train.__name__} is cached with the model and named arguments alone")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} of the model is {reprlib.repr(value)}: only tensors are cached")
     folder = Path(os.environ.get("SURVEY_CACHE") or Path(__file__).parents[1] / "_build" / "cache")
     folder.mkdir(parents=True, exist_ok=True)
     key = _key(train, model, arguments)
@@ -117,31 +126,198 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 def _digest(value: object) -> str:
     """One digest of values that may be part of a key: tensors, splits, state dicts, numbers, strings, lists."""
-    digest = hashlib.sha256()
+    content = _Content()
+    content.feed(value)
+    return content.digest.hexdigest()
 
-    def feed(item: object) -> None:
-        if isinstance(item, Tensor):
-            digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
-            digest.update(item.detach().contiguous().flatten().view(torch.uint8).numpy().data)
-        elif isinstance(item, nn.Module):
-            feed([str(item), item.state_dict()])
-        elif isinstance(item, FunctionType):
-            feed(_named(item))
-        elif is_dataclass(item):
-            feed([_named(type(item)), *(getattr(item, field.name) for field in fields(item))])
-        elif isinstance(item, dict):
-            feed([[key, item[key]] for key in sorted(item)])
+
+class _Content:
+    """A digest that is fed with values, each with its type, and the files of ``lib`` whose code they use."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.seen: dict[object, tuple[int, object]] = {}  # kept here, so that no other object gets the same id
+        self.files: set[Path] = set()
+
+    def put(self, kind: str, content: bytes | memoryview = b"") -> None:
+        self.digest.update(f"{kind} {len(content)}:".encode())
+        self.digest.update(content)
+
+    def again(self, key: object, item: object) -> bool:
+        """Whether this was fed already: then it counts as the same, as a tied weight does, not by its content."""
+        known = key in self.seen
+        number, _ = self.seen.setdefault(key, (len(self.seen), item))
+        self.put(f"{number}")
+        return known
+
+    def feed(self, item: object, where: str = "it") -> None:
+        """Add a value; ``where`` names it in a TypeError, which says that it is no such value."""
+        if isinstance(item, Enum):
+            self.put(f"{_named(type(item))}.{item.name}")
+        elif item is None or item is ... or isinstance(item, bool | int | float | complex | str | bytes):
+            self.put(type(item).__name__, repr(item).encode("utf-8", "surrogatepass"))
+        elif isinstance(item, Tensor):
+            self.put(f"{item.dtype}{tuple(item.shape)}")
+            self.put("values", item.detach().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(item, list | tuple):
-            digest.update(b"[")
-            for each in item:
-                feed(each)
-                digest.update(b",")
-            digest.update(b"]")
+            self.put(f"{'tuple' if isinstance(item, tuple) else 'list'} of {len(item)}")
+            for i, each in enumerate(item):
+                self.feed(each, f"{where}[{i}]")
+        elif isinstance(item, Mapping):
+            self.put(f"mapping of {len(item)}")
+            for key in sorted(item, key=lambda key: (type(key).__name__, str(key))):
+                self.feed(key, f"a key of {where}")
+                self.feed(item[key], f"{where}[{key!r}]")
+        elif isinstance(item, set | frozenset):
+            self.put("set")
+            parts = []
+            for each in item:  # in the order of their digests: a set has none of its own
+                part = _Content()
+                part.files = self.files
+                part.feed(each, f"an element of {where}")
+                parts.append(part.digest.hexdigest())
+            self.feed(sorted(parts))
+        elif isinstance(item, np.ndarray | np.generic) and item.dtype != object:
+            self.put(f"{item.dtype}{item.shape}", item.tobytes())
+        elif isinstance(item, torch.Generator):
+            self.feed(item.get_state())
+        elif isinstance(item, torch.dtype | torch.device | torch.layout | slice | range | PurePath):
+            self.put(type(item).__name__, str(item).encode())
+        elif isinstance(item, ModuleType):
+            self.put("module", item.__name__.encode())
+            self.file(item)
+        elif isinstance(item, partial):
+            self.feed([item.func, item.args, item.keywords], where)
+        elif isinstance(item, MethodType):
+            self.feed([item.__func__, item.__self__], where)
+        elif isinstance(item, FunctionType):
+            self.function(item, where)
+        elif isinstance(item, type):
+            self.kind(item, where)
+        elif isinstance(item, BuiltinFunctionType | np.ufunc):
+            self.put(f"{getattr(item, '__module__', None)}.{getattr(item, '__qualname__', item.__name__)}")
+            if not isinstance(owner := getattr(item, "__self__", None), ModuleType):
+                self.feed(owner, f"the owner of {where}")
+        elif callable(getattr(item, "__wrapped__", None)):
+            self.feed(item.__wrapped__, where)  # type: ignore[attr-defined]
+        elif isinstance(item, nn.Module):
+            self.network(item, "" if where == "it" else where)
+        elif is_dataclass(item):
+            self.kind(type(item), where)
+            self.feed({field.name: getattr(item, field.name) for field in fields(item)}, where)
+        elif _plain_object(item):
+            if not self.again(id(item), item):
+                self.kind(type(item), where)
+                self.feed(vars(item), where)
         else:
-            digest.update(json.dumps(item).encode())  # anything else is not a cache key: TypeError
+            raise TypeError(
+                f"{where} is {reprlib.repr(item)}, which cannot be part of the key: accepted are numbers, strings,"
+                " lists, dicts, tensors, networks, functions and dataclasses of them"
+            )
 
-    feed(value)
-    return digest.hexdigest()
+    def network(self, model: nn.Module, where: str) -> None:
+        """All that a module computes with: settings, parameters and buffers, which are frozen or shared, and parts."""
+        if self.again(id(model), model):
+            return
+        self.kind(type(model), where)
+        self.put("says", model.extra_repr().encode())
+        settings = {key: value for key, value in vars(model).items() if not key.startswith("_")}
+        for key in sorted(settings):
+            self.put("setting", key.encode())
+            self.feed(settings[key], f"{where}.{key}".lstrip("."))
+        for hooks in (model._forward_pre_hooks, model._forward_hooks, model._backward_hooks, model._backward_pre_hooks):
+            self.feed(list(hooks.values()), f"a hook of {where or type(model).__name__}")
+        for key, tensor in [*model._parameters.items(), *model._buffers.items()]:
+            self.put("tensor", key.encode())
+            if tensor is None or not self.again(id(tensor), tensor):
+                self.feed(tensor)
+            if tensor is not None:
+                self.put(f"{type(tensor).__name__} {tensor.requires_grad}")
+                self.again(("memory", tensor.untyped_storage().data_ptr()), None)
+        if any(
+            getattr(type(model), own) is not getattr(nn.Module, own)
+            for own in ("_save_to_state_dict", "get_extra_state")
+        ):
+            self.feed(model.state_dict(), where)
+        for key, part in model._modules.items():
+            self.put("part", key.encode())
+            self.feed(part, f"{where}.{key}".lstrip("."))
+
+    def function(self, function: FunctionType, where: str) -> None:
+        """A function's name, code and defaults; outside ``lib``, also what it takes from its module."""
+        self.put("function", f"{_named(function)} {function.__name__}".encode())
+        if self.again(id(function), function):
+            return
+        self.feed([cell.cell_contents for cell in function.__closure__ or ()], f"what {function.__name__} captures")
+        if _installed(function):
+            return
+        names = self.code(function.__code__)
+        self.feed([function.__defaults__, function.__kwdefaults__], f"a default of {function.__name__}")
+        if _top(function) == imports.PACKAGE:
+            self.file(function)
+            return
+        for name in sorted(names & function.__globals__.keys()):
+            try:
+                self.feed(name)
+                self.feed(function.__globals__[name], name)
+            except TypeError as error:
+                raise ValueError(f"{function.__name__} cannot be cached: it uses {name}, and {error}") from error
+
+    def code(self, code: CodeType) -> set[str]:
+        """Feed what code does, and return the names that it takes from its module."""
+        names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        self.put("code", code.co_code + code.co_exceptiontable)
+        self.feed([code.co_names, code.co_varnames, code.co_argcount, code.co_kwonlyargcount, code.co_flags])
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                names |= self.code(constant)
+            else:
+                self.feed(constant)
+        return names
+
+    def kind(self, kind: type, where: str) -> None:
+        """A class by its name; of those outside ``lib`` and the installed packages, also methods and plain values."""
+        self.put("class", _named(kind).encode())
+        if self.again(id(kind), kind):
+            return
+        for each in kind.__mro__:
+            if _top(each) == imports.PACKAGE:
+                self.file(each)
+            elif not _installed(each):
+                for key, value in sorted(vars(each).items()):
+                    value = getattr(value, "__func__", value)
+                    for part in (value.fget, value.fset) if isinstance(value, property) else (value,):
+                        if isinstance(part, FunctionType) and part.__code__.co_filename != "<string>":  # made by Python
+                            self.feed([key, part], where)
+                        elif isinstance(part, PLAIN) and not key.startswith("__"):
+                            self.feed([key, part], f"{each.__name__}.{key}")
+
+    def file(self, item: ModuleType | FunctionType | type) -> None:
+        if (item.__name__ if isinstance(item, ModuleType) else item.__module__).split(".")[0] == imports.PACKAGE:
+            self.files.add(Path(inspect.getfile(item)))
+
+
+def _plain_object(item: object) -> bool:
+    """Whether all of an object's state is among its attributes: its classes are written in Python, without slots."""
+    made = [vars(kind).get("__new__") for kind in type(item).__mro__ if kind is not object]
+    return (
+        hasattr(item, "__dict__")
+        and not hasattr(item, "__slots__")
+        and all(each is None or isinstance(each, staticmethod) for each in made)
+    )
+
+
+def _top(item: type | FunctionType) -> str:
+    return (item.__module__ or "").split(".")[0]
+
+
+def _installed(item: type | FunctionType) -> bool:
+    """Whether code belongs to Python or to an installed package: it counts by its name."""
+    top = _top(item)
+    place = Path(getattr(sys.modules.get(top), "__file__", None) or "")
+    if top == "__main__":  # a notebook
+        return False
+    return top in sys.stdlib_module_names or "site-packages" in place.parts or "dist-packages" in place.parts
 
 
 def _named(item: type | FunctionType) -> str:
@@ -183,5 +359,14 @@ def _key(train: Callable, model: nn.Module, arguments: dict[str, object]) -> str
                 own[_named(kind)] = inspect.getsource(getattr(kind, "forward", kind))
             except (OSError, TypeError) as error:
                 raise ValueError(f"{kind.__name__} cannot be cached: its code is not in a file") from error
-    codes = [imports.code_of_file(path) for path in [*files, *imports.closure_of_files(Path(__file__).parent, files)]]
-    return _digest([sorted(codes), own, train.__qualname__, str(model), model.state_dict(), arguments])[:24]
+    content = _Content()
+    content.feed([own, train.__qualname__, train.__defaults__, train.__kwdefaults__])
+    content.code(train.__code__)
+    content.feed(model)
+    for name in sorted(arguments):
+        content.feed(name)
+        content.feed(arguments[name], name)
+    files |= content.files
+    codes = [imports.code_of_file(path) for path in {*files, *imports.closure_of_files(Path(__file__).parent, files)}]
+    content.feed(sorted(codes))
+    return content.digest.hexdigest()[:24]

@@ -3,7 +3,8 @@
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from IPython.display import Markdown, display
@@ -19,6 +20,7 @@ SHARES = re.compile(  # keys of what lies between 0 and 100 %
 )
 Values = float | Iterable[float]  # one number for each seed, or one number
 SPACE = re.compile(r"(?<=[\d±)]) (?=\d|±|[%×]|(?:points?|bytes|[kM]?B|[mµ]?s|epochs?|bits?)\b)")  # within a value
+LARGEST = 1e150  # of a measurement; the squares of larger ones overflow
 FEW = 3  # values from which on an interval is shown and decides; fewer are shown themselves
 
 
@@ -69,8 +71,8 @@ def record(
     timing: True for a time, a ratio of times, and what else the processor changes. None (default): what the key says,
         a time if it has ``latency`` or ``seconds`` in it or ends in ``_ms`` or ``_s``.
 
-    Raises ValueError for a key of another form, for no values, for values that are not finite numbers, and for what is
-    said to be exact and a time.
+    Raises ValueError for a key of another form, for no values, for values that are not finite numbers up to 1e150, for
+    a mapping or a set of them, and for what is said to be exact and a time.
     """
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ValueError(
@@ -266,6 +268,11 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 def _numbers(key: str, values: Any) -> list[float]:
     values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, Mapping | Set):
+        raise ValueError(
+            f"{key!r} has the values {values!r}, a {type(values).__name__}:"
+            " give a list with one number for each seed, or one number"
+        )
     if isinstance(values, Iterable) and not isinstance(values, str | bytes):
         values = [v.item() if hasattr(v, "item") else v for v in values]
     else:
@@ -277,6 +284,9 @@ def _numbers(key: str, values: Any) -> list[float]:
             raise ValueError(
                 f"{key!r} holds {value!r}, which is not a number: give one number for each seed, or one number"
             )
+        size: Any = abs(value)
+        if LARGEST < size < math.inf:
+            raise ValueError(f"{key!r} holds {reprlib.repr(value)}: accepted are numbers from -1e150 to 1e150")
         if not math.isfinite(value):
             raise ValueError(f"{key!r} holds {float(value)}: only finite numbers are measurements")
     return [float(value) for value in values]

@@ -1,7 +1,9 @@
 """One cost model for the whole book: parameters, bytes, multiply-adds, latency."""
 
+import copy
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,9 @@ def parameters(model: nn.Module) -> int:
     """Count the weights and biases that the layers compute with.
 
     model: any network. A compressed weight counts by its dense shape, and a weight that two layers share counts once.
+
+    Raises ValueError, by name, for a weight that a lazy layer has not made yet, and for one that a hook of
+    ``torch.nn.utils`` makes (prune, weight_norm, spectral_norm).
 
     >>> from lib import models
     >>> from lib.pruning import magnitude
@@ -45,6 +50,7 @@ def dense_bytes(model: nn.Module) -> int:
 
 
 def _dense(model: nn.Module) -> list[Tensor]:
+    _check_plain(model)
     found: dict[int, Tensor] = {}
     for name, module in model.named_modules():
         if ".parametrizations." in f".{name}.":
@@ -54,7 +60,22 @@ def _dense(model: nn.Module) -> list[Tensor]:
         if parametrize.is_parametrized(module):
             for key in module.parametrizations:
                 found[id(module.parametrizations[key])] = getattr(module, key).detach()
+    for _, layer in layers(model):  # a weight may be a buffer
+        if isinstance(layer, nn.Module) and isinstance(buffer := layer._buffers.get("weight"), Tensor):
+            found[id(buffer)] = buffer
     return list(found.values())
+
+
+def _check_plain(model: nn.Module) -> None:
+    """ValueError for a weight that is not there yet, or that a hook of torch makes from other parameters."""
+    running.check_made(model)
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and {f"{key}_orig", f"{key}_v"} & module._parameters.keys():
+                raise ValueError(
+                    f"a hook of torch.nn.utils makes the {key} of layer {name!r}: make it a plain parameter first"
+                    " (prune.remove, remove_weight_norm, remove_spectral_norm)"
+                )
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> int:
@@ -66,12 +87,13 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtyp
     counts like any other. A module that does a layer's work without calling it names that layer in its attribute
     ``computes``.
 
-    model: any network. It runs once, in evaluation mode; modes are restored afterwards.
+    model: any network. A copy of it runs once, in evaluation mode.
     shape: of one input, without the batch: (channels, height, width).
     dtype: of the input; default: the type of the model's first parameter. A network that reads words takes
         ``torch.long``.
 
-    Raises ValueError where the model does not take such an input.
+    Raises ValueError where the model does not take such an input, for sizes below 0, and for a weight that a lazy layer
+    has not made yet.
 
     >>> from lib import models
     >>> multiply_adds(models.lenet5(), (1, 28, 28))
@@ -96,8 +118,13 @@ def multiply_adds_by_layer(
     else multiplies matrices itself, without its submodules. What the model itself multiplies has the name "".
     Raises ValueError where the model does not take such an input.
     """
+    running.check_made(model)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape must have sizes of 0 or more, not {tuple(shape)}")
     first: Tensor = next(model.parameters(), torch.zeros(0))
     image = torch.zeros(1, *shape, device=first.device, dtype=dtype or first.dtype)
+    with suppress(Exception):  # what cannot be copied runs itself
+        model = copy.deepcopy(model)
     with torch.no_grad(), running.evaluating(model), operations.counting(model) as work:
         running.logits(model, image)
     return work
@@ -199,6 +226,7 @@ def by_layer(model: nn.Module) -> list[dict[str, object]]:
     >>> by_layer(magnitude.prune(models.lenet_300_100(), density=0.1))[0]
     {'layer': 'fc1', 'weights': 235200, 'kept': 23520}
     """
+    _check_plain(model)
     weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers(model)}
     for name, parameter in model.named_parameters():
         place = name.removesuffix("weight").removesuffix(".") if name.split(".")[-1] == "weight" else name

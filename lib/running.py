@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -44,7 +45,9 @@ def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
 
     def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], by_name: dict[str, Tensor], output: Tensor) -> None:
-            flow.inputs[name], flow.outputs[name] = (*inputs, *by_name.values())[0], output
+            flow.outputs[name] = output
+            for first in (*inputs, *by_name.values())[:1]:  # a layer may be called without an input
+                flow.inputs[name] = first
 
         return hook
 
@@ -279,23 +282,35 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     model: any network.
     images: (n, channels, height, width), or whatever else the model takes.
 
-    Raises ValueError, which names the model and the shape, where the model raises RuntimeError.
+    Raises ValueError, which names the model and the shape, where the model raises what layers raise for inputs that
+    they do not take. A ValueError of this package stays as it is.
 
     >>> tuple(logits(nn.Linear(4, 3), torch.zeros(2, 4)).shape)
     (2, 3)
     """
     try:
         return model(images)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and _is_ours(error):
+            raise
         shape = tuple(images.shape)
         raise ValueError(f"{type(model).__name__} does not take images of shape {shape}: {error}") from error
 
 
-def class_logits(model: nn.Module, images: Tensor) -> Tensor:
+def _is_ours(error: Exception) -> bool:
+    """Whether a function of this package raised the error."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("lib.")
+
+
+def class_logits(model: nn.Module, images: Tensor, *, infinite: bool = False) -> Tensor:
     """Return the logits of a classifier, and refuse whatever else a model may answer.
 
     model: a classifier of whole samples.
     images: (n, channels, height, width), or whatever else the model takes.
+    infinite: whether infinity is accepted, by whoever only looks for the largest logit. Default False.
 
     Returns (n, classes).
     Raises ValueError for images that the model does not take, for an answer of another shape, and for NaN or infinity.
@@ -310,7 +325,9 @@ def class_logits(model: nn.Module, images: Tensor) -> Tensor:
             f"{type(model).__name__} must answer {len(images)} samples with logits of shape ({len(images)}, classes),"
             f" not with {answered}"
         )
-    if not torch.isfinite(answers).all():
+    if infinite and torch.isnan(answers).any():
+        raise ValueError("the network's logits hold NaN: numbers are needed")
+    if not infinite and not torch.isfinite(answers).all():
         raise ValueError("the network's logits hold NaN or infinity: finite ones are needed")
     return answers
 
@@ -318,7 +335,7 @@ def class_logits(model: nn.Module, images: Tensor) -> Tensor:
 def fitted(model: nn.Module, images: Tensor) -> Tensor:
     """Bring images to the type and the device of a model's weights; whole numbers stay whole where it embeds them.
 
-    model: any network with a parameter.
+    model: any network; one without float parameters gets the images as they are.
     images: of any type and device.
 
     >>> fitted(nn.Linear(4, 3).double(), torch.zeros(2, 4)).dtype
@@ -326,6 +343,23 @@ def fitted(model: nn.Module, images: Tensor) -> Tensor:
     >>> fitted(nn.Sequential(nn.Embedding(9, 4), nn.Flatten()), torch.zeros(2, 4, dtype=torch.long)).dtype
     torch.int64
     """
-    first = next(p for p in model.parameters() if p.is_floating_point())
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is None:
+        return images
     embeds = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in model.modules())
     return images.to(first.device, None if embeds and not images.is_floating_point() else first.dtype)
+
+
+def check_made(model: nn.Module) -> None:
+    """Raise ValueError for the first parameter or buffer that a lazy layer has not made yet.
+
+    model: any network.
+
+    >>> check_made(nn.LazyLinear(3))
+    Traceback (most recent call last):
+    ValueError: 'weight' of LazyLinear is not there yet: run the model once, and its lazy layers are made
+    """
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(value):
+            kind = type(model).__name__
+            raise ValueError(f"{name!r} of {kind} is not there yet: run the model once, and its lazy layers are made")

@@ -19,6 +19,8 @@ architecture before memory is allocated: :meth:`lib.weights.CompressedWeight.mos
 and values a weight of some shape may have. So memory and time are bounded by the architecture and the file's size.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -75,8 +77,10 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     >>> size, torch.equal(copy.weight, model.weight)
     (56, True)
     """
-    content = dumps(model, coder=coder)
     path = Path(path)
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    content = dumps(model, coder=coder)
     # Not made of the path's name, which may be as long as a name can be.
     partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.partial")
     try:
@@ -85,7 +89,8 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # the path is below a file
+            partial.unlink(missing_ok=True)
     return len(content)
 
 
@@ -98,13 +103,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     model: a network of the architecture that was saved: same names, shapes and types of its tensors.
 
     Raises ValueError for a damaged file, a file of another kind, another architecture, and a model whose tensors cannot
-    be written to; the model is then as it was.
+    be written to or share memory; the model is then as it was.
     """
     content = Path(path).read_bytes()
     try:
         values = loads(content, model)
         for name, tensor, _ in _tensors(model):
             _check_writable(name, tensor)
+        _check_apart(model)
     except ValueError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
     decompress(model)
@@ -251,6 +257,11 @@ def _dense(model: nn.Module) -> list[tuple[str, Tensor, tuple[CompressedWeight, 
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"{name or type(module).__name__} has an extra state: only tensors are stored")
+        if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(module).__name__}, which keeps values in a way of its own:"
+                " only parameters and buffers are stored"
+            )
     tensors = list(_tensors(model))
     for name, tensor, _ in tensors:
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
@@ -268,6 +279,35 @@ def _check_writable(name: str, tensor: Tensor) -> None:
         raise ValueError(f"the values of {name} share one place in memory: make it contiguous first")
     if tensor.is_inference():
         raise ValueError(f"{name} was made in inference mode, and cannot be changed: accepted is any other tensor")
+
+
+def _check_apart(model: nn.Module) -> None:
+    """Raise ValueError where values lie in the same memory, so that one that is written would change another."""
+    plain = [(name, tensor) for name, tensor, stored in _tensors(model) if stored is None and tensor.numel()]
+    before: list[tuple[int, str, Tensor]] = []  # those that reach beyond where the next one begins
+    for name, tensor in sorted(plain, key=lambda one: one[1].data_ptr()):
+        if not tensor.is_contiguous() and len(np.unique(places := _places(tensor))) < len(places):
+            raise ValueError(f"the values of {name} share one place in memory: make it contiguous first")
+        before = [one for one in before if one[0] > tensor.data_ptr()]
+        for _, other, held in before:
+            if held.device == tensor.device and np.intersect1d(_bytes(held), _bytes(tensor)).size:
+                raise ValueError(f"{other} and {name} share memory: give each its own, or make them one parameter")
+        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        before.append((tensor.data_ptr() + reach * tensor.element_size(), name, tensor))
+
+
+def _places(tensor: Tensor) -> np.ndarray:
+    """How many elements after the first one each element of a tensor lies in memory."""
+    places = np.zeros(1, dtype=np.int64)
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places = (places[:, None] + np.arange(size) * stride).ravel()
+    return places
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    """The addresses of all bytes of a tensor."""
+    width = tensor.element_size()
+    return (tensor.data_ptr() + _places(tensor)[:, None] * width + np.arange(width)).ravel()
 
 
 def _fingerprint(tensors: list) -> bytes:

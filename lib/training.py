@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from numbers import Integral
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -14,6 +15,7 @@ from lib import running
 from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
+IGNORED = -100  # the label that torch's cross-entropy passes over
 Optimizer = str | Callable[[list[dict]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,10 +37,25 @@ def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
     return (1 - targets * outputs).clamp(min=0).square().sum(1).mean()
 
 
+def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean squared difference between the outputs and the labels, which are what the outputs should be.
+
+    outputs: of any shape.
+    labels: of the same shape; ValueError otherwise.
+
+    >>> squared_error(torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [1.0]]))
+    tensor(2.)
+    """
+    if outputs.shape != labels.shape:
+        shapes = f"{tuple(labels.shape)} for outputs of shape {tuple(outputs.shape)}"
+        raise ValueError(f"squared_error needs labels of the shape of the outputs, not labels of shape {shapes}")
+    return nn.functional.mse_loss(outputs, labels)
+
+
 LOSSES: dict[str, Loss] = {
     "cross_entropy": nn.functional.cross_entropy,
     "squared_hinge": squared_hinge,
-    "squared_error": nn.functional.mse_loss,  # the split's labels are what the outputs should be
+    "squared_error": squared_error,
 }
 
 
@@ -133,7 +150,8 @@ def fit(
     """Train the model: minimize the loss by stochastic gradient descent with Nesterov momentum. In place.
 
     The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. The model is in
-    evaluation mode afterwards. Parameters that need no gradient stay as they are.
+    evaluation mode afterwards. Parameters that need no gradient stay as they are. Before anything else, a copy of the
+    model answers two samples.
 
     model: any network that takes the split's images, (n, ...) -> (n, classes).
     split: the samples to train on; at least one.
@@ -154,11 +172,14 @@ def fit(
         that are wanted, or a function (outputs, labels) -> scalar.
     teaching: what gives the loss instead, from more than the labels: a distiller with its teacher. Default None.
     before_epoch: called with the number of each epoch, from 0, before it begins, for instance to prune a little more.
+        The parameters that learn stay the same: it may freeze or change them, but neither replace nor unfreeze any.
     after_step: called after each update, for instance to bring weights back between limits.
 
-    Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split, for epochs,
-    batch_size, loss or optimizer that are not accepted, and for a network that answers in training mode with anything
-    but one tensor; and for a loss that is not finite, after the epoch in which it became so.
+    Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split, for
+    arguments that are not accepted, for images and labels that do not fit each other, the network or the loss, for a
+    network in which nothing learns, and for one that answers in training mode with anything but one tensor. Raises it
+    later for a parameter that ``before_epoch`` brought, and where the loss or a weight is not finite, after the epoch
+    in which it became so.
 
     >>> from lib import datasets, models
     >>> problem = datasets.load("monks-1-rule")
@@ -166,22 +187,35 @@ def fit(
     >>> len(losses), losses[-1] < losses[0]
     (3, True)
     """
-    split.check_not_empty("to train on")
-    if epochs < 0 or batch_size < 1:
-        raise ValueError(f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}")
+    _check_samples(split, "to train on")
+    if not _whole(epochs, 0) or not _whole(batch_size, 1):
+        raise ValueError(
+            f"epochs must be 0 or more and batch_size 1 or more, not {epochs} and {batch_size}: whole numbers"
+        )
+    for name, value in (("learning_rate", learning_rate), ("momentum", momentum), ("weight_decay", weight_decay)):
+        _check_finite(name, value)
+    if not _whole(shift, 0):
+        raise ValueError(f"shift must be a whole number of 0 or more, not {shift}")
     if not callable(loss) and loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, or a function, not {loss!r}")
-    if flip and split.images.dim() != 4:
-        shape = tuple(split.images.shape)
-        raise ValueError(f"flip mirrors images (n, channels, height, width): these samples have the shape {shape}")
+    if (shift or flip) and split.images.dim() != 4:
+        does, shape = "flip mirrors" if flip else "shift moves", tuple(split.images.shape)
+        raise ValueError(f"{does} images (n, channels, height, width): these samples have the shape {shape}")
     if (shift or flip) and split.labels.dim() > 2:  # the labels of pixels would have to move as well
         shape = tuple(split.labels.shape)
         raise ValueError(f"shift and flip move images, not labels: labels of shape {shape} would not fit them any more")
     by_labels = loss if callable(loss) else LOSSES[loss]
     if not callable(optimizer) and optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}")
+    running.check_made(model)
+    learning = {id(p): p for p in model.parameters() if p.requires_grad}
+    if epochs and not learning:
+        raise ValueError(f"{type(model).__name__} has no parameter that learns: at least one must need a gradient")
     plain = nullcontext(lambda outputs, labels, images, samples: by_labels(outputs, labels))
     lessons = plain if teaching is None else teaching.lesson(model, split, augmented=bool(shift) or flip)
+    tried = _tried(model, split.images, prepared=before_epoch is not None)
+    if teaching is None and tried is not None:
+        _check_labels(by_labels, tried, split.labels)
     generator = torch.Generator().manual_seed(seed)
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     other = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
@@ -195,13 +229,18 @@ def fit(
     steps = max(1, epochs * len(batches(len(split), batch_size)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
     losses = []
-    buffers, modes = [b.clone() for b in model.buffers()], [module.training for module in model.modules()]
     memory = running.layout(model, split.images)
     model.to(memory_format=memory)  # type: ignore[call-overload]  # missing from torch's stubs
     with lessons as lesson:
         for epoch in range(epochs):
             if before_epoch is not None:
                 before_epoch(epoch)
+                for name, p in model.named_parameters():
+                    if p.requires_grad and id(p) not in learning:
+                        raise ValueError(
+                            f"before_epoch brought parameter {name!r}, which would not be trained: let it keep the"
+                            " parameters that learn, and unfreeze what it needs before"
+                        )
             model.train()
             total = 0.0
             for batch in batches(len(split), batch_size, generator):
@@ -213,11 +252,7 @@ def fit(
                     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
                 images = running.arranged(images, memory)
                 answers = running.logits(model, images)
-                if not isinstance(answers, Tensor):
-                    for buffer, value in zip(model.buffers(), buffers, strict=True):
-                        buffer.copy_(value)
-                    for module, mode in zip(model.modules(), modes, strict=True):
-                        module.training = mode
+                if not isinstance(answers, Tensor):  # of a network that could not be tried
                     raise ValueError(_several(model, answers))
                 cost = lesson(answers, split.labels[batch], images, batch)
                 update.zero_grad()
@@ -233,6 +268,12 @@ def fit(
                     f"training diverged in epoch {epoch + 1}: the loss is {losses[-1]}; try a lower learning rate"
                 )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    for name, p in model.named_parameters():
+        if losses and p.grad is not None and not torch.isfinite(p).all():
+            raise ValueError(
+                f"training diverged in epoch {epochs}: parameter {name!r} holds NaN or infinity; try a lower learning"
+                " rate"
+            )
     return losses
 
 
@@ -244,10 +285,81 @@ def check_one_answer(model: nn.Module, images: Tensor) -> None:
 
     >>> check_one_answer(nn.Linear(3, 2), torch.zeros(2, 3))
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        answers = running.logits(copy.deepcopy(model).train(), images[:2])
+    _answered(model, copy.deepcopy(model).train(), images)
+
+
+def _answered(model: nn.Module, twin: nn.Module, images: Tensor) -> Tensor:
+    """What a copy of the model in training mode answers to two images; ValueError for anything but one tensor."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
+        answers = running.logits(twin, images[:2].to(memory_format=torch.contiguous_format))
     if not isinstance(answers, Tensor):
         raise ValueError(_several(model, answers))
+    return answers
+
+
+def _tried(model: nn.Module, images: Tensor, *, prepared: bool) -> Tensor | None:
+    """What a copy answers in training mode; None for a network that cannot be tried before it is trained.
+
+    prepared: whether a function is called before each epoch. It may bring what the network lacks to run.
+    """
+    try:
+        twin = copy.deepcopy(model).train()
+    except Exception:  # whatever a module may hold; it trains nevertheless
+        return None
+    try:
+        return _answered(model, twin, images)
+    except ValueError as error:
+        if prepared and isinstance(error.__cause__, LookupError):
+            with suppress(ValueError), running.evaluating(twin):
+                _answered(model, twin, images)
+                return None
+        raise
+
+
+def _check_samples(split: Split, purpose: str) -> None:
+    split.check_not_empty(purpose)
+    if len(split.images) != len(split.labels):
+        raise ValueError(f"the split has {len(split.images)} images and {len(split.labels)} labels: one for each")
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and int(value) >= least
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not 0 <= value <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name} must be 0 or more and finite in float32, not {value}")
+
+
+def _check_labels(loss: Loss, outputs: Tensor, labels: Tensor) -> None:
+    """ValueError where a loss of this file cannot compare the labels of a split with what a network answers.
+
+    outputs: to the first samples.
+    labels: of all samples.
+    """
+    name = next((name for name, known in LOSSES.items() if known is loss), None)
+    if name is None:
+        return
+    if name != "squared_error" and not labels.is_floating_point():
+        classes = outputs.shape[1] if outputs.dim() > 1 else 0
+        unknown = (labels < 0) | (labels >= classes)
+        if name == "cross_entropy":
+            unknown &= labels != IGNORED
+        wrong = labels[unknown]
+        if wrong.numel():
+            raise ValueError(
+                f"labels hold the class {int(wrong.flatten()[0])}: accepted are 0 to {classes - 1}, one for each of the"
+                f" {classes} outputs"
+            )
+    shapes = (
+        f"{tuple(labels.shape)} and type {labels.dtype} for {len(outputs)} outputs of shape {tuple(outputs.shape[1:])}"
+    )
+    try:
+        if name == "squared_hinge" and (outputs.dim() != 2 or labels.dim() != 1):
+            raise TypeError("one class for each sample is needed")
+        loss(outputs, labels[: len(outputs)])
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(f"{name} does not take labels of shape {shapes}: {error}") from error
 
 
 def _several(model: nn.Module, answers: object) -> str:
@@ -299,18 +411,36 @@ def minimize(
         Parameters without a mask are kept whole; default none has one.
     iterations: the largest number of L-BFGS iterations, default 500.
 
-    Returns E. Raises ValueError for an empty split.
+    Returns E. Raises ValueError, before anything is changed, for an empty split, images that are not finite or that the
+    model does not take, labels of other classes, a mask of no parameter or of another shape or type, a parameter that
+    needs no gradient, and numbers below 0.
 
     >>> from lib import datasets
     >>> objective = minimize(nn.Linear(17, 2).double(), datasets.load("monks-1-rule").train, weight_decay=0.01)
     >>> round(objective, 3)
     0.488
     """
-    split.check_not_empty("to train on")
+    _check_samples(split, "to train on")
+    _check_finite("weight_decay", weight_decay)
+    if not _whole(iterations, 0):
+        raise ValueError(f"iterations must be a whole number of 0 or more, not {iterations}")
     parameters = dict(model.named_parameters())
+    for name, p in parameters.items():
+        if not p.requires_grad:
+            raise ValueError(f"parameter {name!r} needs no gradient: all parameters are moved, so all must learn")
+    for name, mask in (masks or {}).items():
+        if name not in parameters:
+            raise ValueError(f"there is no parameter {name!r}: masks are of {', '.join(parameters)}")
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            given, shape = f"{mask.dtype} of shape {tuple(mask.shape)}", tuple(parameters[name].shape)
+            raise ValueError(f"the mask of parameter {name!r} must be truth values of shape {shape}, not {given}")
+    images = running.fitted(model, split.images)
+    if not torch.isfinite(images).all():
+        raise ValueError("the images hold NaN or infinity: finite values are needed")
+    with torch.no_grad(), running.evaluating(model):
+        _check_labels(nn.functional.cross_entropy, running.class_logits(model, images[:2]), split.labels)
     mask = torch.cat([(masks or {}).get(n, torch.ones_like(p)).to(p.dtype).flatten() for n, p in parameters.items()])
     start = mask * nn.utils.parameters_to_vector(parameters.values()).detach()
-    images = split.images.to(mask.dtype)
     model.eval()
 
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -357,16 +487,23 @@ def error_pct(model: nn.Module, split: Split, *, batch_size: int = 1000) -> floa
     split: the samples to evaluate on; at least one.
     batch_size: samples per forward pass, 1 or more, default 1000.
 
-    Raises ValueError for an empty split and a batch_size below 1.
+    Raises ValueError for an empty split, a batch_size that is no whole number of 1 or more, labels that are not one for
+    each sample, answers of another shape, and logits that hold NaN.
 
     >>> error_pct(nn.Identity(), Split(torch.eye(4), torch.tensor([0, 1, 2, 0])))
     25.0
     """
-    split.check_not_empty("to evaluate on")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    _check_samples(split, "to evaluate on")
+    if split.labels.dim() != 1:
+        shape = tuple(split.labels.shape)
+        raise ValueError(f"labels must be one class for each sample, ({len(split)},), not of shape {shape}")
+    if not _whole(batch_size, 1):
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}: a whole number")
     model.eval()
     plain = split.images.to(memory_format=torch.contiguous_format)  # some channels_last kernels are wrong: see layout
     pairs = zip(plain.split(batch_size), split.labels.split(batch_size), strict=True)
-    wrong = sum((running.logits(model, images).argmax(dim=1) != labels).sum().item() for images, labels in pairs)
+    wrong = sum(
+        (running.class_logits(model, images, infinite=True).argmax(dim=1) != labels).sum().item()
+        for images, labels in pairs
+    )
     return 100 * wrong / len(split)

@@ -247,7 +247,7 @@ def compress(model: nn.Module, form: Callable[[str, Layer | PackedWeight], Compr
     # Everything that can fail comes first: after a refusal the model is as it was.
     stored = [_stored(name, layer, compressed) for name, layer, compressed in chosen]
     for (_, layer, compressed), value in zip(chosen, stored, strict=True):
-        decompress(layer)
+        decompress(PackedWeight(*_place(layer)))  # this weight alone, none of the layer's others
         _register(*_place(layer), compressed, value)
     return model
 

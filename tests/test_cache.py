@@ -3,6 +3,8 @@
 import copy
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch import nn
 from lib import cache, models, training
 from lib.cache import cached, trained
 from lib.datasets import Split
+from lib.precision import fixed_point
 
 CALLS: list[str] = []
 
@@ -99,6 +102,11 @@ ARGUMENTS = [
     {"extra": Split(torch.zeros(1, 1, 2, 2), torch.zeros(1))},
     {"extra": Split(torch.ones(1, 1, 2, 2), torch.zeros(1))},
     {"extra": True},
+    {"extra": (1, 23)},
+    {"extra": {1: 2, "a": 3}},
+    {"extra": {"a": 3}},
+    {"extra": [["a", 3]]},
+    {"extra": {1, 2}},
 ]
 
 
@@ -221,6 +229,136 @@ def test_networks_and_functions_in_an_argument_count_by_content(folder):
     assert CALLS.count("learns") == 4
 
 
+class Helped(nn.Linear):
+    factor = 1
+
+    def forward(self, x):
+        return self.helper(super().forward(x))
+
+    def helper(self, x):
+        return x
+
+
+def changed(build, change):
+    model = given.seeded(build)
+    change(model)
+    return model
+
+
+def encoder(**options):
+    return given.seeded(lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options))
+
+
+def pair():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].load_state_dict(model[0].state_dict())
+    return model
+
+
+def with_buffer(value):
+    return changed(lambda: nn.Linear(2, 2), lambda m: m.register_buffer("b", torch.tensor(value), persistent=False))
+
+
+def quantized(fraction_bits):
+    return fixed_point.quantize(given.seeded(lambda: nn.Linear(3, 3)), fixed_point.Format(1, fraction_bits))
+
+
+NETWORKS = {
+    "another number of heads": lambda: (encoder(), given.seeded(lambda: nn.TransformerEncoderLayer(8, 4, 16))),
+    "another order": lambda: (encoder(), encoder(norm_first=True)),
+    "an attribute": lambda: [changed(lambda: nn.Linear(2, 2), lambda m, s=s: setattr(m, "scale", s)) for s in (1, 2)],
+    "a buffer that is not saved": lambda: (with_buffer(1.0), with_buffer(2.0)),
+    "another format": lambda: (quantized(7), quantized(2)),
+    "frozen": lambda: (given.seeded(pair), changed(pair, lambda m: m[0].requires_grad_(False))),
+    "tied": lambda: (given.seeded(pair), changed(pair, lambda m: setattr(m[1], "weight", m[0].weight))),
+    "one memory": lambda: (given.seeded(pair), changed(pair, lambda m: setattr(m[1].weight, "data", m[0].weight))),
+    "a hook": lambda: (given.seeded(pair), changed(pair, lambda m: m.register_forward_hook(half))),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.parametrize("place", ["model", "argument"])
+def test_networks_that_learn_otherwise_have_another_key(case, place):
+    def key(network):
+        return cache._key(small_step, *((network, {}) if place == "model" else (nn.ReLU(), {"extra": network})))
+
+    (one, other), again = NETWORKS[case](), NETWORKS[case]()
+    assert [key(one), key(other)] == [key(network) for network in again]
+    assert key(copy.deepcopy(one)) == key(one) != key(other)
+
+
+def test_the_key_holds_all_methods_and_values_of_a_class(monkeypatch):
+    model = given.seeded(lambda: Helped(2, 2))
+    keys = [cache._key(small_step, model, {})]
+    for name, value in (("helper", lambda self, x: -x), ("factor", 2)):
+        monkeypatch.setattr(Helped, name, value)
+        keys.append(cache._key(small_step, model, {}))
+    assert len(set(keys)) == 3
+
+
+LAMBDAS = [lambda x: x + 1, lambda x: x * 2]
+FACTOR, STATE = 1, object()
+
+
+def scaled(x):
+    return FACTOR * x
+
+
+def stateful(x):
+    return STATE, x
+
+
+def test_functions_count_by_their_code_defaults_and_values(monkeypatch):
+    def key(**arguments):
+        return cache._key(small_step, nn.ReLU(), arguments)
+
+    one, other = LAMBDAS
+    keys = [key(extra=one), key(extra=other), key(extra=[one, other]), key(extra=[other, one])]
+    keys += [key(extra=lambda x, n=n: n * x) for n in (1, 2)] + [key(extra=lambda x, *, n=n: n * x) for n in (1, 2)]
+    for factor in (1, 2):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        keys.append(key(extra=scaled))
+    assert len(set(keys)) == len(keys)
+    assert cache._key(one, nn.ReLU(), {}) != cache._key(other, nn.ReLU(), {})
+    with pytest.raises(ValueError, match=r"^stateful cannot be cached: it uses STATE, and STATE is <object .*accepted"):
+        key(extra=stateful)
+
+
+def test_the_key_is_the_same_in_another_process():
+    code = (
+        "import test_cache as t; print(t.cache._key(t.small_step, t.quantized(7), {'extra': [{'a', 'b'}, t.scaled]}))"
+    )
+    paths = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_networks_that_are_not_tensors_alone_are_refused_by_name(folder):
+    with pytest.raises(ValueError, match=r"^_extra_state of the model is \{'a': 1\}: only tensors are cached"):
+        cached(small_step, Extra(2, 2))
+    model = nn.Sequential(changed(lambda: nn.Linear(2, 2), lambda m: setattr(m, "source", iter([1]))))
+    with pytest.raises(TypeError, match=r"^0\.source is <list_iterato.*cannot be part of the key"):
+        cached(small_step, model)
+    assert not CALLS
+
+
 def test_an_argument_with_captured_variables_is_refused(folder):
     factor = 2
     with pytest.raises(ValueError, match="captures variables"):
@@ -234,7 +372,7 @@ def test_what_cannot_be_a_key_is_refused_before_training(folder):
         cached(lambda model: small_step(model, amount=amount), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="a function of a module that is in a file"):
         cached(eval("lambda model: None", {"__name__": "typed_in_a_notebook"}), nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"^extra is <object .*cannot be part of the key: accepted are numbers"):
         cached(small_step, nn.Linear(2, 2), extra=object())
     with pytest.raises(ValueError, match="decompress the model to cache it"):
         cached(stores_otherwise, nn.Linear(2, 2))

@@ -265,6 +265,10 @@ def test_a_key_of_another_form_is_refused(displayed, key):
         ([None], "not a number"),
         ([[1.0, 2.0]], "not a number"),
         (1 + 2j, "not a number"),
+        ({0: 1.5, 1: 1.7}, "{0: 1.5, 1: 1.7}, a dict: give a list"),
+        ({1.5}, "a set: give a list"),
+        ([1e200, -1e200, 0.0], r"holds 1e\+200: accepted are numbers from -1e150 to 1e150"),
+        (10**400, "accepted are numbers from -1e150"),
     ],
 )
 def test_what_is_not_a_measurement_is_refused(displayed, values, says):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from lib import measure, models
 from lib.binarization import abc_net, bnn, xnor_net
@@ -349,3 +350,64 @@ def test_latency_runs_on_one_thread_and_restores_the_threads_after_an_error():
 def test_too_few_runs_are_refused():
     with pytest.raises(ValueError, match=r"at least 20 .* not 3"):
         measure.latency_ms({}, runs=3)
+
+
+def hooked(change):
+    layer = nn.Linear(10, 10, bias=False)
+    change(layer)
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("count", [measure.parameters, measure.nonzero_parameters, measure.by_layer])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.9),
+        lambda layer: nn.utils.weight_norm(layer),
+        lambda layer: nn.utils.spectral_norm(layer),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_hooks_make_are_refused_by_name(change, count):
+    with pytest.raises(ValueError, match=r"a hook of torch\.nn\.utils makes the weight of layer '0'"):
+        count(hooked(change))
+
+
+def test_a_weight_in_a_buffer_counts():
+    layer = nn.Linear(10, 10)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    assert measure.parameters(layer) == 110 and measure.nonzero_parameters(layer) == 110
+
+
+def test_lazy_layers_are_refused_and_stay_lazy():
+    model = nn.Sequential(nn.LazyLinear(3))
+    for call in (measure.parameters, lambda m: measure.multiply_adds(m, (4,))):
+        with pytest.raises(ValueError, match=r"'0\.weight' of Sequential is not there yet"):
+            call(model)
+    assert isinstance(model[0], nn.LazyLinear)
+
+
+def test_sizes_below_0_are_refused():
+    with pytest.raises(ValueError, match=r"shape must have sizes of 0 or more, not \(-4,\)"):
+        measure.multiply_adds(nn.Linear(4, 3), (-4,))
+
+
+def test_what_a_forward_pass_writes_is_written_into_a_copy():
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.fc = nn.Embedding(9, 4, max_norm=0.1), nn.Linear(4, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            with torch.no_grad():
+                self.fc.weight.clamp_(-0.1, 0.1)
+            return self.fc(self.words(x))
+
+    model = Writing()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert measure.multiply_adds(model, (5,), dtype=torch.long) == 60
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

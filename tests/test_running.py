@@ -63,6 +63,43 @@ def test_an_input_that_is_passed_by_name_is_captured():
     assert torch.equal(flow.inputs["layer"], x)
 
 
+def test_a_layer_without_an_input_runs():
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.pos = nn.Linear(4, 3), Place()
+
+        def forward(self, x):
+            return self.fc(x) + self.pos()
+
+    class Place(nn.Module):
+        def forward(self):
+            return torch.ones(3)
+
+    assert running.ran(Placed(), ["pos", "fc"], torch.rand(2, 4)) == ["pos", "fc"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), AssertionError("no"), IndexError("no"), ValueError("no"), TypeError("no")]
+)
+def test_what_a_layer_raises_becomes_one_sentence(error):
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(ValueError, match=r"Failing does not take images of shape \(2, 4\): no"):
+        running.logits(Failing(), torch.rand(2, 4))
+
+
+def test_a_sentence_of_our_own_stays_as_it_is():
+    class Checking(nn.Module):
+        def forward(self, x):
+            return running.class_logits(nn.Identity(), x / 0)
+
+    with pytest.raises(ValueError, match=r"^the network's logits hold NaN or infinity"):
+        running.logits(Checking(), torch.rand(2, 4))
+
+
 # -- layers that run -----------------------------------------------------------------------------------------------
 
 
@@ -120,6 +157,7 @@ def test_images_come_to_the_type_of_the_weights():
     words = nn.Sequential(nn.Embedding(9, 4), nn.Flatten())
     assert running.fitted(words, pixels).dtype == torch.uint8
     assert running.fitted(words, torch.rand(2, 4).double()).dtype == torch.float32
+    assert running.fitted(nn.ReLU(), pixels) is pixels
 
 
 # -- layout ------------------------------------------------------------------------------------------------------------

@@ -448,6 +448,55 @@ def test_a_parametrization_that_the_format_does_not_know_is_refused():
         storage.dumps(layer)
 
 
+class Keeps(nn.Linear):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "value"] = torch.ones(3)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("layer", [Keeps, torch.ao.nn.quantized.dynamic.Linear])
+def test_a_layer_that_keeps_values_in_its_own_way_is_refused(layer):
+    with pytest.raises(ValueError, match=rf"^0 is a {layer.__name__}, which keeps values in a way of its own: only"):
+        storage.dumps(nn.Sequential(layer(2, 2)))
+
+
+def shares_memory(model):
+    model[1].weight.data = model[0].weight.data
+
+
+def overlaps(model):
+    memory = torch.zeros(20)
+    model[0].weight.data, model[1].weight.data = memory[:16].view(4, 4), memory[4:].view(4, 4)
+
+
+def lies_within_itself(model):
+    model[1].weight.data = torch.zeros(9).as_strided((4, 4), (1, 1))
+
+
+def parts_of_one(model):
+    memory = torch.zeros(4, 8)
+    model[0].weight.data, model[1].weight.data = memory[:, :4], memory[:, 4:]
+
+
+@pytest.mark.parametrize("change", [shares_memory, overlaps, lies_within_itself])
+def test_tensors_in_the_same_memory_are_not_loaded_into(change, tmp_path):
+    def two():
+        return nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+
+    storage.save(two(), tmp_path / "two.slim")
+    model = two()
+    change(model)
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"1\.weight share (memory: give each|one place in memory: make it)"):
+        storage.load(tmp_path / "two.slim", model)
+    assert bits(model) == before
+    saved = two()
+    storage.save(saved, tmp_path / "two.slim")
+    parts_of_one(model)
+    assert bits(storage.load(tmp_path / "two.slim", model)) == bits(saved)
+
+
 def test_compressed_weights_of_another_type_than_float32_are_refused():
     with pytest.raises(ValueError, match=r"weight is torch.float64: .* float32"):
         storage.dumps(scalar_kmeans.share(nn.Linear(4, 4).double(), bits=2))
@@ -481,3 +530,12 @@ def test_saving_over_a_folder_leaves_no_temporary_file(tmp_path):
     with pytest.raises(OSError):
         storage.save(small(), tmp_path / "folder")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(("path", "says"), [(".", "'.'"), ("file/below", "file/below'")])
+def test_a_path_that_names_no_file_is_in_the_message(path, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"{says}$"):
+        storage.save(small(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from lib import models, training
 from lib.datasets import Split
+from lib.pruning import magnitude
 
 
 @pytest.fixture
@@ -140,12 +141,121 @@ def test_a_sample_that_is_left_over_does_not_stop_batch_norm(build, shape):
     ("arguments", "message"),
     [
         ({"epochs": -1}, "epochs must be 0 or more"),
-        ({"epochs": 1, "batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
+        ({"epochs": 1.5}, "not 1.5 and 128: whole numbers"),
+        ({"batch_size": 0}, "batch_size 1 or more, not 1 and 0"),
+        ({"batch_size": 2.5}, "not 1 and 2.5: whole numbers"),
+        ({"learning_rate": float("nan")}, "learning_rate must be 0 or more and finite in float32, not nan"),
+        ({"learning_rate": 1e39}, r"learning_rate .*, not 1e\+39"),
+        ({"momentum": float("inf")}, "momentum must be 0 or more and finite in float32, not inf"),
+        ({"weight_decay": float("nan")}, "weight_decay must be 0 or more and finite in float32, not nan"),
+        ({"shift": -1}, "shift must be a whole number of 0 or more, not -1"),
+        ({"shift": 0.5}, "shift must be a whole number of 0 or more, not 0.5"),
     ],
 )
 def test_bad_numbers_are_refused(arguments, message, split):
-    with pytest.raises(ValueError, match=message):
-        training.fit(linear(), split, seed=0, **arguments)
+    model = linear()
+    with given.refused(model, message):
+        training.fit(model, split, **{"epochs": 1, "seed": 0} | arguments)
+
+
+def table(classes: int = 3, n: int = 12) -> Split:
+    return given.split(n, 4, classes=classes, labels="in turn")
+
+
+def normalized() -> nn.Sequential:
+    return given.seeded(lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (table(), {"shift": 1}, r"shift moves images .*: these samples have the shape \(12, 4\)"),
+        (table(classes=5), {}, "labels hold the class 3: accepted are 0 to 2"),
+        (table(classes=5), {"loss": "squared_hinge"}, "labels hold the class 3: accepted are 0 to 2"),
+        (Split(table().images, table().labels / 2), {}, r"cross_entropy does not take labels of shape \(12,\)"),
+        (Split(table(n=14).images, table().labels), {}, "the split has 14 images and 12 labels"),
+        (Split(table(n=10).images, table().labels), {}, "the split has 10 images and 12 labels"),
+        (given.split(12, 5, classes=3), {}, r"does not take images of shape \(2, 5\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_an_epoch_begins(rows, options, message):
+    model, begun = normalized(), []
+    with given.refused(model, message):
+        training.fit(model, rows, epochs=1, seed=0, before_epoch=begun.append, **options)
+    assert not begun and not model.training
+
+
+def test_pixels_without_a_class_are_passed_over():
+    labels = torch.zeros(4, 5, 5, dtype=torch.long)
+    labels[:, 0] = training.IGNORED
+    assert training.fit(nn.Conv2d(1, 2, 1), Split(torch.rand(4, 1, 5, 5), labels), epochs=1, seed=0)[0] > 0
+
+
+def test_a_network_in_which_nothing_learns_is_refused():
+    model = normalized().requires_grad_(False)
+    with given.refused(model, "Sequential has no parameter that learns"):
+        training.fit(model, table(), epochs=1, seed=0)
+
+
+def test_a_lazy_layer_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'0\.weight' of Sequential is not there yet"):
+        training.fit(nn.Sequential(nn.LazyLinear(3)), table(), epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("labels", [(12,), (12, 3)])
+def test_the_squared_error_refuses_other_shapes(labels):
+    model = nn.Linear(4, 1)
+    with given.refused(model, r"labels of shape \(2,.*\) for outputs of shape \(2, 1\)"):
+        training.fit(model, Split(table().images, torch.rand(labels)), epochs=1, seed=0, loss="squared_error")
+
+
+def test_parameters_that_come_after_the_beginning_are_refused():
+    def unfreeze(model):
+        model[0].weight.requires_grad_(True)
+
+    def replace(model):
+        model[2] = nn.Linear(6, 3)
+
+    for change, name in ((unfreeze, "0.weight"), (replace, "2.weight")):
+        model = normalized()
+        model[0].weight.requires_grad_(False)
+        with pytest.raises(ValueError, match=f"before_epoch brought parameter '{name}', which would not be trained"):
+            training.fit(model, table(), epochs=2, seed=0, before_epoch=lambda _, c=change, m=model: c(m))
+
+
+def test_a_network_may_get_what_it_needs_before_an_epoch():
+    class Prepared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.queue = nn.Linear(4, 3), []
+
+        def forward(self, x):
+            return self.fc(x) * (self.queue[0] if self.training else 1)
+
+    model = Prepared()
+    assert len(training.fit(model, table(), epochs=1, seed=0, before_epoch=lambda _: model.queue.append(1))) == 1
+    with given.refused(Prepared(), "does not take images of shape"):
+        training.fit(Prepared(), table(), epochs=1, seed=0)
+
+
+def test_weights_that_the_last_step_ruined_are_refused():
+    def ruin(update):
+        update.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    def optimizer(groups):
+        update = torch.optim.SGD(groups, lr=0.1)
+        update.register_step_post_hook(lambda update, *_: ruin(update))
+        return update
+
+    with pytest.raises(ValueError, match=r"training diverged in epoch 1: parameter '0\.weight' holds NaN or infinity"):
+        training.fit(normalized(), table(), epochs=1, seed=0, optimizer=optimizer)
+
+
+def test_the_trial_moves_no_random_state():
+    model = nn.Sequential(nn.Dropout(), nn.Linear(4, 3))
+    state = torch.get_rng_state()
+    training.fit(model, table(), epochs=0, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_empty_splits_are_refused(split):
@@ -168,7 +278,7 @@ def test_an_input_of_the_wrong_shape_is_one_clear_error(build, shape):
     wrong = Split(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
     for call in (lambda: training.fit(build(), wrong, epochs=1, seed=0), lambda: training.error_pct(build(), wrong)):
         with pytest.raises(
-            ValueError, match=rf"Sequential does not take images of shape \({shape[0]}, {shape[1]}, {shape[2]}, "
+            ValueError, match=rf"Sequential does not take images of shape \([24], {shape[1]}, {shape[2]}, "
         ):
             call()
 
@@ -368,6 +478,43 @@ def test_minimize_leaves_masked_weights_at_zero_and_minimizes_the_rest():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (table(), {"masks": {"typo": torch.ones(6, 4).bool()}}, "there is no parameter 'typo': masks are of 0.weight"),
+        (
+            table(),
+            {"masks": {"0.weight": torch.ones(4, 6).bool()}},
+            r"of shape \(6, 4\), not torch.bool of shape \(4, 6",
+        ),
+        (table(), {"masks": {"0.weight": torch.ones(6, 4)}}, "truth values .* not torch.float32"),
+        (table(), {"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        (table(), {"iterations": -1}, "iterations must be a whole number of 0 or more, not -1"),
+        (table(classes=5), {}, "labels hold the class 3"),
+        (Split(table().images / 0, table().labels), {}, "the images hold NaN or infinity"),
+        (Split(table(n=9).images, table().labels), {}, "9 images and 12 labels"),
+    ],
+)
+def test_minimize_refuses_before_it_changes(rows, options, message):
+    model = normalized().train()
+    with given.refused(model, message):
+        training.minimize(model, rows, **{"weight_decay": 0.1} | options)
+    assert model.training
+
+
+def test_minimize_refuses_what_needs_no_gradient():
+    model = normalized()
+    model[2].bias.requires_grad_(False)
+    with given.refused(model, "parameter '2.bias' needs no gradient"):
+        training.minimize(model, table(), weight_decay=0.1)
+
+
+def test_minimize_reads_words():
+    model = nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)).double()
+    words = Split(torch.arange(60).reshape(12, 5) % 9, table().labels)
+    assert training.minimize(model, words, weight_decay=0.01, iterations=5) > 0
+
+
 # -- error_pct ---------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +526,27 @@ def test_error_counts_the_wrong_ones(batch_size):
     assert training.error_pct(nn.Flatten(), Split(images[:1], torch.tensor([0]))) == 0
     with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
         training.error_pct(nn.Flatten(), Split(images, labels), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "message"),
+    [
+        (nn.Conv2d(3, 4, 1), Split(torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8)), r"not of shape \(2, 8, 8\)"),
+        (nn.Linear(4, 3), Split(table().images, table().labels[:, None]), r"labels .* not of shape \(12, 1\)"),
+        (nn.Linear(4, 3), Split(table().images, table().labels[:11]), "12 images and 11 labels"),
+        (nn.Linear(4, 3), Split(table().images * torch.nan, table().labels), "logits hold NaN"),
+        (nn.Linear(4, 3), given.split(12, 12, 4), r"not with \(12, 12, 3\)"),
+        (nn.LSTM(4, 3), table(), "not with tuple"),
+    ],
+)
+def test_what_is_no_class_of_each_sample_is_refused(model, rows, message):
+    with pytest.raises(ValueError, match=message):
+        training.error_pct(model, rows)
+
+
+def test_infinity_is_the_largest_logit():
+    rows = Split(torch.tensor([[0.0, torch.inf], [-torch.inf, 0.0]]), torch.tensor([1, 0]))
+    assert training.error_pct(nn.Identity(), rows) == 50
 
 
 # -- cached ------------------------------------------------------------------------------------------------------------
@@ -403,8 +571,9 @@ def test_a_network_with_other_heads_in_training_is_refused_and_left_alone():
             return (x, x) if self.training else x
 
     model = Heads().eval()
-    with given.refused(model, "Heads answers in training mode with tuple, not with one tensor of logits"):
-        training.fit(model, given.split(6, 4), epochs=1, seed=0)
+    for train, more in ((training.fit, {}), (magnitude.gradual, {"density": 0.5, "ramp": 1})):
+        with given.refused(model, "Heads answers in training mode with tuple, not with one tensor of logits"):
+            train(model, given.split(6, 4), epochs=1, seed=0, **more)
     assert not any(module.training for module in model.modules())
 
 

@@ -116,6 +116,24 @@ def test_a_second_technique_follows_on_the_dense_weight_of_the_first():
     assert torch.equal(layer.weight, dense) and len(layer.parametrizations.weight) == 1
 
 
+class Several(nn.Module):
+    """Two weights of its own, and a layer below."""
+
+    def __init__(self):
+        super().__init__()
+        self.a_weight, self.weight = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+        self.fc = nn.Linear(4, 4)
+
+
+def test_compressing_a_weight_leaves_the_others_of_its_module_compressed():
+    names = ["a_weight", "", "fc"]
+    model = compress(Several(), lambda name, layer: Doubled())
+    assert [name for name, _, _ in compressed(model)] == names
+    compress(model, lambda name, layer: Apart() if not name else None)
+    forms = {name: type(form) for name, form, _ in compressed(model)}
+    assert forms == {"a_weight": Doubled, "": Apart, "fc": Doubled}
+
+
 def test_decompress_gives_plain_parameters_of_the_same_values():
     model = compress(Net(), lambda name, layer: Doubled())
     expected = {name: layer.weight.detach().clone() for name, layer in layers(model)}

@@ -47,7 +47,10 @@ def hard_openings(root: Path) -> tuple[int, list[str]]:
     count, wrong, built = 0, [], dict(built_pages(root))
     for chapter in chapters.names(root):
         if (page := built.get(f"chapters/{chapter}.html")) is not None:
-            text = " ".join(_text(part) for part in opening(page) if part.name == "p")
+            parts = [part for part in opening(page) if part.name == "p"]
+            if any(part.select_one(".problematic") for part in parts):
+                continue  # a role of a page without a run, which fails elsewhere, is no word
+            text = " ".join(map(_text, parts))
             grade = school_years(text)
             count += 1
             if grade > GRADE:

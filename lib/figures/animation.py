@@ -87,14 +87,16 @@ def graphs(
     name: the id of the figure.
     caption: shown below the figure.
 
-    Raises ValueError for panels with more or fewer frames than steps, fewer than two of them, no samples, and a text or
-    caption of fewer than four words.
+    Raises ValueError for no panels, for panels with more or fewer frames than steps, fewer than two of them, no
+    samples, and a text or caption of fewer than four words.
     """
     for what, text in (("alt", alt), ("caption", caption)):
         if len(text.split()) < 4:
             raise ValueError(f"{what} of figure {name!r} is {text!r}: a sentence that states the finding is needed")
     if len(steps) < 2 or list(steps) != sorted(set(steps)):
         raise ValueError(f"steps of figure {name!r} are {list(steps)}; they must be two or more, ascending")
+    if not panels:
+        raise ValueError(f"figure {name!r} has no panels; one or more are needed")
     for label, (_, samples, frames) in panels.items():
         if len(frames) != len(steps):
             raise ValueError(f"the panel {label!r} has {len(frames)} frames; there are {len(steps)} steps")
@@ -138,7 +140,7 @@ def _panel(label: str, look: dict[str, Any], samples: np.ndarray, frames: Sequen
         return "".join(f"M{x} {y}h0" for x, y in points)
 
     kept = [[places(units).ravel().tolist(), np.asarray(edges, dtype=int).ravel().tolist()] for units, edges in frames]
-    units, edges = places(frames[-1][0]), frames[-1][1]
+    units, edges = places(frames[-1][0]), np.asarray(frames[-1][1], dtype=int).reshape(-1, 2)
     lines = "".join(f"M{a[0]} {a[1]}L{b[0]} {b[1]}" for a, b in units[edges])
     color = html.escape(look["color"])
     return (

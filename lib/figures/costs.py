@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from IPython.display import display
+
+from lib.figures.drawing import plain
 
 WIDTH, HEIGHT = 600, 420
 LEFT, RIGHT, TOP, BOTTOM = 58, 586, 44, 366  # of the axes; the legend is above them
@@ -93,8 +96,8 @@ def choosable(
     caption: shown below the figure.
 
     Raises ValueError for fewer than two costs or points, for costs that are not above 0 or not as many as the figure
-    has, for one that fewer than two points have, for groups and markers other than these, and for a text, caption or
-    finding of fewer than four words.
+    has, for one that fewer than two points have, for points of one name with other costs, for groups and markers other
+    than these, and for a text, caption or finding of fewer than four words.
     """
     _check(points, costs, looks, name, {"alt": alt, "caption": caption})
     values = [point.value for point in points]
@@ -186,7 +189,7 @@ class _Axis:
         chosen = next((ticks for ticks in inside if len(ticks) <= 10), inside[-1])
         return "".join(
             f'<path d="M{self.across(tick)} {TOP}V{BOTTOM}" stroke="#e4e4e4"/>'
-            f'<text x="{self.across(tick)}" y="{BOTTOM + 20}" text-anchor="middle">{tick:,g}</text>'
+            f'<text x="{self.across(tick)}" y="{BOTTOM + 20}" text-anchor="middle">{plain(tick)}</text>'
             for tick in chosen
         )
 
@@ -292,6 +295,7 @@ def _check(
     for group, look in looks.items():
         if look["marker"] not in SHAPES:
             raise ValueError(f"the marker of {group!r} must be one of {', '.join(SHAPES)}, not {look['marker']!r}")
+    first: dict[str, Point] = {}
     for point in points:
         if point.group not in looks:
             raise ValueError(f"the group of {point.name!r} must be one of {', '.join(looks)}, not {point.group!r}")
@@ -301,6 +305,9 @@ def _check(
                 f"{point.name!r} has the value {point.value} and the costs {point.costs}; needed are a finite value and"
                 f" {len(costs)} costs above 0, nan where one is not known"
             )
+        one = first.setdefault(point.name, point)
+        if not np.array_equal(one.costs, point.costs, equal_nan=True):
+            raise ValueError(f"{point.name!r} has the costs {one.costs} and {point.costs}; one name has the same costs")
     for i, cost in enumerate(costs):
         if sum(point.costs[i] > 0 for point in points) < 2:
             raise ValueError(f"two or more points must have the cost {cost.choice!r}")

@@ -1,7 +1,7 @@
 """One style for every figure: axes, lines with their spread, legends, and the figure on its page."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import Any, Required, TypedDict, Unpack
@@ -68,8 +68,21 @@ def logarithmic(ax: Axes, *which: str) -> None:
         getattr(ax, f"set_{name}scale")("log")
         axis = getattr(ax, f"{name}axis")
         axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
         axis.set_minor_locator(NullLocator())
+
+
+def plain(value: float) -> str:
+    """Return a number without an exponent, as the label of a tick: 1,000,000 and 0.00002.
+
+    value: any number; one below 1e-9 or above 1e15 keeps its exponent.
+
+    >>> plain(1e6), plain(2e-5), plain(0.5), plain(50)
+    ('1,000,000', '0.00002', '0.5', '50')
+    """
+    if value and not 1e-9 <= abs(value) <= 1e15:
+        return f"{value:g}"
+    return f"{value:,.12f}".rstrip("0").rstrip(".")
 
 
 def legend(ax: Axes, columns: int = 2, *, narrow: bool = False) -> None:
@@ -96,7 +109,8 @@ def line(
     label: for the legend.
     bounds: between which the quantity lies by its nature, such as :data:`PERCENT`; intervals end there. Default none.
     """
-    means, reach, seeds = _spread(runs, bounds)
+    _check_points(label, "x", x)
+    means, reach, seeds = _spread(label, runs, bounds)
     dots = [(at, value) for at, run in zip(x, seeds, strict=True) for value in run]
     with style():
         ax.errorbar(x, means, yerr=reach, capsize=3, label=label, **look)
@@ -116,7 +130,7 @@ def dots(
     label: for the legend; None for none.
     bounds: as for :func:`line`.
     """
-    means, reach, seeds = _spread(runs, bounds)
+    means, reach, seeds = _spread(label, runs, bounds)
     look = look | {"linestyle": "none"}
     single = [(value, at) for at, run in zip(y, seeds, strict=True) for value in run]
     with style():
@@ -125,9 +139,21 @@ def dots(
             ax.plot(*zip(*single, strict=True), **look | SEED)
 
 
-def _spread(runs: Runs, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None, list[list[float]]]:
+def _check_points(label: str | None, what: str, values: Iterable[float], log: bool = False) -> None:
+    """Raise ValueError for a number that its axis cannot show."""
+    for value in map(float, values):
+        if not np.isfinite(value) or (log and value <= 0):
+            accepted = "numbers above 0 on a logarithmic axis" if log else "finite numbers"
+            raise ValueError(f"the line {label!r} has the {what} {value}: accepted are {accepted}")
+
+
+def _spread(
+    label: str | None, runs: Runs, bounds: Bounds | None
+) -> tuple[np.ndarray, np.ndarray | None, list[list[float]]]:
     """Means, how far bars reach below and above them (None where no bar does), and the values shown as dots."""
     values = [list(map(float, run)) for run in runs]
+    for run in values:
+        _check_points(label, "value", run)
     means, halves = map(np.array, zip(*map(interval, values), strict=True))
     halves = np.where([len(run) < FEW for run in values], 0, halves)
     low, high = bounds or (-np.inf, np.inf)
@@ -166,10 +192,17 @@ def curves(
     level: label and height of a horizontal line, such as the dense network's error; default none.
     words: finding, alt, name, caption and lead, as :func:`show` takes them.
 
-    Raises ValueError for other axes, and as :func:`show` does.
+    Raises ValueError for other axes, for numbers that are not finite or not above 0 on a logarithmic axis, and as
+    :func:`show` does.
     """
     if log not in ("", "x", "y", "xy"):
         raise ValueError(f"log must be one of '', 'x', 'y' and 'xy', not {log!r}")
+    for label, (_, x, runs) in lines.items():
+        _check_points(label, "x", x, log="x" in log)
+        means, _, seeds = _spread(label, runs, bounds)
+        _check_points(label, "value", [*means, *(value for run in seeds for value in run)], log="y" in log)
+    if level is not None:
+        _check_points(level[0], "height", [level[1]], log="y" in log)
     figure, ax = axes()
     for label, (look, x, runs) in lines.items():
         line(ax, x, runs, look, label, bounds=bounds)

@@ -3,7 +3,7 @@
 import copy
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,10 @@ class _Still(TorchDispatchMode):
 def twin(network: nn.Module) -> nn.Module:
     """Copy everything of a network except its parameters, which both share: it costs little memory.
 
-    network: any network; a run of the twin changes nothing in it unless the forward pass writes into a parameter.
+    Embeddings with ``max_norm`` scale their weight as they run, so theirs is copied.
+
+    network: any network; a run of the twin changes nothing in it unless the forward pass writes into a parameter, which
+        :func:`check_unwritten` refuses.
 
     Raises ValueError for a network that cannot be copied.
 
@@ -41,7 +44,34 @@ def twin(network: nn.Module) -> nn.Module:
     >>> other[0].weight is network[0].weight, other[1].running_mean is network[1].running_mean
     (True, False)
     """
-    return copied(network, {id(p): p for p in network.parameters()})
+    own = _scaled(network)
+    return copied(network, {id(p): p for p in network.parameters() if id(p) not in own})
+
+
+def check_unwritten(network: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError for a parameter that the forward pass writes into. A whole copy of the network is run.
+
+    network: any network; it is left as it was. Where it fails nothing is said, and weights of embeddings with
+        ``max_norm`` are passed over.
+    inputs: what it takes.
+
+    >>> check_unwritten(nn.Linear(2, 3), torch.zeros(1, 2))
+    """
+    whole, own = copied(network, {}), _scaled(network)
+    for training in (False, True):
+        with suppress(Exception):
+            answers(whole, inputs, training=training)
+    for (name, before), after in zip(network.named_parameters(), whole.parameters(), strict=True):
+        if id(before) not in own and not torch.equal(before.nan_to_num(), after.nan_to_num()):
+            raise ValueError(
+                f"{type(network).__name__} writes into its parameter {name!r} when it runs: take that out of forward"
+            )
+
+
+def _scaled(network: nn.Module) -> set[int]:
+    """``id`` of each weight that its embedding scales down as it runs."""
+    embeddings = (m for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    return {id(m.weight) for m in embeddings if m.max_norm is not None}
 
 
 def copied(network: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:

@@ -70,10 +70,11 @@ def keep(
     if not scores:
         raise ValueError("there are no scores: give those of at least one layer")
     for name, score in scores.items():
-        if score.dim() != 1 or not len(score) or not torch.isfinite(score).all():
+        if not isinstance(score, Tensor) or score.dim() != 1 or not len(score) or not torch.isfinite(score).all():
             raise ValueError(
                 f"the scores of layer {name!r} must be one finite number for each filter, not {_description(score)}"
             )
+    scores = {name: score if score.is_floating_point() else score.double() for name, score in scores.items()}
     # method
     sets = _tied(scores, groups)
     together = _sum_of_shares if scope == "layer" else _mean
@@ -95,7 +96,9 @@ def keep(
     return Masks({name: by_layer[name] for name in scores})
 
 
-def _description(score: Tensor) -> str:
+def _description(score: object) -> str:
+    if not isinstance(score, Tensor):
+        return f"a {type(score).__name__}"
     return f"a tensor of shape {tuple(score.shape)}" if score.dim() != 1 or not len(score) else "NaN or infinity"
 
 

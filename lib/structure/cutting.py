@@ -76,7 +76,8 @@ def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: floa
     multiple_of: the multiple to which :func:`keep` will round the number of filters that a layer keeps. Default 1.
 
     Returns the smallest such share of filters, for :func:`keep` as ``fraction``; found by bisection, to about 0.001.
-    Raises ValueError for multiply_adds outside (0, 1], and where even one filter per layer leaves more.
+    Raises ValueError for multiply_adds outside (0, 1], where no layer has filters that can go, and where even one
+    filter per layer leaves more.
 
     >>> from lib import models
     >>> images = torch.zeros(1, 1, 28, 28)
@@ -86,8 +87,10 @@ def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: floa
     if not 0 < multiply_adds <= 1:
         raise ValueError(f"multiply_adds must be in (0, 1], not {multiply_adds}")
     together = groups(model, example_input)
+    if not together:
+        raise ValueError(f"no layer of {type(model).__name__} has filters that can go")
     zeros = {name: torch.zeros(group.channels) for group in together for name in group.producers}
-    work = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+    work = measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]), dtype=example_input.dtype)
 
     def share(fraction: float) -> float:
         masks = keep(zeros, fraction=fraction, groups=together, multiple_of=multiple_of)
@@ -126,6 +129,10 @@ def _cuts(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) 
             why = f" ({trace.spared[name]})" if name in trace.spared else ""
             raise ValueError(
                 f"layer {name!r} has no filters that can go{why}: accepted are {', '.join(home) or 'none'}"
+            )
+        if not isinstance(kept, Tensor):
+            raise ValueError(
+                f"the mask of layer {name!r} must be a tensor of truth values, not a {type(kept).__name__}"
             )
         if kept.dtype != torch.bool or tuple(kept.shape) != (home[name].channels,):
             raise ValueError(

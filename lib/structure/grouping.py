@@ -98,10 +98,28 @@ def _known(
 ) -> Trace:
     """What was found before, unless the network has changed: criteria ask again and again."""
     check(model, example_input)
-    key = (str(model), [(name, p.shape) for name, p in model.named_parameters()], example_input.shape[1:])
+    shapes = [(name, p.shape) for name, p in model.named_parameters()]
+    key = (str(model), shapes, [_plain(module) for module in model.modules()], example_input.shape[1:])
     if memory.get(model, (None,))[0] != key:
         memory[model] = (key, find(model, example_input))
     return memory[model][1]
+
+
+def _plain(module: nn.Module) -> list[tuple[str, object]]:
+    """Hooks and plain attributes of a module: they decide what it computes, too. Objects count by their identity."""
+    described: list[tuple[str, object]] = []
+    for name, value in vars(module).items():
+        if name in ("training", "_parameters", "_buffers", "_modules"):
+            continue
+        if name.endswith("_hooks"):
+            described.append((name, list(value or ())))  # their numbers, which are never used again
+        elif isinstance(value, Tensor):
+            described.append((name, (value.shape, value.dtype)))
+        elif value is None or isinstance(value, bool | int | float | str | list | tuple | set | dict):
+            described.append((name, repr(value)))
+        else:
+            described.append((name, id(value)))
+    return described
 
 
 def _tested(model: nn.Module, example_input: Tensor) -> Trace:

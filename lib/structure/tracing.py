@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from lib.structure.apart import twin
+from lib import running
+from lib.structure.apart import check_unwritten, twin
 from lib.structure.copies import inputs, outputs
 from lib.structure.graph import Stop, followed, recorded
 from lib.structure.group import CONVOLUTION, Group, depthwise
@@ -46,9 +46,8 @@ def check(model: nn.Module, example_input: Tensor) -> None:
         raise ValueError(f"the example input must be one tensor, not {type(example_input).__name__}")
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise ValueError(f"{kind} has compressed weights: decompress it first")
+    running.check_made(model)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(value):
-            raise ValueError(f"{name!r} of {kind} is not there yet: run the model once, and its lazy layers are made")
         if value.is_meta:
             raise ValueError(f"{name!r} of {kind} is on the meta device: a model with values is needed")
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
@@ -65,12 +64,13 @@ def traced(model: nn.Module, example_input: Tensor) -> Trace:
     model: it is left as it was.
     example_input: one or more inputs, (n, ...); the first is run through the network.
 
-    Raises ValueError for a model that cannot be traced or copied.
+    Raises ValueError for a model that cannot be traced or copied, or that writes into its parameters as it runs.
 
     >>> trace = traced(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
     >>> [group.producers for group in trace.groups], trace.spared
     ([('0',)], {'2': 'its channels are an output of the network'})
     """
+    check_unwritten(model, example_input[:1].detach())
     network = twin(model)
     record = recorded(network, example_input[:1].detach())
     names = {module: name for name, module in network.named_modules()}
@@ -80,7 +80,9 @@ def traced(model: nn.Module, example_input: Tensor) -> Trace:
     for layer, name in names.items():
         if not isinstance(layer, CONVOLUTION | nn.Linear) or any(name in group.producers for group in found):
             continue
-        if depthwise(layer):
+        if not len(layer.weight):
+            spared[name] = "it has no filters"
+        elif depthwise(layer):
             spared[name] = "it is depthwise, so its filters go with those of the layers before it"
         elif layer not in record.graph.module2node:
             spared[name] = (

@@ -315,7 +315,7 @@ def test_what_cannot_be_ternary_is_refused_and_stays_as_it_was():
 
 
 def test_training_needs_a_model_in_states_and_samples():
-    model = models.lenet_300_100()
+    model = models.lenet_300_100(inputs=36)
     with pytest.raises(ValueError, match="ternarize it first"):
         gxnor_dst.fit(model, two_halves(), epochs=1, seed=0)
     with pytest.raises(ValueError, match="the split is empty"):

@@ -72,6 +72,15 @@ def test_a_panel_without_samples_is_refused():
         animation.graphs(panels, **WORDS)
 
 
+def test_a_figure_without_panels_is_refused():
+    with pytest.raises(ValueError, match="figure 'fig-moving' has no panels; one or more are needed"):
+        animation.graphs({}, **WORDS)
+
+
+def test_the_last_frame_may_have_no_edges(shown):
+    assert 'stroke-width="2.5" d=""' in made(shown, START, MIDDLE, (END[0], np.array([])))
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium")
 def test_a_reader_plays_it_and_goes_to_any_frame(shown):

@@ -91,7 +91,12 @@ def test_names_cover_no_point_and_no_name(shown):
 
 @pytest.mark.parametrize(
     ("values", "ticks"),
-    [([1, 100], "1 2 5 10 20 50 100"), ([0.02, 3000], "0.01 0.1 1 10 100 1,000"), ([2, 60], "2 5 10 20 50")],
+    [
+        ([1, 100], "1 2 5 10 20 50 100"),
+        ([0.02, 3000], "0.01 0.1 1 10 100 1,000"),
+        ([2, 60], "2 5 10 20 50"),
+        ([2e6, 1e7], "2,000,000 5,000,000 10,000,000"),
+    ],
 )
 def test_an_axis_has_round_ticks_that_fit(values, ticks):
     said = re.findall(r">([\d.,]+)</text>", costs._Axis(values).ticks())
@@ -110,6 +115,10 @@ def test_an_axis_has_round_ticks_that_fit(values, ticks):
         ({"points": (*POINTS, Point("x", "old", 70, (1,)))}, "'x' has the value 70 and the costs .*2 costs above 0"),
         ({"points": (*POINTS, Point("x", "old", 70, (0, 1)))}, "'x' has the value 70 and the costs"),
         ({"points": (*POINTS, Point("x", "old", math.nan, (1, 1)))}, "'x' has the value nan"),
+        (
+            {"points": (*POINTS, Point("Small", "new", 70, (1, 600)))},
+            r"'Small' has the costs \(1, 500\) and \(1, 600\); one name has the same costs",
+        ),
         ({"points": (POINTS[0], POINTS[3])}, "two or more points must have the cost 'time'"),
         ({"looks": LOOKS | {"old": LOOKS["old"] | {"marker": "*"}}}, r"the marker of 'old' must be one of o, s, \^, D"),
         ({"alt": "points"}, "alt of figure 'fig-costs' is 'points': a sentence"),

@@ -171,6 +171,32 @@ def test_curves_on_other_axes_are_refused(curved):
         curved(log="z")
 
 
+@pytest.mark.parametrize(
+    ("line", "options", "says"),
+    [
+        (([1, 2], [[0.0], [1.0]]), {"log": "y"}, "value 0.0: accepted are numbers above 0 on a logarithmic axis"),
+        (([1, 2], [[0.0, 2.0], [1.0]]), {"log": "y"}, "value 0.0: accepted are numbers above 0"),
+        (([0, 2], [[1.0], [1.0]]), {"log": "x"}, "x 0.0: accepted are numbers above 0"),
+        (([1, 2], [[float("nan")] * 3, [1.0]]), {}, "value nan: accepted are finite numbers"),
+        (([1, float("inf")], [[1.0], [1.0]]), {}, "x inf: accepted are finite numbers"),
+    ],
+)
+def test_numbers_that_an_axis_cannot_show_are_refused(shown, line, options, says):
+    def refused():
+        with pytest.raises(ValueError, match=f"^the line 'pruned' has the {says}"):
+            figures.curves({"pruned": (figures.PRUNING, *line)}, xlabel="x", ylabel="y", **words | options)
+
+    words = {"alt": ALT, "name": "fig-x", "caption": ALT}
+    assert shown(refused) == []
+
+
+def test_ticks_are_plain_numbers():
+    _, ax = figures.axes()
+    figures.logarithmic(ax, "x")
+    ticks = [ax.xaxis.get_major_formatter()(value) for value in (1e6, 2e-5, 0.1, 50, 1e-15)]
+    assert ticks == ["1,000,000", "0.00002", "0.1", "50", "1e-15"]
+
+
 def test_curves_end_at_bounds_and_pass_their_words_on(monkeypatch, curved):
     words = {}
     monkeypatch.setattr(drawing, "show", lambda figure, **given: (words.update(given), figures.show(figure, **given)))

@@ -73,6 +73,12 @@ def test_a_number_is_written_as_it_is(html):
     assert ">0.002<" in text and ">0.02<" in text and ">40<" in text
 
 
+@pytest.mark.parametrize("values", [(3, 2.5), (1000000, None), (2**60 + 1, 1.5), ([1], [2])])
+def test_a_value_is_written_as_it_is_whatever_stands_below_it(html, values):
+    text = html([{"layer": f"fc{i}", "n": value} for i, value in enumerate(values)])
+    assert all(f">{value}<" in text for value in values)
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [("4,530 ± 12 points", "4,530_±_12_points"), ("8 %", "8_%"), ("3 s", "3_s"), ("3 sets", "3 sets")],

@@ -110,7 +110,7 @@ def test_filters_that_are_zero_are_trained_on():
 
     model.__class__ = Watched
     geometric_median.soft(model, data, fraction=0.5, epochs=3, seed=0, learning_rate=0.05, batch_size=20)
-    assert seen[:3] == [0, 10, 10]
+    assert seen[1:4] == [0, 10, 10]  # the first call is that of the trial
     assert int((model.conv1.weight.flatten(1) == 0).all(1).sum()) == 0  # all of them moved again
 
 

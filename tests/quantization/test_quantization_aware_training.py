@@ -81,7 +81,7 @@ def test_activations_are_rounded_after_the_delay_and_ranges_follow(monkeypatch):
     first = activations(simulated)[0]
 
     def forward(self, r):
-        if self.training:  # the trial of the layout runs in evaluation mode
+        if self.training and (seen or self.observing):  # the first trials run in evaluation mode, or do not observe
             seen.append((self.observing, self.quantizing))
         return r
 
@@ -206,6 +206,9 @@ def test_a_refusal_leaves_the_network_as_it_was():
             "loss must be one of cross_entropy, squared_hinge, squared_error, or a function, not 'hinge'",
         ),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, not 'lion'"),
+        ({"split": Split(split().images, split().labels + 9)}, "labels hold the class 1"),
+        ({"split": Split(split().images[..., :20], split().labels)}, "does not take images of shape"),
+        ({"learning_rate": float("nan")}, "learning_rate must be 0 or more and finite in float32, not nan"),
     ):
         with pytest.raises(ValueError, match=says):
             fit(simulated, **{"split": split(), "epochs": 1, "seed": 0} | more)

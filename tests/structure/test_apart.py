@@ -53,3 +53,30 @@ def test_tensors_are_found_in_every_kind_of_output():
     a, b, c = torch.ones(1), torch.ones(2), torch.ones(3)
     output = SimpleNamespace(logits=a, more=[{"deep": (b, None)}, "text"], last=c)
     assert [len(each) for each in apart.tensors(output)] == [1, 2, 3]
+
+
+def test_embeddings_that_scale_their_weight_do_not_share_it():
+    network = nn.Sequential(nn.Embedding(9, 4, max_norm=0.1), nn.Linear(4, 2))
+    before, twin = network[0].weight.detach().clone(), apart.twin(network)
+    apart.answers(twin, torch.arange(9)[None], training=False)
+    assert torch.equal(network[0].weight, before) and twin[1].weight is network[1].weight
+    apart.check_unwritten(network, torch.arange(9)[None])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_parameter_that_is_written_is_named(mode):
+    class Clamping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 2)
+
+        def forward(self, x):
+            if self.training == mode:
+                self.a.weight.data.clamp_(-0.1, 0.1)
+            return self.a(x)
+
+    network = Clamping()
+    before = network.a.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"Clamping writes into its parameter 'a\.weight' when it runs"):
+        apart.check_unwritten(network, torch.rand(1, 3))
+    assert torch.equal(network.a.weight, before)

@@ -77,6 +77,7 @@ def test_keep_refuses(options, says):
             r"the scores of layer 'a' must be one finite number for each filter, not a tensor of shape \(2, 2\)",
         ),
         ({"a": torch.ones(0)}, r"of shape \(0,\)"),
+        ({"a": [1.0, 2.0]}, "the scores of layer 'a' must be one finite number for each filter, not a list"),
         (
             {"a": torch.tensor([1.0, float("nan")])},
             "the scores of layer 'a' must be one finite number for each filter, not NaN or infinity",
@@ -178,3 +179,13 @@ def test_a_block_of_grouped_convolutions_is_cut_in_equal_parts():
     uneven = {"first": torch.arange(16) > 1}
     with pytest.raises(ValueError, match=r"the 4 groups of convolution 'mid' cannot be cut equally: .* \[2, 4, 4, 4\]"):
         structure.shrink(model, uneven, x)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_whole_numbers_are_scores_of_tied_layers(scope):
+    scores, group = (
+        {"a": torch.tensor([0, 3, 1, 2]), "b": torch.tensor([0, 3, 2, 2])},
+        structure.Group(4, ("a", "b"), {}, {}),
+    )
+    masks = structure.keep(scores, fraction=0.5, scope=scope, groups=[group])
+    assert masks["a"].tolist() == masks["b"].tolist() == [False, True, False, True]

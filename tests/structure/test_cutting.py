@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lib import measure, models
 from lib.structure import cutting
@@ -42,3 +43,18 @@ def test_the_fraction_brings_the_work_below_the_share():
 def test_shares_that_cannot_be_reached_are_refused(share, says):
     with pytest.raises(ValueError, match=says):
         cutting.fraction_for(models.lenet5(), IMAGES, multiply_adds=share)
+
+
+def test_networks_that_read_words_are_cut_to_a_share():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+    assert cutting.fraction_for(model, torch.arange(5)[None], multiply_adds=0.5) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_network_without_filters_that_can_go_is_refused():
+    with pytest.raises(ValueError, match="no layer of Sequential has filters that can go"):
+        cutting.fraction_for(nn.Sequential(nn.Linear(5, 3)), torch.rand(1, 5), multiply_adds=0.5)
+
+
+def test_a_mask_must_be_a_tensor():
+    with pytest.raises(ValueError, match="the mask of layer 'conv1' must be a tensor of truth values, not a list"):
+        cutting.shrink(models.lenet5(), {"conv1": [True] * 20}, IMAGES)

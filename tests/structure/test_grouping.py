@@ -484,3 +484,23 @@ def test_parallel_networks_are_those_inside():
         ValueError, match=r"DataParallel runs on several devices: give the network inside, model\.module"
     ):
         structure.groups(model, images())
+
+
+def test_groups_are_found_again_where_hooks_or_attributes_changed():
+    class Soft(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.soft = nn.Linear(3, 6), nn.Linear(6, 2), False
+
+        def forward(self, x):
+            return self.b(self.a(x).softmax(1) if self.soft else self.a(x))
+
+    model, x = Soft(), images(1, 3)
+    assert len(structure.groups(model, x)) == 1
+    model.soft = True
+    assert not structure.groups(model, x)
+    model.soft = False
+    handle = model.a.register_forward_hook(lambda *given: given[2].softmax(1))
+    assert not structure.groups(model, x)
+    handle.remove()
+    assert len(structure.groups(model, x)) == 1

@@ -46,3 +46,9 @@ def test_grouped_readers_cut_the_channels_into_parts():
 def test_what_cannot_be_traced_is_refused(model, example, says):
     with pytest.raises(ValueError, match=says):
         check(model, example)
+
+
+def test_a_layer_without_filters_is_spared():
+    model = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3), nn.ReLU(), nn.Linear(3, 2))
+    trace = traced(model, images(1, 4))
+    assert trace.spared["0"] == "it has no filters" and [group.producers for group in trace.groups] == [("1",)]
