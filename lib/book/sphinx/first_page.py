@@ -1,10 +1,21 @@
 """Directives of the first page: why to care, what came out, and where the book stands, all computed.
 
-``{headline}``   what became of one network's file      ``{findings}``   questions, each with the claim that answers it
+``{headline}``   what became of one network's file      ``{findings}``   cards, each with a small figure and a link
 ``{state}``      the book in numbers
+
+A card begins with a claim or a chapter and says what came out; what its bars show and the bars may follow::
+
+    ```{findings}
+    C2.3-38: Nine of ten weights can go
+    weights removed
+    the survey = 30 %
+    here = pruning.lenet300.removed_pct
+    ```
 """
 
 import re
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 from html import escape
 
 from docutils import nodes
@@ -13,6 +24,7 @@ from sphinx.application import Sphinx
 from lib.book import chapters, ledger
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx.bars import figure
 from lib.book.sphinx.page import LEDGER, PROFILE, Page
 from lib.book.sphinx.parts import chapter_link, label, link, slug, tiles
 from lib.evidence import interval
@@ -26,7 +38,8 @@ Pruned, with shared values and coded, it is a file of **{1}**.
 It misclassifies **{3}** of the test images; trained for as long without compression, it misclassifies {2}.
 {{doc}}`Here is how <chapters/quantization>`.
 """
-QUESTION = re.compile(r"(\S+): (.+\?)")
+ERRATA = "errata"  # the page of all errata
+HEAD = re.compile(r"(\S+): (\S.*)")
 BAR = '<div class="size"><span>{name}</span><span class="bar" style="width: {share:.1f}%"></span></div>'
 
 
@@ -61,8 +74,49 @@ class Headline(Page):
         return [self.parsed(HEADLINE.format(*words), nodes.container(classes=["headline"])), picture]
 
 
+@dataclass
+class Card:
+    """What stands on a card: a claim or a chapter, what came out, what the bars show, and the bars."""
+
+    about: str
+    title: str
+    quantity: str = ""
+    bars: list[str] = field(default_factory=list)
+
+
+def cards(lines: Iterable[str], known: Container[str]) -> list[Card]:
+    """Return the cards that lines describe.
+
+    lines: of the directive ``findings``; blank ones do not count.
+    known: the ids of all claims and the names of all chapters.
+
+    Raises ValueError where the first line is no head, and where a quantity has no bar.
+
+    >>> (card,) = cards(["C2.3-38: Weights can go", "weights removed", "the survey = 30 %"], {"C2.3-38"})
+    >>> card.about, card.quantity, card.bars
+    ('C2.3-38', 'weights removed', ['the survey = 30 %'])
+    """
+    found: list[Card] = []
+    for line in filter(None, map(str.strip, lines)):
+        head = HEAD.fullmatch(line)
+        if head and head[1] in known:
+            found.append(Card(head[1], head[2]))
+        elif not found or (found[-1].quantity == "") == ("=" in line):
+            raise ValueError(
+                "a card must be a line of a claim's id or a chapter, a colon and what came out, then what its bars"
+                f" show, then lines `name = key`, not {line!r}"
+            )
+        elif found[-1].quantity:
+            found[-1].bars.append(line)
+        else:
+            found[-1].quantity = line
+    if bare := next((card for card in found if card.quantity and not card.bars), None):
+        raise ValueError(f"the card {bare.about} says what its bars show, {bare.quantity!r}, and has no bar")
+    return found
+
+
 class Findings(Page):
-    """Cards, one for each line ``claim: question?``: what the survey says, the verdict, and the chapter with both."""
+    """Cards: what came out, a small figure, what the survey says with the verdict, and the chapter that shows it."""
 
     has_content = True
 
@@ -70,18 +124,19 @@ class Findings(Page):
         claims, results = self.load()
         known = {claim.id: claim for claim in claims}
         row = nodes.bullet_list(classes=["findings"])
-        for line in filter(None, map(str.strip, self.content)):
-            asked = QUESTION.fullmatch(line)
-            if asked is None or asked[1] not in known:
-                raise ValueError(f"a line must be the id of a claim, a colon and a question, not {line!r}")
-            claim = known[asked[1]]
-            verdict, text = markdown.badge(claim, PROFILE, results)
-            head = nodes.paragraph("", "", nodes.strong(text=asked[2]))
-            badge = label(verdict, link(self.env.docname, claim.id, text))
-            foot = nodes.paragraph("", "", badge, nodes.Text(" "), chapter_link(self.env.docname, claim.chapter))
-            card = nodes.list_item("", head, classes=["claim", f"claim-{slug(verdict)}"])
-            row += self.parsed(f"The survey: {claim.says}", card)
-            card += foot
+        for card in cards(self.content, {*known, *chapters.names(self.root)}):
+            claim = known.get(card.about)
+            verdict, text = markdown.badge(claim, PROFILE, results) if claim else ("", "")
+            box = nodes.list_item("", classes=["claim", f"claim-{slug(verdict)}"] if claim else ["claim"])
+            row += self.parsed(f"**{card.title}**", box)
+            if card.quantity:
+                box += figure(card.quantity, card.bars, results[PROFILE])
+            foot = nodes.paragraph()
+            if claim:
+                self.parsed(f"The survey: {claim.sentence}", box)
+                foot += [label(verdict, link(self.env.docname, claim.id, text)), nodes.Text(" ")]
+            box += foot
+            foot += chapter_link(self.env.docname, claim.chapter if claim else card.about)
         return [row]
 
 
@@ -95,6 +150,8 @@ class State(Page):
             (str(len(chapters.names(self.root))), "chapters", None),
             (str(len(claims)), "claims in the ledger", self.address(LEDGER)),
         ]
+        if ERRATA in self.env.found_docs:
+            first.append((str(sum(claim.erratum is not None for claim in claims)), "errata", self.address(ERRATA)))
         text = f"The numbers are those of the **{PROFILE}** profile, except where another one is named."
         return [
             *tiles(first),
