@@ -1,7 +1,11 @@
-/* Filters of the ledger: by verdict, by section and by text. The address keeps them, so that a view can be linked. */
+/* Filters of the ledger: by verdict, section, chapter and text. The address keeps them, so that a view can be linked. */
 "use strict";
 
-const FIELDS = ["verdict", "section", "text"];
+const FIELDS = ["verdict", "section", "chapter", "text"];
+const CHOICES = FIELDS.slice(0, 3);
+const MEASURED = ["supported", "supported-in-part", "contradicted", "undecided"];
+const ELSEWHERE = "not-measured-in-this-profile";
+const APART = ["by-definition", "not-testable-here"]; // no measurement decides them, so they are counted apart
 
 /* Make an element with attributes and children. */
 const make = (tag, attributes = {}, ...children) => {
@@ -10,29 +14,46 @@ const make = (tag, attributes = {}, ...children) => {
   return element;
 };
 
+const option = (value, text) => make("option", { value, textContent: text });
+const spoken = (slug) => slug.replaceAll(/[-_]/g, " ");
+
 /* What a filter can ask of each card of the ledger. */
 const readCards = () =>
-  [...document.querySelectorAll("div.claim[id]")].map((element) => ({
-    element,
-    verdict: [...element.classList].find((name) => name.startsWith("is-")).slice(3),
-    section: element.closest("section").id,
-    text: element.textContent.toLowerCase(),
-  }));
+  [...document.querySelectorAll("div.claim[id]")].map((element) => {
+    const style = (start) => [...element.classList].find((name) => name.startsWith(start)).slice(start.length);
+    return {
+      element,
+      verdict: style("is-"),
+      chapter: style("of-"),
+      section: element.closest("section").id,
+      text: element.textContent.toLowerCase().replaceAll("\u00a0", " "),
+    };
+  });
 
-const option = (value, text) => make("option", { value, textContent: text });
+/* Choices of verdicts in two groups: the measured ones, and what is counted apart. */
+const verdictChoices = (cards) => {
+  const known = new Set(cards.map((card) => card.verdict));
+  return [["Measured", [...MEASURED, ELSEWHERE]], ["Counted apart", APART]].map(([label, verdicts]) =>
+    make("optgroup", { label }, ...verdicts.filter((value) => known.has(value)).map((value) => option(value, spoken(value)))),
+  ).filter((group) => group.children.length);
+};
+
+const chapterChoices = (cards) =>
+  [...new Set(cards.map((card) => card.chapter))].map((name) =>
+    option(name, document.querySelector(`.ledger-filter [data-of="${CSS.escape(name)}"]`)?.textContent ?? spoken(name)));
+
+const sectionChoices = (cards) =>
+  [...new Set(cards.map((card) => card.section))].map((id) =>
+    option(id, document.querySelector(`#${CSS.escape(id)} > :is(h2, h3)`).firstChild.textContent.replace(/^Section /, "")));
 
 const buildForm = (cards) => {
-  const verdicts = [...new Set(cards.map((card) => card.verdict))].sort();
-  const sections = [...new Set(cards.map((card) => card.section))];
-  const title = (id) => document.querySelector(`#${CSS.escape(id)} > :is(h2, h3)`).firstChild.textContent;
   const fields = {
-    verdict: make("select", { name: "verdict" }, option("", "any verdict"),
-      ...verdicts.map((value) => option(value, value.replaceAll("-", " ")))),
-    section: make("select", { name: "section" }, option("", "all sections"),
-      ...sections.map((value) => option(value, title(value)))),
+    verdict: make("select", { name: "verdict" }, option("", "any verdict"), ...verdictChoices(cards)),
+    section: make("select", { name: "section" }, option("", "all sections"), ...sectionChoices(cards)),
+    chapter: make("select", { name: "chapter" }, option("", "all chapters"), ...chapterChoices(cards)),
     text: make("input", { name: "text", type: "search", autocomplete: "off" }),
   };
-  const labels = { verdict: "Verdict", section: "Section", text: "Text" };
+  const labels = { verdict: "Verdict", section: "Section of the survey", chapter: "Chapter", text: "Text" };
   const form = make("form", { className: "filter" },
     ...FIELDS.map((name) => make("label", {}, make("span", { textContent: labels[name] }), fields[name])),
     make("button", { type: "reset", textContent: "Show all" }));
@@ -40,42 +61,53 @@ const buildForm = (cards) => {
   return { form, fields };
 };
 
+/* "12 of 304 claims: 8 measured, 3 by definition, 1 not testable here." */
+const countText = (cards, fitting) => {
+  const n = (verdicts) => fitting.filter((card) => verdicts.includes(card.verdict)).length;
+  const parts = [[n(MEASURED), "measured"], ...[ELSEWHERE, ...APART].map((verdict) => [n([verdict]), spoken(verdict)])]
+    .filter(([count]) => count).map(([count, name]) => `${count} ${name}`);
+  const shown = fitting.length === cards.length ? `All ${cards.length}` : `${fitting.length} of ${cards.length}`;
+  return `${shown} claims: ${parts.join(", ") || "no claim fits all filters"}.`;
+};
+
 const startLedger = () => {
   const box = document.querySelector(".ledger-filter");
   if (!box) return;
   const cards = readCards();
+  const sections = [...new Set(cards.map((card) => card.element.closest("section")))];
   const { form, fields } = buildForm(cards);
-  const count = make("p", { className: "filter-count" });
+  const count = make("p", { className: "filter-count", tabIndex: -1 });
   count.setAttribute("aria-live", "polite");
   box.append(form, count);
 
   const show = () => {
     const words = fields.text.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const card of cards) {
-      const fits = ["verdict", "section"].every((name) => !fields[name].value || card[name] === fields[name].value)
-        && words.every((word) => card.text.includes(word));
-      card.element.hidden = !fits;
-      shown += fits;
-    }
-    for (const section of new Set(cards.map((card) => card.element.closest("section")))) {
-      section.hidden = !section.querySelector("div.claim[id]:not([hidden])");
-    }
-    count.textContent = shown === cards.length ? `All ${shown} claims.` : `${shown} of ${cards.length} claims.`;
+    const fitting = cards.filter((card) =>
+      CHOICES.every((name) => !fields[name].value || card[name] === fields[name].value)
+      && words.every((word) => card.text.includes(word)));
+    const shown = new Set(fitting);
+    const open = new Set(fitting.map((card) => card.section));
+    for (const card of cards) card.element.hidden = !shown.has(card);
+    for (const section of sections) section.hidden = !open.has(section.id);
+    count.textContent = countText(cards, fitting);
   };
 
-  const keep = () => {
+  const address = () => {
     const url = new URL(window.location);
     for (const name of FIELDS) {
       if (fields[name].value) url.searchParams.set(name, fields[name].value);
       else url.searchParams.delete(name);
     }
-    window.history.replaceState(null, "", url);
+    return url;
+  };
+
+  const keep = () => {
+    window.history.replaceState(null, "", address());
     show();
   };
 
-  const read = () => {
-    const asked = new URLSearchParams(window.location.search);
+  const read = (search) => {
+    const asked = new URLSearchParams(search);
     for (const name of FIELDS) {
       fields[name].value = asked.get(name) ?? "";
       if (fields[name].selectedIndex === -1) fields[name].value = ""; // a verdict that no claim has
@@ -92,14 +124,27 @@ const startLedger = () => {
     }
   };
 
+  /* A bar, a tile or a name that leads to a view of this page sets the filter; the page is not loaded again. */
+  const follow = (event) => {
+    const link = event.target.closest('a[href^="?"]');
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    window.history.pushState(null, "", link.getAttribute("href").replace(/#.*/, ""));
+    read(window.location.search);
+    count.focus({ preventScroll: true });
+    box.scrollIntoView();
+  };
+
   form.addEventListener("input", keep);
   form.addEventListener("reset", () => {
     for (const name of FIELDS) fields[name].value = "";
     keep();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
+  document.querySelector("article").addEventListener("click", follow);
+  window.addEventListener("popstate", () => read(window.location.search));
   window.addEventListener("hashchange", showLinked);
-  read();
+  read(window.location.search);
   showLinked();
 };
 

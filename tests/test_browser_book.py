@@ -135,13 +135,16 @@ def test_the_ledger_shows_all_claims_where_no_script_runs(visit):
 def test_filters_hide_claims_say_how_many_and_keep_the_address(visit):
     page = visit("claims.html")
     assert len(shown(page)) == 4
-    assert page.locator("[aria-live=polite]").inner_text() == "All 4 claims."
+    assert (
+        page.locator("[aria-live=polite]").inner_text()
+        == "All 4 claims: 2 measured, 1 not measured in this profile, 1 not testable here."
+    )
     page.get_by_label("Verdict").select_option("contradicted")
     assert shown(page) == ["claim-C2.3-38"]
-    assert page.locator("[aria-live=polite]").inner_text() == "1 of 4 claims."
+    assert page.locator("[aria-live=polite]").inner_text() == "1 of 4 claims: 1 measured."
     assert not page.locator("#section-2-4-quantization").is_visible()
     page.get_by_label("Verdict").select_option("")
-    page.locator("select[name=section]").select_option(label="Section 2.4: Quantization")
+    page.locator("select[name=section]").select_option(label="2.4: Quantization")
     page.get_by_label("Text").press_sequentially("HUFFMAN file")
     assert shown(page) == ["claim-C2.4-12"]
     assert page.url.endswith("claims.html?section=section-2-4-quantization&text=HUFFMAN+file")
@@ -149,6 +152,45 @@ def test_filters_hide_claims_say_how_many_and_keep_the_address(visit):
     page.get_by_role("button", name="Show all").press("Enter")
     assert len(shown(page)) == 4
     assert page.url.endswith("claims.html")
+
+
+def count(page: Page) -> str:
+    return page.locator("[aria-live=polite]").inner_text()
+
+
+def test_filters_combine_with_the_chapter_and_say_when_nothing_fits(visit):
+    page = visit("claims.html?chapter=quantization")
+    assert shown(page) == ["claim-C2.4-12", "claim-C2.4-13"]
+    assert page.locator("select[name=chapter] option:checked").inner_text() == "Quantization"
+    page.get_by_label("Verdict").select_option("supported")
+    assert shown(page) == ["claim-C2.4-12"]
+    assert page.url.endswith("claims.html?chapter=quantization&verdict=supported")
+    page.get_by_label("Text").fill("no such word")
+    assert (shown(page), count(page)) == ([], "0 of 4 claims: no claim fits all filters.")
+    groups = page.locator("select[name=verdict] optgroup").evaluate_all("groups => groups.map(g => g.label)")
+    assert groups == ["Measured", "Counted apart"]
+
+
+def test_a_bar_sets_the_filter_by_keyboard_and_back_undoes_it(visit):
+    page = visit("claims.html")
+    part = page.locator("ul.section-bars .bar a", has_text="contradicted")
+    part.focus()
+    page.keyboard.press("Enter")
+    assert shown(page) == ["claim-C2.3-38"]
+    assert page.url.endswith("claims.html?verdict=contradicted&section=section-2-3-pruning")
+    assert page.evaluate("document.activeElement.className") == "filter-count"
+    page.keyboard.press("Shift+Tab")  # back from what was counted to the filter
+    assert page.evaluate("document.activeElement.textContent") == "Show all"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.go_back()
+    assert (len(shown(page)), page.locator("select[name=verdict]").input_value()) == (4, "")
+
+
+def test_the_bars_fit_the_width_of_a_phone(visit):
+    page = visit("claims.html", viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    sizes = page.locator("ul.section-bars a").evaluate_all("all => all.map(a => a.getBoundingClientRect().height)")
+    assert min(sizes) >= 24
 
 
 def test_a_tile_filters_the_ledger_and_a_wrong_filter_hides_nothing(visit):

@@ -15,6 +15,8 @@ Claims and records:
 claims.py         what a claim of the survey is, and which rules may decide it
 judging.py        how measurements decide a claim
 wording.py        judgments in words, for the terminal
+telling.py        what was measured for a claim, in one plain sentence
+passages.py       which section of a chapter measures a claim
 ledger.py         the claims, the catalogue of techniques and the measurements, as files hold them
 records.py        the committed results: written on demand, checked, compared
 reproduce.py      run chapters again and compare their verdicts with the held ones

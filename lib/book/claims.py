@@ -90,6 +90,7 @@ FIELDS = {
 } | TEXTS
 REPORTED = {"value", "unit", "where", "source"}
 WORDS = {"at_least", "at_most", "between", "within", "exceeds"}
+OURS = re.compile(r"\s*\((?:([^()]*);\s)?here\b", re.IGNORECASE)  # where a claim begins to say what is measured
 PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `above`
 
 
@@ -127,6 +128,19 @@ class Claim:
     every: bool = False
     elsewhere: tuple[str, ...] = ()
     otherwise: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """What the survey says, on one line: our words without what this book adds, ``(here ...)`` or ``Here: ...``."""
+        text = re.split(r"(?<=[.!?])\s+Here\b", " ".join(self.says.split()))[0]
+        while added := OURS.search(text):
+            end = text.index("(", added.start())
+            depth = 1
+            while depth and end < len(text) - 1:
+                end += 1
+                depth += {"(": 1, ")": -1}.get(text[end], 0)
+            text = text[: added.start()] + (f" ({added[1]})" if added[1] else "") + text[end + 1 :]
+        return text
 
     def keys(self, profile: str) -> set[str]:
         """Return the measurements that its rules of a profile need; none where it has no rules for that profile."""

@@ -108,3 +108,23 @@ def test_a_claim_names_the_measurements_that_decide_it(tmp_path):
 def test_cited_keys_are_found_in_markdown():
     text = "{cite:t}`a2020, b2020` and {cite}`c2020` but not `d2020` nor {ref}`e2020`."
     assert claims.cited(text) == ["a2020", "b2020", "c2020"]
+
+
+@pytest.mark.parametrize(
+    ("says", "sentence"),
+    [
+        ("Pruning helps.", "Pruning helps."),
+        ("Pruning\n  helps (here, LeNet-5).", "Pruning helps."),
+        ("It helps (here: for f(x) and g(x)), always. It is C4-17.", "It helps, always. It is C4-17."),
+        ("It is fast (Table 1; here, by the clock).", "It is fast (Table 1)."),
+        ("It is fast (Table 1). Here, by the clock.", "It is fast (Table 1)."),
+        (
+            "Where it helps there is hereditary gain (hereafter G).",
+            "Where it helps there is hereditary gain (hereafter G).",
+        ),
+        ("It helps (here, without an end", "It helps"),
+    ],
+)
+def test_the_sentence_of_the_survey_is_without_what_this_book_adds(tmp_path, says, sentence):
+    (one,) = ledger.load_claims(write_ledger(tmp_path, [claim(says=says)]))
+    assert one.sentence == sentence

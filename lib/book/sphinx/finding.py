@@ -1,8 +1,38 @@
-"""The role ``finding``: words that state an outcome. Their rule is not shown; :mod:`lib.book.findings` checks it."""
+"""The role ``finding``: words that state an outcome. Their rule is not shown; :mod:`lib.book.findings` checks it.
+
+Where the measurements of the rule decide a claim, the words lead to its card in the ledger.
+"""
+
+import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
+
+from lib.book import findings
+from lib.book.claims import Claim
+from lib.book.sphinx import page
+from lib.book.sphinx.parts import link
+
+
+def decided(rule: str, claims: list[Claim], chapter: str) -> str | None:
+    """Return the id of the claim that the measurements of a finding's rule decide; None where they decide none.
+
+    Of several it is the one that shares most of them, then one of the chapter, then the first by its number.
+
+    rule: as :mod:`lib.book.findings` says.
+    claims: all claims.
+    chapter: the name of the chapter with the finding.
+    """
+    named = findings.keys(rule)
+    shared = {claim.id: len(named & set().union(*map(claim.keys, claim.rules))) for claim in claims if claim.rules}
+    known = [claim for claim in claims if shared.get(claim.id)]
+
+    def rank(claim: Claim) -> tuple[int, bool, list[int]]:
+        return -shared[claim.id], claim.chapter != chapter, [int(number) for number in re.findall(r"\d+", claim.id)]
+
+    return min(known, key=rank).id if known else None
 
 
 class Finding(SphinxRole):
@@ -15,7 +45,20 @@ class Finding(SphinxRole):
             said = f"finding: words, a bar and a rule are needed, not {self.text!r}"
             message = self.inliner.reporter.error(said, line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
-        return [nodes.inline("", words.strip(), classes=["finding"])], []
+        id = self.claim(rule)
+        shown = link(self.env.docname, id, words.strip()) if id else nodes.Text(words.strip())
+        return [nodes.inline("", "", shown, classes=["finding"])], []
+
+    def claim(self, rule: str) -> str | None:
+        """Return the claim that the words lead to; a page without a ledger has none, and its faults are not ours."""
+        env = getattr(self.inliner.document.settings, "env", None)
+        if env is None or page.LEDGER not in env.found_docs:
+            return None
+        try:
+            claims, _ = page.load(Path(env.srcdir), page.watched(env))
+        except (ValueError, OSError):
+            return None
+        return decided(rule, claims, Path(env.docname).name)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

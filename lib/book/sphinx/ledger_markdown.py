@@ -2,13 +2,13 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from lib.book.claims import (
     BY_DEFINITION,
     CONTRADICTED,
     IN_PART,
-    NOT_TESTABLE,
     SECOND,
     SUPPORTED,
     UNDECIDED,
@@ -16,7 +16,19 @@ from lib.book.claims import (
     Claim,
     Rule,
 )
-from lib.book.judging import FAILS, HOLDS, NOT_MEASURED, STRADDLES, TOO_FEW, Finding, Judgment, again, judgments, shown
+from lib.book.judging import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    SAMPLED,
+    STRADDLES,
+    TOO_FEW,
+    Finding,
+    Judgment,
+    again,
+    judgments,
+    shown,
+)
 from lib.book.ledger import Records
 from lib.book.wording import measured, quantity, unit
 from lib.evidence import bounds, formatted
@@ -29,6 +41,7 @@ OUTCOMES = {
     TOO_FEW: "? too few seeds to decide",
 }
 OTHER_DATA = "Fashion-MNIST"  # what the second profile has in place of MNIST
+FRAGILITY, ERRATUM, CHANGED = "Fragile", "Erratum", "Changed"  # terms of a card's details
 FRAGILE = 1  # halves of the width of an interval: a verdict whose interval is nearer to its bound is fragile
 
 SAYS = {  # what a run does, by the verdict that it gives
@@ -83,7 +96,9 @@ def fragile(decided: list[tuple[Claim, Finding]]) -> list[str]:
 
 
 def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
-    """Return what the survey says and reports, what was measured here, and why the verdict is what it is.
+    """Return what the survey says, what it reports, and whether this run says something else than the ledger holds.
+
+    What was measured stands between, in one sentence: :func:`lib.book.telling.told`.
 
     claim: any claim.
     profile: the profile of the build.
@@ -92,27 +107,57 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
     judged = judgments(claim, profile, results)
     here = [judgment for judgment in judged if judgment.profile == profile]
     facts = [("Reported", [_reported(claim.reported)])] if claim.reported else []
-    for judgment in judged:
-        lines = [_finding(finding, results[judgment.profile]) for finding in judgment.findings]
-        facts.append((_heading(judgment, profile), lines))
-    if claim.verdict != NOT_TESTABLE and not here:
-        known = f" The verdict above is that of the {judged[0].profile} profile." if judged else ""
-        facts.append(("Here", [f"The {profile} profile does not measure it.{known}"]))
-    elif here and here[0].verdict != claim.verdict:
+    if here and here[0].verdict != claim.verdict:
         facts.append(("Verdict", [_beside_what_is_held(claim, here[0], judged)]))
+    return "\n\n".join(fact(term, lines) for term, lines in facts)
+
+
+def details(claim: Claim, profile: str, results: dict[str, Records]) -> dict[str, list[str]]:
+    """Return why the verdict is what it is: {term: what there is to say about it}, in the order of the page.
+
+    claim: any claim.
+    profile: the profile of the build.
+    results: {profile: measurements}.
+    """
+    judged = judgments(claim, profile, results)
+    found = rules(judged, results)
+    if near := [_near(finding) for finding in _near_bounds(judged, profile)]:
+        found[FRAGILITY] = near
     if claim.elsewhere:
         verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
-        facts.append(("Processor", [f"The verdict depends on it: other processors give {verdicts}."]))
+        found["Processor"] = [f"The verdict depends on it: other processors give {verdicts}."]
     if claim.otherwise:
-        facts.append(
-            ("Profiles", [f"The {name} profile gives *{verdict}*." for name, verdict in claim.otherwise.items()])
-        )
+        found["Profiles"] = [f"The {name} profile gives *{verdict}*." for name, verdict in claim.otherwise.items()]
     if second := again(claim, results.get(SECOND, {})):
-        facts.append((OTHER_DATA, [_on_other_data(second, results[SECOND])]))
-    facts += [("Erratum", [claim.erratum])] if claim.erratum else []
-    facts += [("Changed", [claim.changed])] if claim.changed else []
-    facts += [("Because", [claim.because])] if claim.because else []
-    return "\n\n".join([_one_line(claim.says), *(fact(term, lines) for term, lines in facts)]) + "\n"
+        found[OTHER_DATA] = [_on_other_data(second, results[SECOND])]
+    texts = {ERRATUM: claim.erratum, CHANGED: claim.changed}
+    return found | {term: [text] for term, text in texts.items() if text}
+
+
+def hidden(terms: Iterable[str], rules: int) -> str:
+    """Return the line of the fold that holds the details of a card: how many rules, and what else is there.
+
+    terms: of the details.
+    rules: how many rules decide the claim.
+    """
+    named = {FRAGILITY: "near a bound", OTHER_DATA: "other data", ERRATUM: "erratum", CHANGED: "rule changed"}
+    parts = [counted(rules, "rule")] if rules else []
+    return ", ".join(parts + [named[term] for term in terms if term in named])
+
+
+def _near_bounds(judged: list[Judgment], profile: str) -> list[Finding]:
+    return [
+        finding
+        for judgment in judged
+        if judgment.profile == profile
+        for finding in judgment.findings
+        if finding.kind == SAMPLED and finding.outcome in (HOLDS, FAILS) and finding.margin < FRAGILE
+    ]
+
+
+def _near(finding: Finding) -> str:
+    """How little lies between the interval of a quantity and its bound."""
+    return f"{subject(finding.rule)}: the interval ends {finding.margin:.2f} of its half-width from the bound."
 
 
 def _on_other_data(second: Judgment, records: Records) -> str:
@@ -142,18 +187,38 @@ def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[st
     return said, lines
 
 
-def records(claim: Claim, profile: str, results: dict[str, Records]) -> str:
-    """Return the keys of the records that decide a claim and what its rules ask of them; "" where nothing decides it.
+def rules(judged: list[Judgment], results: dict[str, Records]) -> dict[str, list[str]]:
+    """Return the rules of a claim by the profiles that share them: the keys of the records, the bound, what came out.
 
-    claim: any claim.
-    profile: the profile of the build.
+    judged: a claim's judgments, of one profile or two.
     results: {profile: measurements}.
     """
-    profiles: dict[tuple[str, ...], list[str]] = {}  # of the same rules, which are shown once
-    for judgment in judgments(claim, profile, results):
-        lines = tuple(f"{quantity(found.rule, '`')}: {_bounds(found)}" for found in judgment.findings)
-        profiles.setdefault(lines, []).append(judgment.profile)
-    return "\n\n".join(fact(_profiles(names), list(lines)) for lines, names in profiles.items())
+    asked: dict[tuple[Rule, ...], list[Judgment]] = {}
+    for judgment in judged:
+        asked.setdefault(tuple(finding.rule for finding in judgment.findings), []).append(judgment)
+    return {
+        _profiles([judgment.profile for judgment in sharing]): [
+            f"{keys(rule)}, {_bounds(sharing[0].findings[position])}: {_outcomes(position, sharing, results)}."
+            for position, rule in enumerate(same)
+        ]
+        for same, sharing in asked.items()
+    }
+
+
+def keys(rule: Rule) -> str:
+    """Return the keys that a rule is about, as short HTML: the ledger has a thousand of them."""
+    first, *others = re.split(r" (?=minus )", quantity(rule))
+    minus = [f" minus <code>{other.removeprefix('minus ')}</code>" for other in others]
+    return f"<code>{first}</code>{''.join(minus)}"
+
+
+def _outcomes(position: int, sharing: list[Judgment], results: dict[str, Records]) -> str:
+    """What each of the profiles that share a rule measured, and what came of it."""
+    several = len(sharing) > 1
+    return "; ".join(
+        (f"{judgment.profile} " if several else "") + _finding(judgment.findings[position], results[judgment.profile])
+        for judgment in sharing
+    )
 
 
 def _profiles(names: list[str]) -> str:
@@ -192,10 +257,6 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
-def _heading(judgment: Judgment, profile: str) -> str:
-    return "Measured" if judgment.profile == profile else _profiles([judgment.profile])
-
-
 def _reported(reported: dict[str, Any]) -> str:
     parts = [f"{reported['value']}{_suffix(reported.get('unit', ''))}"]
     parts += [str(reported["where"])] if "where" in reported else []
@@ -204,10 +265,10 @@ def _reported(reported: dict[str, Any]) -> str:
 
 
 def _finding(finding: Finding, records: Records) -> str:
-    text = f"{subject(finding.rule)}: {_together(measured(finding))}"
+    text = _together(measured(finding))
     if isinstance(finding.rule.other, str):
         text += f" ({' against '.join(text_of(key, records[key]) for key in finding.rule.keys)})"
-    return f"{text}; the rule asks for {_bounds(finding)}: {OUTCOMES[finding.outcome]}."
+    return f"{text}, {OUTCOMES[finding.outcome]}"
 
 
 def subject(rule: Rule) -> str:

@@ -1,11 +1,14 @@
 """Parts of pages, as nodes of Docutils: folded lines, rows of numbers, badges, and links to claims and chapters."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+
+SECTION = "section-of-page"  # the type of a link that names a page and a heading
 
 
 class Fold(nodes.General, nodes.Element):
@@ -62,6 +65,36 @@ def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
     )
 
 
+def section_link(docname: str, chapter: str, heading: str, within: str) -> addnodes.pending_xref:
+    """Return a link from the page ``docname`` to a section of a chapter; a section that is not there is a warning.
+
+    docname: the page that links.
+    chapter: the chapter's name.
+    heading: the section's, as its source writes it; the link shows it.
+    within: the chapter in words, which the link shows in parentheses.
+    """
+    about = {"refdomain": "", "reftype": SECTION, "reftarget": f"chapters/{chapter}#{heading}", "refdoc": docname}
+    shown = f"{re.sub(r'[`*$]', '', heading)} ({within})"
+    return addnodes.pending_xref("", nodes.inline(shown, shown), refexplicit=True, refwarn=True, **about)
+
+
+def find_section(app: Sphinx, env: Any, node: addnodes.pending_xref, shown: nodes.Element) -> nodes.reference | None:
+    """Return the reference of a link to a section of a page, from the page's table of contents; Sphinx calls it."""
+    if node["reftype"] != SECTION:
+        return None
+    page, _, heading = node["reftarget"].partition("#")
+    for entry in env.tocs[page].findall(nodes.reference) if page in env.tocs else []:
+        if _letters(entry.astext()) == _letters(heading):
+            address = app.builder.get_relative_uri(node["refdoc"], page) + entry["anchorname"]
+            return nodes.reference("", "", shown, refuri=address, internal=True)
+    return None
+
+
+def _letters(heading: str) -> str:
+    """A heading without marks and quotes, which its source and its page write in other ways."""
+    return re.sub(r"[\W_]+", "", heading).lower()
+
+
 def anchor(id: str) -> str:
     """Return the name of a claim's place in the ledger."""
     return f"claim-{id}"
@@ -82,6 +115,7 @@ def _close(tag: str) -> Any:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Say how folds become HTML; Sphinx calls it. Returns whether pages may be built at once."""
+    app.connect("missing-reference", find_section)
     app.add_node(Fold, html=(_open("details"), _close("details")))
     app.add_node(Summary, html=(_open("summary"), _close("summary")))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,15 +12,33 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
-from lib.book import judging, ledger
+from lib.book import chapters, judging, ledger, passages, telling
 from lib.book.claims import NOT_TESTABLE, SECTIONS, Claim
 from lib.book.ledger import Records
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx import ledger_summary as summary
 from lib.book.sphinx.page import PROFILE, Page, load, watched
-from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, slug, tiles
+from lib.book.sphinx.parts import anchor, chapter_link, fold, label, link, section_link, slug, tiles
 
 
-class Claims(Page):
+class Cards(Page):
+    """What the pages with claims share."""
+
+    def tell(self, claim: Claim, results: dict[str, Records], box: nodes.Element) -> nodes.Element:
+        """Add what was measured for a claim, in one sentence, to its box, and return the box.
+
+        claim: any claim.
+        results: the measurements of each profile.
+        box: the claim's.
+        """
+        first = len(box)
+        self.parsed(telling.told(claim, PROFILE, results), box)
+        for paragraph in box[first:]:
+            paragraph["classes"].append("told")
+        return box
+
+
+class Claims(Cards):
     """The claims of one chapter in one folded line, each linked to its place in the ledger."""
 
     required_arguments = 1
@@ -46,21 +64,38 @@ class Claims(Page):
         box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
         id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
         box += nodes.paragraph("", "", id, nodes.Text(" "), label(verdict, nodes.Text(text)), classes=["claim-head"])
-        return self.parsed(claim.says, box)
+        return self.tell(claim, results, self.parsed(claim.says, box))
 
 
-class Ledger(Page):
+class Ledger(Cards):
     """Every claim, grouped by the survey's sections, each with its anchor."""
 
     def render(self) -> list[nodes.Node]:
         claims, results = self.load()
+        for chapter in chapters.names(self.root):
+            self.env.note_dependency(str(self.root / "chapters" / f"{chapter}.py"))  # cards link to their sections
         sections = []
-        for number, name in SECTIONS.items():
+        for number in SECTIONS:
             cards = [self.card(claim, results) for claim in sorted(claims, key=by_id) if claim.section == number]
-            sections += [self.section(f"Section {number}: {name}", cards)] if cards else []
-        tally = tiles(self.verdict_tiles(claims, results))
-        filters = nodes.container(classes=["ledger-filter"])  # ledger.js fills it
-        return [*tally, *self.doubts(claims, results), filters, *sections]
+            sections += [self.section(summary.title(number), cards)] if cards else []
+        filters = nodes.container(classes=["ledger-filter"], ids=[summary.FILTER])  # ledger.js fills it
+        titles = {claim.chapter: passages.title(self.root, claim.chapter) for claim in claims}
+        filters += nodes.raw("", summary.choices(titles), format="html")
+        return [*self.overview(claims, results), *self.doubts(claims, results), filters, *sections]
+
+    def overview(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
+        """Return how many claims have which verdict: in all, in bars by section, and as a folded table."""
+        tallies = summary.rows(claims, PROFILE, results)
+        apart = {f"{markdown.SIGNS[verdict]} {verdict}" for verdict in summary.APART}
+        counts = self.verdict_tiles(claims, results)
+        found = tiles([tile for tile in counts if tile[1] not in apart])
+        if beside := [tile for tile in counts if tile[1] in apart]:
+            found += [nodes.paragraph("", "Counted apart, for no measurement decides them:"), *tiles(beside)]
+        for row in found:
+            row["classes"].append("totals")
+        bars = nodes.raw("", summary.bars(tallies), format="html")
+        table = nodes.raw("", summary.table(tallies), format="html")
+        return [*found, bars, fold([nodes.Text("The same as a table")], [table])]
 
     def doubts(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
         """Return what chance may have decided, and what other data say, each with a folded list."""
@@ -88,21 +123,44 @@ class Ledger(Page):
         """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
         counted = judging.counted_as(claim, PROFILE, results)
-        styles = ["claim", f"claim-{slug(verdict)}", f"is-{slug(counted)}"]  # ledger.js reads the last
+        styles = [
+            "claim",
+            f"claim-{slug(verdict)}",
+            f"is-{slug(counted)}",
+            f"of-{claim.chapter}",
+        ]  # ledger.js reads two
         box = nodes.container(classes=styles, ids=[anchor(claim.id)])
         box["names"] = [anchor(claim.id).lower()]
         self.state.document.note_explicit_target(box)
         head = nodes.paragraph("", "", nodes.strong(text=claim.id), nodes.Text(" "), classes=["claim-head"])
         head += label(verdict, nodes.Text(text))
-        if claim.verdict != NOT_TESTABLE:
-            place = nodes.inline("", "measured in ", chapter_link(self.env.docname, claim.chapter))
-            head += [nodes.Text(" "), place]
         box += head
+        self.parsed(claim.says, box)
+        self.tell(claim, results, box)
         self.parsed(markdown.card(claim, PROFILE, results), box)
-        if records := markdown.records(claim, PROFILE, results):
-            facts = self.parsed(records, nodes.container(classes=["facts"]))
-            box += fold([nodes.Text("Records and rules")], [facts])
+        box += self.place(claim)
+        if below := self.below(claim, results):
+            box += below
         return box
+
+    def place(self, claim: Claim) -> nodes.paragraph:
+        """Return the line that leads to the part of a chapter with a claim's measurement."""
+        if claim.verdict == NOT_TESTABLE:
+            return nodes.paragraph("", "See ", chapter_link(self.env.docname, claim.chapter), classes=["claim-place"])
+        chapter, heading = passages.measuring(claim, self.root)
+        docname, within = self.env.docname, passages.title(self.root, chapter)
+        led = section_link(docname, chapter, heading, within) if heading else chapter_link(docname, chapter)
+        return nodes.paragraph("", "Measured in ", led, classes=["claim-place"])
+
+    def below(self, claim: Claim, results: dict[str, Records]) -> nodes.Node | None:
+        """Return the fold with every rule and record of a claim, its errata and its history; None where it has none."""
+        details = markdown.details(claim, PROFILE, results)
+        if not details:
+            return None
+        text = "\n\n".join(markdown.fact(term, lines) for term, lines in details.items())
+        judged = judging.judgments(claim, PROFILE, results)
+        line = markdown.hidden(details, len(judged[0].findings) if judged else 0)
+        return fold([nodes.Text(line)], [self.parsed(text, nodes.container(classes=["facts"]))])
 
 
 class Catalogue(Page):
@@ -147,6 +205,12 @@ class Verdict(SphinxRole):
         return [label(verdict, link(self.env.docname, claim.id, f"{claim.id} {text}"))], []
 
 
+def lighten(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take the entries of the bibliography off the links of the ledger, which has hundreds; Sphinx calls it."""
+    if 'class="ledger-filter' in context.get("body", ""):
+        context["body"] = re.sub(r'(<a class="reference internal" href="[^"]*") title="[^"]*"', r"\1", context["body"])
+
+
 def by_id(claim: Claim) -> tuple[int, ...]:
     """Return the key that sorts claims by the numbers in their ids."""
     return tuple(map(int, re.findall(r"\d+", claim.id)))
@@ -161,5 +225,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     ):
         app.add_directive(name, directive)
     app.add_role("verdict", Verdict())
+    app.connect("html-page-context", lighten)
     app.setup_extension("lib.book.sphinx.parts")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -55,27 +55,43 @@ def test_a_rule_that_changed_is_told_beside_the_verdict():
     rule = {"key": "pruning.lenet5.error_pct", "at_most": 5}
     raw = {"id": "C2.3-01", "section": "2.3", "says": "A sentence.", "verdict": "supported"}
     raw |= {"decided_by": {"quick": [rule]}, "changed": "The bound was 4, after {cite:t}`han2016deep`."}
-    card = markdown.card(claims.parsed(raw, "pruning", KNOWN), "quick", {"quick": RECORDS})
-    assert "Changed\n: The bound was 4, after" in card
-    assert "Changed" not in markdown.card(claim(quick=rule), "quick", {"quick": RECORDS})
+    details = markdown.details(claims.parsed(raw, "pruning", KNOWN), "quick", {"quick": RECORDS})
+    assert details["Changed"] == ["The bound was 4, after {cite:t}`han2016deep`."]
+    assert "Changed" not in markdown.details(claim(quick=rule), "quick", {"quick": RECORDS})
 
 
-def test_keys_stand_with_the_records_and_not_in_the_sentences():
+def test_rules_show_keys_bound_measurement_and_outcome():
     rule = {"key": "pruning.lenet5.error_pct", "at_most": 1, "above": "pruning.lenet5.dense_error_pct"}
     given = (claim(quick=rule), "quick", {"quick": RECORDS})
-    assert "LeNet-5, error minus dense error: " in markdown.card(*given)
-    assert "error_pct" not in markdown.card(*given)
-    keys = "`pruning.lenet5.error_pct` minus `pruning.lenet5.dense_error_pct`"
-    assert markdown.records(*given) == f"Quick profile\n: {keys}: at most 1 point"
+    assert markdown.card(*given) == ""
+    keys = "<code>pruning.lenet5.error_pct</code> minus <code>pruning.lenet5.dense_error_pct</code>"
+    ((profile, (line,)),) = markdown.details(*given).items()
+    assert profile == "Quick profile"
+    assert line.startswith(f"{keys}, at most 1 point: 0.0") and line.endswith(", ✓ holds.")
+    assert "against" in line
+
+
+def test_the_fold_of_a_card_names_what_is_in_it():
+    terms = ["Quick profile", "Fragile", "Fashion-MNIST", "Erratum", "Changed"]
+    assert markdown.hidden(terms, 2) == "2 rules, near a bound, other data, erratum, rule changed"
+    assert markdown.hidden(["Erratum"], 0) == "erratum"
+    assert markdown.hidden(["Quick profile"], 1) == "1 rule"
+
+
+def test_a_card_says_which_of_its_rules_is_near_its_bound():
+    details = markdown.details(claim(standard=AT_MOST), "standard", {"standard": NARROW})
+    assert details["Fragile"] == ["LeNet-5, error: the interval ends 0.21 of its half-width from the bound."]
+    assert "Fragile" not in markdown.details(claim(standard=AT_MOST), "quick", {"standard": NARROW})
 
 
 def test_rules_that_profiles_share_are_shown_once():
     rule = {"key": "pruning.lenet5.error_pct", "at_most": 3}
     results = {"quick": RECORDS, "standard": NARROW}
-    shown = markdown.records(claim(quick=rule, standard=rule), "quick", results)
-    assert shown == "Quick and standard profiles\n: `pruning.lenet5.error_pct`: at most 3 %"
-    shown = markdown.records(claim(quick=rule, standard=AT_MOST), "quick", results)
-    assert shown.startswith("Quick profile\n") and "\n\nStandard profile\n" in shown
+    shown = markdown.details(claim(quick=rule, standard=rule), "quick", results)
+    (line,) = shown["Quick and standard profiles"]
+    assert line.startswith("<code>pruning.lenet5.error_pct</code>, at most 3 %: quick 2.0") and "; standard 2.1" in line
+    shown = markdown.details(claim(quick=rule, standard=AT_MOST), "quick", results)
+    assert [term for term in shown if "profile" in term] == ["Quick profile", "Standard profile"]
 
 
 NARROW = {"pruning.lenet5.error_pct": {"values": [2.0, 2.1, 2.2], "unit": "%", "digits": 1}}
@@ -101,9 +117,8 @@ def test_what_other_data_say_stands_on_the_card_and_on_the_page():
     other = {"pruning.lenet5.error_pct": NARROW["pruning.lenet5.error_pct"] | {"values": [9.0, 9.1, 9.2]}}
     one = claim(standard=AT_MOST)
     results = {"standard": NARROW, "fashion": other}
-    assert "Fashion-MNIST\n: *contradicted* by the same rules (LeNet-5, error: 9.1" in markdown.card(
-        one, "standard", results
-    )
+    (line,) = markdown.details(one, "standard", results)["Fashion-MNIST"]
+    assert line.startswith("*contradicted* by the same rules (LeNet-5, error: 9.1")
     said, lines = markdown.second_opinion([one], results)
     assert "the rules of 1 claim were judged again: 0 verdicts are the same" in said
     assert lines == ["{verdict}`C2.3-01`: *contradicted* there."]
@@ -116,4 +131,5 @@ def test_a_definition_and_another_profile_are_told():
     raw |= {"decided_by": {"quick": [AT_MOST], "standard": [AT_MOST]}, "otherwise": {"quick": "undecided"}}
     one = claims.parsed(raw, "pruning", KNOWN)
     assert markdown.badge(one, "standard", {"standard": NARROW}) == ("supported", "≡ supported by definition")
-    assert "Profiles\n: The quick profile gives *undecided*." in markdown.card(one, "standard", {"standard": NARROW})
+    details = markdown.details(one, "standard", {"standard": NARROW})
+    assert details["Profiles"] == ["The quick profile gives *undecided*."]

@@ -36,7 +36,8 @@ def test_the_ledger_holds_every_claim_with_its_anchor_values_and_verdict(site):
     text = words(card)
     assert "✓ supported" in text
     assert "40×, Table 1" in text
-    assert "19.5 ± 1.2×; the rule asks for at least 15×: ✓ holds" in text
+    assert "Measured for LeNet-300-100: file ratio 19.5×, 4.5 above the required 15×; both other rules hold." in text
+    assert "quantization.lenet300.file_ratio , at least 15×: 19.5 ± 1.2×, ✓ holds." in text
     assert "points ( 3.20 ± 0.25 % against 3.10 ± 0.25 % )".replace("( ", "(").replace(" )", ")") in text
     assert "Standard profile" in text
     assert [site["claims.html"].find(id=f"claim-{id}") is not None for id in ("C2.3-09", "C2.3-38", "C2.4-13")] == [
@@ -54,13 +55,13 @@ def test_an_erratum_and_a_reason_stand_beside_the_verdict(site):
     text = words(site["claims.html"].find(id="claim-C2.3-09"))
     assert "– not testable here" in text
     assert "Erratum The method is that of Han" in text
-    assert "Because A sentence about an author." in text
+    assert "Not testable here: A sentence about an author." in text
 
 
 def test_a_claim_of_another_profile_shows_that_profile_and_says_so(site):
     text = words(site["claims.html"].find(id="claim-C2.4-13"))
     assert "✓ supported (standard profile)" in text
-    assert "The quick profile does not measure it." in text
+    assert "Measured (standard profile) for LeNet-300-100: file ratio 49.5×" in text
 
 
 def test_a_chapter_lists_its_own_claims_and_links_to_the_ledger(site):
@@ -105,9 +106,39 @@ def test_a_tile_leads_to_the_claims_that_it_counts(site):
 def test_the_keys_of_a_card_are_folded(site):
     fold = site["claims.html"].find(id="claim-C2.4-12").details
     assert not fold.has_attr("open")
-    assert "quantization.lenet300.file_ratio : at least 15×" in words(fold)
+    assert words(fold.summary) == "3 rules"
+    assert "quantization.lenet300.file_ratio , at least 15×" in words(fold)
     fold.extract()
     assert "file_ratio" not in words(site["claims.html"].find(id="claim-C2.4-12"))
+
+
+def test_a_card_and_the_place_that_measures_it_lead_to_each_other(site):
+    place = site["claims.html"].find(id="claim-C2.4-12").select_one(".claim-place")
+    assert words(place) == "Measured in Part sec-deep-compression (Quantization)"
+    assert place.a["href"] == "chapters/quantization.html#part-sec-deep-compression"
+    section = site["chapters/quantization.html"].select_one("#part-sec-deep-compression")
+    for mark in (section.select_one(".finding"), section.select_one(".verdict")):
+        assert mark.a["href"] == "../claims.html#claim-C2.4-12"
+    assert words(section.select_one(".finding")) == "shrinks"
+    for id, chapter in (("C2.3-09", "pruning"), ("C2.3-38", "pruning"), ("C2.4-13", "quantization")):
+        assert (
+            site["claims.html"]
+            .find(id=f"claim-{id}")
+            .select_one(".claim-place")
+            .a["href"]
+            .startswith(f"chapters/{chapter}.html")
+        )
+
+
+def test_claims_that_no_measurement_decides_are_counted_apart(site):
+    page = site["claims.html"]
+    measured, apart = page.select("ul.tiles")
+    assert "not testable here" in words(apart) and "not testable here" not in words(measured)
+    bars = {words(item.select_one(".name")): item for item in page.select("ul.section-bars > li")}
+    assert words(bars["2.3 Pruning"].select_one(".apart")) == "– 1 not testable here, section 2.3 Pruning"
+    assert words(bars["2.3 Pruning"].select_one(".bar")) == "✗ 1 contradicted, section 2.3 Pruning"
+    (total,) = [row for row in page.select(".section-table tr") if words(row).startswith("All sections")]
+    assert sum(int(cell.text) for cell in total.select("td")) == 4
 
 
 def test_the_catalogue_links_each_technique(site):
@@ -142,7 +173,7 @@ def test_the_headline_is_computed_and_drawn(site):
 
 
 def test_a_finding_shows_sentence_verdict_and_chapter(site):
-    first, second = site["index.html"].select("ul.findings > li")
+    first, second, third = site["index.html"].select("ul.findings > li")
     says = (
         "How many weights can go? The survey: Pruning removes a tenth to a third of the weights. ✗ contradicted Pruning"
     )
@@ -150,6 +181,19 @@ def test_a_finding_shows_sentence_verdict_and_chapter(site):
     assert [link["href"] for link in first.select("a")] == ["claims.html#claim-C2.3-38", "chapters/pruning.html"]
     assert "✓ supported" in words(second)
     assert "claim-contradicted" in first["class"]
+    assert words(third) == "One network alone times smaller on paper 40× here 19.5× Quantization"
+    assert [link["href"] for link in third.select("a")] == ["chapters/quantization.html"]
+
+
+def test_errata_stand_in_their_section_and_lead_to_their_cards(site):
+    page = site["index.html"]
+    entry = page.find(id="erratum-C2.3-09")
+    assert words(entry).startswith("C2.3-09 – not testable here The survey Signorini and others proposed")
+    assert "Its source The method is that of Han" in words(entry)
+    assert entry.a["href"] == "claims.html#claim-C2.3-09"
+    (row,) = page.select("ul.errata-bars a")
+    assert words(row) == "2.3 Pruning 1"
+    assert page.find(id=row["href"].removeprefix("#")) in entry.parents
 
 
 def test_every_page_names_its_profile_and_quick_ones_at_the_top(site):
@@ -206,7 +250,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     for says in (
         "a claim must be one of those in survey/claims, not 'C9-99'",
         "a chapter with claims must be one of pruning, quantization, not 'hashing'",
-        "a line must be the id of a claim, a colon and a question, not 'C9-99: Why?'",
+        "then lines `name = key`, not 'C9-99: Why?'",
         "the chapter 'hashing' has no finished run of the quick profile",
         "undefined label: 'sec-magnitude'",
     ):
