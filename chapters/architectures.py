@@ -11,13 +11,14 @@
 # # Efficient building blocks: Inception, residual, dense and separable convolutions
 #
 # How can an image network be cheap by design, and not by compression?
-# Build it from cheap parts.
-# MobileNet-v3, made of separable convolutions, takes {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0`
-# {finding}`fewer multiply-adds | architectures.counts.vgg16_over_mobilenet_ratio > 1` for a photo than VGG-16.
-# By published figures, it also labels
+# Build it from cheap parts: MobileNet-v3, made of separable convolutions, takes
+# {mean}`architectures.counts.vgg16_over_mobilenet_ratio 0`
+# {finding}`fewer multiply-adds | architectures.counts.vgg16_over_mobilenet_ratio > 1` for a photo than VGG-16, and by
+# published figures it labels
 # {finding}`more | architectures.counts.mobilenet_v3_large_accuracy_pct > architectures.counts.vgg16_accuracy_pct`
 # photos right.
-# But a count is not a time: a depthwise convolution, with one filter for each channel, needs
+# But a count is not a time.
+# A depthwise convolution, with one filter for each channel, needs
 # {mean}`architectures.roofline.early_depthwise_work_ratio 0` fewer multiply-adds than a dense one, and here it is
 # {finding}`only | architectures.roofline.early_depthwise_latency_ratio < architectures.roofline.early_depthwise_work_ratio`
 # {mean}`architectures.roofline.early_depthwise_latency_ratio 0` faster.
@@ -150,7 +151,7 @@ def compared(rival, errors):  # in words, of networks with the same seeds
 #
 # torchvision publishes the ImageNet accuracy of its networks with their weights.
 # These accuracies are external evidence: we read them from the library's list, and did not measure them.
-# We count the cost of a network ourselves: its parameters, its multiply-adds for one photograph, and the peak size of
+# We count the cost of a network ourselves: its parameters, its {term}`multiply-adds <multiply-add>` for one photograph, and the peak size of
 # its activations,
 #
 # $$ \max_t \sum_{s \text{ alive after operation } t} \mathrm{bytes}(s) . $$ (eq-peak)
@@ -645,7 +646,7 @@ record("sizes.googlenet_ones", found["GoogLeNet"].count(1), exact=True)
 record("sizes.googlenet_convolutions", len(found["GoogLeNet"]), exact=True)
 
 # %% [markdown]
-# The survey says that early networks of LeCun use filters of $5 \times 5$ and $3 \times 3$ ({verdict}`C3.1-02`);
+# The survey says that early networks of LeCun use {term}`filters <filter>` of $5 \times 5$ and $3 \times 3$ ({verdict}`C3.1-02`);
 # LeNet-5 {cite:p}`lecun1998gradient`, a digit classifier, has only $5 \times 5$.
 # The first filters of AlexNet {cite:p}`krizhevsky2012imagenet` are {mean}`architectures.sizes.alexnet_largest` pixels
 # wide ({verdict}`C3.1-03`), and {mean}`architectures.sizes.vgg16_threes_pct` of VGG-16's filters are $3 \times 3$.
@@ -1138,7 +1139,7 @@ for kind, kernel in pairs.items():
 # The fused separable ones misclassify {mean}`architectures.spatial.fused_separable_error_pct`:
 # {glue:text}`architectures.spatial.fused_separable_outcome`.
 # Separating filters {finding}`costs time | architectures.spatial.separable_latency_ratio > 1` instead of saving it.
-# On this core, separable filters take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones,
+# On this core, {term}`separable filters <separable convolution>` take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones,
 # because PyTorch is slow at convolutions in many small groups.
 # The paper reports the accuracy of classical filters at up to 3.3 times the speed {cite:p}`mamalet2012simplifying`.
 #
@@ -1149,7 +1150,7 @@ for kind, kernel in pairs.items():
 # {cite:p}`sifre2014rigid`.
 # Xception {cite:p}`chollet2017xception` and MobileNet {cite:p}`howard2017mobilenets` consist of such layers.
 #
-# **The formula.** Take a depthwise filter $D_i$ for each of $M$ input channels, and a pointwise matrix $P$ with $N$
+# **The formula.** Take a {term}`depthwise filter <depthwise convolution>` $D_i$ for each of $M$ input channels, and a pointwise matrix $P$ with $N$
 # rows.
 # The two convolutions together are one dense convolution with the kernel
 #
@@ -1208,7 +1209,7 @@ record("depthwise.network_work_ratio", whole, exact=True)
 #
 # $$ t \ge \max\Big(\frac{W}{P}, \frac{Q}{B}\Big) $$ (eq-roofline)
 #
-# on a core with $P$ multiply-adds and $B$ bytes per second: this bound is the roofline {cite:p}`williams2009roofline`.
+# on a core with $P$ multiply-adds and $B$ bytes per second: this bound is the {term}`roofline` {cite:p}`williams2009roofline`.
 # We measure both, $P$ by a matrix product and $B$ by a copy, in memory that the process already has.
 # The layers are timed in such memory too, because getting fresh memory for an output can take longer than a depthwise
 # convolution.

@@ -228,7 +228,7 @@ record("squeezenet.early_pools_loss_points", loss, exact=True)
 # {mean}`architectures_compact.alexnet.imagenet_accuracy_pct` for AlexNet ({verdict}`C3.1-11`).
 # But SqueezeNet is
 # {finding}`not a faster network by count | architectures_compact.squeezenet.more_multiply_adds_ratio > 1`: it takes
-# {mean}`architectures_compact.squeezenet.more_multiply_adds_ratio 2` as many multiply-adds.
+# {mean}`architectures_compact.squeezenet.more_multiply_adds_ratio 2` as many {term}`multiply-adds <multiply-add>`.
 # The survey repeats in its conclusion that SqueezeNet is smaller at the same accuracy ({verdict}`C4-09`).
 #
 # ### Three strategies, one by one
@@ -588,12 +588,12 @@ figures.curves(
 # ## ShuffleNet: groups that talk to each other
 #
 # **The idea.** In MobileNet, nearly all multiply-adds are in the $1 \times 1$ convolutions.
-# ShuffleNet splits these into groups, each of which reads only its own channels, and shuffles the channels between
+# ShuffleNet splits these into {term}`groups <grouped convolution>`, each of which reads only its own channels, and shuffles the channels between
 # them, so that information passes from group to group {cite:p}`zhang2018shufflenet`.
 #
 # **The formula.** The $g n$ channels are written as a matrix $(g, n)$, transposed and flattened again: channel
 # $a g + b$ of the result is channel $b n + a$.
-# On a map of $h \times w$, a unit with a bottleneck of $m$ of its $c$ channels takes
+# On a map of $h \times w$, a unit with a {term}`bottleneck` of $m$ of its $c$ channels takes
 #
 # $$ h w \Big( \frac{2 c m}{g} + 9 m \Big) $$ (eq-shufflenet)
 #
@@ -670,7 +670,7 @@ for name, threes in (("bottleneck", 9 * m * m), ("grouped", 9 * m * m // 3)):
 # nothing.
 #
 # The survey says that the unit is added to depthwise separable features ({verdict}`C3.1-19`).
-# It does contain a depthwise convolution, but its frame is a residual bottleneck whose $1 \times 1$ convolutions are
+# It does contain a {term}`depthwise convolution`, but its frame is a residual bottleneck whose $1 \times 1$ convolutions are
 # grouped.
 # Take such a bottleneck of 240 channels in three groups ({verdict}`C3.1-27`).
 # A plain residual bottleneck of this width would take {mean}`architectures_compact.unit.bottleneck_multiply_adds_ratio`
@@ -723,7 +723,7 @@ evidence.phrase("architectures_compact.shuffle.outcome", told(gain))
 # **An experiment.** The papers compare their networks at different sizes and with different training.
 # Here all have the same frame: a stem that halves the image, three stages with a pool between them, the mean of each
 # map, and a linear classifier.
-# Each stage has two $3 \times 3$ layers in a row, whatever the block; batch norm follows each convolution.
+# Each stage has two $3 \times 3$ layers in a row, whatever the {term}`block`; {term}`batch norm` follows each convolution.
 # We choose the width of each network so that its multiply-adds are within a twentieth of
 # {mean}`architectures_compact.race.work_multiply_adds`.
 # All are trained on the same images for as many steps, each with the learning rate that did best on validation images.

@@ -10,13 +10,13 @@
 # (sec-architectures-dense)=
 # # Segmentation and landmarks with small networks
 #
-# How small can a network be that classifies every pixel of an image?
-# Squeeze-SegNet labels each pixel of a street scene; our light version of it has
-# {mean}`architectures_dense.segnet.parameters_ratio 1`
-# {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` than SegNet and reaches
-# {mean}`architectures_dense.segnet.miou_ratio 2` its score after the same training.
-# A network for landmarks can use one bit per weight and signal: with a block made for signs, it
-# {glue:text}`architectures_dense.hourglass.opening`.
+# How small can a network be that labels every pixel of an image?
+# Squeeze-SegNet does this for street scenes.
+# Our light version of it has {mean}`architectures_dense.segnet.parameters_ratio 1`
+# {finding}`fewer parameters | architectures_dense.segnet.parameters_ratio > 1` than SegNet, and after the same training
+# it reaches {mean}`architectures_dense.segnet.miou_ratio 2` the score of SegNet.
+# A network that finds landmarks in an image can use one bit per weight and signal.
+# With a block made for signs, it {glue:text}`architectures_dense.hourglass.opening`.
 #
 # ```{claims} architectures_dense
 # ```
@@ -155,7 +155,7 @@ figures.show_source(
 # %% [markdown]
 # **Exact checks.** Unpooling is the transpose of the pool at its places, even where windows overlap:
 # $\langle u, x \rangle = \langle y, p \rangle$ for all $y$.
-# SegNet has as many parameters as its formula says: $9 a b$ weights from $a$ to $b$ channels, a bias, and two numbers for each batch norm.
+# SegNet has as many parameters as its formula says: $9 a b$ weights from $a$ to $b$ channels, a bias, and two numbers for each {term}`batch norm`.
 
 # %%
 x = torch.randn(2, 3, 9, 7, generator=generator, dtype=torch.float64)
@@ -260,7 +260,7 @@ record("segnet.wide_pct", 100 * sum(wide) / sizes["public"], digits=0, exact=Tru
 # The weight of class $c$ is $(\operatorname{median} f / f_c)^{1/2}$, where $f_c$ is its share of the pixels in the
 # scenes that show it.
 # The power, one half, was chosen on validation scenes, as were the learning rates.
-# The score is the *mIoU*, the mean intersection over union.
+# The score is the *{term}`mIoU`*, the mean intersection over union.
 # For each class, it divides the pixels rightly given to this class by all pixels that are given to it or belong to it.
 # Then it takes the mean over classes.
 
@@ -424,7 +424,7 @@ figures.show(
 # ## The binarized hourglass: points from signs
 #
 # **The idea.** To find the joints of a body, a network must see both the whole and the details.
-# An *hourglass* {cite:p}`newell2016stacked` pools its input several times, comes back up, and at each size adds what
+# An *{term}`hourglass`* {cite:p}`newell2016stacked` pools its input several times, comes back up, and at each size adds what
 # was there before.
 # Its output is a *heat map* for each point, which is largest where the point is.
 # {cite:t}`bulat2017binarized` build an hourglass from convolutions of signs, with one bit for each weight and each
@@ -993,6 +993,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 3.1
+# ```
+#
 # ## In short
 #
 # - Squeezing before expanding makes a network for scenes ten times smaller, if the decoder does it too; mirroring the

@@ -11,7 +11,11 @@
 # # Binary weights: BinaryConnect and binary weight networks
 #
 # Can a network work if each of its weights is only +1 or −1?
-# {finding}`Almost as well as with floats | binarization.mlp.binaryconnect_error_pct - binarization.mlp.float_error_pct <= 1`: a digit classifier with three hidden layers misclassifies {mean}`binarization.mlp.binaryconnect_error_pct 1` of the test images instead of {mean}`binarization.mlp.float_error_pct 1`, and its file is {mean}`binarization.mlp.binaryconnect_file_ratio 0` smaller.
+# Yes, {finding}`almost as well as with floats | binarization.mlp.binaryconnect_error_pct - binarization.mlp.float_error_pct <= 1`.
+# A digit classifier with three hidden layers misclassifies {mean}`binarization.mlp.binaryconnect_error_pct 1` of the
+# test images instead of {mean}`binarization.mlp.float_error_pct 1`, and its file is
+# {mean}`binarization.mlp.binaryconnect_file_ratio 0`
+# {finding}`smaller | binarization.mlp.binaryconnect_file_ratio > 1`.
 # Training still needs the real weights, and on this processor a training step takes
 # {glue:text}`binarization.training.duration` one with floats.
 #
@@ -98,12 +102,12 @@ def mlps(change=lambda net, seed: net, **options):
 # somewhere.
 # BinaryConnect keeps a real weight for that purpose, but the forward and the backward pass see only its sign {cite:p}`courbariaux2015binaryconnect`.
 #
-# **The formula.** The binary weight $w_b$ is the sign of a real weight $w \in [-1, 1]$, or it is drawn at random, +1
+# **The formula.** The {term}`binary weight <binary weights>` $w_b$ is the sign of a real weight $w \in [-1, 1]$, or it is drawn at random, +1
 # with a probability that grows with $w$:
 #
 # $$ \begin{aligned} w_b &= \operatorname{sign}(w) \quad\text{or}\quad P(w_b = 1) = \mathrm{clip}\big(\tfrac{w + 1}{2}, 0, 1\big), \\ w &\leftarrow \mathrm{clip}\Big(w - \eta \frac{\partial C}{\partial w_b}, -1, 1\Big) , \end{aligned} $$ (eq-binaryconnect)
 #
-# where $C$ is the loss and $\eta$ the learning rate.
+# where $C$ is the loss and $\eta$ the {term}`learning rate`.
 # We say that signs are *taken* in the first case, the deterministic one, and *drawn* in the second, the stochastic one.
 # The sign of zero is +1.
 #
@@ -139,7 +143,7 @@ wrong = (Sign.apply(zeros) != torch.tensor([1, 1, 1, -1, 1, -1])).sum()
 record("sign.wrong", wrong, "signs", exact=True)
 
 # %% [markdown]
-# **An experiment.** The network of the source has three hidden layers with batch norm, and is trained with the squared
+# **An experiment.** The network of the source has three hidden layers with {term}`batch norm`, and is trained with the squared
 # hinge loss.
 # We train it in three ways: with floats, with signs that are taken, and with signs that are drawn again for each batch.
 # A network trained with drawn signs can answer with its real weights, as in the source, or with their signs.
@@ -238,7 +242,7 @@ evidence.phrase("binarization.draw.outcome", "worse" if more else "no worse")
 # The source reports 1.29 % on MNIST after many times as much training {cite:p}`courbariaux2015binaryconnect`.
 # Drawn signs do {glue:text}`binarization.draw.outcome` here: the error is
 # {glue:text}`binarization.mlp.stochastic_error_pct` if the network answers with its real weights.
-# In the source, after hundreds of epochs, drawn signs are the better ones.
+# In the source, after hundreds of {term}`epochs <epoch>`, drawn signs are the better ones.
 # On the training images, the error with signs that are taken is
 # {glue:text}`binarization.mlp.binaryconnect_training_error_pct`.
 # With floats it is {glue:text}`binarization.mlp.float_training_error_pct`.
@@ -464,8 +468,8 @@ record("alexnet.file_ratio", whole / small, exact=True)
 # **What to see.** With signs and scales, the digit classifier has an error of
 # {glue:text}`binarization.lenet5.bwn_error_pct`, {glue:text}`binarization.lenet5.outcome` the
 # {glue:text}`binarization.lenet5.float_error_pct` of floats.
-# {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`:
-# a filter of the second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, the file of
+# {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`.
+# A filter of the second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, the file of
 # LeNet-5 {glue:text}`binarization.lenet5.bwn_file_ratio`, and that of AlexNet
 # {glue:text}`binarization.alexnet.file_ratio`.
 #

@@ -11,10 +11,11 @@
 # # Binary weights and activations: BNN, XNOR-Net, ABC-Net, GXNOR
 #
 # Can a network work if the values between its layers are signs, too, so that it only needs to count bits?
-# It can: a digit classifier with three hidden layers then misclassifies
-# {mean}`binarization_activations.mlp.bnn_error_pct 1` of the test images instead of
-# {mean}`binarization_activations.mlp.float_error_pct 1`, and counting bits gives exactly its answers.
-# With a third value, zero, the error is {mean}`binarization_activations.mlp.gxnor_error_pct 1`, although the training
+# It can.
+# A digit classifier with three hidden layers then misclassifies {mean}`binarization_activations.mlp.bnn_error_pct 1` of
+# the test images instead of {mean}`binarization_activations.mlp.float_error_pct 1`, and counting bits gives exactly the
+# same answers.
+# With zero as a third value, the error is {mean}`binarization_activations.mlp.gxnor_error_pct 1`, although the training
 # keeps no real weights.
 #
 # ```{claims} binarization_activations
@@ -102,7 +103,7 @@ def mlps(
 # (sec-bnn)=
 # ## Binarized neural network: signs times signs
 #
-# **The idea.** Each layer of a binarized neural network (BNN) passes on only the signs of its batch norm's outputs, and
+# **The idea.** Each layer of a binarized neural network (BNN) passes on only the signs of its {term}`batch norm`'s outputs, and
 # the next layer reads nothing else {cite:p}`courbariaux2016binarynet,hubara2016bnn`.
 # The sign has no slope, so in training the gradient passes as if the sign were a straight line.
 # It passes only where the value is near zero: far away, a small step would not flip the sign.
@@ -279,7 +280,7 @@ record("xnor.input_scale_deviation", deviation, digits=7, exact=True)
 # We train it in three forms: with floats and batch norm before the inner layers, as an XNOR-Net without $K$, and as one
 # with $K$.
 # The authors' released code leaves $K$ out.
-# A fourth form has the order that used to be common: convolution, batch norm, activation (here the sign), pooling, or
+# A fourth form has the order that used to be common: convolution, batch norm, {term}`activation` (here the sign), pooling, or
 # C-B-A-P for short.
 # XNOR-Net takes the signs after pooling.
 

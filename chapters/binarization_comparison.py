@@ -10,12 +10,15 @@
 # (sec-binarization-comparison)=
 # # Binary networks compared: BinaryConnect, BWN, BNN, XNOR-Net, ABC-Net, GXNOR-Net
 #
-# How much accuracy does a binary network lose, and how small does its file become?
-# On color images, a network with three convolutions misclassifies {mean}`binarization_comparison.cnn.float_error_pct 0`
-# with floats and {mean}`binarization_comparison.cnn.xnor_error_pct 0` with signs for weights and inputs (XNOR-Net);
-# binary weights with scales (BWN) alone {glue:text}`binarization_comparison.cnn.weights`.
-# On gray digits, the same change {glue:text}`binarization_comparison.lenet5.signs` for LeNet-5, a classifier with two
-# convolutions, and makes its file {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
+# How much accuracy does a binary network lose, and how small does its file get?
+# A network for color images, with three convolutions, misclassifies
+# {mean}`binarization_comparison.cnn.float_error_pct 0` with floats.
+# With signs for weights and inputs (XNOR-Net), it misclassifies
+# {mean}`binarization_comparison.cnn.xnor_error_pct 0`; binary weights with scales (BWN) alone
+# {glue:text}`binarization_comparison.cnn.weights`.
+# For LeNet-5, which reads gray digits with two convolutions, XNOR-Net
+# {glue:text}`binarization_comparison.lenet5.signs`, and makes the file
+# {mean}`binarization_comparison.lenet5.xnor_file_ratio 0` smaller.
 #
 # ```{claims} binarization_comparison
 # ```
@@ -82,9 +85,9 @@ TITLES = {"lenet5": "LeNet-5, digits", "cnn": "color images"}
 #
 # We apply all methods of this section to the same two networks.
 # One is LeNet-5, for digits.
-# The other, for color images, has three convolutions of 3 by 3 pixels, each followed by pooling, batch norm and ReLU,
+# The other, for color images, has three convolutions of 3 by 3 pixels, each followed by pooling, {term}`batch norm` and ReLU,
 # and then a linear layer.
-# All forms of a network get the same images, the same number of epochs and the same learning rate of Adam.
+# All forms of a network get the same images, the same number of {term}`epochs <epoch>` and the same learning rate of Adam.
 # Only the discrete weights of GXNOR have a rate of their own, since there it sets a probability.
 #
 # | method | weights | inputs of a layer | layers |
@@ -279,7 +282,7 @@ evidence.phrase("binarization_comparison.lenet5.norm", norm)
 
 # %% [markdown]
 # **What to see.** On color images, signs for the inputs {glue:text}`binarization_comparison.cnn.inputs` signs for the weights.
-# The error is {mean}`binarization_comparison.cnn.float_error_pct` with floats, {mean}`binarization_comparison.cnn.bwn_error_pct` with binary weights (BWN) and {mean}`binarization_comparison.cnn.xnor_error_pct` with XNOR-Net.
+# The error is {mean}`binarization_comparison.cnn.float_error_pct` with floats, {mean}`binarization_comparison.cnn.bwn_error_pct` with {term}`binary weights` (BWN) and {mean}`binarization_comparison.cnn.xnor_error_pct` with XNOR-Net.
 # BWN and XNOR-Net binarize the same layers and scale each filter; BinaryConnect binarizes all layers, without scales.
 # The survey says that XNOR-Net is as accurate as single precision {cite:p}`berthelier2020survey`: {verdict}`C2.6-22`.
 #
@@ -429,6 +432,11 @@ saved = len(storage.dumps(net)) / len(storage.dumps(by_map))
 evidence.answer(f"The file is then {saved:.2f} times smaller.")
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.6
+# ```
+#
 # ## In short
 #
 # - Binary weights make files many times smaller, but by less than the bits of a float suggest: the first and the last

@@ -77,7 +77,7 @@ def timed(calls):  # milliseconds: medians, the calls taking turns
 #
 # $$ a \cdot b = K - 2\, \mathrm{popcount}(a \oplus b) . $$ (eq-popcount)
 #
-# Here $\oplus$ marks the bits that differ, and popcount counts them.
+# Here $\oplus$ marks the bits that differ, and {term}`popcount` counts them.
 # If the last word is not full, both rows are filled with zeros, which do not differ.
 #
 # **The code.** numba, a compiler for Python, cannot express vectors of 512 bits, so the inner loop is written in LLVM's
@@ -394,7 +394,7 @@ evidence.phrase(
 
 # %% [markdown]
 # **What to see.** The speed-up depends on the rival.
-# Against floats multiplied one at a time, which no library does, the kernel is
+# Against floats multiplied one at a time, which no library does, the {term}`kernel` is
 # {glue:text}`binarization.kernel.scalar_conv_ratio` as fast; against torch it is
 # {glue:text}`binarization.kernel.conv_ratio` as fast.
 # The source counts {glue:text}`binarization.xnor.counted_ratio` for 256 channels and
@@ -404,7 +404,7 @@ evidence.phrase(
 # {glue:text}`binarization.kernel.counted_here_ratio`.
 # The survey {cite:p}`berthelier2020survey` says 58 times: by count {verdict}`C2.6-31`, by the clock {verdict}`C2.6-23`.
 #
-# Whole networks gain less than their convolutions, because their first and last layers, pooling and batch norm stay
+# Whole networks gain less than their convolutions, because their first and last layers, pooling and {term}`batch norm` stay
 # real.
 # With one image, VGG is {glue:text}`binarization_speed.vgg.one_speedup_latency_ratio` as fast and LeNet-5
 # {glue:text}`binarization_speed.lenet5.one_speedup_latency_ratio`.
@@ -473,6 +473,10 @@ record("xnor.real_products_with_k_pct", (2 + shared) * real, digits=3, exact=Tru
 #
 # **Several bases.** A layer of ABC-Net with M matrices of signs (bases) for its weights and M for its inputs takes M²
 # products of signs {cite:p}`lin2017abcnet`.
+#
+# ```{predict} five-bases
+# ```
+#
 # With one, three and five bases, the convolution has {glue:text}`binarization.abc1.speedup_latency_ratio`,
 # {glue:text}`binarization.abc3.speedup_latency_ratio` and {glue:text}`binarization.abc5.speedup_latency_ratio` the
 # speed of torch's convolution of floats:

@@ -11,8 +11,12 @@
 # # Knowledge distillation: soft targets, mimic learning, unlabeled data
 #
 # When does a small network (the student) learn more from a large one (the teacher) than from labels?
-# When labels are few: with {mean}`distillation.few.samples` color images, a student that copies its teacher's softened probabilities is right on {mean}`distillation.few.soft4_accuracy_pct 0` of the test images, and on {mean}`distillation.few.hard_accuracy_pct 0` with labels alone.
-# If the student has all the images and labels that the teacher had, the teacher {glue:text}`distillation.all.outcome`.
+# When labels are few.
+# With {mean}`distillation.few.samples` color images, a student that copies its teacher's softened probabilities is
+# right on {mean}`distillation.few.soft4_accuracy_pct 0` of the test images, and on
+# {mean}`distillation.few.hard_accuracy_pct 0` with labels alone.
+# If the student has all the images and labels that the teacher had, the teacher
+# {glue:text}`distillation.all.outcome`.
 #
 # ```{claims} distillation
 # ```
@@ -102,9 +106,9 @@ def taught(build, teaching, count=None, **options):  # one student for each seed
 #
 # **The idea.** A label says "cat". A trained network says "cat, perhaps dog, surely not truck", and there is more to
 # learn from that {cite:p}`hinton2015distilling`.
-# The *teacher* is a large network that is already trained, the *student* a small one.
+# The *{term}`teacher`* is a large network that is already trained, the *{term}`student`* a small one.
 #
-# **The formula.** The logits $z$ of a network, its outputs before the softmax, are divided by a temperature $T$, so
+# **The formula.** The {term}`logits <logit>` $z$ of a network, its outputs before the {term}`softmax`, are divided by a {term}`temperature` $T$, so
 # that small probabilities count:
 #
 # $$ p_i^{(T)}(z) = \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)} . $$ (eq-temperature)
@@ -121,7 +125,7 @@ def taught(build, teaching, count=None, **options):  # one student for each seed
 figures.show_source(soft_targets.loss)
 
 # %% [markdown]
-# **An exact check.** At a high temperature, soft targets compare logits from which their mean is subtracted.
+# **An exact check.** At a high temperature, {term}`soft targets` compare logits from which their mean is subtracted.
 # For $C$ classes, the gradient tends to $\frac{1}{C}\big[(z - \bar z) - (v - \bar v)\big]$, and the distance to it
 # falls with $1/T$.
 

@@ -10,9 +10,9 @@
 # (sec-distillation-comparison)=
 # # Distillation compared: ensembles, features, rankings, attention, singular vectors
 #
-# Should a small network copy what happens inside its teacher, a larger network, or only the teacher's answers?
-# We train it on {mean}`distillation_comparison.race.samples` color images in seven ways: its accuracy is
-# {mean}`distillation_comparison.race.labels_accuracy_pct 0` with labels alone and
+# What should a small network copy from its teacher, a larger one: only the answers, or also what happens inside?
+# We train it on {mean}`distillation_comparison.race.samples` color images in seven ways.
+# It is right on {mean}`distillation_comparison.race.labels_accuracy_pct 0` of the test images with labels alone, and on
 # {mean}`distillation_comparison.race.soft_accuracy_pct 0` with soft targets, the teacher's softened answers.
 # In equal training time, {glue:text}`distillation_comparison.race.outcome`.
 #
@@ -117,10 +117,10 @@ few_gray, unlabeled = gray.train.first(labeled), gray.train.first(transfer)
 #
 # **The idea.** Several networks that differ only in their seeds are more accurate together than each of them alone, but
 # they also cost several times as much.
-# One student of the same size can learn their mean answer {cite:p}`hinton2015distilling`.
+# One {term}`student` of the same size can learn their mean answer {cite:p}`hinton2015distilling`.
 #
 # **The formula.** The target is the mean of the $M$ members' probabilities, softened by a temperature $T$.
-# Alternatively, it is the softmax of their mean logits, which amounts to the geometric mean of the probabilities:
+# Alternatively, it is the softmax of their mean {term}`logits <logit>`, which amounts to the geometric mean of the probabilities:
 #
 # $$ \bar p = \frac{1}{M} \sum_{m=1}^M p^{(T)}(v_m) \qquad\text{or}\qquad \bar p \propto \Big(\prod_{m=1}^M p^{(T)}(v_m)\Big)^{1/M} . $$ (eq-ensemble)
 #
@@ -130,7 +130,7 @@ few_gray, unlabeled = gray.train.first(labeled), gray.train.first(transfer)
 figures.show_source(ensemble.Ensemble)
 
 # %% [markdown]
-# **An exact check.** The cross-entropy of the mean probabilities is at most the mean cross-entropy of the members, for every sample (Jensen's inequality).
+# **An exact check.** The {term}`cross-entropy` of the mean probabilities is at most the mean cross-entropy of the members, for every sample (Jensen's inequality).
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -143,7 +143,7 @@ assert (of_mean <= torch.stack(each).mean(0) + 1e-6).all()
 # %% [markdown]
 # **An experiment.** Each member is a LeNet-300-100, a digit classifier with two hidden layers, trained on few labeled
 # images.
-# The student has the same shape and learns from the ensemble on images without labels.
+# The student has the same shape and learns from the {term}`ensemble` on images without labels.
 # There is one ensemble and one student for each seed.
 
 # %%
@@ -216,7 +216,7 @@ mixed += 0.3 * nn.functional.cross_entropy(outputs, torch.full((6, 10), 0.1))
 torch.testing.assert_close(nn.functional.cross_entropy(outputs, soft), mixed)
 
 # %% [markdown]
-# **An experiment.** We train teachers with and without smoothing; each teaches a small student, which learns from it
+# **An experiment.** We train {term}`teachers <teacher>` with and without smoothing; each teaches a small student, which learns from it
 # alone, at $T = 4$.
 # The student can learn from how the teacher's logits of the wrong classes vary among images of one class.
 
@@ -559,7 +559,7 @@ assert singular_vectors.loss((5 * one, -two), (one, two)) < 1e-12
 # All losses use the same networks, the same images and the same order of images.
 # The weight and the learning rate of each loss were chosen on validation images.
 # In the column "equal epochs" all students train for the same number of epochs.
-# In the column "equal time" they train for as many epochs as fit into the time that soft targets need.
+# In the column "equal time" they train for as many epochs as fit into the time that {term}`soft targets` need.
 
 # %% tags=["hide-input"]
 augmented = {"shift": 2, "flip": color_data == "cifar10"}
@@ -916,6 +916,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.1
+# ```
+#
 # ## In short
 #
 # - Plain soft targets are the baseline to beat, and they cost little time.

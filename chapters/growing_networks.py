@@ -210,9 +210,9 @@ record("gcs.broken_insertions", sum(broken), exact=True)
 # We train one on images of handwritten digits, reduced to {mean}`growing_networks.map.components` principal components.
 # Each cell is labeled with the digit that is most frequent among the images nearest to it.
 # The usual picture of such data is the plane of the first two components.
-# There, k-means places the same number of centers, and each is joined to its neighbors.
+# There, {term}`k-means` places the same number of centers, and each is joined to its neighbors.
 # In both maps we count the edges whose two ends have the same label, on images that were not used for learning.
-# The step size of the neighbors is chosen on validation images.
+# The step size of the neighbors is chosen on {term}`validation` images.
 
 
 # %% tags=["hide-input"]
@@ -559,7 +559,7 @@ figures.show(
 # **What to see.** Growth where the network is wrong ends with {mean}`growing_networks.spirals.error_cells` cells;
 # growth at random needs {finding}`more | growing_networks.spirals.random_over_error_ratio > 1`,
 # {mean}`growing_networks.spirals.random_cells`.
-# But k-means, which looks at no label, places as many units
+# But k-means, which looks at no label, places as many {term}`units <unit>`
 # {finding}`at least as well | growing_networks.spirals.rbf_accuracy_pct >= growing_networks.spirals.error_accuracy_pct`.
 # Its network classifies {mean}`growing_networks.spirals.rbf_accuracy_pct` of new points correctly, and the grown
 # network {mean}`growing_networks.spirals.error_accuracy_pct`.
@@ -723,7 +723,7 @@ figures.show(
 # ## Growing neural gas: a graph of any shape
 #
 # **The idea.** {cite:t}`fritzke1995growing` gives up the triangles.
-# As in a neural gas, each sample connects the two units that are nearest to it, and edges that are no longer used
+# As in a {term}`neural gas`, each sample connects the two units that are nearest to it, and edges that are no longer used
 # disappear.
 # As in cell structures, a unit is added where the error is largest.
 # There is no dimension to choose and no schedule: every constant stays the same.
@@ -1164,6 +1164,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 3.2.1
+# ```
+#
 # ## In short
 #
 # - Networks that grow until a criterion is met need no size beforehand; a growing gas needs no shape either.

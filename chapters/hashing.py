@@ -11,12 +11,13 @@
 # # Hashing: weights that share values by chance
 #
 # How small can a network's file be if a hash function decides which of its weights are equal?
-# A digit classifier with one hidden layer that stores one value for every sixty-four weights has a file
-# {mean}`hashing.nets.file_ratio 0` {finding}`smaller | hashing.nets.file_ratio > 1` and an error of
+# We store one value for every sixty-four weights of a digit classifier with one hidden layer: its file gets
+# {mean}`hashing.nets.file_ratio 0` {finding}`smaller | hashing.nets.file_ratio > 1`, and its error is
 # {mean}`hashing.nets.error_pct 1`.
 # A dense network that fits into the same file
-# {finding}`misclassifies more | hashing.nets.smaller64_error_pct > hashing.nets.error_pct`,
-# {mean}`hashing.nets.smaller64_error_pct 1`, but hashing saves no time: for one image, the hashed layer
+# {finding}`misclassifies more | hashing.nets.smaller64_error_pct > hashing.nets.error_pct`:
+# {mean}`hashing.nets.smaller64_error_pct 1`.
+# But hashing saves no time: for one image, the hashed layer
 # {finding}`takes longer | hashing.layer.latency_ratio > 1` than the dense one.
 #
 # ```{claims} hashing
@@ -92,7 +93,7 @@ def gains(worse, better):  # in points, of networks with the same seeds
 # ## Feature hashing: fewer inputs, the same inner products
 #
 # **The idea.** Feature hashing replaces the inputs of a model by a few sums {cite:p}`weinberger2009feature`.
-# A hash function deals the inputs into $K$ buckets at random, and only the sum of each bucket is kept.
+# A {term}`hash function` deals the inputs into $K$ {term}`buckets <bucket>` at random, and only the sum of each bucket is kept.
 # A second hash chooses half of the inputs to be subtracted instead of added, so that inputs that share a bucket by
 # chance cancel on average.
 # Nothing is learned, and no matrix is stored.
@@ -212,7 +213,7 @@ figures.curves(
 # But nobody chooses which weights share: a hash of a weight's position in the matrix says which value it takes
 # {cite:p}`chen2015compressing`.
 # So a file holds the values and one seed, and no code for any weight.
-# The network is trained with its shared values from the start.
+# The network is trained with its {term}`shared values <weight sharing>` from the start.
 # The survey calls the method Nvidia's; most of its authors were at Washington University in St. Louis ({verdict}`C2.2-03`).
 #
 # **The formula.** Let $h(i, j)$ be the bucket and $\xi(i, j)$ the sign of the weight from input $j$ to output $i$.
@@ -539,7 +540,7 @@ record("layer.dense_multiply_adds", work["dense"], exact=True)
 # outputs as labels {cite:p}`hinton2015distilling`.
 # Then the last two steps of [Deep Compression](quantization.py) follow, without training {cite:p}`han2016deep`.
 # K-means replaces the $K$ values of each layer by sixteen, and the file stores for each of the $K$ which one it is, in
-# a Huffman code.
+# a {term}`Huffman code`.
 
 # %% tags=["hide-input"]
 teaching = soft_targets.distiller(dense[0], temperature=temperature)

@@ -10,12 +10,12 @@
 # (sec-hashing-search)=
 # # Hash tables that find the neurons to compute
 #
-# Can a layer compute only the units that matter for an input, without computing all of them to find out which?
-# A digit classifier whose hash tables choose {mean}`hashing_search.layers.active_pct 0` of its hidden units for each
-# image needs {mean}`hashing_search.layers.work_pct 0` of the multiply-adds, and classifies
-# {mean}`hashing_search.layers.lsh_accuracy_pct 1` of the test images correctly.
-# With all units it classifies {mean}`hashing_search.layers.dense_accuracy_pct 1` correctly, and this saving is a count:
-# by the clock, hashing in Python {glue:text}`hashing_search.layers.clock`.
+# Can a layer compute only the units that matter for an input, without computing them all to find out which?
+# For each image, our digit classifier lets hash tables choose {mean}`hashing_search.layers.active_pct 0` of its hidden
+# units, and then needs {mean}`hashing_search.layers.work_pct 0` of the multiply-adds.
+# It gets {mean}`hashing_search.layers.lsh_accuracy_pct 1` of the test images right, and with all units
+# {mean}`hashing_search.layers.dense_accuracy_pct 1`.
+# But this saving is a count: by the clock, hashing in Python {glue:text}`hashing_search.layers.clock`.
 #
 # ```{claims} hashing_search
 # ```
@@ -89,7 +89,7 @@ def differences(ones, others):  # of networks with the same seeds
 #
 # **The idea.** Draw a plane at random through the origin, and note in one bit on which side of it a vector lies.
 # Two vectors at a small angle are rarely separated, so they usually have the same bit {cite:p}`charikar2002similarity`.
-# Several bits together are the key of a bucket in a hash table.
+# Several bits together are the key of a {term}`bucket` in a {term}`hash table`.
 # With several tables, a vector has several chances to meet its neighbors {cite:p}`indyk1998approximate`.
 #
 # **The formula.** For a direction $r$ drawn from a normal distribution, and vectors $x$ and $y$ at the angle $\theta$,
@@ -214,7 +214,7 @@ figures.show(
 # (sec-inner-products)=
 # ## Search for large inner products
 #
-# **The idea.** A unit of a network is active when the inner product of its weights with the input is large.
+# **The idea.** A {term}`unit` of a network is active when the inner product of its weights with the input is large.
 # A small angle is not enough for that: a longer vector at a wider angle can have the larger inner product.
 # Three transforms therefore append a few values to both vectors, so that the largest inner product becomes the smallest
 # distance or angle.
@@ -463,7 +463,7 @@ figures.table(
 )
 
 # %% [markdown]
-# By count, the search needs {mean}`hashing_search.mips.multiply_adds_ratio` as many multiply-adds as brute force.
+# By count, the search needs {mean}`hashing_search.mips.multiply_adds_ratio` as many {term}`multiply-adds <multiply-add>` as brute force.
 # By the clock it {glue:text}`hashing_search.mips.clock` here, with {mean}`hashing_search.mips.latency_ratio` the time
 # of brute force.
 # The database of one layer is small, and a matrix product makes better use of a processor than counting shared buckets
@@ -473,7 +473,7 @@ figures.table(
 # ## Layers whose active units are found by hashing
 #
 # **The idea.** *Dropout* computes a random part of the units in training, and all of them afterwards.
-# *Adaptive dropout* keeps a unit with a probability that grows with its activation {cite:p}`ba2013adaptive`, but it
+# *Adaptive dropout* keeps a unit with a probability that grows with its {term}`activation` {cite:p}`ba2013adaptive`, but it
 # must compute all activations first.
 # {cite:t}`spring2017scalable` put the weight vectors of the units into hash tables and hash the input.
 # The units that share a bucket with the input are, with high probability, those with large activations.
@@ -1035,6 +1035,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.2
+# ```
+#
 # ## In short
 #
 # - Random planes give bits that agree for near vectors; keys and tables turn them into a sharp choice of neighbors.

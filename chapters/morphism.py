@@ -118,7 +118,7 @@ def differences(ones, others):  # of networks with the same seeds
 # ## Operations that keep the function
 #
 # **The idea.** A larger network usually begins again with random weights.
-# *Network morphism* chooses its weights so that it computes exactly what the trained one did, and training goes on from there {cite:p}`chen2016net2net,wei2016network`.
+# *{term}`Network morphism <morphism>`* chooses its weights so that it computes exactly what the trained one did, and training goes on from there {cite:p}`chen2016net2net,wei2016network`.
 # The survey says what is done, such as inserting a layer or adding a skip connection, but leaves out this promise.
 #
 # **The formula.** A wider layer has weights $U^{(i)}$ in place of $W^{(i)}$: channel $j$ is a copy of channel $g(j)$, a random one if it is new.
@@ -149,7 +149,7 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **An exact check.** Our network has two convolutions with batch norm and a linear layer.
+# **An exact check.** Our network has two convolutions with {term}`batch norm` and a linear layer.
 # We train it on the digits, apply every operation that it offers, one at a time, and then six in a row.
 # We compare the outputs in evaluation mode and in training mode, where batch norm takes its statistics from the images.
 
@@ -362,8 +362,8 @@ record("exact.images", len(seen_by_all), exact=True)
 # ### How many epochs does it save?
 #
 # **An experiment.** We widen both convolutions to twice their channels, insert a third one, and add a skip connection.
-# Then we train this *morphed* network for one epoch or a few more.
-# Two *fresh* rivals have its architecture and random weights.
+# Then we train this *morphed* network for one {term}`epoch` or a few more.
+# Two *fresh* rivals have its {term}`architecture` and random weights.
 # One is trained for as many epochs as the morphed network, the other for as many as the small and the morphed one together.
 # Validation images choose the learning rate of each.
 
@@ -654,8 +654,8 @@ assert np.allclose(mean, values, atol=1e-3) and spread.max() < 1e-3
 # **An experiment.** Training every network of many searches would take too long.
 # So each network of a small space was trained beforehand, with three seeds.
 # It is a chain of four operations, each a convolution, a pointwise one, a separable one, or none.
-# A search looks up the validation accuracy of a network in that table, as if it had trained it.
-# The *regret* of a search is how far the network that it chooses is behind the best one, on test images and in the mean over seeds.
+# A search looks up the {term}`validation` accuracy of a network in that table, as if it had trained it.
+# The *{term}`regret`* of a search is how far the network that it chooses is behind the best one, on test images and in the mean over seeds.
 #
 # In this space size decides: the number of parameters alone ranks all networks with a correlation of {mean}`morphism.bo.parameters_rank_correlation`.
 # Finding the largest needs no search, so a network may have at most the median of the multiply-adds.
@@ -1259,6 +1259,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 3.2.3
+# ```
+#
 # ## In short
 #
 # - A trained network can be widened, deepened and branched without changing what it computes, which the survey leaves out.

@@ -11,9 +11,9 @@
 # # Neuroevolution: networks that evolve
 #
 # Can evolution find the connections of a network as well as its weights?
-# NEAT, which starts without hidden nodes and adds them by mutation, learns exclusive or in
-# {mean}`neuroevolution.xor.generations 0` generations and balances two poles on a cart after
-# {mean}`neuroevolution.pole.evaluations 0` tries.
+# NEAT starts without hidden nodes and adds them by mutation.
+# It learns exclusive or in {mean}`neuroevolution.xor.generations 0` generations, and it balances two poles on a cart
+# after {mean}`neuroevolution.pole.evaluations 0` tries.
 # A fixed network whose weights evolve is
 # {finding}`faster on both tasks | neuroevolution.xor.fixed3_evaluations < neuroevolution.xor.evaluations; neuroevolution.pole.fixed0_evaluations < neuroevolution.pole.neat_evaluations`
 # if its number of hidden nodes is right, but the right number differs from task to task.
@@ -103,8 +103,8 @@ def bare(ax):  # axes for a drawing
 # (sec-competing-conventions)=
 # ## Why crossover of networks fails
 #
-# **The idea.** Evolution combines two good parents into a child: a *crossover* takes one part from each.
-# But the hidden units of a network can be in any order without changing what it computes, so two networks that compute
+# **The idea.** Evolution combines two good parents into a child: a *{term}`crossover`* takes one part from each.
+# But the hidden {term}`units <unit>` of a network can be in any order without changing what it computes, so two networks that compute
 # the same may have different encodings.
 # Their child may then get one unit twice and lose another.
 # This is the problem of *competing conventions*, or the permutation problem {cite:p}`radcliffe1993genetic`.
@@ -341,15 +341,15 @@ figures.show(
 # ## NEAT: topologies that grow
 #
 # **The idea.** NEAT, *NeuroEvolution of Augmenting Topologies* {cite:p}`stanley2002evolving`, starts with networks that
-# have no hidden nodes, and lets mutations add nodes and connections.
-# Each new connection gets the next *innovation number*, its historical mark, so any two genomes can be aligned and
+# have no hidden nodes, and lets {term}`mutations <mutation>` add nodes and connections.
+# Each new connection gets the next *innovation number*, its historical mark, so any two {term}`genomes <genome>` can be aligned and
 # crossed.
 # A network with a new node does worse at first.
-# Therefore similar genomes form a *species* and compete only within it, until the new node has become useful.
+# Therefore similar genomes form a *{term}`species`* and compete only within it, until the new node has become useful.
 #
 # **The formula.** Compare two genomes of up to $N$ genes.
 # If $E$ genes are excess, $D$ are disjoint, and the weights of matching genes differ by $\bar W$ on average, their
-# distance is $\delta$; $f$ is the fitness:
+# distance is $\delta$; $f$ is the {term}`fitness`:
 #
 # $$ \delta = c_1 \frac{E}{N} + c_2 \frac{D}{N} + c_3 \bar W, \qquad f'_i = \frac{f_i}{|S|}, \qquad \text{children of } S \propto \sum_{i \in S} f'_i . $$ (eq-neat)
 #
@@ -1104,6 +1104,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 3.2.2
+# ```
+#
 # ## In short
 #
 # - Crossover needs to know which parts of two networks correspond; historical marks tell it, where the parts have one

@@ -12,10 +12,12 @@
 #
 # Can a network be *trained* with 16-bit numbers, and not only stored in them?
 # Yes, if numbers are rounded up or down at random: LeNet-300-100, a digit classifier, then has an error of
-# {mean}`numerical_precision.stochastic8.error_pct 1`, and with 32-bit floats
+# {mean}`numerical_precision.stochastic8.error_pct 1`, and with 32-bit floats it has
 # {mean}`numerical_precision.float.error_pct 1`.
-# Rounding to the nearest number loses small updates and gives {mean}`numerical_precision.nearest8.error_pct 1`; if each
-# kind of number has its own range, 10 bits {glue:text}`numerical_precision.dynamic10.outcome`.
+# Rounding to the nearest number is
+# {finding}`worse | numerical_precision.nearest8.error_pct > numerical_precision.stochastic8.error_pct`: small updates get
+# lost, and the error is {mean}`numerical_precision.nearest8.error_pct 1`.
+# If each kind of number has its own range, 10 bits {glue:text}`numerical_precision.dynamic10.outcome`.
 #
 # ```{claims} numerical_precision
 # ```
@@ -95,7 +97,7 @@ def network(seed):
 # %% [markdown]
 # (sec-fixed-point)=
 # ## Fixed point: everything in 16 bits
-# **The idea.** In fixed point, every number is a whole multiple of one small step.
+# **The idea.** In {term}`fixed point`, every number is a whole multiple of one small step.
 # {cite:t}`gupta2015limited` use it for all numbers of the training: not only the weights, but also biases, outputs,
 # back-propagated errors, gradients and updates.
 # Such numbers need only integer units, which are small and cheap in hardware.
@@ -115,7 +117,7 @@ def network(seed):
 #
 # Numbers outside the range are set to the nearer end of it.
 # A dot product is summed in a wide accumulator and rounded once.
-# With the gradient $g$ and the learning rate $\eta$, a training step is
+# With the gradient $g$ and the {term}`learning rate` $\eta$, a training step is
 #
 # $$ W \leftarrow Q\big(W - Q(\eta\, Q(g))\big). $$ (eq-fixed-point-update)
 #
@@ -127,7 +129,7 @@ figures.show_source(formats.round_each, gradient_descent.train)
 # %% [markdown]
 # We simulate the wide accumulator with 32-bit floats, which round a long sum at their 24th bit.
 # In a `float64` network the sum is exact, and a test compares it with integer arithmetic.
-# The loss and its softmax are computed in floats.
+# The loss and its {term}`softmax` are computed in floats.
 # The division by the batch size happens in the accumulator, and there is no momentum, which would need one more format.
 #
 # **An exact check.** Which of the two neighbors is taken, and how often?
@@ -188,7 +190,7 @@ record("setting.updates", updates, "updates", 0, exact=True)
 # %% [markdown]
 # Rounding to nearest loses every one of these updates, because each is smaller than half a step.
 # After {glue:text}`numerical_precision.setting.updates` the weight has moved
-# {glue:text}`numerical_precision.nearest.moved_steps`; with stochastic rounding it has moved
+# {glue:text}`numerical_precision.nearest.moved_steps`; with {term}`stochastic rounding` it has moved
 # {glue:text}`numerical_precision.stochastic.moved_steps`, as it should on average.
 #
 # ### How many fractional bits?

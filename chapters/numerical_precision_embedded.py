@@ -10,13 +10,15 @@
 # (sec-numerical-precision-embedded)=
 # # Limited precision on embedded processors: short floats and integer networks
 #
-# How many bits does a network need where 32-bit floats are too expensive?
-# To answer, eight bits {glue:text}`numerical_precision_embedded.inference8.outcome`: a trained digit classifier with
+# How many bits does a network need where 32-bit floats cost too much?
+# Once it is trained, eight bits {glue:text}`numerical_precision_embedded.inference8.outcome`: a digit classifier with
 # one hidden layer misclassifies {mean}`numerical_precision_embedded.inference8.error_pct 1` in 8-bit fixed point and
 # {mean}`numerical_precision_embedded.float32.error_pct 1` in floats.
-# To learn in eight bits, {glue:text}`numerical_precision_embedded.ranged8.outcome`: its error is
-# {mean}`numerical_precision_embedded.learning8.error_pct 0` in a wide range, where most updates get lost, and
-# {mean}`numerical_precision_embedded.ranged8.error_pct 0` in a chosen one.
+# When it learns in eight bits, {glue:text}`numerical_precision_embedded.ranged8.outcome`.
+# In a wide range,
+# {finding}`most updates get lost | numerical_precision_embedded.learning8.swallowed_pct > 50`, and the error is
+# {mean}`numerical_precision_embedded.learning8.error_pct 0`; in a chosen one it is
+# {mean}`numerical_precision_embedded.ranged8.error_pct 0`.
 #
 # ```{claims} numerical_precision_embedded
 # ```
@@ -69,7 +71,7 @@ def error(model):
 #
 # **The idea.** Long before deep networks, the number of bits decided what hardware could be built.
 # {cite:t}`iwata1989artificial` built an accelerator from signal processors with 24-bit floats.
-# {cite:t}`hammerstrom1990vlsi` designed a chip for learning in fixed point of 8 and 16 bits.
+# {cite:t}`hammerstrom1990vlsi` designed a chip for learning in {term}`fixed point` of 8 and 16 bits.
 # {cite:t}`holt1993finite` analyzed what rounding errors do in a network.
 #
 # **The formula.** A float with $e$ bits for the exponent $E$, $m$ bits for the significand $F$, and the bias $\beta = 2^{e-1} - 1$
@@ -160,7 +162,7 @@ figures.show(
 figures.show_source(limited_precision.learn)
 
 # %% [markdown]
-# Every variable in memory is rounded to nearest: weights, activations, errors and updates.
+# Every variable in memory is rounded to nearest: weights, {term}`activations <activation>`, errors and updates.
 # In fixed point, signals lie between −1 and 1.
 # Weights lie between −8 and 8, which takes four integer bits, one of them for the sign.
 # A shorter word may do better with a narrower range of weights.
@@ -272,7 +274,7 @@ figures.show(
 # **What to see.** In the same range, learning
 # {finding}`needs more bits than answering | numerical_precision_embedded.learning8.error_pct - numerical_precision_embedded.inference8.error_pct > 5`:
 # an update smaller than half a step changes nothing, and answering has no updates.
-# In the last epoch, learning in 8 bits lost {mean}`numerical_precision_embedded.learning8.swallowed_pct 2` of its
+# In the last {term}`epoch`, learning in 8 bits lost {mean}`numerical_precision_embedded.learning8.swallowed_pct 2` of its
 # updates in this way.
 # Learning in 16 bits lost {mean}`numerical_precision_embedded.learning16.swallowed_pct`.
 # A narrower range has finer steps.
@@ -302,7 +304,7 @@ figures.show(
 #
 # Our network is similar to the Convolutional Face Finder {cite:p}`garcia2004cff`, which has two stages.
 # Each stage is a convolution, a mean over windows of $2 \times 2$ with a factor and a bias, and tanh.
-# The first stage has 4 maps and kernels of $5 \times 5$ pixels, the second 14 maps and kernels of $3 \times 3$.
+# The first stage has 4 maps and {term}`kernels <kernel>` of $5 \times 5$ pixels, the second 14 maps and kernels of $3 \times 3$.
 # One neuron for each of these maps follows, and then the output layer.
 # We have no images of faces, so handwritten digits stand in for them.
 #
@@ -671,6 +673,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.5
+# ```
+#
 # ## In short
 #
 # - A trained network answers well in 8-bit fixed point. Learning in 8 bits fails when the weights have a wide range,

@@ -75,20 +75,20 @@ def errors(networks, split=dataset.test):
 # ## Train, prune, retrain
 #
 # **The idea.** A trained network does not need all of its weights.
-# The small ones change its answers least, so they are removed first, and retraining lets the others take over their
+# The small ones change its answers least, so they are removed first, and {term}`retraining <fine-tuning>` lets the others take over their
 # work.
 # The survey credits this three-step method to "Signorini et al.", but it comes from {cite:t}`han2015learning`.
 # The seven chapters that follow refine it: which weights, filters or factors to remove, and what that gains in speed.
 #
-# **The formula.** A weight $w_{ij}$ is kept if its magnitude reaches a threshold,
+# **The formula.** A weight $w_{ij}$ is kept if its {term}`magnitude` reaches a threshold,
 #
 # $$ m_{ij} = \mathbb 1\big(\lvert w_{ij} \rvert \ge s\,\sigma\big), \qquad \hat w_{ij} = m_{ij}\, w_{ij}, $$ (eq-magnitude)
 #
-# where $m_{ij}$ is the mask, $\hat w_{ij}$ is the pruned weight, and $\sigma$ is the standard deviation of the layer's
+# where $m_{ij}$ is the {term}`mask`, $\hat w_{ij}$ is the {term}`pruned <pruning>` weight, and $\sigma$ is the standard deviation of the layer's
 # weights.
 # The *quality parameter* $s$ sets how much is removed: the larger it is, the sparser the network.
 # Because $\sigma$ differs between layers, one $s$ prunes each layer at its own scale.
-# Instead of $s$ you can set a *density*, the share of weights that stay.
+# Instead of $s$ you can set a *{term}`density`*, the share of weights that stay.
 #
 # **The code.** These functions choose the mask:
 
@@ -163,6 +163,9 @@ def trained_on(networks, split=dataset.train, **options):
 # start.
 # We also prune with a quality parameter of {glue:text}`pruning.lenet300.quality`.
 # It takes 92 % of normally distributed weights, the share that {cite:t}`han2015learning` removed from this network.
+#
+# ```{predict} weights-of-the-start
+# ```
 
 # %%
 at = min(range(len(densities)), key=lambda i: abs(densities[i] - 0.08))

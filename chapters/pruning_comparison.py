@@ -12,13 +12,13 @@
 #
 # Which criterion finds the filters that a network can lose with the least harm?
 # We cut ResNet-8, a small residual network for color images, to {mean}`pruning_comparison.resnet8.multiply_adds_pct 0`
-# of its multiply-adds and train it no further.
+# of its multiply-adds, and train it no further.
 # The method that ranks first on validation images, {glue:text}`pruning_comparison.resnet8.best_name`, keeps an accuracy
 # of {mean}`pruning_comparison.resnet8.best_before_pct 0`.
 # Random filters keep {mean}`pruning_comparison.resnet8.random_before_pct 0`, and
 # {mean}`pruning_comparison.resnet8.random__least_squares_before_pct 0` if the next layers are refitted to their old
 # outputs.
-# After fine-tuning on all images the small network is {glue:text}`pruning_comparison.resnet8.behind`.
+# After fine-tuning on all images, the small network is {glue:text}`pruning_comparison.resnet8.behind`.
 #
 # ```{claims} pruning_comparison
 # ```
@@ -110,7 +110,7 @@ def copied(split, n):
 # %% [markdown]
 # ## The criteria
 #
-# A criterion takes the network, a few calibration images and a seed, and gives every filter a score; the filters with
+# A criterion takes the network, a few {term}`calibration images <calibration>` and a seed, and gives every {term}`filter` a score; the filters with
 # low scores go.
 #
 # | criterion | a filter matters if ... | explained in |
@@ -204,9 +204,9 @@ gray = datasets.Dataset(
 # ## Equal terms
 #
 # For each seed we train a dense network, and draw its calibration images, the random filters and the order of images in
-# fine-tuning.
+# {term}`fine-tuning`.
 # All criteria get the same networks and the same draws, so we can compare them in pairs.
-# Whatever we choose below, such as the best criterion, we choose on validation images and report on test images.
+# Whatever we choose below, such as the best criterion, we choose on {term}`validation` images and report on test images.
 # Every criterion removes the same number of filters from every layer, so all pruned networks have one shape and differ
 # only in the choice.
 # Batch norm's means and variances are measured again on the calibration images, because removing channels changes them.
@@ -424,7 +424,7 @@ for name, word in (("masked", "masked"), ("shrunk", "cut")):
 # though both give the same outputs.
 # With 64 images at once, the masked network takes {glue:text}`pruning_comparison.resnet8.masked_latency_ratio` the time
 # of the dense one and the shrunk network {glue:text}`pruning_comparison.resnet8.cut_latency_ratio`.
-# {ref}`sec-pruning-speed` measures how far time follows multiply-adds.
+# {ref}`sec-pruning-speed` measures how far time follows {term}`multiply-adds <multiply-add>`.
 #
 # ### The network that is kept
 #

@@ -10,9 +10,10 @@
 # (sec-pruning-factorization)=
 # # Factorization: SVD, separable filters, CP and Tucker
 #
-# Four methods can replace a large layer by a few small ones that compute nearly the same.
-# With each of them, LeNet-5, a small digit classifier, keeps {mean}`pruning_factorization.lenet5.share_pct` of the
-# weights in one layer: after a short retraining its error {glue:text}`pruning_factorization.lenet5.outcome`.
+# Can a few small layers replace a large one, and compute nearly the same?
+# Four methods can.
+# Each of them keeps {mean}`pruning_factorization.lenet5.share_pct` of the weights in one layer of LeNet-5, a small
+# digit classifier; after a short retraining, its error {glue:text}`pruning_factorization.lenet5.outcome`.
 # Unlike a mask, factorization
 # {finding}`saves both computation and storage | pruning_factorization.lenet5.network_multiply_adds_ratio > 1; pruning_factorization.lenet5.network_file_ratio > 1`:
 # with its two large layers factorized, LeNet-5 needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio 1`
@@ -75,9 +76,9 @@ def retrained(model, epochs, seed, learning_rate):
 # **The idea.** A layer with 784 inputs and 300 outputs mixes its inputs in 300 ways.
 # If a few mixtures carry most of what the layer does, compute those first, and then the 300 outputs from them.
 #
-# **The formula.** Cut the singular value decomposition of the weight $W \in \mathbb R^{m \times n}$ after the $r$
+# **The formula.** Cut the {term}`singular value decomposition` of the weight $W \in \mathbb R^{m \times n}$ after the $r$
 # largest singular values.
-# The result is the matrix of rank $r$ that is nearest to $W$, and its squared error is the sum of the squared singular
+# The result is the matrix of {term}`rank` $r$ that is nearest to $W$, and its squared error is the sum of the squared singular
 # values $\sigma_i$ that were cut:
 #
 # $$
@@ -173,7 +174,7 @@ figures.curves(
 # (sec-spatial)=
 # ## Columns and rows: separable filters
 #
-# **The idea.** If a kernel is a column times a row, it can be applied in two passes over the image, one down and one
+# **The idea.** If a {term}`kernel` is a column times a row, it can be applied in two passes over the image, one down and one
 # across.
 # Few kernels have this form, but every kernel is a sum of such products.
 #
@@ -525,7 +526,7 @@ falls = "less than" if ratio > adds[1] / adds[0] else "as much as"
 evidence.phrase("pruning_factorization.lenet5.falls", falls)
 
 # %% [markdown]
-# **What to see.** The time falls {glue:text}`pruning_factorization.lenet5.falls` the multiply-adds do: the factorized
+# **What to see.** The time falls {glue:text}`pruning_factorization.lenet5.falls` the {term}`multiply-adds <multiply-add>` do: the factorized
 # network needs {mean}`pruning_factorization.lenet5.network_multiply_adds_ratio` fewer of them and takes
 # {glue:text}`pruning_factorization.lenet5.network_latency_ratio` the time.
 # It has more layers, and calling a layer takes time of its own.
@@ -778,6 +779,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.3
+# ```
+#
 # ## In short
 #
 # - A few small layers, with a fraction of the weights, can replace a large trained layer, and any software can run

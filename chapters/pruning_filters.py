@@ -75,9 +75,9 @@ def error(model, split=test):
 # (sec-structure)=
 # ## From scores to a smaller network
 #
-# **The idea.** Every method of this chapter gives each filter a number, its *score*, and the filters with the lowest
+# **The idea.** Every method of this chapter gives each {term}`filter` a number, its *{term}`score`*, and the filters with the lowest
 # scores are removed.
-# Everything that depends on a filter goes with it: its feature map, its row in batch norm, and the kernels of the next
+# Everything that depends on a filter goes with it: its {term}`feature map`, its row in {term}`batch norm`, and the kernels of the next
 # layers that read the map.
 # Where an addition joins two layers, as in a residual block, filter $j$ of one must go together with filter $j$ of the
 # other.
@@ -160,7 +160,7 @@ record("lenet5.baseline_error_pct", baseline)
 # go {cite:p}`li2017pruning`.
 #
 # **The formula.** The score of filter $j$ is the sum of the absolute weights of its $n$ kernels $\mathcal F_{j,l}$, one
-# for each input channel:
+# for each input {term}`channel`:
 #
 # $$ s_j = \sum_{l=1}^{n} \lVert \mathcal F_{j,l} \rVert_1 . $$ (eq-filter-l1)
 #
@@ -493,7 +493,7 @@ figures.show(
 #
 # The choice does not decide how much computation is saved.
 # Within a layer, every filter takes the same work, so Taylor saves
-# {glue:text}`pruning_filters.taylor.saved_multiply_adds_pct` of the multiply-adds and a random choice
+# {glue:text}`pruning_filters.taylor.saved_multiply_adds_pct` of the {term}`multiply-adds <multiply-add>` and a random choice
 # {glue:text}`pruning_filters.random.saved_multiply_adds_pct`.
 # The survey writes that the Taylor expansion minimizes the *computational* cost {cite:p}`berthelier2020survey`:
 # {verdict}`C2.3-20`.

@@ -118,7 +118,7 @@ record("small.worst_error_pct", max(baseline))
 # (sec-discrimination-aware)=
 # ## Discrimination-aware: channels that tell the classes apart
 #
-# **The idea.** A channel is worth keeping if the next layer can rebuild its output from it, *and* if it helps to tell
+# **The idea.** A {term}`channel` is worth keeping if the next layer can rebuild its output from it, *and* if it helps to tell
 # the classes apart.
 # For the second purpose, extra classifiers are attached to layers in the middle of the network {cite:p}`zhuang2018dcp`.
 #
@@ -128,12 +128,12 @@ record("small.worst_error_pct", max(baseline))
 #
 # $$ L(W) = \frac{1}{2Q}\lVert O - \hat O\rVert_F^2 + \lambda\, L_S(W), $$ (eq-discrimination)
 #
-# where $L_S$ is the cross-entropy of the next extra classifier, and $\lambda$ its weight.
+# where $L_S$ is the {term}`cross-entropy` of the next extra classifier, and $\lambda$ its weight.
 # The set $A$ of channels that stay begins empty, and the weights of all channels outside it are zero.
 # The channel with the largest $\lVert \partial L / \partial W_k \rVert_F$ enters the set, a few steps of gradient
 # descent follow, and so on.
 # The fitted weights stay in the network when the channels of the next layer are chosen.
-# Before the channels in front of an extra classifier are chosen, the network is tuned briefly on that classifier's loss
+# Before the channels in front of an extra classifier are chosen, the network is tuned briefly on that classifier's {term}`loss`
 # and on its own.
 #
 # **The code.** This is the greedy choice; several channels may enter at once, which makes it affordable:
@@ -351,8 +351,8 @@ assert measure.parameters(smaller) < measure.parameters(net)
 # and blocks, with several penalties.
 # Everything whose factor is zero is removed, and the rest is retrained briefly.
 # The whole network is trained on for {glue:text}`pruning_learned.gal.more_epochs` epochs with the same options, so it
-# sees as many images as learning the masks and retraining take together.
-# The validation images decide which penalty we report.
+# sees as many images as learning the {term}`masks <mask>` and retraining take together.
+# The {term}`validation` images decide which penalty we report.
 
 # %%
 fit = {"split": train, "learning_rate": 0.1, "batch_size": 64}
@@ -518,7 +518,7 @@ figures.show(
 # ## Run-time pruning: a decision for every image
 #
 # **The idea.** An easy image needs less of a network than a hard one.
-# The channels of each convolution form four groups, and a small recurrent network, the *controller*, decides how many
+# The channels of each convolution form four groups, and a small recurrent network, the *{term}`controller`*, decides how many
 # of them are computed.
 # It does so layer by layer and image by image {cite:p}`lin2017rnp`.
 #

@@ -67,7 +67,7 @@ def error(model, mask=None):
 # (sec-next-layer)=
 # ## What the next layer reads
 #
-# **The idea.** A layer adds up what its input channels contribute.
+# **The idea.** A layer adds up what its input {term}`channels <channel>` contribute.
 # If a channel is removed, exactly its contribution is missing from the sum.
 # So we can compute the damage at the next layer, without running the rest of the network.
 #
@@ -201,9 +201,9 @@ assert np.allclose(beta, np.maximum(0, 1 - 2.0 / size))
 # %% [markdown]
 # ### How much does the next layer lose?
 #
-# We compare the choices of the two methods with a random choice, and with the L1 norm of the filter, which looks at the
+# We compare the choices of the two methods with a random choice, and with the L1 norm of the {term}`filter`, which looks at the
 # current layer only.
-# All are judged by matrices $G$ of validation images, which no method has seen.
+# All are judged by matrices $G$ of {term}`validation` images, which no method has seen.
 
 # %%
 methods = {
@@ -315,7 +315,7 @@ responses = {
 # little.
 # The rank of a feature is the total weight of all paths that start at it.
 #
-# **The formula.** The scores go back from layer to layer, $s_k = \lvert W^{(k+1)}\rvert^\top s_{k+1}$.
+# **The formula.** The {term}`scores <score>` go back from layer to layer, $s_k = \lvert W^{(k+1)}\rvert^\top s_{k+1}$.
 # A convolution uses its transposed form, pooling gives a score to its whole window, and the score of a filter is the
 # sum over its map.
 # This is the gradient of a linear network with the magnitudes of the weights, so automatic differentiation computes it,

@@ -76,9 +76,9 @@ def accuracy(model, split=dataset.test):
 # (sec-damage)=
 # ## Optimal Brain Damage
 #
-# **The idea.** A small weight may matter a lot, and a large one hardly at all: what counts is how much the loss grows
+# **The idea.** A small weight may matter a lot, and a large one hardly at all: what counts is how much the {term}`loss` grows
 # without it.
-# Optimal Brain Damage estimates this from the second derivatives, because at a minimum of the loss the slope is zero
+# Optimal Brain Damage estimates this from the {term}`second derivatives <Hessian>`, because at a minimum of the loss the slope is zero
 # {cite:p}`lecun1989obd`.
 #
 # **The formula.** Let the objective $E$ be the loss on the training data plus weight decay.
@@ -90,7 +90,7 @@ def accuracy(model, split=dataset.test):
 # \end{aligned} $$ (eq-damage)
 #
 # with the gradient $g$ and the second derivatives $h_{kl}$.
-# Without the terms in braces, deleting weight $k$ ($\delta w_k = -w_k$) costs its *saliency*
+# Without the terms in braces, deleting weight $k$ ($\delta w_k = -w_k$) costs its *{term}`saliency`*
 # $s_k = \tfrac12 h_{kk} w_k^2$.
 # The weights with the lowest saliency are deleted.
 #
@@ -325,7 +325,7 @@ record("decay.zeros_pct", zeros, digits=1, exact=True)
 # With half of the parameters deleted, Optimal Brain Damage costs {glue:text}`pruning_saliency.half.damage_over_surgeon`
 # as much as Optimal Brain Surgeon.
 # Magnitude costs {glue:text}`pruning_saliency.half.magnitude_over_damage` as much as Optimal Brain Damage.
-# Random deletion costs {glue:text}`pruning_saliency.half.random_over_magnitude` as much as magnitude.
+# Random deletion costs {glue:text}`pruning_saliency.half.random_over_magnitude` as much as {term}`magnitude`.
 # The survey ranks second derivatives above magnitude: {verdict}`C2.3-06`.
 #
 # The survey also names weight decay as an example of pruning by magnitude.
@@ -576,7 +576,7 @@ figures.table(
 # Next we cut trained LeNet-300-100 networks without retraining.
 # One cut is by magnitude, with equal shares for all layers or with one quality parameter (see {ref}`sec-magnitude`),
 # the other by Optimal Brain Damage.
-# Optimal Brain Surgeon then prunes some layers, each with its own matrix, and we test its masks with and without moving
+# Optimal Brain Surgeon then prunes some layers, each with its own matrix, and we test its {term}`masks <mask>` with and without moving
 # the weights that stay.
 
 
@@ -661,7 +661,7 @@ figures.table(
 #
 # **The idea.** Retraining starts from trained values. Could the sparse network have been trained from the beginning?
 # Yes, say {cite:t}`frankle2019lottery`, if each weight starts again from the value that it had *at the beginning*: the
-# dense network contained a winning ticket all along.
+# dense network contained a winning {term}`ticket <lottery ticket>` all along.
 #
 # **The formula.** Draw the weights $\theta_0$, train them to $\theta_j$, let the masks $m$ keep the largest weights of
 # $\theta_j$, and train again

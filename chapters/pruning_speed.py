@@ -75,11 +75,11 @@ def error(model):
 #
 # **The idea.** Removing single weights leaves *irregular* connections, and a machine that computes many products side
 # by side gains nothing from a zero here and there.
-# {cite:t}`anwar2017structured` remove weights in shapes that the machine can skip: whole feature maps, whole kernels,
+# {cite:t}`anwar2017structured` remove weights in shapes that the machine can skip: whole feature maps, whole {term}`kernels <kernel>`,
 # and, inside the kernels, all but every s-th position.
 # This chapter measures time, so it runs alone on the machine, on one thread.
 #
-# **The formula.** A convolution with $C_i$ source maps, $C_o$ filters and $k \times k$ kernels is one matrix product.
+# **The formula.** A convolution with $C_i$ source maps, $C_o$ {term}`filters <filter>` and $k \times k$ kernels is one matrix product.
 # It multiplies the *kernel matrix* by the *feature matrix*, whose columns are patches of the input.
 # In the kernels that read source map $i$, only the positions $o_i, o_i + s, o_i + 2s, \dots$ of the $k^2$ stay.
 # If all these kernels share the stride $s$ and the offset $o_i$, the same rows vanish for every output, and the product
@@ -89,7 +89,7 @@ def error(model):
 #
 # Here $n_i$ counts the rows that stay for map $i$; without strides it is $k^2$.
 #
-# **The code.** This makes the masks of the strided level, and computes the product without the rows that no output
+# **The code.** This makes the {term}`masks <mask>` of the strided level, and computes the product without the rows that no output
 # needs:
 
 # %% tags=["remove-input"]
@@ -313,7 +313,7 @@ figures.show_source(
 )
 
 # %% [markdown]
-# **An exact check.** There are only twenty ways to keep three of six channels, and the particle filter must find the
+# **An exact check.** There are only twenty ways to keep three of six {term}`channels <channel>`, and the particle filter must find the
 # best of them:
 
 # %%
@@ -451,11 +451,11 @@ figures.table(rows, caption="Errors without half of the last convolution's filte
 #
 # **The idea.** Store only the nonzero weights, row by row, and multiply only with these.
 #
-# **The formula.** Let $\rho$ be the density, and $r$ the rate at which each product does its multiply-adds. Then
+# **The formula.** Let $\rho$ be the {term}`density`, and $r$ the rate at which each product does its multiply-adds. Then
 #
 # $$ \frac{t_{\text{sparse}}}{t_{\text{dense}}} = \rho\, \frac{r_{\text{dense}}}{r_{\text{sparse}}}, $$ (eq-break-even)
 #
-# so the sparse product is faster below the *break-even density* $\rho^* = r_{\text{sparse}} / r_{\text{dense}}$.
+# so the {term}`sparse` product is faster below the *break-even density* $\rho^* = r_{\text{sparse}} / r_{\text{dense}}$.
 # The survey's Figure 4 shows AlexNet and VGG "before and after pruning".
 # Its source measured only the fully connected layers, one input at a time {cite:p}`han2016deep`.
 #
@@ -643,7 +643,10 @@ figures.table(rows, caption="Time for one input, relative to the dense network")
 # %% [markdown]
 # **What to see.** Making every layer sparse slows both networks down, so choose the form of each layer separately.
 #
-# **How sparse is sparse enough?** We time one square matrix at several densities:
+# **How sparse is sparse enough?** We time one square matrix at several densities.
+#
+# ```{predict} sparse-enough
+# ```
 
 # %%
 densities = [0.01, 0.03, 0.1, 0.3, 1.0]

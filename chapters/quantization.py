@@ -83,7 +83,7 @@ def against(found, rival):
 # **A baseline.** We compress two digit classifiers {cite:p}`lecun1998gradient`: LeNet-300-100, which has two hidden
 # layers, and LeNet-5, which has two convolutions.
 # Both are trained, and then pruned and retrained as in the [chapter on pruning](pruning.py).
-# [Another chapter](quantization_sharing.py) measures ways of sharing values without pruning, k-means among them.
+# [Another chapter](quantization_sharing.py) measures ways of sharing values without {term}`pruning`, k-means among them.
 #
 # A pruned network has been trained for longer than the dense one it came from, and longer training helps dense
 # networks, too.
@@ -162,7 +162,7 @@ figures.table(
 #
 # **The idea.** Deep Compression has three stages, and each makes the next one easier {cite:p}`han2016deep`.
 # First, pruning leaves few weights.
-# Second, these weights share a few values: each weight stores only the index of its value, and the values are trained
+# Second, these weights {term}`share a few values <weight sharing>`: each weight stores only the index of its value, and the values are trained
 # further.
 # Third, frequent indices get short codes.
 #
@@ -170,7 +170,7 @@ figures.table(
 #
 # ### Stage two: shared values that are trained
 #
-# **The formula.** The weight $W_{ij} = C_{I_{ij}}$ is entry $I_{ij}$ of a table $C$, the *codebook*.
+# **The formula.** The weight $W_{ij} = C_{I_{ij}}$ is entry $I_{ij}$ of a table $C$, the *{term}`codebook`*.
 # With the indices $I$ fixed, the gradient of the loss $L$ with respect to an entry is a sum over all weights that share
 # it,
 #
@@ -251,7 +251,7 @@ evidence.phrase("quantization.start.linear", place)
 # The errors of the four differ by {mean}`quantization.start.shared_spread_points` before this training, and by
 # {mean}`quantization.start.trained_spread_points` after it.
 # The linear start {glue:text}`quantization.start.linear` here.
-# The survey calls this quantization by k-means "trivial", and our measurements say {verdict}`C2.4-08`.
+# The survey calls this {term}`quantization` by k-means "trivial", and our measurements say {verdict}`C2.4-08`.
 #
 # ### Places as gaps
 #
@@ -315,7 +315,7 @@ figures.show(
 # %% [markdown]
 # **What to see.** With codes of one length, one width is best:
 # {finding}`both narrower and wider fields make the file larger | quantization.gaps.fixed_shortest_ratio > 1; quantization.gaps.fixed_longest_ratio > 1`.
-# With Huffman codes, which come next, a field that is too wide
+# With {term}`Huffman codes <Huffman code>`, which come next, a field that is too wide
 # {finding}`does little harm | quantization.gaps.huffman_longest_ratio < 1.05`: only the rare long gaps get long codes.
 #
 # ### Stage three: Huffman's code
@@ -325,7 +325,7 @@ figures.show(
 # The merges form a tree, and the depth of a symbol in this tree is the length of its codeword.
 #
 # **The formula.** No code with one word per symbol is shorter on average.
-# The mean length $\bar L$ is within one bit of the entropy $H$ of the symbols' shares $p_i$:
+# The mean length $\bar L$ is within one bit of the {term}`entropy` $H$ of the symbols' shares $p_i$:
 #
 # $$ H = \sum_i p_i \log_2 \frac{1}{p_i} \;\le\; \bar L \;<\; H + 1 . $$ (eq-entropy)
 #

@@ -117,15 +117,15 @@ for net, wrong in baseline.items():
 # (sec-hessian-weighted)=
 # ## Hessian-weighted k-means
 #
-# **The idea.** The k-means of the [chapter on weight sharing](quantization_sharing.py) makes the squared error of the
+# **The idea.** The {term}`k-means` of the [chapter on weight sharing](quantization_sharing.py) makes the squared error of the
 # weights small, as if all weights were equally important.
-# But some matter more to the loss $L$ than others {cite:p}`choi2017towards`.
+# But some matter more to the {term}`loss` $L$ than others {cite:p}`choi2017towards`.
 # At a minimum of the loss the slope is zero, so the curvature says what a small error of a weight costs.
 # A weight in a flat direction may move far; a weight in a steep direction must stay.
 #
-# **The formula.** The second derivatives of the loss form a matrix, the *Hessian*, of which we keep only the diagonal
+# **The formula.** The second derivatives of the loss form a matrix, the *{term}`Hessian`*, of which we keep only the diagonal
 # $h_{ii}$.
-# If each weight $w_i$ moves by $\delta w_i$, the loss rises by $\delta L$, and the clusters $C_j$ with their centroids
+# If each weight $w_i$ moves by $\delta w_i$, the loss rises by $\delta L$, and the clusters $C_j$ with their {term}`centroids <centroid>`
 # $c_j$ keep this rise small:
 #
 # $$
@@ -137,7 +137,7 @@ for net, wrong in baseline.items():
 # $$ (eq-hessian-weighted)
 #
 # A weight still goes to its nearest centroid, but the centroids move to where errors cost most.
-# Each term of the sum is in units of the loss, so layers of very different scales can share *one* codebook.
+# Each term of the sum is in units of the loss, so layers of very different scales can share *one* {term}`codebook`.
 #
 # **The code.** k-means runs on the weights of all layers at once, and each weight counts by its importance.
 # The curvature comes from squared gradients.
@@ -536,7 +536,7 @@ figures.table(
 # ## Uniform quantization
 #
 # **The idea.** k-means puts its few values where most weights are.
-# But if an entropy code follows, the number of values costs nothing.
+# But if an {term}`entropy` code follows, the number of values costs nothing.
 # Only the entropy of the codes costs bits, and rare codes add little to it.
 # In the limit of small cells, the best cells are then simply all equally wide {cite:p}`gish1968asymptotically`.
 #

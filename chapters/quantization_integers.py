@@ -90,7 +90,7 @@ def simulated(net, bits=8, per_channel=True, **options):
 
 
 # %% [markdown]
-# The baselines are two digit classifiers in floats {cite:p}`lecun1998gradient`: LeNet-300-100, which has two hidden
+# The {term}`baselines <baseline>` are two digit classifiers in floats {cite:p}`lecun1998gradient`: LeNet-300-100, which has two hidden
 # layers, and LeNet-5, which has two convolutions.
 # Both are trained from several starts.
 
@@ -115,8 +115,8 @@ for name, wrong in baseline.items():
 #
 # **The idea.** The [chapter on quantization](quantization.py) lets weights share a few arbitrary values.
 # Frameworks use evenly spaced values instead, because then the arithmetic can be done in integers.
-# A small integer $q$ represents the real number $S(q - Z)$, where $S$ is the step and $Z$ the integer that represents
-# zero.
+# A small integer $q$ represents the real number $S(q - Z)$, where $S$ is the {term}`step <quantization step>` and $Z$ the {term}`zero point`,
+# the integer that represents zero.
 # Zero must be exact, because ReLU and the padding of images produce it {cite:p}`jacob2018quantization`.
 #
 # **The formula.** For a real value $r$ in $[a, b]$ and integers from $q_{min}$ to $q_{max}$,
@@ -212,7 +212,7 @@ figures.table(
 #
 # ### The range of activations
 #
-# Weights are known in advance, but activations are not, so we *calibrate* their ranges on some training images.
+# Weights are known in advance, but {term}`activations <activation>` are not, so we *{term}`calibrate <calibration>`* their ranges on some training images.
 # We can take the extremes, a moving average of the extremes of each batch, or a percentile, which leaves out the
 # largest values.
 # The rest of this chapter takes the extremes.
@@ -342,8 +342,8 @@ figures.table(
 # (sec-qat)=
 # ## Quantization-aware training
 #
-# **The idea.** Train with the rounding that the integer network will do, and compute the gradient as if nothing had
-# been rounded.
+# **The idea.** {term}`Train with the rounding <quantization-aware training>` that the integer network will do, and compute the gradient as if nothing had
+# been rounded (the {term}`straight-through estimator`).
 # The weights then learn to work with the rounding {cite:p}`jacob2018quantization`.
 #
 # **The formula.** With the range $[a, b]$ of a grid, shifted slightly so that zero lies on it,
@@ -487,7 +487,7 @@ figures.table(
 #
 # We time the float network and its int8 form in turn, on one thread.
 # To the two digit classifiers we add MobileNetV2, an image classifier made for phones {cite:p}`sandler2018mobilenet`.
-# The float networks, too, have their batch norm folded and their channels last in memory, so int8 gains nothing from
+# The float networks, too, have their {term}`batch norm` folded and their channels last in memory, so int8 gains nothing from
 # either.
 
 # %% tags=["hide-input"]

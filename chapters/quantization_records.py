@@ -11,9 +11,10 @@
 # # The smallest file: pruning, rounding and context coding
 #
 # How small can the file of a network be, if the network must still read digits well?
-# LeNet-300-100, a small digit classifier, fits into {mean}`quantization.lenet300.best_file_bytes`, which is
-# {mean}`quantization.lenet300.best_file_ratio` {finding}`smaller | quantization.lenet300.best_file_ratio > 100` than
-# its floats, and misclassifies {mean}`quantization.lenet300.best_error_pct 1` of the test images.
+# LeNet-300-100, a small digit classifier, fits into {mean}`quantization.lenet300.best_file_bytes`, and misclassifies
+# {mean}`quantization.lenet300.best_error_pct 1` of the test images.
+# This file is {mean}`quantization.lenet300.best_file_ratio`
+# {finding}`smaller | quantization.lenet300.best_file_ratio > 100` than the same network in floats.
 # LeNet-5, which has two convolutions, fits into {mean}`quantization.lenet5.best_file_bytes`, and misclassifies
 # {mean}`quantization.lenet5.best_error_pct 1`.
 #
@@ -103,12 +104,12 @@ dense["lenet5"] = trained(
 # (sec-whole-steps)=
 # ## Weights as whole steps
 #
-# **The idea.** {cite:t}`choi2017towards` show that evenly spaced values are hard to beat if an entropy code follows.
+# **The idea.** {cite:t}`choi2017towards` show that evenly spaced values are hard to beat if an {term}`entropy` code follows.
 # So we round each weight to a whole number of steps, which is zero for most weights.
 # The file then holds integers, and one float per layer for the step.
 # The network keeps learning while its weights are rounded; the training images are shifted by up to a pixel.
 #
-# **The formula.** With the step $\Delta$ of a layer, the mask $m$ of its surviving weights, and a real number $w$
+# **The formula.** With the {term}`step <quantization step>` $\Delta$ of a layer, the mask $m$ of its surviving weights, and a real number $w$
 # stored for each weight during training,
 #
 # $$
@@ -149,7 +150,7 @@ assert torch.equal(form.decode(encoding, weight.shape), form(stored))
 # **The idea.** A Huffman code gives a symbol the same codeword wherever it occurs.
 # But surviving weights occur together: a unit that reads a stroke reads the pixels next to it, with the same sign, and
 # no unit reads the border of the image.
-# For each weight, a context code asks a few yes-or-no questions (is it zero, is it positive, is it larger?).
+# For each weight, a {term}`context <context coding>` code asks a few yes-or-no questions (is it zero, is it positive, is it larger?).
 # It estimates each answer from the weights around it that are already coded: it counts how often such surroundings had
 # which answer {cite:p}`mahoney2000fast`.
 # The program that reads the file counts in the same way, so no table is stored.
@@ -267,7 +268,7 @@ plans = {"lenet300": survivors, "lenet5": lenet5_survivors}
 sweep = {name: {n: run(name, 0, n) for n in plan} for name, plan in plans.items()}
 
 # %% [markdown]
-# **The choice.** We set a limit for the validation error, and train the first network of each kind to every size.
+# **The choice.** We set a limit for the {term}`validation` error, and train the first network of each kind to every size.
 # A size passes if its validation error stays within {mean}`quantization.records.caution_pct` of the limit; the margin
 # is there because the validation images are a sample, too.
 # We take the smallest file that passes, and train the other networks to the same size.
@@ -650,6 +651,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 2.4
+# ```
+#
 # ## In short
 #
 # - Prune, round to whole steps while training, and use a context code: the file becomes hundreds of times smaller than

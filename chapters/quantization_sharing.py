@@ -16,8 +16,9 @@
 # If short vectors are shared instead of values, the file gets
 # {finding}`smaller still | quantization_sharing.product.chosen_file_ratio > quantization.scalar4.file_ratio`:
 # {mean}`quantization_sharing.product.chosen_file_ratio 0`, at an error of
-# {mean}`quantization_sharing.product.chosen_error_pct 1`; four values per layer
-# {finding}`are worse | quantization.scalar2.error_pct > quantization_sharing.product.chosen_error_pct` with
+# {mean}`quantization_sharing.product.chosen_error_pct 1`.
+# Four values per layer
+# {finding}`are worse | quantization.scalar2.error_pct > quantization_sharing.product.chosen_error_pct`, with an error of
 # {mean}`quantization.scalar2.error_pct 1`.
 #
 # ```{claims} quantization_sharing
@@ -92,7 +93,7 @@ def missing(layer, other):  # squared error of the weights, in percent of their 
 # **A baseline.** {cite:t}`gong2014vq` compared four ways of sharing weights in networks that are already trained.
 # We apply all four to the same LeNet-300-100 networks, which have two hidden layers {cite:p}`lecun1998gradient`.
 # At the end we apply them to LeNet-5, a digit classifier with two convolutions.
-# All sizes are bytes of files that load back bit for bit, and they include codebooks and biases.
+# All sizes are bytes of files that load back bit for bit, and they include {term}`codebooks <codebook>` and biases.
 
 # %%
 fit = {"split": dataset.train, "epochs": epochs, "learning_rate": 0.1}
@@ -107,8 +108,8 @@ record("lenet5.baseline_error_pct", errors(lenet5))
 # (sec-optimal-kmeans)=
 # ## The best k values on a line
 #
-# **The idea.** Replace $n$ weights by $k$ shared values so that the squared error is as small as possible.
-# This is the problem of k-means, and because weights are single numbers, it can be solved exactly.
+# **The idea.** Replace $n$ weights by $k$ {term}`shared values <weight sharing>` so that the squared error is as small as possible.
+# This is the problem of {term}`k-means`, and because weights are single numbers, it can be solved exactly.
 # Most software uses Lloyd's iteration instead {cite:p}`lloyd1982least`, which stops at the first arrangement that no
 # single move improves.
 #
@@ -177,7 +178,7 @@ record("start.nearest_excess_pct", nearest, digits=0)
 #
 # **The idea.** Cluster the weights of each layer once, and store each weight as the index of its cluster
 # {cite:p}`gong2014vq`.
-# The shared values are the *centroids*, the means of the clusters.
+# The shared values are the *{term}`centroids <centroid>`*, the means of the clusters.
 #
 # **The formula.** With $q$ bits for each of $n$ weights and $k = 2^q$ floats for the centroids, the compression rate is
 #
@@ -203,6 +204,9 @@ assert torch.equal(storage.loads(content, models.lenet_300_100())[1], shared.fc1
 
 # %% [markdown]
 # **An experiment.** We share values at one to six bits per weight, and train nothing.
+#
+# ```{predict} two-values
+# ```
 
 
 # %%

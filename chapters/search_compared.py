@@ -112,7 +112,7 @@ def listing(names):
 # A network is a chain of four operations, each a $3 \times 3$ convolution, a $1 \times 1$ convolution, a separable one, or none.
 # Some chains are the same network, since it does not matter where nothing is done.
 # Each network learned small images of digits on photographs, with three seeds.
-# A search sees the accuracy on validation images of *one* of these trainings, as if it had trained the network itself.
+# A search sees the accuracy on {term}`validation` images of *one* of these trainings, as if it had trained the network itself.
 # The *truth* is the mean accuracy on test images over the three.
 #
 # **An exact check.** A search that evaluates everything finds the largest fitness, and no search finds more.
@@ -132,6 +132,9 @@ assert regret.regret_points(everything, truth).min() >= 0
 # **An experiment.** How does accuracy depend on the size of a network?
 # And does the table hold on this machine?
 # We draw {mean}`search_compared.table.again` networks by a fixed seed and train them again.
+#
+# ```{predict} size-and-accuracy
+# ```
 
 # %% tags=["hide-input"]
 work = {chain: space.multiply_adds(chain) for chain in networks}
@@ -216,14 +219,14 @@ figures.show(
 # (sec-equal-evaluations)=
 # ## Equal evaluations
 #
-# **The idea.** Random search draws different networks and keeps the best {cite:p}`li2019random`.
+# **The idea.** {term}`Random search <random search>` draws different networks and keeps the best {cite:p}`li2019random`.
 # Regularized evolution mutates the best of a few, and the oldest of all dies {cite:p}`real2019regularized`.
 # {ref}`Auto-Keras <sec-auto-keras>` predicts accuracies from the edit distance of architectures {cite:p}`jin2019autokeras`.
 # {ref}`MnasNet's controller <sec-mnasnet>` learns from the accuracies of what it draws {cite:p}`tan2019mnasnet`.
 # *Largest first* is the rule above as a search: it evaluates the network with the most parameters first, then the next.
 #
 # **The formula.** The choice $m_t$ after $t$ evaluations is the network with the largest fitness so far.
-# Its *regret* is what it lacks of the best one within the limit,
+# Its *{term}`regret`* is what it lacks of the best one within the limit,
 #
 # $$ r_t = \max_m a(m) - a(m_t), $$ (eq-regret)
 #
@@ -695,7 +698,7 @@ figures.show(
 # ## A latency limit of your own device
 #
 # **The idea.** What you know of your device is how many milliseconds a network may take.
-# A table of operations, timed once on the device, predicts the latency of each candidate ({ref}`sec-latency-table`), and the limit becomes part of the space.
+# A table of operations, timed once on the device, predicts the {term}`latency` of each candidate ({ref}`sec-latency-table`), and the limit becomes part of the space.
 # Any search then runs as before.
 #
 # **The code.** This is all that you write.
@@ -942,6 +945,11 @@ evidence.answer(
 )
 
 # %% [markdown]
+# ## Three questions
+#
+# ```{quiz} 3.2.4
+# ```
+#
 # ## In short
 #
 # - Compare with random search, and with the largest network that your limit allows: neither needs a method.

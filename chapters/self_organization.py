@@ -107,7 +107,7 @@ def panels(rows, columns, height):
 # (sec-perceptron)=
 # ## Rosenblatt's perceptron: one trained unit after random ones
 #
-# **The idea.** A retina, that is the input, feeds association units through connections that are drawn at random and
+# **The idea.** A retina, that is the input, feeds association {term}`units <unit>` through connections that are drawn at random and
 # never change.
 # One response unit computes a weighted sum of their outputs, and changes its weights only when its answer is wrong
 # {cite:p}`rosenblatt1958perceptron`.
@@ -267,7 +267,7 @@ once, often = (WillshawMalsburg(marker=1.0, presentations=n) for n in (1, 1000))
 assert np.allclose(once.fit(pairs).weights_, often.fit(pairs).weights_)
 
 # %% [markdown]
-# **An experiment.** The *receptive field* of a cell in the second sheet consists of the cells of the first sheet that
+# **An experiment.** The *{term}`receptive field`* of a cell in the second sheet consists of the cells of the first sheet that
 # are connected to it.
 # In a map, cells that are near each other have fields that are near each other.
 # We measure this by the rank correlation of the two distances.
@@ -751,7 +751,7 @@ figures.show(
 # {finding}`as well as the best k-means, within five percent | self_organization.compare.ring_over_best_ratio < 1.05; self_organization.compare.rings_over_best_ratio < 1.05; self_organization.compare.square_line_over_best_ratio < 1.05; self_organization.compare.digits_over_best_ratio < 1.05`.
 # Its error is {mean}`self_organization.compare.ring_over_best_ratio` that of the yardstick on a ring, and
 # {mean}`self_organization.compare.digits_over_best_ratio` on digits.
-# The survey says that neural gas aims at an optimal representation ({verdict}`C3.2.1-01`).
+# The survey says that {term}`neural gas` aims at an optimal representation ({verdict}`C3.2.1-01`).
 # Is the gas ahead of online k-means? In this run, {glue:text}`self_organization.compare.kmeans_phrase`.
 #
 # A map pays for a grid that does not fit the data: on rings, a square map

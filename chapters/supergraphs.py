@@ -132,7 +132,7 @@ def told(points, rival):  # a difference of accuracies, in words
 # (sec-fabrics)=
 # ## Convolutional neural fabrics
 #
-# **The idea.** A supergraph is one large network, and a candidate is the part of it that is left when some of its layers are taken out.
+# **The idea.** A {term}`supergraph` is one large network, and a candidate is the part of it that is left when some of its layers are taken out.
 # A fabric is a supergraph for images {cite:p}`saxena2016convolutional`.
 # Its nodes are maps at each layer $\ell$ and each scale $s$, where each scale has half the height and width of the one before, down to one pixel.
 # Each node reads the same, the finer and the coarser scale of the layer before, so that nobody has to choose where to pool.
@@ -382,13 +382,13 @@ evidence.phrase("supergraphs.fabric.outcome", ahead)
 # What a fabric saves is the search, not the computation of what is found.
 # Training the whole does not train its parts.
 # Inside the fabric the paths are right on {mean}`supergraphs.fabric.inside_accuracy_pct` of the images, {finding}`far fewer | supergraphs.fabric.path_accuracy_pct - supergraphs.fabric.inside_accuracy_pct > 20` than the {mean}`supergraphs.fabric.path_accuracy_pct` that they reach alone.
-# To compare parts with shared weights, parts must be trained, which is what the next method does.
+# To compare parts with {term}`shared weights <weight sharing>`, parts must be trained, which is what the next method does.
 #
 # (sec-enas)=
 # ## ENAS: children that share weights
 #
 # **The idea.** Efficient neural architecture search draws another child network from the supergraph for each batch, and the batch trains the weights that this child uses {cite:p}`pham2018efficient`.
-# A *controller*, a small recurrent network, draws the children.
+# A *{term}`controller`*, a small recurrent network, draws the children.
 # It learns from their accuracy on validation images, with the shared weights; only the child that is chosen in the end is trained from scratch.
 #
 # **The formula.** The controller with parameters $\theta$ draws $m$ children $a_k$ with the rewards $R_k$, and follows the policy gradient {cite:p}`williams1992reinforce`
@@ -566,7 +566,7 @@ figures.show(
 # **The idea.** Which parts of a supergraph should stay, if the network may only cost so much?
 # Each edge gets a gate that is open with a probability, and each image is sent through another random subgraph {cite:p}`veniat2018learning`.
 # A subgraph that costs more than the budget is charged for it, and both the weights and the probabilities learn from the sum of error and charge.
-# The cost is whatever can be counted or measured: multiply-adds, parameters, latency, or the steps that several machines need.
+# The cost is whatever can be counted or measured: multiply-adds, parameters, {term}`latency`, or the steps that several machines need.
 #
 # **The formula.** For masks $H$ with independent gates of probability $\gamma_e$,
 #
@@ -963,7 +963,7 @@ evidence.phrase("supergraphs.resnet.outcome", told(gain, "the residual network")
 # %% [markdown]
 # **What to see.** The found networks agree with the residual network on {mean}`supergraphs.resnet.agreement_pct` of the {mean}`supergraphs.resnet.edges` parts, kept or left out; random subgraphs of the same cost agree on {mean}`supergraphs.resnet.random_agreement_pct` ({verdict}`C3.2.4-10`).
 # Some likeness is by construction: {mean}`supergraphs.resnet.parts` of the parts belong to the residual
-# network, so most of what a search can choose is in it.
+# network, so a search cannot choose much that is not in it.
 # The found networks take {mean}`supergraphs.resnet.cost_ratio 2` its multiply-adds and are {glue:text}`supergraphs.resnet.outcome` ({verdict}`C3.2.4-11`).
 # They are right on {mean}`supergraphs.resnet.accuracy_pct` of the images as they were found and on {mean}`supergraphs.resnet.again_accuracy_pct` when they are trained again, and ResNet is right on {mean}`supergraphs.resnet.plain_accuracy_pct`.
 # The survey says that segmentation was tested on CIFAR, which has no labels for pixels ({verdict}`C3.2.4-09`).

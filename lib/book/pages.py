@@ -16,7 +16,8 @@ from lib.book import processes, run
 
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 # References to pages that are not built beside it: a preview cannot judge them, the build of the whole book does.
-OF_OTHER_PAGES = ["ref.ref", "ref.doc", "ref.numref", "ref.any", "myst.xref_missing", "mystnb.glue_ref"]
+OF_OTHER_PAGES = ["ref.ref", "ref.doc", "ref.numref", "ref.any", "ref.term", "myst.xref_missing", "mystnb.glue_ref"]
+EXPLAINING = re.compile(r"\{(?:bibliography|glossary)\}")  # all pages refer to these, so a preview has them
 
 
 def site(root: Path) -> Path:
@@ -37,7 +38,7 @@ def build(root: Path, profile: str) -> list[str]:
 
 
 def preview(root: Path, chapter: str, profile: str) -> list[str]:
-    """Build one chapter's page from its last run, with the first page and the bibliography. Returns its warnings.
+    """Build one chapter's page from its last run, with the first page, glossary and bibliography. Returns its warnings.
 
     The page is ``_build/page/chapters/<chapter>.html``. References to pages that are not built with it lead nowhere,
     and what other chapters measured comes from the committed records where this build has not measured it.
@@ -52,7 +53,7 @@ def preview(root: Path, chapter: str, profile: str) -> list[str]:
         shutil.rmtree(root / "_build" / "page", ignore_errors=True)
         work.mkdir(parents=True)
         toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-        cites = sorted(path.stem for path in root.glob("*.md") if "{bibliography}" in path.read_text("utf-8"))
+        cites = sorted(path.stem for path in root.glob("*.md") if EXPLAINING.search(path.read_text("utf-8")))
         shown = [f"chapters/{chapter}", *(name for name in cites if name != toc["root"])]
         (work / "_toc.yml").write_text(
             yaml.safe_dump({"format": "jb-book", "root": toc["root"], "chapters": [{"file": name} for name in shown]})
