@@ -6,7 +6,20 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib.book import chapters, choices, doctor, execution, findings, form, gates, last_run, pages, reading, records
+from lib.book import (
+    chapters,
+    choices,
+    doctor,
+    execution,
+    findings,
+    form,
+    gates,
+    last_run,
+    pages,
+    quizzes,
+    reading,
+    records,
+)
 
 
 def book(root: Path, profile: str, cores: int) -> int:
@@ -109,7 +122,7 @@ def hold_gates(root: Path, profile: str) -> list[str]:
     """
     problems = []
     on_pages = {**gates.GATES, **form.GATES, **reading.GATES}
-    for name, gate in {**on_pages, **findings.GATES, **choices.GATES, "records": records.gate}.items():
+    for name, gate in {**on_pages, **findings.GATES, **choices.GATES, **quizzes.GATES, "records": records.gate}.items():
         count, wrong = gate(root)
         print(f"  {name}: {count} checked, {len(wrong)} wrong")
         problems += [f"{name}: {problem}" for problem in wrong] or ([] if count else [f"{name}: nothing to check"])

@@ -49,6 +49,18 @@ NO_PROSE = [  # what is cut from a source before it is read as prose; line break
 ]
 
 
+def typed(text: str) -> str | None:
+    """Return the first number that a text types as if it had measured it, or None.
+
+    text: Markdown.
+
+    >>> typed("It lost 4 % of its weights."), typed("It lost {mean}`pruning.net.removed_pct` of its weights.")
+    ('4 %', None)
+    """
+    found = TYPED.search(_stripped(text))
+    return found[0].strip() if found else None
+
+
 def _stripped(text: str) -> str:
     for pattern in NO_PROSE:
         text = re.sub(pattern, lambda cut: "\n" * cut[0].count("\n"), text)
