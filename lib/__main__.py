@@ -1,16 +1,9 @@
-"""The commands: ``python -m lib run | book | page | pages | check | serve | record | reproduce | compare | ...``."""
+"""The commands: ``python -m lib shrink``, and ``run | book | page | check | serve | record | reproduce | ...``."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
-
-try:
-    from lib.book import warm
-except ModuleNotFoundError as error:
-    if error.name != "lib.book":
-        raise
-    sys.exit("error: these commands run the book, and need a checkout of it: an installed lib has the techniques alone")
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,9 +13,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments: the words of the command; by default those that Python was started with.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["shrink"]:
+        from lib.recipes import command
+
+        return command.main(words[1:])
+    try:
+        from lib.book import warm
+    except ModuleNotFoundError as error:
+        if error.name != "lib.book":
+            raise
+        sys.exit("error: all commands but shrink run the book, and need a checkout of it: an installed lib has none")
+    options = _parser().parse_args(words)
     if options.command == "run" and os.environ.get(warm.PLACE):
-        status = warm.hand_over(sys.argv[1:] if arguments is None else arguments)
+        status = warm.hand_over(words)
         if status is not None:
             return status
     try:
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     zoo = commands.add_parser("zoo", parents=[cored], help="try the techniques on networks that nobody here wrote")
     zoo.add_argument("--technique", help="only this one, by its id, whether it is up to date or not")
     zoo.add_argument("--minutes", type=float, help="hold the record: try again as many as fit, and write nothing")
+    commands.add_parser("shrink", add_help=False, help="make a network of your own smaller; shrink --help says how")
     commands.add_parser("doctor", help="are this machine's kernels right?")
     return parser
 

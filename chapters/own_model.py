@@ -1,0 +1,414 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# (sec-own-model)=
+# # Shrink your own model
+#
+# You have a trained network, and it is too large or too slow. What should you do?
+# Say what must get smaller, pick one of five recipes, and run one command.
+# On MobileNet-v2, a small image classifier, eight-bit integers make the file
+# {mean}`own_model.int8.file_ratio` smaller, and the error {glue:text}`own_model.int8.outcome`.
+# The smallest file is {mean}`own_model.coded.file_ratio` smaller.
+#
+# ```{claims} own_model
+# ```
+#
+# ```{cost} own_model
+# ```
+
+# %% tags=["parameters"]
+images = "street-digits"  # a data set's name, or your folder or zip of images, one folder per class
+size = None  # pixels to which the images of a folder are resized
+network = "mobilenet_v2"  # a classifier of torchvision, or module:function of your own
+seeds = 1  # networks trained from different starts
+epochs = 10  # to train each
+retrain_epochs = 3  # after each recipe, and for the unchanged rival
+coded_epochs = 4  # the same for the recipe that prunes
+exported = [
+    "given",
+    "int8",
+]  # networks that are written as ONNX files: given, filters, factors, int8
+runs = 21  # timings of each network, of which the median counts
+
+# %% tags=["hide-input"]
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from lib import datasets, evidence, figures, measure, training
+from lib.cache import cached
+from lib.recipes import command, methods, report
+from lib.recipes.following import GIVEN, LONGER, SHRUNK, follow, trained_on
+
+dataset = datasets.load(images, size=size)
+record = evidence.recorder("own_model", dataset)
+
+
+def trained(seed):
+    model = command.network(network, len(dataset.classes), seed=seed)
+    options = {"learning_rate": 0.003, "optimizer": "adam", "batch_size": 64}
+    return cached(
+        training.fit, model, split=dataset.train, epochs=epochs, seed=seed, **options
+    )
+
+
+def length(method):  # epochs of retraining
+    return coded_epochs if method == "coded" else retrain_epochs
+
+
+def unchanged(seed, epochs):  # the network as given, trained on: a fair rival
+    plan = methods.plan_for(
+        "filters",
+        dataset.train,
+        amount=None,
+        epochs=epochs,
+        seed=seed,
+        learning_rate=0.001,
+    )
+    return trained_on(models[seed], plan)
+
+
+# %% [markdown]
+# ## What must get smaller?
+#
+# | you need | may you retrain? | recipe | what it does |
+# | --- | --- | --- | --- |
+# | a smaller file, to send or to store | no, and no data | `rounded` | rounds the weights to cells of one width and codes them: {doc}`quantization_entropy` |
+# | the smallest file | yes | `coded` | removes most weights, lets the others share values, and codes them: {doc}`quantization` |
+# | less time and less memory, with any software | yes | `filters` | removes whole filters: {doc}`pruning_filters` |
+# | fewer multiply-adds in large layers | better | `factors` | replaces a layer by two thin ones: {doc}`pruning_factorization` |
+# | integers only, a quarter of the memory | better | `int8` | computes in eight bits: {doc}`quantization_integers` |
+#
+# If you may choose the network, start from a cheap one: {doc}`architectures`.
+# If you have a large teacher and few labels, let the small network learn from it: {doc}`distillation`.
+# Weights of one bit pay only with kernels of your own: {doc}`binarization_speed`.
+#
+# ## One command
+#
+# ```bash
+# python -m lib shrink --model resnet18 --weights mine.safetensors --data photos --size 96 --method filters
+# ```
+#
+# It takes a classifier of torchvision or a network of your own (`--model my_network:build`), its weights as a
+# safetensors file, and a folder with one folder of images for each class.
+# It writes the shrunk network for `lib` (`network.slim`) and for other runtimes (`network.onnx`), a report and a figure.
+# Without weights, `--train` trains first; without data, it takes small digits on photographs.
+#
+# ## Five recipes of a few lines
+#
+# Each recipe is a few calls, which you can also make yourself.
+# All leave your network as it was, and refuse what they cannot do right, with the name of the layer.
+#
+# **Filters** go where the Taylor criterion says that the loss would change least.
+# The smaller network is compared with the masked one before it is returned.
+
+# %% tags=["remove-input"]
+figures.show_source(methods.filters)
+
+# %% [markdown]
+# **Factors** replace each layer by two thin ones, where these have fewer parameters.
+
+# %% tags=["remove-input"]
+figures.show_source(methods.factors)
+
+# %% [markdown]
+# **Integers** of eight bits need ranges, which a few hundred images give; then the network learns to live with its
+# rounding.
+
+# %% tags=["remove-input"]
+figures.show_source(methods.integers)
+
+# %% [markdown]
+# **Coding** prunes a little before each epoch, shares 32 values in each layer, and trains these.
+
+# %% tags=["remove-input"]
+figures.show_source(methods.coded)
+
+# %% [markdown]
+# **Rounding** needs neither data nor training.
+
+# %% tags=["remove-input"]
+figures.show_source(methods.rounded)
+
+# %% [markdown]
+# ## What to expect
+#
+# We train the network on {mean}`own_model.setting.images` small color images, and shrink it by each recipe.
+# Every recipe that retrains has a rival: the unchanged network, trained further for as many epochs.
+
+# %%
+models = [trained(seed) for seed in range(seeds)]
+
+# %%
+rivals = {
+    n: [unchanged(seed, n) for seed in range(seeds)]
+    for n in (retrain_epochs, coded_epochs)
+}
+
+
+def followed(name):  # the recipe, on every network
+    n = length(name)
+    options = {"method": name, "epochs": n}
+    return [
+        follow(model, dataset, seed=seed, rival=rivals[n][seed], **options)
+        for seed, model in enumerate(models)
+    ]
+
+
+# %%
+results = {name: followed(name) for name in ("filters", "factors", "rounded")}
+
+# %%
+results |= {name: followed(name) for name in ("int8", "coded")}
+
+# %% tags=["remove-input"]
+record("setting.images", len(dataset.train), digits=0, exact=True)
+given = [result.costs[GIVEN] for result in results["rounded"]]
+record("given.error_pct", [one.error_pct for one in given], digits=1)
+record("given.file_bytes", [one.file_bytes for one in given])
+rows = [
+    {
+        "recipe": "as given",
+        "test error (%)": evidence.formatted(
+            [one.error_pct for one in given], unit="", digits=1
+        ),
+        "rival's error (%)": "–",
+        "file": "1×",
+        "multiply-adds": "1×",
+        "activations": "1×",
+        "time": "1.00",
+    }
+]
+shares, losses = {}, {}
+for name, found in results.items():
+    pairs = [(one.costs[GIVEN], one.costs[SHRUNK]) for one in found]
+    times = [report.ratios(*pair) for pair in pairs]
+    errors = [after.error_pct for _, after in pairs]
+    record(f"{name}.error_pct", errors, digits=1)
+    theirs = [one.costs.get(LONGER, one.costs[GIVEN]).error_pct for one in found]
+    record(f"{name}.rival_error_pct", theirs, digits=1)
+    change = [a - b for a, b in zip(errors, theirs, strict=True)]
+    record(f"{name}.loss_points", change, digits=1)
+    losses[name], mean = change, np.mean(change)
+    evidence.phrase(
+        f"own_model.{name}.outcome",
+        f"rises by {mean:.1f} points" if mean >= 0.05 else "does not rise",
+    )
+    row = {
+        "recipe": name,
+        "test error (%)": evidence.formatted(errors, unit="", digits=1),
+        "rival's error (%)": evidence.formatted(theirs, unit="", digits=1),
+    }
+    for key, title in (
+        ("file", "file"),
+        ("multiply_adds", "multiply-adds"),
+        ("activation", "activations"),
+    ):
+        full = {"file": "file_bytes", "activation": "activation_bytes"}.get(key, key)
+        values = [one[full] for one in times]
+        row[title] = record(f"{name}.{key}_ratio", values, digits=1)
+    slower = [1 / one["latency_ms"] for one in times]
+    row["time"] = record(
+        f"{name}.latency_ratio", slower, unit="", digits=2, timing=True
+    )
+    rows.append(row)
+    shares[name] = np.mean(change), np.mean([one["file_bytes"] for one in times])
+figures.table(
+    rows,
+    caption="Each recipe on one network: how many times smaller its file, its multiply-adds and its activations are, and its time for one image as a share of the network as given",
+)
+figure, axes = figures.axes(2, sharey=True)
+names = list(results)[::-1]
+for height, name in enumerate(names):
+    ratios = [
+        report.ratios(one.costs[GIVEN], one.costs[SHRUNK])["file_bytes"]
+        for one in results[name]
+    ]
+    figures.dots(axes[0], [height], [ratios], figures.COMBINED, None)
+    figures.dots(axes[1], [height], [losses[name]], figures.COMBINED, None)
+axes[0].set_xlabel("times smaller file")
+axes[1].set_xlabel("points more test error than the rival")
+axes[1].axvline(0, color="black", linewidth=1)
+axes[0].set_yticks(range(len(names)), names)
+best = max(
+    shares, key=lambda name: shares[name][1]
+)  # not chosen by test: by the size of its file
+figures.show(
+    figure,
+    lead=True,
+    finding=f"The recipe '{best}' makes the file {shares[best][1]:.1f} times smaller; 'int8' makes it {shares['int8'][1]:.1f} times smaller",
+    name="fig-own-model",
+    caption="Five recipes on one network: how many times smaller the file is (left), and how the test error changes against the unchanged network that was trained as long (right).",
+    alt="Two rows of dots. "
+    + "; ".join(
+        f"{name}: file {ratio:.1f} times smaller, error {change:+.1f} points"
+        for name, (change, ratio) in shares.items()
+    )
+    + ".",
+)
+
+# %% [markdown]
+# **What to see.** The recipe `coded` gives a file {mean}`own_model.coded.file_ratio` smaller, and its error
+# {glue:text}`own_model.coded.outcome` against the rival.
+# Its multiply-adds {finding}`stay the same | own_model.coded.multiply_adds_ratio == 1`: only the file is small.
+# `filters` needs {finding}`fewer multiply-adds | own_model.filters.multiply_adds_ratio > 1.5`,
+# {mean}`own_model.filters.multiply_adds_ratio` fewer, and its error {glue:text}`own_model.filters.outcome`.
+# One image takes {mean}`own_model.filters.latency_ratio` of the time with fewer filters, and
+# {mean}`own_model.int8.latency_ratio` in integers ({verdict}`C1-09`).
+# Time falls less than multiply-adds, since a network this small spends much of its time between the products.
+# `int8` keeps weights and activations in about a quarter of the bytes.
+# Whether all four recipes for the file stay within two points of their rivals: {verdict}`C1-10`.
+#
+# ## For other runtimes
+#
+# A phone runs a file, not Python.
+# `network.onnx` is such a file, and it is kept only if onnxruntime computes the same as the shrunk network.
+# The network of integers stands in it as integers.
+
+# %%
+sizes, sessions = {}, {}
+single = onnxruntime.SessionOptions()
+single.intra_op_num_threads = 1
+with tempfile.TemporaryDirectory() as folder:
+    for kind in exported:
+        path = Path(folder, f"{kind}.onnx")
+        made = methods.Made(models[0], models[0], models[0])
+        if kind != "given":
+            made = results[kind][0].made
+        sizes[kind] = command.export(made, dataset.test.images[:8], path)
+        sessions[kind] = onnxruntime.InferenceSession(
+            path, single, providers=["CPUExecutionProvider"]
+        )
+one = {"images": dataset.test.images[:1].numpy()}
+calls = {k: lambda s=session: s.run(None, one) for k, session in sessions.items()}
+taken = measure.latency_ms(calls, runs=runs)
+
+# %% tags=["remove-input"]
+titles = {
+    "given": "as given",
+    "filters": "fewer filters",
+    "factors": "factors",
+    "int8": "integers",
+}
+rows = []
+for kind in exported:
+    row = {"network": titles[kind]}
+    row["file (kB)"] = f"{sizes[kind] / 1000:.0f}"
+    share = taken[kind].median / taken["given"].median
+    row["time"] = record(
+        f"onnx.{kind}_latency_ratio", share, unit="", digits=2, timing=True
+    )
+    ratio = sizes["given"] / sizes[kind]
+    row["smaller"] = record(f"onnx.{kind}_file_ratio", ratio, digits=1, exact=True)
+    rows.append(row)
+figures.table(
+    rows,
+    caption="Files in the ONNX format, first seed: size, and time of one image in onnxruntime as a share of the network as given",
+)
+
+# %% [markdown]
+# The file of integers is {mean}`own_model.onnx.int8_file_ratio` smaller than that of floats.
+# In onnxruntime one image takes {mean}`own_model.onnx.int8_latency_ratio` of the time of floats.
+#
+# ## What to check
+#
+# - Compare with the *unchanged network trained as long*. A few more epochs alone can make a network better or worse.
+# - Choose the amount on validation images, and look at test images once.
+# - Time the network on your device, one image at a time. Multiply-adds predict time badly: {doc}`pruning_speed`.
+# - Look at the classes that matter to you: a mean error hides the class that a smaller network gives up.
+# - Load the file you will ship, and test that: `storage.load` gives the shrunk network back bit for bit.
+#
+# ## Where it breaks
+#
+# What a recipe cannot do right, it refuses before anything is changed.
+
+# %%
+cases = {
+    "a network without a spare filter": ("filters", torch.nn.Linear(3072, 10)),
+    "one that is smallest already": ("factors", torch.nn.Linear(3072, 2)),
+}
+refused = {}
+for what, (name, layer) in cases.items():
+    model = torch.nn.Sequential(torch.nn.Flatten(), layer)
+    plan = methods.plan_for(
+        name, dataset.train, amount=1, epochs=0, seed=0, learning_rate=0.001
+    )
+    try:
+        methods.METHODS[name].apply(model, plan)
+    except ValueError as error:
+        refused[what] = str(error)
+assert set(refused) == set(cases)
+for what, sentence in refused.items():
+    print(f"{what}: {sentence}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. How small does the file get if `rounded` keeps two bits for each weight, and what happens to the error?
+
+# %% tags=["hide-cell"]
+two = follow(models[0], dataset, method="rounded", amount=2, epochs=0)
+before, after = two.costs[GIVEN], two.costs[SHRUNK]
+ratio = report.ratios(before, after)["file_bytes"]
+evidence.answer(
+    f"The file is {ratio:.1f} times smaller, and the error goes from {before.error_pct:.0f} to {after.error_pct:.0f} %."
+)
+
+# %% [markdown]
+# 2. Combine two recipes: make integers of the network that has fewer filters. Do the gains multiply?
+
+# %% tags=["hide-cell"]
+few = results["filters"][0].made.network
+both = follow(few, dataset, method="int8", epochs=retrain_epochs)
+ratio = given[0].file_bytes / both.costs[SHRUNK].file_bytes
+alone = [shares[name][1] for name in ("filters", "int8")]
+evidence.answer(
+    f"The file is {ratio:.1f} times smaller; {alone[0]:.1f} times {alone[1]:.1f} would be {alone[0] * alone[1]:.1f}. The error is {both.costs[SHRUNK].error_pct:.0f} %."
+)
+
+# %% [markdown]
+# 3. Run the command itself from Python, and read its report.
+
+# %% tags=["hide-cell"]
+with tempfile.TemporaryDirectory() as folder:
+    words = [
+        "--data",
+        "digits",
+        "--model",
+        "lib.models:lenet5",
+        "--first",
+        "200",
+        "50",
+        "100",
+    ]
+    status = command.main(
+        [*words, "--method", "rounded", "--epochs", "0", "--out", folder]
+    )
+    costs = json.loads(Path(folder, "costs.json").read_text())["costs"]
+assert status == 0
+evidence.answer(
+    f"The report holds {len(costs)} networks; the file went from {costs[GIVEN]['file_bytes']:,} to {costs[SHRUNK]['file_bytes']:,} bytes."
+)
+
+# %% [markdown]
+# ## In short
+#
+# - Say first what must get smaller: the file, the memory, or the time. The recipes differ in this more than in error.
+# - Integers of eight bits are the first thing to try: they save file, memory and time at once.
+# - A small file alone does not make a network faster.
+#
+# ## Sources of this chapter
+#
+# - The recipes use {cite:t}`molchanov2017pruning`, {cite:t}`han2016deep`, {cite:t}`choi2017towards` and
+#   {cite:t}`jacob2018quantization`; the network is that of {cite:t}`sandler2018mobilenet`.
+# - {cite:t}`berthelier2020survey` is the survey.

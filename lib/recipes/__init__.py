@@ -1,0 +1,8 @@
+"""Recipes: a network of your own, made smaller by a few calls of techniques, measured before and after.
+
+methods.py    the recipes by name: what each gives, what it needs, and the calls that are it
+costs.py      what a network costs: error, file, multiply-adds, memory, time
+following.py  one whole run: measure, shrink, retrain, measure again, beside the unchanged network trained as long
+report.py     what came out, as text and as a figure
+command.py    the same from the command line: ``python -m lib shrink``
+"""

@@ -1,0 +1,237 @@
+"""The recipes by name. Each is a few calls of techniques, which also stand alone."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from lib import structure, training, weights
+from lib.arguments import check_one_of, check_sizes
+from lib.datasets import Split
+from lib.factorization import low_rank
+from lib.pruning import magnitude, molchanov
+from lib.quantization import affine, deep_compression, quantization_aware_training, uniform_quantization
+from lib.quantization.shared import torch_kernels
+from lib.training import FitOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe may use.
+
+    train: samples to score, calibrate and train with.
+    amount: how far to go; :data:`METHODS` says in which unit.
+    epochs: passes over ``train`` after the cut, 0 or more.
+    seed: of the order of the samples.
+    learning_rate: of the first step of retraining.
+    """
+
+    train: Split
+    amount: float
+    epochs: int
+    seed: int
+    learning_rate: float
+
+    def retrain(self, network: nn.Module, *, slower: float = 1.0, epochs: int | None = None) -> None:
+        """Train a network in place.
+
+        network: any.
+        slower: by which the learning rate is divided, above 0.
+        epochs: instead of the plan's.
+        """
+        options = self.options
+        options["learning_rate"] = self.learning_rate / slower
+        training.fit(network, self.train, epochs=self.epochs if epochs is None else epochs, seed=self.seed, **options)
+
+    @property
+    def options(self) -> FitOptions:
+        """How every recipe trains: by Adam, whose steps suit networks of all kinds."""
+        return {"optimizer": "adam", "learning_rate": self.learning_rate, "batch_size": 64}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe makes of a network.
+
+    network: it answers, and its time is measured.
+    stored: what a file holds.
+    counted: the network of floats whose multiply-adds and activations are counted.
+    value_bytes: bytes of one activation: 4, or 1 in integers of eight bits.
+    simulated: the network of floats with the values of integers, where the recipe makes integers; it can be exported.
+    """
+
+    network: nn.Module
+    stored: nn.Module
+    counted: nn.Module
+    value_bytes: int = 4
+    simulated: fx.GraphModule | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe.
+
+    apply: (network, plan) -> what it makes; the network is left as it was.
+    gives: what gets smaller, in words.
+    unit: what ``amount`` means, in words.
+    usual: the amount by default.
+    least, most: between which the amount lies.
+    trains: whether it gains from retraining.
+    """
+
+    apply: Callable[[nn.Module, Plan], Made]
+    gives: str
+    unit: str
+    usual: float
+    least: float
+    most: float
+    trains: bool = True
+
+
+def filters(model: nn.Module, plan: Plan) -> Made:
+    """Remove whole filters, those with the lowest Taylor score, and retrain: smaller and faster everywhere.
+
+    model: a network whose filters belong together in groups; left as it was.
+    plan: ``amount`` is the share of the multiply-adds that is left.
+
+    Raises ValueError where no filter can go, or too few.
+    """
+    example = plan.train.images[:2]
+    # method
+    groups = structure.groups(model, example)
+    fraction = structure.fraction_for(model, example, multiply_adds=plan.amount)
+    scores = molchanov.scores(model, plan.train.first(500), criterion="taylor")
+    small = structure.shrink(model, structure.keep(scores, fraction=fraction, groups=groups), example)
+    plan.retrain(small)
+    # end of method
+    return Made(small, small, small)
+
+
+def factors(model: nn.Module, plan: Plan) -> Made:
+    """Replace each layer by two thin ones where these are cheaper, and retrain: no data needed but for that.
+
+    model: any network; left as it was.
+    plan: ``amount`` is the share of the squared singular values that each layer keeps.
+
+    Raises ValueError where no layer can be factorized with fewer parameters.
+    """
+    # method
+    small, report = low_rank.factorize_model(model, energy=plan.amount)
+    plan.retrain(small)
+    # end of method
+    if all(row.before == row.after for row in report):
+        raise ValueError(f"no layer is cheaper as two thin ones that keep {plan.amount:g}: lower the amount")
+    return Made(small, small, small)
+
+
+def integers(model: nn.Module, plan: Plan) -> Made:
+    """Compute in integers of eight bits: a quarter of the file and of the memory, and less time.
+
+    model: a network of layers that can be traced; left as it was.
+    plan: ``amount`` is the share of each activation's values within its range, in %; with epochs, the network learns to
+        live with its rounding.
+
+    Raises ValueError for a network with an operation that has no integer form.
+    """
+    # method
+    simulated = affine.simulate(model)
+    affine.calibrate(simulated, plan.train.images[:500], percentile=plan.amount)
+    options = plan.options
+    options["learning_rate"] = plan.learning_rate / 3
+    quantization_aware_training.fit(simulated, plan.train, epochs=plan.epochs, seed=plan.seed, **options)
+    network = torch_kernels.convert_to_kernels(simulated) if torch_kernels.kernels_available() else simulated
+    # end of method
+    return Made(network, simulated, model, value_bytes=1, simulated=simulated)
+
+
+def coded(model: nn.Module, plan: Plan) -> Made:
+    """Remove most weights, let the others share a few values, and code the file: the smallest file.
+
+    It computes as before, and as fast: only the file is small.
+
+    model: any network; left as it was.
+    plan: ``amount`` is the share of the weights that stays; two thirds of the epochs prune, the others train what is
+        shared, 32 values in each layer.
+
+    Raises ValueError for a network without weights.
+    """
+    network = copy.deepcopy(model)
+    # method
+    pruning = (2 * plan.epochs + 2) // 3
+    if pruning:
+        ramp = max(1, pruning - 1)
+        magnitude.gradual(
+            network, plan.train, density=plan.amount, ramp=ramp, epochs=pruning, seed=plan.seed, **plan.options
+        )
+    magnitude.prune(network, density=plan.amount)
+    deep_compression.share_survivors(network, bits=5)
+    plan.retrain(network, slower=3, epochs=plan.epochs - pruning)
+    # end of method
+    return _unpacked(network)
+
+
+def rounded(model: nn.Module, plan: Plan) -> Made:
+    """Round the weights to cells of one width and code the file: no data, no training.
+
+    It computes as before, and as fast: only the file is small.
+
+    model: any network; left as it was.
+    plan: ``amount`` is the entropy of the codes, in bits for each weight.
+
+    Raises ValueError for weights of several types of float.
+    """
+    network = copy.deepcopy(model)
+    # method
+    uniform_quantization.share(network, bits=plan.amount)
+    # end of method
+    return _unpacked(network)
+
+
+def _unpacked(network: nn.Module) -> Made:
+    """A network whose file is small, and which computes with plain weights once it is read."""
+    plain = weights.decompress(copy.deepcopy(network))
+    return Made(plain, network, plain)
+
+
+METHODS = {
+    "filters": Method(filters, "file, memory, multiply-adds and time", "share of the multiply-adds left", 0.5, 0.01, 1),
+    "factors": Method(
+        factors, "file, multiply-adds and often time", "share of the squared singular values kept", 0.9, 0.01, 1
+    ),
+    "int8": Method(
+        integers, "file and memory to a quarter, and time", "% of the values within the range", 100, 90, 100
+    ),
+    "coded": Method(coded, "file alone, and that most", "share of the weights that stays", 0.3, 0.001, 1),
+    "rounded": Method(rounded, "file alone, without data", "bits for each weight", 4, 0.5, 16, trains=False),
+}
+
+
+def plan_for(name: str, train: Split, *, amount: float | None, epochs: int, seed: int, learning_rate: float) -> Plan:
+    """Check what a recipe is given, and put it together.
+
+    name: one of :data:`METHODS`.
+    train: samples, at least one.
+    amount: how far to go; None for the usual.
+    epochs: 0 or more.
+    seed: 0 or more.
+    learning_rate: above 0.
+
+    Raises ValueError for a value that is not accepted.
+
+    >>> from lib import datasets
+    >>> split = datasets.load("digits", first=(9, 1, 1)).train
+    >>> plan_for("rounded", split, amount=None, epochs=0, seed=0, learning_rate=0.1).amount
+    4
+    """
+    check_one_of("method", name, METHODS)
+    method = METHODS[name]
+    chosen = method.usual if amount is None else amount
+    if isinstance(chosen, bool) or not isinstance(chosen, int | float) or not method.least <= chosen <= method.most:
+        accepted = f"{method.least:g} to {method.most:g}"
+        raise ValueError(f"amount of {name} is the {method.unit}, {accepted}, not {amount!r}")
+    check_sizes({"epochs": epochs, "seed": seed}, {"epochs": 0, "seed": 0})
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")
+    train.check_not_empty("to train on")
+    return Plan(train, chosen, epochs, seed, learning_rate)
