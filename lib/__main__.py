@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         sys.exit("error: all commands but shrink run the book, and need a checkout of it: an installed lib has none")
     options = _parser().parse_args(words)
+    if options.command == "shrink":  # after an option such as --root, which it has no use for
+        sys.exit("error: shrink comes first: python -m lib shrink ...")
     if options.command == "run" and os.environ.get(warm.PLACE):
         status = warm.hand_over(words)
         if status is not None:

@@ -7,16 +7,16 @@ import json
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib import datasets, exporting, running, storage, training
-from lib.datasets import Dataset
+from lib.datasets import Dataset, Split
 from lib.quantization.shared import onnx_integers
 from lib.recipes import report
 from lib.recipes.following import Result, follow
@@ -29,6 +29,9 @@ examples:
   python -m lib shrink --model resnet18 --data photos --size 96 --weights mine.safetensors --method filters
   python -m lib shrink --model my_network:build --data photos.zip --size 64 --method coded --epochs 9
 """
+MODEL, DATA = "mobilenet_v2", "street-digits"
+ONNX, TRAINED = "network.onnx", "trained.safetensors"
+AUXILIARY = ("googlenet", "inception_v3")  # of torchvision: trained with heads that answer as well
 
 
 def main(arguments: list[str]) -> int:
@@ -41,83 +44,85 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's words."""
     methods = "".join(
-        f"  {name:9s}smaller: {one.gives}\n           --amount: {one.unit} ({one.usual:g})\n"
+        f"  {name:9s}smaller: {one.gives}\n           --amount: {one.unit} (usual: {one.usual:g})\n"
         for name, one in METHODS.items()
     )
     words = argparse.ArgumentParser(
         prog="python -m lib shrink",
-        description="Make a trained image classifier smaller, measure it before and after, and write it as a file.",
+        description="Make a trained image classifier smaller, measure it before and after, and write it as a file. "
+        "Everything runs on the CPU, and all images are held in memory.",
         epilog=f"methods:\n{methods}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words.add_argument(
-        "--model",
-        default="mobilenet_v2",
-        help="a classifier of torchvision, or module:function of yours (default: mobilenet_v2)",
+    add = words.add_argument
+    add("--model", default=MODEL, help=f"a classifier of torchvision, or module:function of yours (default: {MODEL})")
+    add("--weights", type=Path, help="its trained weights, a .safetensors file; without it, see --train")
+    add("--data", help=f"a folder or zip of images, one folder per class, or a data set's name (default: {DATA})")
+    add("--size", type=int, help="height and width to which images are resized")
+    add(
+        "--first",
+        type=int,
+        nargs=3,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="use at most so many images of each split",
     )
-    words.add_argument("--weights", type=Path, help="its trained weights, a .safetensors file; without it, see --train")
-    words.add_argument(
-        "--data",
-        default="street-digits",
-        help="a folder or zip of images, one folder per class, or a data set's name (default: street-digits)",
-    )
-    words.add_argument("--size", type=int, help="height and width to which images are resized")
-    words.add_argument(
-        "--first", type=int, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="take only so many images"
-    )
-    words.add_argument("--train", type=int, default=0, metavar="EPOCHS", help="train the network first (default: 0)")
-    words.add_argument("--method", required=True, choices=list(METHODS), help="what to do, see below")
-    words.add_argument("--amount", type=float, help="how far to go, see below")
-    words.add_argument("--epochs", type=int, default=3, help="retraining after the cut (default: 3)")
-    words.add_argument("--learning-rate", type=float, default=0.001, help="of its first step (default: 0.001)")
-    words.add_argument("--seed", type=int, default=0, help="of the order of the images (default: 0)")
-    words.add_argument("--out", type=Path, default=Path("shrunk"), help="folder for the results (default: shrunk)")
+    add("--train", type=int, default=0, metavar="EPOCHS", help="train the network first (default: 0)")
+    add("--method", required=True, choices=list(METHODS), help="what to do, see below")
+    add("--amount", type=float, help="how far to go, see below; choose it by the validation error")
+    add("--epochs", type=int, default=3, help="retraining after the cut (default: 3)")
+    add("--learning-rate", type=float, default=0.001, help="of the first step of retraining (default: 0.001)")
+    add("--seed", type=int, default=0, help="of the random weights and the order of the images (default: 0)")
+    add("--out", type=Path, default=Path("shrunk"), help="folder for the results, replaced there (default: shrunk)")
     return words
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command line says; return 0, the exit status.
 
+    Images come to the network with values from 0 to 1, so a normalization belongs into the network.
+
     options: as :func:`parser` reads them.
 
-    Raises ValueError and OSError with one sentence for what is not accepted; then nothing is written.
+    Raises ValueError and OSError with one sentence for what is not accepted, before anything is trained or written
+    where that can be known.
     """
-    data = datasets.load(options.data, size=options.size, first=options.first)
-    plan_for(
-        options.method,
-        data.train,
-        amount=options.amount,
-        epochs=options.epochs,
-        seed=options.seed,
-        learning_rate=options.learning_rate,
-    )
+    if options.weights is not None and options.data is None:
+        raise ValueError("--weights needs --data: the images that the network was trained for")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file: a folder is needed")
+    data = datasets.load(options.data or DATA, size=options.size, first=options.first)
+    if len(data.classes) < 2:
+        raise ValueError(f"{options.data} has {len(data.classes)} class: two or more are needed")
+    data.test.check_not_empty("to test on")
+    retraining = {"epochs": options.epochs, "seed": options.seed, "learning_rate": options.learning_rate}
+    plan_for(options.method, data.train, amount=options.amount, **retraining)
+    if ":" not in options.model and data.train.images.shape[1] == 1:
+        data = in_color(data)
     model = network(options.model, len(data.classes), seed=options.seed)
     if options.weights is not None:
         read_weights(model, options.weights)
-    running.logits(model, data.train.images[:1])  # says at once where images do not fit
+    check(model, data, options.model)
     if options.train:
-        _say(f"training {options.model} on {len(data.train)} images for {options.train} epochs")
-        training.fit(
-            model,
-            data.train,
-            epochs=options.train,
-            seed=options.seed,
-            learning_rate=0.003,
-            batch_size=64,
-            optimizer="adam",
-        )
-    elif options.weights is None:
-        _say(f"{options.model} has random weights: give --weights, or --train a number of epochs")
-    _say(f"shrinking by {options.method}, and retraining for {options.epochs} epochs")
-    chosen = {"method": options.method, "amount": options.amount, "epochs": options.epochs}
-    result = follow(model, data, **chosen, learning_rate=options.learning_rate, seed=options.seed)
+        print(f"training {options.model} on {len(data.train)} images for {options.train} epochs", file=sys.stderr)
+        learning: training.FitOptions = {"learning_rate": 0.003, "batch_size": 64, "optimizer": "adam"}
+        training.fit(model, data.train, epochs=options.train, seed=options.seed, **learning)
+        options.out.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), options.out / TRAINED)  # for another recipe, and if this one is refused
+    elif options.weights is None and ":" not in options.model:
+        print(f"{options.model} has random weights: give --weights, or --train some epochs", file=sys.stderr)
+    trains = METHODS[options.method].trains and options.epochs
+    print(f"{options.method}" + f", and retraining for {options.epochs} epochs" * bool(trains), file=sys.stderr)
+    result = follow(model, data, method=options.method, amount=options.amount, **retraining)
     for line in write(result, data, options.out, title=f"{options.model} on {data.name}, {options.method}"):
-        _say(line)
+        print(line)
     return 0
 
 
@@ -138,7 +143,7 @@ def network(name: str, classes: int, *, seed: int = 0) -> nn.Module:
     if function:
         try:
             made = getattr(importlib.import_module(module), function)()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:
             raise ValueError(f"{name} cannot be made: {error}") from error
         if not isinstance(made, nn.Module):
             raise ValueError(f"{name} gives {type(made).__name__}, and a network is needed")
@@ -148,66 +153,107 @@ def network(name: str, classes: int, *, seed: int = 0) -> nn.Module:
         raise ValueError(
             f"model must be module:function, or a classifier of torchvision ({', '.join(known[:3])}, ...), not {name!r}"
         )
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options = {"init_weights": True, "aux_logits": False} if name in AUXILIARY else {}
     return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+
+
+def in_color(data: Dataset) -> Dataset:
+    """Repeat the one channel of gray images three times, as the networks of torchvision take them.
+
+    data: of images (n, 1, height, width).
+    """
+    train, validation, test = (
+        Split(split.images.expand(-1, 3, -1, -1).contiguous(), split.labels)
+        for split in (data.train, data.validation, data.test)
+    )
+    source = f"{data.source}, gray in all three channels"
+    return replace(data, source=source, train=train, validation=validation, test=test)
 
 
 def read_weights(model: nn.Module, path: Path) -> None:
     """Read trained weights into a network.
 
     model: changed in place.
-    path: of a safetensors file; files that would have to be unpickled are refused.
+    path: of a safetensors file; files that would have to be unpickled are refused. The prefixes of parallel and
+        compiled networks, ``module.`` and ``_orig_mod.``, are taken off.
 
     Raises ValueError for a file of another kind, a damaged one, and one of another network.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"weights must be a .safetensors file, which is parsed and never runs code, not {path.name}")
+        raise ValueError(
+            f"weights must be a .safetensors file, which is parsed and never runs code, not {path.name}: convert it"
+            ' once by safetensors.torch.save_file(torch.load(path, weights_only=True), "mine.safetensors")'
+        )
     try:
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    state = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
+    try:
+        model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} holds the weights of another network: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        why = str(error).splitlines()[-1].strip()[:200]
+        raise ValueError(f"{path} holds the weights of another network, or for other classes: {why}") from error
 
 
-def write(result: Result, data: Dataset, folder: Path, *, title: str) -> list[str]:
-    """Write what a run has made: the network, the report and the figure. A folder that is there already is added to.
+def check(model: nn.Module, data: Dataset, name: str) -> None:
+    """Raise ValueError where the images do not fit a network, or its outputs not the classes.
+
+    model: left as it was.
+    data: of images.
+    name: of the network, as the command line has it.
+    """
+    with torch.no_grad(), running.evaluating(model):
+        outputs = running.class_logits(model, data.train.images[:2]).shape[1]
+    if outputs != len(data.classes):
+        raise ValueError(f"{name} has {outputs} outputs, and {data.name} has {len(data.classes)} classes")
+
+
+def write(result: Result, data: Dataset, folder: Path, *, title: str, onnx: bool = True) -> list[str]:
+    """Write what a run has made: the network, the report and the figure. What an earlier run wrote is replaced.
 
     result: of the run.
     data: that it was made with.
     folder: where the files go; it is made.
     title: of the report.
+    onnx: whether to write the network for other runtimes too, where it can be; default True.
 
-    Returns lines that say what was written.
+    Returns lines that say what came out and what was written.
     """
-    notes = [f"Data: {data.source}; {len(data.train)} images to train on, {len(data.test)} to test on."]
+    shape = tuple(data.test.images.shape[1:])
+    notes = [
+        f"Data: {data.source}; {len(data.train)} images to train on, {len(data.test)} to test on.",
+        f"Inputs: images of shape {shape}, values from 0 to 1. Outputs, in this order: {', '.join(data.classes)}.",
+        *filter(None, [result.made.note]),
+    ]
     with tempfile.TemporaryDirectory() as place:
         size = storage.save(result.made.stored, Path(place, "network.slim"))
-        lines = [f"network.slim  {size:,} bytes, read by lib.storage.load"]
+        lines = [f"network.slim  {size:,} bytes; lib.recipes.rebuilding.rebuild reads it"]
         try:
-            size = export(result.made, data.test.images[:8], Path(place, "network.onnx"))
-            lines.append(f"network.onnx  {size:,} bytes, computed alike by onnxruntime")
+            if onnx:
+                size = export(result.made, data.test.images[:8], Path(place, ONNX))
+                lines.append(f"{ONNX}  {size:,} bytes, and onnxruntime computes the same from it")
         except (ValueError, ModuleNotFoundError) as error:
-            lines.append(f"network.onnx  not written: {error}")
+            lines.append(f"{ONNX}  not written: {error}")
         report.draw(result, Path(place, "costs.svg"))
-        text = report.markdown(result, title, [*notes, *lines])
-        Path(place, "report.md").write_text(text, "utf-8")
+        Path(place, "report.md").write_text(report.markdown(result, title, [*notes, *lines]), "utf-8")
         record = {
             "method": result.method,
             "amount": result.amount,
-            "costs": {n: asdict(c) for n, c in result.costs.items()},
+            "input": shape,
+            "kept": result.made.kept,
+            "ranks": result.made.ranks,
+            "costs": {name: asdict(costs) for name, costs in result.costs.items()},
         }
         Path(place, "costs.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ONNX).unlink(missing_ok=True)  # of an earlier run, where this one has none
         for file in sorted(Path(place).iterdir()):
             (folder / file.name).write_bytes(file.read_bytes())
+    table = report.rows(result)
     return [
-        *(
-            f"{' | '.join(row.values())}"
-            for row in [dict(zip(report.rows(result)[0], report.rows(result)[0], strict=True)), *report.rows(result)]
-        ),
+        " | ".join(table[0]),
+        *(" | ".join(row.values()) for row in table),
         report.summary(result),
         *(f"{folder}/{line}" for line in lines),
         f"{folder}/report.md, costs.svg, costs.json",
@@ -228,7 +274,3 @@ def export(made: Made, images: torch.Tensor, path: Path) -> int:
         if made.simulated is not None:
             return onnx_integers.export(made.simulated, path, images)
         return exporting.export(copy.deepcopy(made.network), path, images)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr if line.endswith("epochs") else sys.stdout, flush=True)

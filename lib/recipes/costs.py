@@ -1,5 +1,6 @@
 """What a network costs: test error, bytes of its file, multiply-adds, activation memory, and time beside a rival."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ class Costs:
     """What one network costs.
 
     error_pct: of the test split, in %.
+    validation_error_pct: of the validation split, by which an amount can be chosen; nan without one.
     file_bytes: of the coded file.
     multiply_adds: for one sample.
     activation_bytes: alive at once, at their peak, for one sample.
@@ -22,17 +24,21 @@ class Costs:
     """
 
     error_pct: float
+    validation_error_pct: float
     file_bytes: int
     multiply_adds: int
     activation_bytes: int
     latency_ms: float
 
 
-def measured(candidates: Mapping[str, Made], test: Split, *, runs: int = 31) -> dict[str, Costs]:
+def measured(
+    candidates: Mapping[str, Made], test: Split, validation: Split | None = None, *, runs: int = 31
+) -> dict[str, Costs]:
     """Measure the costs of several networks; their times take turns in one process.
 
     candidates: name -> network.
     test: samples that no choice has seen, at least one.
+    validation: samples for choosing; default none.
     runs: timed runs of each, 20 or more, default 31.
 
     Returns name -> costs. Raises ValueError for an empty split, or fewer runs.
@@ -53,6 +59,7 @@ def measured(candidates: Mapping[str, Made], test: Split, *, runs: int = 31) -> 
     return {
         name: Costs(
             training.error_pct(made.network, test),
+            training.error_pct(made.network, validation) if validation is not None and len(validation) else math.nan,
             len(storage.dumps(made.stored)),
             measure.multiply_adds(made.counted, shape),
             peak_activation_bytes(made.counted, shape) * made.value_bytes // 4,

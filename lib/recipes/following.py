@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lib import storage
 from lib.datasets import Dataset
 from lib.recipes import costs
 from lib.recipes.methods import METHODS, Made, Plan, plan_for
@@ -42,7 +43,7 @@ def follow(
     """Shrink a trained network, and measure what it costs before and after.
 
     model: a trained classifier of the data's images; left as it was.
-    data: its training split retrains, its test split is only reported.
+    data: its training split retrains, its validation split is for choosing, its test split is only reported.
     method: one of :data:`lib.recipes.methods.METHODS`.
     amount: how far to go, in the recipe's own unit; default its usual one.
     epochs: passes of retraining, 0 or more, default 3. The unchanged network gets as many, for a fair rival.
@@ -61,13 +62,15 @@ def follow(
     """
     plan = plan_for(method, data.train, amount=amount, epochs=epochs, seed=seed, learning_rate=learning_rate)
     network = copy.deepcopy(model).eval()
+    storage.dumps(network)  # refuses at once what no file can hold
+    shrunk = METHODS[method].apply(network, plan)
     candidates = {GIVEN: Made(network, network, network)}
     if METHODS[method].trains and epochs:
         if rival is None:
             rival = trained_on(network, plan)
         candidates[LONGER] = Made(rival, rival, rival)
-    candidates[SHRUNK] = METHODS[method].apply(network, plan)
-    return Result(method, plan.amount, candidates[SHRUNK], costs.measured(candidates, data.test))
+    candidates[SHRUNK] = shrunk
+    return Result(method, plan.amount, shrunk, costs.measured(candidates, data.test, data.validation))
 
 
 def trained_on(model: nn.Module, plan: Plan) -> nn.Module:

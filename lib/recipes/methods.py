@@ -1,8 +1,8 @@
 """The recipes by name. Each is a few calls of techniques, which also stand alone."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 
@@ -59,6 +59,9 @@ class Made:
     counted: the network of floats whose multiply-adds and activations are counted.
     value_bytes: bytes of one activation: 4, or 1 in integers of eight bits.
     simulated: the network of floats with the values of integers, where the recipe makes integers; it can be exported.
+    kept: layer name -> numbers of the filters that stay, where filters went.
+    ranks: layer name -> rank, where layers became factors.
+    note: what a reader of the costs should know; default nothing.
     """
 
     network: nn.Module
@@ -66,6 +69,9 @@ class Made:
     counted: nn.Module
     value_bytes: int = 4
     simulated: fx.GraphModule | None = None
+    kept: Mapping[str, list[int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Method:
     unit: what ``amount`` means, in words.
     usual: the amount by default.
     least, most: between which the amount lies.
-    trains: whether it gains from retraining.
+    trains: whether it retrains.
     """
 
     apply: Callable[[nn.Module, Plan], Made]
@@ -102,14 +108,16 @@ def filters(model: nn.Module, plan: Plan) -> Made:
     groups = structure.groups(model, example)
     fraction = structure.fraction_for(model, example, multiply_adds=plan.amount)
     scores = molchanov.scores(model, plan.train.first(500), criterion="taylor")
-    small = structure.shrink(model, structure.keep(scores, fraction=fraction, groups=groups), example)
+    masks = structure.keep(scores, fraction=fraction, groups=groups)
+    small = structure.shrink(model, masks, example)
     plan.retrain(small)
     # end of method
-    return Made(small, small, small)
+    kept = {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()}
+    return Made(small, small, small, kept=kept)
 
 
 def factors(model: nn.Module, plan: Plan) -> Made:
-    """Replace each layer by two thin ones where these are cheaper, and retrain: no data needed but for that.
+    """Replace each layer by two thin ones where these are cheaper, and retrain; only retraining needs data.
 
     model: any network; left as it was.
     plan: ``amount`` is the share of the squared singular values that each layer keeps.
@@ -118,15 +126,19 @@ def factors(model: nn.Module, plan: Plan) -> Made:
     """
     # method
     small, report = low_rank.factorize_model(model, energy=plan.amount)
-    plan.retrain(small)
-    # end of method
     if all(row.before == row.after for row in report):
         raise ValueError(f"no layer is cheaper as two thin ones that keep {plan.amount:g}: lower the amount")
-    return Made(small, small, small)
+    plan.retrain(small)
+    # end of method
+    ranks = {row.layer: row.ranks[0] for row in report if row.after < row.before}
+    return Made(small, small, small, ranks=ranks)
 
 
 def integers(model: nn.Module, plan: Plan) -> Made:
     """Compute in integers of eight bits: a quarter of the file and of the memory, and less time.
+
+    Where the processor or the network has no exact kernels of eight bits, the network of floats with the values of
+    integers answers instead, and the note says so.
 
     model: a network of layers that can be traced; left as it was.
     plan: ``amount`` is the share of each activation's values within its range, in %; with epochs, the network learns to
@@ -140,9 +152,12 @@ def integers(model: nn.Module, plan: Plan) -> Made:
     options = plan.options
     options["learning_rate"] = plan.learning_rate / 3
     quantization_aware_training.fit(simulated, plan.train, epochs=plan.epochs, seed=plan.seed, **options)
-    network = torch_kernels.convert_to_kernels(simulated) if torch_kernels.kernels_available() else simulated
     # end of method
-    return Made(network, simulated, model, value_bytes=1, simulated=simulated)
+    try:
+        network, note = torch_kernels.convert_to_kernels(simulated), ""
+    except ValueError as error:
+        network, note = simulated, f"The time is that of floats with the values of integers: {error}."
+    return Made(network, simulated, model, value_bytes=1, simulated=simulated, note=note)
 
 
 def coded(model: nn.Module, plan: Plan) -> Made:
@@ -151,8 +166,8 @@ def coded(model: nn.Module, plan: Plan) -> Made:
     It computes as before, and as fast: only the file is small.
 
     model: any network; left as it was.
-    plan: ``amount`` is the share of the weights that stays; two thirds of the epochs prune, the others train what is
-        shared, 32 values in each layer.
+    plan: ``amount`` is the share of the weights that stays. Two thirds of the epochs, rounded up, prune; the rest train
+        what is shared, 32 values in each layer.
 
     Raises ValueError for a network without weights.
     """
@@ -202,8 +217,8 @@ METHODS = {
     "int8": Method(
         integers, "file and memory to a quarter, and time", "% of the values within the range", 100, 90, 100
     ),
-    "coded": Method(coded, "file alone, and that most", "share of the weights that stays", 0.3, 0.001, 1),
-    "rounded": Method(rounded, "file alone, without data", "bits for each weight", 4, 0.5, 16, trains=False),
+    "coded": Method(coded, "the file only, and that the most", "share of the weights that stays", 0.3, 0.001, 1),
+    "rounded": Method(rounded, "the file only, without data", "bits for each weight", 4, 0.5, 16, trains=False),
 }
 
 

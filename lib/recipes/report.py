@@ -7,7 +7,7 @@ from pathlib import Path
 from lib import figures
 from lib.evidence import number
 from lib.recipes.costs import Costs
-from lib.recipes.following import GIVEN, SHRUNK, Result
+from lib.recipes.following import GIVEN, LONGER, SHRUNK, Result
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,22 @@ class Column:
     """One cost as a reader sees it.
 
     title: with its unit.
-    unit: as the unit stands behind a number.
     scale: by which a cost is divided.
     digits: after the point.
     """
 
     title: str
-    unit: str
     scale: float
     digits: int
 
 
 COLUMNS = {
-    "error_pct": Column("test error (%)", "%", 1, 2),
-    "file_bytes": Column("file (kB)", "kB", 1e3, 1),
-    "multiply_adds": Column("multiply-adds (millions)", "million", 1e6, 2),
-    "activation_bytes": Column("activations (kB)", "kB", 1e3, 1),
-    "latency_ms": Column("time for one image (ms)", "ms", 1, 2),
+    "error_pct": Column("test error (%)", 1, 2),
+    "validation_error_pct": Column("validation error (%)", 1, 2),
+    "file_bytes": Column("file (kB)", 1e3, 1),
+    "multiply_adds": Column("multiply-adds (millions)", 1e6, 2),
+    "activation_bytes": Column("activations (kB)", 1e3, 1),
+    "latency_ms": Column("time for one image (ms)", 1, 2),
 }
 
 
@@ -50,16 +49,15 @@ def rows(result: Result) -> list[dict[str, str]]:
 
 
 def ratios(before: Costs, after: Costs) -> dict[str, float]:
-    """Return how many times smaller each cost has become, the error left out.
+    """Return how many times smaller each cost has become, errors left out.
 
     before, after: costs of two networks that were measured together.
 
-    >>> one = Costs(error_pct=1, file_bytes=800, multiply_adds=10, activation_bytes=6, latency_ms=3)
-    >>> ratios(one, Costs(error_pct=1, file_bytes=200, multiply_adds=5, activation_bytes=6, latency_ms=6))
+    >>> ratios(Costs(1.0, 1.0, 800, 10, 6, 3.0), Costs(1.0, 1.0, 200, 5, 6, 6.0))
     {'file_bytes': 4.0, 'multiply_adds': 2.0, 'activation_bytes': 1.0, 'latency_ms': 0.5}
     """
     first, second = asdict(before), asdict(after)
-    return {key: first[key] / max(second[key], 1e-9) for key in COLUMNS if key != "error_pct"}
+    return {key: first[key] / max(second[key], 1e-9) for key in COLUMNS if not key.endswith("error_pct")}
 
 
 def summary(result: Result) -> str:
@@ -69,15 +67,12 @@ def summary(result: Result) -> str:
     """
     before, after = result.costs[GIVEN], result.costs[SHRUNK]
     times = ratios(before, after)
-    change = after.error_pct - before.error_pct
-    moved = (
-        "the same test error"
-        if not change
-        else f"{number(abs(change), 2)} points {'more' if change > 0 else 'less'} test error"
-    )
+    change = after.error_pct - result.costs.get(LONGER, before).error_pct
+    moved = f"{number(abs(change), 2)} points {'more' if change > 0 else 'less'}" if change else "no more"
+    against = "the unchanged network trained as long" if LONGER in result.costs else "the network as given"
     return (
         f"The file is {number(times['file_bytes'], 1)} times smaller and one image takes "
-        f"{number(1 / times['latency_ms'], 2)} of the time, with {moved}."
+        f"{number(1 / times['latency_ms'], 2)} times as long, with {moved} test error than {against}."
     )
 
 

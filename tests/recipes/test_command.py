@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from lib import storage
+from lib import datasets, storage
 from lib.__main__ import main
 from lib.recipes import command
 
@@ -18,6 +18,10 @@ def build():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 2))
 def other():
     return "no network"
+def three():
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+def needs(width):
+    return nn.Linear(width, 2)
 """
 
 
@@ -57,6 +61,7 @@ def test_own_network_and_own_images_give_all_files(method, photos, tmp_path, cap
         "costs.json",
         "costs.svg",
     }
+    assert (out / "trained.safetensors").exists()
     costs = json.loads((out / "costs.json").read_text())["costs"]
     assert (out / "network.slim").stat().st_size == costs["shrunk"]["file_bytes"] < costs["as given"]["file_bytes"]
     assert "The file is" in said and "shrunk/network.onnx" in said
@@ -68,9 +73,9 @@ def test_trained_weights_are_read_and_the_file_gives_them_back(photos, tmp_path)
 
     model = own_network.build()
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
-    assert shrink(photos, "--weights", "mine.safetensors", "--method", "rounded", "--amount", "12") == 0
+    assert shrink(photos, "--weights", "mine.safetensors", "--method", "rounded", "--amount", "8") == 0
     again = storage.load(tmp_path / "shrunk" / "network.slim", own_network.build())
-    assert (again[0].weight - model[0].weight).abs().max() < 0.01
+    assert (again[0].weight - model[0].weight).abs().max() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,11 @@ def test_trained_weights_are_read_and_the_file_gives_them_back(photos, tmp_path)
         (["--method", "rounded", "--model", "resnet_none"], "model must be module:function, or a classifier"),
         (["--method", "rounded", "--model", "own_network:missing"], "own_network:missing cannot be made"),
         (["--method", "rounded", "--model", "own_network:other"], "own_network:other gives str"),
+        (["--method", "rounded", "--model", "own_network:three"], "own_network:three has 3 outputs, and photos has 2"),
+        (["--method", "rounded", "--model", "own_network:needs"], "own_network:needs cannot be made"),
         (["--method", "rounded", "--data", "nowhere"], "nowhere"),
+        (["--method", "rounded", "--data", "photos/bright"], "photos/bright"),
+        (["--method", "rounded", "--out", "mine.pt"], "--out mine.pt is a file: a folder is needed"),
         (["--method", "rounded", "--size", "32"], "does not take"),
         (["--method", "filters", "--amount", "7"], "amount of filters is the share of the multiply-adds left"),
         (["--method", "filters", "--epochs", "-2"], "epochs must be a whole number of 0 or more, not -2"),
@@ -108,3 +117,38 @@ def test_help_names_every_method(capsys):
         main(["shrink", "--help"])
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in ("filters", "factors", "int8", "coded", "rounded"))
+
+
+def test_weights_need_the_images_they_were_trained_for(tmp_path, capsys):
+    assert main(["shrink", "--weights", str(tmp_path / "mine.safetensors"), "--method", "rounded"]) == 1
+    assert "--weights needs --data" in capsys.readouterr().err
+
+
+def test_prefixes_of_parallel_networks_are_taken_off(tmp_path):
+    model = nn.Linear(2, 2)
+    save_file({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
+    other = nn.Linear(2, 2)
+    command.read_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other.weight, model.weight)
+
+
+def test_gray_images_get_three_channels():
+    data = datasets.load("digits", first=(4, 2, 2))
+    color = command.in_color(data)
+    assert color.train.images.shape == (4, 3, 28, 28)
+    assert torch.equal(color.test.images[:, 2:], data.test.images)
+
+
+@pytest.mark.parametrize("name", command.AUXILIARY)
+def test_networks_with_heads_answer_once(name):
+    with torch.device("meta"):
+        assert isinstance(command.network(name, 3).train()(torch.zeros(2, 3, 96, 96)), torch.Tensor)
+
+
+def test_a_file_of_an_earlier_run_does_not_stay(photos, tmp_path, monkeypatch):
+    (tmp_path / "shrunk").mkdir()
+    (tmp_path / "shrunk" / "network.onnx").write_text("old")
+    monkeypatch.setattr(command, "export", lambda *_: (_ for _ in ()).throw(ValueError("no")))
+    assert shrink(photos, "--method", "rounded") == 0
+    assert not (tmp_path / "shrunk" / "network.onnx").exists()
+    assert "not written: no" in (tmp_path / "shrunk" / "report.md").read_text()

@@ -1,5 +1,7 @@
 """Costs are counted on the network they belong to."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,13 @@ def test_the_error_is_that_of_the_test_split():
     net.weight.data.zero_()
     net.bias.data = torch.tensor([0.0, 1.0])  # always class 1
     assert measured({"net": Made(net, net, net)}, SPLIT, runs=20)["net"].error_pct == 50
+
+
+def test_the_validation_error_is_nan_without_such_a_split():
+    net = nn.Linear(4, 2)
+    made = {"net": Made(net, net, net)}
+    assert measured(made, SPLIT, SPLIT, runs=20)["net"].validation_error_pct in {0, *(100 * i / 12 for i in range(13))}
+    assert math.isnan(measured(made, SPLIT, SPLIT.first(0), runs=20)["net"].validation_error_pct)
 
 
 def test_nothing_to_test_on_is_refused():

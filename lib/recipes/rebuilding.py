@@ -1,0 +1,50 @@
+"""The shrunk network again, from the files of a run and the network as it was before."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib import storage, structure
+from lib.factorization import low_rank
+from lib.quantization import affine
+
+
+def rebuild(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Give a network of the original layers the shape of the shrunk one, and read its weights from ``network.slim``.
+
+    model: of the layers that were shrunk, with any weights; left as it was.
+    folder: that a run has written.
+
+    Returns the shrunk network; one of integers as the network of floats with their values, which
+    :mod:`lib.quantization` converts. Raises ValueError for a folder of another network, or a damaged one, and OSError
+    where files are missing.
+
+    >>> rebuild(nn.Linear(2, 2), "nowhere")
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: 'nowhere/costs.json'
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "costs.json").read_text("utf-8"))
+        method, shape = record["method"], tuple(record["input"])
+        kept, ranks = dict(record["kept"]), dict(record["ranks"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'costs.json'} is damaged, or not written by shrink: {error!r}") from error
+    network: nn.Module = copy.deepcopy(model)
+    if method == "filters":
+        masks = {}
+        for name, numbers in kept.items():
+            layer = dict(model.named_modules()).get(name)
+            if layer is None:
+                raise ValueError(f"{folder} is of another network: this one has no layer {name!r}")
+            masks[name] = torch.zeros(len(layer.weight), dtype=torch.bool)
+            masks[name][numbers] = True
+        network = structure.shrink(network, masks, torch.zeros(2, *shape))
+    elif method == "factors":
+        network, _ = low_rank.factorize_model(network, rank=ranks)
+    elif method == "int8":
+        network = affine.simulate(network)
+    return storage.load(folder / "network.slim", network).eval()
