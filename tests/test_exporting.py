@@ -1,10 +1,11 @@
 """Networks as ONNX files: onnxruntime computes from each of them what torch computes; the rest is refused."""
 
+import given
 import pytest
 import torch
 from torch import nn
 
-from lib import exporting
+from lib import exporting, structure
 from lib.architectures import (
     dense_block,
     depthwise_separable,
@@ -19,6 +20,8 @@ from lib.architectures import (
 )
 from lib.architectures.mobilenet import mobilenet
 from lib.binarization.bulat_binary_block import BinaryBlock, Bottleneck
+from lib.factorization import low_rank
+from lib.pruning import filter_l1
 
 IMAGES = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
 SQUARE = IMAGES[..., :48]
@@ -47,6 +50,17 @@ def used(network):  # with the statistics of some images: no sum of signs is on 
     with torch.no_grad():
         network(IMAGES)
     return network
+
+
+def shrunk(model, split, groups):
+    """Without half of its filters."""
+    masks = structure.keep(filter_l1.scores(model, split), fraction=0.5, groups=groups)
+    return structure.shrink(model, masks, split.images)
+
+
+def factorized(model, split, groups):
+    """Each layer in two, where that is cheaper."""
+    return low_rank.factorize_model(model, energy=0.5)[0]
 
 
 class Unpooled(nn.Sequential):
@@ -99,6 +113,14 @@ class TestWithThePackages:
             wanted = network.eval()(images)
         (outputs,) = session.run(None, {"images": images.numpy()})
         torch.testing.assert_close(torch.from_numpy(outputs), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+    @pytest.mark.parametrize("smaller", [shrunk, factorized])
+    def test_a_smaller_network_is_a_smaller_file(self, smaller, tmp_path):
+        model, split, groups = given.of_torchvision("resnet18")
+        small = smaller(model, split, groups)
+        parameters = sum(p.numel() for p in small.parameters())
+        size = exporting.export(small, tmp_path / "small.onnx", split.images)
+        assert 4 * parameters < size < 4.5 * parameters < 2.5 * sum(p.numel() for p in model.parameters())
 
     @pytest.mark.parametrize("kernel", [2, 3])
     def test_torchs_max_unpooling_is_exported_too(self, kernel, tmp_path):
