@@ -614,6 +614,18 @@ figures.show(
 # With both, the test error is {mean}`quantization.both.within_point_error_pct`; the dense network has
 # {mean}`quantization.lenet300.trained_on_error_pct`.
 #
+# ### Try it: density and bits
+#
+# How much can you take away before the error rises?
+# The sliders set the share of weights that LeNet-300-100 keeps, and the bits of each of them.
+# The networks were pruned and retrained on MNIST; the weights that are left then share values, and nothing is trained
+# after that.
+# Each number is the mean of three networks, whatever the profile of this page.
+# The bars count the weights of the first layer on a logarithmic scale.
+#
+# ```{playground}
+# ```
+#
 # ## What it does not save: time
 
 # %% tags=["remove-input"]
