@@ -38,6 +38,10 @@ operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
 vision.py        torchvision, beside a CPU-only torch as well
 
+Techniques of several sections put together:
+
+recipes/         a network of your own, smaller by one command
+
 What a chapter puts on its page, and the book:
 
 evidence.py      measurements for the text and for the record

@@ -31,6 +31,7 @@ examples:
 """
 MODEL, DATA = "mobilenet_v2", "street-digits"
 ONNX, TRAINED = "network.onnx", "trained.safetensors"
+STEPS = 24  # of 255 by which outputs of a deep network of integers may differ in onnxruntime: it rounds otherwise
 AUXILIARY = ("googlenet", "inception_v3")  # of torchvision: trained with heads that answer as well
 
 
@@ -272,5 +273,5 @@ def export(made: Made, images: torch.Tensor, path: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about itself
         if made.simulated is not None:
-            return onnx_integers.export(made.simulated, path, images)
+            return onnx_integers.export(made.simulated, path, images, steps=STEPS)
         return exporting.export(copy.deepcopy(made.network), path, images)

@@ -67,7 +67,7 @@ def tree(toc: Mapping[str, Any], sections: Iterable[str]) -> list[Place]:
     ('Compression techniques', 2, ['pruning'])
     """
     counts = Counter(sections)
-    parts = {said[1]: part for part in toc["parts"] if (said := CAPTION.fullmatch(part["caption"]))}
+    parts = {said[1]: part for part in toc.get("parts", []) if (said := CAPTION.fullmatch(part["caption"]))}
     places: dict[str, Place] = {}
     for number in sorted({above for one in (*parts, *counts) for above in _from_above(one)}):
         if number not in TITLES:

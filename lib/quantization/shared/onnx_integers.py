@@ -265,7 +265,7 @@ def _without_weights(layer: Any) -> Any:
 
 
 def _without_notes(file: Path) -> int:
-    """Take out where in its source each operation came from, about a quarter of a small file; return the bytes left."""
+    """Take out where in the source each operation came from, paths of this machine as well; return the bytes left."""
     import onnx
 
     model = onnx.load(file)
