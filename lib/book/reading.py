@@ -51,6 +51,8 @@ def hard_openings(root: Path) -> tuple[int, list[str]]:
             if any(part.select_one(".problematic") for part in parts):
                 continue  # a role of a page without a run, which fails elsewhere, is no word
             text = " ".join(map(_text, parts))
+            if not WORD.search(text):
+                continue  # a page without an opening fails elsewhere
             grade = school_years(text)
             count += 1
             if grade > GRADE:

@@ -98,6 +98,12 @@ def test_an_opening_in_long_words_is_found(book):
     assert count == 1 and wrong.startswith("one: its opening reads at grade ")
 
 
+@pytest.mark.parametrize("body", ["", '<p>See <span class="problematic">:mean:`a`</span>.</p>'])
+def test_what_fails_elsewhere_is_not_graded(book, body):
+    page(book, body)
+    assert reading.hard_openings(book) == (0, [])
+
+
 def test_only_the_opening_is_graded(book):
     page(book, PLAIN + "<details></details><p>Parametrizable architectural optimization methodologies.</p>")
     assert reading.hard_openings(book) == (1, [])

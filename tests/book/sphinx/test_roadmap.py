@@ -61,7 +61,8 @@ def test_each_technique_and_chapter_of_the_book_is_on_its_map():
     places = tree(toc, (row["section"] for row in rows))
     assert sum(place.techniques for place in places) == len(rows)
     shown = [chapter for place in every(places) for chapter in place.chapters]
-    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    numbered = [part for part in toc["parts"] if part["caption"][0].isdigit()]  # by the survey's sections
+    files = [entry["file"] for part in numbered for entry in part["chapters"]]
     assert shown == [name.removeprefix("chapters/") for name in files if name.startswith("chapters/")]
 
 
