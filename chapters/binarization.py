@@ -468,10 +468,9 @@ record("alexnet.file_ratio", whole / small, exact=True)
 # **What to see.** With signs and scales, the digit classifier has an error of
 # {glue:text}`binarization.lenet5.bwn_error_pct`, {glue:text}`binarization.lenet5.outcome` the
 # {glue:text}`binarization.lenet5.float_error_pct` of floats.
-# {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`.
-# A filter of the second convolution becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, the file of
-# LeNet-5 {glue:text}`binarization.lenet5.bwn_file_ratio`, and that of AlexNet
-# {glue:text}`binarization.alexnet.file_ratio`.
+# {finding}`The whole file shrinks less than a single filter | binarization.lenet5.bwn_file_ratio < binarization.bwn.conv2_filter_ratio; binarization.alexnet.file_ratio < binarization.bwn.conv2_filter_ratio`:
+# a filter becomes {glue:text}`binarization.bwn.conv2_filter_ratio` smaller, LeNet-5's file
+# {glue:text}`binarization.lenet5.bwn_file_ratio`, and AlexNet's {glue:text}`binarization.alexnet.file_ratio`.
 #
 # (sec-bipolar)=
 # ## Bipolar regularizer: push weights toward ±1

@@ -222,8 +222,9 @@ evidence.phrase("introduction.chip.larger", larger_chip)
 
 # %% [markdown]
 # **What to see.** {finding}`No network fits | introduction.chip.least_weights_ratio > 1; introduction.chip.least_activations_ratio > 1` into the {glue:text}`introduction.chip.larger`, the larger of the two chips.
-# The lightest weights take {mean}`introduction.chip.least_weights_ratio` its storage, and the least activations take
-# {mean}`introduction.chip.least_activations_ratio` its memory.
+# The lightest weights of all take {mean}`introduction.chip.least_weights_ratio` its storage, and the activations that
+# need {finding}`least memory | introduction.chip.least_activations_ratio > 1` take
+# {mean}`introduction.chip.least_activations_ratio` what it has.
 #
 # As the survey says, AlexNet has {mean}`introduction.alexnet.weights_mb` of weights ({verdict}`C1-01`).
 # The networks that followed take {finding}`more work than AlexNet | introduction.vgg.work_to_alexnet_ratio > 1; introduction.googlenet.work_to_alexnet_ratio > 1; introduction.resnet.work_to_alexnet_ratio > 1`,
@@ -378,14 +379,14 @@ figures.show(
 )
 
 # %% [markdown]
-# **What to see.** Those that leave fewer filters or thinner layers save work as well.
+# **What to see.** {finding}`Those that leave fewer filters or thinner layers save work as well | introduction.saving.filters_multiply_adds_ratio > 1.1; introduction.saving.factorize_multiply_adds_ratio > 1.1`.
 # The others change how a weight is written, and the network still multiplies with as many ({verdict}`C1-08`).
 # The memory for activations is the hardest to save:
 # {finding}`only a narrower network needs less | introduction.saving.distill_activations_ratio > 1.1; introduction.saving.filters_activations_ratio > 1.1; introduction.saving.prune_activations_ratio <= 1.1; introduction.saving.hash_activations_ratio <= 1.1; introduction.saving.share_activations_ratio <= 1.1; introduction.saving.int8_activations_ratio <= 1.1; introduction.saving.signs_activations_ratio <= 1.1`.
 #
 # The count of multiply-adds misses two things.
-# Special software may skip zeros ({doc}`pruning_speed`), and products of short numbers take less time than products of
-# floats ({doc}`quantization_integers`, {doc}`binarization_speed`).
+# Special software may skip zeros: see {doc}`pruning_speed`.
+# And products of short numbers can be quick: see {doc}`quantization_integers` and {doc}`binarization_speed`.
 #
 # ## Recurrent networks can be compressed too
 #
@@ -535,7 +536,8 @@ evidence.phrase("introduction.recurrent.outcome", text)
 # %% [markdown]
 # **What to see.** Without {mean}`introduction.pruning.removed_pct` of their weights, and retrained, the two kinds
 # {glue:text}`introduction.recurrent.outcome` on average ({verdict}`C1-06`).
-# The LSTM loses {glue:text}`introduction.lstm.pruned_loss_points`, the GRU {glue:text}`introduction.gru.pruned_loss_points`.
+# {finding}`The LSTM loses | introduction.lstm.pruned_loss_points > 0` {glue:text}`introduction.lstm.pruned_loss_points`,
+# and the GRU {glue:text}`introduction.gru.pruned_loss_points`.
 # So the methods of {doc}`pruning` need nothing that convolutions have and recurrent networks lack.
 #
 # ## How this book is ordered
