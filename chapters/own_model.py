@@ -388,7 +388,7 @@ evidence.answer(
 # %% [markdown]
 # 3. Run the command itself from Python, and read its report.
 
-# %% tags=["hide-cell"]
+# %% tags=["hide-cell", "remove-stdout"]
 with tempfile.TemporaryDirectory() as folder:
     words = ["--model", network, "--first", "100", "50", "100"]
     with contextlib.redirect_stderr(io.StringIO()):  # what it says while it works
