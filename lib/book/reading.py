@@ -19,7 +19,8 @@ from lib.book.gates import Gate, built_pages
 
 WORDS, NUMBERS, GRADE = 30, 3, 11  # at most: words and numbers of a sentence, school years that an opening needs
 NOT_OURS = soupsieve.compile(
-    ".claim, .section-bars, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography, .toctree-wrapper"
+    ".claim, .section-bars, .facts, .refusals, .cell_output, .cost, blockquote, table, dl, .bibliography,"
+    " .toctree-wrapper"
 )
 MACHINE = ("genindex", "search", "references")  # lists that are made from names and entries
 PLACE = re.compile(r"\b(?:Fig\.|Figures?|Tables?|[Ss]ections?|[Ee]quations?|[Cc]hapters?)(?:\s\(?\d[\d.]*\)?)+")
