@@ -1139,7 +1139,7 @@ for kind, kernel in pairs.items():
 # The fused separable ones misclassify {mean}`architectures.spatial.fused_separable_error_pct`:
 # {glue:text}`architectures.spatial.fused_separable_outcome`.
 # Separating filters {finding}`costs time | architectures.spatial.separable_latency_ratio > 1` instead of saving it.
-# On this core, {term}`separable filters <separable convolution>` take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones,
+# On this core, separable filters take {mean}`architectures.spatial.separable_latency_ratio` as long as full ones,
 # because PyTorch is slow at convolutions in many small groups.
 # The paper reports the accuracy of classical filters at up to 3.3 times the speed {cite:p}`mamalet2012simplifying`.
 #

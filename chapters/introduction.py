@@ -227,8 +227,8 @@ evidence.phrase("introduction.chip.larger", larger_chip)
 # {mean}`introduction.chip.least_activations_ratio` what it has.
 #
 # As the survey says, AlexNet has {mean}`introduction.alexnet.weights_mb` of weights ({verdict}`C1-01`).
-# The networks that followed take {finding}`more work than AlexNet | introduction.vgg.work_to_alexnet_ratio > 1; introduction.googlenet.work_to_alexnet_ratio > 1; introduction.resnet.work_to_alexnet_ratio > 1`,
-# but only VGG has {finding}`more weights | introduction.vgg.weights_to_alexnet_ratio > 1; introduction.googlenet.weights_to_alexnet_ratio < 1; introduction.resnet.weights_to_alexnet_ratio < 1` ({verdict}`C1-02`).
+# VGG, GoogLeNet and ResNet, which followed, take {finding}`more work than AlexNet | introduction.vgg.work_to_alexnet_ratio > 1; introduction.googlenet.work_to_alexnet_ratio > 1; introduction.resnet.work_to_alexnet_ratio > 1`,
+# but of these only VGG has {finding}`more weights | introduction.vgg.weights_to_alexnet_ratio > 1; introduction.googlenet.weights_to_alexnet_ratio < 1; introduction.resnet.weights_to_alexnet_ratio < 1` ({verdict}`C1-02`).
 # A network with few weights may need much memory: SqueezeNet and MobileNetV2 have
 # {finding}`larger activations than AlexNet | introduction.squeezenet.activations_mb > introduction.alexnet.activations_mb; introduction.mobilenet.activations_mb > introduction.alexnet.activations_mb`.
 #
@@ -382,7 +382,9 @@ figures.show(
 # **What to see.** {finding}`Those that leave fewer filters or thinner layers save work as well | introduction.saving.filters_multiply_adds_ratio > 1.1; introduction.saving.factorize_multiply_adds_ratio > 1.1`.
 # The others change how a weight is written, and the network still multiplies with as many ({verdict}`C1-08`).
 # The memory for activations is the hardest to save:
-# {finding}`only a narrower network needs less | introduction.saving.distill_activations_ratio > 1.1; introduction.saving.filters_activations_ratio > 1.1; introduction.saving.prune_activations_ratio <= 1.1; introduction.saving.hash_activations_ratio <= 1.1; introduction.saving.share_activations_ratio <= 1.1; introduction.saving.int8_activations_ratio <= 1.1; introduction.saving.signs_activations_ratio <= 1.1`.
+# {finding}`only a narrower network needs less | introduction.saving.distill_activations_ratio > 1.1; introduction.saving.filters_activations_ratio > 1.1; introduction.saving.prune_activations_ratio <= 1.1; introduction.saving.hash_activations_ratio <= 1.1; introduction.saving.share_activations_ratio <= 1.1; introduction.saving.int8_activations_ratio <= 1.1; introduction.saving.signs_activations_ratio <= 1.1; introduction.saving.factorize_activations_ratio <= 1.1`.
+# Here only the weights are rounded to eight bits; where activations are integers too, they take less: see
+# {doc}`own_model`.
 #
 # The count of multiply-adds misses two things.
 # Special software may skip zeros: see {doc}`pruning_speed`.
@@ -436,7 +438,7 @@ assert [row["layer"] for row in measure.by_layer(sparse)] == [
 
 # %% [markdown]
 # **An experiment.** We train both kinds, remove four fifths of the weights, and train on.
-# The dense network trains on for as many epochs, with the same options.
+# The dense network trains on for as many epochs; each has the learning rate that is best on validation images.
 
 # %% tags=["hide-input"]
 fit = {

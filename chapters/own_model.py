@@ -16,7 +16,7 @@
 # {mean}`own_model.int8.file_ratio` smaller, and the error {glue:text}`own_model.int8.outcome`, against the same
 # network trained as long.
 # {finding}`The smallest file | own_model.coded.file_ratio > own_model.int8.file_ratio; own_model.coded.file_ratio > own_model.rounded.file_ratio; own_model.coded.file_ratio > own_model.filters.file_ratio`
-# is {mean}`own_model.coded.file_ratio` smaller.
+# is {mean}`own_model.coded.file_ratio` smaller, and its error {glue:text}`own_model.coded.outcome`.
 #
 # ```{claims} own_model
 # ```
@@ -106,9 +106,9 @@ def unchanged(seed, epochs):  # the network as given, trained on: a fair rival
 # It takes a classifier of torchvision or a network of your own (`--model my_network:build`), its weights as a
 # safetensors file, and a folder with one folder of images for each class.
 # It writes the shrunk network for `lib` (`network.slim`) and for other runtimes (`network.onnx`), a report and a figure.
-# `lib.recipes.rebuilding.rebuild` reads the former back, bit for bit.
-# Without weights, `--train` trains first; without both, it takes small digits on photographs.
-# Pixels come as values from 0 to 1, so a normalization belongs into the network.
+# `lib.recipes.rebuilding.rebuild` reads `network.slim` back, bit for bit.
+# Without weights, `--train` trains first; without `--data`, it takes small digits on photographs.
+# Pixels come as values from 0 to 1, so a normalization belongs in the network.
 #
 # ## Five recipes of a few lines
 #
@@ -404,7 +404,8 @@ evidence.answer(
 # %% [markdown]
 # ## In short
 #
-# - Say first what must get smaller: the file, the memory, or the time. The recipes differ in this more than in error.
+# - Say first what must get smaller: the file, the memory, or the time. Then hold the error against the rival's: the
+#   smallest file is no gain if the network no longer answers well.
 # - Integers of eight bits are the first thing to try: they save file and memory, and time where
 #   the processor has kernels for them.
 # - A small file alone does not make a network faster.

@@ -382,7 +382,7 @@ evidence.phrase("supergraphs.fabric.outcome", ahead)
 # What a fabric saves is the search, not the computation of what is found.
 # Training the whole does not train its parts.
 # Inside the fabric the paths are right on {mean}`supergraphs.fabric.inside_accuracy_pct` of the images, {finding}`far fewer | supergraphs.fabric.path_accuracy_pct - supergraphs.fabric.inside_accuracy_pct > 20` than the {mean}`supergraphs.fabric.path_accuracy_pct` that they reach alone.
-# To compare parts with {term}`shared weights <weight sharing>`, parts must be trained, which is what the next method does.
+# To compare parts with shared weights, parts must be trained, which is what the next method does.
 #
 # (sec-enas)=
 # ## ENAS: children that share weights
