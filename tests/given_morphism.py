@@ -12,7 +12,7 @@ from lib.vision import torchvision
 
 
 def difference(model: nn.Module, morphed: nn.Module, inputs: Tensor) -> float:
-    """The largest difference of the outputs in evaluation and in training mode; NaN where one is not finite."""
+    """The largest difference of the outputs in evaluation and in training mode; not finite where one of them is not."""
     modes = [largest_difference(model, morphed, inputs, training=mode) for mode in (False, True)]
     return float(torch.tensor(modes, dtype=torch.float64).max())
 

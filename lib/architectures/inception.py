@@ -125,7 +125,7 @@ def googlenet(
     """Build GoogLeNet: three convolutions, nine Inception modules with pools between them, and the mean of each map.
 
     The layers are those of szegedy2015going, Table 1. The auxiliary heads only take part in training:
-    :func:`lib.architectures.shared.heads.fit`. The paper names neither the constants of its local response
+    :func:`lib.architectures.shared.googlenet_heads.fit`. The paper names neither the constants of its local response
     normalization nor its initial weights: we take those of Caffe's GoogLeNet for the first, over 5 maps; for the
     second, He's (normal) in the convolutions and PyTorch's in the last layer.
 

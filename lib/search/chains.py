@@ -126,7 +126,7 @@ class Operation:
 def convolution(
     inputs: int, outputs: int, kernel: int, *, groups: int = 1, name: str = "conv"
 ) -> OrderedDict[str, nn.Module]:
-    """Name the layers of a convolution without a bias, batch norm and ReLU.
+    """Build the named layers of a convolution without a bias, batch norm and ReLU.
 
     inputs, outputs: channels.
     kernel: height and width, odd; the border is padded so that the size stays.

@@ -1,6 +1,7 @@
 """Search under a cost: the candidates that a limit allows are a space of their own.
 
-Accuracy alone is no search where the largest network wins. Parameters, multiply-adds and latency are costs alike.
+Where the largest network is the most accurate, a search by accuracy alone finds nothing new. Parameters, multiply-adds
+and latency are costs alike.
 """
 
 import math

@@ -102,8 +102,8 @@ class _Recorder(fx.Interpreter):
             function: Callable[..., object]
             match n.op:
                 case "call_module":
-                    function = self.fetch_attr(str(n.target))
-                    kind = _described(self.fetch_attr(str(n.target)))
+                    module = self.fetch_attr(str(n.target))
+                    function, kind = module, _described(module)
                 case "call_method":
                     function, kind = getattr(type(arguments[0]), str(n.target)), str(n.target)
                 case _:

@@ -7,7 +7,7 @@ from torch import nn
 
 from lib import measure
 from lib.architectures.inception import MODULES, Inception, Sizes, googlenet
-from lib.architectures.shared.heads import HEADS, with_heads
+from lib.architectures.shared.googlenet_heads import HEADS, with_heads
 from lib.vision import torchvision
 
 SMALL = Sizes(2, 3, 4, 2, 3, 1)

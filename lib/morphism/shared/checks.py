@@ -133,7 +133,7 @@ def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, 
     inputs: that both take, (n, ...).
     training: whether in training mode, with batch statistics but without dropout; default False, evaluation mode.
 
-    Returns NaN where an output is not finite. Raises ValueError where their outputs have different shapes.
+    Returns NaN or infinity where an output is not finite. Raises ValueError where their outputs have different shapes.
 
     >>> double = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> largest_difference(double, copied(double, {}), torch.ones(1, 2))
