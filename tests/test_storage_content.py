@@ -364,7 +364,8 @@ def in_inference_mode() -> nn.Module:
     ("build", "says"),
     [
         (lambda: nn.Linear(3, 2, device="meta"), "bias is on the device meta"),
-        (lambda: nn.LazyLinear(2), "before .* has seen an input"),
+        (lambda: nn.LazyLinear(2), "the model is a LazyLinear, which keeps values in a way of its own"),
+        (lambda: holding(nn.UninitializedParameter()), "held has no shape before the network has seen an input"),
         (lambda: holding(torch.eye(3).to_sparse()), "held is torch.sparse_coo"),
         (lambda: nn.Sequential(nn.ReLU(), Counting(3, 2)), "1 has an extra state"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_ledger import BYTES, OTHER, TWO, K, claim, record, write_ledger
 
-from lib.book import build, choices, findings, form, gates, judging, ledger, pages, reading, records
+from lib.book import build, choices, findings, form, gates, judging, ledger, pages, quizzes, reading, records
 from lib.book.claims import CONTRADICTED, IN_PART, SUPPORTED, UNDECIDED
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/book.css"><link rel="canonical" href="https://example.org/">
@@ -129,6 +129,7 @@ def test_the_verdicts_are_one_of_the_gates(site, monkeypatch):
     monkeypatch.setattr(reading, "GATES", {})
     monkeypatch.setattr(findings, "GATES", {})
     monkeypatch.setattr(choices, "GATES", {})
+    monkeypatch.setattr(quizzes, "GATES", {})
     assert build.hold_gates(site, "quick") == [
         "records: results/quick/one.json is out of date",
         "verdicts: claim C2.3-01 is held otherwise",

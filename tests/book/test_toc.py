@@ -16,7 +16,7 @@ PARTS = {
 
 def test_parts_carry_number_and_title_of_their_section():
     titles = {f"{number} {title}" for number, title in SECTIONS.items()}
-    assert [caption for caption in PARTS if caption not in titles] == ["The evidence", "The book"]
+    assert [caption for caption in PARTS if caption not in titles] == ["Start here", "The evidence", "The book"]
 
 
 def test_each_technique_is_in_the_part_of_its_section():
