@@ -17,8 +17,8 @@
 # {finding}`faster than torch's convolution of floats | binarization.kernel.conv_ratio > 1`, by
 # {mean}`binarization.kernel.conv_ratio 1`, and all of LeNet-5, a small digit classifier, runs
 # {mean}`binarization_speed.lenet5.many_speedup_latency_ratio 1` as fast.
-# The "58 times" of the survey {cite:p}`berthelier2020survey` is one convolution, without the time to read memory;
-# by the clock, we reach as much
+# The "58 times" of the survey {cite:p}`berthelier2020survey` is one convolution, without the time to read memory.
+# By the clock, we reach as much
 # {glue:text}`binarization_speed.rival.outcome`.
 #
 # ```{claims} binarization_speed

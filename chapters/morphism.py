@@ -991,8 +991,8 @@ figures.show(
 # %% [markdown]
 # **What to see.** {finding}`One large network without a search does better | morphism.grow.over_largest_points < 0`:
 # with all these epochs it reaches {mean}`morphism.grow.largest_accuracy_pct 1`.
-# The best network of the search that keeps weights reaches {mean}`morphism.grow.grow_accuracy_pct 1`, and the best of
-# as many random networks from scratch reaches {mean}`morphism.grow.random_accuracy_pct 1`.
+# The network that the search finds while it keeps weights reaches {mean}`morphism.grow.grow_accuracy_pct 1`, and the
+# one chosen among as many random networks from scratch reaches {mean}`morphism.grow.random_accuracy_pct 1`.
 # The difference of these two is {glue:text}`morphism.grow.over_random_points`: {glue:text}`morphism.grow.outcome`.
 #
 # (sec-path-level-morphism)=

@@ -632,8 +632,9 @@ figures.show(
 # {cite:t}`stanley2002evolving` report 3,578 evaluations.
 #
 # Does an evolving topology have an advantage over a fixed one?
-# Over a fixed network of the wrong size, yes: without hidden nodes it learns exclusive or in {mean}`neuroevolution.xor.fixed0_solved_pct` of the searches
-# ({verdict}`C2.1-02`), and with ten it {finding}`takes longer | neuroevolution.pole.fixed10_evaluations > neuroevolution.pole.neat_evaluations` to balance the poles.
+# Over a fixed network of the wrong size, yes.
+# Without hidden nodes it learns exclusive or in {mean}`neuroevolution.xor.fixed0_solved_pct` of the searches
+# ({verdict}`C2.1-02`); with ten it {finding}`takes longer | neuroevolution.pole.fixed10_evaluations > neuroevolution.pole.neat_evaluations` to balance the poles.
 # Over one of the right size, no ({verdict}`C3.2.2-01`).
 # With three hidden nodes, a fixed network learns exclusive or
 # {finding}`sooner than NEAT | neuroevolution.xor.fixed3_generations < neuroevolution.xor.generations`, in
