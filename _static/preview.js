@@ -36,12 +36,12 @@
 
   const startPreviews = () => {
     const article = document.querySelector("article.bd-article");
-    if (!article) return;
+    if (!article || !("popover" in HTMLElement.prototype)) return;
     const known = JSON.parse(document.getElementById("previews")?.textContent ?? "{}");
     const box = Object.assign(element("div", "preview"), { id: "preview", popover: "manual" });
     box.setAttribute("role", "tooltip");
     article.append(box);
-    let open = null, timer = 0, pointer = "mouse";
+    let open = null, timer = 0, pointer = "mouse", seen = false; // seen: the link has been on the screen since
 
     const linkAt = (target) => {
       const link = target instanceof Element && target.closest("a.reference.internal");
@@ -55,6 +55,15 @@
       open = null;
       box.hidePopover();
     };
+    /* A page that scrolls may take the link off the screen; one that gets the focus comes onto it. */
+    const follow = () => {
+      if (!open) return;
+      const { top, bottom } = open.getBoundingClientRect();
+      const inside = bottom > 0 && top < window.innerHeight;
+      seen ||= inside;
+      if (seen && !inside) close();
+      else place(box, open);
+    };
     const show = (link, touched = false) => {
       clearTimeout(timer);
       if (open === link) return;
@@ -65,7 +74,8 @@
       link.removeAttribute("title"); // the browser would show it as well
       link.setAttribute("aria-describedby", box.id);
       box.showPopover();
-      place(box, link);
+      seen = false;
+      follow();
       const image = box.querySelector("img");
       if (image) image.addEventListener("load", () => { if (open === link) place(box, link); });
     };
@@ -97,7 +107,7 @@
       } else close();
     });
     for (const moves of ["scroll", "resize"]) {
-      window.addEventListener(moves, () => { if (open) place(box, open); }, { capture: true, passive: true });
+      window.addEventListener(moves, follow, { capture: true, passive: true });
     }
   };
   document.addEventListener("DOMContentLoaded", startPreviews);

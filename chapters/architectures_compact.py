@@ -413,7 +413,7 @@ figures.show(
 # SqueezeNet with its own pools takes {mean}`architectures_compact.pools.photo_multiply_adds_ratio`
 # {finding}`as many | architectures_compact.pools.photo_multiply_adds_ratio > 1` as with those of its version `1.1`.
 # For four small photographs it takes {mean}`architectures_compact.pools.photo_latency_ratio`
-# {finding}`as much time | architectures_compact.pools.photo_latency_ratio > 1`.
+# of the time.
 # In accuracy, the network with late pools is {glue:text}`architectures_compact.pools.late` the one with early pools
 # ({verdict}`C3.1-09`).
 # A small network that pools early and spends the same multiply-adds on width is {glue:text}`architectures_compact.pools.wide` the published version.

@@ -1,14 +1,21 @@
-"""One thread for each test process, and a small book to try the way from source to page on: a chapter, a page, a claim.
+"""One thread and one browser for each test process, and a small book to try the way from source to page on.
 
 With two threads the order of a sum, and so its last bit, depends on what else the machine does.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from given_browser import CHROMIUM, NO_NETWORK, SCREENS
 from small_book import copy_book
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):  # as chapters run
     os.environ[f"{_library}_NUM_THREADS"] = "1"
@@ -56,3 +63,40 @@ def add_chapter(small_book: Path) -> Callable[..., None]:
             toc.write(f"  - file: chapters/{name}\n")
 
     return add
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium with the network shut. A process can start playwright only once, so all tests share it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        args = ["--no-sandbox", "--disable-gpu", NO_NETWORK]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """Open a page of the test file's ``address``: ``visit("claims.html")``; more arguments are those of a context.
+
+    No script may fail, nothing may be missing, and nothing may be asked of another address.
+    """
+    contexts, wrong = [], []
+
+    def visit(name: str, **options: object) -> Page:
+        contexts.append(browser.new_context(**SCREENS["wide"] | options))
+        contexts[-1].set_default_timeout(60_000)  # a busy machine is slow, not wrong
+        page = contexts[-1].new_page()
+        inside = (address, "data:", "blob:")
+        page.on("pageerror", lambda error: wrong.append(error.message))
+        page.on("request", lambda asked: asked.url.startswith(inside) or wrong.append(f"asks for {asked.url}"))
+        page.on("response", lambda said: said.status >= 400 and wrong.append(f"{said.status} for {said.url}"))
+        page.goto(f"{address}/{name}", wait_until="networkidle")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -64,7 +64,7 @@ def quiz_book(root: Path, content: dict) -> str:
     """
     tiny_book(root)
     config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-    needed = ("means", "offline", "playground", "quiz", "survey", "theme")
+    needed = ("icons", "means", "offline", "playground", "quiz", "survey", "theme")
     config["sphinx"]["extra_extensions"] = [f"lib.book.sphinx.{name}" for name in needed]
     config["sphinx"]["config"].pop("nb_custom_formats")
     (root / "_config.yml").write_text(yaml.safe_dump(config))

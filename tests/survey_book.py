@@ -1,4 +1,4 @@
-"""A small book with two chapters, two ledgers and committed results, for tests of the pages."""
+"""A small book with two chapters, their claims and committed results, for tests of pages; small_book.py is for runs."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ C2.3-38: How many weights can go?
 C2.4-12: How small is the file?
 quantization: One network alone
 times smaller
-on paper = 40 x
+on paper = 40 x {cite:p}`han2016deep`
 here = quantization.lenet300.file_ratio
 ```
 

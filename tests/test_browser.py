@@ -3,32 +3,23 @@
 Builds the quick book first, where that is not up to date. Needs Chromium, Debian's package ``chromium``.
 """
 
-import functools
-import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, Request, sync_playwright
+from given_browser import MARKS, SCREENS, serving
+from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 from lib.book import gates, pages
 
 PROJECT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENS = {  # a page is loaded once on each, in the first of its modes, and then switched to the next
-    "wide": {"viewport": {"width": 1280, "height": 900}},
-    "narrow": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
-}
-MODES = {"wide": ("dark", "light"), "narrow": ("phone",)}
+MODES = {"wide": ("dark", "light"), "narrow": ("phone",)}  # a page is loaded once on each screen, in the first of these
 SCHEMES = {"dark": "dark", "light": "light", "phone": "light"}
-NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 FOLLOWS = """theme => new Promise(done => {  // a switched theme takes a while on a busy machine; a page may have none
     const end = Date.now() + 5000, themed = document.querySelector('link[href*="theme"]') !== null;
     const follow = () => !themed || document.documentElement.dataset.theme === theme || Date.now() > end
@@ -47,10 +38,7 @@ RULES = {  # the phone has the colors of the light page, and the dark page has i
 CODE_PCT = 35  # of a page's height, at the most, is code that is shown before anything is unfolded
 PAGES = [f"{name}.html" for name in re.findall(r"(?:root|file): ([\w/-]+)", (PROJECT / "_toc.yml").read_text())]
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium, to look at the pages"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="session")
@@ -62,43 +50,15 @@ def site() -> Iterator[str]:
         yield address
 
 
-class serving:
-    """A folder on a free port of 127.0.0.1."""
-
-    def __init__(self, folder: Path) -> None:
-        class Quiet(http.server.SimpleHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"  # one connection for many files
-
-            def do_GET(self) -> None:
-                if self.path == "/favicon.ico":  # the browser asks for it, not the page
-                    self.send_response(204)
-                    return self.end_headers()
-                return super().do_GET()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture(scope="session")
-def screens() -> Iterator[dict[str, BrowserContext]]:
+def screens(browser: Browser) -> Iterator[dict[str, BrowserContext]]:
     """A browser's window for each screen; pages that follow find the theme's files in its cache."""
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox", "--disable-gpu", NO_NETWORK]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        contexts = {name: browser.new_context(**options) for name, options in SCREENS.items()}
-        for context in contexts.values():
-            context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
-        yield contexts
-        browser.close()
+    contexts = {name: browser.new_context(**options) for name, options in SCREENS.items()}
+    for context in contexts.values():
+        context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
+    yield contexts
+    for context in contexts.values():
+        context.close()
 
 
 def look(

@@ -1,21 +1,18 @@
-"""What the book's own scripts and styles do in a real browser, on a small book with two ledgers."""
+"""What the book's own scripts and styles do in a real browser, on a small book with two chapters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from given_browser import MARKS, serving
+from playwright.sync_api import Page
 from survey_book import build, stamp_run, tiny_book
-from test_browser import CHROMIUM, serving
 
 from lib.book import pages
 from lib.book.sphinx import weight
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium, to look at the pages"),
-]
+pytestmark = MARKS
 EXTRA = """
 # %% [markdown]
 # ## Lottery tickets and k-means
@@ -45,34 +42,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(root: Path) -> Iterator[str]:
     with serving(pages.site(root)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Open a page of the book: ``visit("claims.html")``; more arguments are those of a context. No script may fail."""
-    contexts, errors = [], []
-
-    def visit(name: str, **options: object) -> Page:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
-        contexts[-1].set_default_timeout(60_000)
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(error.message))
-        page.on("response", lambda said: said.status >= 400 and errors.append(f"{said.status} for {said.url}"))
-        page.goto(f"{address}/{name}", wait_until="networkidle")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert errors == []
 
 
 def test_a_book_of_no_known_repository_names_none(visit):

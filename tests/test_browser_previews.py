@@ -1,21 +1,19 @@
 """Previews of what links lead to, and figures that fill the window, in a real browser."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from given_browser import MARKS, SCREENS, serving
+from playwright.sync_api import Page
 from survey_book import build, tiny_book
-from test_browser import CHROMIUM, SCREENS, serving
 
 from lib.book import pages
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium, to look at the pages"),
-]
+pytestmark = MARKS
 GLOSSARY = """# Glossary
 
 ```{glossary}
@@ -51,6 +49,7 @@ x = 1
 
 There is more.
 """
+AXE = {"preload": False}  # it would look for style sheets where they are not
 MASK, BOX = "a[href$='#term-mask']", "#preview"
 
 
@@ -69,32 +68,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Open the page of links; the arguments are those of a context. No script may fail."""
-    contexts, errors = [], []
-
-    def visit(**options: object) -> Page:
-        contexts.append(browser.new_context(**SCREENS["wide"] | options))
-        contexts[-1].set_default_timeout(60_000)
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(error.message))
-        page.on("request", lambda asked: asked.url.startswith((address, "data:")) or errors.append(asked.url))
-        page.goto(f"{address}/things.html", wait_until="networkidle")
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert errors == []
+def visit(visit: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the page of links; the arguments are those of a context."""
+    return functools.partial(visit, "things.html")
 
 
 def said(page: Page) -> list[str]:
@@ -181,6 +158,25 @@ def test_a_preview_stays_in_the_window_above_a_low_link(visit):
     assert 0 <= box["y"] <= box["y"] + box["height"] <= link["y"]
 
 
+def test_a_preview_closes_when_its_link_has_scrolled_away(visit):
+    page = visit(viewport={"width": 700, "height": 250})
+    page.locator("a[href$='#term-density']").focus()
+    page.keyboard.press("Shift+Tab")
+    assert said(page)[0] == "mask"
+    page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+    page.locator(BOX).wait_for(state="hidden")
+    assert page.locator("[aria-describedby=preview]").count() == 0
+
+
+def test_a_browser_without_popovers_shows_no_previews(visit):
+    page = visit()
+    page.add_init_script("delete HTMLElement.prototype.popover; delete HTMLElement.prototype.showPopover")
+    page.reload(wait_until="load")
+    page.locator("a[href$='#term-density']").focus()
+    page.keyboard.press("Shift+Tab")
+    assert page.locator(BOX).count() == 0
+
+
 @pytest.mark.parametrize(("wish", "name"), [("reduce", "none"), ("no-preference", "preview-appears")])
 def test_nothing_moves_for_readers_who_want_that(visit, wish, name):
     page = visit(reduced_motion=wish)
@@ -228,14 +224,17 @@ def test_on_a_phone_the_enlarged_figure_is_wider_than_the_screen(visit):
 def test_axe_finds_nothing_in_what_opens(visit, scheme):
     page = visit(color_scheme=scheme, reduced_motion="reduce")
     rest(page, MASK)
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options=AXE).response["violations"]
     page.keyboard.press("Escape")
     page.locator(BUTTON).press("Enter")
-    found += Axe().run(page).response["violations"]
+    found += Axe().run(page, options=AXE).response["violations"]
     assert [(wrong["id"], node["html"]) for wrong in found for node in wrong["nodes"]] == []
 
 
 def test_paper_has_no_buttons(visit):
     page = visit()
+    page.locator(BUTTON).press("Enter")
+    dialog = page.locator("dialog.enlarged")
+    assert dialog.is_visible()
     page.emulate_media(media="print")
-    assert page.locator(BUTTON).is_hidden()
+    assert page.locator(BUTTON).is_hidden() and dialog.is_hidden()

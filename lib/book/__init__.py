@@ -21,6 +21,8 @@ ledger.py         the claims, the catalogue of techniques and the measurements, 
 records.py        the committed results: written on demand, checked, compared
 reproduce.py      run chapters again and compare their verdicts with the held ones
 catalogue.py      the table of techniques in README.md
+history.py        the check that a rule that changed after its result says so
+zoo/              every technique on networks that nobody here wrote
 
 The book:
 
@@ -28,6 +30,12 @@ build.py          the commands, from sources to pages and records
 pages.py          build the pages, one page alone, or serve them
 gates.py          the checks on pages and verdicts
 prose.py          the check on prose: no measured number is typed
+findings.py       sentences that state an outcome, and the rules that keep them true
+quizzes.py        questions to readers, and the rules that keep their answers true
+form.py           the checks on the form of a chapter
+reading.py        the checks on how a page reads
+choices.py        the check that a chapter chooses by the validation split
+playground.py     what the sliders show: a classifier at every density and number of bits
 sphinx/           extensions of Sphinx for the pages
 matrix.py         the jobs of the published book
 doctor.py         whether this machine's kernels give right results

@@ -101,7 +101,7 @@ def lib_sha256(folder: Path, files: list[Path]) -> str:
 
 
 def lock_sha256(root: Path) -> str:
-    """Return the hash of the locked versions that a run can use: all but those of the tools.
+    """Return the hash of the locked versions without the tools that requirements.in names; what only they need counts.
 
     root: the book's folder. Its ``requirements.in`` names the tools after the line that begins with ``# Tools``.
     """

@@ -61,7 +61,7 @@ def load(root: Path) -> dict[str, Any]:
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """The record of the sliders is whole, and of the present code.
+    """The record of the sliders is whole, and of the present methods; training and files do not count.
 
     root: the book's folder.
     Returns how many settings it holds, and a sentence for each thing that is wrong.

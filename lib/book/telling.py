@@ -22,18 +22,29 @@ OPEN = {STRADDLES: "too uncertain to tell", TOO_FEW: "too few seeds to tell"}
 COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 TIMES, FAR = 3, 20  # a value that is as many times its bound, or as small a part of it, is told as that
 NAMES = {  # words of keys that are names
+    "abc1": "ABC-Net, one base",
+    "abc3": "ABC-Net, three bases",
+    "abc5": "ABC-Net, five bases",
+    "adam": "Adam",
     "alexnet": "AlexNet",
     "bnn": "BNN",
-    "bwn": "BWN",
+    "bo": "Bayesian optimization",
     "bsn": "budgeted super network",
+    "bwn": "BWN",
     "cnn": "CNN",
+    "codeepneat": "CoDeepNEAT",
     "cp": "CP",
+    "enas": "ENAS",
     "gcs": "GCS",
     "gng": "GNG",
+    "googlenet": "GoogLeNet",
+    "gru": "GRU",
     "gxnor": "GXNOR",
     "imagenet": "ImageNet",
+    "l1": "L1",
     "lenet300": "LeNet-300-100",
     "lenet5": "LeNet-5",
+    "lstm": "LSTM",
     "mlp": "MLP",
     "mnasnet": "MnasNet",
     "mobilenet": "MobileNet",
@@ -42,16 +53,21 @@ NAMES = {  # words of keys that are names
     "obs": "OBS",
     "ppm": "",
     "rbf": "RBF",
-    "resnet8": "ResNet-8",
+    "resnet": "ResNet",
     "resnet18": "ResNet-18",
+    "resnet8": "ResNet-8",
     "segnet": "Squeeze-SegNet",
     "squeezenet": "SqueezeNet",
     "svd": "SVD",
     "torchvision": "torchvision",
     "vgg": "VGG",
     "vgg16": "VGG-16",
+    "weights1": "one base for weights",
+    "weights3": "three bases for weights",
+    "weights5": "five bases for weights",
     "xnor": "XNOR",
 }
+NUMBERED = re.compile(r"(?!conv|float|bfloat|fixed|int)([a-z]{3,})(\d+)")  # a word with a setting, no name or format
 
 
 def told(claim: Claim, profile: str, results: dict[str, Records]) -> str:
@@ -94,12 +110,40 @@ def name(key: str) -> tuple[str, str]:
     """
     subject, metric = key.split(".", 1)[1].rsplit(".", 1)
     short = re.sub(r"_(?:pct|points|bytes|mb)$", "", metric)
-    return _words(re.sub(r"\.", " ", subject)), _words(short)
+    return _words(subject.replace(".", " ")), _words(short)
+
+
+def limit(finding: Finding, bound: float) -> str:
+    """Return a bound of a rule in the unit of what the rule is about.
+
+    finding: of the rule.
+    bound: the number.
+    """
+    suffix = {"x": "×", "×": "×", "": ""}.get(unit(finding), f" {unit(finding)}")
+    return _singular(f"{plain(bound)}{suffix}")
+
+
+def plain(value: float) -> str:
+    """Return a number as a sentence has it: without an exponent, with the sign of a minus.
+
+    >>> plain(-0.00001), plain(12345)
+    ('−0.00001', '12,345')
+    """
+    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
+    return (f"{value:.12f}".rstrip("0") if "e" in text else text).replace("-", "−")
 
 
 def _words(text: str) -> str:
-    found = [NAMES.get(word, word) for word in text.replace("_", " ").split()]
+    found = map(_word, text.replace("multiply_adds", "multiply-adds").replace("_", " ").split())
     return " ".join(filter(None, found)) or text
+
+
+def _word(word: str) -> str:
+    """A word of a key: its name, or a number apart from what it counts."""
+    numbered = None if word in NAMES else NUMBERED.fullmatch(word)
+    if not numbered:
+        return NAMES.get(word, word)
+    return f"{_word(numbered[1])}-{numbered[2]}"
 
 
 def _compared(finding: Finding, records: Records) -> str:
@@ -110,9 +154,9 @@ def _compared(finding: Finding, records: Records) -> str:
     value = _text(finding, _mean(records[rule.key]["values"]), of_key=True)
     (subject, metric), distance = name(rule.key), _mean(finding.values)
     if not isinstance(rule.other, str):
-        need = f"{_plain(rule.other)}, give or take {_plain(rule.high)},"
+        need = f"{plain(rule.other)}, give or take {plain(rule.high)},"
         if rule.word != "within":
-            need = f"{_side(finding)} {_plain(rule.other)}"
+            need = f"{_side(finding)} {plain(rule.other)}"
         return f"{metric} {value}; {need} {_asks(finding)}"
     other = name(rule.other)
     against = other[1] if other[0] == subject else other[0] if other[1] == metric else f"{other[1]} of {other[0]}"
@@ -132,35 +176,35 @@ def _alone(finding: Finding) -> str:
     if ranged and finding.outcome == HOLDS:
         if rule.low == rule.high:
             return f"{said}, exactly as it must be"
-        return f"{said}, within the allowed {_plain(rule.low)} to {_bound(finding, rule.high)}"
+        return f"{said}, within the allowed {plain(rule.low)} to {limit(finding, rule.high)}"
     word = "at least" if bound == rule.low else "at most"
     if finding.outcome in OPEN:
-        return f"{said}; {word} {_bound(finding, bound)} is {given}: {OPEN[finding.outcome]}"
+        return f"{said}; {word} {limit(finding, bound)} is {given}: {OPEN[finding.outcome]}"
     if math.isclose(value, bound, rel_tol=1e-9, abs_tol=1e-12):
         return f"{said}, just what is {given}"
     if bound == 0:
         side = "more" if bound == rule.low else "less"
-        return f"{said}; {_bound(finding, bound)} or {side} {'would do' if finding.outcome == HOLDS else 'is needed'}"
+        return f"{said}; {limit(finding, bound)} or {side} {'would do' if finding.outcome == HOLDS else 'is needed'}"
     if bound > 0 and value / bound >= TIMES and finding.unit not in ("%", "points"):
-        return f"{said}, {_multiple(value / bound)} times the {asked} {_bound(finding, bound)}"
+        return f"{said}, {_multiple(value / bound)} times the {asked} {limit(finding, bound)}"
     side = "above" if value > bound else "below"
     distance = "far" if 0 <= value * FAR < bound else _text(finding, abs(value - bound), distance=True)
-    return f"{said}, {distance} {side} the {asked} {_bound(finding, bound)}"
+    return f"{said}, {distance} {side} the {asked} {limit(finding, bound)}"
 
 
 def _side(finding: Finding) -> str:
     """What a rule asks of a difference, in words."""
     rule = finding.rule
     if rule.word == "within":
-        return f"up to {_bound(finding, rule.high)} either way"
+        return f"up to {limit(finding, rule.high)} either way"
     if rule.word == "between":
-        return f"{_plain(rule.low)} to {_bound(finding, rule.high)} above"
+        return f"{plain(rule.low)} to {limit(finding, rule.high)} above"
     most = rule.low == -math.inf
     bound = rule.high if most else rule.low
     if bound == 0:
         return f"as much or {'less' if most else 'more'}"
     word = "up to" if most == (bound > 0) else "at least"
-    return f"{word} {_bound(finding, abs(bound))} {'above' if bound > 0 else 'below'}"
+    return f"{word} {limit(finding, abs(bound))} {'above' if bound > 0 else 'below'}"
 
 
 def _asks(finding: Finding) -> str:
@@ -210,16 +254,6 @@ def _text(finding: Finding, value: float, *, of_key: bool = False, distance: boo
     elif of_key and shown and shown in name(finding.rule.key)[1].split():
         shown = ""  # "different sums 0", not "different sums 0 sums"
     return _singular(formatted([value], unit=shown, digits=digits))
-
-
-def _bound(finding: Finding, bound: float) -> str:
-    suffix = {"x": "×", "×": "×", "": ""}.get(unit(finding), f" {unit(finding)}")
-    return _singular(f"{_plain(bound)}{suffix}")
-
-
-def _plain(value: float) -> str:
-    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
-    return (f"{value:.12f}".rstrip("0") if "e" in text else text).replace("-", "−")
 
 
 def _multiple(ratio: float) -> str:

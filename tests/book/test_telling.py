@@ -92,6 +92,22 @@ def test_counts_times_and_few_seeds_are_told_apart(values, rule, says):
     assert says in told({"key": SPEED} | rule, **{SPEED.replace(".", "__"): values})
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("a.adam8.error_pct", ("Adam-8", "error")),
+        ("a.nearest8.multiply_adds_ratio", ("nearest-8", "multiply-adds ratio")),
+        ("a.int8.file_mb", ("int8", "file")),
+        ("a.vgg16.conv1.fc1_kept_pct", ("VGG-16 conv1", "fc1 kept")),
+        ("a.abc1.l1_ratio", ("ABC-Net, one base", "L1 ratio")),
+        ("a.resnet50.float16_mb", ("ResNet-50", "float16")),
+        ("a.cnn.weights3_error_pct", ("CNN", "three bases for weights error")),
+    ],
+)
+def test_keys_are_told_in_words(key, says):
+    assert telling.name(key) == says
+
+
 def test_what_stands_beside_the_deciding_rule_is_counted():
     holds, fails, open_ = ERROR | {"at_most": 2}, ERROR | {"at_most": 1}, ERROR | {"at_most": 1.56}
     assert told(holds, holds).endswith("the allowed 2 %; the other rule holds.")

@@ -1,12 +1,11 @@
 """Graphs that move: the last frame is the picture, the script shows any other, and nothing moves by itself."""
 
 import re
-import shutil
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from given_browser import in_browser
 
 from lib import figures
 from lib.figures import animation
@@ -23,7 +22,6 @@ WORDS = {
     "name": "fig-moving",
     "caption": "Units on a line of data",
 }
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def made(shown, *frames, **words) -> str:
@@ -81,27 +79,24 @@ def test_the_last_frame_may_have_no_edges(shown):
     assert 'stroke-width="2.5" d=""' in made(shown, START, MIDDLE, (END[0], np.array([])))
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium")
-def test_a_reader_plays_it_and_goes_to_any_frame(shown):
+@in_browser
+def test_a_reader_plays_it_and_goes_to_any_frame(browser, shown):
     page_text = made(shown, START, MIDDLE, GROWN)
     units = "() => document.querySelector('.units').getAttribute('d')"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        wrong = []
-        page.on("pageerror", lambda error: wrong.append(error.message))
-        page.set_content(page_text)
-        assert page.evaluate(units).count("h0") == 4  # nothing moves by itself
-        slide = "v => { const s = document.querySelector('input'); s.value = v; s.dispatchEvent(new Event('input')); }"
-        page.evaluate(slide, 0.5)
-        assert page.evaluate(units) == "M228.5 191.0h0M300.0 191.0h0M371.5 191.0h0"  # halfway
-        assert page.locator(".said").text_content() == "after 10"
-        page.evaluate(slide, 1.2)
-        assert page.evaluate(units).count("h0") == 3 and page.locator(".edges").get_attribute("d").count("L") == 1
-        page.evaluate("() => { document.querySelector('figure').dataset.seconds = 0.2; }")
-        page.get_by_role("button", name="Play").click()
-        page.wait_for_function("() => document.querySelector('.said').textContent === 'after 1,000'")
-        page.get_by_role("button", name="Play").wait_for()  # it stops at the end
-        assert page.evaluate(units).count("h0") == 4 and wrong == []
-        browser.close()
+    page = browser.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(error.message))
+    page.set_content(page_text)
+    assert page.evaluate(units).count("h0") == 4  # nothing moves by itself
+    slide = "v => { const s = document.querySelector('input'); s.value = v; s.dispatchEvent(new Event('input')); }"
+    page.evaluate(slide, 0.5)
+    assert page.evaluate(units) == "M228.5 191.0h0M300.0 191.0h0M371.5 191.0h0"  # halfway
+    assert page.locator(".said").text_content() == "after 10"
+    page.evaluate(slide, 1.2)
+    assert page.evaluate(units).count("h0") == 3 and page.locator(".edges").get_attribute("d").count("L") == 1
+    page.evaluate("() => { document.querySelector('figure').dataset.seconds = 0.2; }")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("() => document.querySelector('.said').textContent === 'after 1,000'")
+    page.get_by_role("button", name="Play").wait_for()  # it stops at the end
+    assert page.evaluate(units).count("h0") == 4 and wrong == []
+    page.close()

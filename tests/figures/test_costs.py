@@ -2,11 +2,10 @@
 
 import math
 import re
-import shutil
 from xml.etree import ElementTree
 
 import pytest
-from playwright.sync_api import sync_playwright
+from given_browser import in_browser
 
 from lib import figures
 from lib.figures import costs
@@ -30,7 +29,6 @@ WORDS = {
     "name": "fig-costs",
     "caption": "Accuracy against two costs",
 }
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def made(shown, points=POINTS, **words) -> str:
@@ -134,31 +132,28 @@ def test_what_cannot_be_shown_is_refused(changed, says):
         costs.choosable(**{"points": POINTS, "costs": COSTS, "looks": LOOKS} | WORDS | changed)
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found: apt-get install chromium")
-def test_a_reader_chooses_cost_and_groups_without_a_script(shown):
+@in_browser
+def test_a_reader_chooses_cost_and_groups_without_a_script(browser, shown):
     page_text = made(shown)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_context(java_script_enabled=False, reduced_motion="reduce").new_page()
-        page.set_content(page_text)
+    page = browser.new_page(java_script_enabled=False, reduced_motion="reduce")
+    page.set_content(page_text)
 
-        def seen(selector):
-            return [one.text_content() for one in page.locator(selector).all() if one.is_visible()]
+    def seen(selector):
+        return [one.text_content() for one in page.locator(selector).all() if one.is_visible()]
 
-        assert seen(".found p") == ["Small is as good as Large"]
-        assert seen(".by > text[y='410']") == ["weights (millions)"]
-        assert len(seen("g.point:has(title)")) == 5
-        before = page.locator("g.point", has_text="Small, old").bounding_box()
-        assert len(seen("g.point:has(title)")) == 5
-        page.get_by_label("weights").focus()
-        page.keyboard.press("ArrowRight")  # radio buttons are for the keyboard, too
-        assert seen(".found p") == ["Small & fast is as good <here>"]
-        assert seen(".by > text[y='410']") == ["time (ms)"]
-        after = page.locator("g.point", has_text="Small, old").bounding_box()
-        assert after["y"] == before["y"] and after["x"] > before["x"] + 100
-        assert len(seen("g.point:has(title)")) == 4  # one is not timed
-        page.get_by_label("new").uncheck()
-        assert len(seen("g.point:has(title)")) == 2
-        assert not page.locator("g.point:not(:has(title))").first.is_visible()  # no line to a point that is gone
-        browser.close()
+    assert seen(".found p") == ["Small is as good as Large"]
+    assert seen(".by > text[y='410']") == ["weights (millions)"]
+    assert len(seen("g.point:has(title)")) == 5
+    before = page.locator("g.point", has_text="Small, old").bounding_box()
+    assert len(seen("g.point:has(title)")) == 5
+    page.get_by_label("weights").focus()
+    page.keyboard.press("ArrowRight")  # radio buttons are for the keyboard, too
+    assert seen(".found p") == ["Small & fast is as good <here>"]
+    assert seen(".by > text[y='410']") == ["time (ms)"]
+    after = page.locator("g.point", has_text="Small, old").bounding_box()
+    assert after["y"] == before["y"] and after["x"] > before["x"] + 100
+    assert len(seen("g.point:has(title)")) == 4  # one is not timed
+    page.get_by_label("new").uncheck()
+    assert len(seen("g.point:has(title)")) == 2
+    assert not page.locator("g.point:not(:has(title))").first.is_visible()  # no line to a point that is gone
+    page.close()

@@ -4,9 +4,11 @@ executed.py          a page shows a chapter's source with the results of its run
 page.py              what the directives of the pages share
 survey.py            directives and a role for claims and techniques
 cost.py              what the run of a chapter used
+finding.py           words that state an outcome, with a link to the claim that it decides
 means.py             measurements without their spread
 units.py             numbers keep their units on the line
 bars.py              small figures of a few bars
+zoo.py               each technique on networks that nobody here wrote
 errata.py            where the survey says other things than its sources
 first_page.py        why to care, what came out, where the book stands
 parts.py             folded lines, rows of numbers, badges and links as nodes of Docutils

@@ -7,7 +7,8 @@ A line has a name and a value, which is a key, or a number with its unit and its
     here, a convolution = binarization.kernel.conv_ratio
     ```
 
-The source stands in the text alone, for the reader of the page's source and for the gate on typed numbers.
+The source stands in the text alone, for the reader of the page's source and for the gate on typed numbers. Only
+``1 x``, what others are compared with, has none.
 
 What was measured is a full bar; what was only said is an outline.
 """
@@ -22,12 +23,12 @@ from sphinx.application import Sphinx
 
 from lib.book.ledger import Records
 from lib.book.sphinx.page import PROFILE, Page
-from lib.evidence import formatted, interval
+from lib.evidence import KEY, formatted, interval
 
 SAID = re.compile(r"(?P<value>[-−]?\d+(?:\.(?P<digits>\d+))?)(?: (?P<unit>\S.*))?")
 SOURCE = re.compile(r"\s*\{cite:\w+\}`[^`]+`\s*$")
-KEY = re.compile(r"[a-z]\w*(?:\.\w+){2,}")
 WIDTH, LENGTH, ROW, BAR = 300, 216, 40, 14  # of the picture, of the longest bar, of a row and of its bar
+UNIT = "1 x"  # what others are compared with
 MISSING = "This result was not measured in this build."
 
 
@@ -47,7 +48,8 @@ def read(lines: Iterable[str], records: Records) -> list[Bar] | None:
     lines: one for each bar, with a key or a number and its unit.
     records: this build's measurements.
 
-    Returns None where one of the keys was not measured. Raises ValueError for a line of another form.
+    Returns None where one of the keys was not measured. Raises ValueError for a line of another form, and for a number
+    without a source.
 
     >>> records = {"a.b.time_ratio": {"values": [2, 4], "unit": "x", "digits": 1}}
     >>> bars = read(["on paper = 58 x {cite:p}`han2016deep`", "here = a.b.time_ratio"], records)
@@ -59,6 +61,8 @@ def read(lines: Iterable[str], records: Records) -> list[Bar] | None:
         name, equals, given = (part.strip() for part in SOURCE.sub("", line).rpartition("="))
         if not (name and equals and (SAID.fullmatch(given) or KEY.fullmatch(given))):
             raise ValueError(f"a bar must be `name = key` or `name = number unit`, not {line.strip()!r}")
+        if SAID.fullmatch(given) and given != UNIT and not SOURCE.search(line):
+            raise ValueError(f"a bar with a number must cite whose it is, not {line.strip()!r}")
         bars.append(_bar(name, given, records))
     measured = [bar for bar in bars if bar is not None]
     return measured if measured and len(measured) == len(bars) else None
@@ -77,7 +81,8 @@ def picture(quantity: str, bars: list[Bar]) -> str:
     said = escape(f"{quantity}: {'; '.join(f'{bar.name} {bar.text}' for bar in bars)}", quote=True)
     parts = [f'<svg class="bars" viewBox="0 0 {WIDTH} {ROW * len(bars)}" role="img" aria-label="{said}">']
     for row, bar in enumerate(bars):
-        length, top = max(LENGTH * bar.value / most, 2), ROW * row + 18
+        length = 0 if bar.value < 0 else max(LENGTH * bar.value / most, 2)
+        top = ROW * row + 18
         style = "measured" if bar.measured else "said"
         parts += [
             f'<text x="0" y="{ROW * row + 13}">{escape(bar.name)}</text>',

@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 
 from lib.book.claims import SECTIONS, Claim, cited
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx import ledger_summary as summary
 from lib.book.sphinx.page import PROFILE, Page
 from lib.book.sphinx.parts import label, link
 from lib.book.sphinx.survey import by_id
@@ -74,7 +75,7 @@ class BySection(Page):
                 "", f'<span class="bar" style="--share: {100 * len(own) / most:.0f}%"></span>', format="html"
             )
             count = nodes.inline(text=str(len(own)), classes=["count"])
-            address = f"#{nodes.make_id(_title(number))}"
+            address = f"#{nodes.make_id(summary.title(number))}"
             row = nodes.reference("", "", name, nodes.Text(" "), bar, count, refuri=address, internal=True)
             bars += nodes.list_item("", nodes.paragraph("", "", row))
         return [said, bars]
@@ -94,12 +95,8 @@ class Errata(Page):
                 id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
                 box += nodes.paragraph("", "", id, nodes.Text(" "), label(verdict, nodes.Text(text)))
                 boxes.append(self.parsed(entry(claim), box))
-            sections.append(self.section(_title(number), boxes))
+            sections.append(self.section(summary.title(number), boxes))
         return sections
-
-
-def _title(number: str) -> str:
-    return f"Section {number}: {SECTIONS[number]}"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

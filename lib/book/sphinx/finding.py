@@ -1,9 +1,8 @@
 """The role ``finding``: words that state an outcome. Their rule is not shown; :mod:`lib.book.findings` checks it.
 
-Where the measurements of the rule decide a claim, the words lead to its card in the ledger.
+Where a claim is decided by all measurements of the rule, the words lead to its card in the ledger.
 """
 
-import re
 from pathlib import Path
 
 from docutils import nodes
@@ -14,25 +13,21 @@ from lib.book import findings
 from lib.book.claims import Claim
 from lib.book.sphinx import page
 from lib.book.sphinx.parts import link
+from lib.book.sphinx.survey import by_id
 
 
 def decided(rule: str, claims: list[Claim], chapter: str) -> str | None:
-    """Return the id of the claim that the measurements of a finding's rule decide; None where they decide none.
+    """Return the id of the claim that all measurements of a finding's rule decide; None where they decide none.
 
-    Of several it is the one that shares most of them, then one of the chapter, then the first by its number.
+    Of several it is one of the chapter, then the first by its number.
 
     rule: as :mod:`lib.book.findings` says.
     claims: all claims.
     chapter: the name of the chapter with the finding.
     """
     named = findings.keys(rule)
-    shared = {claim.id: len(named & set().union(*map(claim.keys, claim.rules))) for claim in claims if claim.rules}
-    known = [claim for claim in claims if shared.get(claim.id)]
-
-    def rank(claim: Claim) -> tuple[int, bool, list[int]]:
-        return -shared[claim.id], claim.chapter != chapter, [int(number) for number in re.findall(r"\d+", claim.id)]
-
-    return min(known, key=rank).id if known else None
+    known = [claim for claim in claims if named and named <= set().union(*map(claim.keys, claim.rules))]
+    return min(known, key=lambda claim: (claim.chapter != chapter, by_id(claim))).id if known else None
 
 
 class Finding(SphinxRole):

@@ -8,7 +8,7 @@ A card begins with a claim or a chapter and says what came out; what its bars sh
     ```{findings}
     C2.3-38: Nine of ten weights can go
     weights removed
-    the survey = 30 %
+    the survey = 30 % {cite:p}`berthelier2020survey`
     here = pruning.lenet300.removed_pct
     ```
 """
@@ -59,7 +59,7 @@ def headline(records: Records) -> tuple[list[str], float] | None:
 
 
 class Headline(Page):
-    """Why to care: the bytes of one network before and after, as two sentences and two bars."""
+    """Why to care: the bytes of one network before and after, in words and as two bars."""
 
     def render(self) -> list[nodes.Node]:
         found = headline(self.load()[1][PROFILE])

@@ -30,7 +30,8 @@ from lib.book.judging import (
     shown,
 )
 from lib.book.ledger import Records
-from lib.book.wording import measured, quantity, unit
+from lib.book.telling import limit, name, plain
+from lib.book.wording import measured, quantity
 from lib.evidence import bounds, formatted
 
 SIGNS = dict(zip((*VERDICTS, NOT_MEASURED, BY_DEFINITION), "✓◐✗?–·≡", strict=True))
@@ -50,7 +51,6 @@ SAYS = {  # what a run does, by the verdict that it gives
     CONTRADICTED: "contradicts the claim",
     UNDECIDED: "is inconclusive",
 }
-SUBJECTS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet8": "ResNet-8", "vgg": "VGG", "alexnet": "AlexNet"}
 
 
 def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str, str]:
@@ -127,7 +127,9 @@ def details(claim: Claim, profile: str, results: dict[str, Records]) -> dict[str
         verdicts = " or ".join(f"*{verdict}*" for verdict in claim.elsewhere)
         found["Processor"] = [f"The verdict depends on it: other processors give {verdicts}."]
     if claim.otherwise:
-        found["Profiles"] = [f"The {name} profile gives *{verdict}*." for name, verdict in claim.otherwise.items()]
+        found["Profiles"] = [
+            f"The {profile} profile gives *{verdict}*." for profile, verdict in claim.otherwise.items()
+        ]
     if second := again(claim, results.get(SECOND, {})):
         found[OTHER_DATA] = [_on_other_data(second, results[SECOND])]
     texts = {ERRATUM: claim.erratum, CHANGED: claim.changed}
@@ -272,16 +274,11 @@ def _finding(finding: Finding, records: Records) -> str:
 
 
 def subject(rule: Rule) -> str:
-    """Return what a rule is about in words: the key without its chapter and its unit, a known network by its name."""
-    first, *others = (_words(key) for key in rule.keys)
+    """Return what a rule is about in words, as :func:`lib.book.telling.name` has them."""
+    first, *others = (name(key) for key in rule.keys)
     if not others:
         return ", ".join(first) + ("" if rule.other is None else f" minus {rule.other:g}")
     return f"{', '.join(first)} minus {others[0][1] if others[0][0] == first[0] else ', '.join(others[0])}"
-
-
-def _words(key: str) -> tuple[str, str]:
-    subject, metric = key.split(".")[1:]
-    return SUBJECTS.get(subject, subject.replace("_", " ")), metric.removesuffix("_pct").replace("_", " ")
 
 
 def _beside_what_is_held(claim: Claim, here: Judgment, judged: list[Judgment]) -> str:
@@ -294,21 +291,16 @@ def _beside_what_is_held(claim: Claim, here: Judgment, judged: list[Judgment]) -
 
 
 def _bounds(finding: Finding) -> str:
-    rule, suffix = finding.rule, _suffix(unit(finding))
+    rule = finding.rule
     if rule.word == "within":
-        return f"at most {_plain(rule.high, suffix)} either way"
+        return f"at most {limit(finding, rule.high)} either way"
     if rule.word == "between":
-        return f"{_plain(rule.low)} to {_plain(rule.high, suffix)}"
-    return f"at most {_plain(rule.high, suffix)}" if rule.low == -math.inf else f"at least {_plain(rule.low, suffix)}"
+        return f"{plain(rule.low)} to {limit(finding, rule.high)}"
+    return f"at most {limit(finding, rule.high)}" if rule.low == -math.inf else f"at least {limit(finding, rule.low)}"
 
 
-def _suffix(name: str) -> str:
-    return {"x": "×", "×": "×", "": ""}.get(name, f" {name}")
-
-
-def _plain(value: float, suffix: str = "") -> str:
-    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
-    return text.replace("-", "−") + (" point" if (value, suffix) == (1, " points") else suffix)
+def _suffix(unit: str) -> str:
+    return {"x": "×", "×": "×", "": ""}.get(unit, f" {unit}")
 
 
 def _together(text: str) -> str:

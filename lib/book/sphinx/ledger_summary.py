@@ -39,15 +39,6 @@ def rows(claims: list[Claim], profile: str, results: dict[str, Records]) -> list
     return [(number, judging.tally(own, profile, results)) for number, own in sections.items() if own]
 
 
-def total(tallies: list[Row]) -> dict[str, int]:
-    """Return how many claims have which verdict in all sections, in the order of the verdicts."""
-    return {
-        verdict: sum(tally.get(verdict, 0) for _, tally in tallies)
-        for verdict in SIGNS
-        if any(verdict in tally for _, tally in tallies)
-    }
-
-
 def bars(tallies: list[Row]) -> str:
     """Return the bars as HTML: a list of sections, each with its name, its bar, and what is counted apart.
 
@@ -67,12 +58,12 @@ def choices(titles: dict[str, str]) -> str:
     return f"<ul hidden>{items}</ul>"
 
 
-def table(tallies: list[Row]) -> str:
+def table(tallies: list[Row], everything: dict[str, int]) -> str:
     """Return the same numbers as a table in HTML, with a last row for all sections.
 
     tallies: as :func:`rows` returns them.
+    everything: how many claims have which verdict in all sections.
     """
-    everything = total(tallies)
     head = "".join(f'<th scope="col">{SIGNS[verdict]} {escape(verdict)}</th>' for verdict in everything)
     named = [(title(number), tally) for number, tally in tallies] + [("All sections", everything)]
     body = "".join(

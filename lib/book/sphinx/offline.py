@@ -1,4 +1,4 @@
-"""Pages load nothing from the network, and only what they use: no page runs thebe, and not each has formulas.
+"""Pages load nothing from the network, and only what they use, in order: no page runs thebe, and not each has formulas.
 
 MathJax is copied from its package.
 """
@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # 1.5 of the package's 24 MB
 UNUSED = {  # a word in the address or text of a script or style -> what a page shows that needs it, None: nothing does
     "thebe": None,
     "mathjax": 'class="math ',
     "search.js": 'page="search"',
+    "search.css": 'page="search"',
+    "first_page.css": 'class="headline',
+    "errata.css": 'class="errat',
+    "zoo.css": 'class="zoo"',
+    "enlarge.": "<img ",
     "ledger.": 'class="ledger-filter',
     "roadmap.css": 'class="roadmap',
     "quiz": 'class="quiz',
@@ -35,6 +41,14 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
         shutil.copytree(source / MATHJAX[1], target / MATHJAX[1], dirs_exist_ok=True)
 
 
+def sort_files(app: Sphinx, config: Config) -> None:
+    """Load styles and scripts by their names: jupyter-book gives them in the order of the disk, and of two rules of the
+    same weight the later one holds.
+    """
+    config.html_css_files = sorted(config.html_css_files, key=str)
+    config.html_js_files = sorted(config.html_js_files, key=str)
+
+
 def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Take the scripts and styles off a page that it does not use: those of UNUSED whose mark it does not have."""
     body = f'page="{page}" {context.get("body", "")}'
@@ -51,6 +65,7 @@ def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
     app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.connect("config-inited", sort_files)
     app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", drop_unused, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -22,7 +22,6 @@ PREVIEW = bool(os.environ.get("SURVEY_PREVIEW"))  # one page alone: other chapte
 LEDGER = "claims"  # the page of all claims
 
 
-@lru_cache(maxsize=1)
 def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]]:
     """Return the claims, this build's results, and the records of the published and the second profile.
 
@@ -30,8 +29,24 @@ def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, R
 
     root: the book's folder.
     changed: when each of their files changed, so that they are read again when one does.
-    Returns the claims and {profile: measurements}.
+    Returns the claims and {profile: measurements}. Raises ValueError for a file that is wrong.
     """
+    found = _read(root, changed)
+    if isinstance(found, ValueError):
+        raise ValueError(str(found)) from found
+    return found
+
+
+@lru_cache(maxsize=1)
+def _read(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]] | ValueError:
+    """What :func:`load` returns, or its error: every role asks again, and the claims take seconds to read."""
+    try:
+        return _load(root)
+    except ValueError as error:
+        return error.with_traceback(None)
+
+
+def _load(root: Path) -> tuple[list[Claim], dict[str, Records]]:
     results = {name: ledger.load_results(name, root) for name in (PUBLISHED, SECOND)}
     committed = ledger.load_results(PROFILE, root) if PREVIEW else {}
     results[PROFILE] = committed | ledger.load_results(PROFILE, root, built=True)

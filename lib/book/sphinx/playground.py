@@ -47,6 +47,7 @@ def compact(record: dict[str, Any]) -> dict[str, Any]:
         "bits": bits,
         "dense": record["dense_bytes"],
         "edge": playground.EDGE,
+        "heights": HEIGHTS,
         "error": [round(interval(row["error_pct"])[0], 2) for row in ordered],
         "bytes": [round(interval(row["bytes"])[0]) for row in ordered],
         "bars": ["".join(bar(count, most) for count in row["histogram"]) for row in ordered],

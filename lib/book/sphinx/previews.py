@@ -9,6 +9,7 @@ import posixpath
 import re
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -38,6 +39,7 @@ def addresses(html: str) -> list[str]:
     return list(found)
 
 
+@lru_cache(maxsize=4096)
 def preview(html: str, id: str) -> Preview | None:
     """Return what to show of a place: ``title``, ``text``, and of a figure ``image`` and ``alt``; None for nothing.
 
@@ -55,7 +57,8 @@ def preview(html: str, id: str) -> Preview | None:
     if not isinstance(place, Tag):
         return None
     shown = next((show(part, place) for kind, show in KINDS.items() if place.css.match(kind)), {})
-    return {name: text for name, text in shown.items() if text} or None
+    about = {name: text for name, text in shown.items() if text}
+    return about if about.keys() - {"title"} else None  # a heading alone says no more than the link
 
 
 def previews(pages: Mapping[str, str], name: str) -> dict[str, Preview]:
@@ -71,7 +74,7 @@ def previews(pages: Mapping[str, str], name: str) -> dict[str, Preview]:
         if target in pages and (found := preview(pages[target], unquote(id))):
             if "image" in found:
                 image = posixpath.join(posixpath.dirname(target), found["image"])
-                found["image"] = posixpath.relpath(image, posixpath.dirname(name) or ".")
+                found = found | {"image": posixpath.relpath(image, posixpath.dirname(name) or ".")}
             shown[address] = found
     return shown
 

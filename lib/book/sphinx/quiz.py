@@ -87,7 +87,7 @@ class Quiz(Ask):
         for number, question in enumerate(known[section], 1):
             self.check(question.rule)
             name = f"quiz-{section.replace('.', '-')}-{number}"
-            ask = f"{number}. {question.ask}".replace(". ", ".\N{NO-BREAK SPACE}", 1)  # no list of Markdown
+            ask = f"{number}.\N{NO-BREAK SPACE}{question.ask}"  # no list of Markdown
             box += self.asked(name, ask, question.choices, question.right, question.because, "Check the answer")
         return [box]
 

@@ -14,9 +14,10 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from lib.book import chapters, ledger
+from lib.book import ledger, passages
 from lib.book.claims import SECTIONS
 from lib.book.sphinx import ledger_markdown as markdown
+from lib.book.sphinx import ledger_summary as summary
 from lib.book.sphinx.page import Page
 from lib.book.sphinx.parts import chapter_link
 
@@ -86,15 +87,6 @@ def _from_above(number: str) -> list[str]:
     return [".".join(steps[: i + 1]) for i in range(len(steps))]
 
 
-def short(title: str) -> str:
-    """Return the title of a chapter without what follows a colon, and with a capital first.
-
-    >>> short("Pruning: train, prune, retrain")
-    'Pruning'
-    """
-    return title.partition(":")[0].strip()
-
-
 class Roadmap(Page):
     """The map: nested lists of links, which a style sheet draws as a tree."""
 
@@ -133,7 +125,7 @@ class Roadmap(Page):
     def title(self, place: Place) -> nodes.Node:
         """Return a section's name: a link to the list of its techniques, or to its first chapter where it has none."""
         if place.own:
-            mark = nodes.make_id(f"Section {place.number}: {place.title}")  # as the list of the techniques has it
+            mark = nodes.make_id(summary.title(place.number))  # as the list of the techniques has it
             address = self.address(TECHNIQUES, f"#{mark}")
             return nodes.reference("", place.title, refuri=address, internal=True)
         return self.chapter(place.first, place.title) if place.first else nodes.inline(text=place.title)
@@ -144,12 +136,9 @@ class Roadmap(Page):
         name: of its file, without ending.
         text: what the link says; by default the chapter's title, in short.
         """
-        if not text:
-            said = re.search(r"^# (.+)$", chapters.notebook(self.root, name).cells[0].source, re.MULTILINE)
-            text = short(said[1]) if said else name
         link = chapter_link(self.env.docname, name)
         link["refexplicit"] = True
-        link[0].replace_self(nodes.inline("", text, classes=["doc"]))
+        link[0].replace_self(nodes.inline("", text or passages.title(self.root, name), classes=["doc"]))
         return link
 
 

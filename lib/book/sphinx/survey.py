@@ -94,7 +94,7 @@ class Ledger(Cards):
         for row in found:
             row["classes"].append("totals")
         bars = nodes.raw("", summary.bars(tallies), format="html")
-        table = nodes.raw("", summary.table(tallies), format="html")
+        table = nodes.raw("", summary.table(tallies, judging.tally(claims, PROFILE, results)), format="html")
         return [*found, bars, fold([nodes.Text("The same as a table")], [table])]
 
     def doubts(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
@@ -123,12 +123,8 @@ class Ledger(Cards):
         """Return one claim in full, with what was measured; ``results`` are the measurements of each profile."""
         verdict, text = markdown.badge(claim, PROFILE, results)
         counted = judging.counted_as(claim, PROFILE, results)
-        styles = [
-            "claim",
-            f"claim-{slug(verdict)}",
-            f"is-{slug(counted)}",
-            f"of-{claim.chapter}",
-        ]  # ledger.js reads two
+        # ledger.js reads is- and of-
+        styles = ["claim", f"claim-{slug(verdict)}", f"is-{slug(counted)}", f"of-{claim.chapter}"]
         box = nodes.container(classes=styles, ids=[anchor(claim.id)])
         box["names"] = [anchor(claim.id).lower()]
         self.state.document.note_explicit_target(box)
@@ -169,9 +165,9 @@ class Catalogue(Page):
     def render(self) -> list[nodes.Node]:
         catalogue = ledger.load_techniques(self.root)
         sections = []
-        for number, name in SECTIONS.items():
+        for number in SECTIONS:
             rows = [self.technique(row) for row in catalogue if row["section"] == number]
-            sections += [self.section(f"Section {number}: {name}", rows)] if rows else []
+            sections += [self.section(summary.title(number), rows)] if rows else []
         return sections
 
     def technique(self, row: dict[str, Any]) -> nodes.container:

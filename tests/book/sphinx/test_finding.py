@@ -44,7 +44,8 @@ def ledger(**keys):
     ("rule", "id"),
     [
         ("a.b.c > 1", "C2.3-11"),  # of the chapter, and the first of it by its number
-        ("a.b.c > a.b.d", "C2.3-02"),  # shares more keys
+        ("a.b.c > a.b.d", "C2.3-02"),  # of both keys
+        ("a.b.c > a.b.f", None),  # no claim has both
         ("a.b.e > 1", None),
     ],
 )

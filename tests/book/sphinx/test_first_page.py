@@ -44,13 +44,13 @@ def test_a_card_has_what_came_out_and_its_bars():
         "C2.3-38: Weights can go",
         "",
         "weights removed",
-        "the survey = 30 %",
+        "the survey = 30 % {cite:p}`berthelier2020survey`",
         "here = a.b.c",
         "pruning: Time: less",
     ]
     first, second = first_page.cards(lines, {"C2.3-38", "pruning"})
     assert (first.title, first.quantity) == ("Weights can go", "weights removed")
-    assert first.bars == ["the survey = 30 %", "here = a.b.c"]
+    assert first.bars == ["the survey = 30 % {cite:p}`berthelier2020survey`", "here = a.b.c"]
     assert (second.about, second.title, second.bars) == ("pruning", "Time: less", [])
 
 

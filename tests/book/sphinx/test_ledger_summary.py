@@ -6,6 +6,7 @@ from small_ledger import K, claim, record, write_ledger
 from lib.book import ledger
 from lib.book.sphinx import ledger_summary as summary
 
+ALL = {"supported": 3, "contradicted": 1, "undecided": 1, "not testable here": 4, "by definition": 2}
 TALLIES = [
     ("2.1", {"supported": 3, "contradicted": 1, "by definition": 2}),
     ("2.3", {"undecided": 1, "not testable here": 4}),
@@ -18,9 +19,6 @@ def test_claims_are_counted_by_section_and_verdict(tmp_path):
     results = {"quick": ledger.load_results("quick", root)}
     (row,) = summary.rows(ledger.load_claims(root), "quick", results)
     assert row[0] == "2.3" and sum(row[1].values()) == 2 and row[1]["not testable here"] == 1
-    assert summary.total(TALLIES) == {
-        "supported": 3, "contradicted": 1, "undecided": 1, "not testable here": 4, "by definition": 2
-    }  # fmt: skip
 
 
 def test_each_part_of_a_bar_leads_to_its_claims():
@@ -40,7 +38,7 @@ def test_each_part_of_a_bar_leads_to_its_claims():
 
 
 def test_the_table_has_the_numbers_of_the_bars_and_their_sums():
-    page = BeautifulSoup(summary.table(TALLIES), "html.parser")
+    page = BeautifulSoup(summary.table(TALLIES, ALL), "html.parser")
     rows = [[cell.get_text() for cell in row.select("th, td")] for row in page.select("tr")]
     assert rows == [
         ["Section", "✓ supported", "✗ contradicted", "? undecided", "– not testable here", "≡ by definition"],

@@ -1,10 +1,13 @@
-"""Pages lose the scripts that they do not use, and formulas are drawn without the network."""
+"""Pages lose the scripts that they do not use, the rest is in order, and formulas are drawn without the network."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lib.book.sphinx import offline
+
+STATIC = Path(__file__).parents[3] / "_static"
 
 
 def files(*names):
@@ -36,6 +39,43 @@ def test_a_script_is_known_by_its_text_as_well():
     context = {"body": "", "script_files": [inline, *files("_static/book.js")], "css_files": []}
     offline.drop_unused(None, "index", "page.html", context, None)
     assert inline not in context["script_files"] and len(context["script_files"]) == 1
+
+
+STYLES = [path.name for path in STATIC.glob("*.css")]
+EVERY_PAGE = {"book.css", "preview.css", "print.css", "survey.css"}
+
+
+@pytest.mark.parametrize(
+    ("page", "body", "more"),
+    [
+        ("chapters/a", "", set()),
+        ("index", '<div class="headline docutils container">', {"first_page.css"}),
+        ("search", "", {"search.css"}),
+        ("techniques", '<div class="zoo" tabindex="0">', {"zoo.css"}),
+        ("errata", '<div class="erratum docutils container">', {"errata.css"}),
+        ("errata", '<ul class="errata-bars">', {"errata.css"}),
+        ("chapters/a", '<img alt="A curve" src="a.svg">', {"enlarge.css"}),
+    ],
+)
+def test_a_page_keeps_the_styles_that_it_uses(page, body, more):
+    context = {"body": body, "script_files": [], "css_files": files(*STYLES)}
+    offline.drop_unused(None, page, "page.html", context, None)
+    assert {file.filename for file in context["css_files"]} == EVERY_PAGE | more
+
+
+def test_files_are_loaded_by_name_whatever_the_disk_says():
+    given = SimpleNamespace(
+        html_css_files=["survey.css", ("a.css", {"media": "print"}), "book.css"], html_js_files=["b.js", "a.js"]
+    )
+    offline.sort_files(None, given)
+    assert given.html_css_files == [("a.css", {"media": "print"}), "book.css", "survey.css"]
+    assert given.html_js_files == ["a.js", "b.js"]
+
+
+@pytest.mark.parametrize("path", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
+def test_a_script_shares_no_name_with_another(path):
+    outside = [line for line in path.read_text("utf-8").splitlines() if line and line[0] != " "]
+    assert outside[1:] == ['"use strict";', "{", "}"]
 
 
 @pytest.mark.parametrize(

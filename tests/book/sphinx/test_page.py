@@ -31,6 +31,21 @@ def test_this_builds_results_and_the_published_ones_are_loaded(tmp_path):
     assert results[page.PUBLISHED] and results[page.PROFILE] and not results[page.SECOND]
 
 
+def test_a_wrong_file_is_read_once_and_raises_each_time(tmp_path, monkeypatch):
+    root, read = tiny_book(tmp_path), []
+    path = root / "survey" / "claims" / "pruning.yml"
+    good = path.read_text()
+    path.write_text(good.replace("verdict: contradicted", "verdict: perhaps"))
+    loaded = page.ledger.load_claims
+    monkeypatch.setattr(page.ledger, "load_claims", lambda root: read.append(root) or loaded(root))
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"its verdict must be one of .*, not 'perhaps'"):
+            page.load(root, (2,))
+    assert len(read) == 1
+    path.write_text(good)
+    assert len(page.load(root, (3,))[0]) == 4
+
+
 class Broken(page.Page):
     name = "broken"
 

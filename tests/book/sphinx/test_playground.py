@@ -14,7 +14,7 @@ def test_the_numbers_are_ordered_from_few_weights_and_few_bits():
     assert data["densities"] == [3, 6, 10, 20, 30, 50, 100] and data["bits"] == [2, 3, 4, 5, 6, 8, 32]
     at = data["densities"].index(20) * len(data["bits"]) + data["bits"].index(5)
     assert data["bytes"][at] == 100 * 20 * 5 and math.isclose(data["error"][at], 100 / 20 + 8 / 5)
-    assert data["bars"][at] == "0" * 20 + "_" + "0" * 20
+    assert data["bars"][at] == "0" * 20 + "_" + "0" * 20 and data["heights"].index("_") == 63
     assert len(json.dumps(data, separators=(",", ":"))) < 5000  # a few kB
 
 

@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 from survey_book import build, tiny_book
 
 from lib.book import ledger
-from lib.book.sphinx.roadmap import Place, short, tree
+from lib.book.sphinx.roadmap import Place, tree
 
 PROJECT = Path(__file__).parents[3]
 TOC = {
@@ -64,13 +64,6 @@ def test_each_technique_and_chapter_of_the_book_is_on_its_map():
     numbered = [part for part in toc["parts"] if part["caption"][0].isdigit()]  # by the survey's sections
     files = [entry["file"] for part in numbered for entry in part["chapters"]]
     assert shown == [name.removeprefix("chapters/") for name in files if name.startswith("chapters/")]
-
-
-def test_a_title_on_the_map_ends_before_its_colon():
-    assert [short(title) for title in ("Pruning: train, prune", "Searches compared")] == [
-        "Pruning",
-        "Searches compared",
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The directives on real pages: a small book with two ledgers, built with every warning an error."""
+"""The directives on real pages: a small book with two chapters, built with every warning an error."""
 
 from pathlib import Path
 
