@@ -24,9 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
         if error.name != "lib.book":
             raise
         sys.exit("error: all commands but shrink run the book, and need a checkout of it: an installed lib has none")
-    options = _parser().parse_args(words)
+    options, unknown = _parser().parse_known_args(words)
     if options.command == "shrink":  # after an option such as --root, which it has no use for
         sys.exit("error: shrink comes first: python -m lib shrink ...")
+    if unknown:
+        _parser().error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command == "run" and os.environ.get(warm.PLACE):
         status = warm.hand_over(words)
         if status is not None:
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("book", parents=[profiled, cored], help="run what is not up to date, and build the pages")
     commands.add_parser("page", parents=[profiled, named], help="build one chapter's page for a look at it, in seconds")
     commands.add_parser("pages", parents=[profiled], help="build the pages of the runs that are there, and check them")
+    commands.add_parser("pdf", help="print the pages that were built last into one PDF")
     commands.add_parser("check", parents=[profiled], help="the gates alone, on the pages built last")
     serve = commands.add_parser("serve", help="show the built pages on 127.0.0.1")
     serve.add_argument("--port", type=_port, default=8000)
@@ -98,6 +101,10 @@ def _call(options: argparse.Namespace, root: Path) -> int:
             from lib.book import records
 
             return records.compare(root, options.profile)
+        case "pdf":
+            from lib.book import pdf
+
+            return pdf.command(root)
         case "serve":
             from lib.book import pages
 

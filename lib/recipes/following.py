@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lib import storage
+from lib import seeding, storage
 from lib.datasets import Dataset
 from lib.recipes import costs
 from lib.recipes.methods import METHODS, Made, Plan, plan_for
@@ -63,7 +63,8 @@ def follow(
     plan = plan_for(method, data.train, amount=amount, epochs=epochs, seed=seed, learning_rate=learning_rate)
     network = copy.deepcopy(model).eval()
     storage.dumps(network)  # refuses at once what no file can hold
-    shrunk = METHODS[method].apply(network, plan)
+    with seeding.seeded(seed):  # dropout draws from the global generator
+        shrunk = METHODS[method].apply(network, plan)
     candidates = {GIVEN: Made(network, network, network)}
     if METHODS[method].trains and epochs:
         if rival is None:
@@ -80,5 +81,6 @@ def trained_on(model: nn.Module, plan: Plan) -> nn.Module:
     plan: of the recipe.
     """
     longer = copy.deepcopy(model)
-    plan.retrain(longer)
+    with seeding.seeded(plan.seed):
+        plan.retrain(longer)
     return longer

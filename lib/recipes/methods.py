@@ -15,6 +15,9 @@ from lib.quantization import affine, deep_compression, quantization_aware_traini
 from lib.quantization.shared import torch_kernels
 from lib.training import FitOptions
 
+LEARNING: FitOptions = {"optimizer": "adam", "batch_size": 64}  # Adam's steps suit networks of all kinds
+FEW = 2000  # weights of a layer that stays whole where others are pruned: it saves little and hurts most
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,14 +43,15 @@ class Plan:
         slower: by which the learning rate is divided, above 0.
         epochs: instead of the plan's.
         """
-        options = self.options
-        options["learning_rate"] = self.learning_rate / slower
-        training.fit(network, self.train, epochs=self.epochs if epochs is None else epochs, seed=self.seed, **options)
+        epochs = self.epochs if epochs is None else epochs
+        training.fit(network, self.train, epochs=epochs, seed=self.seed, **self.options(slower))
 
-    @property
-    def options(self) -> FitOptions:
-        """How every recipe trains: by Adam, whose steps suit networks of all kinds."""
-        return {"optimizer": "adam", "learning_rate": self.learning_rate, "batch_size": 64}
+    def options(self, slower: float = 1.0) -> FitOptions:
+        """Return how every recipe trains.
+
+        slower: by which the learning rate is divided, above 0.
+        """
+        return LEARNING | {"learning_rate": self.learning_rate / slower}
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,7 @@ def integers(model: nn.Module, plan: Plan) -> Made:
     # method
     simulated = affine.simulate(model)
     affine.calibrate(simulated, plan.train.images[:500], percentile=plan.amount)
-    options = plan.options
-    options["learning_rate"] = plan.learning_rate / 3
-    quantization_aware_training.fit(simulated, plan.train, epochs=plan.epochs, seed=plan.seed, **options)
+    quantization_aware_training.fit(simulated, plan.train, epochs=plan.epochs, seed=plan.seed, **plan.options(3))
     # end of method
     try:
         network, note = torch_kernels.convert_to_kernels(simulated), ""
@@ -166,21 +168,24 @@ def coded(model: nn.Module, plan: Plan) -> Made:
     It computes as before, and as fast: only the file is small.
 
     model: any network; left as it was.
-    plan: ``amount`` is the share of the weights that stays. Two thirds of the epochs, rounded up, prune; the rest train
-        what is shared, 32 values in each layer.
+    plan: ``amount`` is the share of the weights that stays in each layer but the small ones, which stay whole. Two
+        thirds of the epochs, rounded up, prune; the rest train what is shared: 32 values, or 256 in a small layer.
 
-    Raises ValueError for a network without weights.
+    Raises ValueError for a network without a layer of 2,000 weights.
     """
     network = copy.deepcopy(model)
     # method
+    sizes = {name: layer.weight.numel() for name, layer in weights.layers(network)}
+    density = {name: plan.amount for name, size in sizes.items() if size >= FEW}
+    if not density:
+        raise ValueError(f"no layer has {FEW} weights: the file would gain little, use rounded")
     pruning = (2 * plan.epochs + 2) // 3
     if pruning:
         ramp = max(1, pruning - 1)
-        magnitude.gradual(
-            network, plan.train, density=plan.amount, ramp=ramp, epochs=pruning, seed=plan.seed, **plan.options
-        )
-    magnitude.prune(network, density=plan.amount)
-    deep_compression.share_survivors(network, bits=5)
+        options = plan.options()
+        magnitude.gradual(network, plan.train, density=density, ramp=ramp, epochs=pruning, seed=plan.seed, **options)
+    magnitude.prune(network, density=density)
+    deep_compression.share_survivors(network, bits={name: 5 if name in density else 8 for name in sizes})
     plan.retrain(network, slower=3, epochs=plan.epochs - pruning)
     # end of method
     return _unpacked(network)
@@ -214,10 +219,8 @@ METHODS = {
     "factors": Method(
         factors, "file, multiply-adds and often time", "share of the squared singular values kept", 0.9, 0.01, 1
     ),
-    "int8": Method(
-        integers, "file and memory to a quarter, and time", "% of the values within the range", 100, 90, 100
-    ),
-    "coded": Method(coded, "the file only, and that the most", "share of the weights that stays", 0.3, 0.001, 1),
+    "int8": Method(integers, "file and memory (a quarter), and time", "% of the values within the range", 100, 90, 100),
+    "coded": Method(coded, "the file only, but most of all", "share of the weights that stays", 0.5, 0.001, 1),
     "rounded": Method(rounded, "the file only, without data", "bits for each weight", 4, 0.5, 16, trains=False),
 }
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,11 +38,13 @@ def rebuild(model: nn.Module, folder: str | Path) -> nn.Module:
     if method == "filters":
         masks = {}
         for name, numbers in kept.items():
-            layer = dict(model.named_modules()).get(name)
-            if layer is None:
-                raise ValueError(f"{folder} is of another network: this one has no layer {name!r}")
-            masks[name] = torch.zeros(len(layer.weight), dtype=torch.bool)
-            masks[name][numbers] = True
+            try:
+                layer: Any = model.get_submodule(name)
+                masks[name] = torch.zeros(len(layer.weight), dtype=torch.bool)
+                masks[name][numbers] = True
+            except (AttributeError, IndexError, TypeError) as error:
+                why = f"this one has no layer {name!r} with such filters"
+                raise ValueError(f"{folder} is of another network: {why}") from error
         network = structure.shrink(network, masks, torch.zeros(2, *shape))
     elif method == "factors":
         network, _ = low_rank.factorize_model(network, rank=ranks)

@@ -84,7 +84,7 @@ def markdown(result: Result, title: str, notes: Sequence[str] = ()) -> str:
     notes: sentences below the table.
     """
     table = rows(result)
-    lines = [f"# {title}", "", summary(result), ""]
+    lines = [f"# {title}", "", summary(result), "", f"![{summary(result)}](costs.svg)", ""]
     lines += ["| " + " | ".join(table[0]) + " |", "| --- |" + " ---: |" * (len(table[0]) - 1)]
     lines += ["| " + " | ".join(row.values()) + " |" for row in table]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])

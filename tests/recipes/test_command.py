@@ -10,12 +10,14 @@ from torch import nn
 
 from lib import datasets, storage
 from lib.__main__ import main
-from lib.recipes import command
+from lib.recipes import inputs, results
+from lib.recipes.methods import METHODS
 
 OWN = """
 from torch import nn
 def build():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 2))
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 32, 3)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(4608, 2))
 def other():
     return "no network"
 def three():
@@ -45,7 +47,7 @@ def shrink(photos, *words):
     return main(["shrink", *options, *words])
 
 
-@pytest.mark.parametrize("method", ["filters", "factors", "int8", "coded", "rounded"])
+@pytest.mark.parametrize("method", METHODS)
 def test_own_network_and_own_images_give_all_files(method, photos, tmp_path, capsys):
     assert (
         shrink(
@@ -109,14 +111,14 @@ def test_what_is_not_accepted_is_one_sentence(words, says, photos, tmp_path, cap
 
 
 def test_a_network_of_torchvision_has_as_many_outputs_as_classes():
-    assert command.network("squeezenet1_1", 3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    assert inputs.network("squeezenet1_1", 3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
 def test_help_names_every_method(capsys):
     with pytest.raises(SystemExit):
         main(["shrink", "--help"])
     said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in ("filters", "factors", "int8", "coded", "rounded"))
+    assert all(f"\n  {name} " in said for name in METHODS)
 
 
 def test_weights_need_the_images_they_were_trained_for(tmp_path, capsys):
@@ -128,27 +130,27 @@ def test_prefixes_of_parallel_networks_are_taken_off(tmp_path):
     model = nn.Linear(2, 2)
     save_file({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
     other = nn.Linear(2, 2)
-    command.read_weights(other, tmp_path / "w.safetensors")
+    inputs.read_weights(other, tmp_path / "w.safetensors")
     assert torch.equal(other.weight, model.weight)
 
 
 def test_gray_images_get_three_channels():
     data = datasets.load("digits", first=(4, 2, 2))
-    color = command.in_color(data)
+    color = inputs.in_color(data)
     assert color.train.images.shape == (4, 3, 28, 28)
     assert torch.equal(color.test.images[:, 2:], data.test.images)
 
 
-@pytest.mark.parametrize("name", command.AUXILIARY)
+@pytest.mark.parametrize("name", inputs.AUXILIARY)
 def test_networks_with_heads_answer_once(name):
     with torch.device("meta"):
-        assert isinstance(command.network(name, 3).train()(torch.zeros(2, 3, 96, 96)), torch.Tensor)
+        assert isinstance(inputs.network(name, 3).train()(torch.zeros(2, 3, 96, 96)), torch.Tensor)
 
 
 def test_a_file_of_an_earlier_run_does_not_stay(photos, tmp_path, monkeypatch):
     (tmp_path / "shrunk").mkdir()
     (tmp_path / "shrunk" / "network.onnx").write_text("old")
-    monkeypatch.setattr(command, "export", lambda *_: (_ for _ in ()).throw(ValueError("no")))
+    monkeypatch.setattr(results, "export", lambda *_: (_ for _ in ()).throw(ValueError("no")))
     assert shrink(photos, "--method", "rounded") == 0
     assert not (tmp_path / "shrunk" / "network.onnx").exists()
     assert "not written: no" in (tmp_path / "shrunk" / "report.md").read_text()

@@ -40,6 +40,7 @@ def test_filters_leave_the_share_of_multiply_adds(digits):
 
 def test_coded_weights_are_pruned_and_shared(digits):
     made = METHODS["coded"].apply(models.lenet5(), plan("coded", digits.train, amount=0.1, epochs=2))
+    assert made.network.conv1.weight.count_nonzero() == 500  # a small layer stays whole
     for layer in (made.network.conv2, made.network.fc1):
         assert layer.weight.count_nonzero() <= 0.1 * layer.weight.numel() + 1
         assert len(layer.weight.unique()) <= 32
@@ -51,6 +52,11 @@ def test_integers_answer_like_the_simulated_network(digits):
     answers, wanted = made.network(digits.test.images), made.simulated(digits.test.images)
     assert (answers - wanted).abs().max() <= 0.02 * wanted.abs().max()
     assert made.value_bytes == 1
+
+
+def test_a_network_of_small_layers_is_not_coded(digits):
+    with pytest.raises(ValueError, match="no layer has 2000 weights: the file would gain little, use rounded"):
+        METHODS["coded"].apply(nn.Sequential(nn.Flatten(), nn.Linear(784, 2)), plan("coded", digits.train))
 
 
 def test_factors_that_save_nothing_are_refused(digits):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib import datasets, models
-from lib.recipes import command
+from lib.recipes import results
 from lib.recipes.following import follow
 from lib.recipes.methods import METHODS
 from lib.recipes.rebuilding import rebuild
@@ -20,7 +20,7 @@ def digits():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_recipe_can_be_read_back(method, digits, tmp_path):
     result = follow(models.lenet5(), digits, method=method, epochs=1)
-    command.write(result, digits, tmp_path, title="LeNet-5", onnx=False)
+    results.write(result, digits, tmp_path, title="LeNet-5", onnx=False)
     again = rebuild(models.lenet5(seed=9), tmp_path)
     wanted = result.made.simulated if method == "int8" else result.made.network
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_every_recipe_can_be_read_back(method, digits, tmp_path):
     ],
 )
 def test_a_damaged_record_is_one_sentence(change, says, digits, tmp_path):
-    command.write(follow(models.lenet5(), digits, method="filters", epochs=0), digits, tmp_path, title="", onnx=False)
+    results.write(follow(models.lenet5(), digits, method="filters", epochs=0), digits, tmp_path, title="", onnx=False)
     file = tmp_path / "costs.json"
     assert set(json.loads(file.read_text())["kept"]) == {"conv1", "conv2", "fc1"}
     file.write_text(change(file.read_text()))
