@@ -14,7 +14,7 @@ export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 
 .ONESHELL:
 .SHELLFLAGS := -ec
-.PHONY: help book chapter page pages record reproduce compare check serve doctor chapters matrix data
+.PHONY: help book chapter page pages pdf record reproduce compare check serve doctor chapters matrix data
 .PHONY: test zoo bench bench-kernels lint table lock environment clean FORCE
 
 help:
@@ -27,6 +27,7 @@ help:
 	echo "make chapter CHAPTER=pruning [PROFILE=...]          run one chapter, or several: CHAPTER='pruning quantization'"
 	echo "make page CHAPTER=pruning [PROFILE=...]             build one chapter's page for a look at it, in seconds"
 	echo "make pages [PROFILE=...]                            build the pages of the runs that are there"
+	echo "make pdf                                            the pages that were built last as one PDF"
 	echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
 	echo "make record [PROFILE=...] [CHAPTER=pruning]         write results/: the committed record"
 	echo "make data [PROFILE=...]                             download the data sets that the chapters use"
@@ -53,6 +54,9 @@ page: environment
 
 pages: environment
 	@$(RUN) -m lib pages --profile "$$PROFILE"
+
+pdf: environment
+	@$(RUN) -m lib pdf
 
 record: environment
 	@$(RUN) -m lib record --profile "$$PROFILE" --cores "$$CORES" $(if $(CHAPTER),--chapter "$$CHAPTER")
