@@ -74,8 +74,8 @@ def write(root: Path) -> Path:
                 page.goto(f"{address}/{name}.html", wait_until="networkidle")
                 writer.append(PdfReader(io.BytesIO(page.pdf(**SHEET))), import_outline=False)
                 if part and above is None:
-                    above = writer.add_outline_item(part, first, is_open=False)
-                writer.add_outline_item(_title(folder / f"{name}.html"), first, parent=above)
+                    above = writer.add_outline_item(title=part, page_number=first, is_open=False)
+                writer.add_outline_item(title=_title(folder / f"{name}.html"), page_number=first, parent=above)
         chromium.close()
     _link(writer, begins)
     writer.add_metadata({"/Title": _title(folder / f"{parts[''][0]}.html")})
