@@ -27,9 +27,9 @@
 # ```
 
 # %% tags=["parameters"]
-images = "street-digits"  # a data set's name, or your folder or zip of images, one folder per class
+images = "street-digits"  # a data set's name, or your folder or zip of images
 size = None  # pixels to which the images of a folder are resized
-network = "mobilenet_v2"  # a classifier of torchvision, or module:function of your own
+network = "mobilenet_v2"  # of torchvision, or module:function of your own
 seeds = 1  # networks trained from different starts
 epochs = 6  # to train each
 rate = 0.003  # learning rate of the first training, by Adam
@@ -97,7 +97,8 @@ def unchanged(seed, epochs):  # the network as given, trained on: a fair rival
 # ## One command
 #
 # ```bash
-# python -m lib shrink --model resnet18 --weights mine.safetensors --data photos --size 96 --method filters
+# python -m lib shrink --model resnet18 --weights mine.safetensors \
+#     --data photos --size 96 --method filters
 # ```
 #
 # It takes a classifier of torchvision or a network of your own (`--model my_network:build`), its weights as a
@@ -347,7 +348,7 @@ figures.table(
 # %%
 cases = {
     "a network without a spare filter": ("filters", torch.nn.Linear(3072, 10)),
-    "one that is smallest already": ("factors", torch.nn.Linear(3072, 2)),
+    "one that is small already": ("factors", torch.nn.Linear(3072, 2)),
 }
 refused = {}
 for what, (name, layer) in cases.items():

@@ -131,7 +131,7 @@ def factors(model: nn.Module, plan: Plan) -> Made:
     # method
     small, report = low_rank.factorize_model(model, energy=plan.amount)
     if all(row.before == row.after for row in report):
-        raise ValueError(f"no layer is cheaper as two thin ones that keep {plan.amount:g}: lower the amount")
+        raise ValueError(f"no layer is cheaper as two at {plan.amount:g}: lower the amount")
     plan.retrain(small)
     # end of method
     ranks = {row.layer: row.ranks[0] for row in report if row.after < row.before}

@@ -61,7 +61,7 @@ def test_a_network_of_small_layers_is_not_coded(digits):
 
 def test_factors_that_save_nothing_are_refused(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    with pytest.raises(ValueError, match="no layer is cheaper as two thin ones that keep 1: lower the amount"):
+    with pytest.raises(ValueError, match="no layer is cheaper as two at 1: lower the amount"):
         METHODS["factors"].apply(model, plan("factors", digits.train, amount=1))
 
 
