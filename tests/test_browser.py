@@ -103,6 +103,8 @@ def faults(page: Page, mode: str) -> list[str]:
         failed: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
         images: [...document.images].filter(i => !i.alt.trim() || !i.complete || !i.naturalWidth).map(i => i.src),
         width: document.documentElement.scrollWidth, room: window.innerWidth,
+        captions: [...document.querySelectorAll('caption')].filter(
+            one => one.getBoundingClientRect().width > window.innerWidth).map(one => one.textContent.trim()),
         theme: document.documentElement.dataset.theme,
     })""")
     if found["rendered"] < found["formulas"] or found["failed"]:
@@ -110,6 +112,7 @@ def faults(page: Page, mode: str) -> list[str]:
     wrong += [f"the image {image} is missing, or has no alternative text" for image in found["images"]]
     if found["width"] > found["room"]:
         wrong.append(f"is {found['width']} wide on a screen of {found['room']}")
+    wrong += [f"the caption {caption[:60]!r} is wider than the screen" for caption in found["captions"]]
     if found["theme"] != ("dark" if mode == "dark" else "light"):
         wrong.append(f"shows the theme {found['theme']} to a reader who wants {mode}")
     if mode == "light":
@@ -208,6 +211,11 @@ def test_a_fault_is_seen(screens, tmp_path, body, says):
     [
         ('<p style="color: #222; background: #000">faint</p>', "axe: color-contrast", "dark"),
         ('<a href="#"><span></span></a>', "axe: link-name", "phone"),
+        (
+            f'<div style="overflow: auto"><table><caption>Wide</caption><tr><td>{"x" * 90}</td></tr></table></div>',
+            "the caption 'Wide' is wider",
+            "phone",
+        ),
     ],
 )
 def test_a_fault_is_seen_where_fewer_rules_run(screens, tmp_path, body, says, mode):
