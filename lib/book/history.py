@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,15 @@ def _keys(rules: list[dict[str, Any]]) -> set[str]:
 
 def _claims(root: Path, commit: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for name in _git(root, "ls-tree", "--name-only", commit, f"{CLAIMS}/").split():
-        found |= {claim["id"]: claim for claim in yaml.safe_load(_git(root, "show", f"{commit}:{name}"))}
+    for blob in _git(root, "ls-tree", "--format=%(objectname)", commit, f"{CLAIMS}/").split():
+        found |= {claim["id"]: claim for claim in _parsed(root, blob)}
     return found
+
+
+@cache  # most files are the same from step to step
+def _parsed(root: Path, blob: str) -> list[dict[str, Any]]:
+    claims: list[dict[str, Any]] = yaml.safe_load(_git(root, "cat-file", "blob", blob))
+    return claims
 
 
 def _git(root: Path, *command: str) -> str:
