@@ -43,9 +43,10 @@ def notebook(root: Path, chapter: str) -> nbformat.NotebookNode:
     chapter: a chapter's name.
     Raises ValueError for a chapter that is not there, and names those that are.
     """
-    if chapter not in names(root):
+    source = root / "chapters" / f"{chapter}.py"
+    if source.stem != chapter or not source.is_file():  # a list of all chapters at each call would take most of its time
         raise ValueError(f"chapter must be one of {', '.join(names(root)) or 'none, yet'}, not {chapter!r}")
-    return _parsed((root / "chapters" / f"{chapter}.py").read_text("utf-8").replace("\r\n", "\n"))
+    return _parsed(source.read_text("utf-8").replace("\r\n", "\n"))
 
 
 def code(root: Path, chapter: str) -> list[str]:
@@ -109,11 +110,12 @@ def profile_settings(root: Path, profile: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"the profile {profile!r} {form}, not a {type(settings).__name__}")
     if "like" in settings:
         return _on_other_data(root, profile, settings)
+    there = names(root)
     for chapter, values in settings.items():
         if not isinstance(values, dict | None):
             raise ValueError(f"the profile {profile!r} {form}, not {chapter!r}: {values!r}")
-        if chapter != "limits" and chapter not in names(root):
-            accepted = ", ".join(["limits", *names(root)])
+        if chapter != "limits" and chapter not in there:
+            accepted = ", ".join(["limits", *there])
             raise ValueError(f"a chapter in the profile {profile!r} must be one of {accepted}, not {chapter!r}")
         known = list(LIMITS if chapter == "limits" else defaults(notebook(root, chapter)))
         kind = "a limit" if chapter == "limits" else f"a parameter of the chapter {chapter!r}"
