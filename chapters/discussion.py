@@ -1169,7 +1169,7 @@ figures.table(
 #
 # ## Table 1, measured
 #
-# The survey's Table 1 gives each family of methods a rate of compression.
+# The survey's Table 1 {cite:p}`berthelier2020survey` gives each family of methods a rate of compression.
 # Beside its words, in ours, are the ranges on this network: how many times smaller the file is, and the time, where the
 # full network needs one.
 #
@@ -1177,10 +1177,10 @@ figures.table(
 # | --- | --- | --- | --- |
 # | distillation | a smaller network, comparably good {verdict}`T1-19`; hard outside classification {verdict}`T1-01` | {glue:text}`discussion.family.f21_file` | {glue:text}`discussion.family.f21_time` |
 # | hashing | less time {verdict}`C2.2-06`; easy to run in parallel {verdict}`T1-02`; slow if too sparse {verdict}`T1-03` | {glue:text}`discussion.family.f22_file` | {glue:text}`discussion.family.f22_time` |
-# | pruning | 10 to 15 times smaller {verdict}`C2.3-39`, up to 30 {verdict}`C2.3-44`; of no interest if the model is sparse {verdict}`C2.3-43` | {glue:text}`discussion.family.f23_file` | {glue:text}`discussion.family.f23_time` |
-# | quantization | 10 to 15 times smaller {verdict}`C2.4-22`; couples with pruning {verdict}`C2.4-19`; slow if too sparse {verdict}`C2.4-23` | {glue:text}`discussion.family.f24_file` | {glue:text}`discussion.family.f24_time` |
+# | pruning | ten to fifteen times smaller {verdict}`C2.3-39`, up to thirty {verdict}`C2.3-44`; of no interest if the model is sparse {verdict}`C2.3-43` | {glue:text}`discussion.family.f23_file` | {glue:text}`discussion.family.f23_time` |
+# | quantization | ten to fifteen times smaller {verdict}`C2.4-22`; couples with pruning {verdict}`C2.4-19`; slow if too sparse {verdict}`C2.4-23` | {glue:text}`discussion.family.f24_file` | {glue:text}`discussion.family.f24_time` |
 # | precision | high compression {verdict}`T1-10` and speed {verdict}`C4-17`; may need special hardware {verdict}`T1-12` | {glue:text}`discussion.family.f25_file` | {glue:text}`discussion.family.f25_time` |
-# | binarization | 30 times smaller {verdict}`T1-14`, 50 to 60 times faster {verdict}`T1-15` | {glue:text}`discussion.family.f26_file` | {glue:text}`discussion.family.f26_time` |
+# | binarization | thirty times smaller {verdict}`T1-14`, fifty to sixty times faster {verdict}`T1-15` | {glue:text}`discussion.family.f26_file` | {glue:text}`discussion.family.f26_time` |
 #
 # Binary networks are timed as PyTorch computes them, in floats.
 # With kernels for bits they are faster: {doc}`binarization_speed`.
