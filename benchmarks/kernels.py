@@ -1,15 +1,27 @@
 """Products of signs by counting bits against torch's float32, as ratios in one process on one thread.
 
 Each line has the medians of both sides, which take turns (each call is repeated until it lasts a few milliseconds), the
-rate of the bits, and their share of what xor, popcount and add reach in registers in the same run. The tests compare
-what the bits compute with floats. Run with ``make bench-kernels``.
+rate of the bits, and their share of what xor, popcount and add reach in registers in the same run. Then come whole
+networks, converted, against the same networks in float32, and small layers with the side that is chosen for them. The
+tests compare what the bits compute with floats. Run with ``make bench-kernels``.
 """
 
-import torch
+import copy
 
-from lib.binarization.shared import kernels, speed
+import torch
+from torch import nn
+
+from lib import models
+from lib.binarization import bwn, xnor_net
+from lib.binarization.shared import inference, kernels, speed
+from lib.binarization.shared.signs import Binarized, SignActivation
+from lib.weights import compress, decompress
 
 RUNS, LEAST_MS = 20, 5.0
+SMALL = [  # images, channels, side, filters, size of the filter, groups; side 0: a linear layer
+    *((1, 784, 0, 10, 1, 1), (1, 16, 0, 4, 1, 1), (64, 784, 0, 10, 1, 1), (1, 16, 8, 16, 3, 1), (64, 16, 8, 16, 3, 1)),
+    *((1, 1, 28, 8, 5, 1), (1, 8, 64, 8, 3, 1), (1, 16, 8, 16, 3, 16), (4, 64, 14, 64, 3, 64), (1, 32, 14, 32, 3, 4)),
+]
 
 
 def main() -> None:
@@ -19,7 +31,9 @@ def main() -> None:
     print(f"\n{'operation':42}{'float ms':>10}{'bits ms':>10}{'ratio':>8}{'Gop/s':>9}{'of peak':>9}")
     for side in (64, 256, 1024):
         show(f"product {side} x {side} x {side}, packed", speed.matrices(side, side, side), 2 * side**3, roof, "packed")
-    show("product 256 x 256 x 2304, packed", speed.matrices(256, 256, 2304), 2 * 256 * 256 * 2304, roof, "packed")
+    for shape in ((1024, 1024, 1024), (256, 256, 2304)):
+        name = f"product {' x '.join(map(str, shape))}, memory given"
+        show(name, given_memory(*shape), 2 * shape[0] * shape[1] * shape[2], roof, "packed")
     show("product 1024^3, packing included", speed.matrices(1024, 1024, 1024), 2 * 1024**3, roof)
     for batch in (1, 8, 64):
         show(f"linear 4096, batch {batch}, whole layer", speed.linear(batch, 4096, 4096), 2 * batch * 4096**2, roof)
@@ -27,6 +41,66 @@ def main() -> None:
         work = 2 * batch * 196 * 256 * 2304
         show(f"conv 3x3, 256, 14 x 14, batch {batch}, whole layer", speed.convolution(256, 14, batch=batch), work, roof)
     show("the same, batch 1, with K", speed.convolution(256, 14), 2 * 196 * 256 * 2304, roof, "bits and K")
+
+    networks()
+    small()
+
+
+def given_memory(rows: int, columns: int, inner: int) -> speed.Calls:
+    """A product of packed bits, and torch's of floats; both write to the same memory again and again."""
+    a, b = speed.random_normal(rows, inner), speed.random_normal(columns, inner)
+    bits, filters = kernels.pack(a, torch.zeros(inner)), kernels.arrange(speed.signs_of(b))
+    out, real = torch.empty(rows, columns, dtype=torch.int32), torch.empty(rows, columns)
+    return {
+        "float": lambda: torch.mm(a, b.T, out=real),
+        "packed": lambda: kernels.product(bits, filters, out=out),
+    }
+
+
+@torch.inference_mode()
+def networks() -> None:
+    """Whole networks, with random weights, as XNOR-Net binarizes them."""
+    print(f"\n{'network':42}{'float ms':>10}{'bits ms':>10}{'ratio':>8}   same answers as before it was converted")
+    for name, dense, net, shape in (
+        ("VGG-small, width 128", models.vgg_small(), xnor_net.binarize(models.vgg_small()), (3, 32, 32)),
+        ("LeNet-5", models.lenet5(), xnor_net.binarize(models.lenet5(), maps={"fc1": 50}), (1, 28, 28)),
+    ):
+        for model in (dense.eval(), net.eval()):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's types
+        bits = inference.convert(net)
+        for batch in (1, 64):
+            x = speed.random_normal(batch, *shape).contiguous(memory_format=torch.channels_last)
+            compare(f"{name}, batch {batch}", {"float": lambda f=dense, x=x: f(x), "bits": lambda f=bits, x=x: f(x)})
+            print(f"   {torch.equal(bits(x), net(x))}")
+
+
+@torch.inference_mode()
+def small() -> None:
+    """Layers for which bits and floats are close: a converted one against the one it came from, signs in floats."""
+    print(f"\n{'layer that reads signs':42}{'before ms':>10}{'after ms':>10}{'ratio':>8}   runs on")
+    for batch, channels, side, filters, size, groups in SMALL:
+        layer: nn.Linear | nn.Conv2d = nn.Linear(channels, filters)
+        x, name = speed.random_normal(batch, channels), f"linear {channels} to {filters}, batch {batch}"
+        if side:
+            layer = nn.Conv2d(channels, filters, size, padding=size // 2, groups=groups)
+            x = speed.random_normal(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
+            name = f"{size} x {size}, {channels} to {filters}, {groups} groups, side {side}, batch {batch}"
+        before, after = converted(layer)
+        compare(name, {"float": lambda f=before, x=x: f(x), "bits": lambda f=after, x=x: f(x)})
+        print("   floats" if after.floats_win(x) else "   bits")
+
+
+def converted(layer: nn.Linear | nn.Conv2d) -> tuple[nn.Module, inference.BitLayer]:
+    """A layer that reads signs, with its weight of signs made, and the same on bits."""
+    before = Binarized(compress(layer, lambda *_: bwn.BinaryWeight()), SignActivation()).eval()
+    after = inference.convert(before)
+    assert isinstance(after, inference.BitLayer)
+    return decompress(copy.deepcopy(before)), after
+
+
+def compare(name: str, calls: speed.Calls) -> None:
+    times = speed.timed(calls, runs=RUNS, least_ms=LEAST_MS)
+    print(f"{name:42}{times['float']:10.3f}{times['bits']:10.4f}{times['float'] / times['bits']:7.1f}x", end="")
 
 
 @torch.inference_mode()

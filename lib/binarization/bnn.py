@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lib import training
 from lib.binarization.binaryconnect import FIT_DEFAULTS, BinaryConnectWeight
+from lib.binarization.shared.bisection import as_float, as_ordered, bisect
 from lib.binarization.shared.conversion import check_classes, clip, closed
 from lib.binarization.shared.plans import check_signs, planned, read_activations
 from lib.binarization.shared.shifts import ShiftAdaMax
@@ -143,25 +144,7 @@ def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[T
 
     largest = torch.finfo(torch.float32).max / 4  # norm stays finite
     low, high = torch.full((channels,), -largest), torch.full((channels,), largest)
-    at_low, at_high = reached(low), reached(high)
-    below = at_low & ~at_high
-    a, b = _ordered(low), _ordered(high)  # reached(a) == at_low and reached(b) == at_high, always
-    while (b - a > 1).any():
-        middle = (a + b) // 2
-        as_high = reached(_float(middle)) == at_high
-        a, b = torch.where(as_high, a, middle), torch.where(as_high, middle, b)
-    t = torch.where(below, _float(a), _float(b))
+    step = bisect(lambda x: reached(as_float(x)), as_ordered(low), as_ordered(high))
     # end of method
-    constant = at_low == at_high
-    return torch.where(constant, torch.where(at_low, -torch.inf, torch.inf), t), below
-
-
-def _ordered(x: Tensor) -> Tensor:
-    """Floats as whole numbers in the same order; both zeros are 0."""
-    bits = x.view(torch.int32).long()
-    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
-
-def _float(ordered: Tensor) -> Tensor:
-    bits = torch.where(ordered < 0, ordered.abs() | 0x80000000, ordered)
-    return torch.where(bits >= 2**31, bits - 2**32, bits).int().view(torch.float32)
+    t = as_float(step.place)
+    return torch.where(step.constant, torch.where(step.at_low, -torch.inf, torch.inf), t), step.below

@@ -1,7 +1,13 @@
 r"""Run a trained network whose layers read signs on kernels that count bits, with the same answers.
 
 :func:`convert` replaces each :class:`lib.binarization.shared.signs.Binarized` by a :class:`BitLayer`. Batch norm and
-sign become one threshold for each channel, weights become words of bits, and all else stays as it is.
+sign become one threshold for each channel, and weights become words of bits.
+
+Layers hand bits to each other where the graph allows. Between two layers that read signs, batch norm, ReLU and max
+pooling only decide which bit follows from which sum, so one pass counts, compares and packs
+(:mod:`lib.binarization.shared.bit_network`). A value that is read elsewhere too, as by a shortcut, stays a float, and
+so do layers of several groups, of several bases, with a scale K, or with a border of copies. Such a layer of one base
+multiplies signs as floats where that is faster for its input (:func:`lib.binarization.shared.kernels.bits_win`).
 
 Where weights and inputs have one base each, or are ternary, the answers are those of the float network bit for bit:
 sums of signs are whole numbers in both, and what follows is the same arithmetic in the same order. (Images come out
@@ -21,193 +27,25 @@ A converted network keeps its bits in buffers, one bit for each sign, so it can 
 """
 
 import copy
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from lib.binarization.bnn import threshold
-from lib.binarization.shared import kernels
-from lib.binarization.shared.signs import LAYERS, NORMS, Activation, Binarized, BinaryForm, normalized, rescaled
-from lib.weights import compressed_form, layers, replace
+from lib.binarization.shared.bit_layer import BitLayer, bases
+from lib.binarization.shared.bit_network import chain
+from lib.binarization.shared.signs import LAYERS, Binarized
+from lib.weights import layers, replace
 
-
-class BitLayer(nn.Module):
-    """What a Binarized layer computes in evaluation mode, on bits. Input and output are floats, as that layer's are.
-
-    All that its answers depend on is in buffers: words of bits (groups, M · filters of a group, ⌈inputs / 64⌉), int64,
-    thresholds and which of them are reached from above (N, channels), scales (M, filters) and factors (N,). So they
-    survive ``state_dict``, a file and a copy; what the kernels make of them is made again when they change.
-
-    binarized: the layer to compute.
-    name: what an error calls the layer; "" by default.
-    Raises ValueError for a weight that is not binary or not float32, an activation without bases, and, when it runs,
-    for buffers that were moved to another device or type.
-    """
-
-    words: Tensor
-    thresholds: Tensor
-    below: Tensor
-    scales: Tensor
-    factors: Tensor
-
-    @torch.inference_mode(False)  # a tensor of inference mode does not tell when it is changed
-    @torch.no_grad()
-    def __init__(self, binarized: Binarized, name: str = "") -> None:
-        super().__init__()
-        layer, activation = binarized.layer, binarized.activation
-        if not isinstance(activation, Activation):
-            what = type(activation).__name__
-            raise ValueError(f"layer {name!r} reads the values of {what}, which are no signs: it cannot count bits")
-        if layer.weight.dtype != torch.float32:
-            raise ValueError(f"layer {name!r} has weights of {layer.weight.dtype}: accepted is torch.float32")
-        self.name, self.image = name, isinstance(layer, nn.Conv2d)
-        if isinstance(layer, nn.Conv2d):
-            left, right, top, bottom = layer._reversed_padding_repeated_twice
-            self.border, self.copied = (left, right, top, bottom), None
-            if layer.padding_mode != "zeros":  # a border of copies is put around the image first
-                self.border, self.copied = (0, 0, 0, 0), ((left, right, top, bottom), layer.padding_mode)
-            self.stride, self.dilation = _pair(layer.stride), _pair(layer.dilation)
-        signs, scales = bases(layer, name)
-        self.bias, self.groups, self.input_scale = layer.bias, getattr(layer, "groups", 1), binarized.input_scale
-        norm = copy.deepcopy(binarized.norm).eval()
-        folds = isinstance(norm, nn.Identity) or (isinstance(norm, NORMS) and norm.running_var is not None)
-        folds &= self.input_scale is None  # which wants the values
-        self.norm = nn.Identity() if folds else norm
-        channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-        norm_folded = norm if folds else nn.Identity()
-        found = [threshold(norm_folded, channels, target=target) for target, _ in activation.bases()]
-        rows = signs.unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(1, 2)  # of each group (M · filters, ...)
-        self.shape, self.length = tuple(rows.shape[1:]), math.prod(rows.shape[2:])
-        bits = [kernels.arrange(part).bits.words.view(np.int64) for part in rows]
-        self.register_buffer("words", torch.from_numpy(np.stack(bits)))
-        self.register_buffer("thresholds", torch.stack([t for t, _ in found]))
-        self.register_buffer("below", torch.stack([turned for _, turned in found]))
-        self.register_buffer("scales", scales.detach().clone())
-        self.register_buffer("factors", torch.tensor([factor for _, factor in activation.bases()]))
-        self.kept: tuple[object, _Arranged] | None = None
-        self.eval()
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.words.shape)} words of {self.length} bits, {len(self.factors)} signs for each input"
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.image and x.dim() == 3:  # one image without its batch
-            return self(x[None])[0]
-        arranged = self._arranged()
-        x = normalized(self.norm, x, linear=not self.image)
-        axis = 1 if self.image else -1
-        parts = [
-            self._sums(part, group, arranged, axis)
-            for part, group in zip(x.chunk(self.groups, axis), range(self.groups), strict=True)
-        ]
-        sums = parts[0]
-        if self.groups > 1:
-            sums = torch.cat(parts, axis).to(memory_format=torch.channels_last)  # as of one group
-        scale = None if self.input_scale is None else self.input_scale(x)
-        return rescaled(sums, arranged.size, scale, self.bias, axis)
-
-    def _arranged(self) -> "_Arranged":
-        """The buffers as the kernels take them, made again when one has changed."""
-        state = self.words, self.thresholds, self.below, self.scales, self.factors
-        key = [(tensor.data_ptr(), tensor._version) for tensor in state]
-        if self.kept is None or self.kept[0] != key:
-            if self.words.device.type != "cpu" or self.thresholds.dtype != torch.float32:
-                raise ValueError(
-                    f"layer {self.name!r} counts bits on the CPU, for float32, not on {self.words.device} for"
-                    f" {self.thresholds.dtype}: move the network before it is converted"
-                )
-            self.kept = key, self._arrange()
-        return self.kept[1]
-
-    def _arrange(self) -> "_Arranged":
-        rows = self.words.numpy().view(np.uint64)
-        filters = [kernels.panelled(kernels.Bits(part, self.length), self.shape) for part in rows]
-        bounds = [  # of each base, for each group
-            [(t, turned if turned.any() else None) for t, turned in zip(*each, strict=True)]
-            for each in zip(
-                (t.chunk(self.groups) for t in self.thresholds),
-                (turned.chunk(self.groups) for turned in self.below),
-                strict=True,
-            )
-        ]
-        single = len(self.scales) == 1 and self.factors.tolist() == [1.0]
-        size = self.scales[0] if single else torch.ones_like(self.scales[0])
-        alphas = self.scales.unflatten(1, (self.groups, -1)).unbind(1)  # for each group (M, its filters)
-        return _Arranged(filters, bounds, self.factors.tolist(), alphas, size, single)
-
-    def _sums(self, x: Tensor, group: int, arranged: "_Arranged", axis: int) -> Tensor:
-        """The sums of one group of channels: whole numbers, or their combination over the bases."""
-        if self.image and self.copied is not None:
-            x = functional.pad(x, *self.copied)
-        total: Any = 0
-        filters, alpha = arranged.filters[group], arranged.alphas[group]
-        for bounds, factor in zip(arranged.bounds, arranged.factors, strict=True):
-            if self.image:
-                sums = kernels.convolution(
-                    x, filters, *bounds[group], stride=self.stride, border=self.border, dilation=self.dilation
-                )
-            else:
-                sums = kernels.linear(x, filters, *bounds[group])
-            if arranged.single:
-                return sums
-            alphas = (factor * alpha).reshape(*alpha.shape, *[1] * (2 * self.image))
-            total = total + (sums.unflatten(axis, alpha.shape) * alphas).sum(axis if self.image else -2)
-        return total
-
-
-@dataclass(frozen=True)
-class _Arranged:
-    """What the kernels need: filters and scales of each group, bounds of each base and group, factors, sizes."""
-
-    filters: list[kernels.Filters]
-    bounds: list[list[tuple[Tensor, Tensor | None]]]
-    factors: list[float]
-    alphas: tuple[Tensor, ...]
-    size: Tensor
-    single: bool
-
-
-@torch.no_grad()
-def bases(layer: nn.Linear | nn.Conv2d, name: str = "") -> tuple[Tensor, Tensor]:
-    """The signs and scales of a layer's binary weight, which is in a binary form, or dense as it is read from a file.
-
-    layer: whose weight it is.
-    name: what an error calls the layer; "" by default.
-    Returns signs, (M, *shape of the weight), and scales, (M, filters): the weight is the sum of scale · sign over M.
-    Raises ValueError for a weight that is not binary.
-
-    >>> from lib.binarization.bwn import binarize
-    >>> signs, scales = bases(binarize(nn.Linear(4, 3), names=[""]))
-    >>> signs.shape, scales.shape
-    (torch.Size([1, 3, 4]), torch.Size([1, 3]))
-    """
-    compressed = compressed_form(layer)
-    if compressed is not None and isinstance(compressed[0], BinaryForm):
-        signs, scales = compressed[0].bases(*compressed[1])
-        lost = ((scales[:, :, None] * signs.flatten(2)).sum(0) - layer.weight.flatten(1)).abs().max()
-        if not lost <= 1e-5 * layer.weight.abs().max():  # NaN is no sum either
-            raise ValueError(f"layer {name!r} is not binary as it is now: its weights are no sum of signs")
-        return signs, scales
-    weight = layer.weight.detach()
-    size = weight.abs().flatten(1).amax(1)
-    if compressed is not None or not (weight.abs().flatten(1) == size[:, None]).all():
-        raise ValueError(
-            f"layer {name!r} is not binary: a filter has weights of more than one size; accepted are layers in a"
-            " binary form of this section, and dense ones with one size for each filter, as a file of one gives them"
-        )
-    return torch.where(weight >= 0, 1.0, -1.0)[None], size[None]
+__all__ = ["BitLayer", "bases", "convert"]
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Module:
     """A copy of the network, in evaluation mode, whose layers that read signs count bits. The network stays as it is.
+
+    The order of operations is that of the moment of conversion: what a forward pass decides by an attribute stays so.
 
     model: trained, with layers that read signs.
     names: of the layers to convert; None (default): all that read signs.
@@ -229,10 +67,6 @@ def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Mod
         if name not in readers:
             raise ValueError(f"layer {name!r} is not binary, it reads no signs: those that do are {', '.join(readers)}")
     for name, layer in {name: BitLayer(readers[name], name) for name in (readers if names is None else names)}.items():
+        layer.chooses = True
         model = replace(model, name, layer)
-    return model
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    rows, columns = values
-    return rows, columns
+    return chain(model)

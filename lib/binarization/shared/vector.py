@@ -114,6 +114,51 @@ def tile(rows: int, real: bool) -> Callable:
     return function
 
 
+def bit_tile(rows: int) -> Callable:
+    """Make ``bit_tile(a, words, b, limits, flips, lanes, places, out, step)``: some rows of signs meet LANES others.
+
+    Of each product it writes one bit, count <= limit, for count = popcount(a xor b), changed where the flip is 1: 16
+    bits for each row, to every ``step``-th uint16 at the address ``out``. ``limits`` is the address of a table of
+    int64 with ``lanes`` values for each kind of place, ``flips`` that of its bits, 16 in one uint16, and ``places``
+    that of the kinds of these rows, int64. The other arguments are those of :func:`tile`.
+
+    rows: how many of a.
+    """
+
+    @intrinsic
+    def function(
+        typing: Any,
+        a: Any,
+        words: Any,
+        b: Any,
+        limits: Any,
+        flips: Any,
+        lanes: Any,
+        places: Any,
+        out: Any,
+        step: Any,
+    ) -> tuple[Any, Callable]:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+            a, words, b, limits, flips, lanes, places, out, step = arguments
+            counts, vectors = count_differences(builder, a, b, words, rows), LANES // 8
+            half, panels = ir.IntType(16), builder.udiv(lanes, _constant(LANES))
+            for r in range(rows):
+                place = _load(builder, _at(builder, places, _constant(r), LONG, 8), 8)
+                bits = _load(builder, _at(builder, flips, builder.mul(place, panels), half, 2), 2)
+                for v in range(vectors):
+                    index = builder.add(builder.mul(place, lanes), _constant(8 * v))
+                    limit = _load(builder, _at(builder, limits, index, WORDS, 8), 8)
+                    reached = builder.icmp_signed("<=", builder.load(counts[r * vectors + v]), limit)
+                    byte = builder.zext(builder.bitcast(reached, ir.IntType(8)), half)
+                    bits = builder.xor(bits, builder.shl(byte, ir.Constant(half, 8 * v)))
+                builder.store(bits, _at(builder, out, builder.mul(step, _constant(r)), half, 2)).align = 2
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 9), generate
+
+    return function
+
+
 @intrinsic
 def signs(typing: Any, values: Any, thresholds: Any, count: Any) -> tuple[Any, Callable]:
     """``signs(values, thresholds, count)`` -> three words of bits for up to 64 float32: x >= t, x <= t, x is NaN."""

@@ -35,6 +35,7 @@ def path(request, monkeypatch):
     kernels.available.cache_clear()
     if request.param == "without numba":
         without_numba(monkeypatch)
+    monkeypatch.setattr(kernels, "bits_win", lambda *_: True)  # the smallest layer too
     yield request.param
     kernels.available.cache_clear()
 
@@ -338,6 +339,27 @@ def test_a_layer_of_every_shape_is_the_same(path, place, kind):
     x.flatten()[:4] = torch.tensor([0.0, -0.0, 0.5, -0.5])[: x.numel()]
     expected, found = answers(layer, x), answers(BitLayer(layer), x)
     assert found.shape == expected.shape and found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("kind", ["signs", "BinaryConnect", "ternary"])
+@pytest.mark.parametrize("place", LAYERS)
+def test_a_layer_left_in_floats_is_the_same(monkeypatch, place, kind):
+    monkeypatch.setattr(kernels, "bits_win", lambda *_: False)
+    build, shape = LAYERS[place]
+    norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1]) if len(shape) in (2, 4) else None
+    if norm is not None:
+        norm(3 * torch.randn(9, *shape[1:], generator=torch.Generator().manual_seed(2)) + 1)
+        turn(norm)
+    layer = convert(reader(build(), *KINDS[kind], norm=norm))
+    assert layer.chooses
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    x.flatten()[:4] = torch.tensor([0.0, -0.0, 0.5, -0.5])[: x.numel()]
+    expected, found = answers(reader(build(), *KINDS[kind], norm=norm), x), answers(layer, x)
+    assert found.shape == expected.shape and torch.equal(found, expected)
+    if x.numel() and kind != "ternary":
+        x.view(-1)[-1] = torch.nan
+        refused(r"^a value to pack is not a number \(NaN\): it has no sign$", lambda: layer(x))
 
 
 @pytest.mark.parametrize("place", ["linear", "convolution", "groups", "depthwise"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lib.binarization.shared import kernels
+from lib.binarization.shared.kernels import LayerShape, Place
 
 INF, NAN = float("inf"), float("nan")
 LENGTHS = st.one_of(st.integers(0, 140), st.sampled_from([63, 64, 65, 127, 128, 192, 256, 257, 1000]))
@@ -166,6 +167,19 @@ def test_a_linear_layer_keeps_what_comes_before_the_last_dimension(shape, count)
     assert torch.equal(found, torch.where(x >= thresholds, 1.0, -1.0) @ weight.T)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+def test_a_product_can_be_written_to_memory_that_is_given(dtype):
+    a, b = draw(9, 70, seed=1), draw(17, 70, seed=2)
+    out = torch.full((9, 17), 7, dtype=dtype)
+    found = kernels.product(kernels.pack(a), kernels.arrange(b), dtype=dtype, out=out)
+    assert found is out and torch.equal(out, (a @ b.T).to(dtype))
+    for wrong in (torch.empty(9, 16, dtype=dtype), torch.empty(9, 17).double(), torch.empty(17, 9, dtype=dtype).T):
+        message = r"^out has the shape .*: contiguous memory on the CPU for \(9, 17\) of torch\..* is needed$"
+        raises(
+            message, lambda wrong=wrong: kernels.product(kernels.pack(a), kernels.arrange(b), dtype=dtype, out=wrong)
+        )
+
+
 # -- convolution -------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +228,11 @@ def test_a_convolution_is_that_of_torch_on_signs(
     weight = draw(filters, channels, *size, seed=seed)
     place = {"stride": stride, "border": border, "dilation": dilation}
     expected = whole_convolution(torch.where(reached, 1, -1), weight, **place)
-    found = kernels.convolution(x, kernels.arrange(weight), thresholds, below, **place)
+    arranged = kernels.arrange(weight)
+    found = kernels.convolution(x, arranged, thresholds, below, **place)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+    bounds = kernels.bounds(thresholds, torch.zeros(channels, dtype=torch.bool) if below is None else below)
+    found = kernels.convolution_of_floats(x, arranged, *bounds, place=Place(**place))
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
@@ -242,7 +260,11 @@ def test_one_channel_and_one_column_are_right_on_any_processor(count, image, siz
         place = {"stride": stride, "border": border, "dilation": (1, 1)}
         expected = whole_convolution(signs, weight, **place)
         for x in (signs, signs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
-            assert torch.equal(kernels.convolution(x, kernels.arrange(weight), **place), expected)
+            arranged = kernels.arrange(weight)
+            assert torch.equal(kernels.convolution(x, arranged, **place), expected)
+            assert torch.equal(
+                kernels.convolution_of_floats(x, arranged, torch.zeros(1), place=Place(**place)), expected
+            )
 
 
 @pytest.mark.parametrize(("image", "size", "stride"), NARROW)
@@ -290,6 +312,108 @@ def test_images_of_every_type_of_float_are_read(dtype):
         kernels.linear(x[:, :, 0, 0], kernels.arrange(weight[:, :, 0, 0]), thresholds),
         (torch.where(x[:, :, 0, 0] >= 0.25, 1.0, -1.0) @ weight[:, :, 0, 0].T),
     )
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_torch_multiplies_the_signs_of_all_groups_at_once(groups):
+    signs, weight = draw(2, 6, 5, 7, seed=1), draw(12, 6 // groups, 3, 3, seed=2)
+    found = kernels.convolution_of_floats(
+        signs, kernels.arrange(weight), torch.zeros(6), place=Place(border=(1, 1, 1, 1)), groups=groups
+    )
+    assert torch.equal(found, functional.conv2d(signs.long(), weight.long(), None, 1, 1, 1, groups).float())
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_values_at_their_bounds_are_signs_on_the_right_side(axis):
+    t = torch.tensor([0.0, 1.5, -1e-45, 3e38, -INF, INF])
+    near = torch.stack([torch.nextafter(t[:4], torch.tensor(-INF)), t[:4], torch.nextafter(t[:4], torch.tensor(INF))])
+    x = torch.cat([near, torch.tensor([[-1e30, 7.0], [0.0, -7.0], [1e30, 0.5]])], 1)
+    for below in (torch.zeros(6).bool(), torch.tensor([True, False, True, True, False, False]), torch.ones(6).bool()):
+        below[4:] = False  # constant thresholds are never reached from above
+        expected = torch.where(torch.where(below, x <= t, x >= t), 1.0, -1.0)
+        shaped = x[:, :, None].repeat(1, 1, 2) if axis == 1 else x[:, None].repeat(1, 2, 1)
+        found = kernels.as_signs(shaped, *kernels.bounds(t, below), axis=axis)
+        assert torch.equal(found.select(2 if axis == 1 else 1, 1), expected)
+
+
+def test_signs_of_no_number_are_refused_but_those_of_infinity_are_not():
+    x = torch.tensor([[INF, -INF, 0.0]])
+    assert kernels.as_signs(x, torch.zeros(3)).tolist() == [[1, -1, 1]]
+    x[0, 2] = NAN
+    raises(r"^a value to pack is not a number \(NaN\): it has no sign$", lambda: kernels.as_signs(x, torch.zeros(3)))
+
+
+# -- which is faster ---------------------------------------------------------------------------------------------------
+
+
+COSTS = np.array([9e3, 0.3, 2.0, 1.5, 1.2, 0.1]), np.array([2e4, 0.5, 0.2, 4.0, 0.3])
+
+
+@pytest.fixture
+def by_costs(monkeypatch):
+    """Layers that take just what some costs say; the list of what was timed."""
+    timed = []
+
+    def both(shape):
+        timed.append(shape)
+        return tuple(float(costs @ counts) for costs, counts in zip(COSTS, shape.counts(), strict=True))
+
+    def forget():
+        kernels._measured.cache_clear()
+        kernels._bits_win.cache_clear()
+
+    monkeypatch.setattr(kernels, "_both", both)
+    forget()
+    yield timed
+    forget()
+
+
+def test_the_model_of_the_time_finds_the_costs_it_is_given(by_costs):
+    found = kernels.crossover()
+    assert kernels.crossover() is found and by_costs == kernels.FITTED
+    for shape in (
+        LayerShape((7, 300), (50, 300)),
+        LayerShape((2, 40, 9, 8), (33, 40, 3, 3), Place(border=(1, 1, 1, 1))),
+        LayerShape((1, 1, 9, 8), (3, 1, 5, 5)),
+    ):
+        bits, floats = shape.counts()
+        assert found.ratio(shape) == pytest.approx((COSTS[1] @ floats) / (COSTS[0] @ bits), rel=1e-3)
+
+
+def test_what_is_not_clear_is_timed_once(by_costs):
+    model = kernels.crossover()
+    shapes = [LayerShape((n, 8 * n), (2 * n, 8 * n)) for n in (1, 100, 400)]
+    shapes += [LayerShape((1, n, 8, 8), (n, 1, 3, 3), Place(border=(1, 1, 1, 1)), groups=n) for n in (1, 2, 4, 64)]
+    ratios = [model.ratio(shape) for shape in shapes]
+    by_costs.clear()
+    assert [kernels.bits_win(shape) for shape in 2 * shapes] == 2 * [ratio > 1 for ratio in ratios]
+    unclear = [s for s, ratio in zip(shapes, ratios, strict=True) if 0.4 < ratio < 2.5]
+    assert by_costs == unclear and 0 < len(unclear) < len(shapes) and min(ratios) < 1 < max(ratios)
+
+
+def test_counts_of_a_layer_are_those_by_hand():
+    bits, floats = LayerShape((2, 70, 9, 8), (20, 70, 3, 3), Place((2, 2), (0, 1, 0, 1))).counts()
+    assert bits.tolist() == [1, 2 * 72 * 70, 2 * 72 * 2, 32 * 9 * 2, 32 * 10 * 2, 32 * 20]
+    assert floats.tolist() == [1, 2 * 72 * 70, 20 * 630, 32 * 9 * 5 * 2, 32 * 20]
+    bits, floats = LayerShape((3, 24, 5, 5), (12, 8, 1, 1), groups=3).counts()
+    assert bits.tolist() == [3, 3 * 75 * 8, 3 * 75, 3 * 75, 3 * 75, 3 * 75 * 4]
+    assert floats.tolist() == [1, 75 * 24, 12 * 8, 3 * 75 * 8 * 4 / 256, 75 * 12]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_both_ways_of_a_layer_take_time(groups):
+    for shape in (
+        LayerShape((2, 9), (4, 9)),
+        LayerShape((2, 4, 5, 6), (6, 4 // groups, 3, 3), Place((1, 2), (1, 1, 0, 0)), groups),
+    ):
+        assert all(0 < time < 1e9 for time in kernels._both(shape))
+
+
+def test_a_large_layer_is_faster_on_bits_than_with_floats(path):
+    if path == "compiled":
+        large = LayerShape((64, 4096), (4096, 4096))
+        assert kernels.crossover().ratio(large) > 2 and kernels.bits_win(large)
+        assert kernels.bits_win(LayerShape((4, 256, 14, 14), (256, 256, 3, 3), Place(border=(1, 1, 1, 1))))
 
 
 # -- without numba -----------------------------------------------------------------------------------------------------
