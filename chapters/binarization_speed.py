@@ -487,8 +487,9 @@ record("xnor.real_products_with_k_pct", (2 + shared) * real, digits=3, exact=Tru
 # By the limits of the core alone, five bases could reach {glue:text}`binarization.abc5.roof_ratio` the speed of floats.
 #
 # **Few channels.** With {glue:text}`binarization_speed.few.channels` channels, the convolution has
-# {glue:text}`binarization.few.speedup_latency_ratio` the speed of torch's:
-# {finding}`packing and gathering cost more time than counting saves | binarization.few.speedup_latency_ratio < 1`.
+# {glue:text}`binarization.few.speedup_latency_ratio` the speed of torch's,
+# {finding}`far less than with many | binarization.few.speedup_latency_ratio < binarization.kernel.conv_ratio`:
+# packing and gathering cost about as much time as counting saves.
 #
 # **Sparse weights of the same size.** The survey suggests binarization where sparse models are slow.
 # A sparse matrix with as many bytes as the linear layer's bits keeps only
