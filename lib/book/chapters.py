@@ -44,7 +44,7 @@ def notebook(root: Path, chapter: str) -> nbformat.NotebookNode:
     Raises ValueError for a chapter that is not there, and names those that are.
     """
     source = root / "chapters" / f"{chapter}.py"
-    if source.stem != chapter or not source.is_file():  # a list of all chapters at each call would take most of its time
+    if source.stem != chapter or not source.is_file():  # to list all chapters at each call would take most of the time
         raise ValueError(f"chapter must be one of {', '.join(names(root)) or 'none, yet'}, not {chapter!r}")
     return _parsed(source.read_text("utf-8").replace("\r\n", "\n"))
 
