@@ -183,7 +183,7 @@ FIT = {"learning_rate": learning_rate, "optimizer": "adam", "batch_size": 32}
 #
 # How strongly should each technique compress?
 # A technique with a strength, such as the share of the weights that pruning keeps, has three settings from mild to
-# strong, and all techniques of a kind share one list.
+# strong. All techniques of a kind share one list.
 # On the first network we take the strongest setting that loses at most {glue:text}`discussion.setting.tolerance` of
 # validation accuracy against the rival, or the mildest where all lose more.
 # The other networks use the same setting, and no test image decides anything.
