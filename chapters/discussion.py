@@ -1002,7 +1002,6 @@ family = {"dense": "full"} | {n: f for f, calls in FAMILIES.items() for n in cal
 UNITS = {
     "file": ("file (kB)", 1000),
     "multiply_adds": ("multiply-adds (thousands)", 1000),
-    "activation": ("activations (kB)", 1000),
 }
 # what lies far below would press all others together
 lowest = np.mean(right("dense")) - 10
@@ -1063,9 +1062,9 @@ def name_front(ax, points, winner):  # writes the names beside their marks
 
 figure, _ = figures.axes()
 figure.clear()
-figure.set_size_inches(6.4, 8.4)
+figure.set_size_inches(6.4, 5.3)
 with figures.style():
-    axes = figure.subplots(3, 1, sharey=True)
+    axes = figure.subplots(2, 1, sharey=True)
 # a logarithm needs more than no error: half an image
 wrong = {n: max(100 - np.mean(right(n)), 50 / len(test)) for n in found}
 places_in = {}
@@ -1092,8 +1091,8 @@ figures.show(
     lead=True,
     finding=says,
     name="fig-discussion",
-    caption=f"Every technique on one small digit reader, with the same training: test error against the file, the multiply-adds and the memory of activations; lower left is better. {'One trained network' if seeds == 1 else f'Means of {seeds} trained networks'}. Those that lose more than ten points ({len(found) - len(shown)}) are only in the folded table. Named are the techniques that no other beats in both, and in bold the one with the least cost among those that lose at most {tolerance:g} point on validation images.",
-    alt=f"Three panels of {len(shown)} points, test error against a cost. Of the networks that lose at most {tolerance:g} point on validation images, {says}. The full network misreads {wrong['dense']:.1f} %.",
+    caption=f"Every technique on one small digit reader, with the same training: test error against the file and the multiply-adds; lower left is better. {'One trained network' if seeds == 1 else f'Means of {seeds} trained networks'}. Those that lose more than ten points ({len(found) - len(shown)}) are only in the folded table. Named are the techniques that no other beats in both, and in bold the one with the least cost among those that lose at most {tolerance:g} point on validation images.",
+    alt=f"Two panels of {len(shown)} points, test error against a cost. Of the networks that lose at most {tolerance:g} point on validation images, {says}. The full network misreads {wrong['dense']:.1f} %.",
 )
 
 # %% [markdown]
