@@ -8,9 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from lib import datasets, storage
+from lib import storage
 from lib.__main__ import main
-from lib.recipes import inputs, results
 from lib.recipes.methods import METHODS
 
 OWN = """
@@ -110,10 +109,6 @@ def test_what_is_not_accepted_is_one_sentence(words, says, photos, tmp_path, cap
     assert not (tmp_path / "shrunk").exists()
 
 
-def test_a_network_of_torchvision_has_as_many_outputs_as_classes():
-    assert inputs.network("squeezenet1_1", 3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
-
-
 def test_help_names_every_method(capsys):
     with pytest.raises(SystemExit):
         main(["shrink", "--help"])
@@ -124,33 +119,3 @@ def test_help_names_every_method(capsys):
 def test_weights_need_the_images_they_were_trained_for(tmp_path, capsys):
     assert main(["shrink", "--weights", str(tmp_path / "mine.safetensors"), "--method", "rounded"]) == 1
     assert "--weights needs --data" in capsys.readouterr().err
-
-
-def test_prefixes_of_parallel_networks_are_taken_off(tmp_path):
-    model = nn.Linear(2, 2)
-    save_file({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "w.safetensors")
-    other = nn.Linear(2, 2)
-    inputs.read_weights(other, tmp_path / "w.safetensors")
-    assert torch.equal(other.weight, model.weight)
-
-
-def test_gray_images_get_three_channels():
-    data = datasets.load("digits", first=(4, 2, 2))
-    color = inputs.in_color(data)
-    assert color.train.images.shape == (4, 3, 28, 28)
-    assert torch.equal(color.test.images[:, 2:], data.test.images)
-
-
-@pytest.mark.parametrize("name", inputs.AUXILIARY)
-def test_networks_with_heads_answer_once(name):
-    with torch.device("meta"):
-        assert isinstance(inputs.network(name, 3).train()(torch.zeros(2, 3, 96, 96)), torch.Tensor)
-
-
-def test_a_file_of_an_earlier_run_does_not_stay(photos, tmp_path, monkeypatch):
-    (tmp_path / "shrunk").mkdir()
-    (tmp_path / "shrunk" / "network.onnx").write_text("old")
-    monkeypatch.setattr(results, "export", lambda *_: (_ for _ in ()).throw(ValueError("no")))
-    assert shrink(photos, "--method", "rounded") == 0
-    assert not (tmp_path / "shrunk" / "network.onnx").exists()
-    assert "not written: no" in (tmp_path / "shrunk" / "report.md").read_text()
