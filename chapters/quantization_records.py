@@ -29,6 +29,8 @@ data = "digits"  # data set: digits, mnist, or the path of an image folder
 seeds = 1  # LeNet-300-100 networks, trained from different starts
 epochs = 25  # to train each of them
 survivors = [6000, 3000]  # weights that are left in LeNet-300-100, in several runs
+by_size = 4500  # weights that are left where their bits do not count
+rate = 1.0  # how much the bits of a weight count when it is pruned
 final_epochs = 60  # of each such run
 weight_bits = 5  # of a shared weight's code in Deep Compression
 kept = {"fc1": 0.06, "fc2": 0.1, "fc3": 0.3}  # shares of the weights that it keeps
@@ -67,6 +69,7 @@ from lib.coding.coders import entropy_bits
 from lib.pruning import filter_l1, magnitude
 from lib.pruning.shared import selection
 from lib.quantization import deep_compression, scalar_kmeans
+from lib.quantization.shared import rate as bit_rate
 from lib.quantization.shared import whole_steps
 
 dataset = datasets.load(data)
@@ -192,6 +195,55 @@ assert (context.uncontext(coded, len(symbols), 60, 28) == symbols).all()
 assert len(coded) < 0.6 * entropy
 
 # %% [markdown]
+# (sec-survivor-bits)=
+# ## Survivors by their bits
+#
+# **The idea.** A weight that survives far from all others costs many bits; one among others costs few, and a hole
+# among them may even cost more than the weight.
+# So we ask of each weight what it is worth *for its bits*.
+# {cite:t}`oktay2020scalable` add the bits to the loss; we prune by them.
+#
+# **The formula.** A survivor that the code expects with probability $p$ takes
+#
+# $$
+# r = \log_2 \frac{1 - p}{p} + 2.5, \qquad
+# \frac{p}{1 - p} = \frac{d}{1 - d} \cdot \frac{d_{row}}{d} \cdot \frac{d_{column}}{d} \cdot \sqrt{\frac{d_{near}}{d}}
+# $$ (eq-survivor-bits)
+#
+# bits more than a zero, where $d$ is the share of survivors in the layer, in the row, in the column, and among the
+# eight neighbors; sign and size take about two and a half bits.
+# At each step of the schedule the weights with the smallest $|w| / r^{\,\rho}$ go, with $r$ in units of its mean in the
+# layer.
+# The rate $\rho$ says how much bits count; we chose it on the validation images.
+#
+# **The code.**
+
+# %% tags=["remove-input"]
+figures.show_source(bit_rate.survivor_bits)
+
+# %% [markdown]
+# **An exact check.** One unit reads a square of pixels, and every pixel of the square survives.
+# We take one survivor out of the square, or one that lies alone: the real code saves bytes where the formula says that
+# a survivor is dear.
+
+# %%
+squares = torch.zeros(40, 28, 28)
+squares[:20, 9:17, 9:17] = 1  # units that read the same square
+squares[20:, ::9, ::9] = 1  # units that read far from everywhere
+bits = bit_rate.survivor_bits(squares.flatten(1), (1, 28, 28)).reshape(squares.shape)
+inside, alone = squares.clone(), squares.clone()
+inside[:20, 12, 12] = 0
+alone[20:, 9, 9] = 0
+
+
+def spent(levels):
+    return len(context.context_code(levels.long().flatten().numpy(), 40, 28))
+
+
+assert bits[0, 12, 12] < bits[20, 9, 9]
+assert spent(alone) < spent(squares) and spent(alone) < spent(inside)
+
+# %% [markdown]
 # ### The order of units is free
 #
 # You may reorder the units of a layer if the next layer reads them in the same order.
@@ -235,6 +287,7 @@ def squeezed(name, seed, n, **options):
         "seed": seed,
         "split": dataset.train,
         "shift": 1,
+        "rate": rate,
     } | options
     if name == "lenet300":
         options |= {"epochs": final_epochs, "learning_rate": 0.1}
@@ -256,8 +309,8 @@ def packed(model, name):
     )
 
 
-def run(name, seed, n):
-    raw = squeezed(name, seed, n)
+def run(name, seed, n, **options):
+    raw = squeezed(name, seed, n, **options)
     model = packed(raw, name)
     row = {"raw": raw, "model": model, "bytes": size(model), "validation": error(model)}
     return row | {"ratio": measure.dense_bytes(model) / row["bytes"]}
@@ -419,6 +472,38 @@ for name, results in PUBLISHED.items():
 figures.table(rows, caption="Published results on MNIST, each counted in its own way")
 
 # %% [markdown]
+# **Do the bits matter?** From the same starts and with the same training, we also prune LeNet-300-100 by size alone, to
+# a file of about the same length.
+
+# %% tags=["hide-input"]
+plain = [run("lenet300", seed, by_size, rate=0.0) for seed in range(seeds)]
+rows = []
+for text, key, runs_ in (
+    ("size alone", "by_size", plain),
+    ("size and bits", "by_bits", best["lenet300"]),
+):
+    sizes, wrong = ([one[k] for one in runs_] for k in ("bytes", "validation"))
+    row = {"pruned by": text, "file": record(f"records.{key}_bytes", sizes)}
+    wrong = record(f"records.{key}_validation_error_pct", wrong)
+    rows.append(row | {"validation error": wrong})
+figures.table(rows, caption="LeNet-300-100: what survivors are chosen by")
+
+# %% tags=["remove-cell"]
+pairs = [(one["bytes"], one["validation"]) for one in (*plain, *best["lenet300"])]
+a, b = np.mean(pairs[:seeds], 0), np.mean(pairs[seeds:], 0)
+outcome = {
+    (True, True): "a smaller file and a lower error",
+    (True, False): "a smaller file, at a higher error",
+    (False, True): "a lower error, with a larger file",
+    (False, False): "neither a smaller file nor a lower error",
+}[bool(b[0] < a[0]), bool(b[1] < a[1])]
+evidence.phrase("quantization.records.bits_outcome", outcome)
+
+# %% [markdown]
+# **What to see.** Choosing survivors by their bits, too, gives {glue:text}`quantization.records.bits_outcome`:
+# {mean}`quantization.records.by_bits_bytes` at {mean}`quantization.records.by_bits_validation_error_pct 2`, where size
+# alone needs {mean}`quantization.records.by_size_bytes` at {mean}`quantization.records.by_size_validation_error_pct 2`.
+#
 # The survey that this book tests {cite:p}`berthelier2020survey` says that quantization can be coupled with other
 # methods to compress further; our measurements say {verdict}`C2.4-30`.
 #

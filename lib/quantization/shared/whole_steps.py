@@ -8,6 +8,8 @@ with the mask m of the survivors, a step :math:`\Delta` for each layer, and a re
 gradient moves as if nothing had been rounded. This combines what section 2.4 of the survey teaches: prune first
 (han2016deep), use a uniform step with an entropy code (choi2017towards), and train on. Units have no order, so the
 busiest are put first: the code of :mod:`lib.coding.context` then finds the empty part of a matrix more easily.
+That code also spends fewer bits on a survivor among others, so survivors are chosen by what they cost in the file
+(:mod:`lib.quantization.shared.rate`), as a rate term in the loss does (oktay2020scalable).
 """
 
 from itertools import pairwise
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from lib import training
 from lib.datasets import Split
+from lib.quantization.shared.rate import survivor_bits
 from lib.training import FitOptions
 from lib.weights import (
     CompressedWeight,
@@ -155,6 +158,7 @@ def train(
     seed: int,
     step: float | None = 1.0,
     balance: float = 1.0,
+    rate: float = 0.0,
     pruned: float = 0.5,
     rounded: float = 0.7,
     fixed: float = 0.85,
@@ -162,9 +166,14 @@ def train(
 ) -> nn.Module:
     """Prune a network to so many weights while it trains, then round them to whole steps and train on. In place.
 
-    Before each epoch of the first part, a cubic schedule prunes the weights that are smallest in units of their layer's
-    root mean square to the power ``balance``. Then weights are rounded. In the end biases become multiples of 1/8 and
-    are no longer trained.
+    Before each epoch of the first part, a cubic schedule prunes the weights with the smallest
+
+    .. math:: |w| \, \mathrm{rms}^{-\mathrm{balance}} \, (r / \bar r)^{-\mathrm{rate}},
+
+    where rms is the root mean square of the layer's survivors and r the number of bits that the weight takes in the
+    file, as :func:`~lib.quantization.shared.rate.survivor_bits` estimates it from the other survivors; its mean over
+    them is :math:`\bar r`, so that no layer loses more than others because it is small. Then weights are rounded. In the
+    end biases become multiples of 1/8 and are no longer trained.
 
     model: any network; it is dense again when it is returned.
     split: samples to train on, one or more.
@@ -173,6 +182,8 @@ def train(
     seed: of the order of the samples.
     step: width of a step, in units of the mean magnitude of the layer's survivors; None never rounds.
     balance: 0 compares weights as they are, 1 relative to their layer's.
+    rate: 0 (default) ignores the bits. If removing a weight costs its square, 1/2 loses least at each size of the file;
+        larger values count on training to make up for more.
     pruned: share of the epochs in which weights are pruned.
     rounded: share of the epochs after which weights are rounded.
     fixed: share of the epochs after which biases are fixed.
@@ -180,8 +191,8 @@ def train(
 
     Returns the model.
     Raises TypeError for an unknown option, and ValueError unless 0 < pruned <= rounded <= fixed <= 1, for survivors or
-    epochs below 1, a step that is not finite and above 0, for each layer also in float32, and an empty split. The model
-    is left as it was then.
+    epochs below 1, a step that is not finite and above 0, for each layer also in float32, a balance or a rate that is
+    not finite or below 0, and an empty split. The model is left as it was then.
 
     >>> from torch import rand, tensor
     >>> split = Split(rand(4, 6), tensor([0, 1, 2, 3]))
@@ -197,12 +208,16 @@ def train(
         raise ValueError(f"survivors and epochs must be 1 or more, not {survivors} and {epochs}")
     if step is not None and not 0 < step < float("inf"):
         raise ValueError(f"step must be a finite number above 0, not {step}")
+    for name, value in (("balance", balance), ("rate", rate)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be a finite number of 0 or more, not {value}")
     for name, layer in layers(model) if step is not None else ():
         _width(name, layer, step)
     compress(model, lambda *_: GridWeight(0))
     chains = [chain_of(layer) for _, layer in layers(model)]
     biases = [layer.bias for _, layer in layers(model) if layer.bias is not None]
     total = sum(chain.original.numel() for chain in chains)
+    picture = tuple(split.images.shape[1:])
 
     first_rounded, first_fixed = (min(ceil(share * epochs), epochs - 1) for share in (rounded, fixed))
 
@@ -211,7 +226,7 @@ def train(
         if epoch <= first_rounded or step is None:
             # n_t = n + (N - n) (1 - t)^3
             left = max(0.0, 1 - (epoch + 1) / (pruned * epochs))
-            _prune(chains, min(total, round(survivors + (total - survivors) * left**3)), balance)
+            _prune(chains, min(total, round(survivors + (total - survivors) * left**3)), balance, rate, picture)
         if epoch == first_rounded and step is not None:
             for chain in chains:
                 chain[0].step = _float32(step * _mean(chain.original * chain[0].mask))
@@ -229,12 +244,17 @@ def train(
 
 
 @torch.no_grad()
-def _prune(chains: list[Any], keep: int, balance: float) -> None:
-    """Keep the ``keep`` survivors that are largest in units of their layer's root mean square to a power."""
+def _prune(chains: list[Any], keep: int, balance: float, rate: float, picture: tuple[int, ...]) -> None:
+    """Keep the ``keep`` survivors that are largest for the bits they take, in units of their layer's size."""
     sizes = []
     for chain in chains:
-        size = (chain.original * chain[0].mask).abs()
-        sizes.append(size / size[size > 0].square().mean().sqrt().clamp_min(1e-30) ** balance)
+        mask = chain[0].mask
+        size = (chain.original * mask).abs()
+        size = size / size[size > 0].square().mean().sqrt().clamp_min(1e-30) ** balance
+        if rate and mask.any():
+            bits = survivor_bits(mask, picture)
+            size = size / (bits / bits[mask > 0].mean()) ** rate
+        sizes.append(size)
     every = torch.cat([size.flatten() for size in sizes])
     least = every.topk(min(keep, len(every))).values[-1]
     for chain, size in zip(chains, sizes, strict=True):

@@ -162,12 +162,32 @@ def test_without_a_step_weights_are_pruned_only_and_the_number_is_exact():
 def test_the_schedule_is_the_cubic(monkeypatch):
     asked, prune = [], whole_steps._prune
     monkeypatch.setattr(
-        whole_steps, "_prune", lambda chains, keep, power: (asked.append(keep), prune(chains, keep, power))
+        whole_steps, "_prune", lambda chains, keep, *how: (asked.append(keep), prune(chains, keep, *how))
     )
     whole_steps.train(models.lenet_300_100(), images(8), survivors=1200, epochs=8, seed=0)
     total = 266_200
     cubic = [round(1200 + (total - 1200) * (1 - t) ** 3) for t in (0.25, 0.5, 0.75, 1)]
     assert asked[:4] == cubic and set(asked[4:]) == {1200}
+
+
+@pytest.mark.parametrize(("rate", "together"), [(0.0, False), (1.0, True)])
+def test_a_rate_keeps_survivors_that_are_cheap_together(rate, together):
+    model, split = nn.Sequential(nn.Flatten(), nn.Linear(100, 2)), Split(torch.rand(4, 1, 10, 10), torch.zeros(4).long())
+    weight = torch.zeros(2, 10, 10)
+    weight[0, 2:5, 2:5] = 1.0  # nine in a square; nine far apart in the other unit are a little larger
+    weight[1, ::4, ::4] = 1.1
+    model[1].weight.data = weight.flatten(1)
+    options = {"epochs": 1, "seed": 0, "learning_rate": 1e-9, "step": None, "pruned": 1.0, "rounded": 1.0, "fixed": 1.0}
+    whole_steps.train(model, split, survivors=9, rate=rate, **options)
+    assert model[1].weight.count_nonzero(1).tolist() == ([9, 0] if together else [0, 9])
+
+
+def test_a_layer_that_lost_all_its_weights_stays_empty_at_any_rate():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(100, 3), nn.Linear(3, 2))
+    nn.init.zeros_(model[2].weight)
+    split = Split(torch.rand(4, 1, 10, 10), torch.zeros(4).long())
+    whole_steps.train(model, split, survivors=9, epochs=2, seed=0, rate=1.0)
+    assert not model[2].weight.any() and 0 < model[1].weight.count_nonzero() <= 9
 
 
 def test_training_depends_on_its_seed_alone():
@@ -193,6 +213,9 @@ ORDER = "shares must be 0 < pruned <= rounded <= fixed <= 1"
         ),
         ({"survivors": 0}, "survivors and epochs must be 1 or more, not 0 and 2"),
         ({"epochs": 0}, "survivors and epochs must be 1 or more, not 9 and 0"),
+        ({"rate": -1.0}, "rate must be a finite number of 0 or more, not -1.0"),
+        ({"rate": float("nan")}, "rate must be a finite number of 0 or more, not nan"),
+        ({"balance": float("inf")}, "balance must be a finite number of 0 or more, not inf"),
         ({"step": 0.0}, "step must be a finite number above 0, not 0.0"),
         ({"split": images(0)}, "the split is empty"),
     ],
