@@ -489,14 +489,16 @@ for text, key, runs_ in (
 figures.table(rows, caption="LeNet-300-100: what survivors are chosen by")
 
 # %% tags=["remove-cell"]
-pairs = [(one["bytes"], one["validation"]) for one in (*plain, *best["lenet300"])]
-a, b = np.mean(pairs[:seeds], 0), np.mean(pairs[seeds:], 0)
-outcome = {
-    (True, True): "a smaller file and a lower error",
-    (True, False): "a smaller file, at a higher error",
-    (False, True): "a lower error, with a larger file",
-    (False, False): "neither a smaller file nor a lower error",
-}[bool(b[0] < a[0]), bool(b[1] < a[1])]
+WORDS = {
+    "bytes": ("a smaller file", "a larger file", "a file of about the same size"),
+    "validation": ("a lower error", "a higher error", "about the same error"),
+}
+found = []
+for key, (less, more, same) in WORDS.items():
+    pairs = zip(best["lenet300"], plain, strict=True)
+    mean, half = evidence.interval([one[key] - other[key] for one, other in pairs])
+    found.append(less if mean + half < 0 else more if mean - half > 0 else same)
+outcome = " and ".join(found)
 evidence.phrase("quantization.records.bits_outcome", outcome)
 
 # %% [markdown]
