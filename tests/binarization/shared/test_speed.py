@@ -1,6 +1,7 @@
 """What is timed against each other computes the same. No test here asks how fast."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional
 from lib import measure
 from lib.binarization import xnor_net
 from lib.binarization.shared import speed
+from lib.quantization import affine
+from lib.quantization.shared import torch_kernels
 from lib.weights import compressed_form
 
 
@@ -64,6 +67,57 @@ def test_a_convolution_on_bits_is_that_of_signs_times_alpha_and_k(monkeypatch, c
         torch.testing.assert_close(calls["bits and K"](), expected * k, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 64), (130, 33, 65)])
+def test_a_product_of_short_numbers_is_that_of_whole_and_rounded_ones(shape):
+    rows, columns, inner = shape
+    a, b = speed.random_normal(rows, inner), speed.random_normal(columns, inner)
+    calls = speed.low_products(*shape)
+    assert list(calls) == ["bfloat16", "int8"]
+    whole_a, whole_b = (
+        torch.tensor([[max(-63, min(63, round(20 * v))) for v in row] for row in m.tolist()]) for m in (a, b)
+    )
+    assert torch.equal(calls["int8"]().long(), whole_a @ whole_b.T)
+    rounded_a, rounded_b = a.bfloat16().double(), b.bfloat16().double()
+    found, most = calls["bfloat16"](), rounded_a.abs() @ rounded_b.abs().T  # eight bits: rounded by 1/256 at most
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - rounded_a @ rounded_b.T).abs() <= most / 256).all()
+
+
+def test_integers_are_rounded_and_two_largest_products_fit_16_bits():
+    assert speed.integers_of(torch.tensor([0.0, 0.06, -0.11, 3.15, 9.0, -9.0])).tolist() == [0, 1, -2, 63, 63, -63]
+    assert 2 * 255 * speed.MOST < 2**15
+
+
+@pytest.mark.parametrize("make", [partial(speed.linear, 3, 70, 5), partial(speed.convolution, 6, 5, batch=2)])
+def test_a_layer_of_short_numbers_is_the_float_layer_but_for_rounding(make):
+    seen = []
+
+    def to_int8(network, images):
+        seen.append((network, images))
+        simulated = affine.calibrate(affine.simulate(network), images)
+        return torch_kernels.convert_to_kernels(simulated) if torch_kernels.kernels_available() else simulated
+
+    with torch.no_grad():
+        calls, few = make(to_int8=to_int8), make()
+        (network, images) = seen[0]
+        expected = calls["float"]()
+        assert list(calls) == [*few, "bfloat16", "int8"]
+        assert torch.equal(network(images), expected)
+        for name, bits in (("bfloat16", 7), ("int8", 6)):  # a sum of many rounded products is off by less than one
+            gap = (calls[name]().float() - expected).abs().max()
+            assert 0 < gap < expected.abs().max() / 2**bits * 2
+
+
+def test_a_network_of_short_numbers_leaves_the_network_as_it_is():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
+    before, x = {name: value.clone() for name, value in network.state_dict().items()}, torch.randn(2, 4)
+    calls = speed.low_networks(network, x, lambda given, images: lambda again: (given, images, again))
+    with torch.no_grad():
+        assert calls["bfloat16"]().dtype == torch.bfloat16
+        assert calls["int8"]() == (network, x, x)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("layer", [nn.Linear(9, 4, bias=False), nn.Conv2d(3, 4, (3, 1), padding=(1, 0), bias=False)])
 def test_a_layer_on_bits_leaves_the_layer_as_it_is(layer):
     before, memory = layer.weight.detach().clone(), layer.weight
@@ -88,8 +142,9 @@ def test_one_operation_after_the_other_gives_the_convolution_of_torch():
 
 
 def test_peaks_are_work_by_time(monkeypatch):
-    found = speed.peaks(turns=10, megabytes=1)
-    assert all(math.isfinite(value) and value > 0 for value in vars(found).values())
+    found = vars(speed.peaks(turns=10, megabytes=1, side=16))
+    assert set(found.pop("by_product")) <= {"bfloat16", "int8"}
+    assert all(math.isfinite(value) and value > 0 for value in found.values())
 
     def two_milliseconds(calls, *, runs):
         for call in calls.values():
@@ -97,10 +152,25 @@ def test_peaks_are_work_by_time(monkeypatch):
         return {name: measure.Latency(2.0, 2.0, 2.0) for name in calls}
 
     monkeypatch.setattr(measure, "latency_ms", two_milliseconds)
-    found = speed.peaks(turns=1000, megabytes=2)
-    assert found.bits == pytest.approx(1000 * 12 * 8 * 64 * 2 / 2e-3 / 1e9)
-    assert found.floats == pytest.approx(1000 * 12 * 16 * 2 / 2e-3 / 1e9)
-    assert found.memory == pytest.approx(2 * 2**20 / 2e-3 / 1e9)
+    for there in (True, False):  # instructions for dot products
+        monkeypatch.setattr(speed, "_dot_loop", lambda _, there=there: (lambda turns, seed: 0.0) if there else None)
+        found = speed.peaks(turns=1000, megabytes=2, side=16)
+        assert found.bits == pytest.approx(1000 * 12 * 8 * 64 * 2 / 2e-3 / 1e9)
+        assert found.floats == pytest.approx(1000 * 12 * 16 * 2 / 2e-3 / 1e9)
+        assert found.memory == pytest.approx(2 * 2**20 / 2e-3 / 1e9)
+        assert found.by_product == (() if there else ("bfloat16", "int8"))
+        assert found.bfloat16 == pytest.approx((1000 * 12 * 32 if there else 16**3) * 2 / 2e-3 / 1e9)
+        assert found.int8 == pytest.approx((1000 * 12 * 64 if there else 16**3) * 2 / 2e-3 / 1e9)
+
+
+def test_a_product_that_is_faster_than_the_loop_is_the_peak(monkeypatch):
+    def by_name(calls, *, runs):
+        return {name: measure.Latency(*[1e-6 if name == "int8 product" else 2.0] * 3) for name in calls}
+
+    monkeypatch.setattr(measure, "latency_ms", by_name)
+    monkeypatch.setattr(speed, "_dot_loop", lambda _: lambda turns, seed: 0.0)
+    found = speed.peaks(turns=1000, megabytes=1, side=16)
+    assert found.by_product == ("int8",) and found.int8 == pytest.approx(2 * 16**3 / 1e-9 / 1e9)
 
 
 def test_short_calls_are_repeated_and_the_time_of_one_is_told(monkeypatch):
