@@ -1,23 +1,29 @@
-"""Products of signs by counting bits against torch's float32, as ratios in one process on one thread.
+"""Products of signs by counting bits against torch's float32, bfloat16 and int8, in one process on one thread.
 
-Each line has the medians of both sides, which take turns (each call is repeated until it lasts a few milliseconds), the
-rate of the bits, and their share of what xor, popcount and add reach in registers in the same run. Then come whole
-networks, converted, against the same networks in float32, and small layers with the side that is chosen for them. The
-tests compare what the bits compute with floats. Run with ``make bench-kernels``.
+Each line has the medians of all sides, which take turns (each call is repeated until it lasts a few milliseconds), how
+many times as fast bits are as each other side, the rate of the bits, and their share of what xor, popcount and add
+reach in registers in the same run. Then come whole networks, converted, against the same networks in floats and int8,
+and small layers with the side that is chosen for them. The tests compare what the bits compute with floats. Run with
+``make bench-kernels``.
 """
 
 import copy
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib import models
 from lib.binarization import bwn, xnor_net
 from lib.binarization.shared import inference, kernels, speed
 from lib.binarization.shared.signs import Binarized, SignActivation
+from lib.quantization import affine
+from lib.quantization.shared import integer_network, torch_kernels
 from lib.weights import compress, decompress
 
 RUNS, LEAST_MS = 20, 5.0
+RIVALS = "float", "bfloat16", "int8"
+HEAD = f"{'float ms':>10}{'bits ms':>10}" + "".join(f"{f'/ {rival}':>10}" for rival in RIVALS)
 SMALL = [  # images, channels, side, filters, size of the filter, groups; side 0: a linear layer
     *((1, 784, 0, 10, 1, 1), (1, 16, 0, 4, 1, 1), (64, 784, 0, 10, 1, 1), (1, 16, 8, 16, 3, 1), (64, 16, 8, 16, 3, 1)),
     *((1, 1, 28, 8, 5, 1), (1, 8, 64, 8, 3, 1), (1, 16, 8, 16, 3, 16), (4, 64, 14, 64, 3, 64), (1, 32, 14, 32, 3, 4)),
@@ -26,24 +32,42 @@ SMALL = [  # images, channels, side, filters, size of the filter, groups; side 0
 
 def main() -> None:
     roof = speed.peaks(runs=RUNS)
-    print(f"in registers: {roof.bits:,.0f} billion operations/s on bits, {roof.floats:,.0f} on floats;", end=" ")
+    print(f"billion operations/s: {roof.bits:,.0f} on bits, {roof.int8:,.0f} on int8, {roof.bfloat16:,.0f} on", end=" ")
+    print(f"bfloat16, {roof.floats:,.0f} on floats, in registers", end="")
+    print(f" (torch's product: {', '.join(roof.by_product)})" if roof.by_product else "", end="; ")
     print(f"memory {roof.memory:.0f} GB/s; kernels compiled: {kernels.available()}")
-    print(f"\n{'operation':42}{'float ms':>10}{'bits ms':>10}{'ratio':>8}{'Gop/s':>9}{'of peak':>9}")
+    print(f"\n{'operation':42}{HEAD}{'Gop/s':>9}{'of peak':>9}")
     for side in (64, 256, 1024):
-        show(f"product {side} x {side} x {side}, packed", speed.matrices(side, side, side), 2 * side**3, roof, "packed")
+        product(f"product {side} x {side} x {side}, packed", (side, side, side), roof, "packed")
     for shape in ((1024, 1024, 1024), (256, 256, 2304)):
         name = f"product {' x '.join(map(str, shape))}, memory given"
         show(name, given_memory(*shape), 2 * shape[0] * shape[1] * shape[2], roof, "packed")
-    show("product 1024^3, packing included", speed.matrices(1024, 1024, 1024), 2 * 1024**3, roof)
+    product("product 1024^3, packing included", (1024, 1024, 1024), roof, "bits")
     for batch in (1, 8, 64):
-        show(f"linear 4096, batch {batch}, whole layer", speed.linear(batch, 4096, 4096), 2 * batch * 4096**2, roof)
+        layer = speed.linear(batch, 4096, 4096, to_int8=to_int8)
+        show(f"linear 4096, batch {batch}, whole layer", layer, 2 * batch * 4096**2, roof)
     for batch in (1, 8, 64):
-        work = 2 * batch * 196 * 256 * 2304
-        show(f"conv 3x3, 256, 14 x 14, batch {batch}, whole layer", speed.convolution(256, 14, batch=batch), work, roof)
+        work, layer = 2 * batch * 196 * 256 * 2304, speed.convolution(256, 14, batch=batch, to_int8=to_int8)
+        show(f"conv 3x3, 256, 14 x 14, batch {batch}, whole layer", layer, work, roof)
     show("the same, batch 1, with K", speed.convolution(256, 14), 2 * 196 * 256 * 2304, roof, "bits and K")
 
     networks()
     small()
+
+
+def to_int8(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network on torch's kernels of 8 bits, or in integers of 32 bits where those do not add exactly."""
+    low = affine.simulate(network.eval())
+    affine.calibrate(low, images)
+    if torch_kernels.kernels_available():
+        return torch_kernels.convert_to_kernels(low)
+    return integer_network.convert(low)
+
+
+def product(name: str, shape: tuple[int, int, int], roof: speed.Peaks, way: str) -> None:
+    """A product of bits; numbers of other types are there already."""
+    rows, columns, inner = shape
+    show(name, speed.matrices(*shape) | speed.low_products(*shape), 2 * rows * columns * inner, roof, way)
 
 
 def given_memory(rows: int, columns: int, inner: int) -> speed.Calls:
@@ -60,7 +84,7 @@ def given_memory(rows: int, columns: int, inner: int) -> speed.Calls:
 @torch.inference_mode()
 def networks() -> None:
     """Whole networks, with random weights, as XNOR-Net binarizes them."""
-    print(f"\n{'network':42}{'float ms':>10}{'bits ms':>10}{'ratio':>8}   same answers as before it was converted")
+    print(f"\n{'network':42}{HEAD}   same answers as before it was converted")
     for name, dense, net, shape in (
         ("VGG-small, width 128", models.vgg_small(), xnor_net.binarize(models.vgg_small()), (3, 32, 32)),
         ("LeNet-5", models.lenet5(), xnor_net.binarize(models.lenet5(), maps={"fc1": 50}), (1, 28, 28)),
@@ -70,14 +94,15 @@ def networks() -> None:
         bits = inference.convert(net)
         for batch in (1, 64):
             x = speed.random_normal(batch, *shape).contiguous(memory_format=torch.channels_last)
-            compare(f"{name}, batch {batch}", {"float": lambda f=dense, x=x: f(x), "bits": lambda f=bits, x=x: f(x)})
+            calls: speed.Calls = {"float": partial(dense, x), "bits": partial(bits, x)}
+            compare(f"{name}, batch {batch}", calls | speed.low_networks(dense, x, to_int8))
             print(f"   {torch.equal(bits(x), net(x))}")
 
 
 @torch.inference_mode()
 def small() -> None:
     """Layers for which bits and floats are close: a converted one against the one it came from, signs in floats."""
-    print(f"\n{'layer that reads signs':42}{'before ms':>10}{'after ms':>10}{'ratio':>8}   runs on")
+    print(f"\n{'layer that reads signs':42}{HEAD}   runs on")
     for batch, channels, side, filters, size, groups in SMALL:
         layer: nn.Linear | nn.Conv2d = nn.Linear(channels, filters)
         x, name = speed.random_normal(batch, channels), f"linear {channels} to {filters}, batch {batch}"
@@ -98,16 +123,18 @@ def converted(layer: nn.Linear | nn.Conv2d) -> tuple[nn.Module, inference.BitLay
     return decompress(copy.deepcopy(before)), after
 
 
-def compare(name: str, calls: speed.Calls) -> None:
-    times = speed.timed(calls, runs=RUNS, least_ms=LEAST_MS)
-    print(f"{name:42}{times['float']:10.3f}{times['bits']:10.4f}{times['float'] / times['bits']:7.1f}x", end="")
+def compare(name: str, calls: speed.Calls, way: str = "bits") -> float:
+    """Print how many times as fast one way is as each rival; returns its milliseconds."""
+    rivals = [rival for rival in RIVALS if rival in calls]
+    times = speed.timed({other: calls[other] for other in (*rivals, way)}, runs=RUNS, least_ms=LEAST_MS)
+    ratios = [f"{times[rival] / times[way]:.1f}x" if rival in times else "" for rival in RIVALS]
+    print(f"{name:42}{times['float']:10.3f}{times[way]:10.4f}" + "".join(f"{text:>10}" for text in ratios), end="")
+    return times[way]
 
 
 @torch.inference_mode()
 def show(name: str, calls: speed.Calls, work: int, roof: speed.Peaks, way: str = "bits") -> None:
-    times = speed.timed({"float": calls["float"], way: calls[way]}, runs=RUNS, least_ms=LEAST_MS)
-    rate = work / times[way] / 1e6
-    print(f"{name:42}{times['float']:10.3f}{times[way]:10.4f}{times['float'] / times[way]:7.1f}x", end="")
+    rate = work / compare(name, calls, way) / 1e6
     print(f"{rate:9,.0f}{rate / roof.bits:9.0%}")
 
 
