@@ -53,7 +53,7 @@ from torch import nn
 
 from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.binarization import abc_net, binaryconnect, xnor_net
-from lib.binarization.shared import inference, kernels, speed, vector
+from lib.binarization.shared import dots, inference, kernels, speed, vector
 from lib.cache import cached
 from lib.figures.looks import BLUE
 from lib.pruning import sparse_speed
@@ -553,7 +553,7 @@ record_speed("cycle.bits", counted_bits, exact=True)
 record_speed("cycle.matrix_unit", matrix_unit, exact=True)
 record_speed("cycle.matrix_unit_ratio", matrix_unit / counted_bits, exact=True)
 record_speed("cycle.instructions_ratio", 8 / 3, exact=True)
-has_unit = bool(vector.features() & set(vector.MATRIX_UNITS))
+has_unit = bool(dots.features() & set(dots.MATRIX_UNITS))
 evidence.phrase(
     "binarization_speed.core.kind",
     "unlike the one measured here" if has_unit else "like the one measured here",

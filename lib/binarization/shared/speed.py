@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lib import measure
 from lib.binarization.bwn import BinaryWeight
-from lib.binarization.shared import kernels, vector
+from lib.binarization.shared import dots, kernels, vector
 from lib.binarization.shared.inference import BitLayer
 from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.binarization.xnor_net import InputScale
@@ -70,7 +70,7 @@ def peaks(*, runs: int = 20, turns: int = 200_000, megabytes: int = 256, side: i
     for name, instruction in DOTS.items():
         if loop := _dot_loop(instruction):
             calls[name] = partial(loop, turns, 0)
-            work[name] = turns * vector.CHAINS * 16 * vector.DOTS[instruction][1] * 2
+            work[name] = turns * vector.CHAINS * 16 * dots.DOTS[instruction][1] * 2
     for name, call in low_products(side, side, side).items():
         calls[f"{name} product"], work[f"{name} product"] = call, 2 * side**3
     times = {name: time.median / 1000 for name, time in measure.latency_ms(calls, runs=runs).items()}
@@ -93,13 +93,13 @@ def _multiply_adds(turns: int, seed: int) -> float:
 @cache
 def _dot_loop(instruction: str) -> Callable[[int, int], float] | None:
     """Compile the loop of dot products; None where this processor does not have the instruction."""
-    dots = vector.dot_products(instruction)
-    if dots is None:
+    products = dots.dot_products(instruction)
+    if products is None:
         return None
 
     @numba.njit("float64(int64, int64)")
     def loop(turns: int, seed: int) -> float:
-        return dots(turns, seed)
+        return products(turns, seed)
 
     return loop
 

@@ -54,42 +54,6 @@ def test_fused_multiply_adds_are_those_by_hand(turns):
     assert multiply_adds(min(turns, 7), 2) == (2 ** (min(turns, 7) + 1) - 2) * vector.CHAINS  # x <- 2 x + 2
 
 
-@pytest.mark.parametrize(
-    ("instruction", "one", "largest"), [("vdpbf16ps", 0x3F803F80, None), ("vpdpbusd", 0x01010101, 0x7F7F7F7F)]
-)
-def test_dot_products_add_all_numbers_of_a_lane(instruction, one, largest):
-    feature, numbers = vector.DOTS[instruction]
-    dots = vector.dot_products(instruction)
-    if dots is None:
-        assert feature not in vector.features()
-        pytest.skip(f"this processor has no {instruction}")
-
-    @numba.njit("float64(int64, int64)")
-    def loop(turns, seed):
-        return dots(turns, seed)
-
-    for turns in (0, 1, 2, 7, 100):
-        assert loop(turns, one) == turns * vector.CHAINS * numbers
-        assert loop(turns, 0) == 0
-        if largest:
-            assert loop(turns, largest) == turns * vector.CHAINS * numbers * 127**2
-
-
-@pytest.mark.parametrize("setting", [("CPU_NAME", "generic"), ("CPU_FEATURES", "+sse2"), ("ENABLE_AVX", 0)])
-def test_no_instruction_is_used_for_which_numba_does_not_compile(monkeypatch, setting):
-    monkeypatch.setattr(vector.config, *setting)
-    assert vector.features() == set()
-    assert all(vector.dot_products(instruction) is None for instruction in vector.DOTS)
-
-
-def test_a_processor_that_llvm_cannot_ask_has_no_features(monkeypatch):
-    def refuse():
-        raise RuntimeError("no features")
-
-    monkeypatch.setattr(vector.binding, "get_host_cpu_features", refuse)
-    assert vector.features() == set()
-
-
 @pytest.mark.parametrize("words", [0, 1, 2, 9])
 @pytest.mark.parametrize(("tile", "rows", "dtype"), [(whole_tile, 4, np.int32), (real_tile, 3, np.float32)])
 def test_a_tile_writes_its_rows_and_nothing_else(tile, rows, dtype, words):
