@@ -1,0 +1,130 @@
+r"""Products with a weight whose zeros come in blocks: sixteen outputs that lie together read an input, or none does.
+
+A scattered weight costs an index and an input that is fetched for it alone. Here the rows of the weight form groups
+of B = 16, and of each group the columns :math:`C_r` are kept whole, in values :math:`V_r`:
+
+.. math:: y_{Br + j} = \sum_{c \in C_r} V_{r, c, j}\, x_c, \qquad j = 0, \dots, B - 1,
+
+so that one index serves sixteen weights, and these fill one vector of 512 bits. Which blocks are kept is decided by
+their mean magnitude, as groups of weights are in structured pruning (anwar2017structured).
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.pruning.shared.selection import largest
+
+ROWS = 16  # of a block: as many float32 numbers as a vector of 512 bits holds; the compiler unrolls what it knows
+
+
+def mask(weight: Tensor, *, density: float) -> Tensor:
+    """Choose the blocks to keep, those of the largest mean magnitude.
+
+    weight: (outputs, inputs), finite; where the outputs are no multiple of 16, the last blocks are lower.
+    density: share of the blocks to keep, in (0, 1]; at least one, and never one of zeros alone.
+
+    Returns a bool mask of the same shape, True where a weight is kept.
+    Raises ValueError for a weight or a density that is not accepted.
+
+        >>> mask(torch.cat([torch.ones(16, 1), torch.full((16, 1), 2.0)], dim=1), density=0.5).sum(0).tolist()
+        [0, 16]
+    """
+    if weight.dim() != 2 or not weight.numel() or not torch.isfinite(weight).all():
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} has no blocks here:"
+            " accepted are rows and columns of finite numbers, one or more of each"
+        )
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be in (0, 1], not {density}")
+    # method
+    parts = weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32)).split(ROWS)
+    means = torch.stack([part.mean(0) for part in parts])  # (groups of rows, columns)
+    return largest(means, density).repeat_interleave(ROWS, dim=0)[: len(weight)]
+    # end of method
+
+
+class Blocks:
+    """A weight of which only the blocks are stored that are not all zero; ``blocks @ x`` is the product.
+
+    weight: (outputs, inputs), float32, on the CPU, finite. It is copied.
+
+    ``x`` is (inputs,) or (inputs, n), float32, on the CPU, and the product (outputs,) or (outputs, n). It differs from
+    the dense product by rounding. An input that no block reads is not looked at, even if it is NaN.
+
+    Raises ValueError for another weight, and for an ``x`` that is not accepted.
+
+    >>> blocks = Blocks(torch.tensor([[0.0, 5.0], [0.0, 2.0]]))
+    >>> len(blocks.values), (blocks @ torch.tensor([3.0, 1.0])).tolist()
+    (1, [5.0, 2.0])
+    """
+
+    def __init__(self, weight: Tensor):
+        if weight.dim() != 2 or not weight.numel() or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise ValueError(
+                f"a weight of {weight.dtype} and shape {tuple(weight.shape)} on {weight.device.type} has no product in"
+                " blocks: accepted are rows and columns of float32, on the CPU"
+            )
+        if not torch.isfinite(weight).all():
+            raise ValueError("the weight holds NaN or infinity: finite values are needed")
+        self.shape = tuple(weight.shape)
+        padded = nn.functional.pad(weight.detach(), (0, 0, 0, -len(weight) % ROWS))  # the last group gets rows of zeros
+        groups = padded.unflatten(0, (-1, ROWS))  # (groups, rows, columns)
+        group, column = (groups != 0).any(1).nonzero(as_tuple=True)  # group by group, in each from left to right
+        self.values = groups[group, :, column].contiguous().numpy()
+        self.columns = column.to(torch.int32).numpy()
+        self.starts = np.searchsorted(group.numpy(), np.arange(len(groups) + 1))
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        if x.dim() not in (1, 2) or len(x) != self.shape[1] or x.dtype != torch.float32 or x.device.type != "cpu":
+            raise ValueError(
+                f"x of {x.dtype} and shape {tuple(x.shape)} on {x.device.type} does not fit a weight of {self.shape}:"
+                f" accepted are ({self.shape[1]},) and ({self.shape[1]}, n) of float32, on the CPU"
+            )
+        read = (x.detach()[:, None] if x.dim() == 1 else x.detach()).contiguous().numpy()
+        out = np.zeros(((len(self.starts) - 1) * ROWS, read.shape[1]), dtype=np.float32)
+        if read.shape[1] == 1:
+            _times_vector(self.values, self.columns, self.starts, read.reshape(-1), out.reshape(-1))
+        else:
+            _times_matrix(self.values, self.columns, self.starts, read, out)
+        product = torch.from_numpy(out)[: self.shape[0]]
+        return product[:, 0] if x.dim() == 1 else product
+
+
+# Both kernels take four blocks at a time: sums are then loaded and stored once for four multiply-adds.
+_fast = numba.njit(fastmath={"contract", "reassoc"}, cache=True)
+
+
+@_fast
+def _times_vector(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    sums = np.zeros(ROWS, dtype=np.float32)
+    for r in range(len(starts) - 1):
+        sums[:] = 0
+        rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 4
+        for b in range(starts[r], rest, 4):
+            x0, x1, x2, x3 = x[columns[b]], x[columns[b + 1]], x[columns[b + 2]], x[columns[b + 3]]
+            for j in range(ROWS):
+                sums[j] += values[b, j] * x0 + values[b + 1, j] * x1 + values[b + 2, j] * x2 + values[b + 3, j] * x3
+        for b in range(rest, starts[r + 1]):
+            for j in range(ROWS):
+                sums[j] += values[b, j] * x[columns[b]]
+        out[r * ROWS : (r + 1) * ROWS] = sums
+
+
+@_fast
+def _times_matrix(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    for r in range(len(starts) - 1):
+        rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 4
+        for b in range(starts[r], rest, 4):
+            x0, x1, x2, x3 = x[columns[b]], x[columns[b + 1]], x[columns[b + 2]], x[columns[b + 3]]
+            for j in range(ROWS):
+                v0, v1, v2, v3 = values[b, j], values[b + 1, j], values[b + 2, j], values[b + 3, j]
+                row = out[r * ROWS + j]
+                for t in range(len(row)):
+                    row[t] += v0 * x0[t] + v1 * x1[t] + v2 * x2[t] + v3 * x3[t]
+        for b in range(rest, starts[r + 1]):
+            for j in range(ROWS):
+                row, v, x0 = out[r * ROWS + j], values[b, j], x[columns[b]]
+                for t in range(len(row)):
+                    row[t] += v * x0[t]
