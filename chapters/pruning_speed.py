@@ -42,6 +42,7 @@ scale = 5  # divides the sides of AlexNet's and VGG's weights (1: the true shape
 largest_batched = 50_000_000  # weights of the largest layer that is timed with a batch
 sweep_side = 768  # rows and columns of the matrix in the sweep of densities
 image_side = 64  # pixels, for ResNet-18
+residual_samples = 500  # training images of ResNet-8
 
 # %% tags=["hide-input"]
 import copy
@@ -49,11 +50,12 @@ from math import ceil, prod
 
 import torch
 from torch import nn
+from torch.fx.experimental import optimization
 
 from lib import datasets, evidence, figures, measure, models, structure, training
 from lib.cache import cached, trained
 from lib.pruning import granularity, magnitude, particle_filter, sparse_speed
-from lib.pruning.shared import selection
+from lib.pruning.shared import block_sparse, selection
 from lib.vision import torchvision
 from lib.weights import decompress
 
@@ -643,25 +645,58 @@ figures.table(rows, caption="Time for one input, relative to the dense network")
 # %% [markdown]
 # **What to see.** Making every layer sparse slows both networks down, so choose the form of each layer separately.
 #
-# **How sparse is sparse enough?** We time one square matrix at several densities.
+# **Zeros in blocks.** A sparse product gains more often if its zeros come in blocks that fill a vector.
+# Here sixteen outputs that lie together share an input, or none of them reads it:
+#
+# $$ y_{16 r + j} = \sum_{c \in C_r} V_{r, c, j}\, x_c, \qquad 0 \le j < 16. $$ (eq-blocks)
+#
+# $C_r$ are the inputs that group $r$ of the outputs reads, and $V$ holds its weights.
+# One index serves sixteen weights, and each multiply-add of vectors uses all of its lanes.
+# The blocks of smallest mean magnitude go:
+
+# %% tags=["remove-input"]
+figures.show_source(block_sparse.mask)
+
+# %% [markdown]
+# **An exact check.** The product in blocks is the dense product of the masked weight, also where the last group is not
+# full:
+
+# %%
+weight, columns = torch.randn(200, 300), torch.rand(300, 5)
+weight *= block_sparse.mask(weight, density=0.3)
+blocks = block_sparse.Blocks(weight)
+assert len(blocks.values) == round(0.3 * 13 * 300)  # 200 rows make 13 groups
+assert torch.allclose(blocks @ columns, weight @ columns, atol=1e-4)
+
+# %% [markdown]
+# **How sparse is sparse enough?** We time one square matrix at several densities, with scattered zeros and with blocks.
 #
 # ```{predict} sparse-enough
 # ```
 
 # %%
-densities = [0.01, 0.03, 0.1, 0.3, 1.0]
-sweep = {1: [], batch: []}
+densities = [0.01, 0.03, 0.1, 0.3, 0.6, 1.0]
+sweep = {(kind, n): [] for kind in ("scattered", "blocks") for n in (1, batch)}
 for density in densities:
-    layer = nn.utils.skip_init(nn.Linear, sweep_side, sweep_side, bias=False)
-    sparse_speed.thinned(layer, density=density, seed=0)
-    for n, ratios in sweep.items():
-        ratios.append(
-            sparse_speed.race(layer, torch.rand(n, sweep_side), runs=runs).ratio
-        )
-even = {n: sparse_speed.break_even(densities, ratios) for n, ratios in sweep.items()}
+    thin = nn.utils.skip_init(nn.Linear, sweep_side, sweep_side, bias=False)
+    sparse_speed.thinned(thin, density=density, seed=0)
+    held = sparse_speed.thinned(copy.deepcopy(thin), density=1.0, seed=0)
+    held.weight.data *= block_sparse.mask(held.weight, density=density)
+    for n in (1, batch):
+        x = torch.rand(n, sweep_side)
+        race = sparse_speed.race(thin, x, runs=runs)
+        sweep["scattered", n].append(race.ratio)
+        race = sparse_speed.race(held, x, runs=runs, blocks=True)
+        sweep["blocks", n].append(race.ratio)
+found = {key: sparse_speed.break_even(densities, r) for key, r in sweep.items()}
+even, in_blocks = (
+    {n: found[kind, n] for n in (1, batch)} for kind in ("scattered", "blocks")
+)
 record("sweep.batch1_latency_break_even_pct", 100 * even[1], digits=0)
 record("sweep.batched_latency_break_even_pct", 100 * even[batch], digits=0)
-at = {density: sweep[batch][i] for i, density in enumerate(densities)}
+record("sweep.blocks_batch1_latency_break_even_pct", 100 * in_blocks[1], digits=0)
+record("sweep.blocks_batched_latency_break_even_pct", 100 * in_blocks[batch], digits=0)
+at = {density: sweep["scattered", batch][i] for i, density in enumerate(densities)}
 record("sweep.three_tenths_to_tenth_latency_ratio", at[0.3] / at[0.1], digits=1)
 must_lose = f"{100 * (1 - max(even.values())):.0f} %"
 evidence.phrase("pruning_speed.sweep.must_lose", must_lose)
@@ -669,27 +704,71 @@ evidence.phrase("pruning_speed.sweep.must_lose", must_lose)
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
 shares = [100 * d for d in densities]
-ax.plot(shares, sweep[1], **figures.look("pruned"), label="1 input")
-ax.plot(shares, sweep[batch], **figures.look("iterated"), label=f"{batch} inputs")
+for (kind, n), ratios in sweep.items():
+    look = figures.look("pruned" if kind == "scattered" else "iterated")
+    look = look | ({} if n == 1 else {"linestyle": "--", "markerfacecolor": "none"})
+    ax.plot(shares, ratios, **look, label=f"{kind}, {n} input{'s' * (n > 1)}")
 ax.plot(shares, densities, color="#6b6b6b", linestyle=":", label="multiply-adds")
 ax.axhline(1, color="black", linewidth=1)
 ax.set(xlabel="weights kept (%)", ylabel="time, sparse to dense (ratio)")
 figures.logarithmic(ax, "x", "y")
-figures.legend(ax, columns=3)
+figures.legend(ax, columns=2)
+
+
+def crossing(density):
+    return "at any density" if density == 1 else f"below {100 * density:.0f}\u00a0%"
+
+
 figures.show(
     figure,
-    finding=f"Sparse is faster below {100 * even[1]:.0f}\u00a0% of the weights with one input, below {100 * even[batch]:.0f}\u00a0% in a batch",
+    finding=f"With one input, blocks of zeros are faster than dense {crossing(in_blocks[1])}; scattered zeros {crossing(even[1])} of the weights",
     name="fig-break-even",
-    caption="Time of a sparse product relative to the dense one, by the share of weights kept.",
-    alt=f"The ratios go from {sweep[1][0]:.2f} to {sweep[1][-1]:.2f} for one input and from {sweep[batch][0]:.2f} to {sweep[batch][-1]:.2f} for {batch}; they reach 1 at {100 * even[1]:.0f} and {100 * even[batch]:.0f} % of the weights.",
+    caption="Time of a sparse product relative to the dense one, by the share of weights kept: scattered weights (the faster of two libraries) and blocks of sixteen.",
+    alt="The ratios rise with the share of weights kept. They reach 1 at "
+    + "; ".join(
+        f"{100 * density:.0f} % of the weights ({kind}, inputs: {n})"
+        for (kind, n), density in found.items()
+    )
+    + ".",
 )
 
 # %% [markdown]
-# **What to see.** A matrix must lose {glue:text}`pruning_speed.sweep.must_lose` of its weights or more before a sparse
-# product gains.
+# **What to see.** With scattered zeros, a matrix must lose {glue:text}`pruning_speed.sweep.must_lose` of its weights or
+# more before a sparse product gains.
 # The lines cross the dense time at {glue:text}`pruning_speed.sweep.batch1_latency_break_even_pct` of the weights for
 # one input and at {glue:text}`pruning_speed.sweep.batched_latency_break_even_pct` for a batch.
+# With blocks they cross it at {glue:text}`pruning_speed.sweep.blocks_batch1_latency_break_even_pct` and
+# {glue:text}`pruning_speed.sweep.blocks_batched_latency_break_even_pct`.
 # Speed thus depends on the sparsity: {verdict}`C2.3-42`.
+#
+# **What blocks cost.** Blocks are faster, but they also take weights that matter.
+# LeNet-300-100, a digit classifier with two hidden layers, keeps a tenth of the weights of these layers, scattered or
+# in blocks, and is retrained briefly.
+# The dense networks are trained on for as long.
+
+
+# %% tags=["hide-input"]
+def tenth(model, kind):
+    hidden = {name: model.get_submodule(name).weight for name in ("fc1", "fc2")}
+    if kind == "scattered":
+        return magnitude.masks(model, density=dict.fromkeys(hidden, 0.1))
+    return {n: block_sparse.mask(w, density=0.1) for n, w in hidden.items()}
+
+
+perceptrons = trained(training.fit, models.lenet_300_100, seeds=range(seeds), **options)
+for kind in ("dense", "scattered", "blocks"):
+    errors = []
+    for seed, model in enumerate(perceptrons):
+        cut = copy.deepcopy(model)
+        if kind != "dense":
+            magnitude.apply(cut, tenth(model, kind))
+        errors.append(error(cached(training.fit, cut, seed=seed, **fine)))
+    record(f"lenet300.{kind}_error_pct", errors, digits=1)
+
+# %% [markdown]
+# Retrained, blocks end at an error of {mean}`pruning_speed.lenet300.blocks_error_pct` and scattered weights at
+# {mean}`pruning_speed.lenet300.scattered_error_pct`; the dense networks have
+# {mean}`pruning_speed.lenet300.dense_error_pct`.
 #
 # (sec-shrunk)=
 # ## Whole filters: a smaller network
@@ -746,12 +825,26 @@ evidence.phrase("pruning_speed.stairs.jump", f"{100 * jumps[at]:.0f} %")
 # {glue:text}`pruning_speed.stairs.jump` to the time.
 # The steps begin just above some multiples of eight, so pruning should leave such a multiple.
 #
-# Two residual networks lose the filters of least magnitude, once without and once with rounding to multiples of eight.
-# A third copy of ResNet-8 keeps these filters, but they are zero.
-# All networks store their channels last in memory, as in training.
+# Two residual networks lose the filters of least magnitude: the same share of every layer, without and with rounding to
+# multiples of eight, or the filters that save the most time.
+# For these, the multiply-adds $W$ are counted as the library computes them, with the outputs filled up to blocks of
+# sixteen. The filters $j$ of one layer go next that have the largest
+#
+# $$ \frac{W_{\text{before}} - W_{\text{after}}}{\sum_j v_j}, $$ (eq-saving)
+#
+# where $v_j$ is the magnitude of filter $j$ relative to its layer.
+
+# %% tags=["remove-input"]
+figures.show_source(sparse_speed.shrunk_to)
+
+# %% [markdown]
+# Another copy of ResNet-8 keeps the filters of the first choice, but they are zero.
+# All networks store their channels last in memory, as in training, and all of them, dense or not, have their
+# {term}`batch norm` folded into the convolutions, as one would for inference.
 
 # %% tags=["hide-input"]
 cut = 5 / 16  # of the filters of every layer: just under half of the work is left
+half = 0.45  # of the multiply-adds may be left where time decides
 resnets = {"resnet8": models.resnet8(), "resnet18": torchvision.models.resnet18()}
 wide = torch.rand(1, 3, image_side, image_side)
 batches = {"resnet8": torch.rand(batch, 3, 32, 32), "resnet18": wide}
@@ -763,14 +856,24 @@ for name, model in resnets.items():
         variants[key] = sparse_speed.shrunk(
             model, tiny, fraction=cut, multiple_of=multiple
         )
+    variants["timely"] = sparse_speed.shrunk_to(model, tiny, multiply_adds=half)
     if name == "resnet8":
         zeros = granularity.masks(model, tiny, level="map", density=1 - cut)
         variants["masked"] = decompress(magnitude.apply(copy.deepcopy(model), zeros))
     shares = {k: measure.multiply_adds(v, x.shape[1:]) for k, v in variants.items()}
     shares = {k: v / shares["dense"] for k, v in shares.items()}
+    assert max(shares["odd"], shares["shrunk"], shares["timely"]) <= 0.5
     x = x.to(memory_format=torch.channels_last)
-    variants = {k: v.to(memory_format=torch.channels_last) for k, v in variants.items()}
-    calls = {k: lambda m=m, x=x: m(x) for k, m in variants.items()}
+    folded = {
+        k: optimization.fuse(v).to(memory_format=torch.channels_last)
+        for k, v in variants.items()
+    }
+    with torch.no_grad():
+        assert all(
+            torch.allclose(f(x[:2]), variants[k](x[:2]), atol=1e-3)
+            for k, f in folded.items()
+        )
+    calls = {k: lambda m=m, x=x: m(x) for k, m in folded.items()}
     times = measure.latency_ms(calls, runs=runs)
     rows += [
         (name, k, shares[k], t.median / times["dense"].median) for k, t in times.items()
@@ -778,7 +881,7 @@ for name, model in resnets.items():
 
 # %% tags=["remove-input"]
 ways = {"dense": "dense", "odd": "any number of filters", "shrunk": "multiples of 8"}
-ways |= {"masked": "filters zero"}
+ways |= {"timely": "those that save most", "masked": "filters zero"}
 places = {"resnet8": f"ResNet-8, {batch} inputs", "resnet18": "ResNet-18, 1 input"}
 columns = "network", "variant", "multiply-adds (ratio)", "latency (ratio)"
 table = []
@@ -806,6 +909,25 @@ evidence.phrase("pruning_speed.shrunk.falls", "less than" if less else "as much 
 # {glue:text}`pruning_speed.resnet8.shrunk_multiply_adds_ratio` of them are left without the filters, and
 # {glue:text}`pruning_speed.resnet8.masked_multiply_adds_ratio` with zeros in their place.
 # Keeping multiples of eight filters is faster than keeping any number in {glue:text}`pruning_speed.shrunk.rounding`.
+# Choosing filters by what they save leaves ResNet-8 {glue:text}`pruning_speed.resnet8.timely_multiply_adds_ratio` of
+# the multiply-adds and {glue:text}`pruning_speed.resnet8.timely_latency_ratio` of the time.
+# Where a block has sixteen filters, the eight that its first layers keep take the time of sixteen.
+#
+# One ResNet-8 that was trained on the digits shows the price of this choice.
+# It is cut in the same way and retrained as briefly as above, and so is a dense copy.
+
+# %% tags=["hide-input"]
+few = {"split": train.first(residual_samples), "epochs": 3, "learning_rate": 0.05}
+tuned = few | {"epochs": 2, "learning_rate": 0.02}
+start = cached(training.fit, models.resnet8(0, channels=one.shape[1]), seed=0, **few)
+small = sparse_speed.shrunk_to(start, one, multiply_adds=half)
+for key, model in (("dense", start), ("timely", small)):
+    after = cached(training.fit, copy.deepcopy(model), seed=0, **tuned)
+    record(f"resnet8.{key}_error_pct", [error(after)], digits=1)
+
+# %% [markdown]
+# The cut network has an error of {glue:text}`pruning_speed.resnet8.timely_error_pct`, the dense one of
+# {glue:text}`pruning_speed.resnet8.dense_error_pct`.
 # The survey says that pruned models are faster {cite:p}`berthelier2020survey`: {verdict}`C2.3-41`.
 #
 # ## Where it breaks
@@ -874,6 +996,7 @@ evidence.answer(
 #
 # - Remove whole filters, in multiples of eight: the smaller network is faster with any library.
 # - Scattered zeros need sparse products, which gain on large fully connected layers and lose on convolutions.
+# - Zeros in blocks of sixteen outputs let a sparse product gain at far more weights.
 # - Zeros that are stored and multiplied save nothing.
 #
 # ## Sources of this chapter

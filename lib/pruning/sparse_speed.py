@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import measure, running, structure
+from lib.pruning.shared import block_sparse
 from lib.weights import layer_named
 
 # Name -> outputs, inputs, share of the weights kept (han2015learning; the last layer of VGG-16 with AlexNet's share).
@@ -83,7 +84,7 @@ def _quiet() -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
-def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
+def products(layer: nn.Module, inputs: Tensor, *, blocks: bool = False) -> dict[str, Callable[[], Tensor]]:
     """Prepare three ways to compute ``layer(inputs)``: one dense product and two sparse ones.
 
     The weight is compressed here, once, so that the calls do nothing but the product. The sparse ways lower a
@@ -92,8 +93,11 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
     layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers;
         float32 or float64, on the CPU.
     inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
+    blocks: True gives one sparse way in the place of the two, for zeros in blocks: the product of
+        :mod:`lib.pruning.shared.block_sparse`, in float32. Default False.
 
-    Returns name -> function without arguments that returns the outputs: "dense", "scipy CSR" and "torch CSR".
+    Returns name -> function without arguments that returns the outputs: "dense", "scipy CSR" and "torch CSR", or
+    "dense" and "blocks".
     Raises ValueError for other layers, for inputs of another shape and for no inputs.
 
         >>> calls = products(nn.Linear(4, 3), torch.rand(2, 4))
@@ -130,16 +134,18 @@ def products(layer: nn.Module, inputs: Tensor) -> dict[str, Callable[[], Tensor]
         raise ValueError(f"inputs of {inputs.dtype} do not fit a weight of {layer.weight.dtype}: give both one type")
     with torch.no_grad():
         shape = running.logits(layer, inputs).shape
-    # method
-    matrix = csr(layer.weight)
-    compressed = _torch_csr(matrix)
-    # end of method
     bias = None if layer.bias is None else layer.bias.detach()[:, None]
 
     def finished(product: Tensor) -> Tensor:
         return raise_(product if bias is None else product + bias)
 
+    if blocks:
+        parts = block_sparse.Blocks(layer.weight.detach().flatten(1))
+        return {"dense": lambda: layer(inputs), "blocks": lambda: finished(parts @ lower())}
     # method
+    matrix = csr(layer.weight)
+    compressed = _torch_csr(matrix)
+
     def by_scipy() -> Tensor:
         x = lower()
         product = matrix @ (x[:, 0] if x.shape[1] == 1 else x).numpy()
@@ -184,10 +190,10 @@ class Race:
         return self.sparse_ms / self.dense_ms
 
 
-def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21) -> Race:
-    """Time the dense product of a layer against the two sparse ones of :func:`products`.
+def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21, blocks: bool = False) -> Race:
+    """Time the dense product of a layer against the sparse ones of :func:`products`, of which the faster one counts.
 
-    The three take turns on one thread.
+    They take turns on one thread.
 
         >>> timed = race(thinned(nn.Linear(8, 6), density=1.0, seed=0), torch.rand(1, 8), runs=20)
         >>> timed.dense_work, timed.sparse_work
@@ -197,11 +203,12 @@ def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21) -> Rac
         float32 or float64, on the CPU.
     inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
     runs: how often each product is timed, 20 or more; the median counts.
+    blocks: True times the product in blocks in the place of the two for scattered zeros. Default False.
 
     Raises ValueError for other layers, for no inputs and for fewer runs.
     Source: han2016deep, which timed the fully connected layers.
     """
-    calls: dict[str, Callable[[], object]] = {**products(layer, inputs)}
+    calls: dict[str, Callable[[], object]] = {**products(layer, inputs, blocks=blocks)}
     times = {name: t.median for name, t in measure.latency_ms(calls, runs=runs).items()}
     with torch.no_grad():
         places = layer(inputs[:1]).numel() // len(layer.weight)
@@ -254,16 +261,102 @@ def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple
         >>> shrunk(models.lenet5(), torch.zeros(1, 1, 28, 28), fraction=0.5).conv2
         Conv2d(8, 24, kernel_size=(5, 5), stride=(1, 1))
     """
+    groups = _groups(model, example_input)
+    scores = {name: score for group in groups for name, score in _scores(model, group).items()}
+    masks = structure.keep(scores, fraction=fraction, groups=groups, multiple_of=multiple_of)
+    return structure.shrink(model, masks, example_input)
+
+
+def shrunk_to(
+    model: nn.Module, example_input: Tensor, *, multiply_adds: float, multiple_of: int = 8, block: int = 16
+) -> nn.Module:
+    r"""Remove filters of small magnitude where the library saves most, and return a copy that is really smaller.
+
+    A convolution computes its outputs in blocks of B filters, so c filters take as long as :math:`B \lceil c/B \rceil`.
+    With the multiply-adds W counted in this way, those filters j of a layer go next that have the largest
+
+    .. math:: \frac{W_{\text{before}} - W_{\text{after}}}{\sum_j v_j},
+
+    where v is a filter's sum of magnitudes, divided by the mean of its layer. A layer keeps a multiple of 8 or of B.
+
+    model: any network that can be traced. It is not changed.
+    example_input: with which it is traced, (n, channels, height, width).
+    multiply_adds: share of the multiply-adds that may be left, in (0, 1].
+    multiple_of: filters that go together, 8 by default; a layer keeps as many or more.
+    block: B, the outputs that a convolution computes at once; 16 by default, as with vectors of 512 bits.
+
+    Raises ValueError for a value that is not accepted, a share that cannot be reached, and for a model that cannot be
+    traced or has compressed weights.
+
+        >>> from lib import models
+        >>> small = shrunk_to(models.resnet8(), torch.zeros(1, 3, 32, 32), multiply_adds=0.5)
+        >>> small.stage3_1.conv1
+        Conv2d(16, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
+    """
+    if not 0 < multiply_adds <= 1 or multiple_of < 1 or block < 1:
+        raise ValueError(
+            "multiply_adds must be in (0, 1], multiple_of and block 1 or more,"
+            f" not {multiply_adds}, {multiple_of} and {block}"
+        )
+    groups = _groups(model, example_input)
+    scores = [_scores(model, group) for group in groups]
+    values = [_relative(list(score.values())).sort().values for score in scores]
+    work = _Work(model, example_input, groups)
+    kept = [group.channels for group in groups]
+    whole = work(kept)
+    while work(kept) > multiply_adds * whole:
+        # method
+        before, options = work(kept, block), []
+        for i, n in enumerate(kept):
+            step = math.lcm(multiple_of, groups[i].parts)
+            for left in {(n - 1) // step * step, (n - 1) // math.lcm(block, step) * math.lcm(block, step)} - {0}:
+                fewer = [*kept[:i], left, *kept[i + 1 :]]
+                lost = values[i][groups[i].channels - n : groups[i].channels - left].sum().item()
+                options.append(((before - work(fewer, block)) / max(lost, 1e-30), fewer))
+        # end of method
+        if not options:
+            raise ValueError(f"with {multiple_of} filters in each layer more than {multiply_adds} of the work is left")
+        kept = max(options)[1]
+    masks: dict[str, Tensor] = {}
+    for group, score, n in zip(groups, scores, kept, strict=True):
+        masks |= structure.keep(score, fraction=1 - n / group.channels, groups=[group])
+    return structure.shrink(model, masks, example_input)
+
+
+class _Work:
+    """Called with the number of filters that each group keeps: the multiply-adds, with outputs in blocks."""
+
+    def __init__(self, model: nn.Module, example_input: Tensor, groups: Sequence[structure.Group]):
+        self.groups, self.work = groups, measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
+        readers = {name for group in groups for name in (*group.carriers, *group.consumers) if name in self.work}
+        layers: dict[str, Any] = {name: model.get_submodule(name) for name in readers}
+        self.inputs = {n: m.in_features if isinstance(m, nn.Linear) else m.in_channels for n, m in layers.items()}
+
+    def __call__(self, kept: Sequence[int], block: int = 1) -> float:
+        written, read = dict.fromkeys(self.work, 1.0), dict.fromkeys(self.work, 1.0)  # shares that stay
+        for group, n in zip(self.groups, kept, strict=True):
+            whole = -(-group.channels // block)
+            written |= dict.fromkeys(group.producers, -(-n // block) / whole)
+            for name, numbers in (group.carriers | group.consumers).items():
+                if name in self.inputs:
+                    read[name] -= (group.channels - n) * numbers.shape[1] / self.inputs[name]
+        return sum(work * written[name] * read[name] for name, work in self.work.items())
+
+
+def _groups(model: nn.Module, example_input: Tensor) -> list[structure.Group]:
     groups = structure.groups(model, example_input)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no filters that can go: no group of channels may be removed")
-    scores = {
-        name: _magnitude(layer_named(model, name).weight).flatten(1).sum(1)
-        for group in groups
-        for name in group.producers
-    }
-    masks = structure.keep(scores, fraction=fraction, groups=groups, multiple_of=multiple_of)
-    return structure.shrink(model, masks, example_input)
+    return groups
+
+
+def _relative(scores: Sequence[Tensor]) -> Tensor:
+    """What each channel of tied layers is worth: the mean of its shares, 1 for a channel like the others."""
+    return torch.stack([score / score.mean().clamp(min=1e-30) for score in scores]).mean(0)
+
+
+def _scores(model: nn.Module, group: structure.Group) -> dict[str, Tensor]:
+    return {name: _magnitude(layer_named(model, name).weight).flatten(1).sum(1) for name in group.producers}
 
 
 def _magnitude(weight: Tensor) -> Tensor:

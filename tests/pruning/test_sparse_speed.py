@@ -11,7 +11,7 @@ from torch import nn
 
 from lib import measure, models, structure
 from lib.pruning import magnitude
-from lib.pruning.sparse_speed import Race, break_even, csr, products, race, shrunk, thinned
+from lib.pruning.sparse_speed import Race, break_even, csr, products, race, shrunk, shrunk_to, thinned
 from lib.vision import torchvision
 
 
@@ -228,3 +228,84 @@ def test_other_layers_and_inputs_are_refused():
     for density in (0, 1.2, math.nan):
         with pytest.raises(ValueError, match="density must be in"):
             thin(nn.Linear(3, 2), density)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(40, 35), nn.Conv2d(3, 20, 3, padding=1)])
+@pytest.mark.parametrize("n", [1, 4])
+def test_the_product_in_blocks_agrees(layer, n):
+    thin(layer, 0.1)
+    shape = (n, 40) if isinstance(layer, nn.Linear) else (n, 3, 9, 7)
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    calls = products(layer, inputs, blocks=True)
+    assert list(calls) == ["dense", "blocks"]
+    assert torch.allclose(calls["blocks"](), layer(inputs), atol=1e-5)
+    assert race(layer, inputs, runs=20, blocks=True).sparse_ms > 0
+
+
+def work_in_blocks(model, shape, block):
+    """Multiply-adds of convolutions and linear layers whose filters are filled up to whole blocks."""
+    whole = measure.multiply_adds_by_layer(model, shape)
+    convolutions = {n: m.out_channels for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    return sum(
+        work * (math.ceil(convolutions[n] / block) * block / convolutions[n] if n in convolutions else 1)
+        for n, work in whole.items()
+    )
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.5, 0.2])
+def test_networks_shrunk_to_a_share_keep_multiples_and_equal_the_masked(share):
+    model, x = models.resnet8(seed=1).eval(), torch.rand(2, 3, 32, 32)
+    small = shrunk_to(model, x, multiply_adds=share)
+    left = measure.multiply_adds(small, (3, 32, 32)) / measure.multiply_adds(model, (3, 32, 32))
+    assert share / 2 < left <= share
+    assert all(m.out_channels % 8 == 0 for m in small.modules() if isinstance(m, nn.Conv2d))
+    kept = {}
+    for group in structure.groups(model, x):
+        norms = [model.get_submodule(n).weight.abs().flatten(1).sum(1) for n in group.producers]
+        together = sum(norm / norm.mean() for norm in norms)
+        chosen = together.topk(small.get_submodule(group.producers[0]).out_channels).indices
+        kept |= dict.fromkeys(group.producers, torch.isin(torch.arange(group.channels), chosen))
+    assert torch.allclose(small(x), structure.mask(model, kept, x)(x), atol=1e-5)
+
+
+def test_blocks_that_stay_half_full_are_avoided():
+    model, x = models.resnet8().eval(), torch.zeros(1, 3, 32, 32)
+    chosen = shrunk_to(model, x, multiply_adds=0.5)
+    alike = shrunk(model, x, fraction=structure.fraction_for(model, x, multiply_adds=0.5, multiple_of=8))
+    filled = [measure.multiply_adds(m, (3, 32, 32)) / work_in_blocks(m, (3, 32, 32), 16) for m in (chosen, alike)]
+    assert filled[0] > filled[1] + 0.05
+
+
+def test_where_a_filter_is_a_block_as_much_is_left():
+    model, x = models.lenet5(), torch.zeros(1, 1, 28, 28)
+    small = shrunk_to(model, x, multiply_adds=0.5, multiple_of=1, block=1)
+    left = measure.multiply_adds(small, (1, 28, 28)) / measure.multiply_adds(model, (1, 28, 28))
+    assert 0.45 < left <= 0.5
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5"])
+def test_grouped_and_concatenated_channels_are_shrunk_to_a_share(name):
+    model, x = getattr(torchvision.models, name)(num_classes=3).eval(), torch.rand(1, 3, 32, 32)
+    small = shrunk_to(model, x, multiply_adds=0.6)
+    assert measure.multiply_adds(small, (3, 32, 32)) <= 0.601 * measure.multiply_adds(model, (3, 32, 32))
+    assert small(x).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"multiply_adds": 0}, "must be in"),
+        ({"multiply_adds": 1.5}, "must be in"),
+        ({"multiply_adds": 0.5, "multiple_of": 0}, "1 or more"),
+        ({"multiply_adds": 0.5, "block": 0}, "1 or more"),
+        ({"multiply_adds": 0.001}, "more than 0.001 of the work is left"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shrunk_to(models.resnet8(), torch.zeros(1, 3, 32, 32), **options)
+
+
+def test_a_network_without_filters_that_can_go_has_no_share():
+    with pytest.raises(ValueError, match="no filters that can go"):
+        shrunk_to(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 1, 2, 2), multiply_adds=0.5)
