@@ -268,7 +268,13 @@ def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple
 
 
 def shrunk_to(
-    model: nn.Module, example_input: Tensor, *, multiply_adds: float, multiple_of: int = 8, block: int = 16
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    multiply_adds: float,
+    multiple_of: int = 8,
+    block: int = 16,
+    least: float = 0.5,
 ) -> nn.Module:
     r"""Remove filters of small magnitude where the library saves most, and return a copy that is really smaller.
 
@@ -284,6 +290,8 @@ def shrunk_to(
     multiply_adds: share of the multiply-adds that may be left, in (0, 1].
     multiple_of: filters that go together, 8 by default; a layer keeps as many or more.
     block: B, the outputs that a convolution computes at once; 16 by default, as with vectors of 512 bits.
+    least: share of its filters that each layer keeps, in [0, 1]; 0.5 by default. Very thin layers are slow for their
+        work, which the count does not see.
 
     Raises ValueError for a value that is not accepted, a share that cannot be reached, and for a model that cannot be
     traced or has compressed weights.
@@ -293,14 +301,14 @@ def shrunk_to(
         >>> small.stage3_1.conv1
         Conv2d(16, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
     """
-    if not 0 < multiply_adds <= 1 or multiple_of < 1 or block < 1:
+    if not 0 < multiply_adds <= 1 or multiple_of < 1 or block < 1 or not 0 <= least <= 1:
         raise ValueError(
-            "multiply_adds must be in (0, 1], multiple_of and block 1 or more,"
-            f" not {multiply_adds}, {multiple_of} and {block}"
+            "multiply_adds must be in (0, 1], multiple_of and block 1 or more, and least in [0, 1],"
+            f" not {multiply_adds}, {multiple_of}, {block} and {least}"
         )
     groups = _groups(model, example_input)
     scores = [_scores(model, group) for group in groups]
-    values = [_relative(list(score.values())).sort().values for score in scores]
+    worth = [_relative(list(score.values())).sort(descending=True).values for score in scores]
     work = _Work(model, example_input, groups)
     kept = [group.channels for group in groups]
     whole = work(kept)
@@ -308,19 +316,28 @@ def shrunk_to(
         # method
         before, options = work(kept, block), []
         for i, n in enumerate(kept):
-            step = math.lcm(multiple_of, groups[i].parts)
-            for left in {(n - 1) // step * step, (n - 1) // math.lcm(block, step) * math.lcm(block, step)} - {0}:
-                fewer = [*kept[:i], left, *kept[i + 1 :]]
-                lost = values[i][groups[i].channels - n : groups[i].channels - left].sum().item()
-                options.append(((before - work(fewer, block)) / max(lost, 1e-30), fewer))
+            for left in _lower(n, math.lcm(multiple_of, groups[i].parts), block):
+                if left >= least * groups[i].channels:
+                    fewer = [*kept[:i], left, *kept[i + 1 :]]
+                    lost = worth[i][left:n].sum().item()
+                    options.append(((before - work(fewer, block)) / lost, fewer))
         # end of method
         if not options:
-            raise ValueError(f"with {multiple_of} filters in each layer more than {multiply_adds} of the work is left")
+            raise ValueError(
+                f"more than {multiply_adds} of the multiply-adds is left where each layer keeps {least} of its filters,"
+                f" and {multiple_of} or more: raise multiply_adds, or lower least or multiple_of"
+            )
         kept = max(options)[1]
     masks: dict[str, Tensor] = {}
     for group, score, n in zip(groups, scores, kept, strict=True):
         masks |= structure.keep(score, fraction=1 - n / group.channels, groups=[group])
     return structure.shrink(model, masks, example_input)
+
+
+def _lower(n: int, step: int, block: int) -> set[int]:
+    """The next smaller numbers of filters: a multiple of the step, and one that also fills its blocks."""
+    multiples = step, math.lcm(step, block)
+    return {(n - 1) // multiple * multiple for multiple in multiples} - {0}
 
 
 class _Work:
@@ -351,8 +368,8 @@ def _groups(model: nn.Module, example_input: Tensor) -> list[structure.Group]:
 
 
 def _relative(scores: Sequence[Tensor]) -> Tensor:
-    """What each channel of tied layers is worth: the mean of its shares, 1 for a channel like the others."""
-    return torch.stack([score / score.mean().clamp(min=1e-30) for score in scores]).mean(0)
+    """What each channel of tied layers is worth: the mean of its shares, 1 for a channel like the others; never 0."""
+    return torch.stack([score / score.mean().clamp(min=1e-30) for score in scores]).mean(0).clamp(min=1e-30)
 
 
 def _scores(model: nn.Module, group: structure.Group) -> dict[str, Tensor]:

@@ -252,10 +252,10 @@ def work_in_blocks(model, shape, block):
     )
 
 
-@pytest.mark.parametrize("share", [1.0, 0.7, 0.5, 0.2])
-def test_networks_shrunk_to_a_share_keep_multiples_and_equal_the_masked(share):
+@pytest.mark.parametrize(("share", "least"), [(1.0, 0.5), (0.7, 0.5), (0.5, 0.5), (0.4, 0.0), (0.2, 0.1)])
+def test_networks_shrunk_to_a_share_keep_multiples_and_equal_the_masked(share, least):
     model, x = models.resnet8(seed=1).eval(), torch.rand(2, 3, 32, 32)
-    small = shrunk_to(model, x, multiply_adds=share)
+    small = shrunk_to(model, x, multiply_adds=share, least=least)
     left = measure.multiply_adds(small, (3, 32, 32)) / measure.multiply_adds(model, (3, 32, 32))
     assert share / 2 < left <= share
     assert all(m.out_channels % 8 == 0 for m in small.modules() if isinstance(m, nn.Conv2d))
@@ -264,6 +264,7 @@ def test_networks_shrunk_to_a_share_keep_multiples_and_equal_the_masked(share):
         norms = [model.get_submodule(n).weight.abs().flatten(1).sum(1) for n in group.producers]
         together = sum(norm / norm.mean() for norm in norms)
         chosen = together.topk(small.get_submodule(group.producers[0]).out_channels).indices
+        assert len(chosen) >= least * group.channels
         kept |= dict.fromkeys(group.producers, torch.isin(torch.arange(group.channels), chosen))
     assert torch.allclose(small(x), structure.mask(model, kept, x)(x), atol=1e-5)
 
@@ -298,7 +299,9 @@ def test_grouped_and_concatenated_channels_are_shrunk_to_a_share(name):
         ({"multiply_adds": 1.5}, "must be in"),
         ({"multiply_adds": 0.5, "multiple_of": 0}, "1 or more"),
         ({"multiply_adds": 0.5, "block": 0}, "1 or more"),
-        ({"multiply_adds": 0.001}, "more than 0.001 of the work is left"),
+        ({"multiply_adds": 0.5, "least": 1.5}, "and least in"),
+        ({"multiply_adds": 0.001, "least": 0}, "more than 0.001 of the multiply-adds is left"),
+        ({"multiply_adds": 0.2}, "keeps 0.5 of its filters"),
     ],
 )
 def test_a_share_that_cannot_be_is_refused(options, message):

@@ -38,10 +38,13 @@ def mask(weight: Tensor, *, density: float) -> Tensor:
         )
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], not {density}")
+    size = (
+        weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
+    )  # sums in half precision would tie
     # method
-    parts = weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32)).split(ROWS)
-    means = torch.stack([part.mean(0) for part in parts])  # (groups of rows, columns)
-    return largest(means, density).repeat_interleave(ROWS, dim=0)[: len(weight)]
+    means = torch.stack([part.mean(0) for part in size.split(ROWS)])
+    kept = largest(means, density)  # (groups of rows, columns)
+    return kept.repeat_interleave(ROWS, dim=0)[: len(weight)]
     # end of method
 
 
@@ -73,7 +76,7 @@ class Blocks:
         groups = padded.unflatten(0, (-1, ROWS))  # (groups, rows, columns)
         group, column = (groups != 0).any(1).nonzero(as_tuple=True)  # group by group, in each from left to right
         self.values = groups[group, :, column].contiguous().numpy()
-        self.columns = column.to(torch.int32).numpy()
+        self.columns = column.numpy().astype(np.uint32)  # unsigned: compiled code looks for no negative numbers
         self.starts = np.searchsorted(group.numpy(), np.arange(len(groups) + 1))
 
     def __matmul__(self, x: Tensor) -> Tensor:
@@ -98,18 +101,19 @@ _fast = numba.njit(fastmath={"contract", "reassoc"}, cache=True)
 
 @_fast
 def _times_vector(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    sums = np.zeros(ROWS, dtype=np.float32)
+    flat = values.reshape(-1)
     for r in range(len(starts) - 1):
-        sums[:] = 0
+        sums = out[r * ROWS : (r + 1) * ROWS]
         rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 4
         for b in range(starts[r], rest, 4):
             x0, x1, x2, x3 = x[columns[b]], x[columns[b + 1]], x[columns[b + 2]], x[columns[b + 3]]
+            v = flat[b * ROWS : (b + 4) * ROWS]
             for j in range(ROWS):
-                sums[j] += values[b, j] * x0 + values[b + 1, j] * x1 + values[b + 2, j] * x2 + values[b + 3, j] * x3
+                sums[j] += (v[j] * x0 + v[ROWS + j] * x1) + (v[2 * ROWS + j] * x2 + v[3 * ROWS + j] * x3)
         for b in range(rest, starts[r + 1]):
+            x0 = x[columns[b]]
             for j in range(ROWS):
-                sums[j] += values[b, j] * x[columns[b]]
-        out[r * ROWS : (r + 1) * ROWS] = sums
+                sums[j] += values[b, j] * x0
 
 
 @_fast
