@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lib.pruning.shared.selection import largest
 
 ROWS = 16  # of a block: as many float32 numbers as a vector of 512 bits holds; the compiler unrolls what it knows
+MANY = 32  # inputs from which on vectors along the inputs are faster than along the rows of a block, as measured
 
 
 def mask(weight: Tensor, *, density: float) -> Tensor:
@@ -86,38 +87,48 @@ class Blocks:
                 f" accepted are ({self.shape[1]},) and ({self.shape[1]}, n) of float32, on the CPU"
             )
         read = (x.detach()[:, None] if x.dim() == 1 else x.detach()).contiguous().numpy()
-        out = np.zeros(((len(self.starts) - 1) * ROWS, read.shape[1]), dtype=np.float32)
-        if read.shape[1] == 1:
-            _times_vector(self.values, self.columns, self.starts, read.reshape(-1), out.reshape(-1))
+        groups, n = len(self.starts) - 1, read.shape[1]
+        if n < MANY:
+            sums = np.zeros((groups, n, ROWS), dtype=np.float32)
+            _times_few(self.values, self.columns, self.starts, read, sums)
+            product = torch.from_numpy(sums).transpose(1, 2).reshape(groups * ROWS, n)
         else:
-            _times_matrix(self.values, self.columns, self.starts, read, out)
-        product = torch.from_numpy(out)[: self.shape[0]]
+            product = torch.zeros(groups * ROWS, n)
+            _times_many(self.values, self.columns, self.starts, read, product.numpy())
+        product = product[: self.shape[0]]
         return product[:, 0] if x.dim() == 1 else product
 
 
-# Both kernels take four blocks at a time: sums are then loaded and stored once for four multiply-adds.
+# Both kernels take several blocks at a time, so that a sum is loaded and stored once for as many multiply-adds. Where
+# few inputs share the weights, the vectors run along the rows of a block, else along the inputs.
 _fast = numba.njit(fastmath={"contract", "reassoc"}, cache=True)
 
 
 @_fast
-def _times_vector(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def _times_few(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     flat = values.reshape(-1)
     for r in range(len(starts) - 1):
-        sums = out[r * ROWS : (r + 1) * ROWS]
-        rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 4
-        for b in range(starts[r], rest, 4):
-            x0, x1, x2, x3 = x[columns[b]], x[columns[b + 1]], x[columns[b + 2]], x[columns[b + 3]]
-            v = flat[b * ROWS : (b + 4) * ROWS]
-            for j in range(ROWS):
-                sums[j] += (v[j] * x0 + v[ROWS + j] * x1) + (v[2 * ROWS + j] * x2 + v[3 * ROWS + j] * x3)
+        rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 8
+        for b in range(starts[r], rest, 8):  # with four, LLVM makes no vectors of the innermost loop
+            c, v = columns[b : b + 8], flat[b * ROWS : (b + 8) * ROWS]
+            a0, a1, a2, a3, a4, a5, a6, a7 = x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]], x[c[6]], x[c[7]]
+            for t in range(x.shape[1]):
+                x0, x1, x2, x3, x4, x5, x6, x7 = a0[t], a1[t], a2[t], a3[t], a4[t], a5[t], a6[t], a7[t]
+                sums = out[r, t]
+                for j in range(ROWS):
+                    sums[j] += ((v[j] * x0 + v[j + ROWS] * x1) + (v[j + 2 * ROWS] * x2 + v[j + 3 * ROWS] * x3)) + (
+                        (v[j + 4 * ROWS] * x4 + v[j + 5 * ROWS] * x5) + (v[j + 6 * ROWS] * x6 + v[j + 7 * ROWS] * x7)
+                    )
         for b in range(rest, starts[r + 1]):
-            x0 = x[columns[b]]
-            for j in range(ROWS):
-                sums[j] += values[b, j] * x0
+            a0 = x[columns[b]]
+            for t in range(x.shape[1]):
+                sums, x0 = out[r, t], a0[t]
+                for j in range(ROWS):
+                    sums[j] += values[b, j] * x0
 
 
 @_fast
-def _times_matrix(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+def _times_many(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     for r in range(len(starts) - 1):
         rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 4
         for b in range(starts[r], rest, 4):

@@ -22,7 +22,7 @@ def same(matrix, x):
         assert ((product - exact).abs() <= 1e-6 * size + 1e-30).all()
 
 
-@pytest.mark.parametrize("n", [None, 1, 2, 3, 16, 37])
+@pytest.mark.parametrize("n", [None, 1, 2, 3, 16, 31, 32, 37])
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (15, 7), (17, 33), (100, 41), (64, 3)])
 @pytest.mark.parametrize("density", [1e-9, 0.1, 0.5, 1.0])
 def test_the_product_is_the_dense_one_of_the_masked_weight(n, shape, density):
@@ -30,13 +30,13 @@ def test_the_product_is_the_dense_one_of_the_masked_weight(n, shape, density):
     same(matrix * mask(matrix, density=density), weight(shape[1], n or 1, seed=1)[:, 0 if n is None else slice(None)])
 
 
-@pytest.mark.parametrize("blocks", range(10))
+@pytest.mark.parametrize("blocks", range(18))
 def test_any_number_of_blocks_in_a_group(blocks):
-    matrix = weight(16, 9)
-    matrix[:, torch.arange(9) >= blocks] = 0
+    matrix = weight(16, 17)
+    matrix[:, torch.arange(17) >= blocks] = 0
     assert len(Blocks(matrix).values) == blocks
-    for n in (1, 5):
-        same(matrix, weight(9, n, seed=1))
+    for n in (1, 5, 40):
+        same(matrix, weight(17, n, seed=1))
 
 
 def test_no_block_left_gives_zeros():
@@ -44,6 +44,7 @@ def test_no_block_left_gives_zeros():
     assert len(blocks.values) == 0
     assert torch.equal(blocks @ torch.ones(5), torch.zeros(20))
     assert torch.equal(blocks @ torch.ones(5, 3), torch.zeros(20, 3))
+    assert torch.equal(blocks @ torch.ones(5, 40), torch.zeros(20, 40))
 
 
 def test_rows_and_whole_groups_of_zeros():
@@ -52,6 +53,7 @@ def test_rows_and_whole_groups_of_zeros():
     matrix[16:48] = 0
     matrix[70:] = 0
     same(matrix, weight(11, 4, seed=1))
+    same(matrix, weight(11, 50, seed=1))
     same(matrix, weight(11, 1, seed=1)[:, 0])
 
 
