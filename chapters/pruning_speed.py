@@ -723,7 +723,7 @@ def crossing(density):
 
 figures.show(
     figure,
-    finding=f"With one input, blocks of zeros are faster than dense {crossing(in_blocks[1])}; scattered zeros {crossing(even[1])} of the weights",
+    finding=f"In a batch, blocks of zeros are faster than dense {crossing(in_blocks[batch])} of the weights; scattered zeros {crossing(even[batch])}",
     name="fig-break-even",
     caption="Time of a sparse product relative to the dense one, by the share of weights kept: scattered weights (the faster of two libraries) and blocks of sixteen.",
     alt="The ratios rise with the share of weights kept. They reach 1 at "
@@ -743,7 +743,7 @@ figures.show(
 # {glue:text}`pruning_speed.sweep.blocks_batched_latency_break_even_pct`.
 # Speed thus depends on the sparsity: {verdict}`C2.3-42`.
 #
-# **What blocks cost.** Blocks are faster, but they also take weights that matter.
+# **What blocks cost.** Blocks have a price: with each of them go weights that matter.
 # LeNet-300-100, a digit classifier with two hidden layers, keeps a tenth of the weights of these layers, scattered or
 # in blocks, and is retrained briefly.
 # The dense networks are trained on for as long.
@@ -1012,7 +1012,8 @@ evidence.answer(
 #
 # - Remove whole filters, in multiples of eight: the smaller network is faster with any library.
 # - Scattered zeros need sparse products, which gain on large fully connected layers and lose on convolutions.
-# - Zeros in blocks of sixteen outputs let a sparse product gain at far more weights.
+# - In a batch, zeros in blocks of sixteen outputs
+#   {finding}`pay off with more weights left than scattered ones | pruning_speed.sweep.blocks_batched_latency_break_even_pct > pruning_speed.sweep.batched_latency_break_even_pct`.
 # - Zeros that are stored and multiplied save nothing.
 #
 # ## Sources of this chapter
