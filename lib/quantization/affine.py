@@ -135,9 +135,10 @@ def simulate(
     A layer, or whatever else makes new values, has one grid with the ReLU or other clamp that alone reads it. The parts
     of a concatenation are rounded once more, to one grid.
 
-    model: a network, float32 or float64, with one input and one output, of linear and convolution layers, batch norm,
-        ReLU and other clamps, SiLU, sigmoid and other functions of one number, max and average pooling, means, sums,
-        products, concatenation, flatten and other ways to arrange, and dropout; it is left as it was.
+    model: a network, float32 or float64, with one input and one output, of linear and convolution layers, also
+        transposed ones, batch norm, ReLU and other clamps, SiLU, sigmoid and other functions of one number, max and
+        average pooling, means, sums, products, concatenation, flatten and other ways to arrange, and dropout; it is
+        left as it was.
     bits: of the weights and of what flows between the layers, 1 to 16, or 2 to 16 where symmetric.
     edge_bits: of the network's input and output, 1 to 32.
     per_channel: whether each output channel of a layer has a scale of its own.

@@ -13,6 +13,7 @@ graph.py                a network as a graph of operations that integers can do
 operations.py           those operations, and the functions of torch that mean them
 in_place.py             a graph without the trick of computing in place
 batch_norm.py           batch norm as part of the layer before it, or as a layer of its own
+transposed.py           a transposed convolution as zeros and a plain one
 lowering.py             that network with a part for integers in place of each module
 fixed_types.py          buffers that keep their types
 
@@ -29,4 +30,6 @@ Networks on torch's 8-bit integer kernels:
 
 torch_kernels.py        the conversion, and which kernels add exactly
 kernel_operations.py    layers, sums and the like on torch's quantized tensors
+
+precisions.py           one network in float32, bfloat16 and int8, to be compared; why one does not convert
 """

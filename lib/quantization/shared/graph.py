@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import fx, nn
 
-from lib.quantization.shared import batch_norm, in_place
+from lib.quantization.shared import batch_norm, in_place, transposed
 from lib.quantization.shared.operations import (
     ADAPTIVE_POOLS,
     ARRANGING,
@@ -25,8 +25,9 @@ from lib.quantization.shared.operations import (
 from lib.weights import decompress
 
 ACCEPTED = (
-    "linear and convolution layers, batch norm, ReLU and other clamps, SiLU, sigmoid and other functions of one number,"
-    " max and average pooling, means, sums, products, concatenation, flatten and other ways to arrange, and dropout"
+    "linear and convolution layers, also transposed ones, batch norm, ReLU and other clamps, SiLU, sigmoid and other"
+    " functions of one number, max and average pooling, means, sums, products, concatenation, flatten and other ways to"
+    " arrange, and dropout"
 )
 KNOWN = (*(MAKING | CLAMPS | ARRANGING).__args__, PerFeature)
 SIZES = ("size", "dim", "ndimension", "numel", "nelement")  # methods
@@ -63,6 +64,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
         if _calls(node) and node not in numbers:
             _as_module(network, node, numbers)
     network.graph.eliminate_dead_code()
+    transposed.unfold(network)
     batch_norm.fold(network)
     _check(network)
     network.graph.lint()
@@ -209,7 +211,9 @@ def _described(node: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
         return f"{node.target} ({type(module).__name__})"
     if node.op == "get_attr":
-        return f"the tensor {node.target!r}, which the network itself holds,"
+        reader = next(iter(node.users))  # one at least: what nothing reads was left out
+        read = str(reader.target) if reader.op == "call_module" else _described(reader, None)
+        return f"the tensor {node.target!r}, which the network itself holds and {read} reads,"
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     inside = list(node.meta.get("nn_module_stack") or ())
     return f"{name} in layer {inside[-1]!r}" if inside else name

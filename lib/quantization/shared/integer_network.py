@@ -58,6 +58,7 @@ def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphMo
         "concatenation": parts.Concatenation,
         "table": parts.Table,
         "pool": parts.Pool,
+        "spread": parts.Spread,
         "clamp": parts.Clamp,
         "fused_clamp": parts.Clamp,
     }

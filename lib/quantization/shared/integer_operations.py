@@ -151,3 +151,17 @@ class Pool(nn.Module):
 
     def forward(self, q: Tensor) -> Tensor:
         return self.layer(q.double()).int()
+
+
+class Spread(FixedTypes):
+    """Puts the integer of zero between the integers of a map, and around it."""
+
+    zero: Tensor
+
+    def __init__(self, name: str, layer: operations.Spread, before: list[Grid], after: Grid) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+        self.hold("zero", after.zero.int())
+
+    def forward(self, q: Tensor) -> Tensor:
+        return self.layer(q, int(self.zero))

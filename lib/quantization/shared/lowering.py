@@ -20,8 +20,8 @@ def lowered(simulated: fx.GraphModule, parts: Parts) -> fx.GraphModule:
     parts: makers of modules. "quantize" takes the grid of the images, and "dequantize" that of the outputs and their
         type. All others take the name of the module, the module, the grids of what it reads, and the grid of what it
         gives: "layer", "sum", "product", "mean", "concatenation", "table" (a function of one number), "pool" (one that
-        few types of numbers have), "clamp", and "fused_clamp", right after a part that gives the same grid. A maker
-        returns None where nothing is left to do.
+        few types of numbers have), "spread" (zeros between numbers), "clamp", and "fused_clamp", right after a part
+        that gives the same grid. A maker returns None where nothing is left to do.
 
     Returns the new network. Raises ValueError for a network that is not simulated or not calibrated, and for weights
     that are neither float32 nor float64.
@@ -82,6 +82,7 @@ def _planned(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module | None, 
         "mean": operations.MEANS,
         "concatenation": operations.Concatenation,
         "table": operations.TABLES,
+        "spread": operations.Spread,
         "clamp": operations.CLAMPS,
     }
     kind = next((name for name, kind in kinds.items() if isinstance(module, kind)), "nothing")  # dropout, identity

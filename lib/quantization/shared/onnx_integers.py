@@ -81,7 +81,7 @@ def quantized_network(simulated: fx.GraphModule) -> fx.GraphModule:
         "quantize": Quantize,
         "dequantize": lambda grid, dtype: Dequantize(grid),
         "layer": Layer,
-        **dict.fromkeys(("sum", "product", "mean", "concatenation", "table", "pool"), ByFloat),
+        **dict.fromkeys(("sum", "product", "mean", "concatenation", "table", "pool", "spread"), ByFloat),
         "clamp": Clamp,
         "fused_clamp": fused_clamp,
     }

@@ -52,6 +52,32 @@ class Rows(nn.Module):
         return x
 
 
+class Spread(nn.Module):
+    """Puts zeros between the numbers of a map, and around it.
+
+    steps: along each side, the distance from one number to the next.
+    borders: for each side, how many zeros come before and after; negative ones cut off.
+
+    >>> Spread((2,), ((1, 0),))(torch.tensor([[3, 4, 5]])).tolist()
+    [[0, 3, 0, 4, 0, 5]]
+    """
+
+    def __init__(self, steps: tuple[int, ...], borders: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.steps, self.borders = steps, borders
+
+    def forward(self, x: Tensor, zero: int = 0) -> Tensor:
+        """Take (n, channels, ...), and the number that stands for zero."""
+        sides, rank = x.shape[-len(self.steps) :], len(self.steps)
+        x = x.reshape(*x.shape[:-rank], *(size for side in sides for size in (side, 1)))
+        gaps = [gap for step in reversed(self.steps) for gap in (0, step - 1, 0, 0)]  # the last side comes first
+        x = functional.pad(x, gaps, value=zero)
+        x = x.reshape(*x.shape[: -2 * rank], *(side * step for side, step in zip(sides, self.steps, strict=True)))
+        ends = zip(reversed(self.borders), reversed(self.steps), strict=True)
+        around = [end for (before, after), step in ends for end in (before, after - (step - 1))]
+        return functional.pad(x, around, value=zero)
+
+
 class Sum(nn.Module):
     """a + alpha b, as at the end of a residual block.
 
@@ -121,7 +147,7 @@ class WithNumber(nn.Module):
 MEANS = WINDOWS | ADAPTIVE | Mean
 TABLES = FUNCTIONS | WithNumber  # whatever takes one number to one
 MAKING = LAYERS | Sum | Product | Concatenation | MEANS | TABLES  # gives values that need a grid of their own
-ARRANGING = POOLS | ADAPTIVE_POOLS | DROPOUTS | ARRANGEMENTS | nn.Identity | Rows
+ARRANGING = POOLS | ADAPTIVE_POOLS | DROPOUTS | ARRANGEMENTS | nn.Identity | Rows | Spread
 
 
 def bounds(clamp: nn.Module) -> tuple[float, float]:

@@ -112,10 +112,15 @@ def _engine(name: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
+def instructions() -> set[str]:
+    """Return the words with which this processor describes itself, its instructions among them; none if it is mute."""
+    description = Path("/proc/cpuinfo")
+    return set(description.read_text("utf-8", "replace").split()) if description.exists() else set()
+
+
 def processor() -> dict[str, str]:
     """Describe this processor's instructions for 8-bit products, as far as it tells, and what uses them here."""
-    description = Path("/proc/cpuinfo")
-    flags = set(description.read_text("utf-8", "replace").split()) if description.exists() else set()
+    flags = instructions()
     dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
     usual = torch.backends.quantized.engine
     exact = exact_engine(usual) or "none that is exact: int32 without kernels"
@@ -153,6 +158,7 @@ def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
         "concatenation": parts.Concatenation,
         "table": parts.ByFloat,
         "pool": parts.ByFloat,
+        "spread": parts.ByFloat,
         "clamp": parts.Clamp,
         "fused_clamp": parts.fused_clamp,
     }
