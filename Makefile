@@ -15,7 +15,7 @@ export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 .ONESHELL:
 .SHELLFLAGS := -ec
 .PHONY: help book chapter page pages pdf record reproduce compare check serve doctor chapters matrix data
-.PHONY: test zoo bench bench-kernels bench-sparse lint table lock environment clean FORCE
+.PHONY: test zoo bench bench-kernels bench-int8 bench-sparse lint table lock environment clean FORCE
 
 help:
 	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
@@ -37,6 +37,7 @@ help:
 	echo "                                                    as many trials again as fit, held against the record"
 	echo "make bench                                          our algorithms against other libraries': time and result"
 	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
+	echo "make bench-int8                                     networks in float32, bfloat16 and int8: time, files, refusals"
 	echo "make bench-sparse                                   sparse products and smaller networks against dense ones"
 	echo "make lint                                           style, format and types of the code"
 	echo "make table                                          write README's table of techniques"
@@ -104,6 +105,9 @@ bench: environment
 
 bench-kernels: environment
 	@$(RUN) -m benchmarks.kernels
+
+bench-int8: environment
+	@$(RUN) -m benchmarks.int8
 
 bench-sparse: environment
 	@$(RUN) -m benchmarks.sparse
