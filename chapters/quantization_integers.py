@@ -39,8 +39,9 @@ tune_epochs = {"lenet300": 10, "lenet5": 5}  # of that training
 tune_rate = 0.02  # learning rate of that training
 factor = 50  # by which one unit of each layer is stretched
 runs = 20  # timings, of which the median counts
-many = 32  # images at once
-mobilenet_sides = [64, 32]  # pixels, for MobileNetV2 with one image and with many
+many = 64  # images at once
+sides = {"resnet18": [32, 16], "mobilenet": [64, 32]}  # pixels: one image, many images
+also = ["mobilenet_v3_small", "convnext_tiny"]  # networks of torchvision to convert
 
 # %% tags=["hide-input"]
 import copy
@@ -56,10 +57,10 @@ from lib.cache import cached, trained
 from lib.quantization import affine
 from lib.quantization import quantization_aware_training as qat
 from lib.quantization.shared import (
-    graph,
     grids,
     integer_arithmetic,
     integer_network,
+    precisions,
     torch_kernels,
 )
 from lib.vision import torchvision
@@ -68,7 +69,8 @@ from lib.weights import decompress, layers
 dataset = datasets.load(data)
 record = evidence.recorder("quantization_integers", dataset)
 test, calibrating = dataset.test, dataset.train.images[:calibration]
-NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "mobilenet": "MobileNetV2"}
+NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "resnet8": "ResNet-8"}
+NAMES |= {"resnet18": "ResNet-18", "mobilenet": "MobileNetV2"}
 
 
 def phrase(key, text):
@@ -482,81 +484,162 @@ figures.table(
 # {mean}`quantization_integers.lenet300.trained_on_error_pct` if they are trained on for as many epochs.
 # The file shrinks with the bits; the number of multiply-adds stays the same.
 #
+# (sec-int8-networks)=
+# ## Which networks convert?
+#
+# Networks of convolutions convert to int8 from end to end: {glue:text}`quantization_integers.conversion.count` networks
+# in the table below do.
+# Residual sums, concatenations, gates and functions such as hard-swish convert, too; layer norm and attention do not.
+# Where one operation has no integer form, the whole network is refused: a detour through floats would cost time, and
+# nobody would notice it.
+#
+# We add three image classifiers to the two digit classifiers: ResNet-8 and ResNet-18, which have residual blocks
+# {cite:p}`he2016deep`, and MobileNetV2, which is made for phones {cite:p}`sandler2018mobilenet`.
+# Their weights are random, which changes neither times nor sizes.
+
+# %% tags=["hide-input"]
+torch.manual_seed(0)
+added = {
+    "resnet8": (models.resnet8(), [32, 32]),
+    "resnet18": (torchvision.models.resnet18(), sides["resnet18"]),
+    "mobilenet": (torchvision.models.mobilenet_v2(), sides["mobilenet"]),
+}
+several = many if kernels else 2  # int32 without kernels is slow
+batches = [test.images[:1], test.images[:several]]
+racers = {name: (dense[name][0], ready[name][0], batches) for name in dense}
+for name, (net, (one, all_)) in added.items():
+    batches = [torch.rand(1, 3, one, one), torch.rand(several, 3, all_, all_)]
+    low = affine.calibrate(affine.simulate(net), batches[1][:4])
+    racers[name] = (net.eval(), low, batches)
+
+
+# %% tags=["hide-input"]
+def of_torchvision(name):
+    options = {"image_size": 64} if name.startswith("vit") else {}
+    options |= {"init_weights": False} if name == "googlenet" else {}
+    return torchvision.models.get_model(name, num_classes=10, **options).eval()
+
+
+reasons = {NAMES[name]: "" for name in racers}
+for name in also:
+    reasons[name] = precisions.refusal(of_torchvision(name), torch.rand(2, 3, 64, 64))
+rows = [
+    {
+        "network": name,
+        "converts": "no" if reason else "yes",
+        "why not": reason.partition(":")[0] or "–",  # after the colon: what is accepted
+    }
+    for name, reason in reasons.items()
+]
+figures.table(rows, caption="Networks that int8 takes from end to end, and refusals")
+phrase("conversion.count", f"{list(reasons.values()).count('')} of {len(reasons)}")
+
+# %% [markdown]
 # (sec-int8-speed)=
 # ## Is int8 faster?
 #
-# We time the float network and its int8 form in turn, on one thread.
-# To the two digit classifiers we add MobileNetV2, an image classifier made for phones {cite:p}`sandler2018mobilenet`.
-# The float networks, too, have their {term}`batch norm` folded and their channels last in memory, so int8 gains nothing from
-# either.
+# We time each network in 32-bit floats, in bfloat16 and in int8, in turn, on one thread.
+# bfloat16 is a float of 16 bits: it keeps the exponent of the 32-bit float and 8 of its 24 binary digits.
+# So it needs no calibration, and this processor {glue:text}`quantization_integers.bfloat16.here`.
+# All three read and answer in 32-bit floats.
+# Those in floats, too, have their {term}`batch norm` folded, and their channels last in memory where that is safe, so
+# int8 gains nothing from either.
 
 # %% tags=["hide-input"]
 figures.table([torch_kernels.processor()], caption="What computes in int8 here")
-last = {"memory_format": torch.channels_last}
-mobilenet = graph.traced(torchvision.models.mobilenet_v2()).to(**last)
-shapes = zip((1, many), mobilenet_sides, strict=True) if kernels else [(1, 32), (2, 32)]
-wide_images = [torch.rand(n, 3, side, side).contiguous(**last) for n, side in shapes]
-small = affine.calibrate(affine.simulate(mobilenet), wide_images[1][:4])
-record("mobilenet.file_ratio", smaller(small), digits=2, exact=True)
-batches = [test.images[:1], test.images[:many]]
-racers = {name: (dense[name][0], ready[name][0], batches) for name in dense}
-racers["mobilenet"] = (mobilenet, small, wide_images)
+phrase("bfloat16.here", precisions.bfloat16_here())
 
 # %%
-times = {}
+times, rows = {}, []
 for name, (net, low, images) in racers.items():
-    forms = {"float": net, "int8": backend(low)}
+    forms = precisions.forms(net, low, images[1][:2])
+    sizes = {"bfloat16": smaller(forms["bfloat16"]), "int8": smaller(low)}
+    record(f"{name}.bfloat16_file_ratio", sizes["bfloat16"], digits=2, exact=True)
+    if name not in dense:
+        record(f"{name}.file_ratio", sizes["int8"], digits=2, exact=True)
+    row = {"network": NAMES[name], "float32": f"{measure.dense_bytes(net):,} bytes"}
+    rows.append(row | {f"{form} (×)": f"{size:.2f}" for form, size in sizes.items()})
     if name == "lenet300":
         forms |= {"int32": whole[name][0], "simulated": decompress(copy.deepcopy(low))}
+    layout = {"memory_format": running.layout(forms["float32"], images[1][:2])}
     for count, x in zip(("one", "many"), images, strict=True):
+        x = x.contiguous(**layout)
         calls = {form: lambda f=f, x=x: f(x) for form, f in forms.items()}
         times[name, count] = measure.latency_ms(calls, runs=runs)
 
 # %% tags=["remove-input"]
-figure, ax = figures.axes()
-columns = ("network", "images", "float (ms)", "int8 (ms)", "int8 / float")
-rows, ratios, labels, quartiles = [], [], [], []
+figures.table(
+    rows, caption="Files: size in float32, and how much smaller the others are"
+)
+FORMS = {
+    "bfloat16": figures.look("float") | {"marker": "o"},
+    "int8": figures.look("affine-int8"),
+}
+ratios = {(form, case): 0.0 for form in FORMS for case in times}
+figure, panels = figures.axes(2, sharey=True)
+rows = []
 for (name, count), by_form in times.items():
-    usual = by_form.pop("float").median
+    usual = by_form["float32"].median
     texts = {
         form: record(
             f"{name}.{count}_{form}_latency_ratio", time.median / usual, digits=2
         )
         for form, time in by_form.items()
+        if form != "float32"
     }
     n, *_, side = racers[name][2][count == "many"].shape
-    middle, low, high = (
-        getattr(by_form["int8"], q) / usual for q in ("median", "lower", "upper")
-    )
-    row = NAMES[name], f"{n} of {side} × {side}"
-    row += f"{usual:.3g}", f"{middle * usual:.3g}", str(texts["int8"])
-    rows.append(dict(zip(columns, row, strict=True)))
-    ratios.append(middle)
-    labels.append(f"{NAMES[name]}, {n} image{'s' * (n > 1)}")
-    quartiles.append((low, high))
-end = 1.3 * max(*ratios, 1)  # a few slow runs must not squeeze the rest
-for y, (middle, (low, high)) in enumerate(zip(ratios, quartiles, strict=True)):
-    bars, at = [[middle - low], [min(high, end) - middle]], figures.look("affine-int8")
-    ax.errorbar(middle, y, xerr=bars, capsize=3, **at | {"linestyle": "none"})
-ax.axvline(1, color=figures.look("float")["color"], linewidth=1)
-ax.text(1, -0.6, " as fast as float", fontsize=10, va="center")
-ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -1))
-ax.set(xlabel="time, int8 to float (ratio)", xlim=(0, end))
-wins = sum(ratio < 1 for ratio in ratios)
-phrase("speed.wins", f"{wins} of {len(ratios)}")
+    row = {"network": NAMES[name], "images": f"{n} of {side} × {side}"}
+    rows.append(row | {"float32 (ms)": f"{usual:.3g}"} | {f: texts[f] for f in FORMS})
+    ratios |= {(form, (name, count)): by_form[form].median / usual for form in FORMS}
+for ax, count in zip(panels, ("one", "many"), strict=True):
+    shown = list(racers)
+    end = 1.15 * max(1, *(r for (_, case), r in ratios.items() if case[1] == count))
+    for shift, (form, look) in zip((-0.15, 0.15), FORMS.items(), strict=True):
+        at = [times[name, count][form] for name in shown]
+        usual = [times[name, count]["float32"].median for name in shown]
+        middle, low, high = (
+            np.array([getattr(time, q) for time in at]) / usual
+            for q in ("median", "lower", "upper")
+        )
+        # a few slow runs must not squeeze the rest
+        bars = [middle - low, np.minimum(high, end) - middle]
+        y, look = np.arange(len(shown)) + shift, look | {"linestyle": "none"}
+        ax.errorbar(middle, y, xerr=bars, capsize=3, label=form, **look)
+    ax.axvline(1, color=figures.look("float")["color"], linewidth=1, label="float32")
+    ax.set(xlabel="time (float32 = 1)", xlim=(0, end))
+    ax.set(title="one image" if count == "one" else f"{several} images")
+panels[0].set(yticks=range(len(racers)), yticklabels=[NAMES[name] for name in racers])
+panels[0].set(ylim=(len(racers) - 0.5, -0.5))
+handles = panels[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+int8 = {case: ratio for (form, case), ratio in ratios.items() if form == "int8"}
+wins = sum(ratio < 1 for ratio in int8.values())
+first = sum(ratio < min(1, ratios["bfloat16", case]) for case, ratio in int8.items())
+best = min(int8, key=int8.get)
+phrase("speed.wins", f"{wins} of {len(int8)}")
+phrase("speed.first", f"{first} of {len(int8)}")
 figures.show(
     figure,
-    finding=f"int8 is faster than float in {wins} of {len(ratios)} cases, by up to {1 / min(ratios):.1f} times",
+    finding=f"int8 is the fastest of three forms in {first} of {len(int8)} cases, "
+    f"and up to {1 / int8[best]:.1f} times as fast as float32",
     name="fig-int8-speed",
-    caption="Time of the int8 network relative to the float network, median and quartiles; left of the line int8 is faster.",
-    alt=f"Ratios of time: {', '.join(f'{row[columns[0]]}, {row[columns[1]]}, {row[columns[4]]}' for row in rows)}",
+    caption="Time of the bfloat16 and int8 networks relative to float32, median and quartiles. "
+    f"int8 is faster than float32 in {wins} of {len(int8)} cases, and gains most in "
+    f"{NAMES[best[0]]} with {'one image' if best[1] == 'one' else 'many images'}.",
+    alt="Ratios of time to float32: "
+    + "; ".join(
+        f"{row['network']}, {row['images']}: bfloat16 {row['bfloat16']}, int8 {row['int8']}"
+        for row in rows
+    ),
 )
-figures.table(rows, caption="Median time on one thread")
+figures.table(rows, caption="Median time on one thread; bfloat16 and int8 to float32")
 
 # %% [markdown]
-# **What to see.** int8 is faster in {glue:text}`quantization_integers.speed.wins` cases, above all if there is much to
-# compute.
-# For many images, MobileNetV2 takes {mean}`quantization_integers.mobilenet.many_int8_latency_ratio` the float time.
+# **What to see.** int8 is faster than float32 in {glue:text}`quantization_integers.speed.wins` cases, and the fastest of
+# the three in {glue:text}`quantization_integers.speed.first`.
+# It gains most where there is much to compute.
+# For many images, MobileNetV2 takes {mean}`quantization_integers.mobilenet.many_int8_latency_ratio` the float time in
+# int8, and {mean}`quantization_integers.mobilenet.many_bfloat16_latency_ratio` in bfloat16.
 # For one image, LeNet-300-100 takes {mean}`quantization_integers.lenet300.one_int8_latency_ratio` the float time: so
 # small a network is busy with calls and with rounding its input.
 #
@@ -647,7 +730,7 @@ for key, q in (("eight", pixels - layer.low), ("seven", (pixels - layer.low) // 
 
 # %% tags=["hide-cell"]
 most = (2**31 - 1) // (255 * 127)  # the largest distances from Z and from zero
-longest = max(layer.weight[0].numel() for _, layer in layers(mobilenet))
+longest = max(layer.weight[0].numel() for _, layer in layers(racers["mobilenet"][0]))
 assert most > longest
 evidence.answer(
     f"A 32-bit sum holds {most:,} products; the longest sum of MobileNetV2 has {longest:,}."
@@ -672,12 +755,9 @@ evidence.answer(
 #    float network. How large is the difference, relative to the outputs?
 
 # %% tags=["hide-cell"]
-torch.manual_seed(0)
-resnet = torchvision.models.resnet18(num_classes=10).eval()
-images = torch.rand(8, 3, 64, 64)
-int8 = backend(affine.calibrate(affine.simulate(resnet), images))
+resnet, low, (_, images) = racers["resnet18"]
 with torch.no_grad():
-    exact, rounded = resnet(images), int8(images)
+    exact, rounded = resnet(images[:4]), backend(low)(images[:4])
 difference = (rounded - exact).norm() / exact.norm()
 assert difference < 0.2
 evidence.answer(
