@@ -66,7 +66,7 @@ def show(name: str, model: nn.Module, images: Tensor) -> None:
         times = {form: time.median for form, time in measure.latency_ms(calls, runs=RUNS).items()}
         ratios = [times[form] / times["float32"] for form in ("bfloat16", "int8")]
         print(f"{times['float32']:9.3f}{ratios[0]:9.2f}{ratios[1]:9.2f}", end="", flush=True)
-    usual = measure.dense_bytes(model)
+    usual = measure.dense_bytes(forms["float32"])  # without the heads that only training calls
     smaller = [usual / len(storage.dumps(net, coder="fixed")) for net in (forms["bfloat16"], simulated)]
     steps = Apart(forms["int8"], simulated, images).steps.values()  # type: ignore[arg-type]  # a graph of modules
     print(f"{smaller[0]:9.2f}{smaller[1]:7.2f}{max(int(part.max()) for part in steps):6}")
