@@ -75,12 +75,21 @@ def with_needs(root: Path, chosen: Iterable[str]) -> list[str]:
 def defaults(source: nbformat.NotebookNode) -> dict[str, Any]:
     """Return what the cell tagged ``parameters`` assigns: the values of the quick profile.
 
-    source: a chapter as a notebook.
+    source: a chapter as a notebook. Do not change the values that are lists: a cell is read once and kept.
     Returns {name: value}; a value that is not a literal is given as its text.
     """
     values: dict[str, Any] = {}
-    cells = [cell for cell in source.cells if "parameters" in cell.metadata.get("tags", [])]
-    for statement in (statement for cell in cells for statement in ast.parse(cell.source).body):
+    for cell in source.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            values |= _assigned(cell.source)
+    return values
+
+
+@cache
+def _assigned(code: str) -> dict[str, Any]:
+    """What a cell assigns to its names."""
+    values: dict[str, Any] = {}
+    for statement in ast.parse(code).body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             try:
