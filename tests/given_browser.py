@@ -3,6 +3,8 @@
 import functools
 import http.server
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+PROJECT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1280, "height": 900}},
@@ -25,6 +28,20 @@ MARKS = [
 def in_browser(test: Callable) -> Callable:
     """Mark one test of a file whose others need no browser."""
     return functools.reduce(lambda marked, mark: mark(marked), MARKS, test)
+
+
+def quick_book(root: Path) -> Path:
+    """Build the quick book, where its pages are not those of a good build of the present sources; return their folder.
+
+    root: the book's folder.
+    """
+    from lib.book import built, pages  # here: tests/conftest.py first says how many threads libraries may start
+
+    if not built.is_current(root, "quick"):
+        command = [sys.executable, "-m", "lib", "--root", root, "book"]
+        said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+        assert said.returncode == 0, f"the quick book does not build:\n{said.stdout}\n{said.stderr}"
+    return pages.site(root)
 
 
 class serving:

@@ -5,19 +5,16 @@ Builds the quick book first, where that is not up to date. Needs Chromium, Debia
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from given_browser import MARKS, SCREENS, serving
+from given_browser import MARKS, PROJECT, SCREENS, quick_book, serving
 from playwright.sync_api import Browser, BrowserContext, Page, Request
 
-from lib.book import gates, pages
+from lib.book import gates
 
-PROJECT = Path(__file__).parents[1]
 MODES = {"wide": ("dark", "light"), "narrow": ("phone",)}  # a page is loaded once on each screen, in the first of these
 SCHEMES = {"dark": "dark", "light": "light", "phone": "light"}
 FOLLOWS = """theme => new Promise(done => {  // a switched theme takes a while on a busy machine; a page may have none
@@ -44,9 +41,7 @@ pytestmark = MARKS
 @pytest.fixture(scope="session")
 def site() -> Iterator[str]:
     """The address of the built quick book."""
-    said = subprocess.run([sys.executable, "-m", "lib", "book"], cwd=PROJECT, capture_output=True, text=True)
-    assert said.returncode == 0, f"the quick book does not build:\n{said.stdout}\n{said.stderr}"
-    with serving(pages.site(PROJECT)) as address:
+    with serving(quick_book(PROJECT)) as address:
         yield address
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from lib.book import (
+    built,
     chapters,
     choices,
     doctor,
@@ -43,7 +44,7 @@ def book(root: Path, profile: str, cores: int) -> int:
     problems = execution.execute(root, profile, cores)
     if doctor.main(chapters.library(root).parent):  # kept for this processor and these versions: seconds once
         problems.append("doctor: a kernel that the book uses is wrong on this machine, as said above")
-    problems += _pages_and_gates(root, profile)
+    problems = _pages_and_gates(root, profile, problems)
     print(f"\nChapters of the {profile} profile")
     for chapter in chapters.names(root):
         status = last_run.status(root, chapter, profile)
@@ -67,7 +68,7 @@ def assemble(root: Path, profile: str) -> int:
             problems.append(f"chapter {chapter}: {last_run.status(root, chapter, profile)['error']}")
         else:
             last_run.write_results(root, done, last_run.built_results(root, profile))
-    problems += _pages_and_gates(root, profile)
+    problems = _pages_and_gates(root, profile, problems)
     print(f"The book is at {pages.site(root) / 'index.html'}  (make serve shows it)")
     return conclusion(problems)
 
@@ -141,6 +142,10 @@ def conclusion(problems: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _pages_and_gates(root: Path, profile: str) -> list[str]:
+def _pages_and_gates(root: Path, profile: str, problems: list[str]) -> list[str]:
+    """Build the pages and hold the gates; return these problems and the new ones, and mark a build without any."""
     with FileLock(root / "_build" / "html.lock"):  # of two builds at once the second waits for the first
-        return pages.build(root, profile) + hold_gates(root, profile)
+        problems = problems + pages.build(root, profile) + hold_gates(root, profile)
+        if not problems:
+            built.mark(root, profile)
+    return problems
