@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):  # as chapters run
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
+YOUNG = "--js-flags=--min-semi-space-size=64"  # MiB: axe leaves much garbage, which is then collected less often
 HEADER = """# ---
 # jupyter:
 #   kernelspec:
@@ -71,7 +72,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        args = ["--no-sandbox", "--disable-gpu", NO_NETWORK]
+        args = ["--no-sandbox", "--disable-gpu", NO_NETWORK, YOUNG]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
         yield browser
         browser.close()
