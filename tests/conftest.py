@@ -5,6 +5,7 @@ With two threads the order of a sum, and so its last bit, depends on what else t
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,15 @@ def add_chapter(small_book: Path) -> Callable[..., None]:
             toc.write(f"  - file: chapters/{name}\n")
 
     return add
+
+
+@pytest.fixture(scope="session")
+def one_table_for_onnx() -> Iterator[None]:
+    """torch reads its table of translations to ONNX once; again for each file, it is most of a small one's time."""
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")

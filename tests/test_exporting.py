@@ -96,7 +96,7 @@ def installed():
         pytest.importorskip(package)
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "one_table_for_onnx")
 @pytest.mark.filterwarnings("ignore")
 class TestWithThePackages:
     @pytest.mark.parametrize("name", NETWORKS)

@@ -84,7 +84,7 @@ def operations(path, folder):
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "one_table_for_onnx")
 @pytest.mark.filterwarnings("ignore")
 class TestWithThePackages:
     @pytest.mark.parametrize(
