@@ -5,16 +5,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import given_builds
 import nbformat
 import yaml
 
 from lib.book import chapters, fingerprints, last_run
 
 PROJECT = Path(__file__).parents[1]
-BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 HEADER = "# ---\n# jupyter:\n#   kernelspec: {display_name: Python 3, language: python, name: python3}\n# ---\n\n"
 PAGE = """# %% [markdown]
 # # {title}
@@ -193,6 +192,6 @@ def stamp_run(root: Path, chapter: str) -> None:
 
 def build(root: Path, **variables: str) -> subprocess.CompletedProcess:
     """Build the pages with every warning an error, with these variables in the environment."""
-    command = [sys.executable, "-c", BUILD, "build", str(root), "-W", "-n", "--keep-going", "--all", "-q"]
+    command = ["build", str(root), "-W", "-n", "--keep-going", "--all", "-q"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "SURVEY_PROFILE": "quick", "NO_COLOR": "1"} | variables
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    return given_builds.run(command, root, environment)

@@ -11,7 +11,7 @@ from small_book import PROJECT, results, write_record
 from lib.__main__ import main
 from lib.book import build, execution, gates, last_run, pages
 
-pytestmark = pytest.mark.book
+pytestmark = [pytest.mark.book, pytest.mark.usefixtures("warm_runs")]
 
 
 def test_the_book_is_built_with_its_numbers_figures_and_formulas(built):

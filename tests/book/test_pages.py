@@ -13,7 +13,7 @@ from small_book import hears_ctrl_c
 from lib.__main__ import main
 from lib.book import last_run, pages
 
-pytestmark = pytest.mark.book
+pytestmark = [pytest.mark.book, pytest.mark.usefixtures("warm_runs")]
 
 
 def test_a_page_of_an_earlier_build_is_gone(built, tmp_path):

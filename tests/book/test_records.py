@@ -12,7 +12,7 @@ from lib.__main__ import main
 from lib.book import execution, files, fingerprints, last_run, ledger, records
 from lib.book.run import run
 
-pytestmark = pytest.mark.book
+pytestmark = [pytest.mark.book, pytest.mark.usefixtures("warm_runs")]
 
 
 def leave(root: Path, values: list[float], key: str = KEY, **more: object) -> None:

@@ -17,6 +17,7 @@ def again(root: Path, *options: str) -> int:
     return main(["--root", str(root), "reproduce", *options])
 
 
+@pytest.mark.usefixtures("warm_runs")
 def test_a_verdict_that_holds_and_one_that_flips(small_book, capfd):
     assert again(small_book, "--chapter", "passes") == 0
     said = capfd.readouterr().out
@@ -29,6 +30,7 @@ def test_a_verdict_that_holds_and_one_that_flips(small_book, capfd):
     assert "FLIPPED C2.3-01: held supported, here contradicted" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("warm_runs")
 def test_a_verdict_that_one_run_leaves_open_is_no_flip(small_book, capfd):
     source = small_book / "chapters" / "passes.py"
     source.write_text(source.read_text().replace("sum(range(terms)) + v", "sum(range(terms)) - 7 + v"))
@@ -86,12 +88,14 @@ def test_what_is_late_is_stopped_and_said(small_book, add_chapter, capfd):
     assert not left.strip()
 
 
+@pytest.mark.usefixtures("warm_runs")
 def test_nothing_judged_is_a_failure(small_book, add_chapter, capfd):
     add_chapter("empty", "1")
     assert again(small_book, "--chapter", "empty") == 1
     assert "no verdict was judged" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("warm_runs")
 def test_a_chapter_that_fails_is_a_failure(small_book, add_chapter, capfd):
     add_chapter("bad", "1 / 0")
     assert again(small_book) == 1
@@ -154,6 +158,7 @@ def test_chapters_are_chosen_by_their_recorded_times(small_book, add_chapter):
     assert chosen(5) == []
 
 
+@pytest.mark.usefixtures("warm_runs")
 def test_the_chapters_of_a_claim_are_those_that_record_its_keys(small_book, capfd):
     assert again(small_book, "--claim", "C2.3-01", "--profile", "standard") == 0
     assert "Reproducing passes in the standard profile" in capfd.readouterr().out

@@ -6,24 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_book import copy_book
 
 from lib.book import last_run, run, warm
 
 pytestmark = pytest.mark.book
 PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Iterator[str]:
-    """The socket of a running server."""
-    root = copy_book(tmp_path_factory.mktemp("served") / "book")
-    with warm.server(root, run.environment(root)) as socket:
-        yield socket
 
 
 def command(root: Path, chapter: str, place: str, **options: object) -> subprocess.Popen:
