@@ -642,6 +642,7 @@ for key, text in COUNTED.items():
 # {mean}`quantization.records.first_layer_share_pct`, are weights of its first layer.
 # All biases of LeNet-300-100 together take {mean}`quantization.records.bias_bytes`; as floats they would take
 # {mean}`quantization.records.float_bias_bytes`.
+# The page on the [file format](../file_format.md) explains every byte, and has a decoder that a stranger could write.
 #
 # How many times smaller a network is depends on what you count.
 # Huffman's code gains little here, because it spends at least one bit on every weight, zeros included:
