@@ -172,8 +172,8 @@ def train(
 
     where rms is the root mean square of the layer's survivors and r the number of bits that the weight takes in the
     file, as :func:`~lib.quantization.shared.rate.survivor_bits` estimates it from the other survivors; its mean over
-    them is :math:`\bar r`, so that no layer loses more than others because it is small. Then weights are rounded. In the
-    end biases become multiples of 1/8 and are no longer trained.
+    them is :math:`\bar r`, so that no layer loses more than others because it is small. Then weights are rounded. In
+    the end biases become multiples of 1/8 and are no longer trained.
 
     model: any network; it is dense again when it is returned.
     split: samples to train on, one or more.

@@ -172,7 +172,8 @@ def test_the_schedule_is_the_cubic(monkeypatch):
 
 @pytest.mark.parametrize(("rate", "together"), [(0.0, False), (1.0, True)])
 def test_a_rate_keeps_survivors_that_are_cheap_together(rate, together):
-    model, split = nn.Sequential(nn.Flatten(), nn.Linear(100, 2)), Split(torch.rand(4, 1, 10, 10), torch.zeros(4).long())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(100, 2))
+    split = Split(torch.rand(4, 1, 10, 10), torch.zeros(4).long())
     weight = torch.zeros(2, 10, 10)
     weight[0, 2:5, 2:5] = 1.0  # nine in a square; nine far apart in the other unit are a little larger
     weight[1, ::4, ::4] = 1.1
