@@ -831,8 +831,9 @@ evidence.phrase("pruning_speed.stairs.jump", f"{100 * jumps[at]:.0f} %")
 # {glue:text}`pruning_speed.stairs.jump` to the time.
 # The steps begin just above some multiples of eight, so pruning should leave such a multiple.
 #
-# Two residual networks lose the filters of least magnitude: the same share of every layer, without and with rounding to
-# multiples of eight, or the filters that save the most time.
+# Two residual networks lose the filters of least magnitude.
+# Either every layer loses the same share, without and with rounding to multiples of eight, or those filters go that
+# save the most time.
 # For these, the multiply-adds $W$ are counted as the library computes them, with the outputs filled up to blocks of
 # sixteen. The filters $j$ of one layer go next that have the largest
 #
@@ -845,8 +846,8 @@ figures.show_source(sparse_speed.shrunk_to)
 
 # %% [markdown]
 # Another copy of ResNet-8 keeps the filters of the first choice, but they are zero.
-# All networks store their channels last in memory, as in training, and all of them, dense or not, have their
-# {term}`batch norm` folded into the convolutions, as one would for inference.
+# All networks, dense or not, store their channels last in memory, as in training.
+# Their {term}`batch norm` is folded into the convolutions, as one would do for inference.
 
 # %% tags=["hide-input"]
 cut = 5 / 16  # of the filters of every layer: just under half of the work is left

@@ -539,7 +539,7 @@ phrase("conversion.count", f"{list(reasons.values()).count('')} of {len(reasons)
 # ## Is int8 faster?
 #
 # We time each network in 32-bit floats, in bfloat16 and in int8, in turn, on one thread.
-# bfloat16 is a float of 16 bits: it keeps the exponent of the 32-bit float and 8 of its 24 binary digits.
+# bfloat16 is a float of 16 bits: it has the exponent of the 32-bit float, and a third of its digits.
 # So it needs no calibration, and this processor {glue:text}`quantization_integers.bfloat16.here`.
 # All three read and answer in 32-bit floats.
 # Those in floats, too, have their {term}`batch norm` folded, and their channels last in memory where that is safe, so
@@ -615,7 +615,7 @@ figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, font
 int8 = {case: ratio for (form, case), ratio in ratios.items() if form == "int8"}
 wins = sum(ratio < 1 for ratio in int8.values())
 first = sum(ratio < min(1, ratios["bfloat16", case]) for case, ratio in int8.items())
-best = min(int8, key=int8.get)
+best = min(int8, key=int8.get)  # not chosen by test
 phrase("speed.wins", f"{wins} of {len(int8)}")
 phrase("speed.first", f"{first} of {len(int8)}")
 figures.show(
@@ -635,8 +635,8 @@ figures.show(
 figures.table(rows, caption="Median time on one thread; bfloat16 and int8 to float32")
 
 # %% [markdown]
-# **What to see.** int8 is faster than float32 in {glue:text}`quantization_integers.speed.wins` cases, and the fastest of
-# the three in {glue:text}`quantization_integers.speed.first`.
+# **What to see.** int8 is faster than float32 in {glue:text}`quantization_integers.speed.wins` cases.
+# It is the fastest of the three in {glue:text}`quantization_integers.speed.first`.
 # It gains most where there is much to compute.
 # For many images, MobileNetV2 takes {mean}`quantization_integers.mobilenet.many_int8_latency_ratio` the float time in
 # int8, and {mean}`quantization_integers.mobilenet.many_bfloat16_latency_ratio` in bfloat16.

@@ -210,8 +210,8 @@ assert len(coded) < 0.6 * entropy
 # \frac{p}{1 - p} = \frac{d}{1 - d} \cdot \frac{d_{row}}{d} \cdot \frac{d_{column}}{d} \cdot \sqrt{\frac{d_{near}}{d}}
 # $$ (eq-survivor-bits)
 #
-# bits more than a zero, where $d$ is the share of survivors in the layer, in the row, in the column, and among the
-# eight neighbors; sign and size take about two and a half bits.
+# bits more than a zero; sign and size take about two and a half of them.
+# Here $d$ is the share of survivors in the layer, in the row, in the column, and among the eight neighbors.
 # At each step of the schedule the weights with the smallest $|w| / r^{\,\rho}$ go, with $r$ in units of its mean in the
 # layer.
 # The rate $\rho$ says how much bits count; we chose it on the validation images.
@@ -502,9 +502,11 @@ outcome = " and ".join(found)
 evidence.phrase("quantization.records.bits_outcome", outcome)
 
 # %% [markdown]
-# **What to see.** Choosing survivors by their bits, too, gives {glue:text}`quantization.records.bits_outcome`:
-# {mean}`quantization.records.by_bits_bytes` at {mean}`quantization.records.by_bits_validation_error_pct 2`, where size
-# alone needs {mean}`quantization.records.by_size_bytes` at {mean}`quantization.records.by_size_validation_error_pct 2`.
+# **What to see.** Choosing survivors by their bits, too, gives {glue:text}`quantization.records.bits_outcome`.
+# The file has {mean}`quantization.records.by_bits_bytes`, with a validation error of
+# {mean}`quantization.records.by_bits_validation_error_pct 2`.
+# Size alone needs {mean}`quantization.records.by_size_bytes`, with
+# {mean}`quantization.records.by_size_validation_error_pct 2`.
 #
 # The survey that this book tests {cite:p}`berthelier2020survey` says that quantization can be coupled with other
 # methods to compress further; our measurements say {verdict}`C2.4-30`.

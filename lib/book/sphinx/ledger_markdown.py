@@ -30,6 +30,7 @@ from lib.book.judging import (
     shown,
 )
 from lib.book.ledger import Records
+from lib.book.sphinx.parts import anchor
 from lib.book.telling import limit, name, plain
 from lib.book.wording import measured, quantity
 from lib.evidence import bounds, formatted
@@ -131,7 +132,7 @@ def details(claim: Claim, profile: str, results: dict[str, Records]) -> dict[str
             f"The {profile} profile gives *{verdict}*." for profile, verdict in claim.otherwise.items()
         ]
     if second := again(claim, results.get(SECOND, {})):
-        found[OTHER_DATA] = [_on_other_data(second, results[SECOND])]
+        found[OTHER_DATA] = [_on_other_data(claim, second, results[SECOND])]
     texts = {ERRATUM: claim.erratum, CHANGED: claim.changed}
     return found | {term: [text] for term, text in texts.items() if text}
 
@@ -162,14 +163,16 @@ def _near(finding: Finding) -> str:
     return f"{subject(finding.rule)}: the interval ends {finding.margin:.2f} of its half-width from the bound."
 
 
-def _on_other_data(second: Judgment, records: Records) -> str:
-    """The verdict of the same rules on data that tuned nothing, and what was measured there."""
+def _on_other_data(claim: Claim, second: Judgment, records: Records) -> str:
+    """The verdict of the same rules on data that tuned nothing, and what was measured there if that changes it."""
+    if second.verdict == claim.verdict:
+        return f"*{second.verdict}* by the same rules."
     found = "; ".join(f"{subject(one.rule)}: {_together(measured(one))}" for one in second.findings)
     return f"*{second.verdict}* by the same rules ({found})."
 
 
-def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[str, list[str]] | None:
-    """Return how many verdicts stay on other data, and a line for each that does not; None without such results.
+def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[str, int, list[str]] | None:
+    """Return how many verdicts stay on other data, how many change, and a line for each way; None without such results.
 
     claims: all claims.
     results: {profile: measurements}.
@@ -177,16 +180,22 @@ def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[st
     pairs = [(claim, second) for claim in claims if (second := again(claim, results.get(SECOND, {})))]
     if not pairs:
         return None
+    changed: dict[tuple[str, str], list[str]] = {}
+    for claim, second in pairs:
+        if second.verdict != claim.verdict:
+            changed.setdefault((claim.verdict, second.verdict), []).append(claim.id)
+    # first what a seed more would not bring back
+    order = sorted(changed, key=lambda way: (UNDECIDED in way, -len(changed[way]), way))
     lines = [
-        f"{{verdict}}`{claim.id}`: *{second.verdict}* there."
-        for claim, second in pairs
-        if second.verdict != claim.verdict
+        f"*{here}*, and *{there}* there: " + ", ".join(f"{{ref}}`{id} <{anchor(id).lower()}>`" for id in changed[here, there])
+        for here, there in order
     ]
+    others = sum(map(len, changed.values()))
     said = (
         f"On {OTHER_DATA}, on which nothing was tuned, the rules of {counted(len(pairs), 'claim')} were judged again:"
-        f" {counted(len(pairs) - len(lines), 'verdict')} are the same."
+        f" {counted(len(pairs) - others, 'verdict')} are the same."
     )
-    return said, lines
+    return said, others, lines
 
 
 def rules(judged: list[Judgment], results: dict[str, Records]) -> dict[str, list[str]]:

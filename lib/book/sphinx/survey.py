@@ -107,8 +107,8 @@ class Ledger(Cards):
             lines,
         )
         if second := markdown.second_opinion(claims, results):
-            said, lines = second
-            found += self.listed(said, f"{markdown.counted(len(lines), 'verdict')} that other data change", lines)
+            said, others, lines = second
+            found += self.listed(said, f"{markdown.counted(others, 'verdict')} that other data change", lines)
         return found
 
     def listed(self, said: str, summary: str, lines: list[str]) -> list[nodes.Node]:
@@ -156,7 +156,7 @@ class Ledger(Cards):
         text = "\n\n".join(markdown.fact(term, lines) for term, lines in details.items())
         judged = judging.judgments(claim, PROFILE, results)
         line = markdown.hidden(details, len(judged[0].findings) if judged else 0)
-        return fold([nodes.Text(line)], [self.parsed(text, nodes.container(classes=["facts"]))])
+        return fold([nodes.Text(line)], self.parsed(text, nodes.container()).children)
 
 
 class Catalogue(Page):

@@ -119,11 +119,13 @@ def test_what_other_data_say_stands_on_the_card_and_on_the_page():
     results = {"standard": NARROW, "fashion": other}
     (line,) = markdown.details(one, "standard", results)["Fashion-MNIST"]
     assert line.startswith("*contradicted* by the same rules (LeNet-5, error: 9.1")
-    said, lines = markdown.second_opinion([one], results)
+    said, others, lines = markdown.second_opinion([one], results)
     assert "the rules of 1 claim were judged again: 0 verdicts are the same" in said
-    assert lines == ["{verdict}`C2.3-01`: *contradicted* there."]
+    assert others == 1 and lines == ["*supported*, and *contradicted* there: {ref}`C2.3-01 <claim-c2.3-01>`"]
     assert markdown.second_opinion([one], {"standard": NARROW}) is None
-    assert markdown.second_opinion([one], results | {"fashion": NARROW})[1] == []
+    same = results | {"fashion": NARROW}
+    assert markdown.second_opinion([one], same)[1:] == (0, [])
+    assert markdown.details(one, "standard", same)["Fashion-MNIST"] == ["*supported* by the same rules."]
 
 
 def test_a_definition_and_another_profile_are_told():
