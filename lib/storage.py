@@ -1,7 +1,7 @@
 """A model to a compressed file and back, bit for bit.
 
 The file holds everything but the architecture, in this order (integers are unsigned LEB128; a name is a length byte and
-ASCII):
+ASCII). The book's page on the file format, file_format.md, explains every byte.
 
     "SLIM", version                      5 bytes
     fingerprint of the architecture      8 bytes: BLAKE2b of the tensors' names, shapes and types

@@ -5,8 +5,8 @@ length byte and ASCII. A stream is
 
     number of symbols, coder, the coder's parameters, number of bytes, bytes
 
-and its symbols are coded by the shortest of the codes that are allowed, see :mod:`lib.coding.coders` and
-:mod:`lib.coding.context`.
+without the last two where one symbol is repeated. Its symbols are coded by the shortest of the codes that are allowed,
+see :mod:`lib.coding.coders` and :mod:`lib.coding.context`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
