@@ -189,7 +189,7 @@ def context_code(content: bytes, count: int, rows: int, width: int) -> list[int]
                 continue
             plus = answers.next("sign", ("F", *sign[:2]), ("G", *sign[:4]), ("H", *sign[4:]))
             level, largest = 1, min(max(map(abs, around[:4])), 15)
-            while answers.next(("more", m := min(level, 15)), ("I", m), ("J", m, largest)):
+            while answers.next(("more", m := min(level, 15)), ("I", m), ("J", m, largest)) and level < 256:
                 level += 1
             row[c], above[c], kept = level if plus else -level, above[c] + 1, kept + 1
         symbols += [2 * row[c] - 1 if row[c] > 0 else -2 * row[c] for c in range(columns)]

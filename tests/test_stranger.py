@@ -20,7 +20,7 @@ from given_files import FORMS
 from torch import nn
 
 from lib import models, storage, weights
-from lib.coding import fields
+from lib.coding import coders, fields
 from lib.quantization.shared import whole_steps
 from lib.weights import CompressedWeight
 
@@ -100,6 +100,13 @@ def test_a_stranger_reads_streams_of_each_code(count, most, coder):
     symbols = np.minimum(np.random.default_rng(count).zipf(1.4, count) - 1, most)
     content = fields.stream(symbols, coder, torch.Size([5, count // 5]) if count == 3000 else None)
     assert stranger.stream(io.BytesIO(content), [5, count // 5]) == symbols.tolist()
+
+
+@pytest.mark.parametrize(("count", "most"), [(65_535, 300), (65_536, 300), (70_000, 1), (70_000, 50_000)])
+def test_a_stranger_reads_range_codes_around_the_finer_shares(count, most):
+    symbols = np.minimum(np.random.default_rng(count).zipf(1.4, count) - 1, most)
+    shares = coders.shares(np.bincount(symbols))
+    assert stranger.range_code(coders.range_code(symbols, shares), count, shares.tolist()) == symbols.tolist()
 
 
 @pytest.mark.parametrize("symbols", [[0, 1, 510] * 5, [1] * 7 + [2] * 7, [2, 0, 0, 0, 0, 0, 1], [0] * 50 + [255]])
@@ -333,12 +340,12 @@ def symbols_of(said: str) -> list[int]:
 
 
 def test_the_streams_of_the_page_are_those_of_the_book():
-    coders, shape, seen = ["fixed", "huffman", "fixed", "best", "context"], torch.Size([3, 20]), []
+    chosen, shape, seen = ["fixed", "huffman", "fixed", "best", "context"], torch.Size([3, 20]), []
     for line in block("text", "code  stream").splitlines()[1:]:
         code, stream, said = re.fullmatch(r"(\d) +((?:[0-9a-f]{2} )+) +(\S.*)", line).groups()
         content, symbols = bytes.fromhex(stream), symbols_of(said)
         assert content[1] == int(code)
-        assert fields.stream(np.array(symbols), coders[int(code)], shape) == content, code
+        assert fields.stream(np.array(symbols), chosen[int(code)], shape) == content, code
         assert stranger.stream(io.BytesIO(content), [*shape]) == symbols, code
         seen.append(int(code))
     assert seen == [fields.FIXED, fields.HUFFMAN, fields.CONSTANT, fields.RANGE, fields.CONTEXT]
