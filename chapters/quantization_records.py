@@ -222,9 +222,9 @@ assert len(coded) < 0.6 * entropy
 figures.show_source(bit_rate.survivor_bits)
 
 # %% [markdown]
-# **An exact check.** One unit reads a square of pixels, and every pixel of the square survives.
-# We take one survivor out of the square, or one that lies alone: the real code saves bytes where the formula says that
-# a survivor is dear.
+# **An exact check.** Half of the units read the same square of pixels, and the others read pixels that lie far apart.
+# We take a survivor out of each square, or one of those that lie alone.
+# The real code saves bytes where the formula says that a survivor is dear.
 
 # %%
 squares = torch.zeros(40, 28, 28)

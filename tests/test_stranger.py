@@ -341,8 +341,9 @@ def symbols_of(said: str) -> list[int]:
 
 def test_the_streams_of_the_page_are_those_of_the_book():
     chosen, shape, seen = ["fixed", "huffman", "fixed", "best", "context"], torch.Size([3, 20]), []
-    for line in block("text", "code  stream").splitlines()[1:]:
-        code, stream, said = re.fullmatch(r"(\d) +((?:[0-9a-f]{2} )+) +(\S.*)", line).groups()
+    lines = block("text", "code  stream").splitlines()[1:]
+    for line, said in zip(lines[::2], lines[1::2], strict=True):
+        code, stream = re.fullmatch(r"(\d) +([0-9a-f ]+)", line).groups()
         content, symbols = bytes.fromhex(stream), symbols_of(said)
         assert content[1] == int(code)
         assert fields.stream(np.array(symbols), chosen[int(code)], shape) == content, code

@@ -103,7 +103,9 @@ def test_networks_with_k_learn_and_are_counted_on_bits(layer):
     images = torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     model(images).sum().backward()
-    assert all(p.grad.any() for p in model.parameters()) and converted_alike(model, images)
+    assert all(p.grad.any() for p in model.parameters())
+    # the last convolution is of floats, and may round otherwise where its images lie otherwise in memory
+    assert converted_alike(model[:-1], images) and converted_alike(model, images, exact=False)
 
 
 # -- activations of several bits ---------------------------------------------------------------------------------------

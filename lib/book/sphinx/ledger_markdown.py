@@ -191,9 +191,12 @@ def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[st
         for here, there in order
     ]
     others = sum(map(len, changed.values()))
+    same = len(pairs) - others
+    turned = sum(len(ids) for way, ids in changed.items() if {*way} == {SUPPORTED, CONTRADICTED})
     said = (
         f"On {OTHER_DATA}, on which nothing was tuned, the rules of {counted(len(pairs), 'claim')} were judged again:"
-        f" {counted(len(pairs) - others, 'verdict')} are the same."
+        f" {same} {'keeps its' if same == 1 else 'keep their'} verdict,"
+        f" and {turned or 'none'} {'turns' if turned < 2 else 'turn'} into the opposite."
     )
     return said, others, lines
 
