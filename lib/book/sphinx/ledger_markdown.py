@@ -186,10 +186,8 @@ def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[st
             changed.setdefault((claim.verdict, second.verdict), []).append(claim.id)
     # first what a seed more would not bring back
     order = sorted(changed, key=lambda way: (UNDECIDED in way, -len(changed[way]), way))
-    lines = [
-        f"*{here}*, and *{there}* there: " + ", ".join(f"{{ref}}`{id} <{anchor(id).lower()}>`" for id in changed[here, there])
-        for here, there in order
-    ]
+    links = {way: ", ".join(f"{{ref}}`{id} <{anchor(id).lower()}>`" for id in ids) for way, ids in changed.items()}
+    lines = [f"*{here}*, and *{there}* there: {links[here, there]}" for here, there in order]
     others = sum(map(len, changed.values()))
     same = len(pairs) - others
     turned = sum(len(ids) for way, ids in changed.items() if {*way} == {SUPPORTED, CONTRADICTED})
