@@ -531,8 +531,7 @@ figures.table(
 slower = [
     way
     for way in ("bfloat16", "int8")
-    if rivals["square product"][way]
-    >= ratio["product"]["packed"]  # not chosen by test
+    if rivals["square product"][way] >= ratio["product"]["packed"]  # not chosen by test
 ]
 evidence.phrase(
     "binarization_speed.rival.short",
