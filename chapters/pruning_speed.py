@@ -645,7 +645,7 @@ figures.table(rows, caption="Time for one input, relative to the dense network")
 # %% [markdown]
 # **What to see.** Making every layer sparse slows both networks down, so choose the form of each layer separately.
 #
-# **Zeros in blocks.** A sparse product gains more often if its zeros come in blocks that fill a vector.
+# **Zeros in blocks.** A sparse product can gain with more weights left if its zeros come in blocks that fill a vector.
 # Here sixteen outputs that lie together share an input, or none of them reads it:
 #
 # $$ y_{16 r + j} = \sum_{c \in C_r} V_{r, c, j}\, x_c, \qquad 0 \le j < 16. $$ (eq-blocks)

@@ -12,10 +12,8 @@ from lib.book import chapters, files, fingerprints, last_run, processor
 
 NO_SOURCES = {"_build", "benchmarks", "data", "tests"}  # and what is hidden
 VARIABLES = ("SURVEY_REPOSITORY", "SURVEY_BRANCH", "SURVEY_SITE")
-GIT = (
-    ("config", "--get", "remote.origin.url"),
-    ("branch", "--show-current"),
-)  # what pages are told where these are not
+# Asked of git: what the pages are told where those variables are not set.
+GIT = (("config", "--get", "remote.origin.url"), ("branch", "--show-current"))
 
 
 def mark(root: Path, profile: str) -> None:

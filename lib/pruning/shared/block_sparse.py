@@ -29,8 +29,8 @@ def mask(weight: Tensor, *, density: float) -> Tensor:
     Returns a bool mask of the same shape, True where a weight is kept.
     Raises ValueError for a weight or a density that is not accepted.
 
-        >>> mask(torch.cat([torch.ones(16, 1), torch.full((16, 1), 2.0)], dim=1), density=0.5).sum(0).tolist()
-        [0, 16]
+    >>> mask(torch.cat([torch.ones(16, 1), torch.full((16, 1), 2.0)], dim=1), density=0.5).sum(0).tolist()
+    [0, 16]
     """
     if weight.dim() != 2 or not weight.numel() or not torch.isfinite(weight).all():
         raise ValueError(
@@ -39,9 +39,8 @@ def mask(weight: Tensor, *, density: float) -> Tensor:
         )
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], not {density}")
-    size = (
-        weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
-    )  # sums in half precision would tie
+    # Sums in half precision would tie.
+    size = weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
     # method
     means = torch.stack([part.mean(0) for part in size.split(ROWS)])
     kept = largest(means, density)  # (groups of rows, columns)
