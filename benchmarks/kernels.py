@@ -18,7 +18,7 @@ from lib.binarization import bwn, xnor_net
 from lib.binarization.shared import inference, kernels, speed
 from lib.binarization.shared.signs import Binarized, SignActivation
 from lib.quantization import affine
-from lib.quantization.shared import integer_network, torch_kernels
+from lib.quantization.shared import precisions
 from lib.weights import compress, decompress
 
 RUNS, LEAST_MS = 20, 5.0
@@ -59,9 +59,7 @@ def to_int8(network: nn.Module, images: Tensor) -> nn.Module:
     """The network on torch's kernels of 8 bits, or in integers of 32 bits where those do not add exactly."""
     low = affine.simulate(network.eval())
     affine.calibrate(low, images)
-    if torch_kernels.kernels_available():
-        return torch_kernels.convert_to_kernels(low)
-    return integer_network.convert(low)
+    return precisions.integers(low)
 
 
 def product(name: str, shape: tuple[int, int, int], roof: speed.Peaks, way: str) -> None:

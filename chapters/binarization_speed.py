@@ -58,7 +58,7 @@ from lib.cache import cached
 from lib.figures.looks import BLUE
 from lib.pruning import sparse_speed
 from lib.quantization import affine
-from lib.quantization.shared import integer_network, torch_kernels
+from lib.quantization.shared import precisions, torch_kernels
 
 torch.set_grad_enabled(False)
 dataset = datasets.load(data)
@@ -74,10 +74,7 @@ kernels_of_8_bits = torch_kernels.kernels_available()
 
 
 def to_int8(network, images):  # on torch's kernels, where they add exactly
-    low = affine.calibrate(affine.simulate(network), images)
-    if kernels_of_8_bits:
-        return torch_kernels.convert_to_kernels(low)
-    return integer_network.convert(low)
+    return precisions.integers(affine.calibrate(affine.simulate(network), images))
 
 
 # %% [markdown]

@@ -705,6 +705,7 @@ evidence.phrase("pruning_speed.sweep.must_lose", must_lose)
 
 # %% tags=["remove-input"]
 figure, ax = figures.axes()
+figure.set_size_inches(6, 4.4)
 shares = [100 * d for d in densities]
 for (kind, n), ratios in sweep.items():
     look = figures.look("pruned" if kind == "scattered" else "iterated")

@@ -304,7 +304,6 @@ assert computed == min(layer.high, max(layer.low, exact))
 
 # %% tags=["hide-input"]
 kernels = torch_kernels.kernels_available()
-backend = torch_kernels.convert_to_kernels if kernels else integer_network.convert
 
 
 def agreement(pair):  # percent of the images that get the same answer from both
@@ -317,7 +316,7 @@ def agreement(pair):  # percent of the images that get the same answer from both
 # %% tags=["remove-input"]
 rows = []
 for name in dense:
-    fast = [backend(net) for net in ready[name]]
+    fast = [precisions.integers(net) for net in ready[name]]
     same = [agreement(pair) for pair in zip(ready[name], whole[name], strict=True)]
     texts = [record(f"{name}.agreement_pct", same)]
     same = [agreement(pair) for pair in zip(fast, whole[name], strict=True)]
@@ -757,7 +756,7 @@ evidence.answer(
 # %% tags=["hide-cell"]
 resnet, low, (_, images) = racers["resnet18"]
 with torch.no_grad():
-    exact, rounded = resnet(images[:4]), backend(low)(images[:4])
+    exact, rounded = resnet(images[:4]), precisions.integers(low)(images[:4])
 difference = (rounded - exact).norm() / exact.norm()
 assert difference < 0.2
 evidence.answer(

@@ -207,8 +207,8 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-# After each cell the kernel gives back what the cell freed: glibc keeps free pages between used ones, and the next cell's
-# memory would come on top of them.
+# After each cell the kernel gives back what the cell freed: glibc keeps free pages between used ones, and the memory of
+# the next cell would come on top of them.
 TRIMMED = """import ctypes as _ctypes
 if hasattr(_ctypes.CDLL(None), "malloc_trim"):
     get_ipython().events.register("post_run_cell", lambda result: _ctypes.CDLL(None).malloc_trim(0))

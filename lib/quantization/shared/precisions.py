@@ -30,6 +30,21 @@ class Bfloat16(nn.Module):
         return self.network(images.to(torch.bfloat16)).float()
 
 
+def integers(simulated: fx.GraphModule) -> nn.Module:
+    """Convert a network to 8-bit integers that run on torch's kernels, or in int32 where those do not add exactly.
+
+    simulated: what :func:`lib.quantization.affine.simulate` made of a network, calibrated; left as it was.
+
+    Raises ValueError for what the conversion refuses, by the layer.
+
+    >>> images = torch.rand(8, 4)
+    >>> integers(calibrate(simulate(nn.Linear(4, 3)), images))(images).shape
+    torch.Size([8, 3])
+    """
+    convert = torch_kernels.convert_to_kernels if torch_kernels.kernels_available() else integer_network.convert
+    return convert(simulated)
+
+
 def forms(model: nn.Module, simulated: fx.GraphModule, images: Tensor) -> dict[str, nn.Module]:
     """Build three forms of one network that differ in their numbers alone.
 
@@ -50,8 +65,7 @@ def forms(model: nn.Module, simulated: fx.GraphModule, images: Tensor) -> dict[s
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ValueError(f"{name} is {parameter.dtype}: accepted is float32, with which the others are compared")
-    convert = torch_kernels.convert_to_kernels if torch_kernels.kernels_available() else integer_network.convert
-    int8, network = convert(simulated), graph.traced(model)
+    int8, network = integers(simulated), graph.traced(model)
     transposed.restore(network)  # int8 multiplies the zeros between the numbers, floats need not
     layout = running.layout(network, images)
     float32 = network.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's types
