@@ -408,8 +408,14 @@ def image_times(networks):  # name -> (build, shape): milliseconds for one image
 
 
 UNIT = {"resnet18": (partial(built, "resnet18"), pixels("resnet18"))}
-asked_for = [[name for name in members(family) if name in timed] for family in FAMILIES]
-groups = [{n: (partial(built, n), pixels(n)) for n in group} for group in asked_for]
+LARGE = 5e7  # parameters: several networks of this size would not fit into memory
+groups = []
+for family in FAMILIES:
+    asked_for = [name for name in members(family) if name in timed]
+    large = [name for name in asked_for if costs[name][0] >= LARGE]
+    together = [name for name in asked_for if name not in large]
+    for names in (together, *([name] for name in large)):
+        groups.append({n: (partial(built, n), pixels(n)) for n in names})
 if all_counted:
     groups.append({name: (build, shape) for name, (build, shape, *_) in PAPERS.items()})
 if sum(map(len, groups)) < 10:  # few enough for one group
@@ -559,15 +565,15 @@ def repeated(network, image, kind):  # runs all layers of a kind on their own in
 
 
 photograph = torch.rand(1, 3, 224, 224, generator=generator)
-calls = {}
+times = {}
 for name in shares:
     with seeded(0):
         network = built(name).eval()
-    calls[name, "whole"] = partial(network, photograph)
+    calls = {(name, "whole"): partial(network, photograph)}
     for kind, layer in KINDS.items():
         calls[name, kind] = repeated(network, photograph, layer)
-times = {call: time.median for call, time in measure.latency_ms(calls).items()}
-del calls
+    times |= {call: time.median for call, time in measure.latency_ms(calls).items()}
+    del calls, network
 
 # %% tags=["remove-input"]
 rows = []
