@@ -1,7 +1,8 @@
 """What a result depends on: the files of ``lib`` that code imports, directly or not, and the code without its words.
 
 Imports are read, not run, so a module that is only found by name at run time is missing here; the runner refuses a
-chapter in which that happens. Comments and docstrings change no result, so :func:`code` leaves them out.
+chapter in which that happens. Comments, docstrings and the words of an error change no result, so :func:`code` leaves
+them out.
 """
 
 import ast
@@ -73,12 +74,16 @@ def modules(folder: Path, files: Iterable[Path]) -> set[str]:
 def code(text: str) -> str:
     """Return a digest of what Python code does: of its syntax tree without comments, docstrings and layout.
 
-    It is the same on every Python that can parse the code. Text that is not Python counts character by character.
+    Nor does it count what an error says, the strings in a ``raise``; which error it is, and when, does count.
+    The digest is the same on every Python that can parse the code. Text that is not Python counts character by
+    character.
 
     text: a whole source.
 
     >>> code("x = 1  # one") == code("x=1"), code("x = 1") == code("x = 2")
     (True, False)
+    >>> code("raise ValueError(f'no {x}')") == code("raise ValueError(f'{x} is not accepted')")
+    True
     """
     try:
         tree = ast.parse(text)
@@ -103,21 +108,30 @@ def _code_of_file(path: Path, changed: int) -> str:
     return code(path.read_text("utf-8"))
 
 
-def _tree(node: object) -> Iterator[str]:
-    """The tree as a sequence of words; empty fields are left out, since newer Pythons have more of them."""
+def _tree(node: object, raised: bool = False) -> Iterator[str]:
+    """The tree as a sequence of words; empty fields are left out, since newer Pythons have more of them.
+
+    node: a node, a list of them, or a value.
+    raised: whether it is in a ``raise``, in which strings do not count.
+    """
+    if raised and isinstance(node, ast.JoinedStr):  # nor does it count between which of its values there are words
+        node = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+    if raised and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        node = ast.Constant("")
     if isinstance(node, ast.AST):
+        raised = raised or isinstance(node, ast.Raise)
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
             if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 value = value[1:] if ast.get_docstring(node, clean=False) is not None else value
             if value is not None and value != []:
                 yield name
-                yield from _tree(value)
+                yield from _tree(value, raised)
         yield ")"
     elif isinstance(node, list):
         yield "["
         for part in node:
-            yield from _tree(part)
+            yield from _tree(part, raised)
         yield "]"
     else:
         yield f"{type(node).__name__} {node!r}"

@@ -88,6 +88,8 @@ import os
 def f(x, *, y=1):
     """What it does."""
     # and why
+    if x:
+        raise ValueError(f"x is {x}, " + "not 0") from None
     return [x, y, f"{x:>{y}}"]
 
 
@@ -115,6 +117,14 @@ class A:
         ("import os", "import os as os2", False),
         ("return", "yield", False),
         ('"""A module."""', 'x = """A module."""', False),
+        ("x is {x}, ", "{x}: ", True),
+        ("not 0", "", True),
+        ("x is {x}", "x is {y}", False),
+        ("x is {x}", "x is {x!r}", False),
+        ("raise ValueError", "raise TypeError", False),
+        ("from None", "", False),
+        ("if x:", "if y:", False),
+        ('raise ValueError(f"x is {x}, " + "not 0")', 'raise (f"x is {x}, " + "not 0")', False),
     ],
 )
 def test_a_digest_of_code_ignores_words_alone(old, new, same):
