@@ -54,6 +54,12 @@ def code(root: Path, chapter: str) -> list[str]:
     return [cell.source for cell in notebook(root, chapter).cells if cell.cell_type == "code"]
 
 
+def code_below_parameters(root: Path, chapter: str) -> str:
+    """Return a chapter's code without its parameters cell, whose values :func:`parameters` gives."""
+    cells = [cell for cell in notebook(root, chapter).cells if cell.cell_type == "code"]
+    return "\n".join(cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", []))
+
+
 def header(root: Path, chapter: str) -> Header:
     """Return what a chapter's header says about its run: the chapters it needs, and whether it runs alone."""
     about = notebook(root, chapter).metadata.get("survey", {})

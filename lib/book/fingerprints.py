@@ -41,7 +41,8 @@ def fingerprint(root: Path, chapter: str, profile: str, above: tuple[str, ...] =
 def sources(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ()) -> dict[str, str]:
     """Return what a committed record depends on: each file's code without its words, the lock and the parameters.
 
-    Neither the data nor a file's comments and docstrings are among them: a record stays while its code stays.
+    Neither the data nor a file's comments and docstrings are among them: a record stays while its code stays. Of the
+    parameters the profile's values count, so a default that the profile replaces may change.
 
     root: the book's folder.
     chapter: a chapter's name.
@@ -52,11 +53,9 @@ def sources(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ())
     """
     _check_no_circle(chapter, above)
     folder = chapters.library(root)
-    text = "\n".join(chapters.code(root, chapter))
+    text, values = chapters.code_below_parameters(root, chapter), chapters.parameters(root, chapter, profile)
     digests = {f"chapters/{chapter}.py": imports.code(text), "requirements.lock": lock_sha256(root)}
-    digests[f"profiles/{profile}.yml: {chapter}"] = _sha256(
-        json.dumps(chapters.profile_settings(root, profile).get(chapter, {}), sort_keys=True)
-    )
+    digests[f"parameters of {chapter}"] = _sha256(json.dumps(values, sort_keys=True))
     for path in chapters.closure(root, chapter):
         digests[f"lib/{path.relative_to(folder).as_posix()}"] = imports.code_of_file(path)
     for other in chapters.header(root, chapter)["needs"]:

@@ -132,6 +132,18 @@ def test_a_record_depends_on_code_and_not_on_words(small_book):
     assert {name for name in now if now[name] != before[name]} == {"lib/evidence.py"}
 
 
+def test_a_record_depends_on_its_own_profile_s_parameters(small_book):
+    source, profile = small_book / "chapters" / "passes.py", small_book / "profiles" / "standard.yml"
+    profile.write_text("passes: {terms: 5}\n")
+    quick, standard = (fingerprints.sources(small_book, "passes", name) for name in ("quick", "standard"))
+    source.write_text(source.read_text().replace("terms = 3", "terms = 4"))  # which standard replaces
+    assert fingerprints.sources(small_book, "passes", "standard") == standard
+    now = fingerprints.sources(small_book, "passes", "quick")
+    assert {name for name in now if now[name] != quick[name]} == {"parameters of passes"}
+    profile.write_text("passes: {terms: 6}\n")
+    assert fingerprints.sources(small_book, "passes", "standard") != standard
+
+
 def test_data_are_found_by_the_names_that_parameters_give_them(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_DATA", str(tmp_path))
     sets = ["cifar10.zip", "MNIST/raw/train-images-idx3-ubyte", "monks/monks-1_train.csv"]

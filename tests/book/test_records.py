@@ -59,7 +59,7 @@ def test_a_chapter_without_a_run_is_not_recorded(small_book, add_chapter):
     ("edit", "says"),
     [
         (lambda root: (root / "requirements.lock").write_text("numpy==1"), "requirements.lock changed since"),
-        (lambda root: (root / "profiles" / "quick.yml").write_text("passes: {terms: 4}"), "profiles/quick.yml: passes"),
+        (lambda root: (root / "profiles" / "quick.yml").write_text("passes: {terms: 4}"), "parameters of passes"),
         (
             lambda root: (root / "chapters" / "passes.py").write_text(
                 (root / "chapters" / "passes.py").read_text() + "\n# %%\n1\n"
