@@ -561,7 +561,12 @@ def repeated(network, image, kind):  # runs all layers of a kind on their own in
     with torch.no_grad(), running.captured(network, layers) as flow:
         network(image)
     given = [(layer, flow.inputs[n].clone()) for n, layer in layers.items()]
-    return lambda: [layer(x) for layer, x in given]
+
+    def run():  # keeps no output: those of VGG16 are large
+        for layer, x in given:
+            layer(x)
+
+    return run
 
 
 photograph = torch.rand(1, 3, 224, 224, generator=generator)

@@ -35,7 +35,7 @@ epochs = 6  # to train each
 rate = 0.006  # learning rate of the first training, by Adam
 retrain_rate = 0.001  # of retraining, and of the rival
 retrain_epochs = 2  # after each recipe, and for the unchanged rival
-coded_epochs = 3  # the same for the recipe that prunes
+coded_epochs = 2  # the same for the recipe that prunes
 exported = [
     "given",
     "int8",
@@ -165,7 +165,7 @@ models = trained(
 # %%
 rivals = {
     n: [unchanged(seed, n) for seed in range(seeds)]
-    for n in (retrain_epochs, coded_epochs)
+    for n in {retrain_epochs, coded_epochs}
 }
 
 
