@@ -8,7 +8,7 @@ logit_mimic.py                the teacher's logits, by least squares
 linear_bottleneck.py          a wide first layer as the product of two narrow ones
 model_compression.py          samples that are made up from a few real ones, labeled by the teacher
 ensemble.py                   several teachers, one student
-label_smoothing.py            teachers with smoothed labels, and what they no longer tell
+label_smoothing.py            teachers trained on smoothed labels, and what they no longer show
 neuron_selectivity.py         where channels respond, as a distribution
 darkrank.py                   the order of the other samples by their similarity
 internal_representations.py   attention and state of a transformer, layer by layer

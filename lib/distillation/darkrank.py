@@ -1,7 +1,7 @@
 r"""DarkRank: the student ranks the samples of a batch by similarity as the teacher does.
 
-Each sample of the batch is a query q, and the others are its candidates. With embeddings at length 1, the score of a
-candidate and the probability that the candidates come in the order :math:`\pi` (Plackett and Luce) are
+Each sample of the batch is a query q, and the others are its candidates. With embeddings scaled to length 1, the score
+of a candidate and the probability that the candidates come in the order :math:`\pi` (Plackett and Luce) are
 
 .. math:: S(x) = -\alpha \lVert q - x \rVert_2^\beta, \qquad
     P(\pi \mid X) = \prod_{i=1}^{n} \frac{\exp S(x_{\pi(i)})}{\sum_{k \ge i} \exp S(x_{\pi(k)})} .
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lib.distillation.shared.distiller import Distiller, Tap, Term, check_finite
 
 KINDS = ("soft", "hard")
-MOST = 6  # candidates of the soft loss: 720 orders for each query
-SMALLEST = 1e-12  # of a squared distance: powers below 2 have no finite gradient at distance 0
+MOST = 6  # candidates in the soft loss: 720 orders for each query
+SMALLEST = 1e-12  # least squared distance: at distance 0, powers below 2 have no finite gradient
 
 
 def loss(
@@ -38,22 +38,23 @@ def loss(
 ) -> Tensor:
     """Return the mean loss of the queries of a batch (chen2018darkrank, soft and hard transfer).
 
-    student: embeddings, (n, ...), of two samples or more; they are flattened and brought to length 1.
+    student: embeddings, (n, ...), of two samples or more; they are flattened and scaled to length 1.
     teacher: embeddings of the same samples; their length may differ.
     labels: not read.
-    kind: "soft" (default) compares the probabilities of all orders and is 0 for a student that agrees. "hard" makes the
-        teacher's order probable; it costs less, and goes on falling as a student that agrees separates the candidates.
+    kind: "soft" (default) compares the probabilities of all orders and is 0 for a student that agrees. "hard" maximizes
+        the probability of the teacher's order; it is cheaper, and keeps falling while a student that already agrees
+        moves the candidates further apart.
     candidates: how many of the teacher's nearest samples each query ranks, 2 or more; a smaller batch ranks all it has.
-        Default 4, as the authors' code for the soft loss, in batches of 8. In larger batches 4 say little about all
-        others, which nothing keeps farther away. None ranks all others, as their code for the hard loss. The soft loss
-        takes at most 6, since the orders grow as the factorial: 24 for 4, 720 for 6, 40,320 for 8.
-    queries: that many samples from the beginning of the batch are queries, 1 or more. Default None: all. The authors'
-        code takes the first half of a batch, in which it has put pairs of the same class.
-    alpha: of the score, above 0, default 3.
+        Default 4, as in the authors' code for the soft loss, which has batches of 8. In larger batches, nothing keeps
+        the samples beyond these 4 away. None ranks all others, as in their code for the hard loss. The soft loss takes
+        at most 6, since the number of orders grows as the factorial: 24 for 4, 720 for 6, 40,320 for 8.
+    queries: how many samples from the beginning of the batch are queries, 1 or more. Default None: all. The authors'
+        code takes the first half of a batch, where it has put pairs of the same class.
+    alpha: factor in the score, above 0, default 3.
     beta: power of the distance, above 0, default 3. The authors' code has alpha 12.25 and beta 4.
 
-    Raises ValueError for options that are not accepted, embeddings of fewer than two samples or of different numbers of
-    samples, and a teacher's that are not finite.
+    Raises ValueError for options that are not accepted, for fewer than two samples, for different numbers of samples,
+    and for embeddings of the teacher that are not finite.
 
     >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.1]])
     >>> loss(embeddings, 5 * embeddings).item() < 1e-6, loss(embeddings.flip(0).roll(1, 0), embeddings).item() > 0.1
@@ -75,9 +76,9 @@ def loss(
 
 
 def nearest(embeddings: Tensor, *, queries: int | None = None, candidates: int | None = None) -> Tensor:
-    """Return for each query the numbers of the nearest other samples, the nearest first.
+    """Return the numbers of the nearest other samples of each query, the nearest first.
 
-    embeddings: (n, d), of two samples or more. Samples at the same distance come in the order of their numbers.
+    embeddings: (n, d), of two samples or more. Samples at the same distance are ordered by number.
     queries: how many samples from the beginning are queries, 1 or more, default all.
     candidates: how many of the nearest are returned, default all others.
 
@@ -139,14 +140,15 @@ def distiller(
     """Return what ``training.fit`` takes as ``teaching``: cross-entropy plus weight times DarkRank.
 
     teacher: any network with the student's classes.
-    tap: (part of the student, part of the teacher) that give the embeddings; they may differ in length.
+    tap: (part of the student, part of the teacher) that give the embeddings; their lengths may differ.
     kind: "soft" (default) or "hard".
-    candidates: of each query, 2 or more, default 4; None: all. At most 6 for the soft loss.
+    candidates: how many each query ranks, 2 or more, default 4; None: all. At most 6 for the soft loss.
     queries: in each batch, 1 or more; default None: all samples.
-    alpha: of the score, above 0, default 3.
+    alpha: factor in the score, above 0, default 3.
     beta: power of the distance, above 0, default 3.
-    weight: of the loss, 0 or more, default 1. The authors' code has 16 for its soft loss, and a rate of 0.0005.
-        Scores differ by up to 24, so the gradient is long: a learning rate that suits the labels can be far too high.
+    weight: of the loss, 0 or more, default 1. The authors' code uses 16 for the soft loss, with a learning rate of
+        0.0005. Scores differ by up to 24, so gradients are large: a learning rate that works for labels can be far too
+        high.
     labels_weight: of cross-entropy, 0 or more, default 1.
 
     Raises ValueError for options that are not accepted.
@@ -162,7 +164,7 @@ def distiller(
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    """The rows at length 1, (n, d); a row of zeros stays as it is."""
+    """The rows scaled to length 1, (n, d); a row of zeros stays zero."""
     flat = embeddings.flatten(1)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     lengths = flat.norm(dim=1, keepdim=True)

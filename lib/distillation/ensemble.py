@@ -6,8 +6,8 @@ allows two means:
 .. math:: \text{arithmetic: } \frac1M \sum_m p^{(T)}(z_m), \qquad
           \text{geometric, normalized: } p^{(T)}\Big(\frac1M \sum_m z_m\Big).
 
-:class:`Ensemble` is a network whose logits have just these soft targets, so every technique of distillation takes it
-for its teacher. Logit mimicking averages logits, which is the geometric mean (ba2014deep).
+:class:`Ensemble` is a network whose logits give exactly these soft targets, so every distillation technique accepts it
+as a teacher. Logit mimicking averages logits, which is the geometric mean (ba2014deep).
 """
 
 import math
@@ -25,16 +25,16 @@ MEANS = ("arithmetic", "geometric")
 
 
 class Ensemble(nn.Module):
-    """Several classifiers that answer as one. They are in evaluation mode, and stay in it.
+    """Several classifiers that answer as one, always in evaluation mode.
 
     members: one or more networks that answer with logits (n, classes, ...) of equal shapes. They are not copied.
     mean: of the members' probabilities, "arithmetic" (default) or "geometric".
-    temperature: T > 0, default 1, at which the arithmetic mean is taken: that of the student's soft targets. The
+    temperature: T > 0, default 1, at which the arithmetic mean is taken; choose that of the student's soft targets. The
         geometric mean is the same at all temperatures.
 
     Input what the members take, output (n, classes, ...) logits whose probabilities at the temperature T are the mean.
-    Raises ValueError for no members, one that is no network or is there twice, another mean or temperature; and, when
-    it runs, for members whose answers differ in shape.
+    Raises ValueError for no members, a member that is not a network or is listed twice, and a mean or temperature that
+    is not accepted; and, when it runs, for members whose answers differ in shape.
 
     >>> members = [nn.Linear(4, 3), nn.Linear(4, 3)]
     >>> images = torch.rand(2, 4)
@@ -80,14 +80,14 @@ class Ensemble(nn.Module):
         # end of method
 
     def train(self, mode: bool = True) -> "Ensemble":
-        """Stay in evaluation mode: an ensemble answers, and its members have learned.
+        """Stay in evaluation mode: the members are trained already.
 
         mode: not used.
         """
         return super().train(False)
 
     def extra_repr(self) -> str:
-        """What the answers depend on and is no tensor: the mean."""
+        """The mean, the one setting that no tensor holds."""
         return f"mean={self.mean!r}"
 
 
@@ -98,9 +98,9 @@ def distiller(
     temperature: float = 4.0,
     labels_weight: float = 0.0,
 ) -> Distiller:
-    """Return what ``training.fit`` takes as ``teaching``: soft targets of an ensemble, at one temperature for both.
+    """Return what ``training.fit`` takes as ``teaching``: soft targets of an ensemble, with its temperature for both.
 
-    members: one or more classifiers of the same classes; see :class:`Ensemble`.
+    members: one or more classifiers with the same classes; see :class:`Ensemble`.
     mean: "arithmetic" (default) or "geometric".
     temperature: T > 0, default 4.
     labels_weight: of cross-entropy with the labels, in [0, 1], default 0; see :mod:`lib.distillation.soft_targets`.

@@ -1,8 +1,8 @@
-r"""Internal representations: a student copies how its teacher attends, layer by layer, before what it answers.
+r"""Internal representations: a student copies its teacher's attention layer by layer, before it copies the answers.
 
-For transformers. Layer j of a student of l layers learns from layer :math:`\lceil j L / l \rceil` of a teacher of L
-(the last of its share), by two losses (aguilar2020internal): between the attention probabilities A, of which each row
-says how much one token attends to each other, and between the states h of the CLS token after the layer,
+For transformers. Layer j of a student with l layers learns from layer :math:`\lceil j L / l \rceil` of a teacher with L
+layers (the last of its share). Two losses compare them (aguilar2020internal): one the attention probabilities A, whose
+rows say how much a token attends to each token, the other the states h of the CLS token after the layer,
 
 .. math::
 
@@ -10,9 +10,9 @@ says how much one token attends to each other, and between the states h of the C
     \qquad L_{\cos} = 1 - \cos(h^T, h^S).
 
 The layers are taught from the lowest to the highest: one after the other (*progressive*), or each together with those
-below it (*stacked*). Last of all the student learns the teacher's answers alone, as soft targets. The student begins
-with layers of the teacher (:func:`initialized`). In the paper the stage of a layer may end before its limit of epochs,
-once the layer has converged; here it takes all of them.
+below it (*stacked*). At the end the student learns only the teacher's answers, as soft targets. The student starts from
+layers of the teacher (:func:`initialized`). In the paper the stage of a layer may end early, once the layer has
+converged; here it always runs all its epochs.
 """
 
 import copy
@@ -31,12 +31,12 @@ from lib.distillation.shared.distiller import Distiller, Term, check_shapes
 from lib.training import FitOptions
 
 SCHEDULES = ("progressive", "stacked")
-Pair = tuple[int, int]  # numbers, from 0, of a layer of the student and of the layer of the teacher that it learns from
+Pair = tuple[int, int]  # (layer of the student, layer of the teacher that it learns from), numbered from 0
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a transformer are called, with ``{}`` for the number of the layer, from 0.
+    """The names of a transformer's parts, with ``{}`` for the number of the layer, from 0.
 
     layer: the layer itself. Default "layers.{}".
     attention: a module whose output is the attention probabilities, (n, heads, rows, columns) or (n, rows, columns).
@@ -44,7 +44,7 @@ class Parts:
     state: a module whose output is the state of the CLS token after the layer, (n, width), or of all tokens, (n,
         tokens, width), the first of which is CLS. Default "layers.{}.cls".
 
-    Raises ValueError for a name in which ``{}`` is not there once.
+    Raises ValueError for a name that does not hold ``{}`` exactly once.
 
     >>> named("encoder.block_{}", 3), Parts(layer="encoder.block_{}").state
     ('encoder.block_3', 'layers.{}.cls')
@@ -99,9 +99,9 @@ def attention_loss(student: Tensor, teacher: Tensor, *, average_heads: bool = Fa
 
     student: probabilities, (n, heads, rows, columns) or (n, rows, columns); each row sums to 1.
     teacher: probabilities of the same shape.
-    average_heads: whether to compare the means over the heads, default False. Then their numbers may differ.
+    average_heads: whether to compare the means over the heads, so that their numbers may differ; default False.
 
-    Raises ValueError for other shapes, and for rows that are no probabilities.
+    Raises ValueError for other shapes, and for rows that are not probabilities.
 
     >>> attention_loss(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]]))
     tensor(0.6931)
@@ -118,17 +118,17 @@ def attention_loss(student: Tensor, teacher: Tensor, *, average_heads: bool = Fa
     check_shapes(student, teacher, least=3)
     # method
     ours, its = (rows.clamp_min(torch.finfo(rows.dtype).tiny).log() for rows in (student, teacher))  # some rows hold 0
-    # Over a row, - teacher + student sums to 0. It makes each summand 0 or
-    # more, and flat where both are equal.
+    # Over a row, - teacher + student sums to 0. With it each summand is 0 or
+    # more, with gradient 0 where both are equal.
     return (teacher * (its - ours) - teacher + student).sum(-1).mean()
     # end of method
 
 
 def state_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return 1 - cos of the CLS tokens' states, the mean over the samples: their lengths do not matter.
+    """Return 1 - cos between the states of the CLS tokens, averaged over the samples: their lengths do not matter.
 
     student: states, (n, width), or (n, tokens, width) with CLS first.
-    teacher: states of the same width. A state of zeros has no direction; it counts as 1/2.
+    teacher: states of the same width. A state of zeros has no direction; against any other state it counts as 1/2.
 
     Raises ValueError for other shapes.
 
@@ -152,14 +152,14 @@ def loss(
     *,
     average_heads: bool = False,
 ) -> Tensor:
-    """Return the sum of both internal losses of one pair of layers (aguilar2020internal).
+    """Return the sum of the two internal losses of one pair of layers (aguilar2020internal).
 
     student: attention probabilities and states of the CLS token; see :func:`attention_loss` and :func:`state_loss`.
-    teacher: the same of the teacher.
+    teacher: the same two tensors of the teacher.
     labels: not used.
     average_heads: whether to compare the means over the heads, default False.
 
-    Raises ValueError for other shapes, and for rows of attention that are no probabilities.
+    Raises ValueError for other shapes, and for rows of attention that are not probabilities.
 
     >>> attention, state = torch.full((1, 2, 3, 3), 1 / 3), torch.ones(1, 4)
     >>> loss((attention, 2 * state), (attention, state))
@@ -180,7 +180,7 @@ def distiller(
 
     teacher: a transformer.
     pairs: (layer of the student, layer of the teacher), numbers from 0; at least one. See :func:`matched`.
-    parts: what the parts of both networks are called, default as in a ``row_transformer``.
+    parts: the names of the parts in both networks, default as in a ``row_transformer``.
     average_heads: whether to compare the means over the heads, default False.
 
     Raises ValueError for no pairs.
@@ -203,16 +203,16 @@ def distiller(
 def initialized(
     student: nn.Module, teacher: nn.Module, *, pairs: Sequence[Pair] | None = None, parts: Parts = ROWS
 ) -> nn.Module:
-    """Return a copy of the student that begins with the teacher's weights: its layers', and all others of equal names.
+    """Return a copy of the student with the teacher's weights: those of paired layers, and all others of the same name.
 
     student: a transformer of the teacher's widths; it is left as it was.
     teacher: a transformer of as many layers or more.
-    pairs: (layer of the student, layer of the teacher that it takes), numbers from 0. Default :func:`matched`; for the
-        lowest layers, ``[(0, 0), (1, 1), ...]``.
-    parts: what the layers of both networks are called, default as in a ``row_transformer``.
+    pairs: (layer of the student, layer of the teacher that it takes), numbers from 0. Default :func:`matched`; to take
+        the lowest layers, ``[(0, 0), (1, 1), ...]``.
+    parts: the names of the layers in both networks, default as in a ``row_transformer``.
 
-    Raises ValueError for a student with a parameter or buffer that the teacher does not have in the same shape, and for
-    layers that are not there or are not all paired.
+    Raises ValueError for a student with a parameter or buffer that the teacher does not have in the same shape, for
+    weights of the teacher that are not finite, and for layers that do not exist or are not each paired once.
 
     >>> from lib.distillation.shared.row_transformer import row_transformer
     >>> student, teacher = row_transformer(layers=2), row_transformer(1)
@@ -258,7 +258,7 @@ def fit(
     average_heads: bool = False,
     **options: Unpack[FitOptions],
 ) -> list[float]:
-    """Teach the student's layers from the lowest to the highest, and then its answers. In place.
+    """Teach a student in place: its layers from the lowest to the highest, then its answers.
 
     The gradient of a layer's loss also changes the layers below it; those above, and the head, wait for their turn.
 
@@ -267,20 +267,21 @@ def fit(
     teacher: a transformer of as many layers or more.
     schedule: "progressive" (default): a stage for each layer, with its losses alone; "stacked": with those of the
         layers below it too.
-    epochs_per_layer: of the stage of each layer, 0 or more.
-    epochs: of the last stage, on the teacher's answers, 0 or more.
-    seed: of the order of the samples: ``seed`` in the first stage, one more in each after it.
+    epochs_per_layer: epochs in the stage of each layer, 0 or more.
+    epochs: epochs in the last stage, on the teacher's answers, 0 or more.
+    seed: of the order of the samples in the first stage; each later stage takes the next number.
     pairs: (layer of the student, layer of the teacher), numbers from 0, in the order of the stages. Default
         :func:`matched`.
     temperature: of the soft targets of the last stage, above 0, default 4.
     labels_weight: of the labels in the last stage, in [0, 1], default 0. See :func:`lib.distillation.soft_targets`.
-    parts: what the parts of both networks are called, default as in a ``row_transformer``.
+    parts: the names of the parts in both networks, default as in a ``row_transformer``.
     average_heads: whether to compare the means over the heads, default False.
-    options: of :func:`lib.training.fit`, for every stage, except ``loss``; each stage begins with ``learning_rate``.
+    options: of :func:`lib.training.fit`, for every stage, except ``loss``; each stage starts again at
+        ``learning_rate``.
 
     Returns the mean loss of each epoch, stage after stage.
     Raises TypeError for other options; ValueError, before anything is changed, for another schedule, numbers out of
-    range, layers that are not there, and all that a :class:`~lib.distillation.shared.distiller.Distiller` and
+    range, layers that do not exist, and all that a :class:`~lib.distillation.shared.distiller.Distiller` and
     ``training.fit`` refuse.
 
     >>> from lib import datasets
@@ -315,7 +316,7 @@ def fit(
 
 
 def _pairs(student: nn.Module, teacher: nn.Module, pairs: Sequence[Pair] | None, parts: Parts) -> list[Pair]:
-    """The pairs to teach, each of two layers that are there."""
+    """The pairs to teach, each of two layers that exist."""
     ours, its = _layers(student, parts), _layers(teacher, parts)
     found = matched(ours, its) if pairs is None else list(pairs)
     if not found:

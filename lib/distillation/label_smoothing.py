@@ -1,14 +1,14 @@
-r"""Label smoothing: a teacher trained on smoothed labels can be more accurate itself, and yet teach worse.
+r"""Label smoothing: a teacher trained on smoothed labels can be more accurate and still teach worse.
 
 The label of class y becomes, for K classes and the smoothing :math:`\alpha`,
 
 .. math:: y_k^{LS} = (1 - \alpha) \, y_k + \alpha / K
 
-(muller2019when, section 1). It pulls the samples of a class together, until their wrong-class logits say nothing about
-how one sample differs from another, which is what a student learns from. Three numbers show it:
+(muller2019when, section 1). Smoothing pulls the samples of a class together. Their wrong-class logits then no longer
+say how one sample differs from another, which is what a student learns from. Three numbers show it:
 :func:`equivalent_smoothing`, :func:`wrong_logit_variance` and :func:`mutual_information`. The teacher is trained by
-``training.fit(teacher, split, loss=Smoothed(0.1), ...)``. It teaches by soft targets alone, without labels:
-:func:`lib.distillation.soft_targets.distiller`, whose ``labels_weight`` is then 0, the paper's :math:`\beta = 1`.
+``training.fit(teacher, split, loss=Smoothed(0.1), ...)``. It teaches by soft targets alone:
+:func:`lib.distillation.soft_targets.distiller` with ``labels_weight=0``, the paper's :math:`\beta = 1`.
 """
 
 import math
@@ -48,11 +48,11 @@ def smoothed(labels: Tensor, classes: int, smoothing: float, *, dtype: torch.dty
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Cross-entropy with smoothed labels, as the ``loss`` of ``training.fit``; a cached network has it in its key.
+    """Cross-entropy with smoothed labels, as the ``loss`` of ``training.fit``; it is part of a cached network's key.
 
     smoothing: alpha in [0, 1], default 0.1; with 0 it is plain cross-entropy.
 
-    Raises ValueError for another smoothing.
+    Raises ValueError for a smoothing outside [0, 1].
 
     >>> from lib import datasets, models
     >>> split = datasets.load("digits").train.first(100)
@@ -67,7 +67,7 @@ class Smoothed:
         check_smoothing(self.smoothing)
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of a batch; its gradient by a sample's logits is p - y^LS, over the samples.
+        """Return the mean loss of a batch; its gradient by the logits is (p - y^LS) / n.
 
         outputs: logits, (n, classes) or (n, classes, ...).
         labels: (n,) or (n, ...) class numbers.
@@ -92,15 +92,14 @@ def equivalent_smoothing(teacher: nn.Module, split: Split, *, temperature: float
 
     .. math:: \gamma = \mathrm E \Big[ \sum_k (1 - y_k) \, p_k^t(T) \, \tfrac{K}{K - 1} \Big]
 
-    (muller2019when, section 4.) A network trained with smoothed labels of this smoothing is the fair rival of the
-    teacher's student.
+    (muller2019when, section 4.) A network trained with this smoothing is the fair rival of the teacher's student.
 
     teacher: a classifier; its mode is restored.
     split: samples with labels; at least one.
     temperature: T > 0, default 1.
 
-    Raises ValueError for an empty split, labels that are not class numbers, answers that are not finite logits, and
-    another temperature.
+    Raises ValueError for an empty split, labels that are not class numbers, answers that are not finite logits, and a
+    temperature that is not above 0 and finite.
 
     >>> undecided = nn.Linear(2, 4)
     >>> _ = undecided.requires_grad_(False).weight.zero_(), undecided.bias.zero_()
@@ -169,7 +168,7 @@ def logit_differences(
 
     model: a classifier; its mode is restored.
     split: images of the two classes, (n, channels, height, width); at least one. The paper takes 600.
-    pair: the two classes, whose logits are subtracted, the second from the first.
+    pair: the two classes; the logit of the second is subtracted from that of the first.
     draws: L, how often each image is moved, 1 or more, default 10.
     shift: pixels, 0 or more, default 2: each image is moved by up to this many in both directions.
     flip: whether each image is mirrored with probability 1/2, default False.
@@ -210,9 +209,10 @@ def logit_differences(
 
 
 def mutual_information(differences: Tensor) -> float:
-    r"""Estimate how much a difference of logits tells about the sample that it is from, in nats.
+    r"""Estimate how much a difference of logits tells about the sample it comes from, in nats.
 
-    With the difference y of sample x Gaussian around its mean :math:`\mu_x`, and one variance :math:`\sigma^2` for all,
+    The difference y of sample x counts as Gaussian around its mean :math:`\mu_x`, with one variance :math:`\sigma^2`
+    for all:
 
     .. math::
 
@@ -220,13 +220,13 @@ def mutual_information(differences: Tensor) -> float:
             - \log \sum_{x'} e^{-(y - \mu_{x'})^2 / 2 \sigma^2} \Big]
 
     (muller2019when, section 4). It lies between 0, where all samples look alike, and log N, where each can be told from
-    the others; it is near log 2 where only two classes differ, which is where smoothing leads. The paper prints a sum
-    instead of the mean, and no log N; its values would lie far outside these bounds.
+    the others. It is near log 2 where only the two classes can be told apart, which is where smoothing leads. The paper
+    prints a sum instead of the mean, and no log N; such values would be far outside these bounds.
 
     differences: (draws, n) of n samples: see :func:`logit_differences`.
 
-    Returns I. Where the spreads of the samples differ much, the approximation falls below 0, and 0 is returned. For
-    draws that are all equal it is the limit of small :math:`\sigma`: the entropy of the groups of equal samples.
+    Returns I. Where the spreads of the samples differ much, the approximation falls below 0, and 0 is returned. If all
+    draws are equal, the limit of small :math:`\sigma` is returned: the entropy of the groups of equal samples.
     Raises ValueError for other shapes, no values, and NaN or infinity.
 
     >>> two = torch.tensor([[0.0, 0.0, 8.0, 8.0]])

@@ -1,12 +1,12 @@
 r"""A linear bottleneck: one wide layer becomes two thin ones, so that a shallow student trains faster (ba2014deep).
 
-The weight of a layer with D inputs and H outputs is written as a product of two that are learned,
+The weight of a layer with D inputs and H outputs is written as a product of two learned factors,
 
 .. math:: W = U V, \qquad U \in \mathbb R^{H \times k}, \quad V \in \mathbb R^{k \times D},
 
-without any non-linearity between them. They have :math:`k (H + D)` weights, and as many multiply-adds for a sample,
-instead of :math:`H D`: fewer where :math:`k < H D / (H + D)`. The paper puts it below the widest layer of its students.
-Weight decay on U and V is not weight decay on their product.
+without a non-linearity between them. They have :math:`k (H + D)` weights, and as many multiply-adds for a sample,
+instead of :math:`H D`: fewer where :math:`k < H D / (H + D)`. The paper puts the bottleneck below the widest layer of
+its students. Weight decay on U and V is not weight decay on their product.
 """
 
 from copy import deepcopy
@@ -46,19 +46,20 @@ class Bottleneck(nn.Module):
 
 @torch.no_grad()
 def bottleneck(model: nn.Module, layer: str, *, rank: int, start: str = "random", seed: int = 0) -> nn.Module:
-    """Copy the model, with a bottleneck in the place of one linear layer (ba2014deep).
+    """Return a copy of the model in which a bottleneck replaces one linear layer (ba2014deep).
 
     model: any network; it is left as it was.
     layer: name of a linear layer, as in ``model.named_modules()``; D inputs, H outputs.
     rank: k, 1 to min(D, H).
-    start: "random" (default): weights and bias are drawn anew, uniform between -1 and 1 over the root of the inputs of
-        their layer, to be trained; "svd": the product is the matrix of this rank that is nearest to the layer's weight,
-        and the bias stays, for a network that is trained already.
+    start: "random" (default), to be trained: new weights and a new bias, uniform between -1 and 1 over the root of the
+        inputs of their layer; "svd", for a trained network: the product is the best approximation of the layer's weight
+        that has this rank, and the bias is kept.
     seed: of the draws, default 0; "svd" draws nothing.
 
-    Returns the copy; its layer is a :class:`Bottleneck`.
-    Raises ValueError for a layer that does not exist or is not linear, that is compressed, shares its weight, has hooks
-    or is read by its owner, for a rank or a start that is not accepted, and for weights that are not finite.
+    Returns the copy; the new layer is a :class:`Bottleneck`.
+    Raises ValueError for a layer that does not exist or is not linear, that is compressed, shares its weight, has
+    hooks, or whose weight its owner reads directly; for a rank or a start that is not accepted; and, with "svd", for
+    weights that are not finite.
 
     >>> from lib import models
     >>> student = bottleneck(models.mlp(inputs=64, hidden=(2000,), batch_norm=False), "fc1", rank=8)
@@ -98,15 +99,16 @@ def bottleneck(model: nn.Module, layer: str, *, rank: int, start: str = "random"
 
 @torch.no_grad()
 def merged(model: nn.Module, layer: str) -> nn.Module:
-    """Copy the model, with one linear layer in the place of a bottleneck: it computes the same, by the product U V.
+    """Return a copy of the model in which one linear layer, the product U V, replaces a bottleneck.
 
-    After merging the layer is as large as it was without a bottleneck.
+    The model computes the same, and the layer is as large as it was without a bottleneck.
 
     model: any network; it is left as it was.
     layer: name of a :class:`Bottleneck`.
 
     Returns the copy.
-    Raises ValueError for a layer that does not exist, is no bottleneck, or whose factors are no linear layers any more.
+    Raises ValueError for a layer that does not exist or is no bottleneck, and for factors that are no longer linear
+    layers.
 
     >>> from lib import models
     >>> student = bottleneck(models.lenet_300_100(), "fc1", rank=50)

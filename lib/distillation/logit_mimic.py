@@ -4,10 +4,10 @@ With the logits :math:`g(x)` of the student and :math:`z` of the teacher, for N 
 
 .. math:: L = \frac{1}{2N} \sum_t \lVert g(x^{(t)}) - z^{(t)} \rVert_2^2 .
 
-Logits, unlike probabilities, tell how the teacher ranks the classes it holds unlikely, and the gradient does not vanish
-where the teacher is sure. Unlike soft targets, they have a level: a student that is right up to a constant still has a
-loss. The paper's student is shallow, one very wide hidden layer, and its teacher is often an ensemble, of which the
-logits are averaged (:class:`lib.distillation.ensemble.Ensemble` with the geometric mean).
+Unlike probabilities, logits show how the teacher ranks the classes that it finds unlikely, and the gradient does not
+vanish where the teacher is sure. Unlike soft targets, they have a level: a student whose logits are all off by the same
+constant still has a loss. The paper's student is shallow, with one very wide hidden layer, and its teacher is often an
+ensemble whose logits are averaged (:class:`lib.distillation.ensemble.Ensemble` with the geometric mean).
 """
 
 import torch
@@ -17,7 +17,7 @@ from lib.distillation.shared.distiller import Distiller, Term, check_finite, che
 
 
 def loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Return half the squared distance of the logits, summed over the classes, mean of a batch (ba2014deep).
+    """Return half the squared distance of the logits, summed over the classes, averaged over the batch (ba2014deep).
 
     Some implementations take the mean over the classes as well: to get the same steps here, divide the learning rate
     by the number of classes.
@@ -43,7 +43,7 @@ def distiller(teacher: nn.Module | Tensor) -> Distiller:
     """Return what ``training.fit`` takes as ``teaching``.
 
     Logits are large, and so are the gradients: at a learning rate that suits labels, training diverges or all ReLU
-    units die. Take a fiftieth of it, or "adam"; and see :func:`conditioning`, which makes training easier.
+    units die. Use a fiftieth of it, or "adam"; :func:`conditioning` makes training easier, too.
 
     teacher: any classifier, or its stored logits; see :class:`~lib.distillation.shared.distiller.Distiller`.
 
@@ -58,7 +58,7 @@ def distiller(teacher: nn.Module | Tensor) -> Distiller:
 
 
 class Rescaled(nn.Module):
-    """Logits, each times a factor that all classes share, plus a shift of its class: a layer without weights.
+    """A layer without weights that multiplies all logits by one factor and adds a shift for each class.
 
     factor: one number, ().
     shift: (classes,).
@@ -79,12 +79,12 @@ class Rescaled(nn.Module):
 
 
 def conditioning(logits: Tensor) -> tuple[Rescaled, Rescaled]:
-    r"""Bring a teacher's logits to mean 0 in each class and to standard deviation 1 over all, and say how to undo it.
+    r"""Return layers that bring a teacher's logits to mean 0 in each class and standard deviation 1 over all, and back.
 
     .. math:: z' = (z - \mu) / \sigma, \qquad z = \sigma z' + \mu
 
     Training is then easier, and the loss is that of the logits divided by :math:`\sigma^2`. Teach by
-    ``nn.Sequential(teacher, condition).eval()`` or by ``condition(logits)``; the student to use is
+    ``nn.Sequential(teacher, condition).eval()`` or by ``condition(logits)``; after training, use
     ``nn.Sequential(student, undo)``.
 
     logits: of the teacher for the training split, (n, classes) or (n, classes, ...).
@@ -103,7 +103,7 @@ def conditioning(logits: Tensor) -> tuple[Rescaled, Rescaled]:
     rows = logits.detach().double().movedim(1, -1).flatten(0, -2)
     mean = rows.mean(0)
     spread = (rows - mean).square().mean().sqrt()
-    # below the rounding of the logits' type, what is left of the spread is noise
+    # a spread below the rounding of the logits' type is noise
     if spread <= torch.finfo(logits.dtype).eps * rows.abs().max():
         raise ValueError("the teacher's logits are the same for all samples: there is no spread to divide by")
     return Rescaled((1 / spread).to(logits), (-mean / spread).to(logits)), Rescaled(spread.to(logits), mean.to(logits))

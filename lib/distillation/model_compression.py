@@ -5,13 +5,13 @@ compares three sources of them:
 
 - :func:`munge`, *MUNGE*: each sample mixes with its nearest neighbor;
 - :func:`naive_bayes`, *NBE*: samples of an estimate of the joint distribution;
-- :func:`marginals`, *RANDOM*: each value on its own, so that nothing of the structure is left.
+- :func:`marginals`, *RANDOM*: each value on its own, which destroys the structure.
 
 The student learns the teacher's probabilities p by squared error,
 
 .. math:: L = \frac{1}{N C} \sum_{t, c} \big(p_c(g(x^{(t)})) - p_c(z(x^{(t)}))\big)^2 .
 
-Left out: nominal values, which the paper compares by Hamming distance and swaps. All values are taken for numbers.
+Nominal values, which the paper compares by Hamming distance and swaps, are left out: all values count as numbers.
 """
 
 from numbers import Integral
@@ -29,20 +29,20 @@ ROWS = 1000  # rows whose distances or draws are in memory at the same time
 def munge(images: Tensor, *, copies: int, probability: float, spread: float, seed: int) -> Tensor:
     r"""Make samples near the given ones: MUNGE, for continuous values (bucila2006model, section 2.3).
 
-    In each copy of the set every sample e meets its nearest neighbor e', in the order of the samples. Each of its
-    values is drawn anew with probability p, for both at once from what both were:
+    In each copy of the set every sample e meets its nearest neighbor e', in the order of the samples. With probability
+    p, a value is drawn again in both samples at once, each from the other's old value:
 
     .. math:: e_a \leftarrow \mathcal N(e'_a, \sigma), \quad e'_a \leftarrow \mathcal N(e_a, \sigma), \quad
               \sigma = |e_a - e'_a| / s .
 
-    A sample that is the neighbor of several is changed by each of them. Who is whose neighbor is found once, among the
-    given images, and not again among changed ones. The distance is Euclidean in the values as they are: bring the
-    columns of a table to one scale first. New values stay between the smallest and the largest of all given ones.
+    A sample that is the neighbor of several is changed by each of them. Neighbors are found once, among the given
+    images, and not again among changed ones. The distance is Euclidean without any scaling: bring the columns of a
+    table to one scale first. New values stay between the smallest and the largest given value.
 
     images: (n, ...), two or more, without labels.
-    copies: k, of the set, 1 or more.
+    copies: k, how often the set is copied, 1 or more.
     probability: p in [0, 1]; with 0 the copies are exact.
-    spread: s, 1e-6 or more; the larger, the nearer a new value is to the neighbor's; infinity swaps values.
+    spread: s, 1e-6 or more; the larger, the nearer a new value is to the neighbor's old one; infinity swaps the two.
     seed: of the draws.
 
     Returns (k n, ...), of the type and on the device of the images.
@@ -85,28 +85,28 @@ def neighbors(images: Tensor) -> Tensor:
 
     images: (n, ...), two or more.
 
-    Returns (n,), int64; of equal distances, one.
+    Returns (n,), int64; where several are equally near, one of them.
     Raises ValueError for fewer than two images, and images that are empty, not finite or no floats.
 
     >>> neighbors(torch.tensor([[0.0], [1.0], [1.5], [9.0]]))
     tensor([1, 2, 1, 2])
     """
     rows = torch.from_numpy(_rows(images, least=2)).to(images.device)
-    rows = rows - rows.mean(0)  # the distances stay, and their squares lose fewer digits
+    rows = rows - rows.mean(0)  # distances stay the same, and their squares lose fewer digits
     lengths = rows.square().sum(1)
     nearest = []
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
-        distances = lengths - 2 * part @ rows.T  # squared, but for the length of the part's own row
+        distances = lengths - 2 * part @ rows.T  # squared, less the row's own squared length
         distances[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
         nearest.append(distances.argmin(1))
     return torch.cat(nearest)
 
 
 def marginals(images: Tensor, n: int, *, seed: int) -> Tensor:
-    """Make samples of which each value is drawn on its own: RANDOM (bucila2006model, section 2.1).
+    """Make samples with each value drawn on its own: RANDOM (bucila2006model, section 2.1).
 
-    Each value is that of the same place in an image that is drawn for it, all with the same probability.
+    Each value is copied from the same place of a random image, a new one for each value.
 
     images: (m, ...), one or more, without labels.
     n: number of samples to make, 1 or more.
@@ -128,12 +128,12 @@ def marginals(images: Tensor, n: int, *, seed: int) -> Tensor:
 
 
 def naive_bayes(images: Tensor, labels: Tensor, n: int, *, seed: int) -> Tensor:
-    """Make samples of a naive Bayes estimate: NBE, with the classes for its components (bucila2006model, section 2.2).
+    """Make samples from a naive Bayes estimate: NBE, with the classes as its components (bucila2006model, section 2.2).
 
-    A class is drawn as often as it occurs, and then each value on its own, from the normal distribution with the mean
-    and the standard deviation of that value in the class. New values stay between the smallest and the largest of all
-    given ones. The paper has no classes here: it finds the components, each a naive Bayes model, by expectation
-    maximization, without labels.
+    A class is drawn in proportion to how often it occurs; then each value is drawn on its own, from the normal
+    distribution with the mean and the standard deviation of that value in the class. New values stay between the
+    smallest and the largest given value. The paper uses no classes here: it finds the components, each a naive Bayes
+    model, by expectation maximization, without labels.
 
     images: (m, ...), one or more.
     labels: (m,) whole numbers, of classes, or of any other grouping, such as a teacher's choices.
@@ -172,7 +172,7 @@ def naive_bayes(images: Tensor, labels: Tensor, n: int, *, seed: int) -> Tensor:
 def labeled(teacher: nn.Module, images: Tensor) -> Split:
     """Return a split of made-up images with the classes that the teacher chooses, to train on.
 
-    A student that is taught takes the teacher's answers and does not look at these labels.
+    A student trained with a :func:`distiller` learns the teacher's probabilities and ignores these labels.
 
     teacher: any classifier; its mode is restored.
     images: (n, ...), one or more.
@@ -193,7 +193,7 @@ def labeled(teacher: nn.Module, images: Tensor) -> Split:
 def loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the mean squared error between probabilities (bucila2006model, section 3).
 
-    Its gradient vanishes where the student is sure, also of the wrong class: logits or soft targets train faster.
+    Its gradient vanishes where the student is sure, even of the wrong class: logits or soft targets train faster.
 
     student: logits, (n, classes), or (n, classes, ...) for a class at each place.
     teacher: logits of the same shape.
@@ -215,7 +215,7 @@ def loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tens
 def distiller(teacher: nn.Module | Tensor) -> Distiller:
     """Return what ``training.fit`` takes as ``teaching``.
 
-    The loss is small, at most 2 over the number of classes: a learning rate above that for labels serves it.
+    The loss is small, at most 2 over the number of classes, so use a higher learning rate than for labels.
 
     teacher: any classifier, or its stored logits; see :class:`~lib.distillation.shared.distiller.Distiller`.
 
@@ -231,7 +231,7 @@ def distiller(teacher: nn.Module | Tensor) -> Distiller:
 
 
 def _rows(images: Tensor, *, least: int = 1) -> np.ndarray:
-    """The images as rows, float32 or float64, once they are found to be finite and enough."""
+    """The images as rows, float32 or float64, after checking that they are finite and enough."""
     if len(images) < least or not images.numel() or images.dim() < 2:
         raise ValueError(f"images of shape {tuple(images.shape)}: (n, ...) with {least} or more of them are needed")
     if not images.is_floating_point():

@@ -1,14 +1,15 @@
 r"""Neuron selectivity transfer: the student's neurons should prefer the same places of an image as the teacher's.
 
-What one channel answers at all places of an image is its *selectivity pattern*, here brought to length 1. The patterns
-of the student's channels and those of the teacher's are two samples, and their maximum mean discrepancy is
+The answers of one channel at all places of an image are its *selectivity pattern*, scaled to length 1. The patterns of
+the student's channels and those of the teacher's are two samples, and their maximum mean discrepancy is
 
 .. math:: \mathrm{MMD}^2 = \frac{1}{C_T^2} \sum_{i, i'} k(f_T^i, f_T^{i'}) + \frac{1}{C_S^2} \sum_{j, j'}
     k(f_S^j, f_S^{j'}) - \frac{2}{C_T C_S} \sum_{i, j} k(f_T^i, f_S^j) .
 
-It is zero for channels in another order, so no channel of the student is tied to one of the teacher, and the two may
+The order of the channels does not matter, so no channel of the student is tied to one of the teacher, and the two may
 have different numbers of channels. Training minimizes cross-entropy plus :math:`\tfrac{\lambda}{2} \mathrm{MMD}^2`
-(huang2017nst). Their code leaves out the first sum, which is constant; here it is kept, so that 0 is the best value.
+(huang2017nst). The authors' code leaves out the first sum, which is constant; here it is kept, so that 0 is the best
+value.
 """
 
 import math
@@ -31,14 +32,14 @@ def loss(
     *,
     kernel: str = "polynomial",
 ) -> Tensor:
-    """Return the mean of MMD^2 over the images of a batch; of several taps, the sum.
+    """Return the mean of MMD^2 over the images of a batch, summed over the taps.
 
     student: maps, (n, channels, height, width), or a tuple of maps where several parts are tapped.
     teacher: maps of the same images, as many as the student's; channels, height and width may differ.
     labels: not read.
     kernel: "polynomial" (default), "linear" or "gaussian", as in :func:`discrepancy`.
 
-    Raises ValueError for all that :func:`discrepancy` refuses, and for another number of taps in the teacher.
+    Raises ValueError for all that :func:`discrepancy` refuses, and for different numbers of maps.
 
     >>> maps = torch.rand(2, 5, 4, 4)
     >>> abs(loss(maps[:, [3, 0, 4, 1, 2]], maps).item()) < 1e-6  # channels in another order
@@ -60,17 +61,17 @@ def discrepancy(student: Tensor, teacher: Tensor, *, kernel: str = "polynomial")
     The three kernels (huang2017nst) are :math:`x^\top y`, :math:`(x^\top y)^2`, and
     :math:`\exp(-\lVert x - y \rVert^2 / 2 \sigma^2)`. :math:`\sigma^2` is the mean squared distance of all pairs of
     patterns that are compared in the batch; no gradient goes through it. The first compares the means of the patterns
-    only, the second the mean products of two places,
-    :math:`\lVert F_T^\top F_T / C_T - F_S^\top F_S / C_S \rVert_F^2`, which is how it is computed where there are fewer
-    places than channels.
+    only. The second compares the mean products of two places,
+    :math:`\lVert F_T^\top F_T / C_T - F_S^\top F_S / C_S \rVert_F^2`, and is computed in this form where there are
+    fewer places than channels.
 
-    student: (n, channels, height, width). A map of another size than the teacher's is resized to the teacher's by
-        bilinear interpolation; one that is larger is averaged, so that each of its places counts.
+    student: (n, channels, height, width). A map of another size is resized to the teacher's by bilinear interpolation;
+        a larger one is averaged, so that each of its places counts.
     teacher: (n, channels, height, width), of at least two places. No gradient goes to it.
     kernel: "polynomial" (default; degree 2, constant 0), "linear" or "gaussian".
 
-    Returns (n,), 0 or more up to rounding; float16 and bfloat16 are computed in float32. A channel that answers 0
-    everywhere has the pattern 0 and gets no gradient.
+    Returns (n,), 0 or more up to rounding; float16 and bfloat16 are computed in float32. A channel that is 0 everywhere
+    has the pattern 0 and gets no gradient.
     Raises ValueError for another kernel, maps of other dimensions, different numbers of images, empty maps, a teacher
     of one place, and a teacher's maps that are not finite.
 
@@ -101,7 +102,7 @@ def discrepancy(student: Tensor, teacher: Tensor, *, kernel: str = "polynomial")
 
 
 def _patterns(maps: Tensor) -> Tensor:
-    """The channels at length 1, (n, channels, places)."""
+    """The channels scaled to length 1, (n, channels, places)."""
     flat = maps.flatten(2)
     squares = flat.square().sum(2, keepdim=True)
     return torch.where(squares > 0, flat / (squares + SMALLEST).sqrt(), 0)
@@ -155,7 +156,7 @@ def distiller(
 
 
 def check_kernel(kernel: str) -> None:
-    """Raise ValueError for a kernel that there is not.
+    """Raise ValueError for an unknown kernel.
 
     kernel: "linear", "polynomial" or "gaussian".
 

@@ -1,18 +1,18 @@
 r"""Knowledge in singular vectors: the student's maps should change from layer to layer as the teacher's do.
 
 A map X of one image, (places, channels), is reduced to its first k right singular vectors,
-:math:`X \approx U_k \Sigma_k V_k^\top`: which channels answer together. The student's vectors are matched with the
-teacher's :math:`v_{T,i}`, their sign included, and both are weighted by the teacher's singular values, as
+:math:`X \approx U_k \Sigma_k V_k^\top`: they say which channels respond together. The student's vectors are matched
+with the teacher's :math:`v_{T,i}`, their sign included, and both are weighted by the teacher's singular values, as
 :math:`f_i = v_i \, \sigma_{T,i} / \lVert \sigma_T \rVert`. What a network does between two maps l and l + 1 is
 
 .. math:: D_{m,n,i} = \exp\big(-(f^{l}_{m,i} - f^{l+1}_{n,i})^2 / 8\big) \quad \text{for all channels m and n,}
 
-and the loss of an image is :math:`\tfrac{\sqrt{k}}{2} \sum_l \lVert D_S - D_T \rVert^2` (lee2018selfsupervised).
-The labels' gradient leads: that of this loss is scaled down where it is longer.
+and the loss of an image is :math:`\tfrac{\sqrt{k}}{2} \sum_l \lVert D_S - D_T \rVert^2` (lee2018selfsupervised). The
+gradient of this loss is scaled down where it is longer than that of the labels.
 
-What differs from the authors' code: the loss is the mean over a batch, not the sum; the limit holds for the gradient of
-all parameters together, not of each, and does not fade in over the first epochs; and they leave open the sign of the
-teacher's vectors, on which D depends: here the entries of each have a sum of 0 or more.
+Three things differ from the authors' code. The loss is the mean over a batch, not the sum. The limit is for the
+gradient of all parameters together, not of each, and does not fade in over the first epochs. The sign of the teacher's
+vectors, on which D depends and which the code leaves open, is fixed here: the entries of each sum to 0 or more.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from lib.distillation.shared.distiller import Distiller, Tap, Term, check_finite
 
-MORE = 3  # vectors of the student from which the k best matches are chosen, beyond k, as in the authors' code
-EQUAL = 1000  # roundings of the largest eigenvalue: nearer ones mix their vectors, and the gradient would be noise
+MORE = 3  # vectors of the student, beyond k, among which the k best matches are sought, as in the authors' code
+EQUAL = 1000  # roundings of the largest eigenvalue: vectors of nearer ones mix, and their gradient would be noise
 
 
 def loss(
@@ -34,7 +34,7 @@ def loss(
 ) -> Tensor:
     """Return the mean loss of a batch (lee2018selfsupervised).
 
-    student: two maps or more in the order in which they follow each other, each (n, channels, height, width).
+    student: two maps or more in the order of their layers, each (n, channels, height, width).
     teacher: as many maps of the same images and channels; height and width may differ.
     labels: not read.
     k: singular vectors of each map, 1 (default) to the number of channels or places of the smallest map.
@@ -44,7 +44,7 @@ def loss(
     different channels, a k outside its range, and maps that are not finite.
 
     >>> first, second = torch.rand(2, 4, 3, 3), torch.rand(2, 6, 2, 2)
-    >>> loss((5 * first, second), (first, second)).item() < 1e-6  # the scale of a map is left out
+    >>> loss((5 * first, second), (first, second)).item() < 1e-6  # the scale of a map does not matter
     True
     """
     _check_maps(student, teacher, k)
@@ -68,14 +68,14 @@ def right_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     They come from the smaller of the Gram matrices :math:`X^\top X` and :math:`X X^\top`. The gradient
     :math:`\mathrm{d} v_i = \sum_{j \ne i} v_j \, v_j^\top \mathrm{d}(X^\top X) v_i / (\sigma_i^2 - \sigma_j^2)` goes
-    through the vectors alone. It does not exist where two singular values are equal. The paper leaves out the terms
-    that are not finite; here all are left out whose difference is so small that rounding decides it.
+    through the vectors alone. It does not exist where two singular values are equal. The paper leaves out terms that
+    are not finite; here a term is left out as soon as rounding decides the difference.
 
     maps: (n, channels, height, width), finite.
     count: of vectors, 1 to the number of channels or of places, whichever is smaller.
 
     Returns values (n, count), the largest first, and vectors (n, channels, count) of length 1. A singular value that is
-    0 up to rounding belongs to no direction, and its vector is 0.
+    0 up to rounding has no direction, and its vector is 0.
 
     >>> values, vectors = right_vectors(torch.tensor([[3.0, 0.0], [0.0, 2.0]]).reshape(1, 2, 1, 2), 2)
     >>> values.tolist(), vectors.abs().tolist()
@@ -121,12 +121,12 @@ class _Leading(torch.autograd.Function):
 
 
 def _roundings(values: Tensor, number: int) -> Tensor:
-    """So many roundings of the largest of the eigenvalues (n, count): (n, 1)."""
+    """``number`` roundings of the largest eigenvalue in each row of (n, count): (n, 1)."""
     return values[:, :1].abs() * (number * torch.finfo(values.dtype).eps)
 
 
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return for each of the teacher's vectors the student's that is most parallel to it, with the sign that agrees.
+    """Return the student's vector that is most parallel to each of the teacher's, with the sign that agrees.
 
     student: candidates, (n, channels, at least one).
     teacher: (n, channels, k).
@@ -161,8 +161,8 @@ def distiller(teacher: nn.Module, taps: Sequence[Tap], *, k: int = 1, weight: fl
     """Return what ``training.fit`` takes as ``teaching``: cross-entropy, and the loss with its gradient limited.
 
     teacher: any network with the student's classes.
-    taps: (part of the student, part of the teacher), two or more in the order in which they follow each other; both of
-        a pair give maps (n, channels, height, width) of the same channels.
+    taps: (part of the student, part of the teacher), two or more in the order of their layers; both of a pair give maps
+        (n, channels, height, width) with the same number of channels.
     k: singular vectors of each map, 1 or more, default 1.
     weight: of the loss, 0 or more, default 1.
 

@@ -1,4 +1,4 @@
-r"""Soft targets: a student learns the teacher's probabilities, made softer by a temperature (hinton2015distilling).
+r"""Soft targets: a student learns the teacher's probabilities, softened by a temperature (hinton2015distilling).
 
 With the logits :math:`v` of the teacher and :math:`z` of the student, and
 :math:`p_i^{(T)}(z) = \exp(z_i / T) / \sum_j \exp(z_j / T)`,

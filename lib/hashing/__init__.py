@@ -1,4 +1,4 @@
-"""Hashing: weights that share values by chance, and neurons that are found by a look-up (section 2.2).
+"""Hashing: weights that share values by chance, and neurons found by a look-up (section 2.2).
 
 feature_hashing.py        sums of inputs that fall into the same bucket: fewer dimensions, the same inner products
 hashed_nets.py            the weights of a layer share K values: a hash says which, so only values and a seed are stored

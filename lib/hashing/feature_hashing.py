@@ -4,14 +4,14 @@ One hash deals the D inputs into K buckets, another gives each a sign, and a buc
 
 .. math:: \phi_k(x) = \sum_{j:\, h(j) = k} \xi(j)\, x_j
 
-(weinberger2009feature, section 2; without signs: shi2009hash). Over the choice of the hashes, the signs make inner
-products right on average, with a variance that falls as 1 / K:
+(weinberger2009feature, section 2; without signs: shi2009hash). Averaged over all hashes, the signs make inner products
+exact, with a variance that falls as 1 / K:
 
 .. math:: \mathbb E\, \langle \phi(x), \phi(y) \rangle = \langle x, y \rangle, \qquad
    \operatorname{Var} = \frac1K \sum_{i \ne j} \big( x_i^2 y_j^2 + x_i y_i x_j y_j \big).
 
-Nothing is learned and no matrix is stored: the seed says it all. The papers hash words, and so need no dictionary;
-here a key is the number of a dense input.
+Nothing is learned and no matrix is stored: the seed determines the map. The papers hash words, and so need no
+dictionary; here a key is the number of a dense input.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class FeatureHashing:
 
     features: K, 1 or more.
     seed: of both hashes, from 0 to 2^63 - 1.
-    signed: whether half of the inputs are subtracted. Default True; without, inner products are wrong by
+    signed: whether each input gets a random sign. Default True; without signs, inner products are wrong by
         :math:`\frac1K \sum_{i \ne j} x_i y_j` on average.
 
     Raises ValueError for other features and seeds.
@@ -55,9 +55,10 @@ class FeatureHashing:
     def transform(self, x: Samples) -> Samples:
         """Hash samples.
 
-        x: (n, D), an array or a tensor of finite floats, neither n nor D zero. Short floats are added in float32.
+        x: (n, D), an array or a tensor of finite floats, neither n nor D zero. Half-precision floats are added in
+            float32.
 
-        Returns (n, K) of the type of x, on its device; a tensor passes gradients on.
+        Returns (n, K) of the type of x, on its device; for a tensor, gradients flow back to x.
         Raises ValueError for other x.
         """
         if isinstance(x, np.ndarray):

@@ -1,8 +1,8 @@
-r"""Search for the largest inner products by hashing: asymmetric transforms make them small angles or distances.
+r"""Search for the largest inner products by hashing: asymmetric transforms turn them into small angles or distances.
 
-SimHash finds vectors of similar direction, but the largest :math:`q^\top x` may be that of a long vector which points
-elsewhere. So the database and the queries are transformed, each in its own way, such that the nearest vector is the one
-with the largest inner product. The database is first scaled to a largest norm U, which keeps the order:
+SimHash finds vectors of similar direction, but the largest :math:`q^\top x` may be that of a long vector that points
+elsewhere. So the database and the queries are transformed, each in its own way, to make the vector with the largest
+inner product the nearest one. The database is first scaled to a largest norm U, which keeps the order:
 
 ============ ===== ============================================================== ===================== ===============
 transform    U     P(x) of the database                                           Q(q), |q| = 1         what is hashed
@@ -19,8 +19,8 @@ simple-lsh   1     :math:`x; \sqrt{1 - |x|^2}`                                  
 - Simple-LSH (neyshabur2015symmetric): the cosine of P and Q is :math:`q^\top x` itself.
 - SimHash (charikar2002similarity) has no transform, and is here for contrast.
 
-Candidates are ranked by the number of tables in which they share a bucket with the query, as the sources do for their
-curves of recall; the exact inner products of those that are retrieved then give the answer.
+Candidates are ranked by the number of tables in which they share a bucket with the query, as in the recall curves of
+the sources; among those that are retrieved, the exact inner products decide.
 """
 
 import math
@@ -34,7 +34,7 @@ from lib.arguments import check_one_of
 from lib.hashing.simhash import Tables, check_vectors, wide
 
 WIDTH = 2.5  # r of the hash of L2-ALSH, which its source recommends
-PRODUCTS = 2**22  # values that are gathered at a time, to compute inner products
+PRODUCTS = 2**22  # values gathered at a time when inner products are computed
 
 
 def scaled(vectors: Tensor, norm: float) -> Tensor:
@@ -59,7 +59,7 @@ def scaled(vectors: Tensor, norm: float) -> Tensor:
 
 
 def unchanged(vectors: Tensor) -> Tensor:
-    """Return the vectors: both transforms of plain SimHash.
+    """Return the vectors themselves: plain SimHash transforms neither database nor queries.
 
     vectors: (n, d).
     """
@@ -67,7 +67,7 @@ def unchanged(vectors: Tensor) -> Tensor:
 
 
 def l2_database(vectors: Tensor, *, norm: float = 0.83, terms: int = 3) -> Tensor:
-    """Compute P of L2-ALSH: the scaled vectors, and the powers 2, 4, ..., 2^m of their norms (shrivastava2014alsh).
+    """Compute P of L2-ALSH: the scaled vectors x, and |x|^2, |x|^4, ..., |x|^(2^m) (shrivastava2014alsh).
 
     vectors: the database, (n, d).
     norm: U, the largest norm after scaling, in (0, 1). Default 0.83, which the source recommends.
@@ -93,7 +93,7 @@ def l2_queries(vectors: Tensor, *, terms: int = 3) -> Tensor:
 
 
 def sign_database(vectors: Tensor, *, norm: float = 0.75, terms: int = 2) -> Tensor:
-    """Compute P of Sign-ALSH: the scaled vectors, and 1/2 minus those powers (shrivastava2015improved).
+    """Compute P of Sign-ALSH: the scaled vectors x, and 1/2 - |x|^2, ..., 1/2 - |x|^(2^m) (shrivastava2015improved).
 
     vectors: the database, (n, d).
     norm: U, the largest norm after scaling, in (0, 1). Default 0.75.
@@ -119,7 +119,7 @@ def sign_queries(vectors: Tensor, *, terms: int = 2) -> Tensor:
 
 
 def simple_database(vectors: Tensor) -> Tensor:
-    """Compute P of Simple-LSH: the scaled vectors, brought to norm 1 by one more value (neyshabur2015symmetric).
+    """Compute P of Simple-LSH: the scaled vectors, and a value that makes their norm 1 (neyshabur2015symmetric).
 
     vectors: the database, (n, d).
 
@@ -186,7 +186,7 @@ class DistanceTables(Tables):
         """Compute the keys of the vectors, as :meth:`lib.hashing.simhash.Tables.keys` does.
 
         vectors: (queries, d) floats.
-        probes: 0, since a hash is no bit that could be flipped.
+        probes: must be 0, since these hashes are not bits that could be flipped.
 
         Returns (tables, queries, 1) int64.
         Raises ValueError for vectors that are empty, not finite or not of d floats, and for other probes.
@@ -202,11 +202,11 @@ class DistanceTables(Tables):
 
 @dataclass(frozen=True)
 class Transform:
-    """How inner products become what is hashed.
+    """What a method does to both sides before it hashes them.
 
     database: P.
     queries: Q.
-    tables: the kind of tables that hashes what they give.
+    tables: the class of tables that hash the results.
     """
 
     database: Callable[[Tensor], Tensor]
@@ -223,11 +223,11 @@ TRANSFORMS = {
 
 
 class Candidates(nn.Module):
-    """Which vectors of a database may have large inner products with a query: those that often share a bucket with it.
+    """The vectors of a database that may have large inner products with a query: they often share a bucket with it.
 
-    database: (n, d) floats, n and d 1 or more, finite. It is hashed, and not kept.
-    transform: "simple-lsh" (default), "sign-alsh", "l2-alsh" or "simhash"; the module says what they are.
-    bits: K, hashes in a key, in 1..64. With 1, the number of shared buckets is that of equal hashes.
+    database: (n, d) floats, n and d 1 or more, finite. It is hashed, but not kept.
+    transform: "simple-lsh" (default), "sign-alsh", "l2-alsh" or "simhash"; see the table of the module.
+    bits: K, hashes in a key, in 1..64. With 1, the number of shared buckets is the number of equal hashes.
     tables: L, 1 or more.
     seed: integer, of the hashes, and of the order of candidates with the same number of shared buckets.
 
@@ -255,7 +255,7 @@ class Candidates(nn.Module):
 
     @torch.no_grad()
     def rebuild(self, database: Tensor) -> None:
-        """Hash the vectors again, after they have changed. They are scaled by their new largest norm.
+        """Hash the vectors again after they have changed, scaled by their new largest norm.
 
         database: (n, d) floats, n and d as before.
 
@@ -281,9 +281,9 @@ class Candidates(nn.Module):
 
     @torch.no_grad()
     def retrieve(self, queries: Tensor, most: int, *, probes: int = 0) -> Tensor:
-        """Rank the database by the number of shared buckets, and return the first ones.
+        """Return the vectors that share the most buckets with each query, those with the most first.
 
-        Those that share none come last, in the order of the seed like all that share equally many.
+        The seed decides the order of vectors that share equally many; those that share none come last.
 
         queries: (queries, d) floats.
         most: how many to return for each query, in 1..n.
@@ -314,7 +314,7 @@ class Found:
 
 
 class Index(Candidates):
-    """Search a database for the largest inner products, and compute only those of the candidates.
+    """A search for the largest inner products that computes only those of the candidates.
 
     database: (n, d) floats, n and d 1 or more, finite; it is kept.
     transform, bits, tables, seed: as for :class:`Candidates`, with the same defaults and errors.
@@ -391,12 +391,12 @@ def exact(database: Tensor, queries: Tensor, count: int) -> Found:
 
 
 def recall(found: Found, truth: Found) -> float:
-    """Give the share of the true vectors that were found, over all queries.
+    """Return the share of the true vectors that were found, over all queries.
 
     found: by :meth:`Index.search`.
     truth: by :func:`exact`, for the same queries.
 
-    Raises ValueError where the two are of different numbers of queries.
+    Raises ValueError if the two have different numbers of queries.
 
     >>> truth = exact(torch.eye(3), torch.tensor([[1.0, 3.0, 2.0]]), 2)
     >>> recall(Found(torch.tensor([[0, 1]]), torch.tensor([[1.0, 3.0]])), truth)
@@ -409,7 +409,7 @@ def recall(found: Found, truth: Found) -> float:
 
 
 def share(total: int, fraction: float) -> int:
-    """Give how many a fraction is: rounded down, and 1 or more.
+    """Return a fraction of a total, rounded down, but at least 1.
 
     total: 1 or more.
     fraction: in (0, 1].

@@ -5,13 +5,14 @@ A random direction r, drawn from a normal distribution, gives one bit of a vecto
 .. math:: h_r(x) = [r^\top x \ge 0], \qquad P[h_r(x) = h_r(y)] = p = 1 - \theta(x, y) / \pi ,
 
 where :math:`\theta` is the angle between the two (charikar2002similarity, section 3). K bits together are the key of a
-bucket, and L tables have directions of their own, so two vectors share a bucket somewhere with probability
+bucket, and each of L tables has its own directions. So two vectors share a bucket in at least one table with
+probability
 
 .. math:: 1 - (1 - p^K)^L
 
 (indyk1998approximate; gionis1999similarity). A query looks at one bucket of each table instead of at all vectors. With
-*probes* it also looks at buckets whose key differs in one bit, and begins with the bit that is least certain, the one
-with the smallest :math:`|r^\top x|`.
+*probes* it also looks at buckets whose key differs in one bit, starting with the least certain bit, the one with the
+smallest :math:`|r^\top x|`.
 
 The length of a vector changes nothing. A zero vector has no direction: since :math:`0 \ge 0`, its bits are all 1.
 """
@@ -19,16 +20,16 @@ The length of a vector changes nothing. A zero vector has no direction: since :m
 import torch
 from torch import Tensor, nn
 
-MATCHES = 2**21  # that are counted at a time: they take about 100 MB
+MATCHES = 2**21  # counted at a time: they take about 100 MB
 
 
 class Tables(nn.Module):
-    """L hash tables over the vectors of a database, with K bits of SimHash for a key.
+    """L hash tables over the vectors of a database, with K bits of SimHash as the key.
 
     database: (n, d) floats, n and d 1 or more, finite.
     bits: K, of each key, in 1..64.
     tables: L, 1 or more.
-    seed: integer; the directions depend on it, on d, bits and tables alone.
+    seed: integer; with d, bits and tables it determines the directions.
 
     Raises ValueError for numbers out of range, an empty database, and values that are not finite floats.
 
@@ -39,7 +40,7 @@ class Tables(nn.Module):
 
     directions: Tensor  # (tables, bits, d)
     buckets: Tensor  # (tables, n), the keys of the database in rising order
-    members: Tensor  # (tables, n), whose keys they are
+    members: Tensor  # (tables, n), the vector that each of these keys belongs to
 
     def __init__(self, database: Tensor, *, bits: int, tables: int, seed: int) -> None:
         super().__init__()
@@ -60,9 +61,9 @@ class Tables(nn.Module):
 
     @torch.no_grad()
     def rebuild(self, database: Tensor) -> None:
-        """Put the vectors of a database into the tables, in the place of those that were there.
+        """Fill the tables with the vectors of a database, in place of those that they held.
 
-        database: (n, d) floats; n may differ from what it was.
+        database: (n, d) floats; n may be another number than before.
 
         Raises ValueError for an empty database, another d, and values that are not finite floats.
         """
@@ -76,7 +77,8 @@ class Tables(nn.Module):
         """Compute the keys of the buckets in which to look for each vector.
 
         vectors: (queries, d) floats.
-        probes: number of keys with one other bit, in 0..bits, the least certain bit first. Default 0.
+        probes: how many more keys to compute, each with one bit flipped, the least certain first; in 0..bits, default
+            0.
 
         Returns (tables, queries, 1 + probes) int64, each vector's own key first.
         Raises ValueError for vectors that are empty, not finite or not of d floats, and for other probes.
@@ -86,7 +88,7 @@ class Tables(nn.Module):
         if not 0 <= probes <= bits:
             raise ValueError(f"probes must be in 0..{bits}, at most one for each bit, not {probes}")
         kind = wide(self.directions.dtype)
-        # Divided by its largest entry a vector keeps its direction, and no sum overflows or vanishes.
+        # Dividing a vector by its largest entry keeps its direction, and then no sum overflows or vanishes.
         vectors = vectors.to(torch.promote_types(vectors.dtype, kind))
         largest = vectors.abs().amax(1, keepdim=True)
         unit = (vectors / torch.where(largest > 0, largest, 1)).to(kind)
@@ -122,7 +124,7 @@ class Tables(nn.Module):
         return torch.cat([self._counted(*pair) for pair in pairs])
 
     def _counted(self, first: Tensor, sizes: Tensor) -> Tensor:
-        """The members of each bucket, counted for each query; a bucket is known by its first member and its size."""
+        """Count the members of each query's buckets; a bucket is given by its first member's place and its size."""
         n, (tables, queries, looks) = self.buckets.shape[1], sizes.shape
         number = torch.arange(queries, device=sizes.device)[:, None].expand(tables, queries, looks).flatten()
         start = (first + n * torch.arange(tables, device=sizes.device)[:, None, None]).flatten()
@@ -134,12 +136,12 @@ class Tables(nn.Module):
 
     @property
     def multiply_adds(self) -> int:
-        """What hashing one vector costs: K L d."""
+        """The multiply-adds of hashing one vector: K L d."""
         return self.directions.numel()
 
 
 def collision_probability(angle: float | Tensor) -> Tensor:
-    r"""Give the probability that two vectors have the same bit: :math:`1 - \theta / \pi`.
+    r"""Return the probability that two vectors have the same bit: :math:`1 - \theta / \pi`.
 
     angle: between the vectors, radians, in 0..pi; a number or a tensor of any shape.
 
@@ -157,7 +159,7 @@ def collision_probability(angle: float | Tensor) -> Tensor:
 
 
 def retrieval_probability(angle: float | Tensor, *, bits: int, tables: int) -> Tensor:
-    r"""Give the probability that two vectors share a bucket of some table: :math:`1 - (1 - p^K)^L`.
+    r"""Return the probability that two vectors share a bucket of at least one table: :math:`1 - (1 - p^K)^L`.
 
     angle: between the vectors, radians, in 0..pi; a number or a tensor of any shape.
     bits: K, of each key, 1 or more.
@@ -177,9 +179,9 @@ def retrieval_probability(angle: float | Tensor, *, bits: int, tables: int) -> T
 
 
 def check_vectors(vectors: Tensor, name: str, width: int | None = None) -> None:
-    """Raise ValueError unless these are vectors that can be hashed.
+    """Raise ValueError unless the vectors can be hashed.
 
-    vectors: to be of shape (1 or more, width), floats, finite.
+    vectors: must be finite floats of shape (1 or more, width).
     name: what the message calls them.
     width: of each vector; default None: 1 or more.
 
@@ -195,7 +197,7 @@ def check_vectors(vectors: Tensor, name: str, width: int | None = None) -> None:
 
 
 def wide(kind: torch.dtype) -> torch.dtype:
-    """Give the type in which to hash: half precision would turn the signs of small products.
+    """Return the type to hash in: half precision could flip the signs of small products.
 
     kind: of the vectors.
 

@@ -1,4 +1,4 @@
-r"""Layers that compute a few units for each input, found by hashing (spring2017scalable).
+r"""Layers that compute only a few units for each input, found by hashing (spring2017scalable).
 
 The units of a linear layer are the rows of its weight. For each input a small active set A of them is chosen; only
 
@@ -7,14 +7,15 @@ The units of a linear layer are the rows of its weight. For each input a small a
 is computed, all other outputs are 0, and the gradient of every row outside of A is 0. Adaptive dropout
 (:mod:`lib.hashing.shared.adaptive_dropout`) also prefers units with large outputs, but must compute all outputs to know
 them. Hashing does not: the rows, with their biases, lie in hash tables, the input is hashed, and the rows that share
-most buckets with it are active. The probability to share one also grows with the inner product.
+the most buckets with it are active. A row is more likely to share a bucket if its inner product with the input is
+large.
 
 As in the authors' code, the default is SimHash without an asymmetric transform, and neighboring inputs can be pooled
 before they are hashed, which makes hashing cheaper. (On MNIST that code has keys of 6 bits, 100 tables and pools of 98
-inputs; pools of 14 and keys of 4 bits were better on validation images here.) Four differences:
+inputs; here, pools of 14 and keys of 4 bits were better on validation images.) Four differences:
 
-- A always has the same size, so that all ways to choose it can be compared on equal terms, and a unit that shares no
-  bucket is active only where too few share one;
+- A always has the same size, so that all ways to choose it can be compared on equal terms; a unit that shares no bucket
+  is active only where too few units share one;
 - biases are hashed with their rows;
 - a batch is one step, while the authors update after each sample, from several threads without locks;
 - there is neither momentum nor weight decay, since both would change rows that are not active.
@@ -45,17 +46,17 @@ class SelectedLinear(SparseLinear):
     layer: linear layer whose weight and bias it takes over.
     fraction: s, share of the units that are active, in (0, 1]; rounded down, at least 1. With 1 the layer is dense.
     selection: "lsh" (default), by hashing; "top", the units with the largest outputs, which costs as much as all of
-        them; "random", another draw in each forward pass, in evaluation mode the same one for each.
-    bits: K, of each key of the hash tables, in 1..64, default 4. This and what follows is for "lsh" alone.
+        them; "random", a new draw in each forward pass in training mode, and always the same draw in evaluation mode.
+    bits: K, of each key of the hash tables, in 1..64, default 4. This and the next four arguments are for "lsh" only.
     tables: L, 1 or more, default 100.
     probes: buckets that an input looks at in each table besides its own, in 0..bits, default 0.
-    pool: how many neighboring inputs are added up before they are hashed, in 1..inputs, default 1.
+    pool: how many neighboring inputs are added up before hashing, in 1..inputs, default 1.
     transform: "simhash" (default), "simple-lsh", "sign-alsh" or "l2-alsh" of
         :mod:`lib.hashing.inner_product_search`.
     seed: integer, 0 or more, of all draws. Default 0.
 
     After a forward pass ``active`` holds the numbers of the active units, (samples, |A|). ``age`` counts the forward
-    passes in training mode since the tables were built: the rows have moved since then.
+    passes in training mode since the tables were built, in which the rows may have moved.
 
     Raises ValueError for another kind of layer, numbers out of range, and weights that are not finite.
     Source: spring2017scalable.
@@ -96,7 +97,7 @@ class SelectedLinear(SparseLinear):
         rows = self._rows()
         if selection == "lsh":
             self.index = Candidates(rows, transform=transform, bits=bits, tables=tables, seed=seed)
-            self.index.counts(rows[:1], probes=probes)  # refuses them here, and not in the first forward pass
+            self.index.counts(rows[:1], probes=probes)  # refuses wrong probes now, not in the first forward pass
         if selection == "random":
             self.register_buffer("draw", torch.tensor([seed, 0]))
         self.train(layer.training)
@@ -139,10 +140,10 @@ class SelectedLinear(SparseLinear):
         # end of method
 
     def _hashable(self, vectors: Tensor, last: Tensor | None) -> Tensor:
-        """Vectors as they are hashed: pooled, and with one more value, the bias of a row and the 1 of an input.
+        """Vectors as they are hashed: pooled, with one value appended, a row's bias or 1 for an input.
 
-        Sums over ``pool`` neighbors, divided by its root, are what is left of the vectors in the space of all vectors
-        that are constant over them: inner products with such vectors stay the same.
+        The sums over ``pool`` neighbors, divided by the root of ``pool``, project the vectors onto those that are
+        constant over each pool: inner products with such vectors stay the same.
         """
         if self.pool > 1:
             padded = functional.pad(vectors, (0, -self.inputs % self.pool))
@@ -151,7 +152,7 @@ class SelectedLinear(SparseLinear):
 
     @torch.no_grad()
     def rebuild(self) -> None:
-        """Put the rows as they are now into the hash tables; with another selection there are none.
+        """Fill the hash tables with the current rows, and set ``age`` to 0; only "lsh" has tables.
 
         Raises ValueError for weights that are not finite.
         """
@@ -194,9 +195,9 @@ def select(
     """Return a copy of a network whose named linear layers compute a share of their units for each input.
 
     model: any network; it is left as it was.
-    layers: names of linear layers, one or more. Hidden layers: the outputs of a last one would be 0 for most classes.
+    layers: names of hidden linear layers, one or more: an output layer would give 0 for most classes.
     fraction, selection, bits, tables, probes, pool, transform: as for :class:`SelectedLinear`.
-    seed: integer, 0 or more, of the first layer; each of the others has the next one. Default 0.
+    seed: integer, 0 or more, of the first layer; each later layer takes the next number. Default 0.
 
     Raises ValueError for a layer that is not accepted, which it names, and as :class:`SelectedLinear` does.
     Source: spring2017scalable.
@@ -225,7 +226,7 @@ def select(
 
 
 def rebuilding(model: nn.Module, every: int) -> Callable[[], None]:
-    """Return a function for ``after_step`` of :func:`lib.training.fit` that keeps hash tables from growing old.
+    """Return a function for ``after_step`` of :func:`lib.training.fit` that rebuilds hash tables when they are old.
 
     model: any network.
     every: the age, in forward passes in training mode, at which the tables of a layer are rebuilt; 1 or more.
@@ -262,10 +263,10 @@ def fit(
     batch_size: int = 32,
     rebuild: int = 40,
 ) -> list[float]:
-    """Train a network by Adagrad, which changes no weight whose gradient is 0, and rebuild its hash tables in between.
+    """Train a network by Adagrad, which changes no weight whose gradient is 0, and rebuild its hash tables on the way.
 
-    A network without selected layers is trained alike. The tables are left as old as the last steps made them: the
-    network that was trained is one with these tables.
+    A network without selected layers is trained in the same way. The tables are not rebuilt at the end, since the
+    network was trained with the tables as they are.
 
     model: any network that takes the split's images, (n, ...) -> (n, classes); it is trained in place.
     split: the samples to train on; at least one.
@@ -289,7 +290,7 @@ def fit(
         seed=seed,
         batch_size=batch_size,
         weight_decay=0.0,
-        # the fused form, five times as fast, is for the CPU only
+        # the fused form is five times as fast, but for the CPU only
         optimizer=lambda groups: torch.optim.Adagrad(groups, lr=learning_rate, fused=on_cpu or None),
         after_step=after_step,
     )
@@ -297,7 +298,7 @@ def fit(
 
 @torch.no_grad()
 def recall(layer: SelectedLinear, x: Tensor) -> float:
-    """Give the share of the units with the largest outputs that the layer would choose, over all samples.
+    """Return the share of the units with the largest outputs that the layer would choose, over all samples.
 
     layer: it is left as it was.
     x: inputs of the layer, (samples, inputs) floats, one or more.
@@ -316,7 +317,7 @@ def recall(layer: SelectedLinear, x: Tensor) -> float:
 
 
 def overlap(active: Tensor) -> float:
-    r"""Give the mean Jaccard index of the active sets of consecutive samples, :math:`|A \cap B| / |A \cup B|`.
+    r"""Return the mean Jaccard index of the active sets of consecutive samples, :math:`|A \cap B| / |A \cup B|`.
 
     The smaller it is, the more rarely two updates that run at the same time touch the same row.
 

@@ -1,4 +1,4 @@
-"""Does the student answer what the teacher answers, and does it make the same mistakes?"""
+"""How often a student answers as its teacher does, and how often it makes the same mistakes."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ def agreement_pct(student: nn.Module, teacher: nn.Module | Tensor, split: Split,
     """Return the share of samples, in percent, for which student and teacher choose the same class.
 
     student: any classifier; it answers in evaluation mode, and its mode is restored.
-    teacher: likewise, of as many classes; or its stored answers, one for each sample of the split.
+    teacher: likewise, with as many classes; or its stored answers, one for each sample of the split.
     split: the samples; at least one. Labels are not used.
     batch_size: samples per forward pass, 1 or more, default 500.
 
@@ -37,7 +37,7 @@ def shared_mistakes_pct(
     By chance alone it is above zero: compare with a network that was trained without this teacher.
 
     student: any classifier; it answers in evaluation mode, and its mode is restored.
-    teacher: likewise, of as many classes; or its stored answers, one for each sample of the split.
+    teacher: likewise, with as many classes; or its stored answers, one for each sample of the split.
     split: the samples and their true classes; at least one that the teacher misclassifies.
     batch_size: samples per forward pass, 1 or more, default 500.
 

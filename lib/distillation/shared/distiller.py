@@ -1,8 +1,8 @@
-"""A teacher, and what its student is to copy: the one way in which every technique of distillation trains.
+"""A teacher and the losses with which a student copies it: every technique of distillation trains this way.
 
 All losses have one signature, ``loss(student, teacher, labels, **options) -> scalar``. ``student`` and ``teacher`` are
-what the two networks answer, or what flows through named parts of them (*taps*): a tensor, or a tuple of tensors where
-several parts are tapped. :class:`Distiller` collects both sides and adds the terms up,
+the answers of the two networks, or the outputs of named parts of them (*taps*): a tensor, or a tuple of tensors where
+several parts are tapped. :class:`Distiller` collects both sides and adds up the terms,
 
 .. math:: L = w_0 \\, \\mathrm{CE}(\\text{student}, y) + \\sum_i w_i L_i(\\text{student}, \\text{teacher}, y),
 
@@ -30,9 +30,9 @@ Tap = tuple[str, str]  # names of a part of the student and of a part of the tea
 class Term:
     """One loss between student and teacher.
 
-    loss: ``loss(student, teacher, labels, **options) -> scalar``: a function of a module, without captured variables.
+    loss: ``loss(student, teacher, labels, **options) -> scalar``: a module-level function without captured variables.
     taps: (part of the student, part of the teacher), as in ``named_modules()``. Default none: the networks' answers.
-        What a part answers is compared, the last time where it runs more than once in a forward pass.
+        The output of a part is compared; if it runs more than once in a forward pass, the last one.
     weight: of the loss in the sum, 0 or more, default 1.
     options: named arguments of the loss.
 
@@ -61,19 +61,18 @@ class Term:
 class Distiller:
     """What ``training.fit`` takes as ``teaching``: a teacher and the terms of the loss.
 
-    The teacher labels the very images that the student sees, in evaluation mode and without gradients. Where images are
-    not moved or mirrored, and nothing but answers is compared, it labels each sample once; the stored answers are
-    found by the number of the sample, so no shuffling can mix them up.
+    The teacher labels the very images that the student sees, in evaluation mode and without gradients. If images are
+    neither moved nor mirrored, and only answers are compared, it labels each sample once. Stored answers are looked up
+    by the number of the sample, so shuffling cannot mix them up.
 
     teacher: any network; or its stored answers, (n, classes, ...), one for each sample of the split, in its order.
     terms: of the loss; at least one.
     labels_weight: of cross-entropy with the labels, 0 or more, default 0: labels are not used.
-    limit_gradient: whether the terms' gradient is scaled down to the length of that of the labels where it is longer,
-        default False. It needs ``labels_weight`` above 0.
+    limit_gradient: whether to scale the gradient of the terms down where it is longer than that of the labels, default
+        False. It needs ``labels_weight`` above 0.
 
     Raises ValueError for no terms, a teacher that is neither a network nor a tensor, weights below 0 or not finite, and
-    ``limit_gradient`` without labels; and, when training begins, before anything is changed, for all that
-    :meth:`lesson` refuses.
+    ``limit_gradient`` without labels; and, before training changes anything, for all that :meth:`lesson` refuses.
 
     >>> from lib import datasets, models, training
     >>> from lib.distillation import soft_targets
@@ -103,7 +102,7 @@ class Distiller:
             raise ValueError("limit_gradient compares with the gradient of the labels: labels_weight must be above 0")
 
     def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> AbstractContextManager[Lesson]:
-        """Check that this teacher can teach this student, and return the loss for as long as training lasts.
+        """Check that this teacher can teach this student; return a context manager that gives the loss during training.
 
         student: any network; it is left as it was.
         split: the samples to train on; at least one.
@@ -128,7 +127,7 @@ class Distiller:
 
     @contextmanager
     def _lesson(self, student: nn.Module, stored: Tensor | None, examples: Tensor) -> Iterator[Lesson]:
-        # The student's layout need not be safe for the teacher, nor the other way round.
+        # A memory layout that is safe for the student may be unsafe for the teacher, and the other way round.
         memory = torch.contiguous_format
         if stored is None and isinstance(self.teacher, nn.Module):
             memory = running.layout(self.teacher, fitted(self.teacher, examples[:8]))
@@ -217,7 +216,7 @@ class Distiller:
 
 @torch.no_grad()
 def answers(teacher: nn.Module, images: Tensor, *, batch_size: int | None = None) -> Tensor:
-    """Return a teacher's answers to images, to be stored: in evaluation mode, (n, classes, ...).
+    """Return a teacher's answers to images in evaluation mode, (n, classes, ...), to store them.
 
     teacher: any network; its mode is restored.
     images: (n, ...).
@@ -259,7 +258,7 @@ def check_finite(values: Tensor) -> None:
 
 
 def check_shapes(student: Tensor, teacher: Tensor, *, least: int = 2) -> None:
-    """Raise ValueError unless student and teacher have the same shape, of at least ``least`` dimensions and a sample.
+    """Raise ValueError unless student and teacher have the same shape, with ``least`` dimensions or more and a sample.
 
     student: what the student answers, (n, ...).
     teacher: what the teacher answers.

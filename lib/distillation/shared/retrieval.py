@@ -1,7 +1,7 @@
 """How well embeddings find samples of the same class, and whether two networks rank samples alike.
 
-Retrieval leaves one out: each sample of a split is a query once, and all others are ranked by their Euclidean distance
-to it, with embeddings at length 1, in float64. Samples at the same distance come in the order of their numbers.
+Each sample of a split is a query once, and all others are ranked by their Euclidean distance to it, with embeddings
+scaled to length 1, in float64. Samples at the same distance are ordered by number.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ QUERIES = 500  # at a time: their distances to 10,000 samples take 40 MB
 
 @torch.no_grad()
 def embeddings(model: nn.Module, layer: str, split: Split, *, batch_size: int = 500) -> Tensor:
-    """Return what a layer of a network answers to each sample, flattened: (n, d).
+    """Return the output of a network's layer for each sample, flattened: (n, d).
 
     model: any network; it is left as it was, and runs in evaluation mode.
     layer: name of the layer, as in ``model.named_modules()``.
@@ -51,8 +51,8 @@ def recall_at_1_pct(embeddings: Tensor, labels: Tensor) -> float:
     """Return how often the nearest other sample has the class of the query, in percent.
 
     embeddings: (n, ...), one row for each sample.
-    labels: (n,) class numbers. A sample that is alone in its class has nothing to find: it is no query, but the others
-        may still find it.
+    labels: (n,) class numbers. A sample that is alone in its class has nothing to find: it is not a query, but still a
+        candidate.
 
     Raises ValueError for embeddings that are not finite, other shapes, and labels without two samples of one class.
 
@@ -69,7 +69,7 @@ def mean_average_precision_pct(embeddings: Tensor, labels: Tensor) -> float:
     sample of its class; it is 100 % where those come first.
 
     embeddings: (n, ...), one row for each sample.
-    labels: (n,) class numbers. A sample that is alone in its class is no query, but the others may still find it.
+    labels: (n,) class numbers. A sample that is alone in its class is not a query, but still a candidate.
 
     Raises ValueError for embeddings that are not finite, other shapes, and labels without two samples of one class.
 
@@ -90,7 +90,7 @@ def rank_correlation(student: Tensor, teacher: Tensor) -> float:
     student: embeddings, (n, ...), of three samples or more.
     teacher: embeddings of the same samples; their length may differ.
 
-    Returns -1 (opposite orders) to 1 (the same order). A query from which all others are equally far has no order, and
+    Returns -1 (opposite orders) to 1 (the same order). A query that is equally far from all others has no order, and
     counts as 0.
     Raises ValueError for embeddings that are not finite, different numbers of samples, and fewer than three samples.
 
@@ -112,7 +112,7 @@ def rank_correlation(student: Tensor, teacher: Tensor) -> float:
 
 
 def _hits(embeddings: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """For some queries at a time, whether the other samples have their class, the nearest first: (queries, n - 1)."""
+    """For a few queries at a time: whether the other samples, nearest first, have their class, (queries, n - 1)."""
     rows = _rows(embeddings)
     if labels.shape != (len(rows),):
         raise ValueError(f"labels {tuple(labels.shape)} of {len(rows)} embeddings: one label is needed for each")
@@ -129,7 +129,7 @@ def _hits(embeddings: Tensor, labels: Tensor) -> Iterator[Tensor]:
 
 
 def _distances(rows: Tensor, queries: Tensor) -> Tensor:
-    # not by products of matrices, in which equal rows can be at slightly different distances
+    # not by a matrix product, which can give equal rows slightly different distances
     return torch.cdist(rows[queries], rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -138,7 +138,7 @@ def _mean_pct(parts: list[Tensor]) -> float:
 
 
 def _rows(embeddings: Tensor) -> Tensor:
-    """Embeddings at length 1 in float64, (n, d); a row of zeros stays as it is."""
+    """Embeddings scaled to length 1 in float64, (n, d); a row of zeros stays zero."""
     if embeddings.dim() < 2 or not embeddings.numel():
         raise ValueError(f"embeddings {tuple(embeddings.shape)}: (n, d) are needed, none of them 0")
     if not torch.isfinite(embeddings).all():

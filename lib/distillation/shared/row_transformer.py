@@ -1,10 +1,10 @@
-"""A small transformer that classifies images, each row of pixels a token, with its attention there to be tapped.
+"""A small transformer that reads each pixel row of an image as a token, with parts that distillation can tap.
 
-It has what methods for transformers copy. In layer 0 of a :func:`row_transformer`, ``layers.0.attention.probabilities``
-is a softmax, whose output is how much each token attends to each other, (n, heads, tokens, tokens); the output of
-``layers.0.cls`` is the state of the CLS token after the layer, (n, width). The layers are *pre-norm*: they normalize
-what they read, not their sum, so that the network trains without a warm-up of the learning rate. BERT's layers are
-post-norm and have dropout, which these have not.
+Methods for transformers copy two of its parts. In layer 0 of a :func:`row_transformer`,
+``layers.0.attention.probabilities`` is a softmax whose output says how much each token attends to each token, (n,
+heads, tokens, tokens); the output of ``layers.0.cls`` is the state of the CLS token after the layer, (n, width). The
+layers are *pre-norm*: they normalize what they read, not their sum, so that the network trains without a warm-up of the
+learning rate. BERT's layers are post-norm and have dropout; these have no dropout.
 """
 
 import torch
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a perceptron for each token, each added to what it read (pre-norm).
+    """Attention, then a perceptron for each token, each added to its input (pre-norm).
 
     width: numbers in a token.
     heads: of the attention.
@@ -122,8 +122,8 @@ def row_transformer(
     heads: of each attention, default 4.
 
     Input (n, channels, rows, columns), output (n, classes) logits.
-    Raises ValueError for a number below 1, and for heads that do not divide the width; the network does for images of
-    another shape.
+    Raises ValueError for a number below 1, and for heads that do not divide the width; the network raises it for images
+    of another shape.
 
     >>> model = row_transformer(layers=2)
     >>> tuple(model(torch.zeros(5, 1, 28, 28)).shape), sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""The products of a linear layer with a few of its rows, other ones for each sample."""
+"""Products with only a few rows of a linear layer's weight, other rows for each sample."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch.nn import functional
 class ActiveProducts(torch.autograd.Function):
     """The product w_i x + b_i for the active i of each sample, and 0 for the others.
 
-    torch has no such product, but it has a weighted sum of a few rows, ``embedding_bag``: sum_i g_i w_i. The derivative
-    of its product with x is w_i x by g_i, and g_i x by w_i: these are the outputs, and the gradient of the weight.
+    torch has no such product, but ``embedding_bag`` computes a weighted sum of a few rows, s = sum_i g_i w_i. The
+    derivative of s x by g_i is w_i x, the output; its derivative by w_i is g_i x, the gradient of the weight.
 
     >>> x, weight, active = torch.ones(2, 3), torch.arange(12.0).view(4, 3), torch.tensor([[0, 3], [1, 2]])
     >>> ActiveProducts.apply(x, weight, None, active)

@@ -1,7 +1,7 @@
 r"""Adaptive dropout (ba2013adaptive), the rival of layers whose active units are found by hashing.
 
 Unit j is kept with a probability that grows with its output, :math:`p_j = \sigma(\alpha z_j + \beta)`, so all outputs
-must be computed to know it.
+must be computed.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from lib.hashing.shared.linear_layers import SparseLinear, Work, check_linear, c
 class AdaptiveLinear(SparseLinear):
     r"""Adaptive dropout: a unit with output z is kept with probability :math:`\sigma(\alpha z + \beta)`.
 
-    In evaluation mode each output is multiplied by its probability. ReLU should follow: then it does not matter that
-    the outputs are multiplied before the activation and not after it.
+    In evaluation mode each output is multiplied by its probability. A ReLU should follow: then it does not matter that
+    outputs are multiplied before the activation instead of after it.
 
     layer: linear layer whose weight and bias it takes over.
-    alpha: finite, default 1. With 0 it is dropout that keeps a share of :math:`\sigma(\beta)`.
+    alpha: finite, default 1. With 0 it is plain dropout that keeps a share of :math:`\sigma(\beta)`.
     beta: finite, default 0. The smaller it is, the fewer units are kept.
     seed: integer, 0 or more. Default 0.
 
@@ -29,7 +29,7 @@ class AdaptiveLinear(SparseLinear):
     not fixed, and all outputs are computed.
 
     Raises ValueError for another kind of layer and numbers out of range.
-    Source: ba2013adaptive. There the parameters of the probabilities may also be learned apart from the weights.
+    Source: ba2013adaptive. There the probabilities may also have learned parameters of their own.
 
     >>> layer = AdaptiveLinear(nn.Linear(784, 1000), beta=-3.0).train()
     >>> outputs = layer(torch.rand(3, 784))
@@ -76,7 +76,7 @@ def drop_adaptively(
     model: any network; it is left as it was.
     layers: names of linear layers, one or more; hidden layers, as in :func:`lib.hashing.sparse_layers.select`.
     alpha, beta: as for :class:`AdaptiveLinear`.
-    seed: integer, 0 or more, of the first layer; each of the others has the next one. Default 0.
+    seed: integer, 0 or more, of the first layer; each later layer takes the next number. Default 0.
 
     Raises ValueError for a layer that is not accepted, which it names, and as :class:`AdaptiveLinear` does.
     Source: ba2013adaptive.

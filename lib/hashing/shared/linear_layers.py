@@ -1,4 +1,4 @@
-"""Linear layers with outputs that are not computed, or dropped: what they replace, what they draw, what they cost."""
+"""How layers that skip or drop some outputs replace linear layers, draw random numbers, and count their work."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ class Work:
 
     products: of the units that are computed.
     selection: of choosing them: hashing the input, or computing all outputs.
-    dense: what they would be if all units were computed.
+    dense: the products if all units were computed.
     """
 
     products: int
@@ -28,7 +28,7 @@ class Work:
 
 
 class SparseLinear(nn.Module):
-    """A layer in the place of a linear one that uses only a part of its units for each input, and counts its work."""
+    """A replacement for a linear layer that uses only some of its units for each input, and counts its work."""
 
     inputs: int
     outputs: int
@@ -42,11 +42,11 @@ class SparseLinear(nn.Module):
 def work(model: nn.Module, shape: tuple[int, ...]) -> Work:
     """Count the multiply-adds of one forward pass for one input, over all layers of a network.
 
-    model: any network; layers that are no :class:`SparseLinear` count as :func:`lib.measure.multiply_adds` counts.
+    model: any network; layers that are not a :class:`SparseLinear` are counted as by :func:`lib.measure.multiply_adds`.
     shape: of one input, without the batch: (channels, height, width).
 
-    Raises ValueError where the model does not take such an input. An example is at
-    :func:`lib.hashing.sparse_layers.select`.
+    Raises ValueError where the model does not take such an input. See :func:`lib.hashing.sparse_layers.select` for an
+    example.
     """
     chosen = {name: m for name, m in model.named_modules() if isinstance(m, SparseLinear)}
     first: Tensor = next(model.parameters(), torch.zeros(0))
@@ -67,9 +67,9 @@ def work(model: nn.Module, shape: tuple[int, ...]) -> Work:
 def uniform(draw: Tensor, shape: tuple[int, ...], *, advance: bool) -> Tensor:
     """Draw uniform numbers in [0, 1) from a layer's own generator.
 
-    draw: a buffer of the layer, (2,) int64: its seed, and the number of draws so far, which is counted here.
-    shape: of the answer.
-    advance: whether other numbers come in each call, as in training; without, always the same.
+    draw: a buffer of the layer, (2,) int64: its seed, and the number of draws so far, to which this function adds.
+    shape: of the result.
+    advance: whether each call draws new numbers, as in training; if False, every call draws the same.
 
     Returns float32 numbers on the CPU.
 
@@ -86,11 +86,11 @@ def uniform(draw: Tensor, shape: tuple[int, ...], *, advance: bool) -> Tensor:
 
 
 def replaced(model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear, int], nn.Module]) -> nn.Module:
-    """Return a copy of a network with other layers in the place of named linear ones.
+    """Return a copy of a network in which other layers replace the named linear ones.
 
     model: any network; it is left as it was.
-    names: of plain linear layers, one or more; a name that comes twice counts once.
-    make: gives the new layer for a layer of the copy and its place among the names.
+    names: of plain linear layers, one or more; a name given twice counts once.
+    make: returns the new layer, given a layer of the copy and its place among the names.
 
     Raises ValueError, with the layer's name, for layers of other kinds, shared weights, layers that are read instead
     of called, and what ``make`` refuses.
@@ -122,8 +122,8 @@ def replaced(model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear, 
 def check_linear(layer: nn.Module, name: str) -> None:
     """Raise ValueError unless a layer is a plain ``nn.Linear`` whose weight is not compressed.
 
-    layer: what was given.
-    name: what to call it.
+    layer: the layer to check.
+    name: what the message calls it.
 
     >>> check_linear(nn.ReLU(), "the layer")
     Traceback (most recent call last):
@@ -137,7 +137,7 @@ def check_linear(layer: nn.Module, name: str) -> None:
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed below 0.
 
-    seed: what was given.
+    seed: the seed to check.
 
     >>> check_seed(-1)
     Traceback (most recent call last):

@@ -1,6 +1,6 @@
 r"""A hash of whole numbers that is the same on every machine and in every version: buckets and signs.
 
-The hash of a key is the output of the generator SplitMix64 at that place of its sequence (steele2014fast):
+The hash of key k is output k of the generator SplitMix64 (steele2014fast):
 
 .. math:: z = s + (k + 1)\, \gamma, \qquad z \leftarrow (z \oplus z / 2^{30})\, a, \qquad
    z \leftarrow (z \oplus z / 2^{27})\, b, \qquad h(k) = z \oplus z / 2^{31},
@@ -35,7 +35,7 @@ def splitmix64(keys: np.ndarray, seed: int) -> np.ndarray:
     if keys.dtype.kind not in "iu" or (keys.size and keys.min() < 0):
         raise ValueError(f"the keys to hash must be whole numbers from 0 up, not {keys.dtype} from {_least(keys)}")
     # method
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+    with np.errstate(over="ignore"):  # arithmetic is modulo 2^64 on purpose
         z = np.uint64(seed) + (keys.astype(np.uint64) + np.uint64(1)) * GAMMA
         z = (z ^ (z >> np.uint64(30))) * A
         z = (z ^ (z >> np.uint64(27))) * B
@@ -70,7 +70,7 @@ def signs(keys: np.ndarray, seed: int) -> np.ndarray:
     The sign comes from a hash of its own: bits of the bucket's hash would tie the sign to the bucket.
 
     keys: whole numbers, 0 or larger, any shape.
-    seed: the one of the buckets, from 0 to 2^63 - 1.
+    seed: that of the buckets, from 0 to 2^63 - 1.
 
     Returns int8 of the same shape. Raises ValueError for what is not accepted.
 
@@ -98,7 +98,7 @@ def derived(seed: int, number: int) -> int:
 def check_seed(seed: int) -> None:
     """Raise ValueError unless ``seed`` is a whole number from 0 to 2^63 - 1.
 
-    seed: what was given.
+    seed: the seed to check.
 
     >>> check_seed(-1)
     Traceback (most recent call last):
