@@ -5,7 +5,7 @@ Each file holds one estimator in the form of scikit-learn: fit, partial_fit, pre
 The beginnings:
 
 perceptron.py                 fixed random detectors and one unit that learns from its errors
-willshaw_malsburg.py          connections from sheet to sheet that come to keep neighbors together
+willshaw_malsburg.py          connections between two sheets that learn to keep neighbors together
 self_organizing_map.py        a grid of units that unfolds over the inputs
 
 Without a grid:

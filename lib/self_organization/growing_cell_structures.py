@@ -1,7 +1,7 @@
-r"""Growing cell structures: a mesh of triangles that gains a cell where it is needed most; alone, or as a classifier.
+r"""Growing cell structures: a mesh of triangles that adds cells where they are needed most, alone or as a classifier.
 
 The mesh begins as one simplex of dimension k (a triangle for k = 2). For each sample x the nearest cell s and its
-neighbors n move, and s counts it:
+neighbors n move, and s counts the sample:
 
 .. math::
    w_s \leftarrow w_s + \epsilon_b (x - w_s), \quad w_n \leftarrow w_n + \epsilon_n (x - w_n), \quad
@@ -10,14 +10,14 @@ neighbors n move, and s counts it:
 After every :math:`\lambda` samples, the cell q with the largest resource :math:`\tau` gets a new neighbor r in the
 middle of its longest edge; r takes its share of the neighbors' resources, and all simplices stay whole.
 
-The classifier puts a radial basis function on each cell, as wide as its edges are long in the mean, and trains output
-weights and positions at the same time:
+The classifier puts a radial basis function on each cell, as wide as the mean length of the cell's edges, and trains
+output weights and positions at the same time:
 
 .. math::
    D_c = e^{-\lVert x - w_c \rVert^2 / \sigma_c^2}, \qquad o_i = \sum_c v_{ic} D_c, \qquad
    v_{ic} \leftarrow v_{ic} + \eta\, (\zeta_i - o_i)\, D_c .
 
-Its resource is the squared error :math:`\lVert \zeta - o \rVert^2`, so cells come where the network errs
+Its resource is the squared error :math:`\lVert \zeta - o \rVert^2`, so cells are added where the network errs
 (fritzke1994growing).
 """
 
@@ -38,35 +38,35 @@ from lib.self_organization.shared.estimator import GraphEstimator, check_snapsho
 from lib.self_organization.shared.graphs import UnitGraph, stops
 
 TINY = np.finfo(float).tiny
-MOST = 10  # dimension: a simplex has 2^(k + 1) faces, and all of them are looked at
+MOST = 10  # largest dimension: a simplex has 2^(k + 1) faces, and all of them are looked at
 
 
 class GrowingCellStructures(GraphEstimator):
     """Learn a mesh of simplices that is denser where there are more samples (fritzke1994growing).
 
     max_units: the largest number of cells, dimension + 1 or more; more cells than samples are accepted.
-    dimension: k, of the simplices, 1 to 10: 1 a chain, 2 a mesh of triangles.
+    dimension: k, of the simplices, 1 to 10: 1 for a chain, 2 for a mesh of triangles.
     steps: number of samples that ``fit`` draws, at most; 1 or more.
     insert_every: lambda, the samples between two new cells, 1 or more.
     winner_rate: epsilon_b, the step size of the nearest cell, above 0, at most 1.
     neighbor_rate: epsilon_n, that of its neighbors, 0 to 1.
     resource: "signals": the nearest cell counts each sample; "error": its squared distance.
     decay: alpha, the share of all resources that is lost after each sample, 0 to 1. With the usual 0.05 a cell
-        remembers about twenty samples: where cells are removed, a mesh of more than twenty needs a smaller one.
-    insertion: where cells are added: "resource": at the cell with most of it; "random": at any, a baseline.
-    exponent: n of the receptive fields, a mean edge length to this power, above 0; None: the number of features.
+        remembers about twenty samples; with removal, a mesh of more than twenty cells needs a smaller decay.
+    insertion: where cells are added: "resource": at the cell with the largest; "random": at a random one, a baseline.
+    exponent: n; receptive fields count as the mean edge length to this power, above 0; None: the number of features.
     removal: each time an insertion is due, remove the cells where samples are less dense than this, as a multiple of
         the density over all cells (usual: 0.09), above 0; at most a twentieth of the cells at a time, never the last
         simplex. None: no cell is removed, and a mesh of triangles stays a disk.
-    target: when the last ``insert_every`` samples were at this distance or less from their nearest cells, in the mean,
-        no cell is added, and ``fit`` ends; 0 or more, in units of X. None: growth ends at ``max_units``.
-    snapshots: steps at which to keep the graph in ``snapshots_``; 0 is before the first sample. Those after ``fit`` has
-        met the target do not come.
+    target: once the mean distance of the last ``insert_every`` samples to their nearest cells is this or less, no cell
+        is added, and ``fit`` ends; 0 or more, in units of X. None: growth ends at ``max_units``.
+    snapshots: steps at which to keep the graph in ``snapshots_``; 0 is before the first sample. No graph is kept after
+        ``fit`` has met the target.
     random_state: seed of the first simplex, the order of samples and random insertion, a whole number, 0 or more.
 
-    The first simplex is at samples drawn by chance. No cell is added at a cell without a resource, or whose edges have
-    no length. Attributes after fitting: those of :class:`lib.self_organization.shared.estimator.GraphEstimator`, and
-    ``resources_``, (units,) tau of each cell.
+    The first simplex is placed on random samples. No cell is added while no cell has a resource, or next to a cell
+    whose edges have no length. Attributes after fitting: those of
+    :class:`lib.self_organization.shared.estimator.GraphEstimator`, and ``resources_``, (units,) tau of each cell.
     Methods raise ValueError for parameters and samples that are not accepted, before anything is changed.
 
     >>> mesh = GrowingCellStructures(20, steps=4000).fit(np.random.default_rng(0).random((500, 2)))
@@ -126,7 +126,7 @@ class GrowingCellStructures(GraphEstimator):
         return self
 
     def partial_fit(self, X: np.ndarray, y: None = None) -> Self:
-        """Present each sample once, in the order given, and go on with growth. The first call makes a new mesh.
+        """Present each sample once, in the order given, and continue growth. The first call makes a new mesh.
 
         X: (n, features) finite numbers, one sample or more.
         y: not used.
@@ -162,11 +162,11 @@ class GrowingCellStructures(GraphEstimator):
         self.resources_ = np.zeros(self.dimension + 1)
         self.n_iter_ = 0
         self._random = random
-        self._distance = 0.0  # sum of the distances since growth was due last
+        self._distance = 0.0  # sum of the distances since growth was last due
         self._dimension = self.dimension
 
     def _learn(self, samples: np.ndarray, order: np.ndarray, *, ends: bool) -> None:
-        """Present samples in order. ``ends``: the end comes when the target is met."""
+        """Present samples in order. ``ends``: stop when the target is met."""
         positions, adjacency, resources = self.positions_.copy(), self.graph_.adjacency, self.resources_.copy()
         exponent = samples.shape[1] if self.exponent is None else self.exponent
         begin, step, met = self.n_iter_, self.n_iter_, False
@@ -204,20 +204,21 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
 
     max_units: the largest number of cells, dimension + 1 or more; more cells than samples are accepted.
     dimension: k, of the simplices, 1 to 10.
-    epochs: how often ``fit`` presents all samples, at most; 1 or more. One cell comes with each epoch but the last.
+    epochs: the most epochs of ``fit``, 1 or more. Each epoch but the last adds one cell.
     winner_rate: epsilon_b, the step size of the nearest cell, above 0, at most 1.
     neighbor_rate: epsilon_n, that of its neighbors, 0 to 1.
     learning_rate: eta, the step size of the output weights, above 0, at most 1.
-    decay: the share of all resources that is lost after each epoch, 0 to 1; 1: cells come where the last epoch erred.
-    insertion: where cells are added: "error": at the cell with the largest resource; "random": at any, a baseline.
-    exponent: n of the receptive fields, a mean edge length to this power, above 0; None: the number of features.
+    decay: the share of all resources that is lost after each epoch, 0 to 1; 1: only the last epoch's errors count.
+    insertion: where cells are added: "error": at the cell with the largest resource; "random": at a random one, a
+        baseline.
+    exponent: n; receptive fields count as the mean edge length to this power, above 0; None: the number of features.
     target: when at most this share of the samples is misclassified after an epoch, no cell is added, and ``fit`` ends;
         0 to 1. None: growth ends at ``max_units``.
-    snapshots: epochs after which to keep the graph in ``snapshots_``; 0 is before the first sample. Those after ``fit``
-        has met the target do not come.
+    snapshots: epochs after which to keep the graph in ``snapshots_``; 0 is before the first sample. No graph is kept
+        after ``fit`` has met the target.
     random_state: seed of the first simplex, the order of samples and random insertion, a whole number, 0 or more.
 
-    Attributes after fitting: those of :class:`lib.self_organization.shared.estimator.GraphEstimator`, with epochs for
+    Attributes after fitting: those of :class:`lib.self_organization.shared.estimator.GraphEstimator`, with epochs as
     steps; ``classes_``; ``output_weights_``, (units, classes); ``resources_``, (units,).
     Methods raise ValueError for parameters, samples and labels that are not accepted, before anything is changed.
 
@@ -282,10 +283,10 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
 
         X: (n, features) finite numbers, one sample or more.
         y: (n,) classes.
-        classes: all classes that will ever come, for the first call; None: those in y.
+        classes: all classes that will ever occur, for the first call; None: those in y.
 
-        Returns the classifier itself. Raises ValueError also for a class that was not announced, and where the output
-        weights diverge.
+        Returns the classifier itself. Raises ValueError also for a class that the first call did not announce, and
+        where the output weights diverge.
         """
         self._check()
         check_snapshots(self.snapshots, last=None)
@@ -309,7 +310,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Give the class with the largest output for each sample.
+        """Return the class with the largest output for each sample.
 
         X: (n, features) finite numbers.
 
@@ -319,7 +320,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
         return self.classes_[outputs.argmax(1)]
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Give the outputs o of each sample, which are near 1 for its class and near 0 for others; no probabilities.
+        """Return the outputs o of each sample: near 1 for its class and near 0 for others, but not probabilities.
 
         X: (n, features) finite numbers.
 
@@ -330,7 +331,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
         return outputs[:, 1] - outputs[:, 0] if len(self.classes_) == 2 else outputs
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Give the radial basis functions D of each sample.
+        """Return the radial basis functions D of each sample.
 
         X: (n, features) finite numbers.
 
@@ -357,7 +358,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
             inputs.check_number("target", self.target, least=0, most=1)
 
     def _learn(self, network: "_Network", samples: np.ndarray, targets: np.ndarray, epochs: int, *, ends: bool) -> None:
-        """Train and grow a network, and keep it. ``ends``: the end comes when the target is met."""
+        """Train and grow a network, and keep it. ``ends``: stop when the target is met."""
         exponent = samples.shape[1] if self.exponent is None else self.exponent
         rates = (self.winner_rate, self.neighbor_rate, self.learning_rate)
         step, last, graph, snapshots = network.step, network.step + epochs, network.graph, list(network.snapshots)
@@ -390,7 +391,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
 
 @dataclass(frozen=True)
 class _Network:
-    """The state of a classifier before an epoch; it is replaced when all went well."""
+    """The state of a classifier before an epoch; it is replaced only if the epoch succeeds."""
 
     classes: np.ndarray
     graph: UnitGraph
@@ -402,7 +403,7 @@ class _Network:
 
 
 def _check_growth(estimator: Any) -> None:
-    """Refuse the parameters that both estimators have."""
+    """Check the parameters that both estimators have."""
     dimension = inputs.check_count("dimension", estimator.dimension)
     if dimension > MOST:
         raise ValueError(f"dimension is {dimension}; it must be at most {MOST}")
@@ -423,7 +424,7 @@ def _check_dimension(estimator: Any) -> None:
 
 
 def _labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
-    """Give the labels as an array of one dimension, or refuse them."""
+    """Return the labels as an array of one dimension, or refuse them."""
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
@@ -440,19 +441,19 @@ def _first_graph(samples: np.ndarray, dimension: int, random: np.random.Generato
 def _activations(samples: np.ndarray, positions: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
     """D of each sample and cell, (n, cells) of the type of the samples."""
     widths = cells.mean_edge_lengths(positions, adjacency)
-    with np.errstate(over="ignore"):  # a cell without a width answers to its own place only
+    with np.errstate(over="ignore"):  # a cell without a width responds only at its own place
         squares = cdist(samples, positions, "sqeuclidean") / np.maximum(widths**2, TINY)
     return np.exp(-squares).astype(samples.dtype, copy=False)
 
 
 def _where(resources: np.ndarray, insertion: str, random: np.random.Generator) -> int:
-    """The cell next to which a cell is added."""
+    """The cell next to which the new one is added."""
     return int(random.integers(len(resources)) if insertion == "random" else resources.argmax())
 
 
 @numba.njit(cache=True)
 def _nearest(positions: np.ndarray, x: np.ndarray, distances: np.ndarray) -> int:
-    """Write the squared distances to all cells, and give the nearest one."""
+    """Write the squared distances to all cells, and return the nearest one."""
     s = 0
     for c in range(len(positions)):
         distances[c] = 0.0
@@ -482,7 +483,7 @@ def _present(
     decay: float,
     counts: bool,
 ) -> float:
-    """Present samples in order; positions and resources are changed in place. Gives the sum of the distances."""
+    """Present samples in order; positions and resources are changed in place. Returns the sum of the distances."""
     distances = np.empty(len(positions))
     total = 0.0
     # method
@@ -560,8 +561,8 @@ def present_labels(
         for c in range(units):
             for i in range(outputs):
                 weights[c, i] += learning_rate * o[i] * D[c]
-        # w_s += epsilon_b (x - w_s), w_n += epsilon_n (x - w_n), and sigma of all whose
-        # edges are longer or shorter now
+        # w_s += epsilon_b (x - w_s), w_n += epsilon_n (x - w_n), and sigma of all cells
+        # whose edges have changed their length
         around = neighbors[begins[s] : begins[s + 1]]
         _move(positions[s], x, winner_rate)
         for n in around:

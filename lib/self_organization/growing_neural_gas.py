@@ -8,12 +8,12 @@ For each sample x with its nearest units :math:`s_1, s_2`, all edges of :math:`s
    w_n \leftarrow w_n + \epsilon_n (x - w_n)
 
 for the neighbors n of :math:`s_1`: each moves by its own vector. The edge between :math:`s_1` and :math:`s_2` is made,
-or is as new again; edges that are too old go, and units without an edge go with them. After every :math:`\lambda`
-samples a unit r is put halfway between the unit q with the largest error and that of its neighbors f with the largest
-error; the edges q-r and r-f replace q-f, :math:`E_q` and :math:`E_f` are multiplied by :math:`\alpha`, and
+or gets the age 0 again; edges that are too old are removed, and so are units left without an edge. After every
+:math:`\lambda` samples a unit r is put halfway between the unit q with the largest error and its neighbor f with the
+largest error; the edges q-r and r-f replace q-f, :math:`E_q` and :math:`E_f` are multiplied by :math:`\alpha`, and
 :math:`E_r = E_q`. All errors decay by the factor d at each sample (fritzke1995growing).
 
-Unlike the neural gas, nothing here changes with time: learning can go on as long as samples come.
+Unlike in the neural gas, no rate changes with time: learning can go on as long as samples come.
 """
 
 from typing import Self
@@ -34,21 +34,21 @@ class GrowingNeuralGas(GraphEstimator):
     insert_every: lambda, the samples between two new units, 1 or more.
     winner_rate: epsilon_b, the step size of the nearest unit, above 0, at most 1.
     neighbor_rate: epsilon_n, that of its neighbors, 0 to 1.
-    max_age: age that an edge may reach, in wins of its units without its use, 1 or more.
+    max_age: age that an edge may reach: wins of its units in which it was not used, 1 or more.
     insertion_factor: alpha, what is left of the errors of q and f after an insertion, 0 to 1.
     decay: d, what is left of all errors after each sample, 0 to 1.
-    target: when the last ``insert_every`` samples were at this distance or less from their nearest units, in the mean,
-        no unit is added, and ``fit`` ends; 0 or more, in units of X. None: growth ends at ``max_units``.
-    snapshots: steps at which to keep the graph in ``snapshots_``; 0 is before the first sample. Those after ``fit`` has
-        met the target do not come.
-    random_state: seed of the two first units and of the order of samples, a whole number, 0 or more.
+    target: once the mean distance of the last ``insert_every`` samples to their nearest units is this or less, no unit
+        is added, and ``fit`` ends; 0 or more, in units of X. None: growth ends at ``max_units``.
+    snapshots: steps at which to keep the graph in ``snapshots_``; 0 is before the first sample. No graph is kept after
+        ``fit`` has met the target.
+    random_state: seed of the first two units and of the order of samples, a whole number, 0 or more.
 
-    The gas begins with two units at samples drawn by chance. Where no unit has an error, none is added: the paper does
-    not ask, but its rule would pile up units at one place. Units keep the order in which they were added.
-    Attributes after fitting: those of :class:`lib.self_organization.shared.estimator.GraphEstimator`, and ``errors_``,
-    (units,) E of each unit.
-    Memory grows with the square of the number of units. Methods raise ValueError for parameters and samples that are
-    not accepted, before anything is changed.
+    The gas begins with two units on random samples. While no unit has an error, none is added: the paper does not say
+    so, but its rule would pile up units at one place. Units keep the order in which they were added. Attributes after
+    fitting: those of :class:`lib.self_organization.shared.estimator.GraphEstimator`, and ``errors_``, (units,) E of
+    each unit.
+    Memory grows with the square of the number of units.
+    Methods raise ValueError for parameters and samples that are not accepted, before anything is changed.
 
     >>> angles = np.linspace(0, 2 * np.pi, 500)
     >>> gas = GrowingNeuralGas(12, steps=5000).fit(np.column_stack([np.cos(angles), np.sin(angles)]))
@@ -102,7 +102,7 @@ class GrowingNeuralGas(GraphEstimator):
         return self
 
     def partial_fit(self, X: np.ndarray, y: None = None) -> Self:
-        """Present each sample once, in the order given, and go on with growth. The first call makes a new gas.
+        """Present each sample once, in the order given, and continue growth. The first call makes a new gas.
 
         X: (n, features) finite numbers, one sample or more.
         y: not used.
@@ -136,10 +136,10 @@ class GrowingNeuralGas(GraphEstimator):
         self.snapshots_ = [self.graph_] if 0 in self.snapshots else []
         self.errors_ = np.zeros(2)
         self.n_iter_ = 0
-        self._distance = 0.0  # sum of the distances since growth was due last
+        self._distance = 0.0  # sum of the distances since growth was last due
 
     def _learn(self, samples: np.ndarray, order: np.ndarray, *, ends: bool) -> None:
-        """Present samples in order. ``ends``: the end comes when the target is met."""
+        """Present samples in order. ``ends``: stop when the target is met."""
         positions, errors, ages = self.positions_.copy(), self.errors_.copy(), self.graph_.age_table()
         begin, step = self.n_iter_, self.n_iter_
         rates = (self.winner_rate, self.neighbor_rate, self.decay)
@@ -148,7 +148,7 @@ class GrowingNeuralGas(GraphEstimator):
                 rest = order[step - begin : stop - begin]
                 done, distance = _present(positions, errors, ages, samples, rest, *rates, self.max_age)
                 step, self._distance = step + done, self._distance + distance
-                kept = (ages >= 0).any(1)  # units without an edge go
+                kept = (ages >= 0).any(1)  # units without an edge are removed
                 positions, errors, ages = positions[kept], errors[kept], ages[kept][:, kept]
             met = False
             if stop % self.insert_every == 0:
@@ -173,7 +173,7 @@ def insert(
     ages: (units, units), -1 where there is no edge; q must have one.
     insertion_factor: alpha.
 
-    Returns positions, errors and ages with one more unit, the last; the arrays that were given are left as they were.
+    Returns positions, errors and ages with one more unit, the last; the given arrays are left as they were.
     """
     # method
     q = int(errors.argmax())
@@ -204,7 +204,7 @@ def _present(
 ) -> tuple[int, float]:
     """Present samples in order until the end, or until a unit has lost its last edge.
 
-    Positions, errors and ages are changed in place. Gives the number of samples that were presented, and the sum of
+    Positions, errors and ages are changed in place. Returns the number of samples that were presented, and the sum of
     their distances to the nearest unit.
     """
     units, features = positions.shape
@@ -223,7 +223,7 @@ def _present(
                 second_least, second = distance, i
         total += np.sqrt(least)
         for i in range(units):
-            errors[i] *= decay  # the paper's last step, here before the next sample: the same for all that is compared
+            errors[i] *= decay  # the paper's last step, here before the next sample: no comparison changes
         errors[first] += least
         alone = False
         for i in range(units):
@@ -235,7 +235,7 @@ def _present(
                 ages[first, i] += 1
                 if ages[first, i] > max_age:
                     ages[first, i] = -1
-                    alone = alone or (ages[i] >= 0).sum() == 1  # that to the winner was its last
+                    alone = alone or (ages[i] >= 0).sum() == 1  # the edge to the winner was its last
                 ages[i, first] = ages[first, i]
         ages[first, second] = ages[second, first] = 0
         if alone:

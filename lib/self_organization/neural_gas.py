@@ -1,13 +1,14 @@
-r"""Neural gas: units without a grid that spread over the samples, and edges where two of them are the nearest.
+r"""Neural gas: units without a grid that spread over the samples, and edges between units nearest to one sample.
 
 For each sample x the units are ranked by distance, :math:`k_i = 0` for the nearest, and all of them move,
 
 .. math:: w_i \leftarrow w_i + \epsilon(t)\, e^{-k_i / \lambda(t)} (x - w_i)
 
-(martinetz1991neural; martinetz1993neural, equation 7). Who moves with whom depends on the samples alone: unlike a
+(martinetz1991neural; martinetz1993neural, equation 7). Which units move together depends on the samples alone: unlike a
 self-organizing map, a gas takes any shape. *Competitive Hebbian learning* then shows that shape: each sample connects
 its two nearest units. Where units are dense enough, these edges are the neighborhoods of the data
-(martinetz1994topology). An edge gets older when its unit wins and the edge is not used; past its lifetime T(t) it goes.
+(martinetz1994topology). An edge gets older when one of its units wins without using it; past its lifetime T(t) it is
+removed.
 
 Each of :math:`\epsilon, \lambda, T` changes as :math:`g(t) = g_i (g_f / g_i)^{t / t_{max}}`, so the number of steps
 must be known beforehand.
@@ -24,16 +25,16 @@ from lib.self_organization.shared.graphs import UnitGraph, stops
 
 
 class Schedules(TypedDict):
-    """First and last value of what changes: ``NeuralGas(**DEMO)``."""
+    """First and last value of each schedule, as in ``NeuralGas(**DEMO)``."""
 
     learning_rate: tuple[float, float]
     neighborhood: tuple[float, float]
     lifetime: tuple[float, float]
 
 
-# Of the papers, which name them for 40,000 steps (martinetz1991neural).
+# The values of the papers, for 40,000 steps (martinetz1991neural).
 PAPER: Final[Schedules] = {"learning_rate": (0.5, 0.005), "neighborhood": (10.0, 0.01), "lifetime": (20.0, 200.0)}
-# Of DemoGNG, the program by Loos and Fritzke that many know gases from; also for 40,000 steps.
+# The values of DemoGNG, the well-known program by Loos and Fritzke; also for 40,000 steps.
 DEMO: Final[Schedules] = {"learning_rate": (0.3, 0.05), "neighborhood": (30.0, 0.01), "lifetime": (20.0, 200.0)}
 
 
@@ -44,15 +45,15 @@ class NeuralGas(GraphEstimator):
     steps: t_max, the number of samples that ``fit`` draws, 1 or more.
     learning_rate: epsilon at the first and the last step, above 0, at most 1; it must not rise.
     neighborhood: lambda, in ranks, at the first and the last step, above 0; it must not rise.
-    lifetime: T, of an edge, in wins of its unit, at the first and the last step, 1 or more; it must not fall. The
+    lifetime: T of an edge, in wins of its units, at the first and the last step, 1 or more; it must not fall. The
         defaults of all three are those of the papers, ``PAPER``; ``DEMO`` has those of DemoGNG.
     snapshots: steps at which to keep the graph in ``snapshots_``; 0 is before the first sample.
     random_state: seed of the first positions and of the order of samples, a whole number, 0 or more.
 
-    Units begin at samples drawn by chance. Attributes after fitting: those of
+    Units begin on random samples. Attributes after fitting: those of
     :class:`lib.self_organization.shared.estimator.GraphEstimator`.
-    Memory grows with the square of the number of units. Methods raise ValueError for parameters and samples that are
-    not accepted, before anything is changed.
+    Memory grows with the square of the number of units.
+    Methods raise ValueError for parameters and samples that are not accepted, before anything is changed.
 
     >>> angles = np.linspace(0, 2 * np.pi, 500)
     >>> gas = NeuralGas(12, steps=5000).fit(np.column_stack([np.cos(angles), np.sin(angles)]))
@@ -96,7 +97,7 @@ class NeuralGas(GraphEstimator):
         return self
 
     def partial_fit(self, X: np.ndarray, y: None = None) -> Self:
-        """Present each sample once, in the order given; go on with the schedule where the last call ended.
+        """Present each sample once, in the order given; the schedules continue where the last call ended.
 
         After t_max steps the schedules keep their last values. The first call makes a new gas.
 
@@ -132,7 +133,7 @@ class NeuralGas(GraphEstimator):
         schedules.check_falling("learning_rate", *self.learning_rate)
         schedules.check_falling("neighborhood", *self.neighborhood)
         first, last = self.lifetime
-        if not 1 <= first <= last:  # an edge that is not at the winner would outlive a lifetime that falls
+        if not 1 <= first <= last:  # with a falling lifetime, edges away from the winner would outlive it
             raise ValueError(f"lifetime goes from {first} to {last}; it must begin at 1 or more and must not fall")
 
     def _start(self, samples: np.ndarray, random: np.random.Generator) -> None:
@@ -185,7 +186,7 @@ def present(
             distances[i] = 0.0
             for j in range(features):
                 distances[i] += (np.float64(x[j]) - np.float64(positions[i, j])) ** 2
-        # of units at the same distance, the first is nearer
+        # of units at the same distance, the first counts as nearer
         ranking = np.argsort(distances, kind="mergesort")
         # w_i += epsilon exp(-k_i / lambda) (x - w_i)
         for k in range(units):
@@ -194,7 +195,7 @@ def present(
             for j in range(features):
                 w[j] += pull * (x[j] - w[j])
         # connect the nearest two; all edges of the nearest get older,
-        # and those past their lifetime go
+        # and those past their lifetime are removed
         first, second = ranking[0], ranking[1]
         ages[first, second] = ages[second, first] = 0
         for i in range(units):

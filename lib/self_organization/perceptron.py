@@ -11,7 +11,7 @@ be separated, learning ends: from :math:`w = 0` it makes at most :math:`(\rho/\g
 largest length of :math:`(a, 1)` and :math:`\gamma` the margin of any separator of length 1 (Novikoff, 1962).
 
 The paper of 1958 strengthens the active units at every answer and lets response units inhibit each other; learning from
-errors alone, which is written here, is Rosenblatt's later form.
+errors alone, as here, is Rosenblatt's later form.
 """
 
 from typing import Self
@@ -51,7 +51,7 @@ def learn(units: np.ndarray, signs: np.ndarray, weights: np.ndarray, bias: float
 
 
 class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):
-    """Separate two classes by one trained unit behind fixed random ones (rosenblatt1958perceptron).
+    """Separate two classes by one trained unit on top of fixed random ones (rosenblatt1958perceptron).
 
     units: number of association units, 1 or more; None: the response unit sees the inputs themselves.
     connections: how many inputs each association unit sees, 1 or more; all of them where there are fewer.
@@ -113,7 +113,7 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
         return self
 
     def partial_fit(self, X: np.ndarray, y: np.ndarray, classes: np.ndarray | None = None) -> Self:
-        """Learn from the errors of one pass over the samples, in their order. The first call begins from nothing.
+        """Learn from the errors of one pass over the samples, in their order. The first call starts from zero weights.
 
         X: (n, features) finite numbers.
         y: (n,) labels, of one class or of both.
@@ -131,7 +131,7 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
         return self
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Give w . a + b of each sample.
+        """Return w . a + b of each sample.
 
         X: (n, features) finite numbers.
 
@@ -140,7 +140,7 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
         return self.transform(X) @ self.coef_ + self.intercept_
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Give the class of each sample.
+        """Return the class of each sample.
 
         X: (n, features) finite numbers.
 
@@ -150,7 +150,7 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
         return self.classes_[above.astype(int)]
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Give the activity a of the association units, or X where there are none.
+        """Return the activity a of the association units, or X where there are none.
 
         X: (n, features) finite numbers.
 
@@ -180,7 +180,7 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
     def _samples(
         self, X: np.ndarray, y: np.ndarray, classes: np.ndarray | None, *, reset: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples, their labels and the two classes, or a refusal."""
+        """Return the samples, their labels and the two classes, or refuse them."""
         _, labels = check_X_y(X, y, dtype=None, ensure_all_finite=False, estimator=self)
         kind = type_of_target(labels, input_name="y", raise_unknown=True)
         if kind not in ("binary", "multiclass"):
@@ -211,13 +211,13 @@ class RosenblattPerceptron(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Tra
         self.converged_, self.mistake_bound_ = False, np.inf
 
     def _units(self, samples: np.ndarray) -> np.ndarray:
-        """a = 1[R x > theta]; a sparse product adds in the same order however many samples there are."""
+        """Compute a = 1[R x > theta]; a sparse product adds in the same order for any number of samples."""
         if self.projections_ is None:
             return samples
         return np.ascontiguousarray((self.projections_ @ samples.T > self.threshold).T, dtype=float)
 
     def _learn(self, units: np.ndarray, signs: np.ndarray) -> None:
-        """Keep what one pass teaches."""
+        """Learn from one pass, and keep the result."""
         self.coef_, self.intercept_, mistakes = learn(units, signs, self.coef_, self.intercept_)
         self.mistakes_ += mistakes
         self.n_iter_ += 1

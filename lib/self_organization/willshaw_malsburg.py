@@ -1,7 +1,7 @@
 r"""Map formation by Willshaw and von der Malsburg: activity orders the connections between two sheets of cells.
 
-Neighboring cells i of the first sheet are active together. The potentials of the second sheet settle under what comes
-in and what its own cells do to each other, excitation nearby and inhibition farther away,
+Neighboring cells i of the first sheet are active together. The potentials of the second sheet settle under its input
+and the effect of its own cells on each other, excitation nearby and inhibition farther away,
 
 .. math::
    \dot H_j = -\alpha H_j + \sum_i A_i s_{ij} + \sum_k e_{kj} H_k^*, \qquad H^* = \max(0, H - \theta)
@@ -12,7 +12,7 @@ and active connections grow, while the mean strength S that a cell receives is h
    s_{ij} \leftarrow s_{ij} + h A_i H_j^* \ \text{ where } H_j^* > \epsilon, \qquad
    s_{ij} \leftarrow s_{ij}\, S \Big/ \tfrac1n \sum_{i'} s_{i'j}
 
-(willshaw1976patterned). A few connections that begin stronger, the polarity markers, fix how the map is turned.
+(willshaw1976patterned). A few connections that begin stronger, the polarity markers, fix the orientation of the map.
 
 The constants are those of a public reimplementation of the model (github.com/dkeitley/Map-Formation-Models), which
 presents 60,000 pairs; they were not compared with the printed paper.
@@ -33,7 +33,7 @@ from lib.self_organization.shared import inputs
 
 
 def neighboring_pairs(rows: int, columns: int) -> np.ndarray:
-    """Give the patterns from which a map forms: each two cells of a sheet that are side by side.
+    """Return the patterns from which a map forms: all pairs of cells of a sheet that are side by side.
 
     rows: rows of the sheet, 1 or more.
     columns: columns of the sheet, 1 or more; at least two cells.
@@ -53,21 +53,22 @@ def neighboring_pairs(rows: int, columns: int) -> np.ndarray:
 
 
 class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Let connections from a sheet of cells to another become a map that keeps neighbors (willshaw1976patterned).
+    """Learn connections from one sheet of cells to another that keep neighbors together (willshaw1976patterned).
 
     sheet: rows and columns of the second sheet, 1 or more each.
-    source: rows and columns of the first sheet, whose cells are the features; None: the most square of that many cells.
-    presentations: number of patterns that ``fit`` presents, drawn from its samples by chance, 1 or more.
+    source: rows and columns of the first sheet, whose cells are the features; None: as near to a square as their number
+        allows.
+    presentations: number of patterns that ``fit`` presents, drawn at random from its samples, 1 or more.
     rate: h, above 0.
     strength: S, the mean strength of a cell's connections, above 0.
-    spread: standard deviation of the initial strengths, 0 or more; a negative one counts as positive.
+    spread: standard deviation of the initial strengths, 0 or more; a strength drawn below 0 loses its sign.
     marker: factor, above 0, of the initial strengths between the two by two cells in the middle of both sheets, each
         with its counterpart; 1: no markers.
     lateral: e at the city-block distances 1, 2, ... in the second sheet; (): no lateral interaction.
     threshold: theta, 0 or more.
     decay: alpha, above 0, at most 1.
     learning_threshold: epsilon, 0 or more.
-    tolerance: potentials have settled when their mean changes by less than this share in a step of one time unit.
+    tolerance: potentials have settled when their mean changes by no more than this share in a step of one time unit.
     relaxation: steps after which they count as settled, 1 or more.
     random_state: seed of the initial strengths and of the order of patterns, a whole number, 0 or more.
 
@@ -150,7 +151,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Give the activity H* of the second sheet, once it has settled, for each pattern.
+        """Return the activity H* of the second sheet, once it has settled, for each pattern.
 
         X: (n, features) activities of the first sheet's cells, 0 or more.
 
@@ -162,7 +163,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return _bounded(np.array([settled(pattern @ self.weights_, *settling) for pattern in patterns]))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Give the most active cell of the second sheet for each pattern.
+        """Return the most active cell of the second sheet for each pattern.
 
         X: (n, features) activities of the first sheet's cells, 0 or more.
 
@@ -171,7 +172,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self.transform(X).argmax(axis=1)
 
     def receptive_fields(self) -> np.ndarray:
-        """Give the middle of each cell's receptive field: the mean place in the first sheet, weighed by strength.
+        """Return the middle of each cell's receptive field: the mean place in the first sheet, weighted by strength.
 
         Returns (cells of the second sheet, 2): row and column in the first sheet.
         """
@@ -180,7 +181,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self.weights_.T @ places / self.weights_.sum(axis=0)[:, None]
 
     def rank_correlation(self) -> float:
-        """Give Spearman's correlation, over all pairs of cells, of their distance and that of their receptive fields.
+        """Return Spearman's correlation, over pairs of cells, of their distance with that of their receptive fields.
 
         Returns the correlation, in [-1, 1]: near 1 for a map that keeps neighbors together.
         Raises ValueError where all distances are equal, as for two cells.
@@ -236,12 +237,12 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return weights * (self.strength / weights.mean(axis=0))
 
     def _settling(self) -> tuple[np.ndarray, float, float, float, int]:
-        """What potentials settle by: first (cells, cells) e between each two cells of the second sheet."""
+        """The arguments of :func:`settled` after the first; (cells, cells) e of the second sheet comes first."""
         places = _places(*self.sheet)
         distance = cdist(places, places, "cityblock").astype(int)
         table = np.zeros(distance.max() + len(self.lateral) + 1)
         table[1 : len(self.lateral) + 1] = self.lateral
-        numbers = float(self.threshold), float(self.decay), float(self.tolerance)  # other types are compiled for again
+        numbers = float(self.threshold), float(self.decay), float(self.tolerance)  # other types would compile again
         return table[distance], *numbers, int(self.relaxation)
 
     def _learn(self, weights: np.ndarray, patterns: np.ndarray, order: np.ndarray, begin: int) -> None:
@@ -253,7 +254,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
 
 def _bounded(values: np.ndarray) -> np.ndarray:
-    """Refuse what came of potentials that did not settle."""
+    """Return the values, or refuse them if the potentials did not settle."""
     if not np.isfinite(values).all():
         raise ValueError("the potentials grow without bound; use smaller activities, or less excitation in lateral")
     return values
@@ -268,16 +269,16 @@ def _places(rows: int, columns: int) -> np.ndarray:
 def settled(
     incoming: np.ndarray, lateral: np.ndarray, threshold: float, decay: float, tolerance: float, relaxation: int
 ) -> np.ndarray:
-    """Give the activity H* of a sheet once its potentials have settled (willshaw1976patterned); compiled.
+    """Return the activity H* of a sheet once its potentials have settled (willshaw1976patterned); compiled.
 
-    incoming: (cells,) sum_i A_i s_ij, from which the potentials also begin.
+    incoming: (cells,) sum_i A_i s_ij, with which the potentials also begin.
     lateral: (cells, cells) e between each two cells.
     threshold: theta.
     decay: alpha.
     tolerance: they have settled when their mean changes by no more than this share in a step of one time unit.
-    relaxation: at most so many steps.
+    relaxation: the largest number of steps.
 
-    Returns (cells,) float64; inf where a potential exceeds a million times what comes in.
+    Returns (cells,) float64; all inf if a potential exceeds a million times the largest input.
     """
     # method
     potential = incoming.copy()

@@ -1,8 +1,8 @@
-r"""A mesh of cells made of simplices: edges, triangles, tetrahedra, all of one dimension k.
+r"""A mesh of cells that form simplices: edges, triangles or tetrahedra, all of one dimension k.
 
 A new cell is put in the middle of an edge, and every simplex that contains the edge is cut in two. So a mesh that began
 as one simplex stays made of k-simplices, and keeps its shape: a disk where k = 2. Since edges are only ever cut, each
-set of k + 1 cells that are all connected is one of the simplices: the edges say everything.
+set of k + 1 cells that are all connected is one of the simplices: the edges describe the whole mesh.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ LIMIT = 0.05  # share of the cells that one removal may take, as in the Java SOM
 
 
 def first_simplex(dimension: int) -> np.ndarray:
-    """Give the adjacency (k + 1, k + 1) of one simplex, in which all cells are connected.
+    """Return the adjacency (k + 1, k + 1) of one simplex, in which all cells are connected.
 
     dimension: k, 1 or more.
     """
@@ -22,7 +22,7 @@ def first_simplex(dimension: int) -> np.ndarray:
 
 
 def mean_edge_lengths(positions: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
-    """Give the mean length of the edges of each cell, (cells,) float64.
+    """Return the mean length of the edges of each cell, (cells,) float64.
 
     positions: (cells, features).
     adjacency: (cells, cells) bool; each cell has an edge.
@@ -33,15 +33,15 @@ def mean_edge_lengths(positions: np.ndarray, adjacency: np.ndarray) -> np.ndarra
 def split(positions: np.ndarray, adjacency: np.ndarray, q: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Put a cell r in the middle of the longest edge of q, and cut all simplices of that edge in two.
 
-    r is connected to q, to the other end f, and to all their common neighbors; the edge q-f goes
-    (fritzke1994growing). Without the common neighbors, the simplices would be lost.
+    r is connected to q, to the other end f, and to all their common neighbors; the edge q-f is removed
+    (fritzke1994growing). Without the edges to the common neighbors, the simplices would be lost.
 
     positions: (cells, features).
     adjacency: (cells, cells) bool, of k-simplices.
     q: the cell.
     dimension: k.
 
-    Returns positions and adjacency with one more cell, the last; the arrays that were given are left as they were.
+    Returns positions and adjacency with one more cell, the last; the given arrays are left as they were.
 
     >>> positions, adjacency = split(np.array([[0.0, 0], [2, 0], [1, 1]]), first_simplex(2), q=0, dimension=2)
     >>> positions[3].tolist(), np.flatnonzero(adjacency[3]).tolist(), bool(adjacency[0, 1])
@@ -72,7 +72,7 @@ def redistribute(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     (fritzke1994growing).
 
     values: (cells,) or (cells, outputs): resources, or output weights.
-    kept: (cells,) share of each field that is left, in [0, 1].
+    kept: (cells,) the share of each field that is left, in [0, 1].
 
     Returns (cells + 1, ...) values; the new cell is the last.
 
@@ -91,21 +91,20 @@ def grow(
     exponent: float,
     values: list[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    r"""Add a cell next to q, and redistribute what the cells have.
+    r"""Add a cell next to q, and give it its share of the other cells' values.
 
     The receptive field of a cell is taken as :math:`|F_c| \approx \bar l_c^{\,n}`, with the mean length of its edges
-    (fritzke1994growing). A field cannot grow when a cell is added, but this estimate can; such a cell then keeps what
-    it has, otherwise the new one might get less than nothing. The paper does not say so.
+    (fritzke1994growing). A field cannot grow when a cell is added, but this estimate can; such a cell then keeps its
+    values, since otherwise the new cell might get negative ones. The paper does not say so.
 
     positions: (cells, features).
     adjacency: (cells, cells) bool, of k-simplices.
     q: the cell next to which one is added.
     dimension: k.
     exponent: n.
-    values: what is redistributed, (cells,) or (cells, outputs) each.
+    values: arrays to redistribute, (cells,) or (cells, outputs) each.
 
-    Returns positions, adjacency and values with one more cell, the last; the arrays that were given are left as they
-    were.
+    Returns positions, adjacency and values with one more cell, the last; the given arrays are left as they were.
     """
     # method
     before = mean_edge_lengths(positions, adjacency)
@@ -119,7 +118,7 @@ def grow(
 
 
 def can_grow(positions: np.ndarray, adjacency: np.ndarray, resources: np.ndarray, q: int) -> bool:
-    """Tell whether there is anything to gain next to q: some cell has a resource, and q has an edge with a length.
+    """Tell whether a cell can be added next to q: some cell has a resource, and some edge of q has a length.
 
     positions: (cells, features).
     adjacency: (cells, cells) bool.
@@ -153,13 +152,13 @@ def densities(resources: np.ndarray, lengths: np.ndarray, exponent: float) -> np
 
 
 def without(adjacency: np.ndarray, cell: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """Remove a cell, and each edge and each other cell that is then in no k-simplex.
+    """Remove a cell, and all edges and other cells that are then in no k-simplex.
 
     adjacency: (cells, cells) bool, of k-simplices.
     cell: the one to remove.
     dimension: k.
 
-    Returns the cells that stay, (cells,) bool, and the adjacency of those; no cell stays if there was one simplex.
+    Returns the cells that stay, (cells,) bool, and the adjacency of those; no cell stays if there was only one simplex.
 
     >>> _, two_triangles = split(np.array([[0.0, 0], [2, 0], [1, 1]]), first_simplex(2), q=0, dimension=2)
     >>> stays, adjacency = without(two_triangles, 0, dimension=2)
@@ -192,8 +191,8 @@ def thin(
     resources: (cells,), 0 or more.
     dimension: k.
     exponent: n, in the estimate of receptive fields.
-    threshold: eta, a density as a multiple of that over all cells; cells below it go, at most a twentieth of the cells
-        at a time, and one at least.
+    threshold: eta, a density as a multiple of that over all cells; cells below it are removed, at most a twentieth of
+        the cells at a time, or one if that is less.
 
     Returns the cells that stay, (cells,) bool, and the adjacency of those.
     """
@@ -210,12 +209,12 @@ def thin(
 
 
 def neighbors_in_a_row(adjacency: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Write the neighbors of all cells one after the other, for compiled code.
+    """List the neighbors of all cells in one array, for compiled code.
 
     adjacency: (cells, cells) bool.
 
-    Returns where the neighbors of each cell begin, (cells + 1,); the neighbors; and for each of them, the place of the
-    same edge as its other end sees it.
+    Returns where the neighbors of each cell begin, (cells + 1,); the neighbors; and for each of them, the place at
+    which its other end lists the same edge.
 
     >>> begins, neighbors, mirror = neighbors_in_a_row(np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]], dtype=bool))
     >>> begins.tolist(), neighbors.tolist(), mirror.tolist()

@@ -15,7 +15,7 @@ from lib.self_organization.shared.graphs import UnitGraph
 class GraphEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A scikit-learn estimator whose state is a graph of units.
 
-    Attributes after fitting: ``graph_``, a :class:`UnitGraph`; ``positions_``, (units, features) its units;
+    Attributes after fitting: ``graph_``, a :class:`UnitGraph`; ``positions_``, (units, features) where its units are;
     ``snapshots_``, the graphs at the steps that the parameter ``snapshots`` names; ``n_iter_``, the number of steps.
     """
 
@@ -29,7 +29,7 @@ class GraphEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self.graph_.positions
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Give the nearest unit of each sample; of units at the same distance, the first.
+        """Return the nearest unit of each sample; of units at the same distance, the first.
 
         X: (n, features) finite numbers.
 
@@ -38,7 +38,7 @@ class GraphEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self._nearest(X)[0]
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Give the distance of each sample to each unit.
+        """Return the distance of each sample to each unit.
 
         X: (n, features) finite numbers.
 
@@ -49,7 +49,7 @@ class GraphEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return cdist(samples, self.positions_).astype(samples.dtype, copy=False)
 
     def quantization_error(self, X: np.ndarray) -> float:
-        """Give the mean distance of the samples to their nearest units, in units of X.
+        """Return the mean distance of the samples to their nearest units, in units of X.
 
         X: (n, features) finite numbers.
 
@@ -95,9 +95,9 @@ def nearest(positions: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def check_snapshots(value: Any, *, last: int | None) -> tuple[int, ...]:
-    """Refuse steps of snapshots that are no whole numbers, or that ``fit`` does not reach.
+    """Refuse steps of snapshots that are not whole numbers, or that ``fit`` does not reach.
 
-    value: what was given: whole numbers, 0 or more; 0 is the graph before the first sample.
+    value: the given steps: whole numbers, 0 or more; 0 is the graph before the first sample.
     last: the last step that will be made; None where later calls may go on.
 
     Returns the steps. Raises ValueError.

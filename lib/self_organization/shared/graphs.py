@@ -13,11 +13,11 @@ from scipy.sparse import csgraph
 class UnitGraph:
     """Units and their edges at one step of learning.
 
-    step: number of samples, or of epochs, that were presented before.
+    step: number of samples, or of epochs, presented so far.
     positions: (units, features) float32 or float64.
     edges: (edges, 2) int64, each edge once: the smaller unit first, in ascending order.
-    ages: (edges,) int64, how often the nearest unit used another edge since this one was used; None where edges have
-        no age.
+    ages: (edges,) int64, wins of the edge's units in which it was not used since its last use (a neural gas also counts
+        that use); None where edges have no age.
 
     >>> square = UnitGraph(0, np.eye(4), np.array([[0, 1], [0, 2], [1, 2], [1, 3], [2, 3]]))
     >>> square.degrees.tolist(), square.components, square.euler_characteristic()  # V - E + T = 4 - 5 + 2
@@ -85,14 +85,14 @@ class UnitGraph:
         return sum((-1) ** d * len(cliques(self.adjacency, d + 1)) for d in range(dimension + 1))
 
     def to_sparse(self) -> sparse.csr_array:
-        """Give the adjacency as a sparse array (units, units) of zeros and ones."""
+        """Return the adjacency as a sparse array (units, units) of zeros and ones."""
         rows, columns = self.edges.T
         ones = np.ones(2 * len(rows))
         both = (np.concatenate([rows, columns]), np.concatenate([columns, rows]))
         return sparse.coo_array((ones, both), shape=(len(self.positions),) * 2).tocsr()
 
     def to_networkx(self) -> networkx.Graph:
-        """Give the graph with a ``position`` at each node and, where edges have one, an ``age`` at each edge."""
+        """Return the graph with a ``position`` at each node and, where edges have one, an ``age`` at each edge."""
         graph = networkx.Graph()
         graph.add_nodes_from((i, {"position": position}) for i, position in enumerate(self.positions))
         graph.add_edges_from(self.edges.tolist())
@@ -103,7 +103,7 @@ class UnitGraph:
 
 
 def cliques(adjacency: np.ndarray, size: int) -> np.ndarray:
-    """Give all sets of ``size`` units that are all connected to each other.
+    """Return all sets of ``size`` units that are all connected to each other.
 
     adjacency: (units, units) bool, symmetric, False on its diagonal.
     size: 0 or more; 2 gives the edges, 3 the triangles. There is one empty set.
@@ -116,15 +116,15 @@ def cliques(adjacency: np.ndarray, size: int) -> np.ndarray:
     later = np.triu(adjacency, 1)
     sets = np.zeros((1, 0), dtype=np.int64)
     for _ in range(size):
-        which, unit = np.nonzero(later[sets].all(1))  # those after the last unit that all units of a set know
+        which, unit = np.nonzero(later[sets].all(1))  # later units that are connected to all units of a set
         sets = np.column_stack([sets[which], unit])
     return sets
 
 
 def stops(begin: int, end: int, *, at: tuple[int, ...], every: int | None = None) -> list[int]:
-    """Give the steps after ``begin`` at which learning pauses: for growth, for a snapshot, at the end.
+    """Return the steps after ``begin`` at which learning pauses: for growth, for a snapshot, at the end.
 
-    begin: steps that were made before.
+    begin: steps made so far.
     end: the last step.
     at: steps of snapshots, in any order.
     every: growth is due at its multiples, 1 or more; None: nothing grows.

@@ -14,7 +14,7 @@ LARGEST = {"float32": 1e18, "float64": 1e150}  # squares of such numbers, and su
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> int:
-    """Refuse what is no whole number, or too small.
+    """Refuse a value that is not a whole number, or is too small.
 
     name: the parameter, as the user writes it.
     value: what was given; numpy's whole numbers are accepted, True and 2.0 are not.
@@ -30,7 +30,7 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
 def check_number(
     name: str, value: Any, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> float:
-    """Refuse what is no finite number, or outside its bounds.
+    """Refuse a value that is not a finite number, or is outside its bounds.
 
     name: the parameter, as the user writes it.
     value: what was given.
@@ -57,7 +57,7 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Refuse a word that is none of the choices.
+    """Refuse a word that is not one of the choices.
 
     name: the parameter, as the user writes it.
     value: what was given.
@@ -71,7 +71,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def check_shape(name: str, value: Any) -> tuple[int, int]:
-    """Refuse what is no pair of rows and columns.
+    """Refuse a value that is not a pair of rows and columns.
 
     name: the parameter, as the user writes it.
     value: what was given: two whole numbers, 1 or more.
@@ -85,7 +85,7 @@ def check_shape(name: str, value: Any) -> tuple[int, int]:
 
 
 def generator(random_state: Any) -> np.random.Generator:
-    """Give a generator of its own to an estimator: the global random state is left alone.
+    """Return a random generator for one estimator; the global random state is left alone.
 
     random_state: the estimator's seed, a whole number, 0 or more.
 
@@ -95,7 +95,7 @@ def generator(random_state: Any) -> np.random.Generator:
 
 
 def check_switch(name: str, value: Any) -> bool:
-    """Refuse what is neither True nor False.
+    """Refuse a value that is neither True nor False.
 
     name: the parameter, as the user writes it.
     value: what was given.
@@ -116,9 +116,9 @@ def samples(
     features: int | None = None,
     dtype: np.dtype | type | None = None,
 ) -> np.ndarray:
-    """Give the samples as an array that compiled code can read, or refuse them.
+    """Return the samples as an array that compiled code can read, or refuse them.
 
-    estimator: the one that was called; its ``n_features_in_`` and ``feature_names_in_`` are set or compared.
+    estimator: the estimator that was called; its ``n_features_in_`` and ``feature_names_in_`` are set or compared.
     X: (n, features) numbers, one sample or more; an array, a list of rows or a data frame. Their squares must not
         overflow: at most 1e150 in size, or 1e18 in float32.
     reset: True where learning begins, False where the samples must be of the same features as before.
@@ -149,4 +149,4 @@ def samples(
     if features is not None and values.shape[1] != features:
         raise ValueError(f"X has {values.shape[1]} features; the parameters of the estimator ask for {features}")
     validate_data(estimator, X, reset=reset, skip_check_array=True)
-    return np.require(values, requirements=["C", "W"])  # memory that is read-only would be compiled for again
+    return np.require(values, requirements=["C", "W"])  # read-only memory would need another compilation

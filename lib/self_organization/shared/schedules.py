@@ -4,7 +4,7 @@ import numpy as np
 
 
 def power(initial: float, final: float, steps: np.ndarray, total: int) -> np.ndarray:
-    r"""Give a schedule that changes by the same factor at each step (martinetz1991neural).
+    r"""Return a schedule that changes by the same factor at each step (martinetz1991neural).
 
     .. math:: g(t) = g_i \left(\frac{g_f}{g_i}\right)^{t / T}
 
@@ -23,7 +23,7 @@ def power(initial: float, final: float, steps: np.ndarray, total: int) -> np.nda
 
 
 def asymptotic(initial: float, steps: np.ndarray, total: int) -> np.ndarray:
-    r"""Give a schedule that falls as 1/t, to a third of the initial value: the one of the package minisom.
+    r"""Return a schedule that falls as 1/t, to a third of the initial value, as in the package minisom.
 
     .. math:: g(t) = \frac{g_i}{1 + t / (T/2)}
 
