@@ -2,19 +2,19 @@ r"""CoDeepNEAT: modules and blueprints evolve together, and gradient descent tra
 
 Two populations of graphs evolve as in NEAT, with historical markings and species (miikkulainen2019evolving, section 3).
 The nodes of a *module* are layers; the nodes of a *blueprint* point to species of modules, and its output says how to
-train. For each network, every species that the blueprint points to gives one module at random
+train. For each network, every species that the blueprint points to contributes one random module
 (:mod:`lib.neuroevolution.shared.assembly`). The fitness f(n) of a network is its validation accuracy after a few epochs
 of training, and that of a blueprint or module x is the mean over the networks N(x) in which it took part:
 
 .. math:: F(x) = \frac{1}{|N(x)|} \sum_{n \in N(x)} f(n)
 
-So evolution uses no gradient: descent only trains the weights of a network before it is judged. Nothing that it learned
-is inherited.
+So evolution uses no gradient: gradient descent only trains the weights of a network before it is judged, and trained
+weights are not inherited.
 
-What differs from the paper, or is not said there: values come from short lists and change to another one of their list,
-where the paper perturbs numbers; weights have the usual initial scale; merges add up, while the paper also
-concatenates; a module that was in no network counts as much as the average of those that were;
-:mod:`lib.neuroevolution.shared.populations` says how species differ.
+Some things differ from the paper, or are not said there. Values come from short lists and change to another one of
+their list, where the paper perturbs numbers. Weights have the usual initial scale. Merges add up, while the paper also
+concatenates. A module that was in no network counts as much as the average of those that were. For how species differ
+see :mod:`lib.neuroevolution.shared.populations`.
 """
 
 import math
@@ -34,13 +34,13 @@ DEFAULT = Settings()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One network.
+    """One evaluated network.
 
     generation: from 0.
     blueprint: its place in the population.
     modules: the places of its modules, by their species.
-    candidate: what it was made from.
-    fitness: what it reached.
+    candidate: the blueprint and the modules that it was made from.
+    fitness: the fitness that it reached.
     """
 
     generation: int
@@ -52,7 +52,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Generation:
-    """Both populations, with what they were credited with; NaN for what was in no network.
+    """Both populations and their fitness, which is NaN for a graph that was in no network.
 
     blueprints, modules: the graphs.
     blueprint_fitness, module_fitness: one number each.
@@ -93,12 +93,12 @@ class History:
 
 
 def credit(rows: Sequence[Evaluation], blueprints: int, modules: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average the fitness of networks over those in which each blueprint and each module took part.
+    """Return the mean fitness of the networks in which each blueprint and each module took part.
 
     rows: networks of one generation.
     blueprints, modules: the sizes of the populations.
 
-    Returns (blueprints,) and (modules,) float64, NaN for what was in no network.
+    Returns (blueprints,) and (modules,) float64, NaN for a graph that was in no network.
     """
     # method
     shared: list[list[list[float]]] = [[[] for _ in range(blueprints)], [[] for _ in range(modules)]]
@@ -112,7 +112,7 @@ def credit(rows: Sequence[Evaluation], blueprints: int, modules: int) -> tuple[n
 
 
 def repointed(blueprint: Graph, living: Sequence[int], random: np.random.Generator) -> Graph:
-    """Let each node that points to a species without modules point to another one, drawn at random.
+    """Point each node whose species has no modules any more to another species, drawn at random.
 
     blueprint: left as it was.
     living: numbers of species that have modules.
@@ -141,14 +141,14 @@ def search(
     Both begin with one node between input and output. Each generation trains the same number of networks, in which
     the blueprints take turns; the last one trains what is left of the budget.
 
-    space: what is chosen from.
-    evaluate: gives the fitness of a candidate, finite and not negative, such as
+    space: the values to choose from.
+    evaluate: returns the fitness of a candidate, finite and not negative, such as
         :class:`lib.neuroevolution.shared.accuracy.Accuracy`.
-    budget: networks to train, as many as blueprints or more.
+    budget: networks to train, at least as many as blueprints.
     seed: integer, 0 or more, of all draws of the search.
     blueprints: in each generation, 1 or more, default 5. The paper has 25.
     modules: in each generation, 1 or more, default 8. The paper has 45.
-    networks: in each generation, as many as blueprints or more, default 12. The paper has 100.
+    networks: in each generation, at least as many as blueprints, default 12. The paper has 100.
     settings: of both populations.
     jobs: processes that evaluate, through joblib, whose backends also reach Dask and Ray; default 1, this process. The
         history does not depend on it.
@@ -210,7 +210,7 @@ def random_search(
 ) -> History:
     """Draw networks at random: the rival of evolution that trains as many networks of the same space.
 
-    A blueprint or module begins as in :func:`search` and has 0 to ``growth`` mutations, each number as likely.
+    A blueprint or module begins as in :func:`search` and has 0 to ``growth`` mutations, each number equally likely.
 
     space, evaluate, budget, seed, jobs: as for :func:`search`.
     growth: the most mutations of a graph, 0 or more; default 4. In :func:`search` a graph of the last generation has at

@@ -1,15 +1,15 @@
 r"""Competing conventions: one function has many encodings, so crossing two good networks can give a bad one.
 
-The hidden units of a network can stand in any order: n units have n! encodings of the same function, and
-:math:`2^n\,n!` where each unit's sign can be flipped too (montana1989training; radcliffe1993genetic). Crossing
-[A, B, C] with [C, B, A] after the second unit gives [A, B, A] and [C, B, C]: a unit is lost, and another one is there
-twice (stanley2002evolving, figure 2). A child of parents in two random orders, cut after c units, has all n units with
-the probability
+The hidden units of a network can be listed in any order: n units have n! encodings of the same function, and
+:math:`2^n\,n!` where each unit's sign can be flipped too (montana1989training; radcliffe1993genetic). Crossing [A, B,
+C] with [C, B, A] after the second unit gives [A, B, A] and [C, B, C]: one unit is lost, and another appears twice
+(stanley2002evolving, figure 2). A child of parents in two random orders, cut after c units, has all n units with the
+probability
 
 .. math:: \frac{c!\,(n-c)!}{n!}, \qquad \text{and misses the share } \frac{c\,(n-c)}{n^2} \text{ of them on average.}
 
 Two ways out: one encoding for each function (thierens1996nonredundant), which needs a fixed topology; or historical
-marks, which say which units have one origin wherever they stand (stanley2002evolving), and need none.
+marks, which say which units have one origin, whatever their place (stanley2002evolving), and need no fixed topology.
 """
 
 import copy
@@ -26,7 +26,7 @@ def cross(first: Tensor, second: Tensor, cut: int) -> tuple[Tensor, Tensor]:
     first, second: (units, ...) of one shape: what describes each hidden unit, in the order of the encoding.
     cut: the number of units before the point, 1 to units - 1.
 
-    Returns both children. Raises ValueError for another cut, and for two shapes.
+    Returns both children. Raises ValueError for another cut, and for different shapes.
 
     >>> [child.tolist() for child in cross(torch.tensor([0, 1, 2]), torch.tensor([2, 1, 0]), cut=2)]
     [[0, 1, 0], [2, 1, 2]]
@@ -47,8 +47,8 @@ def cross_marked(first: Tensor, second: Tensor, first_marks: Tensor, second_mark
     first_marks, second_marks: (units,) whole numbers: the mark of each unit, none twice in one parent.
     seed: of the draws.
 
-    Returns the child: the units of the first parent in its order, of which those that the second has too come from
-    either parent with the same probability. Raises ValueError for marks that do not fit.
+    Returns the child: the units of the first parent, in its order. A unit that the second parent has as well comes from
+    either with the same probability. Raises ValueError for marks that do not fit.
 
     >>> a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.0, 1.0])
     >>> cross_marked(a, b, torch.tensor([7, 8, 9]), torch.tensor([9, 8, 7]), seed=0).tolist()
@@ -69,7 +69,7 @@ def cross_marked(first: Tensor, second: Tensor, first_marks: Tensor, second_mark
 
 
 def whole_children(units: int, cut: int | None = None) -> Fraction:
-    """Give the share of children that have all units, over all orders of the second parent.
+    """Return the share of children that have all units, over all orders of the second parent.
 
     units: number of hidden units, 2 or more.
     cut: number of units before the point; None: the mean over all cuts.
@@ -87,7 +87,7 @@ def whole_children(units: int, cut: int | None = None) -> Fraction:
 
 
 def lost_units(units: int, cut: int | None = None) -> Fraction:
-    """Give the mean share of units that a child misses, over all orders of the second parent.
+    """Return the mean share of units that a child misses, over all orders of the second parent.
 
     units, cut: as for :func:`whole_children`.
 
@@ -96,7 +96,7 @@ def lost_units(units: int, cut: int | None = None) -> Fraction:
     >>> lost_units(16, cut=8)
     Fraction(1, 4)
     """
-    # a unit after the cut of the first parent is lost if it stands before the cut of the second
+    # a unit after the cut of the first parent is lost if it is before the cut of the second
     lost = [Fraction(c * (units - c), units**2) for c in _cuts(units, cut)]
     return sum(lost, Fraction(0)) / len(lost)
 
@@ -143,16 +143,16 @@ def with_units(network: nn.Module, units: Tensor) -> nn.Module:
 
 
 def canonical(network: nn.Module) -> Tensor:
-    """Give the one encoding that all networks share which differ in order and sign, or size, of their units.
+    """Return the one encoding of all networks that differ only in the order and the sign, or size, of their units.
 
-    A tanh unit with a negative bias (or first weight, where the bias is zero) has all its signs flipped, those of the
-    weights out of it too. A ReLU unit is scaled so that the weights into it, with the bias, have length 1, and the
+    A tanh unit with a negative bias (or first weight, where the bias is zero) has all its signs flipped, also those of
+    the weights out of it. A ReLU unit is scaled so that the weights into it, with the bias, have length 1, and the
     weights out of it carry the rest. Then the units are sorted, by bias first (thierens1996nonredundant).
 
     network: as for :func:`units_of`, with tanh or ReLU between its layers; it is left as it was.
 
     Returns (units, inputs + 1 + outputs). Raises ValueError for another network, for another activation, for which this
-    is no unique encoding, and for a ReLU unit whose weights are all zero.
+    encoding is not unique, and for a ReLU unit whose weights are all zero.
     """
     units, inputs = units_of(network), _layers(network)[0].in_features
     into = torch.cat([units[:, inputs : inputs + 1], units[:, :inputs]], 1)  # bias first

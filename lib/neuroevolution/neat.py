@@ -1,19 +1,19 @@
-r"""NEAT: evolution of the weights and of the connections of a network, from no hidden node upwards.
+r"""NEAT: evolution of the weights and the connections of a network, starting without hidden nodes.
 
 Mutations add nodes and connections, and each new connection gets an innovation number. Genes with equal numbers have
-one origin and match, so two genomes of any shape can be crossed without comparing their networks. A new node makes a
-network worse at first. Genomes that are alike therefore form a **species**, and compete within it: a species S gets
+the same origin and match, so two genomes of any shape can be crossed without comparing their networks. A new node makes
+a network worse at first. Genomes that are alike therefore form a **species**, and compete within it: a species S gets
 children in proportion to the mean fitness of its members,
 
 .. math:: f'_i = \frac{f_i}{|S|}, \qquad \text{children of } S \propto \sum_{i \in S} f'_i
 
 (stanley2002evolving, section 3.3, equation 2). All networks begin without hidden nodes, so the search begins in as few
-dimensions as there can be.
+dimensions as possible.
 
-Where the paper leaves a choice, this is what the authors' program does: the number of genes does not divide the
-distance, connections from the bias are not split, weights stay between -8 and 8, of two parents that are equally good
-the smaller one counts as better, and a fifth of the children of two parents do not mutate. Ours is the rule that the
-species of the best network may always have children.
+Where the paper leaves a choice, the authors' program decides: the number of genes does not divide the distance,
+connections from the bias are not split, and weights stay between -8 and 8. Of two equally good parents the smaller one
+counts as better, and a fifth of the children of two parents do not mutate. One rule is our own: the species of the best
+network may always have children.
 """
 
 from collections.abc import Callable
@@ -45,15 +45,16 @@ class Settings(NamedTuple):
     cap: the largest size of a weight.
     crossover: share of children that have two parents.
     only_crossover: share of these that do not mutate.
-    disable: probability that a gene is disabled in a child if it is disabled in either parent.
+    disable: probability that a gene of both parents is disabled in a child if it is disabled in either of them.
     between_species: probability that the second parent is the best of another species.
     excess, disjoint, weights: coefficients of the distance.
-    small: the distance is divided by the number of genes where one genome has so many; the paper proposes 20.
-    threshold: two genomes closer than this are of one species.
+    small: from this number of genes on, the size of the larger genome divides the counts of excess and disjoint genes;
+        the paper proposes 20, the default is never.
+    threshold: a genome closer than this to the representative of a species belongs to it.
     survivors: share of each species that may have children, at least one member.
-    champion: a species of more members passes its best on unchanged.
-    patience: a species that has not improved for so many generations has no children.
-    patience_of_all: if no network has improved on the best for so many generations, the two best species alone have
+    champion: a species with more members than this passes its best on unchanged.
+    patience: a species that has not improved for so many generations has no children, unless the best network is in it.
+    patience_of_all: if no network has improved on the best for so many generations, only the two best species have
         children.
     """
 
@@ -78,7 +79,7 @@ class Settings(NamedTuple):
     patience_of_all: float = 20.0
 
     def checked(self) -> "Settings":
-        """Give the same settings as floats. Raises ValueError for a share outside [0, 1] and for negative numbers."""
+        """Return the same settings as floats. Raises ValueError for a share outside [0, 1] and for negative numbers."""
         for name, value in self._asdict().items():
             if name in SHARES and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, not {value}")
@@ -96,10 +97,10 @@ PAPER = Settings()
 
 @dataclass(frozen=True)
 class Generation:
-    """What one generation was like.
+    """The state of one generation.
 
     number: 1 for the first.
-    evaluations: number of networks that have been tried up to and with this generation.
+    evaluations: number of networks tried up to and including this generation.
     best, mean: fitness of the best network, and of all on average.
     champion: the genome of the best network.
     species: (species, 2) the number and the size of each species; a species keeps its number.
@@ -149,16 +150,16 @@ def search(
     """Evolve networks until one solves the task.
 
     space: number of inputs and outputs, and how networks begin.
-    evaluate: a task, such as :class:`lib.neuroevolution.shared.tasks.Xor`; or a function that takes a network and gives
-        its fitness, finite and not negative, larger = better. Such a search spends its budget; with
-        :class:`lib.neuroevolution.shared.tasks.Scored` it has a goal, and more processes.
-    budget: at most so many generations, 1 or more.
+    evaluate: a task, such as :class:`lib.neuroevolution.shared.tasks.Xor`; or a function that takes a network and
+        returns its fitness, finite and not negative, larger = better. A function has no goal, so the search spends its
+        budget; :class:`lib.neuroevolution.shared.tasks.Scored` adds a goal and more processes.
+    budget: the largest number of generations, 1 or more.
     seed: of all draws, 0 or more.
     population: number of networks, 2 or more.
     settings: of NEAT.
 
-    Returns the history. Raises ValueError for other arguments, for a fitness that is not finite or negative, and for
-    one that is not a number for each network.
+    Returns the history. Raises ValueError for other arguments, for a fitness that is negative or not finite, and for a
+    task that does not give one number for each network.
 
     >>> from lib.neuroevolution.shared.tasks import Xor
     >>> history = search(Space(2, 1), Xor(), budget=200, seed=0)
@@ -181,7 +182,7 @@ def search(
 
 
 class Distance(NamedTuple):
-    """The settings of the distance alone: compiled code hands each field of a tuple on by itself."""
+    """Only the settings of the distance: compiled code passes each field of a tuple on separately."""
 
     excess: float
     disjoint: float
@@ -190,11 +191,11 @@ class Distance(NamedTuple):
 
 
 class Species(NamedTuple):
-    """All species, one after the other in arrays with room for twice as many as there are networks.
+    """All species, one after the other, in arrays with room for two species per network.
 
-    genes, counts: a member of the last generation, by which members are found: any of them, each equally likely.
-    number: what it is called. best, improved: its best fitness ever, and in which generation.
-    size, children: number of its members, and of their children.
+    genes, counts: the representative, with which genomes are compared: a random member of the last generation.
+    number: its name. best, improved: its best fitness ever, and in which generation.
+    size, children: the numbers of its members and of their children.
     counters: number of species, number of the next one.
     """
 
@@ -222,7 +223,7 @@ class Registry(NamedTuple):
 
 
 class Evolution:
-    """A population of genomes that are alike in all but their weights, and its generations, one by one.
+    """A population that begins with genomes alike in all but their weights, and its generations, one by one.
 
     space, population, seed, settings: as for :func:`search`, with the same errors.
 
@@ -245,7 +246,7 @@ class Evolution:
         self.population = Population(space, genes, np.full(population, len(minimal)))
         self._spare = Population(space, genes.copy(), np.full(population, len(minimal)))
         self.labels = np.zeros(population, np.int64)
-        room = 2 * population  # before the old species without members go, each genome can be in a new one
+        room = 2 * population  # each genome can be in a new species before old ones without members are dropped
         whole = np.zeros((4, room), np.int64)
         kept, counters = np.zeros((room, genes.shape[1]), GENE), np.zeros(2, np.int64)
         self.species = Species(kept, whole[0], whole[1], np.zeros(room), whole[2], whole[3], whole[3].copy(), counters)
@@ -262,7 +263,7 @@ class Evolution:
         if fitness.shape != (n,):
             raise ValueError(f"fitness must be one number for each of {n} networks, not an array of {fitness.shape}")
         best = int(fitness.argmax())
-        if not (fitness.min() >= 0 and fitness[best] < np.inf):  # the least of numbers with a NaN is NaN
+        if not (fitness.min() >= 0 and fitness[best] < np.inf):  # the minimum of numbers with a NaN is NaN
             wrong = int((np.isfinite(fitness) & (fitness >= 0)).argmin())
             raise ValueError(f"fitness must be finite and not negative, not {fitness[wrong]} (network {wrong})")
         genes, innovations = int(people.counts.sum()), int(self.registry.counters[0] + self.registry.counters[1])
@@ -306,7 +307,7 @@ class Evolution:
 
 
 def distance(first: Genome, second: Genome, settings: Settings = PAPER) -> float:
-    r"""Say how far two genomes are apart (stanley2002evolving, equation 1).
+    r"""Return the distance between two genomes (stanley2002evolving, equation 1).
 
     .. math:: \delta = c_1 E / N + c_2 D / N + c_3 \bar W
 
@@ -326,10 +327,10 @@ def distance(first: Genome, second: Genome, settings: Settings = PAPER) -> float
 def crossover(better: Genome, other: Genome, *, seed: int, settings: Settings = PAPER) -> Genome:
     """Cross two genomes: matching genes from either, all others from the better one (stanley2002evolving, figure 4).
 
-    A gene that is disabled in either parent is disabled in the child with the probability ``disable``, and otherwise
-    enabled. So a genome crossed with itself is itself, but for disabled genes that come back.
+    A matching gene that is disabled in either parent is disabled in the child with the probability ``disable``, and
+    otherwise enabled. So a genome crossed with itself stays the same, except for disabled genes that come back.
 
-    better, other: genomes of one space; of two that are equally good, the smaller one counts as the better.
+    better, other: genomes of one space; of two equally good ones, the smaller counts as the better.
     seed: of the draws, 0 or more.
     settings: its ``disable``.
 
@@ -363,14 +364,14 @@ def _check_spaces(first: Genome, second: Genome) -> None:
         raise ValueError(f"both genomes must be of one space, not {first.space} and {second.space}")
 
 
-# Below is compiled code. Each function is compiled once and kept: what calls what stays in this file, because a
-# function that was kept does not notice changes of a function in another file. ``sizes`` are senses, senses and
-# outputs, recurrent; ``state`` is that of the draws.
+# Below is compiled code. Compiled functions are cached, and a cached function does not notice when a function that it
+# calls changes in another file: so all that they call stays in this file. ``sizes`` holds the number of senses, that of
+# senses and outputs, and whether connections may form cycles; ``state`` is the state of the random draws.
 
 
 @numba.njit(cache=True)
 def uniform(state: np.ndarray) -> float:
-    """Draw a number from [0, 1) by SplitMix64: to hand numpy's generator to compiled code costs 13 us each time."""
+    """Draw a number from [0, 1) by SplitMix64: passing numpy's generator to compiled code costs 13 us each time."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -384,7 +385,7 @@ def apart(
 ) -> float:
     """The distance of the n genes of row i and the m genes of row j: see :func:`distance`.
 
-    enough: a distance of at least this may come out too small, but not smaller than this.
+    enough: counting stops at this distance, so a larger one may come out too small, but never below this.
     """
     size = 1.0 if max(n, m) < settings.small else float(max(n, m))
     if abs(n - m) * min(settings.excess, settings.disjoint) >= enough * size:
@@ -417,9 +418,9 @@ def cross(
     disable: float,
     state: np.ndarray,
 ) -> None:
-    """Write the child of two rows of genes into row ``made``: see :func:`crossover`. It has as many as the better one.
+    """Write the child of two rows into row ``made``: see :func:`crossover`. It has as many genes as the better one.
 
-    A child that would have no enabled connection to an output keeps those of the better parent.
+    If the child has no enabled connection to an output, its connections there are enabled as in the better parent.
     """
     n = counts[better]
     # method
@@ -490,9 +491,9 @@ def add_node(genes: np.ndarray, count: int, bias: int, registry: Registry, state
 
 @numba.njit(cache=True)
 def leads_to(genes: np.ndarray, count: int, source: int, target: int, reached: np.ndarray) -> bool:
-    """Say whether a path of connections, enabled or not, leads from source to target, or they are one node.
+    """Tell whether a path of connections, enabled or not, leads from source to target, or both are one node.
 
-    reached: (count,) room: which connections can be on the path.
+    reached: (count,) working memory: which connections can be on the path.
     """
     reached[:] = False
     more, arrived = True, source == target
@@ -514,12 +515,12 @@ def add_link(genes: np.ndarray, count: int, sizes: tuple[int, int, bool], regist
     """Connect two nodes that are not connected, in place, with a weight between -1 and 1.
 
     Without recurrence the new connection closes no cycle, not even with connections that are disabled and may come
-    back. Returns the number of genes, the same if ``TRIES`` pairs of nodes could not be connected.
+    back. Returns the number of genes, unchanged if ``TRIES`` pairs of nodes could not be connected.
     """
     senses, fixed, recurrent = sizes
     links, counters = registry.links, registry.counters
     nodes, n = np.arange(fixed + count), fixed
-    for k in range(count):  # a connection leads to each hidden node
+    for k in range(count):  # each hidden node is the target of a connection
         known = False
         for node in range(n):
             known = known or nodes[node] == genes[k].target
@@ -570,7 +571,7 @@ def mutate(
 def divide(shares: np.ndarray, total: int, counts: np.ndarray) -> None:
     """Divide a whole number in proportion to shares, by the largest remainders; equally if all shares are zero.
 
-    counts: is filled, with whole numbers that add up to the total.
+    counts: filled with whole numbers that add up to the total.
     """
     whole, given = shares.sum(), 0
     left = np.empty(len(shares))
@@ -595,9 +596,9 @@ def share_out(
     patience_of_all: float,
     generation: int,
 ) -> None:
-    """Say how many children each species has: ``species.children``, which add up to the population.
+    """Fill ``species.children``, the number of children of each species; they add up to the population.
 
-    record: the best fitness so far, and in which generation; is renewed.
+    record: the best fitness so far, and in which generation; it is updated.
     generation: of the children.
     """
     count, top = species.counters[0], np.argmax(fitness)
@@ -696,7 +697,7 @@ def speciate(
     generation: int,
     state: np.ndarray,
 ) -> None:
-    """Put each genome into the first species that it fits, or a new one; forget the species that nobody is in."""
+    """Put each genome into the first species that it fits, or a new one; drop species without members."""
     count = species.counters[0]
     for s in range(count):
         species.size[s] = 0
@@ -725,14 +726,14 @@ def speciate(
     for i in range(len(counts)):
         place = labels[i] = places[labels[i]]
         seen[place] += 1
-        if uniform(state) * seen[place] < 1:  # after all members, each one is there with the same probability
+        if uniform(state) * seen[place] < 1:  # in the end, each member is there with the same probability
             copy_genes(genes, i, counts[i], species.genes, place)
             species.counts[place] = counts[i]
 
 
 @numba.njit(cache=True)
 def found(species: Species, genes: np.ndarray, i: int, count: int, generation: int) -> None:
-    """Found a species that one genome stands for."""
+    """Found a species with one genome as its representative."""
     s = species.counters[0]
     copy_genes(genes, i, count, species.genes, s)
     species.counts[s], species.size[s] = count, 0

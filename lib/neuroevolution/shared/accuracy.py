@@ -18,7 +18,7 @@ class Accuracy:
     """The fitness of a candidate: its accuracy on validation images after a few epochs of training, in percent.
 
     The seed of its weights, of the order of the samples and of dropout follows from the network, so the same network
-    has the same fitness in every process. It is trained on one thread. A training that diverges has fitness 0.
+    has the same fitness in every process. It is trained on one thread. If training diverges, the fitness is 0.
 
     train, validation: images (n, channels, height, width), at least one.
     classes: number of outputs, 1 or more.

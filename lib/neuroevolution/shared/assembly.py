@@ -1,10 +1,10 @@
 r"""Networks from blueprints and modules: each node of a blueprint is replaced by a module of the species it points to.
 
 If several nodes point to one species, the same module is used in all of them (miikkulainen2019evolving, section 3.2);
-each has weights of its own. A node of a module is a convolution with batch norm and ReLU, then a pool and dropout
-where its genes say so. What leads to one node is added up. Where sizes differ, larger images are max-pooled to the
-smallest, and fewer channels are filled up with zeros. After the last node come the means over a grid of at most
-4 x 4 parts of the image and a linear layer; a pool that would leave less than this grid is left out.
+each has weights of its own. A node of a module is a convolution with batch norm and ReLU, then a pool and dropout where
+its genes say so. All that leads to one node is added up. Where sizes differ, larger images are max-pooled to the
+smallest, and missing channels are zero. After the last node come the means over a grid of at most 4 x 4 parts of the
+image, and a linear layer; a pool that would leave less than this grid is left out.
 """
 
 import hashlib
@@ -87,14 +87,14 @@ class Space:
                 raise ValueError(f"{field.name} must be different {words}, at least one of them, not {values}")
 
     def of_modules(self) -> Choices:
-        """Say what the nodes of modules may hold."""
+        """Return what the nodes of modules may hold."""
         layers = {"filters": self.filters, "kernel": self.kernels, "pool": self.pools, "dropout": self.dropouts}
         return Choices(Layer, layers, Nothing, {})
 
     def of_blueprints(self, species: Sequence[int]) -> Choices:
-        """Say what the nodes of blueprints may hold.
+        """Return what the nodes of blueprints may hold.
 
-        species: numbers of those of modules that there are.
+        species: numbers of the existing species of modules.
         """
         options = {"learning_rate": self.learning_rates, "momentum": self.momenta}
         return Choices(Pointer, {"species": species}, Training, options)
@@ -114,7 +114,7 @@ class Candidate:
     blueprint: a graph whose nodes have a :class:`Pointer`, and its output a :class:`Training`.
     modules: species -> a graph whose nodes have a :class:`Layer`, for each species in the blueprint.
 
-    Raises ValueError for nodes with other values, and for a blueprint that points to another species.
+    Raises ValueError for nodes with other values, and for a blueprint that points to a species without a module.
 
     >>> from lib.neuroevolution.shared.graphs import Link
     >>> chain = (Link(1, 0, 2), Link(2, 2, 1))
@@ -153,7 +153,7 @@ class Candidate:
 
         # method
         def follow(graph: Graph, start: int) -> int:
-            """Append the steps of a graph from its input on; give the output."""
+            """Append the steps of a graph from its input on; return the output."""
             values = {INPUT: start}
             for node in graph.order():
                 sources, content = [values[source] for source in graph.sources(node)], graph.nodes[node]
@@ -168,7 +168,7 @@ class Candidate:
         return steps  # the last one gives the output, since every node leads there
 
     def seed(self, base: int) -> int:
-        """Derive a seed from another one and from the network: the same network has the same on every machine.
+        """Derive a seed from another one and from the network: the same network has the same seed on every machine.
 
         base: any integer.
 
@@ -195,8 +195,8 @@ class Candidate:
 def check_values(graph: Graph, name: str, node: type, output: type) -> None:
     """Raise ValueError unless the nodes of a graph hold what they should.
 
-    graph: to check.
-    name: what to call it.
+    graph: the graph to check.
+    name: what the message calls it.
     node, output: the classes of the values of its nodes and of its output.
 
     >>> from lib.neuroevolution.shared.graphs import Link
@@ -252,7 +252,7 @@ class Network(nn.Module):
 
 
 def common(sizes: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Give the size of a sum of values: the most channels, the smallest height and width.
+    """Return the size of a sum of values: the most channels, the smallest height and width.
 
     sizes: (channels, height, width) of each value, one or more.
 

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 STEEPNESS = 4.9
-# The history is one number in each gene; the rest says what the network is.
+# Of each gene, ``innovation`` is history; the rest describes the network.
 GENE = np.dtype(
     [
         ("innovation", np.int32),
@@ -39,7 +39,7 @@ class Space:
     outputs: number of outputs, 1 or more.
     hidden: number of hidden nodes at the start, default none. If there are any, inputs and bias lead to each of them,
         and they and the bias lead to the outputs.
-    recurrent: connections may form cycles; default they may not.
+    recurrent: whether connections may form cycles, default False.
     bias: the value of the bias node, finite; default 1.
 
     Raises ValueError for other values.
@@ -69,7 +69,7 @@ class Space:
         return self.inputs + 1 + self.outputs
 
     def minimal(self) -> np.ndarray:
-        """Give the genes with which all genomes begin, with weights of zero."""
+        """Return the genes with which all genomes begin, with weights of zero."""
         senses, outputs = range(self.senses), range(self.senses, self.fixed)
         hidden = range(self.fixed, self.fixed + self.hidden)
         if self.hidden:
@@ -80,7 +80,7 @@ class Space:
 
 
 class Connection(NamedTuple):
-    """One gene. innovation: when it first appeared; source, target: nodes; enabled: False if it only is remembered."""
+    """One gene. innovation: when it first appeared; source, target: nodes; enabled: False if it is only remembered."""
 
     innovation: int
     source: int
@@ -95,9 +95,9 @@ class Genome:
     space: what its network has in common with all others.
     connections: its genes, in any order.
 
-    Raises ValueError for genes that no network can have: two of one innovation number or between the same two nodes, a
-    connection to an input or the bias, from a hidden node to which none leads, a weight that is not finite, a cycle in
-    a space without recurrence, and an output to which no enabled connection leads.
+    Raises ValueError for genes that no network can have: two with the same innovation number or between the same two
+    nodes; a connection to an input or the bias, or from a hidden node that no connection leads to; a weight that is not
+    finite; a cycle in a space without recurrence; and an output that no enabled connection leads to.
 
     >>> genome = Genome(Space(1, 1), [Connection(0, 0, 2, True, 0.5), Connection(1, 1, 2, True, 0.0)])
     >>> genome.hidden, genome.network()([[0.0]]).tolist()
@@ -111,7 +111,7 @@ class Genome:
 
     @classmethod
     def of_genes(cls, space: Space, genes: np.ndarray) -> "Genome":
-        """Take genes that are known to be right: (n,) of type :data:`GENE`, by innovation number. They are copied."""
+        """Copy genes that are known to be valid into a genome: (n,) of type :data:`GENE`, by innovation number."""
         genome = cls.__new__(cls)
         genome.space, genome.genes = space, genes.copy()
         return genome
@@ -146,9 +146,9 @@ class Genome:
         return int(self.genes["enabled"].sum())
 
     def depths(self) -> dict[int, int]:
-        """Say on which level of a picture each node stands: the most connections that lead there from an input or bias.
+        """Return each node's level in a picture: the most connections on a path to it from an input or the bias.
 
-        In a space with recurrence a connection that closes a cycle is left out, the later one of the genes.
+        In a space with recurrence, a connection that closes a cycle with earlier genes is left out.
         """
         above: dict[int, set[int]] = {node: set() for node in self.nodes}  # all nodes from which a path leads here
         depths = dict.fromkeys(self.nodes, 0)
@@ -178,14 +178,14 @@ class Genome:
 class Network:
     """The network of one genome.
 
-    Called with (n, inputs) numbers, it gives (n, outputs) numbers between 0 and 1, float64. Without recurrence each row
-    stands for itself. With recurrence the rows are steps of time: at each step every node reads what the nodes gave
-    one step before, and all begin with zero, so an input needs as many steps to an output as connections lie between.
+    Called with (n, inputs) numbers, it gives (n, outputs) numbers between 0 and 1, float64. Without recurrence the rows
+    are independent. With recurrence they are steps of time: every node reads what the nodes gave one step before, and
+    all begin with zero. So an input needs as many steps to reach an output as there are connections between them.
     :meth:`step` takes one row, and goes on from where the last step ended.
 
     genome: what to build.
 
-    A call and a step raise ValueError for another number of inputs, and for one that is not finite.
+    A call and a step raise ValueError for another number of inputs, and for an input that is not finite.
     """
 
     def __init__(self, genome: Genome):
@@ -198,7 +198,7 @@ class Network:
         return answers(self._program, self.genome.space, self._checked(x))[0]
 
     def step(self, row: np.ndarray | list[float]) -> np.ndarray:
-        """Give the (outputs,) of the next step of time for its (inputs,)."""
+        """Return the outputs, (outputs,), of the next step of time, given its inputs, (inputs,)."""
         space, x = self.genome.space, self._checked(np.asarray(row)[None])
         out = np.empty((1, 1, space.outputs))
         sizes = space.senses, space.fixed, space.recurrent
@@ -242,7 +242,7 @@ def _check(genome: Genome) -> None:
 
 
 def has_cycle(genome: Genome) -> bool:
-    """Say whether connections, enabled or not, form a cycle.
+    """Tell whether connections, enabled or not, form a cycle.
 
     genome: any.
     """
@@ -289,7 +289,7 @@ def programs(space: Space, genes: np.ndarray, counts: np.ndarray) -> Programs:
 
 
 def answers(networks: Programs, space: Space, x: np.ndarray) -> np.ndarray:
-    """Give the outputs of several networks for the same rows of inputs, as :class:`Network` does for one.
+    """Return the outputs of several networks for the same rows of inputs, as :class:`Network` does for one.
 
     networks: from :func:`programs`.
     space: what they have in common.
@@ -323,7 +323,7 @@ def _write(genes: np.ndarray, counts: np.ndarray, sizes: tuple[int, int, bool], 
     placed = np.empty(start.shape[1], np.bool_)
     for i in range(len(counts)):
         nodes = fixed
-        for k in range(counts[i]):  # a connection leads to each hidden node
+        for k in range(counts[i]):  # each hidden node is the target of a connection
             target[k] = _place(genes[i, k].target, fixed, hidden, nodes - fixed)
             if target[k] < 0:
                 hidden[nodes - fixed] = genes[i, k].target
@@ -368,7 +368,7 @@ def _compute(
     begin: bool,
     out: np.ndarray,
 ) -> None:
-    """The outputs of networks. begin: all nodes begin with zero, otherwise with what ``values`` holds."""
+    """Compute the outputs of networks. begin: all nodes begin with zero, otherwise with what ``values`` holds."""
     senses, fixed, recurrent = sizes
     start, source, weight, order = networks.start, networks.source, networks.weight, networks.order
     now, into = values[0], values[1 if recurrent else 0]  # with recurrence, nodes read what was given one step before

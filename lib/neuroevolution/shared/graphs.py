@@ -1,14 +1,14 @@
 r"""Graphs that evolve as NEAT's genomes do: historical markings say which genes of two graphs have one origin.
 
-Nodes carry values, connections carry none. Node 0 is the input and node 1 the output; each other node has the number of
-the connection's split that made it first, and each connection the number of its two ends, in all graphs of a search
-(stanley2002evolving, section 3.2; here a marking keeps its meaning for the whole search, there for a generation). Two
+Nodes carry values, connections carry none. Node 0 is the input and node 1 the output. In all graphs of a search, nodes
+that split the same connection have the same number, and so have connections between the same two nodes
+(stanley2002evolving, section 3.2; here a marking keeps its meaning for the whole search, there for one generation). Two
 graphs differ by
 
 .. math:: \delta = \frac{D}{N} + \bar V
 
-where D counts the genes that only one of them has, N the genes of the larger one, and V is the share of values that
-differ, averaged over the nodes of both that have values.
+where D counts the genes that only one of them has, N the genes of the larger one, and :math:`\bar V` is the share of
+values that differ, averaged over the common nodes that have values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ class Link(NamedTuple):
 class Graph:
     """A directed graph without cycles, from one input to one output.
 
-    nodes: number -> its values, a named tuple, for each node but the input.
+    nodes: number -> its values, a named tuple, for each node except the input.
     links: by number. All of them, enabled or not, form no cycle, and the enabled ones lead from the input to each node
         and from each node to the output.
 
@@ -64,7 +64,7 @@ class Graph:
                 raise ValueError(f"node {node} is on no enabled path from the input to the output")
 
     def order(self) -> list[int]:
-        """List the nodes without the input, each after all that lead to it. Raises ValueError for a cycle."""
+        """List all nodes except the input, each after those that lead to it. Raises ValueError for a cycle."""
         left = {node: {link.source for link in self.links if link.target == node} for node in self.nodes}
         done = [INPUT]
         while left:
@@ -88,13 +88,13 @@ class Graph:
         return found
 
     def with_values(self, node: int, values: tuple) -> "Graph":
-        """Copy the graph with other values of one node."""
+        """Return a copy of the graph with other values for one node."""
         return replace(self, nodes={**self.nodes, node: values})
 
 
 @dataclass
 class Markings:
-    """The numbers that nodes and connections have in all graphs of one search: equal numbers mean one origin.
+    """The numbers of nodes and connections in all graphs of one search: equal numbers mean the same origin.
 
     >>> markings = Markings()
     >>> markings.link(0, 1), markings.node(0), markings.link(0, 2), markings.link(0, 1)
@@ -117,7 +117,7 @@ class Markings:
 class Choices:
     """What the nodes of a population's graphs may hold: all values are drawn from lists.
 
-    node: makes the values of a node from one of each list, as a class of named tuples does.
+    node: makes the values of a node from one value of each list, as a named-tuple class does.
     of_node: name -> what the value may be, for each node between input and output.
     output: the same for the output, and ``of_output`` its lists.
     """
@@ -153,7 +153,7 @@ def minimal(choices: Choices, markings: Markings, random: np.random.Generator) -
 def add_node(graph: Graph, choices: Choices, markings: Markings, random: np.random.Generator) -> Graph:
     """Split an enabled connection by a new node. The connection stays as a disabled gene.
 
-    graph: left as it was; it comes back itself where each of its connections was split before.
+    graph: left as it was; it is returned itself if each of its enabled connections was split before.
     choices, markings, random: as for :func:`minimal`.
     """
     able = [link for link in graph.links if link.enabled and markings.nodes.get(link.number) not in graph.nodes]
@@ -171,7 +171,7 @@ def add_node(graph: Graph, choices: Choices, markings: Markings, random: np.rand
 def add_link(graph: Graph, markings: Markings, random: np.random.Generator) -> Graph:
     """Connect two nodes that no enabled connection connects, without a cycle; a disabled one is enabled again.
 
-    graph: left as it was; it comes back itself where all nodes are connected.
+    graph: left as it was; it is returned itself if all nodes are connected.
     markings, random: as for :func:`minimal`.
     """
     place = {node: n for n, node in enumerate([INPUT, *graph.order()])}
@@ -186,9 +186,9 @@ def add_link(graph: Graph, markings: Markings, random: np.random.Generator) -> G
 
 
 def change(graph: Graph, choices: Choices, random: np.random.Generator) -> Graph:
-    """Give one value of one node another of its choices; each node that has some is as likely.
+    """Change one value of one node to another of its choices; all nodes that have other choices are equally likely.
 
-    graph: left as it was; it comes back itself where no value can change.
+    graph: left as it was; it is returned itself if no value can change.
     choices, random: as for :func:`minimal`.
     """
     able = {node: choices.others(node, values) for node, values in graph.nodes.items()}
@@ -204,9 +204,9 @@ def change(graph: Graph, choices: Choices, random: np.random.Generator) -> Graph
 
 
 def cross(fitter: Graph, other: Graph, random: np.random.Generator) -> Graph:
-    """Give the child of two graphs: genes of one origin from either, genes that only one has from the fitter one.
+    """Return the child of two graphs: common genes from either, and the genes that only the fitter one has.
 
-    So the child has the connections of the fitter parent, enabled as they are there, which is a valid graph. (NEAT may
+    So the child has the connections of the fitter parent, enabled as they are there, and is a valid graph. (NEAT may
     disable a gene that is disabled in one parent only, which can cut a graph in two.)
 
     fitter, other: left as they were.
@@ -222,7 +222,7 @@ def cross(fitter: Graph, other: Graph, random: np.random.Generator) -> Graph:
 
 
 def distance(a: Graph, b: Graph) -> float:
-    """Say how much two graphs differ: the share of genes of other origin, and of other values in common nodes.
+    """Return how much two graphs differ: the share of genes without a match, plus that of other values in common nodes.
 
     a, b: two graphs.
 

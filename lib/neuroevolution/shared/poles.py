@@ -10,8 +10,8 @@ poles at the angles :math:`\theta_i` from upright, their half-lengths :math:`l_i
     \ddot\theta_i = -\frac{3}{4 l_i}\left(\ddot x \cos\theta_i + g \sin\theta_i
               + \frac{\mu \dot\theta_i}{m_i l_i}\right)
 
-(stanley2002evolving, appendix B). One step is 0.02 s, two of the fourth-order method of Runge and Kutta. A state is
-(x, its velocity, the angle of the long pole, its velocity, the angle of the short pole, its velocity), in m and rad.
+(stanley2002evolving, appendix B). One step is 0.02 s: two steps of the fourth-order Runge-Kutta method. A state is (x,
+its velocity, the angle of the long pole, its velocity, the angle of the short pole, its velocity), in m and rad.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ LENGTHS, MASSES = (0.5, 0.05), (0.1, 0.01)  # m, from the hinge to the middle of
 FALLEN = np.deg2rad(36)
 TAU = 0.01  # s
 SCALES = np.array([4.8, 2.0, 0.52, 2.0, 0.52, 2.0])  # inputs are the state divided by these
-SEEN = np.array([0, 2, 4])  # what is left without velocities
+SEEN = np.array([0, 2, 4])  # the inputs without velocities
 START = np.array([0.0, 0.0, 0.07, 0.0, 0.0, 0.0])  # 4 degrees
 RECENT = 100  # steps whose movement counts in the fitness without velocities
 STARTS_TO_PASS, STEPS_TO_PASS = 200, 1000
@@ -39,8 +39,8 @@ class DoublePole:
     r"""Keep both poles up for 100,000 steps, about half an hour.
 
     With velocities the fitness is the number of steps, and a network that makes all of them solves the task. Without
-    velocities a network must have recurrence to know them, and one that wriggles must not win. There, the fitness of a
-    network that balances for t of 1,000 steps is
+    velocities a network needs recurrence to know them, and one that only jitters must not win. Its fitness, if it
+    balances for t of 1,000 steps, is then
 
     .. math:: F = 0.1 \frac{t}{1000} + 0.9 f, \qquad
         f = \frac{0.75}{\sum_{i=t-99}^{t} |x_i| + |\dot x_i| + |\theta_{1,i}| + |\dot\theta_{1,i}|}
@@ -48,7 +48,7 @@ class DoublePole:
     with f = 0 for t < 100, and the best of a generation solves the task if it balances for all 100,000 steps, and for
     1,000 steps from 200 or more of 625 other starts (stanley2002evolving, section 4.3).
 
-    velocities: the network is told them; default True.
+    velocities: whether the network is told the velocities, default True.
     steps: for how long to balance, 1 or more.
 
     Raises ValueError for fewer steps.
@@ -67,7 +67,7 @@ class DoublePole:
         return Space(6, 1, bias=0.5) if self.velocities else Space(3, 1, recurrent=True, bias=0.5)
 
     def evaluate(self, population: Population) -> tuple[np.ndarray, int | None]:
-        """The fitness of each network, and one that solves the task."""
+        """Return the fitness of each network, and the number of one that solves the task, or None."""
         population.check(self.space.inputs, 1)
         networks, space = population.networks(), population.space
         if self.velocities:
@@ -88,8 +88,8 @@ class DoublePole:
 def trial(genome: Genome, steps: int, start: np.ndarray = START) -> int:
     """Count the steps for which a network balances the poles.
 
-    genome: of a space with 6 inputs, or 3 if it is not told the velocities, and one output.
-    steps: at most so many.
+    genome: of a space with 6 inputs, or 3 without velocities, and one output.
+    steps: the largest number of steps.
     start: (6,) the first state.
     """
     return int(balance(genome.programs(), genome.space, start[None], steps)[0][0, 0])
@@ -104,7 +104,7 @@ def generalization(genome: Genome) -> int:
 
 
 def starts() -> np.ndarray:
-    """Give the 625 starts: cart and long pole at 5, 25, 50, 75 and 95 % of a range each, with the short pole upright.
+    """Return the 625 starts: cart and long pole at 5, 25, 50, 75 and 95 % of a range each, with the short pole upright.
 
     Returns (625, 6).
     """
@@ -115,7 +115,7 @@ def starts() -> np.ndarray:
 
 
 def trajectory(genome: Genome, steps: int, start: np.ndarray = START) -> np.ndarray:
-    """Record the states that a network leads through, for a picture.
+    """Return the states that a network leads the cart through, for a picture.
 
     genome, steps, start: as for :func:`trial`.
 
@@ -130,7 +130,7 @@ def trajectory(genome: Genome, steps: int, start: np.ndarray = START) -> np.ndar
 
 
 def accelerations(state: np.ndarray, force: float) -> tuple[float, float, float]:
-    """Give the accelerations of the cart, the long and the short pole.
+    """Return the accelerations of the cart, the long and the short pole.
 
     state: (6,). force: in N.
     """
@@ -140,7 +140,7 @@ def accelerations(state: np.ndarray, force: float) -> tuple[float, float, float]
 
 
 def advance(state: np.ndarray, action: float) -> np.ndarray:
-    """Give the state after one step of 0.02 s.
+    """Return the state after one step of 0.02 s.
 
     state: (6,). action: between 0, full force to the left, and 1, full force to the right.
     """
@@ -155,7 +155,7 @@ def balance(networks: Programs, space: Space, starts: np.ndarray, steps: int) ->
     networks: from :func:`lib.neuroevolution.shared.genomes.programs`.
     space: what they have in common: 6 inputs, or 3 without velocities, and one output.
     starts: (k, 6) first states, for each network.
-    steps: at most so many.
+    steps: the largest number of steps.
 
     Returns (n, k) the steps for which each network balances from each start, and (n, k) the sum of
     :math:`|x| + |\\dot x| + |\\theta_1| + |\\dot\\theta_1|` over the last 100 of them.
@@ -214,7 +214,7 @@ def _advance(state: np.ndarray, action: float, room: np.ndarray) -> None:
 def _force(
     networks: Programs, i: int, sizes: tuple[int, int, bool], seen: np.ndarray, state: np.ndarray, values: np.ndarray
 ) -> float:
-    """What network i does in a state. Compiled code is kept for each file, so this repeats a loop of genomes.py."""
+    """What network i does in a state. Compiled code is cached by file, so this repeats a loop of genomes.py."""
     senses, _, recurrent = sizes
     now, into = values[0], values[1] if recurrent else values[0]
     for s in range(senses - 1):
@@ -241,7 +241,7 @@ def _roll(
     steps: int,
     states: np.ndarray,
 ) -> int:
-    """Lead network i from the first of the states through the others, which are filled again and again from the start.
+    """Let network i balance from the first of the states; the others are filled in turn, again and again.
 
     Returns the number of steps before a pole falls or the track ends; the state after them is out of bounds.
     """

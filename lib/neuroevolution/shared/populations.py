@@ -1,10 +1,10 @@
 """Populations of graphs that evolve in species, as NEAT's genomes do (stanley2002evolving, section 3.3).
 
 A child has one or two parents of one species, and one mutation. A species has children in proportion to the mean
-fitness of its members, and its best member goes on unchanged where it has two children or more.
+fitness of its members, and its best member is kept unchanged if it has two children or more.
 
-These populations are small and all their networks learn something, so three things differ from NEAT: fitness counts
-from the worst of the population on, the threshold of species is raised until each can have four members, and no
+These populations are small and all their networks learn something, so three things differ from NEAT: fitness is
+measured from the worst of the population, the threshold of species is raised until each can have four members, and no
 species dies for a lack of progress.
 """
 
@@ -22,7 +22,7 @@ from lib.neuroevolution.shared.graphs import Choices, Graph, Markings
 class Settings:
     """How the graphs of a population vary, and how they are divided into species.
 
-    species: the most species, 1 or more; there are never more than a quarter of the graphs, or one.
+    species: the most species, 1 or more; never more than a quarter of the number of graphs, but at least one.
     threshold: graphs closer than this are of one species, 0 or more; it is raised where there would be too many.
     crossover: share of children with two parents, in [0, 1]; the others have one.
     add_node: probability that a child gets a node.
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass
 class Species:
-    """Graphs that are close to one of them. number: by which blueprints know it; members: places in the population."""
+    """Graphs close to a representative. number: what blueprints point to; members: places in the population."""
 
     number: int
     representative: Graph
@@ -100,9 +100,9 @@ class Population:
         self.species = living
 
     def advance(self, fitness: np.ndarray, choices: Choices) -> None:
-        """Replace all graphs by children, each species by as many as its mean fitness earns, and find species again.
+        """Replace all graphs by children, each species in proportion to its mean fitness, and divide them into species.
 
-        fitness: one number for each graph, larger is better; NaN where none is known.
+        fitness: one number for each graph, larger is better; NaN if unknown.
         choices: what nodes of the children may hold.
         """
         known = fitness[~np.isnan(fitness)]
@@ -124,7 +124,7 @@ class Population:
         return [species.number for species in self.species]
 
     def labels(self) -> np.ndarray:
-        """Give the number of the species of each graph."""
+        """Return the species number of each graph."""
         labels = np.empty(len(self.graphs), np.int64)
         for species in self.species:
             labels[species.members] = species.number
@@ -133,7 +133,7 @@ class Population:
     def child(self, parents: Sequence[int], choices: Choices) -> Graph:
         """Make a child of one or two graphs, with one mutation.
 
-        parents: places of those that may have children, the best first.
+        parents: places of the graphs that may have children, the best first.
         choices: what its nodes may hold.
         """
         first, second = sorted(int(self.random.integers(len(parents))) for _ in range(2))
@@ -146,7 +146,7 @@ class Population:
 def mutated(
     graph: Graph, choices: Choices, markings: Markings, settings: Settings, random: np.random.Generator
 ) -> Graph:
-    """Give a graph a node, a connection, or another value.
+    """Return a graph with one mutation: a new node, a new connection, or another value.
 
     graph: left as it was.
     choices, markings, settings, random: of its population.
@@ -160,7 +160,7 @@ def mutated(
 
 
 def shared_out(shares: Sequence[float], total: int) -> list[int]:
-    """Divide a number in proportion to shares, into whole numbers that add up to it: largest remainders get one more.
+    """Divide a whole number in proportion to shares, by the largest remainders, into whole numbers that add up to it.
 
     shares: not negative; all zero counts as all equal.
     total: to divide.

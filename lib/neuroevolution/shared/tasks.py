@@ -1,7 +1,7 @@
-"""Tasks for the networks of a population: XOR, and any Python function of a network.
+"""Tasks for the networks of a population: XOR, or any Python function of a network.
 
 A task gives the fitness of all networks of a population at once, and says which of them solves it.
-:class:`lib.neuroevolution.shared.poles.DoublePole` is one more.
+:class:`lib.neuroevolution.shared.poles.DoublePole` is another one.
 """
 
 from collections.abc import Callable
@@ -66,12 +66,12 @@ class Task(Protocol):
 class Xor:
     r"""Exclusive or of two inputs, which a network without hidden nodes cannot compute.
 
-    The fitness is :math:`(4 - \sum |y - t|)^2` over the four cases, and a network solves the task whose outputs are on
-    the right side of 0.5 in all of them (stanley2002evolving, section 4.2).
+    The fitness is :math:`(4 - \sum |y - t|)^2` over the four cases. A network solves the task if its outputs are on the
+    right side of 0.5 in all of them (stanley2002evolving, section 4.2).
     """
 
     def evaluate(self, population: Population) -> tuple[np.ndarray, int | None]:
-        """The fitness of each network, and the best of those that are right in all four cases."""
+        """Return the fitness of each network, and the number of the best that is right in all four cases, or None."""
         population.check(2, 1)
         outputs = answers(population.networks(), population.space, CASES)
         fitness, right = np.empty(len(outputs)), np.empty(len(outputs), np.bool_)
@@ -83,7 +83,8 @@ class Xor:
 class Scored:
     """A task from a Python function.
 
-    function: takes a :class:`lib.neuroevolution.shared.genomes.Network` and gives its fitness, finite and not negative.
+    function: takes a :class:`lib.neuroevolution.shared.genomes.Network` and returns its fitness, finite and not
+        negative.
     goal: a network with this fitness or more solves the task; default: none does, and the search spends its budget.
     jobs: number of processes, through joblib, whose backends also reach Dask and Ray; default 1, this process. The
         function must be one that can be sent to another process.
@@ -94,7 +95,7 @@ class Scored:
     jobs: int = 1
 
     def evaluate(self, population: Population) -> tuple[np.ndarray, int | None]:
-        """The fitness of each network, and the best network if it reaches the goal."""
+        """Return the fitness of each network, and the number of the best one if it reaches the goal, or None."""
         networks = [genome.network() for genome in population.genomes()]
         if self.jobs == 1:
             fitness = np.array([float(self.function(network)) for network in networks])
