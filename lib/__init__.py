@@ -19,28 +19,28 @@ The foundation, on which all of them build:
 
 models.py        the baseline networks that chapters compress
 datasets/        training, validation and test tensors by name
-training.py      the one training loop, and the error of what it trained
-cache.py         trained networks, kept by what their training depends on
+training.py      the one training loop, and the error of a trained network
+cache.py         trained networks, stored under everything that their training depends on
 segmentation.py  images with a class for every pixel: loss, class weights, agreement
 seeding.py       random initial weights from their own seed
-arguments.py     the checks of sizes, whole numbers none of them too small, and of names out of a list
+arguments.py     checks that sizes are whole numbers and not too small, and that names are on a list
 running.py       a network's outputs, what flows through it, its modes, its memory layout
 weights.py       compressed weights: how a technique stores a layer's weight
 owners.py        layers whose owner reads their weight instead of calling them
 storage.py       a model to a compressed file and back, bit for bit
 exporting.py     a network as an ONNX file, which other runtimes read
 coding/          the coders that the files are written with
-structure/       scores of filters to masks, and masks to a physically smaller network
+structure/       from scores of filters to masks, and from masks to a physically smaller network
 search/          searches with one signature, a space where the truth is known, a table of latencies
 measure.py       parameters, bytes, multiply-adds, latency
-activations.py   the bytes of the activations that are alive at once, at their peak
+activations.py   the peak memory of the activations in a forward pass
 operations.py    multiply-adds of a forward pass, by the module that runs them
 imports.py       which files of lib a result depends on
-vision.py        torchvision, beside a CPU-only torch as well
+vision.py        torchvision, which here works with a CPU-only torch, too
 
 Techniques of several sections put together:
 
-recipes/         a network of your own, smaller by one command
+recipes/         making a network of your own smaller with one command
 
 What a chapter puts on its page, and the book:
 
@@ -60,16 +60,16 @@ _private: tempfile.TemporaryDirectory | None = None  # removed when the process 
 
 
 def _find_place_for_compiled_code() -> None:
-    """Give numba a private temporary folder if it can write neither beside ``lib`` nor at home.
+    """Give numba a private temporary folder if it can write neither beside ``lib`` nor in the home folder.
 
-    Without one, ``import lib.storage`` raises. The user's next process finds what was compiled there.
+    Without one, ``import lib.storage`` raises. The user's next process finds the compiled code there.
     """
     if os.environ.get("NUMBA_CACHE_DIR") or _writable(_home_cache()) or _writable_beside_the_source():
         return
     try:
         place = _temporary_folder()
     except OSError:
-        return  # not even a temporary file can be written: numba names the function that it cannot keep
+        return  # not even a temporary file can be written: numba will name the function that it cannot cache
     os.environ["NUMBA_CACHE_DIR"] = place
     if "numba" in sys.modules:  # it has read the environment already
         sys.modules["numba"].config.CACHE_DIR = place

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; return the exit status, 0 only if all went well.
+    """Run a command line, and return the exit status: 0 only if all went well.
 
     arguments: the words of the command; by default those that Python was started with.
     """
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _call(options: argparse.Namespace, root: Path) -> int:
-    """Call what the command is about. It is imported here: a command that is handed over needs nothing of it."""
+    """Run the command. Its modules are imported here, since a command that is handed over needs none of them."""
     match options.command:
         case "run":
             from lib.book import run

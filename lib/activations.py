@@ -1,4 +1,4 @@
-"""How many bytes the activations of a network take in one forward pass: those that are alive at once, at their peak."""
+"""The peak memory of a network's activations in one forward pass: the most bytes that are alive at the same time."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,16 +15,16 @@ from lib.arguments import check_sizes
 
 
 def peak_activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
-    r"""Measure the bytes of the activations that are alive at once, at their peak, in one forward pass of one input.
+    r"""Measure the peak memory of the activations in one forward pass of one input, in bytes.
 
-    Memory that tensors share counts once, and counts until the last of them is gone; so the peak is
+    Memory that tensors share counts once, until the last of them is gone. So the peak is
 
     .. math:: \max_t \sum_{s \text{ alive after operation } t} \mathrm{bytes}(s)
 
-    over all memory s that holds the input or what an operation has returned. A part of a network that keeps its input
-    while it runs, such as a residual block, keeps it alive, and so does whoever calls it. An operation may return more
-    than the answer: a max pool also returns the places of the largest values, eight bytes each. Parameters and buffers
-    do not count (compressed weights neither, which are unpacked beforehand), nor does what an operation uses inside.
+    over all memory s that holds the input or a result of an operation. A part of a network that holds on to its input
+    while it runs, such as a residual block, keeps it alive, and so does its caller. An operation may return more than
+    the answer: a max pool also returns the places of the largest values, eight bytes each. Parameters and buffers do
+    not count, nor do compressed weights, which are unpacked beforehand, nor memory that an operation uses inside.
 
     model: any network. It runs once, in evaluation mode and without gradients; modes are restored afterwards. On the
         "meta" device it costs no memory, and each batch norm counts the statistics that it returns there.
@@ -54,7 +54,7 @@ def _unpacked(model: nn.Module) -> Iterable[Tensor]:
 
 
 class _Alive(TorchDispatchMode):
-    """Follows the memory of all that operations return, and notes in ``peak`` how much of it was alive at once.
+    """Follows the memory of all that operations return; ``peak`` is the most that was alive at once.
 
     given: activations that are alive already.
     ignored: tensors whose memory does not count.

@@ -1,10 +1,10 @@
-"""The checks of arguments: sizes that are whole numbers, none of them too small, and names out of a list."""
+"""Checks of arguments: sizes are whole numbers and not too small, and names are on a list."""
 
 from collections.abc import Collection, Mapping
 
 
 def check_sizes(sizes: Mapping[str, int], least: Mapping[str, int] | None = None) -> None:
-    """Raise ValueError for the first size that is not a whole number, or too small.
+    """Raise ValueError for the first size that is not a whole number, or is too small.
 
     sizes: name -> value, as the caller named them.
     least: name -> smallest value; default 1, and 2 for ``classes``.
@@ -23,7 +23,7 @@ def check_one_of(name: str, value: object, accepted: Collection[str]) -> None:
     """Raise ValueError unless ``value`` is one of the accepted ones; the message lists them.
 
     name: what the message calls the argument.
-    value: what was given.
+    value: the given value.
     accepted: the values that may be given.
 
     >>> check_one_of("scope", "layer", ("layer", "global"))

@@ -37,20 +37,21 @@ def cached(
     """Call ``train(model, **arguments)``, which trains ``model`` in place, or read its result from the cache.
 
     The key is the code of ``train``'s module, of the model's classes and of every file of ``lib`` that they import, the
-    model itself, and the arguments, with the code of the networks, functions and dataclasses among them. Of a network
-    count its weights and buffers, which of them are frozen or shared, its hooks, and the settings of its modules: their
-    attributes without a leading ``_``. The cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged entry
-    is trained again. Two processes that want the same network train it once: the second waits.
+    model itself, and the arguments, with the code of the networks, functions and dataclasses among them. A network
+    counts by its weights and buffers, which of them are frozen or shared, its hooks, and the settings of its modules:
+    their attributes without a leading ``_``. The cache is the folder ``$SURVEY_CACHE``, or ``_build/cache``; a damaged
+    entry is trained again. Two processes that want the same network train it once: the second waits.
 
-    train: a function of a module in a file, without captured variables.
-    model: any network; of compressed weights, form and stored tensors count. It is changed in place.
+    train: a module-level function in a file, without captured variables.
+    model: any network; a compressed weight counts by its form and stored tensors. It is changed in place.
     arguments: all by name: numbers, strings, lists, dicts, tensors, networks, functions without captured variables, and
         dataclasses of them, such as data splits. Tensors and networks count by their content.
 
     Returns the model, trained and in evaluation mode.
     Raises TypeError, before anything is trained, for arguments that ``train`` does not take or that cannot be part of
-    the key; ValueError for a function or a network whose code is in no file, for a function that takes from its module
-    what cannot be part of the key, for a model with an extra state, and for one that training stores otherwise.
+    the key; ValueError for a function or a network whose code is in no file, for a function that uses a variable of its
+    module which cannot be part of the key, for a model with an extra state, and for training that changes how weights
+    are stored.
 
     >>> import tempfile, unittest.mock
     >>> from lib import datasets, models, training
@@ -132,7 +133,7 @@ def _digest(value: object) -> str:
 
 
 class _Content:
-    """A digest that is fed with values, each with its type, and the files of ``lib`` whose code they use."""
+    """A digest of values, each with its type; it also collects the files of ``lib`` whose code they use."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
@@ -144,14 +145,14 @@ class _Content:
         self.digest.update(content)
 
     def again(self, key: object, item: object) -> bool:
-        """Whether this was fed already: then it counts as the same, as a tied weight does, not by its content."""
+        """Whether this was fed before: then it counts as the same object, as a tied weight does, not by its content."""
         known = key in self.seen
         number, _ = self.seen.setdefault(key, (len(self.seen), item))
         self.put(f"{number}")
         return known
 
     def feed(self, item: object, where: str = "it") -> None:
-        """Add a value; ``where`` names it in a TypeError, which says that it is no such value."""
+        """Add a value; ``where`` names it in the TypeError for a value that cannot be part of the key."""
         if isinstance(item, Enum):
             self.put(f"{_named(type(item))}.{item.name}")
         elif item is None or item is ... or isinstance(item, bool | int | float | complex | str | bytes):
@@ -171,7 +172,7 @@ class _Content:
         elif isinstance(item, set | frozenset):
             self.put("set")
             parts = []
-            for each in item:  # in the order of their digests: a set has none of its own
+            for each in item:  # in the order of their digests: a set has no order
                 part = _Content()
                 part.files = self.files
                 part.feed(each, f"an element of {where}")
@@ -216,7 +217,7 @@ class _Content:
             )
 
     def network(self, model: nn.Module, where: str) -> None:
-        """All that a module computes with: settings, parameters and buffers, which are frozen or shared, and parts."""
+        """Add all that a module computes with: settings, tensors, which of them are frozen or shared, and its parts."""
         if self.again(id(model), model):
             return
         self.kind(type(model), where)
@@ -244,7 +245,7 @@ class _Content:
             self.feed(part, f"{where}.{key}".lstrip("."))
 
     def function(self, function: FunctionType, where: str) -> None:
-        """A function's name, code and defaults; outside ``lib``, also what it takes from its module."""
+        """Add a function's name, code and defaults; outside ``lib``, also what it takes from its module."""
         self.put("function", f"{_named(function)} {function.__name__}".encode())
         if self.again(id(function), function):
             return
@@ -276,7 +277,7 @@ class _Content:
         return names
 
     def kind(self, kind: type, where: str) -> None:
-        """A class by its name; of those outside ``lib`` and the installed packages, also methods and plain values."""
+        """Add a class by its name; outside ``lib`` and the installed packages, also its methods and plain values."""
         self.put("class", _named(kind).encode())
         if self.again(id(kind), kind):
             return
@@ -312,7 +313,7 @@ def _top(item: type | FunctionType) -> str:
 
 
 def _installed(item: type | FunctionType) -> bool:
-    """Whether code belongs to Python or to an installed package: it counts by its name."""
+    """Whether code belongs to Python or to an installed package, and so counts by its name only."""
     top = _top(item)
     place = Path(getattr(sys.modules.get(top), "__file__", None) or "")
     if top == "__main__":  # a notebook

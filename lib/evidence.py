@@ -1,4 +1,4 @@
-"""Measurements that leave a running chapter: a text for the sentence, the raw values for the record."""
+"""Measurements of a running chapter: a text for its sentences, the raw values for its record."""
 
 import math
 import numbers
@@ -15,21 +15,21 @@ KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+){2,}")
 ATTACHED = ("×",)  # units written without a space
 UNITS = {"pct": ("%", 2), "points": ("points", 2), "ratio": ("x", 1), "bytes": ("bytes", 0)}  # of a key's last word
 TIMING = re.compile(r"latency|seconds|(?:^|[._])m?s$")  # in the key of a time, or of a ratio of times
-SHARES = re.compile(  # keys of what lies between 0 and 100 %
+SHARES = re.compile(  # keys of quantities that lie between 0 and 100 %
     r"[._](?:error|accuracy|recall|agreement|solved|met|missed|removed|density|flipped|saturated|covered)_pct$"
 )
 Values = float | Iterable[float]  # one number for each seed, or one number
 SPACE = re.compile(r"(?<=[\d±)]) (?=\d|±|[%×]|(?:points?|bytes|[kM]?B|[mµ]?s|epochs?|bits?)\b)")  # within a value
-LARGEST = 1e150  # of a measurement; the squares of larger ones overflow
-FEW = 3  # values from which on an interval is shown and decides; fewer are shown themselves
+LARGEST = 1e150  # size of a measurement: the squares of larger ones overflow
+FEW = 3  # from so many values on, an interval is shown and decides; fewer are shown as they are
 
 
 def recorder(chapter: str, dataset: Any = None) -> Callable[..., str]:
-    """Return the function that records a chapter's measurements, and show the line on its data.
+    """Return a function that records a chapter's measurements, and show the line on its data.
 
     It is called as :func:`record` is, without the chapter's name before the key.
 
-    chapter: with which the keys begin, such as ``"pruning"``.
+    chapter: the name with which the keys begin, such as ``"pruning"``.
     dataset: as :func:`uses` takes it; None (default): no line.
     """
     if dataset is not None:
@@ -68,11 +68,11 @@ def record(
         and points, one for ratios, none for bytes and all else.
     exact: True for what neither a seed nor a processor changes: counts, bytes of a fixed file, identities. Default
         False: another seed would give another value, and fewer than three values decide nothing.
-    timing: True for a time, a ratio of times, and what else the processor changes. None (default): what the key says,
-        a time if it has ``latency`` or ``seconds`` in it or ends in ``_ms`` or ``_s``.
+    timing: True for a time, a ratio of times, and anything else that depends on the processor. None (default): what the
+        key says, a time if it has ``latency`` or ``seconds`` in it or ends in ``_ms`` or ``_s``.
 
     Raises ValueError for a key of another form, for no values, for values that are not finite numbers up to 1e150, for
-    a mapping or a set of them, and for what is said to be exact and a time.
+    a mapping or a set of them, and for a value marked as both exact and a time.
     """
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ValueError(
@@ -96,7 +96,7 @@ def record(
 
 
 class Text(str):
-    """A measurement's text. A cell that ends with one shows nothing more: recording it has shown it."""
+    """A measurement's text. A cell that ends with one shows nothing more, since recording it has shown it already."""
 
     __slots__ = ()
 
@@ -175,7 +175,7 @@ def harvest(notebook: Any, chapter: str | None = None) -> dict[str, Any]:
 
 
 def bounds(key: str, unit: str) -> tuple[float, float] | None:
-    """Return between which values a quantity lies by its nature: 0 and 100 for shares such as errors, in %, else None.
+    """Return the bounds that a quantity has by its nature: 0 and 100 for shares in %, such as errors, else None.
 
     key: of the measurement.
     unit: its unit.
@@ -190,13 +190,13 @@ def formatted(values: list[float], *, unit: str, digits: int, bounds: tuple[floa
     """Return the text of a measurement.
 
     One value is ``1.62 %``, two are ``1.62 and 1.70 %``, and more are ``1.62 ± 0.07 %``, the mean and half of its 95 %
-    interval. An interval that reaches over the bounds is written with its ends, ``0.51 (0.00 to 1.49) %``, and one that
-    rounds to nothing is left out.
+    interval. An interval that reaches beyond the bounds is written with its ends, ``0.51 (0.00 to 1.49) %``, and one
+    that rounds to nothing is left out.
 
     values: finite numbers, at least one.
     unit: one line of text; ``"x"`` is printed ``×``.
     digits: digits after the point, 0 to 12.
-    bounds: between which the quantity lies by its nature, default none.
+    bounds: those that the quantity has by its nature, default none.
 
     Raises ValueError for another unit or number of digits.
 
@@ -230,9 +230,9 @@ def _several(values: list[float], digits: int, bounds: tuple[float, float] | Non
 
 
 def unbroken(text: str) -> str:
-    """Return the text with no-break spaces between a number and its spread or its unit, so that no line parts them.
+    """Return the text with no-break spaces between a number and its spread or unit, so that they stay on one line.
 
-    text: in which values stand as :func:`formatted` writes them.
+    text: any text with values as :func:`formatted` writes them.
 
     >>> unbroken("1.5 ± 0.2 points more").replace("\N{NO-BREAK SPACE}", "_")
     '1.5_±_0.2_points more'

@@ -1,4 +1,4 @@
-"""Networks as ONNX files, which other runtimes read. It needs the packages of the extra ``onnx``."""
+"""Networks as ONNX files, which other runtimes read. This needs the packages of the extra ``onnx``."""
 
 import os
 from importlib.util import find_spec
@@ -14,23 +14,23 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def export(model: nn.Module, path: str | Path, images: Tensor, *, opset: int = 18, tolerance: float = 1e-4) -> int:
-    """Write a network to an ONNX file for batches of any size, once onnxruntime computes the same from it.
+    """Write a network to an ONNX file for batches of any size, after checking that onnxruntime computes the same.
 
-    The network is written in evaluation mode, with its weights in the one file. torch's exporter writes only what it
-    can translate, but nothing in it runs the file; here onnxruntime does, on two batches of different size.
+    The network is written in evaluation mode, with its weights in the same file. torch's exporter does not run the file
+    that it writes; here onnxruntime does, on two batches of different sizes.
 
     model: a network of float32 that takes one batch and gives one tensor; left as it was.
-    path: of the file; what was there is replaced.
+    path: of the file; an existing file is replaced.
     images: (n, channels, height, width) of float32, n 1 or more. The file takes any n, but only this height and width.
     opset: version of the operators, 18 or more, default 18.
     tolerance: how far outputs may be apart, as a share of the largest; above 0, default 0.0001.
 
-    Max-unpooling can be exported: the exporter writes it as a scatter. A network of signs is refused where a sum is so
-    close to a threshold that onnxruntime, which rounds otherwise, gives the other sign for these images.
+    Max-unpooling can be exported: the exporter writes it as a scatter. A binary network is refused if a sum is so close
+    to a threshold that onnxruntime, which rounds differently, gives the other sign for these images.
 
     Returns the bytes of the file. Raises ValueError for other arguments, for a network that torch cannot export or
-    onnxruntime cannot run, and where the outputs differ; ModuleNotFoundError where a package is not installed. Then no
-    file is written.
+    onnxruntime cannot run, and where the outputs differ; ModuleNotFoundError where a package is not installed. On an
+    error, nothing is written.
 
     >>> export(nn.Conv2d(3, 8, 3), "small.onnx", torch.zeros(0, 3, 8, 8))
     Traceback (most recent call last):
@@ -62,7 +62,7 @@ def export(model: nn.Module, path: str | Path, images: Tensor, *, opset: int = 1
                 verbose=False,
             )
             # end of method
-            assert program is not None  # as it is without dynamo
+            assert program is not None  # None only without dynamo
             content = program.model_proto.SerializeToString()
         except Exception as error:
             raise ValueError(f"torch cannot export {name} to ONNX: {_first_line(error)}") from error

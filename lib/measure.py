@@ -83,8 +83,8 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...], *, dtype: torch.dtyp
 
     A linear layer takes inputs times outputs, a convolution :math:`H W C_{out} (C_{in} / g) k_h k_w`, with H x W the
     size of its output (of its input if it is transposed). Recurrent layers, attention, and matrix products that a
-    ``forward`` computes by itself count as well. What multiplies no matrices counts as nothing, and a pruned weight
-    counts like any other. A module that does a layer's work without calling it names that layer in its attribute
+    ``forward`` computes by itself count as well. Operations that multiply no matrices count as nothing, and a pruned
+    weight counts like any other. A module that does a layer's work without calling it names that layer in its attribute
     ``computes``.
 
     model: any network. A copy of it runs once, in evaluation mode.
@@ -123,7 +123,7 @@ def multiply_adds_by_layer(
         raise ValueError(f"shape must have sizes of 0 or more, not {tuple(shape)}")
     first: Tensor = next(model.parameters(), torch.zeros(0))
     image = torch.zeros(1, *shape, device=first.device, dtype=dtype or first.dtype)
-    with suppress(Exception):  # what cannot be copied runs itself
+    with suppress(Exception):  # a model that cannot be copied runs itself
         model = copy.deepcopy(model)
     with torch.no_grad(), running.evaluating(model), operations.counting(model) as work:
         running.logits(model, image)
@@ -191,7 +191,7 @@ def accountings(model: nn.Module, *, coder: str = "best") -> Accounting:
 
     Returns an :class:`Accounting`, in bytes:
 
-    - nonzeros: 4 bytes for each parameter that is not zero, its place for free (han2015learning)
+    - nonzeros: 4 bytes for each parameter that is not zero, its position for free (han2015learning)
     - fixed_codes: weight and gap codes of one length per layer, and the codebook (han2016deep, "P+Q")
     - code_lengths: the same with the lengths of Huffman's codewords, tables and biases for free (han2016deep, "P+Q+H")
     - file: the file that :mod:`lib.storage` writes with ``coder``, with all that it takes to load the network

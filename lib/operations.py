@@ -35,9 +35,9 @@ PRODUCTS: dict[Any, Callable[..., int]] = {
 def counting(model: nn.Module) -> Iterator[dict[str, int]]:
     """Count the multiply-adds of what the model runs inside the block.
 
-    Gives module name -> multiply-adds, in the order in which they run. A product belongs to the innermost module that
-    runs it: that of attention to the attention, that of a linear layer to the layer. How a compressed weight is made
-    from what is stored counts as nothing.
+    Yields module name -> multiply-adds, in the order in which they run. A product counts for the innermost module that
+    runs it: one of attention for the attention, one of a linear layer for the layer. Making a compressed weight from
+    its stored form counts as nothing.
 
     model: any network.
 
@@ -53,7 +53,7 @@ def counting(model: nn.Module) -> Iterator[dict[str, int]]:
     counted = 0
 
     def settle() -> None:
-        """Give what was counted since the last time to the module that ran."""
+        """Add what was counted since the last time to the module that ran."""
         nonlocal counted
         now = counter.get_total_flops() // 2
         add(running[-1], now - counted)

@@ -1,7 +1,7 @@
-"""Who reads a layer's weight instead of calling the layer: such a layer has no hooks that fire, and must stay a layer.
+"""Which modules read a layer's weight instead of calling the layer: its hooks never fire, and it must keep its weight.
 
 torch's ``TransformerEncoderLayer`` hands ``linear1.weight`` to a fast kernel, and attention ``out_proj.weight`` to a
-function. No list of such classes is complete, so the code of the modules around a layer is looked at.
+function. No list of such classes is complete, so :func:`reads` looks at the code of the modules around a layer.
 """
 
 import dis
@@ -16,13 +16,13 @@ Path = tuple[str, ...]
 
 
 def reads(model: nn.Module, name: str) -> dict[str, str]:
-    """What the modules around a layer read from it in their forward pass: attribute -> the class that reads it.
+    """Return what the modules around a layer read from it in their forward pass: attribute -> the class that reads it.
 
     model: any network.
     name: of a layer, as in ``model.named_modules()``.
 
-    What is found is ``self.fc.weight``, in ``forward`` and in the methods and properties that it uses. A layer that is
-    first taken from a list, or under another variable, is not.
+    It finds ``self.fc.weight`` in ``forward``, and in the methods and properties that ``forward`` uses. It does not
+    find a layer that is first taken from a list, or put into another variable.
 
     >>> reads(nn.TransformerEncoderLayer(4, 2), "linear1")
     {'weight': 'TransformerEncoderLayer', 'bias': 'TransformerEncoderLayer'}
@@ -63,7 +63,7 @@ def _of(code: CodeType, me: str = "") -> Iterator[Path]:
         elif step.opname not in ("CACHE", "EXTENDED_ARG"):
             if path:
                 yield tuple(path)
-            loaded = step.argval[-1] if isinstance(step.argval, tuple) else step.argval  # one that loads two
+            loaded = step.argval[-1] if isinstance(step.argval, tuple) else step.argval  # an instruction that loads two
             path = [] if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and loaded == me else None
     for inner in code.co_consts:  # a lambda or a comprehension, which reads the same self
         if isinstance(inner, CodeType):

@@ -60,9 +60,9 @@ def captured(model: nn.Module, names: Iterable[str]) -> Iterator[Flow]:
 
 
 def ran(model: nn.Module, names: Iterable[str], images: Tensor) -> list[str]:
-    """Say which of the named layers run in a forward pass in evaluation mode.
+    """Return which of the named layers run in a forward pass in evaluation mode.
 
-    A layer can be there and never run: its owner reads the weight and does not call the layer (``out_proj`` of
+    A layer can exist and never run: its owner reads the weight and does not call the layer (``out_proj`` of
     ``nn.MultiheadAttention``), or only training calls it (the side branches of GoogLeNet). A hook on it sees nothing.
 
     model: any network; it is left as it was.
@@ -158,8 +158,8 @@ def layout(model: nn.Module, images: Tensor) -> torch.memory_format:
 def arranged(images: Tensor, memory: torch.memory_format) -> Tensor:
     """Return the images in a memory layout, with strides that say which.
 
-    One channel lies alike in both layouts: a convolution takes it for plain memory unless its strides are those of
-    channels_last, and then hands plain memory on to all layers after it.
+    Images of one channel look the same in both layouts. Unless their strides are those of channels_last, a convolution
+    takes them for plain memory, and hands plain memory on to all layers after it.
 
     images: (n, channels, height, width); of other dimensions they are returned in plain memory.
     memory: what :func:`layout` chose.
@@ -194,7 +194,7 @@ class _Convolutions(TorchDispatchMode):
 
 @torch.no_grad()
 def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> Tensor:
-    """The answers in evaluation mode of copies of the model's tensors in the layout ``memory``."""
+    """The model's answers in evaluation mode, with copies of its tensors in the layout ``memory``."""
     tensors = {}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         own = memory if value.dim() in (4, 5) else torch.contiguous_format  # as in nn.Module.to
@@ -216,8 +216,8 @@ def _answers(model: nn.Module, images: Tensor, memory: torch.memory_format) -> T
 def _same_in_both_layouts(
     images: tuple[int, ...], weight: tuple[int, ...], dtype: torch.dtype, bias: bool, place: tuple
 ) -> bool:
-    # Of what may crash only the output is tried. Such a convolution comes this far if its weight is a constant, as in
-    # a mean: no layer has it, and no gradient is taken.
+    # If the weight gradient may crash, only the output is tried. Such a convolution comes this far only if its weight
+    # is a constant, as in a mean: no layer has it, and no gradient is taken.
     gradients = not _crashes(images[1], weight[2:], place[0])
     plain, last = (
         convolved(images, weight, place, dtype=dtype, bias=bias, memory=memory, gradients=gradients)
@@ -238,7 +238,7 @@ def convolved(
 ) -> tuple[Tensor, ...]:
     """Convolve random signs, to try a kernel: return the output, and the gradients of the images and the weight.
 
-    All are sums of +1 and -1, so integers that every correct kernel gives (see :func:`equal_sums`).
+    All are sums of +1 and -1: integers, which every correct kernel computes exactly (see :func:`equal_sums`).
 
     images: shape, (n, channels, height, width).
     weight: shape, (filters, channels / groups, height, width).
@@ -277,13 +277,13 @@ def equal_sums(a: Tensor, b: Tensor) -> bool:
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the model's output. An input of the wrong shape is one clear error here, not one deep inside a layer.
+    """Return the model's output; an input of the wrong shape gives one clear error, not one from deep inside a layer.
 
     model: any network.
     images: (n, channels, height, width), or whatever else the model takes.
 
-    Raises ValueError, which names the model and the shape, where the model raises what layers raise for inputs that
-    they do not take. A ValueError of this package stays as it is.
+    Raises ValueError, which names the model and the shape, in place of the errors that layers raise for inputs that
+    they do not take. A ValueError of this package is passed on unchanged.
 
     >>> tuple(logits(nn.Linear(4, 3), torch.zeros(2, 4)).shape)
     (2, 3)
@@ -310,7 +310,7 @@ def class_logits(model: nn.Module, images: Tensor, *, infinite: bool = False) ->
 
     model: a classifier of whole samples.
     images: (n, channels, height, width), or whatever else the model takes.
-    infinite: whether infinity is accepted, by whoever only looks for the largest logit. Default False.
+    infinite: whether infinity is accepted, for callers that only look for the largest logit. Default False.
 
     Returns (n, classes).
     Raises ValueError for images that the model does not take, for an answer of another shape, and for NaN or infinity.

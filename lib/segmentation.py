@@ -1,4 +1,4 @@
-"""A class for each pixel: the loss that training minimizes, and how well predicted classes agree with true ones."""
+"""Segmentation, a class for each pixel: the loss to minimize, and how well predicted classes agree with true ones."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ def check_labels(labels: Tensor, *, classes: int, void: int | None = None) -> No
 
     labels: class numbers of any shape.
     classes: number of classes, 2 or more; their numbers are 0 to classes - 1.
-    void: number of pixels without a class, which is none of the classes'; None (default): every pixel has a class.
+    void: label of pixels without a class, outside the numbers of the classes; None (default): every pixel has a class.
 
     >>> check_labels(torch.tensor([[0, 5]]), classes=3, void=11)
     Traceback (most recent call last):
@@ -35,16 +35,16 @@ def check_labels(labels: Tensor, *, classes: int, void: int | None = None) -> No
 
 
 def class_weights(labels: Tensor, *, classes: int, void: int | None = None) -> Tensor:
-    r"""Weigh classes so that the rare ones count: median-frequency balancing (badrinarayanan2017segnet, section 4).
+    r"""Weight classes so that the rare ones count: median-frequency balancing (badrinarayanan2017segnet, section 4).
 
     .. math:: w_c = \frac{\operatorname{median}(f)}{f_c}
 
     with f_c the pixels of class c, divided by the pixels of all images that contain c. Void pixels count for neither.
-    A class that no image contains has the weight 0, and no part in the median.
+    A class that no image contains has the weight 0, and does not count in the median.
 
     labels: (n, height, width) class numbers of the training images, n of 1 or more.
     classes: number of classes, 2 or more.
-    void: number of pixels without a class, default None.
+    void: label of pixels without a class, default None.
 
     Returns (classes,), float32. Raises ValueError for labels of another shape, of unknown classes, or all void.
 
@@ -61,7 +61,7 @@ def class_weights(labels: Tensor, *, classes: int, void: int | None = None) -> T
         raise ValueError("labels are void everywhere: at least one pixel must have a class")
     # method
     whole = pixels.sum(1, keepdim=True)  # pixels of each image
-    f = pixels.sum(0) / ((pixels > 0) * whole).sum(0)  # NaN for a class that is nowhere
+    f = pixels.sum(0) / ((pixels > 0) * whole).sum(0)  # NaN for a class that no image has
     # w_c = median(f) / f_c
     return (f.nanquantile(0.5) / f).nan_to_num(0.0).float()
     # end of method
@@ -73,15 +73,15 @@ class PixelCrossEntropy:
 
     .. math:: L = - \sum_i w_{t_i} \log p_{i, t_i} \Big/ \sum_i w_{t_i}
 
-    over the pixels i that are not void. A batch of void pixels alone has the loss 0. :mod:`lib.cache` takes it as part
-    of a key.
+    over the pixels i that are not void. A batch of void pixels alone has the loss 0. This loss can be part of a key of
+    :mod:`lib.cache`.
 
     classes: number of classes, 2 or more.
-    void: number of pixels without a class; None (default): every pixel has a class.
+    void: label of pixels without a class; None (default): every pixel has a class.
     weights: (classes,) w, 0 or more and finite, for example from :func:`class_weights`; None (default): 1 for each.
 
-    Called with outputs (n, classes, height, width) and labels (n, height, width). Raises ValueError for other values,
-    and when it is called for other shapes and for labels of unknown classes.
+    Called with outputs (n, classes, height, width) and labels (n, height, width). Raises ValueError for other values
+    and, when called, for other shapes and labels of unknown classes.
 
     >>> outputs, labels = torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 11]]])
     >>> PixelCrossEntropy(classes=2, void=11)(outputs, labels)
@@ -112,14 +112,14 @@ class PixelCrossEntropy:
 
 
 def confusion(predicted: Tensor, labels: Tensor, *, classes: int, void: int | None = None) -> Tensor:
-    """Count how many pixels of each true class got each class.
+    """Count how many pixels of each true class were given each class.
 
-    predicted: class numbers, of the shape of ``labels``; what void pixels got does not matter.
+    predicted: class numbers, of the shape of ``labels``; those of void pixels do not matter.
     labels: true class numbers of any shape.
     classes: number of classes, 2 or more.
-    void: number of pixels without a class, which are not counted; default None.
+    void: label of pixels without a class, which are not counted; default None.
 
-    Returns (classes, classes) int64: a row for each true class. Those of several batches can be added.
+    Returns (classes, classes) int64: a row for each true class. The counts of several batches can be added.
     Raises ValueError for different shapes and unknown classes.
 
     >>> confusion(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 0, 1, 11]), classes=2, void=11)
@@ -141,9 +141,9 @@ class Agreement:
     """How well predicted classes agree with true ones, all in percent (badrinarayanan2017segnet, section 4).
 
     global_accuracy_pct: share of all pixels with the right class.
-    class_accuracy_pct: the same share of each class, averaged over the classes that there are.
-    mean_iou_pct: intersection over union of each class, averaged over the classes that there are or were predicted.
-    iou_pct: intersection over union of each class; NaN for a class that neither is there nor was predicted.
+    class_accuracy_pct: the same share of each class, averaged over the classes that occur.
+    mean_iou_pct: intersection over union of each class, averaged over the classes that occur or were predicted.
+    iou_pct: intersection over union of each class; NaN for a class that neither occurs nor was predicted.
     """
 
     global_accuracy_pct: float
@@ -153,7 +153,7 @@ class Agreement:
 
 
 def agreement(counts: Tensor) -> Agreement:
-    r"""Sum up a confusion matrix n, with a row for each true class.
+    r"""Summarize a confusion matrix n, with a row for each true class.
 
     .. math:: \frac{\sum_c n_{cc}}{\sum_{cd} n_{cd}}, \qquad \operatorname*{mean}_c \frac{n_{cc}}{\sum_d n_{cd}}, \qquad
        \operatorname*{mean}_c \frac{n_{cc}}{\sum_d n_{cd} + \sum_d n_{dc} - n_{cc}}
@@ -172,7 +172,7 @@ def agreement(counts: Tensor) -> Agreement:
     # method
     n = counts.double()
     right, true, given = n.diag(), n.sum(1), n.sum(0)
-    recall = right / true  # NaN for a class that is not there
+    recall = right / true  # NaN for a class that does not occur
     iou = right / (true + given - right)
     # end of method
     accuracy, class_accuracy, mean_iou = (
@@ -190,7 +190,7 @@ def evaluate(
     model: (n, channels, height, width) -> (n, classes, height, width).
     split: images, and labels (n, height, width); at least one image.
     classes: number of classes, 2 or more.
-    void: number of pixels without a class, which are not counted; default None.
+    void: label of pixels without a class, which are not counted; default None.
     batch_size: images per forward pass, 1 or more, default 50.
 
     Raises ValueError for an empty split, labels of another shape, unknown classes or void everywhere, a batch_size

@@ -45,7 +45,7 @@ from lib.weights import (
 )
 
 MAGIC = b"SLIM\x02"
-CODERS = ("context", "best", "huffman", "fixed")  # what a user chooses: which of the above may be tried
+CODERS = ("context", "best", "huffman", "fixed")  # the user's choice of the codes that may be tried
 # Every float32 value is a whole multiple of a power of two between 2^-149, the smallest positive float32, and 2^127,
 # the largest power of two. Exponents are written from 0 up, so LOWEST is added; 150 instead of 149 leaves one to spare.
 LOWEST, HIGHEST = 150, 127
@@ -54,7 +54,8 @@ LOWEST, HIGHEST = 150, 127
 def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     """Write the model to ``path``; return the file's size in bytes.
 
-    Compressed weights are written in their form, everything else as it is. The file is complete or not there.
+    Compressed weights are written in their form, everything else as it is. The file is written completely or not at
+    all.
 
     model: any network, on any device; its compressed weights must be float32 and finite.
     path: where to write; an existing file is replaced.
@@ -81,7 +82,7 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "best") -> int:
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     content = dumps(model, coder=coder)
-    # Not made of the path's name, which may be as long as a name can be.
+    # Not derived from the path's name, which may already be as long as a name can be.
     partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.write_bytes(content)
@@ -159,7 +160,7 @@ def dumps(model: nn.Module, *, coder: str = "best") -> bytes:
 
 
 def _written(tensor: Tensor, form: CompressedWeight, stored: tuple[Tensor, ...], coder: str) -> bytes:
-    """The streams and tables of a compressed weight, which :func:`loads` accepts."""
+    """The streams and tables of a compressed weight, within the bounds that :func:`loads` accepts."""
     with torch.no_grad():
         encoding = form.encode(*stored)
     streams, tables = form.most(tensor.shape)
@@ -253,7 +254,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, tuple[CompressedWe
 
 
 def _dense(model: nn.Module) -> list[tuple[str, Tensor, tuple[CompressedWeight, tuple[Tensor, ...]] | None]]:
-    """:func:`_tensors`, all of what the model is, each with values that can be read one after the other."""
+    """:func:`_tensors`, after checking that they are all of the model and that their values can be read."""
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"{name or type(module).__name__} has an extra state: only tensors are stored")
@@ -282,7 +283,7 @@ def _check_writable(name: str, tensor: Tensor) -> None:
 
 
 def _check_apart(model: nn.Module) -> None:
-    """Raise ValueError where values lie in the same memory, so that one that is written would change another."""
+    """Raise ValueError where values share memory, so that writing one would change another."""
     plain = [(name, tensor) for name, tensor, stored in _tensors(model) if stored is None and tensor.numel()]
     before: list[tuple[int, str, Tensor]] = []  # those that reach beyond where the next one begins
     for name, tensor in sorted(plain, key=lambda one: one[1].data_ptr()):
@@ -297,7 +298,7 @@ def _check_apart(model: nn.Module) -> None:
 
 
 def _places(tensor: Tensor) -> np.ndarray:
-    """How many elements after the first one each element of a tensor lies in memory."""
+    """How far each element of a tensor is from the first one in memory, in elements."""
     places = np.zeros(1, dtype=np.int64)
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         places = (places[:, None] + np.arange(size) * stride).ravel()

@@ -1,4 +1,4 @@
-"""The one training loop, and the error of what it trained."""
+"""The one training loop, and the error of a trained network."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from lib import running
 from lib.datasets import Split
 
 OPTIMIZERS = ("sgd", "adam")
-IGNORED = -100  # the label that torch's cross-entropy passes over
+IGNORED = -100  # the label that torch's cross-entropy ignores
 Optimizer = str | Callable[[list[dict]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,7 +38,7 @@ def squared_hinge(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean squared difference between the outputs and the labels, which are what the outputs should be.
+    """Return the mean squared difference between the outputs and the labels, which are the wanted outputs.
 
     outputs: of any shape.
     labels: of the same shape; ValueError otherwise.
@@ -67,16 +67,16 @@ class Lesson(Protocol):
 
         outputs: of the network in training mode, (n, classes).
         labels: (n,).
-        images: that the network was given, moved and mirrored as they were.
+        images: those that the network was given, moved and mirrored.
         samples: (n,), the numbers of the samples in the split.
         """
 
 
 class Teaching(Protocol):
-    """What a network learns from, where it is not the labels alone: a teacher (:mod:`lib.distillation`)."""
+    """What a network learns from if not from the labels alone: a teacher (:mod:`lib.distillation`)."""
 
     def lesson(self, student: nn.Module, split: Split, *, augmented: bool) -> AbstractContextManager[Lesson]:
-        """Check that the student can be taught with this split, and return its loss for as long as training lasts.
+        """Check that the student can learn from this split; return a context manager that yields its loss.
 
         student: the network that is trained.
         split: the samples to train on.
@@ -93,7 +93,7 @@ class UpdateOptions(TypedDict, total=False):
 
 
 class LoopOptions(TypedDict, total=False):
-    """Options of :func:`fit` that every optimizer leaves open: for a technique that brings its own optimizer."""
+    """Options of :func:`fit` that work with every optimizer: for a technique that brings its own."""
 
     weight_decay: float
     batch_size: int
@@ -113,7 +113,7 @@ class FitOptions(UpdateOptions, LoopOptions, total=False):
 def check_options(options: Mapping[str, object], *, kinds: type = FitOptions) -> None:
     """Raise TypeError for an option that is not in ``kinds``; the message lists those that are.
 
-    options: option name -> value; the values are not looked at.
+    options: option name -> value; the values are not checked.
     kinds: a TypedDict of the accepted options, default :class:`FitOptions`.
 
     >>> check_options({"learning_rate": 0.1})
@@ -147,11 +147,11 @@ def fit(
     before_epoch: Callable[[int], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Train the model: minimize the loss by stochastic gradient descent with Nesterov momentum. In place.
+    """Train the model in place: minimize the loss by stochastic gradient descent with Nesterov momentum.
 
     The learning rate falls from ``learning_rate`` to zero along half a cosine over all steps. The model is in
     evaluation mode afterwards. Parameters that need no gradient stay as they are. Before anything else, a copy of the
-    model answers two samples.
+    model is tried on two samples.
 
     model: any network that takes the split's images, (n, ...) -> (n, classes).
     split: the samples to train on; at least one.
@@ -168,18 +168,18 @@ def fit(
     flip: whether each training image is mirrored, left for right, with probability 1/2 each time. Default False.
     optimizer: "sgd" (default), "adam", or a function that makes another ``torch.optim.Optimizer`` from a list of
         parameter groups.
-    loss: "cross_entropy" (default), "squared_hinge", "squared_error", for which the split's labels are the outputs
-        that are wanted, or a function (outputs, labels) -> scalar.
-    teaching: what gives the loss instead, from more than the labels: a distiller with its teacher. Default None.
+    loss: "cross_entropy" (default), "squared_hinge", "squared_error", for which the split's labels are the wanted
+        outputs, or a function (outputs, labels) -> scalar.
+    teaching: a distiller with its teacher, which gives the loss instead, from more than the labels. Default None.
     before_epoch: called with the number of each epoch, from 0, before it begins, for instance to prune a little more.
         The parameters that learn stay the same: it may freeze or change them, but neither replace nor unfreeze any.
-    after_step: called after each update, for instance to bring weights back between limits.
+    after_step: called after each update, for instance to bring weights back within limits.
 
     Returns the mean loss of each epoch. Raises ValueError, before anything is changed, for an empty split, for
     arguments that are not accepted, for images and labels that do not fit each other, the network or the loss, for a
     network in which nothing learns, and for one that answers in training mode with anything but one tensor. Raises it
-    later for a parameter that ``before_epoch`` brought, and where the loss or a weight is not finite, after the epoch
-    in which it became so.
+    later for a parameter that ``before_epoch`` added, and, after the epoch in which it happens, for a loss or a weight
+    that is not finite.
 
     >>> from lib import datasets, models
     >>> problem = datasets.load("monks-1-rule")
@@ -370,7 +370,7 @@ def _several(model: nn.Module, answers: object) -> str:
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Deal n samples in random order into batches: the numbers of the samples in each.
+    """Deal n samples in random order into batches, and return the numbers of the samples in each.
 
     The last batch may be smaller. A single sample that is left over joins the batch before it, since batch norm learns
     nothing from one value.
@@ -408,7 +408,7 @@ def minimize(
     split: the samples; at least one. Images are converted to the type of the parameters.
     weight_decay: :math:`\lambda`, 0 or more.
     masks: parameter name -> bool mask of its shape, True where a value is kept; the others become zero and stay zero.
-        Parameters without a mask are kept whole; default none has one.
+        Parameters without a mask are kept whole; default: no masks.
     iterations: the largest number of L-BFGS iterations, default 500.
 
     Returns E. Raises ValueError, before anything is changed, for an empty split, images that are not finite or that the

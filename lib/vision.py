@@ -1,6 +1,6 @@
-"""torchvision, importable beside a CPU-only torch as well: ``from lib.vision import torchvision``.
+"""torchvision, which can be imported with a CPU-only torch, too: ``from lib.vision import torchvision``.
 
-The torchvision wheel of the public index is linked against CUDA. Beside a CPU build of torch its import fails with
+The torchvision wheel of the public index is linked against CUDA. With a CPU build of torch its import fails with
 "operator torchvision::nms does not exist". It lacks only the schemas of two operators, which nothing in this book
 calls; they are defined here, and the import is repeated.
 """

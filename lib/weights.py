@@ -1,4 +1,4 @@
-"""Compressed weights: how a technique stores a layer's weight, and how a model takes and loses such a form.
+"""Compressed weights: how a technique stores a layer's weight, and how a model is compressed and decompressed.
 
 A compressed weight is a torch parametrization. The layer keeps the few tensors that are stored and computes with the
 dense weight made from them, so training, measuring and saving work on it as on any other layer.
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 else:
     Layer = nn.Module
 
-NORMS = nn.LayerNorm | nn.RMSNorm  # their weight may have several dimensions, but it is a factor, no matrix
+NORMS = nn.LayerNorm | nn.RMSNorm  # their weight may have several dimensions, but it is a factor, not a matrix
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight that its module keeps under another name than ``weight``, such as attention's ``in_proj_weight``.
+    """A weight that its module keeps under a name other than ``weight``, such as attention's ``in_proj_weight``.
 
-    It is no module: nothing calls it, so it has no hooks and cannot be replaced. ``isinstance`` tells it from a layer.
+    It is not a module: nothing calls it, so it has no hooks and cannot be replaced. ``isinstance`` tells it from a
+    layer.
 
-    module: that keeps it.
+    module: the one that keeps it.
     key: its name there.
     """
 
@@ -52,7 +53,7 @@ class PackedWeight:
 
     @property
     def bias(self) -> None:
-        """None: what is added to the products belongs to the module."""
+        """None: a bias belongs to the module."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class CompressedWeight(nn.Module):
     ``forward(*stored) -> weight``           the dense weight that the layer computes with
     ``encode(*stored) -> Encoding``          what a file must hold
     ``decode(encoding, shape) -> weight``    from the file alone, equal to ``forward`` bit for bit
-    ``most(shape) -> streams, tables``       the most that ``encode`` says of such a weight: the bounds of a file
+    ``most(shape) -> streams, tables``       the most that ``encode`` gives for such a weight: the bounds of a file
 
     ``stored`` is one tensor or a tuple of them; they are the layer's trained parameters. What is kept but not trained
     (a mask, the cluster of each weight) is a buffer of the form. Files identify a form by its class name.
@@ -123,7 +124,8 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer | PackedWeight]]:
     layer, or any other parameter of a module whose name holds the word "weight": ``in_proj_weight`` of attention,
     ``weight_ih_l0`` of an LSTM. The second kind comes as a :class:`PackedWeight`, and its name is the parameter's.
     Factors of normalizations, biases, and parameters under any other name, such as class tokens, position embeddings
-    and scales, are no weights of a layer. No technique compresses them; :func:`lib.measure.by_layer` counts them.
+    and scales, do not count as weights of a layer. No technique compresses them; :func:`lib.measure.by_layer` counts
+    them.
 
     model: any network.
 
@@ -150,7 +152,7 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer | PackedWeight]]:
 
 
 def _own(module: nn.Module) -> dict[str, object]:
-    """A module's own parameters and what is computed from a parametrization, by name; for ``weight`` buffers as well.
+    """A module's own parameters and parametrized tensors, by name; a ``weight`` counts even if it is a buffer.
 
     Weights that are shared have one object in common: the parameter, or torch's list of parametrizations.
     """
@@ -161,7 +163,7 @@ def _own(module: nn.Module) -> dict[str, object]:
 
 
 def _chains(module: nn.Module) -> dict[str, Any]:
-    """Name -> torch's list of its parametrizations. Any, since torch makes its class for each module."""
+    """Name -> torch's list of its parametrizations. Typed Any, since torch makes a class for each module."""
     lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
     return dict(lists.items())
 
@@ -225,7 +227,7 @@ def compress(model: nn.Module, form: Callable[[str, Layer | PackedWeight], Compr
     form: called with the name and the layer of each layer with a weight, or its :class:`PackedWeight`; returns the form
         in which to store the weight, or None to leave the layer as it is.
 
-    Raises ValueError, before anything is changed, for weights that are not finite or no floats, a weight that two
+    Raises ValueError, before anything is changed, for weights that are not finite or not floats, a weight that two
     layers share, one with a parametrization that is not ours or that is computed from other tensors, one that the form
     refuses, and a model in which no layer has a weight.
 
@@ -247,13 +249,13 @@ def compress(model: nn.Module, form: Callable[[str, Layer | PackedWeight], Compr
     # Everything that can fail comes first: after a refusal the model is as it was.
     stored = [_stored(name, layer, compressed) for name, layer, compressed in chosen]
     for (_, layer, compressed), value in zip(chosen, stored, strict=True):
-        decompress(PackedWeight(*_place(layer)))  # this weight alone, none of the layer's others
+        decompress(PackedWeight(*_place(layer)))  # only this weight, none of the layer's others
         _register(*_place(layer), compressed, value)
     return model
 
 
 def tied(model: nn.Module) -> dict[str, list[str]]:
-    """Name -> the names of all weights and parameters that are the same object, for those that are shared.
+    """Return name -> names of all weights and parameters that are the same object, for those that are shared.
 
     model: any network.
 
@@ -306,7 +308,7 @@ def _stored(name: str, layer: Layer | PackedWeight, form: CompressedWeight) -> T
 
 
 def _register(module: nn.Module, key: str, form: CompressedWeight, stored: Tensor | tuple[Tensor, ...]) -> None:
-    """Let the module compute its weight by the form from what is stored."""
+    """Make the module compute its weight with the form, from what is stored."""
     _own_class(module)
     vars(form)["right_inverse"] = lambda weight: stored  # it is computed already
     try:
@@ -328,7 +330,7 @@ def _register(module: nn.Module, key: str, form: CompressedWeight, stored: Tenso
 def _own_class(module: nn.Module) -> None:
     """Give a parametrized module a class of its own: torch made one for it, but deep copies share it.
 
-    Without it, a weight that is added to one of them or taken away would be added or missing in all.
+    Otherwise a weight that is added to one copy, or removed from it, would be added or missing in all copies.
     """
     if parametrize.is_parametrized(module):
         kind = type(module)
@@ -341,7 +343,7 @@ def decompress(model: nn.Module | PackedWeight) -> nn.Module:
 
     A weight with another parametrization, such as weight norm, becomes plain as well. What was frozen stays frozen.
 
-    model: any network; one without compressed weights is left as it is. Of a :class:`PackedWeight`, it alone is
+    model: any network; one without compressed weights is left as it is. Of a :class:`PackedWeight`, only that weight is
         changed, and its module is returned.
 
     >>> from lib import models
@@ -367,7 +369,7 @@ def _plain(module: nn.Module, keys: Collection[str]) -> None:
             stored = list(chains[key].parameters())
             parametrize.remove_parametrizations(module, key, leave_parametrized=True)
             value = module._buffers.get(key)
-            if stored and value is not None:  # torch takes several tensors without gradients for a buffer
+            if stored and value is not None:  # torch turns several tensors without gradients into a buffer
                 del module._buffers[key]
                 module.register_parameter(key, nn.Parameter(value, any(p.requires_grad for p in stored)))
             if isinstance(module, nn.RNNBase):
@@ -404,7 +406,7 @@ def chain_of(layer: nn.Module | PackedWeight) -> Any:
 
     What is stored is its parameter ``original``, or ``original0``, ``original1`` and so on where it is a tuple.
 
-    layer: whose weight is compressed.
+    layer: one whose weight is compressed.
 
     >>> from lib.pruning import magnitude
     >>> chain_of(magnitude.prune(nn.Linear(3, 2), density=0.5)).original.shape
