@@ -179,7 +179,7 @@ def _check_options(kind: str, candidates: int | None, queries: int | None, alpha
             raise ValueError(f"{name} must be an integer of {least} or more, or None for all, not {number!r}")
     if kind == "soft" and (candidates is None or candidates > MOST):
         most = f"{MOST} candidates, {math.factorial(MOST)} orders"
-        raise ValueError(f"the soft loss sums over all orders of at most {most}, not of {candidates or 'all samples'}")
+        raise ValueError(f"the soft loss takes at most {most}, not {candidates or 'all samples'}")
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, not {value}")

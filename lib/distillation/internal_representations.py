@@ -89,7 +89,7 @@ def matched(student_layers: int, teacher_layers: int) -> list[Pair]:
     """
     if not 1 <= student_layers <= teacher_layers:
         raise ValueError(
-            f"a student must have between 1 layer and as many as its teacher, {teacher_layers}, not {student_layers}"
+            f"a student must have at least 1 layer and at most its teacher's {teacher_layers}, not {student_layers}"
         )
     return [(j - 1, -(-j * teacher_layers // student_layers) - 1) for j in range(1, student_layers + 1)]
 
@@ -222,7 +222,7 @@ def initialized(
     paired = _pairs(student, teacher, pairs, parts)
     taken = sorted(ours for ours, _ in paired)
     if taken != list(range(_layers(student, parts))):
-        raise ValueError(f"each layer of the student takes one layer of the teacher: paired are {taken}")
+        raise ValueError(f"each layer of the student must be in one pair: the pairs have its layers {taken}")
     prefixes = {named(parts.layer, ours) + ".": named(parts.layer, its) + "." for ours, its in paired}
     theirs, found = teacher.state_dict(), {}
     for name, value in student.state_dict().items():
@@ -323,7 +323,9 @@ def _pairs(student: nn.Module, teacher: nn.Module, pairs: Sequence[Pair] | None,
         raise ValueError("there are no pairs of layers to teach")
     for pair in found:
         if not (0 <= pair[0] < ours and 0 <= pair[1] < its):
-            raise ValueError(f"the pair {tuple(pair)} is not of {ours} layers of the student and {its} of the teacher")
+            raise ValueError(
+                f"the pair {tuple(pair)} is out of range: the student has {ours} layers and the teacher {its}"
+            )
     return found
 
 
@@ -334,7 +336,7 @@ def _layers(model: nn.Module, parts: Parts) -> int:
         count += 1
     if not count:
         raise ValueError(
-            f"{type(model).__name__} has no layer {named(parts.layer, 0)!r}: say what its parts are called"
+            f"{type(model).__name__} has no layer {named(parts.layer, 0)!r}: name its parts in the argument parts"
         )
     return count
 
@@ -345,7 +347,7 @@ def _check_probabilities(who: str, rows: Tensor, *, four: bool) -> None:
         raise ValueError(f"the {who}'s attention must be {needed}, not {tuple(rows.shape)}")
     far = max(1e-4, 8 * torch.finfo(rows.dtype).eps)
     if not ((rows >= 0).all() and ((rows.sum(-1) - 1).abs() <= far).all()):
-        raise ValueError(f"the {who}'s attention holds no probabilities: each row must be 0 or more and sum to 1")
+        raise ValueError(f"the {who}'s attention is not made of probabilities: each row must be 0 or more and sum to 1")
 
 
 def _length(state: Tensor) -> Tensor:

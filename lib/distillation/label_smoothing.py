@@ -79,8 +79,8 @@ class Smoothed:
         """
         if outputs.dim() < 2 or outputs.shape[:1] + outputs.shape[2:] != labels.shape:
             raise ValueError(
-                f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(outputs.shape)}: needed are"
-                " (n,) and (n, classes), or a class at each place"
+                f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(outputs.shape)}: (n,)"
+                " labels and (n, classes) logits are needed, or a class at each place"
             )
         return nn.functional.cross_entropy(
             outputs, smoothed(labels, outputs.shape[1], self.smoothing, dtype=outputs.dtype)
@@ -189,10 +189,10 @@ def logit_differences(
         raise ValueError(f"draws must be 1 or more and shift 0 or more, not {draws} and {shift}")
     if split.images.dim() != 4:
         shape = tuple(split.images.shape)
-        raise ValueError(f"images (n, channels, height, width) are moved: these samples have the shape {shape}")
+        raise ValueError(f"images must be (n, channels, height, width) to be moved, not {shape}")
     first, second = pair
     if first == second or not ((split.labels == first) | (split.labels == second)).all():
-        raise ValueError(f"pair must be two classes, and all labels one of them: {pair} are not")
+        raise ValueError(f"pair must be two different classes, and each label one of them, not {pair}")
     classes = _logits(model, split.first(1)).shape[1]
     if not (0 <= first < classes and 0 <= second < classes):
         raise ValueError(f"pair must be two of the classes 0 to {classes - 1}, not {pair}")

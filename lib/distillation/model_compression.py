@@ -58,7 +58,7 @@ def munge(images: Tensor, *, copies: int, probability: float, spread: float, see
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be in [0, 1], not {probability}")
     if not spread >= 1e-6:
-        raise ValueError(f"spread must be above 0, 1e-6 or more, not {spread}")
+        raise ValueError(f"spread must be 1e-6 or more, not {spread}")
     low, high = rows.min(), rows.max()
     partners = neighbors(images).tolist()
     random = np.random.default_rng(seed)

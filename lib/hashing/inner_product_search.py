@@ -193,7 +193,7 @@ class DistanceTables(Tables):
         """
         check_vectors(vectors, "the vectors", self.width)
         if probes != 0:
-            raise ValueError(f"probes flip a bit of SimHash: with hashes of distances they must be 0, not {probes}")
+            raise ValueError(f"probes must be 0 with hashes of distances, which have no bit to flip, not {probes}")
         kind = wide(self.directions.dtype)
         products = vectors.to(kind) @ self.directions.to(kind).flatten(0, 1).T
         hashes = ((products.unflatten(1, self.offsets.shape) + self.offsets.to(kind)) / WIDTH).floor().long()
@@ -294,7 +294,7 @@ class Candidates(nn.Module):
         """
         n = len(self.ties)
         if not 1 <= most <= n:
-            raise ValueError(f"{n} vectors are in the database: 1..{n} can be retrieved, not {most}")
+            raise ValueError(f"the database has {n} vectors: most must be in 1..{n}, not {most}")
         # method
         ranks = self.counts(queries, probes=probes) * n + self.ties
         return ranks.topk(most, dim=1).indices
@@ -403,7 +403,9 @@ def recall(found: Found, truth: Found) -> float:
     0.5
     """
     if len(found.numbers) != len(truth.numbers):
-        raise ValueError(f"{len(found.numbers)} queries were searched, and {len(truth.numbers)} have a true answer")
+        raise ValueError(
+            f"found is of {len(found.numbers)} queries and truth of {len(truth.numbers)}: both must be of the same"
+        )
     hits = (found.numbers[:, :, None] == truth.numbers[:, None, :]).any(1)
     return hits.double().mean().item()
 

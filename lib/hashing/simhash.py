@@ -154,7 +154,7 @@ def collision_probability(angle: float | Tensor) -> Tensor:
     """
     angles = torch.as_tensor(angle, dtype=torch.float64)
     if not ((angles >= 0) & (angles <= torch.pi)).all():
-        raise ValueError(f"the angle between two vectors is in 0..pi radians, not {angle}")
+        raise ValueError(f"angle must be in 0..pi radians, not {angle}")
     return 1 - angles / torch.pi
 
 

@@ -242,7 +242,7 @@ def rebuilding(model: nn.Module, every: int) -> Callable[[], None]:
     1
     """
     if every < 1:
-        raise ValueError(f"tables are rebuilt every 1 step or more, not {every}")
+        raise ValueError(f"tables must be rebuilt every 1 step or more, not {every}")
     chosen = [module for module in model.modules() if isinstance(module, SelectedLinear)]
 
     def after_step() -> None:
@@ -329,6 +329,6 @@ def overlap(active: Tensor) -> float:
     0.16666666666666666
     """
     if active.dim() != 2 or len(active) < 2 or not active.numel():
-        raise ValueError(f"the active sets of two samples or more are compared, not {tuple(active.shape)}")
+        raise ValueError(f"active must be (samples, |A|) with two samples or more, not {tuple(active.shape)}")
     both = (active[1:, :, None] == active[:-1, None, :]).sum((1, 2)).double()
     return (both / (2 * active.shape[1] - both)).mean().item()

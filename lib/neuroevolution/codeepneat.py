@@ -164,8 +164,8 @@ def search(
     """
     if min(blueprints, modules) < 1 or networks < blueprints:
         raise ValueError(
-            f"blueprints and modules must be 1 or more, and networks as many as blueprints, not {blueprints}, {modules}"
-            f" and {networks}"
+            f"blueprints and modules must be 1 or more, and networks at least as many as blueprints, not"
+            f" {blueprints}, {modules} and {networks}"
         )
     check_budget(budget, seed, blueprints)
     random = np.random.default_rng(seed)

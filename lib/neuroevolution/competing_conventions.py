@@ -161,7 +161,9 @@ def canonical(network: nn.Module) -> Tensor:
     first, second = (leaves.index(layer) for layer in _layers(network))
     between = [type(module) for module in leaves[first + 1 : second]]
     if between not in ([nn.Tanh], [nn.ReLU]):
-        raise ValueError("a unique encoding is known if nn.Tanh or nn.ReLU alone stands between the two layers")
+        raise ValueError(
+            "the two layers must have only nn.Tanh or nn.ReLU between them, for which a unique encoding is known"
+        )
     # method
     if between == [nn.Tanh]:
         leading = into.gather(1, (into != 0).byte().argmax(1, keepdim=True))

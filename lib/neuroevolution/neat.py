@@ -84,7 +84,7 @@ class Settings(NamedTuple):
             if name in SHARES and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, not {value}")
             if not value >= 0:
-                raise ValueError(f"{name} must not be negative, not {value}")
+                raise ValueError(f"{name} must be 0 or more, not {value}")
         return Settings(*map(float, self))
 
 

@@ -298,7 +298,7 @@ class GrowingCellClassifier(ClassifierMixin, GraphEstimator):
         known = self.classes_ if not begins else np.unique(labels if classes is None else classes)
         strange = np.setdiff1d(labels, known)
         if len(strange):
-            raise ValueError(f"y has the class {strange.tolist()[0]!r}; announced were {known.tolist()}")
+            raise ValueError(f"y has the class {strange.tolist()[0]!r}; the known classes are {known.tolist()}")
         if begins:
             samples = inputs.samples(self, X, reset=True)
             network = self._first(samples, known, random)

@@ -195,8 +195,8 @@ def test_bad_options_are_refused():
     network = models.mlp()
     for options, words in (
         ({"kind": "firm"}, "kind must be one of soft, hard, not 'firm'"),
-        ({"candidates": 7}, "at most 6 candidates, 720 orders, not of 7"),
-        ({"candidates": None}, "not of all samples"),
+        ({"candidates": 7}, "at most 6 candidates, 720 orders, not 7"),
+        ({"candidates": None}, "not all samples"),
         ({"candidates": 1}, "candidates must be an integer of 2 or more, or None for all, not 1"),
         ({"candidates": 2.5}, "not 2.5"),
         ({"queries": 0}, "queries must be an integer of 1 or more"),

@@ -65,7 +65,7 @@ def test_a_layer_learns_from_the_last_of_its_share():
 
 @pytest.mark.parametrize(("least", "most"), [(0, 4), (-1, 4), (5, 4), (1, 0)])
 def test_students_without_layers_or_with_more_are_refused(least, most):
-    with pytest.raises(ValueError, match=f"as many as its teacher, {most}, not {least}"):
+    with pytest.raises(ValueError, match=f"at most its teacher's {most}, not {least}"):
         matched(least, most)
 
 
@@ -130,11 +130,11 @@ def test_averaged_heads_may_differ_in_number():
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (torch.full((1, 2, 2), 0.6), "no probabilities"),
-        (torch.tensor([[[1.5, -0.5]]]), "no probabilities"),
-        (torch.tensor([[[float("nan"), 1.0]]]), "no probabilities"),
-        (torch.tensor([[[float("inf"), 0.0]]]), "no probabilities"),
-        (torch.zeros(1, 2, 2), "no probabilities"),
+        (torch.full((1, 2, 2), 0.6), "not made of probabilities"),
+        (torch.tensor([[[1.5, -0.5]]]), "not made of probabilities"),
+        (torch.tensor([[[float("nan"), 1.0]]]), "not made of probabilities"),
+        (torch.tensor([[[float("inf"), 0.0]]]), "not made of probabilities"),
+        (torch.zeros(1, 2, 2), "not made of probabilities"),
         (torch.tensor([[0.5, 0.5]]), r"\(n, heads, rows, columns\) or \(n, rows, columns\), not \(1, 2\)"),
         (torch.zeros(0, 2, 2), r"not \(0, 2, 2\)"),
         (torch.ones(1, 1, 1, dtype=torch.long), "must be"),
@@ -248,11 +248,11 @@ def test_more_than_ten_layers_keep_apart():
     [
         ({"width": 16}, {}, r"token has the shape \(16,\) and the teacher's token \(8,\)"),
         ({"classes": 4}, {}, r"head.weight has the shape \(4, 8\)"),
-        ({"layers": 5}, {}, "as many as its teacher, 4, not 5"),
-        ({}, {"pairs": [(0, 4), (1, 1)]}, r"the pair \(0, 4\) is not of 2 layers"),
-        ({}, {"pairs": [(0, -1), (1, 1)]}, r"the pair \(0, -1\) is not"),
-        ({}, {"pairs": [(0, 1)]}, r"takes one layer of the teacher: paired are \[0\]"),
-        ({}, {"pairs": [(0, 1), (1, 2), (1, 3)]}, r"paired are \[0, 1, 1\]"),
+        ({"layers": 5}, {}, "at most its teacher's 4, not 5"),
+        ({}, {"pairs": [(0, 4), (1, 1)]}, r"the pair \(0, 4\) is out of range: the student has 2 layers"),
+        ({}, {"pairs": [(0, -1), (1, 1)]}, r"the pair \(0, -1\) is out of range"),
+        ({}, {"pairs": [(0, 1)]}, r"must be in one pair: the pairs have its layers \[0\]"),
+        ({}, {"pairs": [(0, 1), (1, 2), (1, 3)]}, r"the pairs have its layers \[0, 1, 1\]"),
         ({}, {"pairs": []}, "no pairs of layers"),
         ({}, {"parts": Parts(layer="block{}")}, "RowTransformer has no layer 'block0'"),
     ],
@@ -387,7 +387,7 @@ def test_other_transformers_are_taught_by_their_names():
         internal.fit(student, split(), teacher.eval(), **options)
     losses = internal.fit(student, split(), teacher, average_heads=True, **options)
     assert losses[19] < losses[0] and losses[24] < losses[20]
-    with given.refused(student, "attention .*(no probabilities|must be)"):
+    with given.refused(student, "attention .*(not made of probabilities|must be)"):
         swapped = Parts("encoder.block_{}", "encoder.block_{}.scores", "encoder.block_{}")
         internal.fit(student, split(), teacher, **options | {"parts": swapped})
 
@@ -428,10 +428,14 @@ def test_fit_is_cached_with_its_teacher_and_its_schedule(tmp_path, monkeypatch):
         ({"batch_size": 0}, {}, "batch_size 1 or more"),
         ({"loss": "cross_entropy"}, {}, "the teacher gives the loss"),
         ({"optimizer": "none"}, {}, "optimizer must be one of"),
-        ({"pairs": [(0, 1), (2, 3)]}, {}, r"the pair \(2, 3\) is not of 2 layers of the student and 4"),
+        (
+            {"pairs": [(0, 1), (2, 3)]},
+            {},
+            r"the pair \(2, 3\) is out of range: the student has 2 layers and the teacher 4",
+        ),
         ({"parts": Parts(state="layers.{}.end")}, {}, "no layer 'layers.0.end'"),
-        ({"parts": Parts(attention="layers.{}.norm1")}, {}, "attention holds no probabilities"),
-        ({}, {"layers": 1}, "as many as its teacher, 1, not 2"),
+        ({"parts": Parts(attention="layers.{}.norm1")}, {}, "attention is not made of probabilities"),
+        ({}, {"layers": 1}, "at most its teacher's 1, not 2"),
         ({}, {"heads": 4}, "2 attention heads and the teacher 4"),
         ({}, {"width": 16}, "the same shape"),
         ({}, {"classes": 4}, "the same classes"),

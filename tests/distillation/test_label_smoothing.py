@@ -373,8 +373,8 @@ def test_values_that_the_probes_do_not_accept_are_refused():
     with pytest.raises(ValueError, match="two samples of it"):
         wrong_logit_variance(teller(), Split(normal(3, 3), torch.arange(3)))
     for arguments, says in (
-        ({"pair": (1, 1)}, "pair must be two classes"),
-        ({"pair": (0, 1)}, "all labels one of them"),
+        ({"pair": (1, 1)}, "pair must be two different classes"),
+        ({"pair": (0, 1)}, "each label one of them"),
         ({"pair": (1, 2), "draws": 0}, "draws must be 1 or more"),
         ({"pair": (1, 2), "shift": -1}, "shift 0 or more"),
     ):
@@ -382,7 +382,7 @@ def test_values_that_the_probes_do_not_accept_are_refused():
             logit_differences(build(), split, **arguments, seed=0)
     with pytest.raises(ValueError, match="two of the classes 0 to 2"):
         logit_differences(build(), Split(split.images, torch.ones(6, dtype=torch.long)), pair=(1, 7), seed=0)
-    with pytest.raises(ValueError, match=r"have the shape \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"to be moved, not \(4, 3\)"):
         logit_differences(teller(), Split(normal(4, 3), torch.tensor([1, 2, 1, 2])), pair=(1, 2), seed=0)
 
 

@@ -359,7 +359,7 @@ def test_the_layers_of_a_network_have_seeds_of_their_own():
         ({"bits": 65}, r"bits must be in 1..64.*not 65"),
         ({"tables": 0}, "tables must be 1 or more, not 0"),
         ({"probes": 5}, r"probes must be in 0..4, .*not 5"),
-        ({"probes": 1, "transform": "l2-alsh"}, ".*they must be 0, not 1"),
+        ({"probes": 1, "transform": "l2-alsh"}, "probes must be 0 with hashes of distances, .*not 1"),
         ({"pool": 0}, r"pool must be in 1..784, the inputs of the layer, not 0"),
         ({"pool": 785}, r"pool must be in 1..784, the inputs of the layer, not 785"),
         ({"transform": "alsh"}, "transform must be one of"),

@@ -202,9 +202,12 @@ def test_networks_of_a_search_are_trained_on_digits():
     [
         ({"budget": 4}, "budget must be 5 or more networks, not 4"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
-        ({"blueprints": 0}, "blueprints and modules must be 1 or more, and networks as many as blueprints, not 0, 8"),
+        (
+            {"blueprints": 0},
+            "blueprints and modules must be 1 or more, and networks at least as many as blueprints, not 0, 8",
+        ),
         ({"modules": 0}, "blueprints and modules must be 1 or more"),
-        ({"networks": 4}, "networks as many as blueprints, not 5, 8 and 4"),
+        ({"networks": 4}, "networks at least as many as blueprints, not 5, 8 and 4"),
     ],
 )
 def test_searches_that_make_no_sense_are_refused(options, message):

@@ -341,9 +341,9 @@ def test_output_weights_that_diverge_are_refused_and_nothing_changes():
 def test_classes_that_were_not_announced_are_refused():
     network = CLASSIFIER(9).partial_fit(UNIFORM, CORNERS, classes=[0, 1, 2, 5])
     assert network.classes_.tolist() == [0, 1, 2, 5] and network.output_weights_.shape == (4, 4)
-    with pytest.raises(ValueError, match=r"y has the class 3; announced were \[0, 1, 2, 5\]"):
+    with pytest.raises(ValueError, match=r"y has the class 3; the known classes are \[0, 1, 2, 5\]"):
         network.partial_fit(UNIFORM, CORNERS + 1)
-    with pytest.raises(ValueError, match=r"y has the class 2; announced were \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"y has the class 2; the known classes are \[0, 1\]"):
         CLASSIFIER(9).partial_fit(UNIFORM, CORNERS, classes=[0, 1])
 
 

@@ -50,7 +50,9 @@ def shared_mistakes_pct(
     """
     mine, its = _choices(student, teacher, split, batch_size)
     if its.shape != split.labels.shape:
-        raise ValueError(f"labels of shape {tuple(split.labels.shape)} for choices of shape {tuple(its.shape)}")
+        raise ValueError(
+            f"labels of shape {tuple(split.labels.shape)} for choices of shape {tuple(its.shape)}: each needs a label"
+        )
     mistakes = its != split.labels.to(its.device)
     if not mistakes.any():
         raise ValueError("the teacher makes no mistake on this split: there is none that the student could share")

@@ -185,10 +185,7 @@ class Distiller:
         if not stored.dim():
             raise ValueError("the stored answers are a single number: each sample needs its own")
         if augmented:
-            raise ValueError(
-                "stored answers belong to the images as they are: give the teacher itself where images are moved or"
-                " mirrored"
-            )
+            raise ValueError("stored answers do not fit images that are moved or mirrored: give the teacher itself")
         if len(stored) != len(split):
             raise ValueError(f"{len(stored)} stored answers for {len(split)} samples: each sample needs its own")
         if any(term.taps for term in self.terms):

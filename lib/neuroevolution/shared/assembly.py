@@ -134,7 +134,9 @@ class Candidate:
             check_values(module, f"the module of species {species}", Layer, Nothing)
         for node, values in self.blueprint.nodes.items():
             if isinstance(values, Pointer) and values.species not in self.modules:
-                raise ValueError(f"node {node} points to species {values.species}: there are {sorted(self.modules)}")
+                raise ValueError(
+                    f"node {node} points to species {values.species}: there are modules of {sorted(self.modules)}"
+                )
 
     @property
     def training(self) -> Training:

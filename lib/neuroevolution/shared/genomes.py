@@ -224,7 +224,7 @@ def _check(genome: Genome) -> None:
     targets = set(genes["target"].tolist())
     for gene in genome.connections:
         if gene.source < 0 or gene.target < space.senses:
-            raise ValueError(f"{gene}: a connection leads from a node to one that is not an input and not the bias")
+            raise ValueError(f"{gene}: a connection must lead from a node to one that is neither an input nor the bias")
         if gene.source >= space.fixed and gene.source not in targets:
             raise ValueError(f"{gene}: no connection leads to the hidden node {gene.source}")
         if gene.innovation < 0 or not np.isfinite(gene.weight):

@@ -51,10 +51,13 @@ class Graph:
         ends = [(link.source, link.target) for link in self.links]
         numbers = [link.number for link in self.links]
         if OUTPUT not in self.nodes or INPUT in self.nodes:
-            raise ValueError(f"a graph has values for its output, {OUTPUT}, and none for its input, {INPUT}")
+            raise ValueError(f"a graph must have values for its output, {OUTPUT}, and none for its input, {INPUT}")
         for source, target in ends:
             if source not in {INPUT, *self.nodes} - {OUTPUT} or target not in self.nodes:
-                raise ValueError(f"the connection {source} -> {target} must lead from a node to one after it")
+                raise ValueError(
+                    f"the connection {source} -> {target} must not leave the output or enter the input, and its"
+                    " nodes must exist"
+                )
         if len(set(ends)) < len(ends) or numbers != sorted(set(numbers)):
             raise ValueError("connections must be in the order of their numbers, each number and each pair once")
         self.order()

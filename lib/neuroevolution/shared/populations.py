@@ -46,7 +46,9 @@ class Settings:
             raise ValueError(f"threshold must be 0 or more and finite, not {self.threshold}")
         shares = (self.crossover, self.add_node, self.add_link)
         if not all(0 <= share <= 1 for share in shares) or self.add_node + self.add_link > 1:
-            raise ValueError(f"crossover, add_node, add_link and the sum of the last two are in [0, 1], not {shares}")
+            raise ValueError(
+                f"crossover, add_node, add_link and the sum of the last two must be in [0, 1], not {shares}"
+            )
         if not 0 < self.survivors <= 1:
             raise ValueError(f"survivors must be in (0, 1], not {self.survivors}")
 

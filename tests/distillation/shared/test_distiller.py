@@ -486,7 +486,7 @@ def test_a_student_that_shares_weights_with_its_teacher_is_refused():
 def test_stored_answers_do_not_fit_images_that_move():
     student, split = convolutional(), given.split(20, 3, 8, 8, classes=4)
     for options in ({"shift": 1}, {"flip": True}):
-        with given.refused(student, "stored answers belong to the images as they are"):
+        with given.refused(student, "stored answers do not fit images that are moved"):
             training.fit(student, split, epochs=1, seed=0, teaching=distiller(torch.zeros(20, 4)), **options)
 
 

@@ -191,7 +191,7 @@ def test_networks_are_copied_loaded_and_of_other_types():
 
 def test_candidates_that_cannot_be_built_are_refused():
     one = module(Layer(4, 3, False, 0.0))
-    with pytest.raises(ValueError, match=r"node 2 points to species 3: there are \[0\]"):
+    with pytest.raises(ValueError, match=r"node 2 points to species 3: there are modules of \[0\]"):
         Candidate(blueprint(3), {0: one})
     with pytest.raises(ValueError, match="node 2 in the blueprint must be Pointer, not Layer"):
         Candidate(Graph({OUTPUT: Training(0.1, 0.9), 2: Layer(4, 3, False, 0.0)}, CHAIN), {0: one})

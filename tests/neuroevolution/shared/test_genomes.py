@@ -105,8 +105,8 @@ def test_a_cycle_is_found_wherever_it_is():
     [
         (lambda c: [*c, c[0]], "same innovation number"),
         (lambda c: [*c, c[0]._replace(innovation=99)], "same node to the same node"),
-        (lambda c: [*c, Connection(99, 0, 1, True, 1.0)], "not an input and not the bias"),
-        (lambda c: [*c, Connection(99, -1, 3, True, 1.0)], "leads from a node"),
+        (lambda c: [*c, Connection(99, 0, 1, True, 1.0)], "neither an input nor the bias"),
+        (lambda c: [*c, Connection(99, -1, 3, True, 1.0)], "must lead from a node"),
         (lambda c: [*c, Connection(99, 8, 3, True, 1.0)], "hidden node 8"),
         (lambda c: [*c, Connection(99, 3, 7, False, 1.0)], "cycle"),
         (lambda c: [*c, Connection(99, 5, 5, True, 1.0)], "cycle"),

@@ -161,8 +161,8 @@ def test_distance_counts_genes_and_values_as_worked_out_by_hand():
     [
         ((2,), (Link(1, 0, 2),), "values for its output, 1, and none for its input"),
         ((0, 1), (Link(1, 0, 1),), "none for its input"),
-        ((1, 2), (Link(1, 0, 2), Link(2, 2, 3)), "the connection 2 -> 3 must lead"),
-        ((1, 2), (Link(1, 0, 2), Link(2, 1, 2)), "the connection 1 -> 2 must lead"),
+        ((1, 2), (Link(1, 0, 2), Link(2, 2, 3)), "the connection 2 -> 3 must not leave the output"),
+        ((1, 2), (Link(1, 0, 2), Link(2, 1, 2)), "the connection 1 -> 2 must not leave the output"),
         ((1, 2), (Link(1, 0, 2), Link(1, 2, 1)), "each number and each pair once"),
         ((1, 2), (Link(1, 0, 2), Link(2, 2, 1), Link(3, 2, 1)), "each number and each pair once"),
         ((1, 2), (Link(2, 0, 2), Link(1, 2, 1)), "in the order of their numbers"),

@@ -111,9 +111,9 @@ def test_mutations_come_as_often_as_the_settings_say():
         ({"species": 0}, "species must be 1 or more, not 0"),
         ({"threshold": -0.1}, "threshold must be 0 or more and finite"),
         ({"threshold": float("inf")}, "threshold must be 0 or more and finite"),
-        ({"crossover": 1.1}, r"are in \[0, 1\], not"),
+        ({"crossover": 1.1}, r"must be in \[0, 1\], not"),
         ({"add_node": 0.6, "add_link": 0.6}, "the sum of the last two"),
-        ({"add_link": float("nan")}, r"are in \[0, 1\], not"),
+        ({"add_link": float("nan")}, r"must be in \[0, 1\], not"),
         ({"survivors": 0.0}, r"survivors must be in \(0, 1\], not 0.0"),
     ],
 )
