@@ -6,17 +6,17 @@ its own. Such a set is a :class:`Group`.
 
 group.py      what a group is
 choice.py     scores to masks
-cutting.py    masks to the masked or the smaller network, proved before it is returned
-grouping.py   the groups of a network: those that a trace suggests and that pass the same proof
-proof.py      does a network without some channels compute what the whole one does when nobody reads them?
+cutting.py    masks to the masked or the smaller network, checked before it is returned
+grouping.py   the groups of a network: suggested by a trace, and confirmed by the same check
+proof.py      does the smaller network compute what the whole one does when nothing reads the channels?
 
-Below these:
+What these use:
 
 graph.py      what depends on what, recorded by ``torch-pruning``
 tracing.py    the groups that follow from it
 copies.py     the masked and the smaller copy of a network
-probe.py      what reaches the readers of removed channels
-apart.py      running a network without leaving a trace in it
+probe.py      what reaches the layers that read removed channels
+apart.py      running a network without changing it
 """
 
 from lib.structure.choice import Masks, keep

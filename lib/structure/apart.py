@@ -1,4 +1,4 @@
-"""Running a network apart: on a twin, with all randomness held still, so that nothing outside notices."""
+"""Run a copy of a network, with all randomness switched off and no effect on anything outside."""
 
 import copy
 import random
@@ -19,7 +19,7 @@ _DRAWS = {
 
 
 class _Still(TorchDispatchMode):
-    """Inside, every draw of dropout, stochastic depth or added noise gives ones, whatever its shape."""
+    """Inside the block, every draw of dropout, stochastic depth or added noise gives ones, whatever its shape."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = getattr(function, "overloadpacket", None)
@@ -30,11 +30,11 @@ class _Still(TorchDispatchMode):
 
 
 def twin(network: nn.Module) -> nn.Module:
-    """Copy everything of a network except its parameters, which both share: it costs little memory.
+    """Copy a network but share its parameters, so that the copy takes little memory.
 
-    Embeddings with ``max_norm`` scale their weight as they run, so theirs is copied.
+    Embeddings with ``max_norm`` scale their weight as they run, so that weight is copied.
 
-    network: any network; a run of the twin changes nothing in it unless the forward pass writes into a parameter, which
+    network: any network; running the twin changes nothing in it unless the forward pass writes into a parameter, which
         :func:`check_unwritten` refuses.
 
     Raises ValueError for a network that cannot be copied.
@@ -49,11 +49,11 @@ def twin(network: nn.Module) -> nn.Module:
 
 
 def check_unwritten(network: nn.Module, inputs: Tensor) -> None:
-    """Raise ValueError for a parameter that the forward pass writes into. A whole copy of the network is run.
+    """Raise ValueError if the forward pass writes into a parameter; a full copy of the network is run to find out.
 
-    network: any network; it is left as it was. Where it fails nothing is said, and weights of embeddings with
-        ``max_norm`` are passed over.
-    inputs: what it takes.
+    network: any network; it is left as it was. Errors in its forward pass are ignored, and so are the weights of
+        embeddings with ``max_norm``.
+    inputs: inputs that the network accepts.
 
     >>> check_unwritten(nn.Linear(2, 3), torch.zeros(1, 2))
     """
@@ -75,10 +75,10 @@ def _scaled(network: nn.Module) -> set[int]:
 
 
 def copied(network: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
-    """Copy a network, with other tensors in place of some of its own.
+    """Copy a network, with some of its tensors replaced by others.
 
     network: any network; it is left as it was.
-    instead: ``id`` of a parameter or buffer of the network -> what the copy holds instead, itself not copied.
+    instead: ``id`` of a parameter or buffer of the network -> the tensor that takes its place, which is not copied.
 
     Raises ValueError for a network that cannot be copied.
 
@@ -88,7 +88,7 @@ def copied(network: nn.Module, instead: Mapping[int, Tensor]) -> nn.Module:
     """
     try:
         return copy.deepcopy(network, dict(instead))
-    except Exception as error:  # whatever a module of the network may hold
+    except Exception as error:  # a module may hold anything
         why = str(error).split(". ")[0]
         raise ValueError(f"{type(network).__name__} cannot be copied: {why}") from error
 
@@ -99,17 +99,17 @@ def answers(network: nn.Module, inputs: Tensor, *, training: bool) -> list[Tenso
     Dropout, stochastic depth and added noise give ones, so networks of different sizes can be compared. The global
     random states are the same before and after.
 
-    network: any network; its modes and its state change: give a :func:`twin`.
-    inputs: what it takes.
+    network: any network; the run changes its modes and its state, so pass a :func:`twin`.
+    inputs: inputs that the network accepts.
     training: whether all its modules are in training mode.
 
     Raises what the network raises.
 
     >>> network = nn.Sequential(nn.Dropout(0.5), nn.Flatten(0))
-    >>> answers(network, torch.ones(2, 2), training=True)  # nothing is dropped; what is kept is scaled as ever
+    >>> answers(network, torch.ones(2, 2), training=True)  # nothing is dropped; what is kept is scaled as usual
     [tensor([2., 2., 2., 2.])]
     """
-    for module in network.modules():  # not by train(), which may be the network's own and change weights
+    for module in network.modules():  # not train(), which the network may override to change weights
         module.training = training
     with undisturbed(inputs.device), torch.no_grad(), _Still():
         return list(tensors(network(inputs)))
@@ -117,9 +117,9 @@ def answers(network: nn.Module, inputs: Tensor, *, training: bool) -> list[Tenso
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """The same random draws inside whenever it is entered; afterwards the global random states are as before.
+    """Draw the same random numbers inside every such block, and restore the global random states afterwards.
 
-    device: whose random state is used besides the processor's.
+    device: its random state is fixed and restored too, besides the processor's.
 
     >>> with undisturbed(torch.device("cpu")):
     ...     first = torch.rand(1)
@@ -142,7 +142,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def tensors(output: Any) -> Iterator[Tensor]:
     """Yield all tensors in what a network returns: a tensor, or sequences, mappings and records of them.
 
-    output: of any kind; what holds no tensor is passed over.
+    output: of any kind; whatever holds no tensor is skipped.
 
     >>> [tuple(value.shape) for value in tensors({"logits": torch.zeros(2, 3), "rest": (torch.zeros(2), None)})]
     [(2, 3), (2,)]

@@ -1,4 +1,4 @@
-"""Scores of filters to masks: which filters are kept, layer by layer or in the whole network."""
+"""Turn scores of filters into masks: which filters are kept, layer by layer or in the whole network."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,28 +35,27 @@ def keep(
     multiple_of: int = 1,
     least: int = 0,
 ) -> Masks:
-    """Choose the filters to keep: remove the share ``fraction`` of the filters, those with the lowest scores.
+    """Choose the filters to keep: the share ``fraction`` with the lowest scores is removed.
 
     scores: layer name -> (filters,) finite scores, larger = keep.
     fraction: share of the filters to remove, in [0, 1); the number is rounded down.
-    scope: "layer" (default) removes this share of every layer; "global" removes this share of all channels together,
-        those with the lowest scores of the whole network.
-    groups: the groups of the network. Layers that an addition ties then get one mask. In the layer scope it follows the
-        sum of their scores, each divided by its layer's mean. In the global scope, where the scores of all layers are
-        compared as they are, it follows the mean of their scores, and a channel counts once however many layers compute
-        it. Default: none, every layer by itself; a network with ties needs them, or :func:`lib.structure.shrink`
-        refuses the masks.
-    multiple_of: round the number of filters that a layer keeps to a multiple of this, but never to none. Convolution
-        kernels work on blocks of 8 or 16 channels, so an odd number costs as much as the next multiple. Default 1.
-        Where a grouped convolution computes or reads the channels in parts (:attr:`Group.parts`), each part keeps as
-        many, so the number is also a multiple of the number of parts.
+    scope: "layer" (default) removes this share of every layer; "global" removes this share of all channels of the
+        network, from whichever layers score lowest.
+    groups: the groups of the network. Layers that an addition ties then share one mask. In the layer scope it is chosen
+        by the sum of their scores, each divided by its layer's mean magnitude. In the global scope it is chosen by the
+        mean of their scores as they are, and a channel counts once however many layers compute it. Default: none, every
+        layer by itself. A network with ties needs its groups, or :func:`lib.structure.shrink` refuses the masks.
+    multiple_of: round the number of filters that a layer keeps to a multiple of this, but never to zero. Convolution
+        kernels work on blocks of 8 or 16 channels, so an odd number costs as much as the next multiple. Default 1. If a
+        grouped convolution computes or reads the channels in parts (:attr:`Group.parts`), each part keeps the same
+        number, so the total is also a multiple of the number of parts.
     least: in the global scope every layer keeps at least this many filters. With 0 (default) a layer that would lose
         its last filter is refused.
 
-    Of equal scores the filter with the smaller number is kept.
+    Between equal scores, the filter with the smaller number is kept.
     Returns the masks, layer name -> (filters,) bool, in the order of the scores.
-    Raises ValueError for arguments outside these limits, for no scores, for scores that are not finite or not one for
-    each channel of their group, and for a layer that would lose its last filter.
+    Raises ValueError for arguments out of range, for no scores at all, for scores that are not finite or not one per
+    channel of their group, and for a layer that would lose its last filter.
 
     >>> keep({"conv": torch.tensor([0.3, 0.1, 0.2, 0.4])}, fraction=0.5)["conv"]
     tensor([ True, False, False,  True])
@@ -103,7 +102,7 @@ def _description(score: object) -> str:
 
 
 def _tied(scores: Mapping[str, Tensor], groups: Iterable[Group]) -> list[tuple[list[str], int]]:
-    """Names of layers that get one mask, and in how many parts of equal size."""
+    """The sets of layers that share one mask, each with its number of equal parts."""
     sets: list[tuple[list[str], int]] = []
     seen: set[str] = set()
     for group in groups:
@@ -131,7 +130,7 @@ def _mean(scores: Sequence[Tensor]) -> Tensor:
 
 
 def _highest(score: Tensor, n: int, parts: int = 1) -> Tensor:
-    """The n highest, of each of the equal parts as many."""
+    """A mask of the n highest scores, with the same number in each part."""
     mask = torch.zeros(parts, len(score) // parts, dtype=torch.bool, device=score.device)
     order = score.reshape(mask.shape).argsort(dim=1, descending=True, stable=True)
     return mask.scatter(1, order[:, : n // parts], True).flatten()

@@ -1,4 +1,4 @@
-"""The masked and the smaller copy of a network: what each layer loses, and how its tensors look without it."""
+"""Make the masked and the smaller copy of a network: what each layer loses, and its tensors without that."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Cut = tuple[Group, Tensor]  # a group, and (channels,) bool, True where a channe
 
 @dataclass
 class Loss:
-    """What one layer loses, True where something goes; None where nothing does.
+    """What one layer loses: True where something is removed, None if nothing is.
 
     rows: (filters or channels,) bool, of what it computes or carries.
     columns: (inputs,) bool, of what it reads.
@@ -26,7 +26,7 @@ class Loss:
 
 
 def losses(model: nn.Module, cuts: Sequence[Cut]) -> dict[str, Loss]:
-    """Sum up what each layer loses.
+    """Collect what each layer loses.
 
     model: the network of the groups.
     cuts: groups, each with its removed channels.
@@ -57,7 +57,7 @@ def losses(model: nn.Module, cuts: Sequence[Cut]) -> dict[str, Loss]:
 
 
 def check_parts(model: nn.Module, cuts: Sequence[Cut]) -> None:
-    """Raise ValueError where the groups of a grouped convolution would keep different numbers of channels, or none.
+    """Raise ValueError if the groups of a grouped convolution would keep different numbers of channels, or none.
 
     model: the network of the groups.
     cuts: groups, each with its removed channels.
@@ -78,10 +78,11 @@ def check_parts(model: nn.Module, cuts: Sequence[Cut]) -> None:
 
 
 def smaller(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
-    """Copy a network without the removed channels. Each new parameter is frozen where the old one was.
+    """Copy a network without the removed channels; parameters that were frozen stay frozen.
 
     model: it is left as it was.
-    cuts: groups, each with its removed channels, as many in each part of a grouped convolution (:func:`check_parts`).
+    cuts: groups, each with its removed channels, the same number in each part of a grouped convolution
+        (:func:`check_parts`).
 
     Raises ValueError for a network that cannot be copied.
 
@@ -111,10 +112,11 @@ def smaller(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
 
 
 def masked(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
-    """Copy a network, with zeros in place of what the removed channels need; nothing gets smaller.
+    """Copy a network, with zeros in everything that belongs to the removed channels; nothing gets smaller.
 
     model: it is left as it was.
-    cuts: groups, each with its removed channels, as many in each part of a grouped convolution (:func:`check_parts`).
+    cuts: groups, each with its removed channels, the same number in each part of a grouped convolution
+        (:func:`check_parts`).
 
     Raises ValueError for a network that cannot be copied.
 
@@ -135,7 +137,7 @@ def masked(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
 
 
 def inputs(layer: nn.Module) -> str:
-    """Return the attribute in which a layer keeps how many inputs it reads.
+    """Return the name of the attribute that holds how many inputs a layer reads.
 
     >>> inputs(nn.Linear(2, 3)), inputs(nn.Conv2d(2, 3, 1))
     ('in_features', 'in_channels')
@@ -144,7 +146,7 @@ def inputs(layer: nn.Module) -> str:
 
 
 def outputs(layer: nn.Module) -> str:
-    """Return the attribute in which a layer keeps how many channels it computes or carries.
+    """Return the name of the attribute that holds how many channels a layer computes or carries.
 
     >>> outputs(nn.Linear(2, 3)), outputs(nn.Conv2d(2, 3, 1)), outputs(nn.BatchNorm2d(3)), outputs(nn.PReLU(3))
     ('out_features', 'out_channels', 'num_features', 'num_parameters')
@@ -164,7 +166,7 @@ def _changed(
     at_rows: Callable[[Tensor, Tensor], Tensor],
     names: Sequence[str] = ("weight", "bias", "running_mean", "running_var"),
 ) -> nn.Module:
-    """A copy with other tensors in the layers that lose something; no tensor is copied only to be replaced."""
+    """A copy with new tensors in the layers that lose something; tensors to be replaced are not copied first."""
     instead: dict[int, Tensor] = {}
     for name, loss in lost.items():
         layer: Any = model.get_submodule(name)

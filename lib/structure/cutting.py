@@ -1,4 +1,4 @@
-"""Masks to a network: the masked one, or the physically smaller one. Both are proved equal before they are returned."""
+"""Apply masks to a network: zero the removed filters or cut them out, and check the result before returning it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,16 +16,16 @@ from lib.structure.grouping import blamed, groups, suggested
 def mask(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> nn.Module:
     """Set removed filters, and everything that belongs to them, to zero in a copy of the model; nothing gets smaller.
 
-    The copy computes the same function as the network that :func:`shrink` returns for the same arguments: this is tried
-    before it is returned.
+    The copy computes the same function as the network that :func:`shrink` returns for the same arguments. This is
+    checked before it is returned.
 
     model: any network that can be traced; it is left as it was.
     masks: layer name -> (filters,) bool, True where the filter is kept, as :func:`keep` returns them. Layers that are
         not named keep all their filters, unless an addition ties them to one that is named.
-    example_input: inputs with which the network is traced, (n, channels, height, width) or whatever else it takes.
+    example_input: inputs to trace the network with, (n, channels, height, width) or whatever else it takes.
 
     Returns the copy.
-    Raises ValueError, by name, for what :func:`shrink` refuses.
+    Raises ValueError, naming the layer, for what :func:`shrink` refuses.
 
     >>> from lib import models
     >>> masked = mask(models.lenet5(), {"conv1": torch.arange(20) < 5}, torch.zeros(1, 1, 28, 28))
@@ -41,20 +41,21 @@ def mask(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -
 def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> nn.Module:
     """Cut removed filters, and everything that belongs to them, out of a copy of the model: it gets smaller.
 
-    Before the copy is returned it is run against the whole network with the removed channels hidden from whatever reads
-    them, in evaluation mode and in training mode (:mod:`lib.structure.proof`).
+    Before it is returned, the copy is compared with the whole network whose removed channels are hidden from every
+    layer that reads them, in evaluation mode and in training mode (:mod:`lib.structure.proof`).
 
     model: any network that can be traced; it is left as it was.
     masks: layer name -> (filters,) bool, True where the filter is kept, as :func:`keep` returns them. Layers that are
         not named keep all their filters, unless an addition ties them to one that is named.
-    example_input: inputs with which the network is traced, (n, channels, height, width) or whatever else it takes; one
-        or up to eight of them are used.
+    example_input: inputs to trace the network with, (n, channels, height, width) or whatever else it takes; one or up
+        to eight of them are used.
 
     Returns the smaller copy, without gradients. Modes, types and devices are those of the model, and a parameter is
     frozen where the model's is.
-    Raises ValueError, by name, for a layer that would lose its last filter, a mask of a wrong length, tied layers with
-    different masks, a layer that is in no group of :func:`groups`, grouped convolutions whose groups would keep
-    different numbers of channels, a smaller network that differs, and a model that :func:`groups` refuses.
+    Raises ValueError, naming the layer, for a layer that would lose its last filter, a mask of the wrong length, tied
+    layers with different masks, a layer that is in no group of :func:`groups`, grouped convolutions whose groups would
+    keep different numbers of channels, a smaller network that computes something else, and a model that :func:`groups`
+    refuses.
 
     >>> from lib import models
     >>> small = shrink(models.lenet5(), {"conv1": torch.arange(20) < 5}, torch.zeros(1, 1, 28, 28))
@@ -68,16 +69,16 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor)
 
 
 def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: float, multiple_of: int = 1) -> float:
-    """Find how many filters to remove from every layer to get down to a given share of the multiply-adds.
+    """Find the share of filters to remove from every layer that leaves a given share of the multiply-adds.
 
     model: any network that can be traced; it is left as it was.
-    example_input: inputs with which the network is traced, (n, channels, height, width) or whatever else it takes.
+    example_input: inputs to trace the network with, (n, channels, height, width) or whatever else it takes.
     multiply_adds: share of the multiply-adds that may be left, in (0, 1].
     multiple_of: the multiple to which :func:`keep` will round the number of filters that a layer keeps. Default 1.
 
-    Returns the smallest such share of filters, for :func:`keep` as ``fraction``; found by bisection, to about 0.001.
-    Raises ValueError for multiply_adds outside (0, 1], where no layer has filters that can go, and where even one
-    filter per layer leaves more.
+    Returns the smallest such share of filters, the ``fraction`` of :func:`keep`; found by bisection, to about 0.001.
+    Raises ValueError for multiply_adds outside (0, 1], if no layer has filters that can go, and if even the fewest
+    filters per layer leave more.
 
     >>> from lib import models
     >>> images = torch.zeros(1, 1, 28, 28)
@@ -121,7 +122,7 @@ def fraction_for(model: nn.Module, example_input: Tensor, *, multiply_adds: floa
 
 
 def _cuts(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> list[Cut]:
-    """The groups that lose channels, and which channels; all checks of masks are here."""
+    """Check the masks, and return the groups that lose channels, each with these channels."""
     trace = suggested(model, example_input)
     home = {name: group for group in trace.groups for name in group.producers}
     for name, kept in masks.items():
@@ -159,7 +160,7 @@ def _cuts(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) 
 def _prove(
     model: nn.Module, small: nn.Module, cuts: list[Cut], example_input: Tensor, masked: nn.Module | None = None
 ) -> None:
-    """ValueError, by name, where the smaller or the masked network is not the whole one without these channels."""
+    """Raise ValueError, naming a layer, if the smaller or the masked network computes something else."""
     if not cuts or not (reason := proof.difference(model, small, cuts, example_input, masked=masked)):
         return
     wrong = blamed(model, cuts, example_input) or {0: reason}

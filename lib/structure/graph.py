@@ -1,4 +1,4 @@
-"""Following channels through a network, operation by operation, by what ``torch-pruning`` records of a run."""
+"""Follow channels through a network, operation by operation, in the graph that ``torch-pruning`` records."""
 
 import math
 import warnings
@@ -34,7 +34,7 @@ class Stop:
     """A node that channels reach.
 
     module: the layer, or a stand-in for an operation.
-    writes: whether the channels are among what it computes; otherwise it reads them.
+    writes: whether it computes the channels; otherwise it reads them.
     numbers: number of a channel here -> its number in the layer that computes it.
     """
 
@@ -46,9 +46,9 @@ class Stop:
 def recorded(network: nn.Module, first: Tensor) -> Record:
     """Run a network once, and record what depends on what.
 
-    The run is one of evaluation mode, unless more layers run in training mode (auxiliary heads).
+    It runs in evaluation mode, unless more layers run in training mode (auxiliary heads).
 
-    network: any network; its modes and its state change.
+    network: any network; the run changes its modes and its state.
     first: one sample, (1, ...).
 
     Raises ValueError for a network that cannot be traced.
@@ -69,7 +69,7 @@ def recorded(network: nn.Module, first: Tensor) -> Record:
             network(first)
         if ran > layers & record.graph.module2node.keys():
             return _recorded(network, first, training=True)
-    except Exception:  # it runs in evaluation mode alone
+    except Exception:  # it only runs in evaluation mode
         pass
     finally:
         for hook in hooks:
@@ -78,7 +78,7 @@ def recorded(network: nn.Module, first: Tensor) -> Record:
 
 
 def _set_mode(network: nn.Module, *, training: bool) -> None:
-    for module in network.modules():  # of one sample, batch norm may raise an error in training mode
+    for module in network.modules():  # on one sample, batch norm may fail in training mode
         module.training = training and not isinstance(module, PER_CHANNEL)
 
 
@@ -91,15 +91,15 @@ def _recorded(network: nn.Module, first: Tensor, *, training: bool) -> Record:
     graph, broken = torch_pruning.DependencyGraph(), set()
     frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
     try:
-        for p in frozen:  # the graph is read off the gradient's
+        for p in frozen:  # torch-pruning reads the graph of autograd
             p.requires_grad_(True)
         with undisturbed(first.device), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph.build_dependency(network, first, forward_fn=forward, verbose=False)
-    except Exception as error:  # tracing raises many kinds
+    except Exception as error:  # tracing may raise anything
         if not hasattr(graph, "module2node"):
             raise ValueError(f"the graph of {type(network).__name__} cannot be traced: {error}") from error
-        for module, node in graph.module2node.items():  # numbers are not mapped at some nodes: find these
+        for module, node in graph.module2node.items():  # find the nodes whose channel numbers cannot be mapped
             one = SimpleNamespace(**{**vars(graph), "module2node": {module: node}})
             one.get_in_channels, one.get_out_channels = graph.get_in_channels, graph.get_out_channels
             try:
@@ -114,7 +114,7 @@ def _recorded(network: nn.Module, first: Tensor, *, training: bool) -> Record:
 
 
 class _Place(NamedTuple):
-    """A channel on its way: its number here, and its number in the layer where the way began."""
+    """A channel on its way: its number here, and its number in the layer where it started."""
 
     idx: int
     root_idx: int
@@ -124,10 +124,10 @@ def followed(record: Record, layer: Any, names: dict[nn.Module, str]) -> list[St
     """Follow the channels that a layer computes to everything that depends on them.
 
     record: of the network.
-    layer: a convolution or linear layer of it that ran.
+    layer: a convolution or linear layer of the network that ran.
     names: of all modules of the network.
 
-    Returns all that they reach, the layer first; or why they cannot go.
+    Returns every node that they reach, the layer first; or the reason why they cannot go.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> record, names = recorded(network, torch.zeros(1, 2)), {m: name for name, m in network.named_modules()}
@@ -165,7 +165,7 @@ def followed(record: Record, layer: Any, names: dict[nn.Module, str]) -> list[St
                 return obstacle
             stop = stops.setdefault((target, handler), Stop(target.module, writes, {}))
             size = graph.get_out_channels if writes else graph.get_in_channels
-            # numbers beyond it are wrong, and in a circle they would grow without end
+            # larger numbers are wrong, and in a cycle they would grow without end
             limit = size(target.module) or math.inf
             new = []
             for place in there:
@@ -182,7 +182,7 @@ def followed(record: Record, layer: Any, names: dict[nn.Module, str]) -> list[St
 
 
 def _obstacle(module: Any, names: dict[Any, str]) -> str:
-    """Why channels cannot go where they reach this; "" where they can."""
+    """Why channels that reach this module cannot go; "" if they can."""
     if isinstance(module, nn.Parameter):
         owner, slot = next(
             (n, s) for m, n in names.items() for s, p in m.named_parameters(recurse=False) if p is module

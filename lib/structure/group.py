@@ -1,4 +1,4 @@
-"""What can only be removed together: the channels of a group, what computes them, carries them and reads them."""
+"""A group: channels that can only be removed together, and the layers that compute, carry and read them."""
 
 from dataclasses import dataclass
 
@@ -45,8 +45,8 @@ class Group:
         written: whether ``values`` were written by the layer, default False.
 
         Returns (n, channels, places): the values of each map of the group.
-        Raises ValueError for a layer that does not read or write the channels of this group, and for what a convolution
-        reads or writes without a batch.
+        Raises ValueError for a layer that does not read or write the channels of this group, and for values of a
+        convolution without a batch axis.
 
         >>> from lib import models, structure
         >>> model = models.lenet5()
@@ -81,7 +81,7 @@ def depthwise(layer: nn.Module) -> bool:
 def channel_axis(layer: nn.Module, values: Tensor) -> int:
     """Return the axis of the channels in what a layer reads or writes.
 
-    layer: a linear layer (its last axis), or a convolution (the axis before the places, batch or no batch).
+    layer: a linear layer (its last axis), or a convolution (the axis before the places, with or without a batch).
     values: its input or its output.
 
     >>> channel_axis(nn.Linear(4, 3), torch.zeros(2, 7, 4)), channel_axis(nn.Conv2d(4, 3, 1), torch.zeros(2, 4, 5, 5))

@@ -1,4 +1,4 @@
-"""The groups of channels that may be removed: those of the trace that pass the test."""
+"""Find the groups of channels that may be removed: those that a trace suggests and that pass a test."""
 
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -22,18 +22,19 @@ def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     example_input: one or more inputs, (n, channels, height, width) or whatever else the model takes; the first is run
         through the network.
 
-    Each group has been tried: without half of its channels, the network runs in evaluation and in training mode, and
-    answers as if nobody had read them. Left out are the channels that
+    Each group has been tested: without half of its channels, the network runs in evaluation and in training mode, and
+    gives the same answers as when nothing reads them. Left out are channels that
 
-    - an output of the network holds, or that are added to one of its inputs, a buffer or a parameter of no layer;
-    - attention, recurrent, transposed and embedding layers compute or read, and norms over channels;
+    - are part of an output of the network, or are added to one of its inputs, to a buffer or to a parameter of no
+      layer;
+    - are computed or read by attention, recurrent, transposed or embedding layers, or by norms over channels;
     - are averaged, compared or normalized over (softmax, ...), or moved, padded, split or sliced on their way;
     - belong to layers that share a weight, compute it from other parameters, or are not called by their owner.
 
     Returns the groups in the order in which the model holds their first layers; :func:`lib.structure.shrink` says why
     a layer is in none.
-    Raises ValueError for a model that cannot be traced or copied, for weights that are compressed or not there yet (of
-    lazy layers, or on the meta device), for ``nn.DataParallel`` on several devices, for an empty example, and inside
+    Raises ValueError for a model that cannot be traced or copied, for weights that are compressed or do not exist yet
+    (lazy layers, the meta device), for ``nn.DataParallel`` on several devices, for an empty example, and inside
     ``torch.inference_mode``.
 
     >>> from lib import models
@@ -46,7 +47,7 @@ def groups(model: nn.Module, example_input: Tensor) -> list[Group]:
 
 
 def suggested(model: nn.Module, example_input: Tensor) -> Trace:
-    """Trace a network as :func:`groups` does, and keep the groups that no test has been made of.
+    """Trace a network as :func:`groups` does, and return all suggested groups without testing them.
 
     model: it is left as it was.
     example_input: as for :func:`groups`.
@@ -59,13 +60,13 @@ def suggested(model: nn.Module, example_input: Tensor) -> Trace:
 
 
 def blamed(model: nn.Module, cuts: Sequence[Cut], example: Tensor) -> dict[int, str]:
-    """Find the groups that cannot lose channels, by halves: few tests where few are wrong.
+    """Find the groups that cannot lose channels, by bisection: few tests if few groups are wrong.
 
     model: the network of the groups; it is left as it was.
     cuts: groups, each with its removed channels.
     example: inputs of the network.
 
-    Returns index of each group in ``cuts`` that is wrong by itself -> why.
+    Returns index in ``cuts`` of each group that fails by itself -> the reason.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     >>> cuts = [(group, torch.arange(group.channels) < 2) for group in suggested(model, torch.zeros(1, 3)).groups]
@@ -96,7 +97,7 @@ def _known(
     model: nn.Module,
     example_input: Tensor,
 ) -> Trace:
-    """What was found before, unless the network has changed: criteria ask again and again."""
+    """The result of the last call, unless the network has changed since: criteria ask again and again."""
     check(model, example_input)
     shapes = [(name, p.shape) for name, p in model.named_parameters()]
     key = (str(model), shapes, [_plain(module) for module in model.modules()], example_input.shape[1:])
@@ -106,13 +107,13 @@ def _known(
 
 
 def _plain(module: nn.Module) -> list[tuple[str, object]]:
-    """Hooks and plain attributes of a module: they decide what it computes, too. Objects count by their identity."""
+    """Hooks and plain attributes of a module, which also decide what it computes. Other objects count by identity."""
     described: list[tuple[str, object]] = []
     for name, value in vars(module).items():
         if name in ("training", "_parameters", "_buffers", "_modules"):
             continue
         if name.endswith("_hooks"):
-            described.append((name, list(value or ())))  # their numbers, which are never used again
+            described.append((name, list(value or ())))  # their ids, which are never reused
         elif isinstance(value, Tensor):
             described.append((name, (value.shape, value.dtype)))
         elif value is None or isinstance(value, bool | int | float | str | list | tuple | set | dict):

@@ -14,14 +14,14 @@ from lib.structure.group import channel_axis
 
 @dataclass
 class Answers:
-    """What a run gives: all tensors of the output, and the sum of magnitudes of each input that readers got."""
+    """The result of a run: all tensors of the output, and the sum of magnitudes of each input that readers got."""
 
     outputs: list[Tensor]
     read: list[Tensor]
 
 
 class Twin:
-    """A twin of a network that notes how much the readers of removed channels read: zeros further on may hide it.
+    """A twin of a network that records how much the readers of removed channels read, since later zeros may hide it.
 
     network: any network; it is left as it was.
     readers: names of layers.
@@ -43,7 +43,7 @@ class Twin:
         return Answers(answers(self.network, inputs, training=training), self.read)
 
     def seen(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
-        """What a layer reads instead of x."""
+        """Return what a layer reads instead of x."""
         return x
 
     def _reader(self, name: str) -> Any:
@@ -56,13 +56,13 @@ class Twin:
 
 
 class Probe(Twin):
-    """A twin whose removed filters write NaN or noise, while those who read them get zeros.
+    """A twin whose removed filters write NaN or noise, while the layers that read them get zeros.
 
     model: any network; it is left as it was.
     cuts: groups of it, each with its removed channels.
 
-    ``noise`` chooses noise, default NaN. ``wrote`` names the producers that have run, and ``outside`` the readers that
-    got NaN in other columns than those of the removed channels.
+    Set ``noise`` to write noise instead of NaN. ``wrote`` names the producers that have run, and ``outside`` the
+    readers that got NaN in columns other than those of the removed channels.
 
     >>> from lib.structure.group import Group
     >>> cuts = [(Group(2, ("0",), {}, {"1": torch.tensor([[1], [0]])}), torch.tensor([True, False]))]
@@ -78,7 +78,7 @@ class Probe(Twin):
         self.noise = False
         self.columns = {name: loss.columns for name, loss in lost.items() if loss.columns is not None}
         self.wrote: set[str] = set()  # the producers that ran
-        self.outside: list[str] = []  # readers that got NaN in other columns than the removed ones
+        self.outside: list[str] = []  # readers that got NaN in columns other than the removed ones
         for group, removed in cuts:
             for name in group.producers:
                 self.network.get_submodule(name).register_forward_hook(self._writer(name, removed))

@@ -1,14 +1,14 @@
-"""Does the smaller network compute what the whole one computes when nobody reads the removed channels?
+"""Does the smaller network compute what the whole one computes when nothing reads the removed channels?
 
-The whole network is run again with the removed filters writing what must not matter: NaN, which nothing but a
-comparison loses on its way, and noise. What reaches the layers that read the channels is looked at, and replaced by
-zeros where they read them. So nothing here relies on where a trace says that channels go:
+The whole network runs with its removed filters writing values that must not matter: NaN, which only a comparison can
+lose on the way, and noise. What reaches the layers that read the channels is checked, and then replaced by zeros. So
+nothing here relies on where a trace says that the channels go:
 
-- a layer reads NaN in no other columns than those of the removed channels; otherwise channels are moved, mixed or split
-  on the way;
-- the smaller network runs, so it lacks as many columns as channels: together, these are the right ones;
-- the outputs are those of the smaller network, whatever the removed filters write; otherwise an output holds them, or
-  something on the way counts, averages or compares channels.
+- a layer may read NaN only in the columns of the removed channels; otherwise channels are moved, mixed or split on the
+  way;
+- the smaller network must run, so it lacks as many columns as channels; with the first check, these are the right ones;
+- the outputs must be those of the smaller network, whatever the removed filters write; otherwise an output contains the
+  channels, or something on the way counts, averages or compares them.
 """
 
 import copy
@@ -21,11 +21,11 @@ from lib.structure.apart import copied
 from lib.structure.copies import Cut
 from lib.structure.probe import Answers, Probe, Twin
 
-SEVERAL = 8  # inputs where one does not do
+SEVERAL = 8  # inputs, if one is not enough
 
 
 class _Differs(Exception):
-    """Why the networks differ; ``rounding``: whether that may be the cause."""
+    """Why the networks differ; ``rounding`` says whether rounding may be the cause."""
 
     def __init__(self, reason: str, *, rounding: bool = False) -> None:
         super().__init__(reason)
@@ -37,20 +37,20 @@ def difference(
 ) -> str:
     """Compare a smaller network with the whole one, in evaluation and in training mode.
 
-    Training mode means batch statistics, but neither dropout nor stochastic depth. Where the whole network cannot run
-    in training mode there is nothing to compare. Outputs agree where they differ by less than 1e-4 of the largest
-    value; where statistics of few values magnify rounding, by less than 1e-6 of it in float64 (1e-2 in a network that
-    cannot run in float64).
+    Training mode means batch statistics, but neither dropout nor stochastic depth. If the whole network cannot run in
+    training mode, only evaluation mode is compared. Outputs agree if they differ by less than 1e-4 of the largest
+    value. A larger difference may be rounding that statistics of few values magnify, so it is measured again in
+    float64, where 1e-6 is allowed. A network that cannot run in float64 is allowed 1e-2, or more if its type is coarse.
 
     model: the whole network; it and the global random states are left as they were.
     small: the same without the removed channels; left as it was.
     cuts: groups, each with its removed channels.
-    example: inputs of the network, (n, ...), of which one or up to eight are used. Random ones are drawn where all its
-        values are equal or one is not finite, since such inputs would hide differences. In the networks, zeros take the
-        place of what is not finite.
+    example: inputs of the network, (n, ...), of which one or up to eight are used. Random ones are drawn instead if all
+        values are equal or one is not finite, since such inputs would hide differences. If the networks differ,
+        parameters that are not finite and NaN in buffers are set to zero, and they are compared again.
     masked: a copy with zeros in place of the removed channels, to be compared as well. Default: none.
 
-    Returns why the smaller network is not the whole one without these channels; "" where it is.
+    Returns why the smaller network is not the whole one without these channels; "" if it is.
 
     >>> from lib.structure.copies import smaller
     >>> from lib.structure.group import Group
@@ -72,7 +72,7 @@ def difference(
         double = example.double() if example.is_floating_point() else example
         doubled = [copy.deepcopy(network).double() for network in networks]
         Twin(doubled[0], ()).answers(_inputs(double, 1), training=False)
-    except Exception:  # it works in its own type alone
+    except Exception:  # it only runs in its own type
         steps = [torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()]
         return _reason(networks, cuts, example, max(1e-2, 64 * max(steps)))[0]
     return _reason(doubled, cuts, double, 1e-6)[0]
@@ -101,7 +101,7 @@ def _compare(networks: Sequence[nn.Module], cuts: Sequence[Cut], example: Tensor
             _agree(found, other, inputs, training, tolerance)
 
     run(training=False)
-    try:  # noise is noticed by comparisons, which take NaN for a small value
+    try:  # comparisons take NaN for a small value, but they notice noise
         run(training=True, noise=True)
     except _Differs:
         if _runs(model, example):
@@ -112,9 +112,10 @@ def _compare(networks: Sequence[nn.Module], cuts: Sequence[Cut], example: Tensor
 
 
 def _run(call: Callable[[Tensor], Answers], example: Tensor) -> tuple[Tensor, Answers]:
-    """One input and the answers; several where one does not do: batch norm of one value is an error in training mode.
+    """Run one input, or several if one fails, and return inputs and answers.
 
-    Of two values batch norm makes one sign, so that rounding may decide what follows; so there are more of them.
+    Batch norm of one value is an error in training mode. It turns two values into plus and minus one, so that rounding
+    may decide what follows; hence more than two.
     """
     try:
         inputs = _inputs(example, 1)
@@ -136,7 +137,7 @@ def _runs(model: nn.Module, example: Tensor) -> bool:
 
 
 def _agree(found: Answers, other: Twin, inputs: Tensor, training: bool, tolerance: float) -> None:
-    """_Differs where another network does not give what was found."""
+    """Raise _Differs if another network does not give the answers that were found."""
     mode = f"in {'training' if training else 'evaluation'} mode"
     if not found.outputs:
         raise _Differs("the network returns no tensors")
@@ -157,12 +158,12 @@ def _agree(found: Answers, other: Twin, inputs: Tensor, training: bool, toleranc
 
 
 def _finite(network: nn.Module) -> nn.Module:
-    """The network, or one with zeros for what is not finite: where channels go does not depend on it."""
+    """The network, or a copy with zeros for values that are not finite: where channels go does not depend on them."""
     instead: dict[int, Tensor] = {}
     for p in network.parameters():
         if p.is_floating_point() and not p.isfinite().all():
             instead[id(p)] = nn.Parameter(p.detach().nan_to_num(0, 0, 0))
-    for value in network.buffers():  # infinity is usual there, in the masks of attention
+    for value in network.buffers():  # infinity is normal there: attention uses it in masks
         if value.is_floating_point() and value.isnan().any():
             instead[id(value)] = value.nan_to_num(0, torch.inf, -torch.inf)
     return copied(network, instead) if instead else network
@@ -179,7 +180,7 @@ def _inputs(example: Tensor, n: int) -> Tensor:
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference in units of the largest value; infinity where NaN or infinity are in other places."""
+    """The largest difference in units of the largest value; infinity if NaN or infinity are in different places."""
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else 1.0
     if a.isnan().ne(b.isnan()).any() or a.isinf().ne(b.isinf()).any():

@@ -1,6 +1,6 @@
 """The groups of channels that a trace of the network suggests.
 
-``torch-pruning`` takes operations that it does not know for elementwise, so what it suggests has to be tried: see
+``torch-pruning`` treats operations that it does not know as elementwise, so what it suggests has to be tested: see
 proof.py.
 """
 
@@ -34,7 +34,7 @@ class Trace:
 
 
 def check(model: nn.Module, example_input: Tensor) -> None:
-    """Raise ValueError for a model whose weights are compressed or not there yet, and for inputs that are no example.
+    """Raise ValueError for a model with compressed or missing weights, and for an unsuitable example input.
 
     model: any network.
     example_input: (n, ...).
@@ -101,7 +101,7 @@ def traced(model: nn.Module, example_input: Tensor) -> Trace:
 def _group(
     network: nn.Module, channels: int, stops: list[Stop], names: dict[Any, str], owners: Counter[int]
 ) -> Group | str:
-    """What is reached as a group; or why it is none."""
+    """The group that these stops form; or why they form none."""
     producers: list[str] = []
     carriers: dict[str, Tensor] = {}
     consumers: dict[str, Tensor] = {}
@@ -134,7 +134,7 @@ def _group(
 
 
 def _unfit(layer: nn.Module, owners: Counter[int]) -> str:
-    """What forbids to replace the tensors of a layer, as in "... the weight of layer"; "" where nothing does."""
+    """Why the tensors of a layer cannot be replaced, to be followed by "of" and its name; "" if they can."""
     own = dict(layer.named_parameters(recurse=False))
     for slot in ("weight", "bias"):
         value = getattr(layer, slot, None)
@@ -146,7 +146,7 @@ def _unfit(layer: nn.Module, owners: Counter[int]) -> str:
 
 
 def _parts(network: nn.Module, channels: int, producers: list[str], consumers: dict[str, Tensor]) -> Iterator[int]:
-    """In how many equal parts grouped convolutions compute or read the channels."""
+    """The numbers of equal parts in which grouped convolutions compute or read the channels."""
     for name in producers:
         yield getattr(network.get_submodule(name), "groups", 1)
     for name, numbers in consumers.items():
