@@ -1,7 +1,7 @@
 r"""Canonical polyadic (CP) decomposition: a convolution becomes four, two of them depthwise.
 
-The kernel, a tensor of four ways (outputs, inputs, rows, columns), is a sum of R products of four vectors
-(lebedev2015speeding),
+The kernel, a tensor of four ways (outputs, inputs, rows, columns), is approximated by a sum of R products of four
+vectors (lebedev2015speeding),
 
 .. math:: W_{tsij} \approx \sum_{r=1}^{R} A^t_{tr}\, A^s_{sr}\, A^y_{ir}\, A^x_{jr},
 
@@ -13,10 +13,10 @@ while the other three stay as they are (the paper uses non-linear least squares)
           G = \circledast_{m \ne n} (A^m)^\top A^m,
 
 with the Khatri-Rao product K, the elementwise product G of the Gram matrices, and a ridge :math:`\lambda` against terms
-that grow without bound while they cancel each other. It never raises
-:math:`\lVert W - \hat W \rVert^2 + \lambda \sum_n \lVert A^n \rVert^2`, where W is scaled to length one.
-It is felt where a kernel is exactly such a sum: at the default of 1e-6 the fit stops a few millionths of the kernel's
-length away from it, at 1e-12 less than a ten-millionth. Several random starts run side by side.
+that grow without bound while they cancel each other. No step raises :math:`\lVert W - \hat W \rVert^2 + \lambda \sum_n
+\lVert A^n \rVert^2`, where W is scaled to length one. The ridge shows only if a kernel is exactly such a sum: with the
+default of 1e-6 the fit stops a few millionths of the kernel's length away from it, with 1e-12 less than a
+ten-millionth. Several random starts run side by side.
 Shapes: W (T, S, d_y, d_x), factors (T, R), (S, R), (d_y, R), (d_x, R).
 """
 
@@ -49,7 +49,7 @@ class Decomposition:
 
     @property
     def kernel(self) -> Tensor:
-        """The kernel that is made of the factors, W^ (T, S, d_y, d_x)."""
+        """Multiply the factors out to the kernel W^, (T, S, d_y, d_x)."""
         return torch.einsum("tr,sr,yr,xr->tsyx", *self.factors)
 
 
@@ -61,7 +61,7 @@ def decompose(
     weight: the kernel, (T, S, d_y, d_x), finite.
     rank: R, number of products, 1 to :func:`largest_rank`.
     sweeps: how often each factor is solved for, default 100.
-    starts: number of random starts, of which the one with the least objective is returned, default 3.
+    starts: number of random starts; the one with the least objective is returned, default 3.
     ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
     seed: of the random starts, default 0.
 
@@ -103,7 +103,7 @@ def decompose(
 
 
 def largest_rank(weight: Tensor) -> int:
-    """The number of products that is enough for any kernel of this shape: all its ways but the longest, multiplied.
+    """Return a rank that is enough for any kernel of this shape: the product of all its sizes but the largest.
 
     >>> largest_rank(torch.zeros(50, 20, 5, 5))
     500
@@ -112,7 +112,7 @@ def largest_rank(weight: Tensor) -> int:
 
 
 def _balanced(a: list[Tensor]) -> list[Tensor]:
-    """The same products with columns of one length in all four factors, which makes the ridge's term least."""
+    """Scale the columns of all four factors to equal length: the same products, with the smallest ridge term."""
     lengths = [factor.norm(dim=1, keepdim=True) for factor in a]
     mean = (lengths[0] * lengths[1] * lengths[2] * lengths[3]) ** 0.25
     return [factor * (mean / length.clamp_min(1e-300)) for factor, length in zip(a, lengths, strict=True)]
@@ -132,7 +132,7 @@ def factorize(
     layer: a two-dimensional convolution of one group.
     rank: R, number of products of four vectors, and of channels between the four.
     sweeps: how often each factor is solved for, default 100.
-    starts: number of random starts, of which the best is taken, default 3.
+    starts: number of random starts; the best is taken, default 3.
     ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
     seed: of the random starts, default 0.
 
@@ -166,21 +166,21 @@ def factorize_model(
     ridge: float = 1e-6,
     seed: int = 0,
 ) -> tuple[nn.Module, list[Replaced]]:
-    r"""Copy the model and replace each convolution by four, where these have fewer parameters.
+    r"""Copy the model and replace each convolution by four, if these have fewer parameters.
 
     model: any network; it is left as it is.
     rank: of every layer, cut to its :func:`largest_rank`; or layer name -> rank, for the layers that it names.
     layers: names of the layers to factorize; default: every two-dimensional convolution of one group that its owner
         calls.
     sweeps: how often each factor is solved for, default 100.
-    starts: number of random starts, of which the best is taken, default 3.
+    starts: number of random starts; the best is taken, default 3.
     ridge: :math:`\lambda` in (0, 1), for a kernel of length one, default 1e-6.
     seed: of the random starts of each layer, default 0.
 
-    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
-    why.
-    Raises ValueError for layers beside a rank that names its layers, for a name that the model does not have, a layer
-    that cannot be factorized, a weight that two layers share, and numbers out of range.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and the reason if it cannot be
+    factorized.
+    Raises ValueError for ``layers`` given together with a mapping of ranks, for a name that the model does not have, a
+    layer that cannot be factorized, a weight that two layers share, and numbers out of range.
 
     >>> from lib import models
     >>> small, report = factorize_model(models.lenet5(), rank={"conv1": 3}, sweeps=2)

@@ -1,4 +1,4 @@
-r"""Low rank: one matrix becomes the product of two thin ones, the best there are for their size.
+r"""Low rank: one matrix becomes the product of two thin ones, the best of their size.
 
 The singular value decomposition, cut after r values, is the matrix of rank r that is nearest to a weight
 :math:`W \in \mathbb R^{m \times n}` (the theorem of Eckart and Young),
@@ -7,8 +7,9 @@ The singular value decomposition, cut after r values, is the matrix of rank r th
           \lVert W - U_r \Sigma_r V_r^\top \rVert_F^2 = \sum_{i > r} \sigma_i^2,
 
 so a linear layer of n inputs and m outputs becomes n -> r -> m, with r (m + n) weights instead of m n: smaller where
-r < m n / (m + n) (denton2014exploiting). A convolution is the matrix (outputs, inputs x kernel): r filters of the same
-kernel, then a 1 x 1 convolution that mixes them. The bias stays in the second factor. Nothing is trained here.
+r < m n / (m + n) (denton2014exploiting). A convolution is taken as the matrix (outputs, inputs x kernel). It becomes r
+filters with kernels of the same size, then a 1 x 1 convolution that mixes them. The bias stays in the second factor.
+Nothing is trained here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,12 +25,12 @@ KINDS: tuple[type[Dense], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """The weight (outputs, inputs, kernel) as a matrix (outputs, inputs x kernel)."""
+    """Return the weight (outputs, inputs, kernel) as a matrix (outputs, inputs x kernel)."""
     return weight.flatten(1)
 
 
 def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Find the two thin matrices whose product is nearest to a matrix; both carry the root of the singular values.
+    """Find the two thin matrices whose product is nearest to a matrix; each gets the root of the singular values.
 
     matrix: (m, n).
     rank: r, 1 to min(m, n).
@@ -50,7 +51,7 @@ def split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def rank_for(layer: Dense, energy: float) -> int:
-    """The smallest rank of a layer that holds a share of the sum of its squared singular values.
+    """Return the smallest rank that keeps a given share of the sum of a layer's squared singular values.
 
     layer: linear, or a convolution of one group.
     energy: the share, in (0, 1].
@@ -61,7 +62,7 @@ def rank_for(layer: Dense, energy: float) -> int:
 
 
 def factorize(layer: Dense, rank: int) -> nn.Sequential:
-    """Replace a layer by two in a row that compute its best approximation of a rank; exact at the full rank.
+    """Replace a layer by two in a row that compute its best approximation of the given rank; exact at full rank.
 
     layer: linear, or a convolution of one group; m outputs, n inputs (times the places of its kernel).
     rank: r, 1 to min(m, n).
@@ -89,7 +90,7 @@ def factorize_model(
     energy: float | None = None,
     layers: Iterable[str] | None = None,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """Copy the model and replace each layer by two thin ones, where these have fewer parameters.
+    """Copy the model and replace each layer by two thin ones, if these have fewer parameters.
 
     Exactly one of rank and energy must be given.
 
@@ -99,10 +100,11 @@ def factorize_model(
     layers: names of the layers to factorize; default: every linear layer and every convolution of one group that its
         owner calls.
 
-    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
-    why: weights of attention and of recurrent layers are no layers, and a layer whose owner reads its weight stays.
-    Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
-    that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and the reason if it cannot be
+    factorized: packed weights of attention and recurrent layers are not layers, and a layer whose owner reads its
+    weight directly is left alone.
+    Raises ValueError for both or neither of rank and energy, for ``layers`` given together with a mapping of ranks, for
+    a name that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
 
     >>> from lib import models
     >>> small, report = factorize_model(models.lenet_300_100(), rank={"fc3": 5})

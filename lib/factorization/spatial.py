@@ -1,13 +1,13 @@
 r"""Spatially separable filters: a d x d convolution becomes a d x 1 and a 1 x d one.
 
-Every kernel from input channel i to output o is a sum of R products of a column and a row, the columns shared by all
-outputs and the rows by all inputs (jaderberg2014speeding, the second scheme),
+Every kernel from input channel i to output o is approximated by a sum of R products of a column and a row, where all
+outputs share the columns and all inputs the rows (jaderberg2014speeding, the second scheme),
 
 .. math:: W_{o,i,:,:} \approx \sum_{k=1}^{R} h_{o,k}\, v_{k,i}^\top \qquad
           \Big(\text{entry } y, x:\ \sum_k v_{k,i,y}\, h_{o,k,x}\Big).
 
-As a matrix with one row for each (i, y) and one column for each (o, x), W is a product of rank R, so the truncated
-singular value decomposition gives the columns and rows that are nearest to it. The d x 1 convolution has
+As a matrix with one row for each (i, y) and one column for each (o, x), the approximation is a product of rank R. So
+the truncated singular value decomposition gives the best columns and rows. The d x 1 convolution has
 R C_i d weights, the 1 x d one R C_o d. Padding, stride and dilation of the rows go to the first, those of the columns
 to the second; the bias stays in the second. Shapes: W (C_o, C_i, d_y, d_x).
 """
@@ -25,7 +25,7 @@ KINDS = (nn.Conv2d,)
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """The kernels (C_o, C_i, d_y, d_x) as a matrix (C_i d_y, C_o d_x).
+    """Return the kernels (C_o, C_i, d_y, d_x) as a matrix (C_i d_y, C_o d_x).
 
     >>> tuple(matrix(torch.zeros(5, 3, 2, 4)).shape)
     (6, 20)
@@ -34,7 +34,7 @@ def matrix(weight: Tensor) -> Tensor:
 
 
 def rank_for(layer: nn.Conv2d, energy: float) -> int:
-    """The smallest rank of a layer that holds a share of the sum of the squared singular values of its matrix.
+    """Return the smallest rank that keeps a given share of the squared singular values of a layer's matrix.
 
     layer: a two-dimensional convolution of one group.
     energy: the share, in (0, 1].
@@ -77,7 +77,7 @@ def factorize_model(
     energy: float | None = None,
     layers: Iterable[str] | None = None,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """Copy the model and replace each convolution by a column and a row one, where these have fewer parameters.
+    """Copy the model and replace each convolution by a column and a row one, if these have fewer parameters.
 
     Exactly one of rank and energy must be given.
 
@@ -87,10 +87,10 @@ def factorize_model(
     layers: names of the layers to factorize; default: every two-dimensional convolution of one group that its owner
         calls.
 
-    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
-    why.
-    Raises ValueError for both or none of rank and energy, for layers beside a rank that names its layers, for a name
-    that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and the reason if it cannot be
+    factorized.
+    Raises ValueError for both or neither of rank and energy, for ``layers`` given together with a mapping of ranks, for
+    a name that the model does not have, a layer that cannot be factorized, and a weight that two layers share.
 
     >>> from lib import models
     >>> small, report = factorize_model(models.lenet5(), rank={"conv1": 2})

@@ -1,16 +1,16 @@
-r"""Tucker decomposition of the channels: a small convolution between two 1 x 1 ones, with ranks that Bayes chooses.
+r"""Tucker decomposition of the channels: a small convolution between two 1 x 1 ones, with Bayesian ranks.
 
-The kernel is multiplied out of a core and two matrices of orthonormal columns, one for the inputs and one for the
-outputs; the places of the kernel are left as they are (kim2016compression),
+The kernel is approximated by a core times two matrices with orthonormal columns, one for the inputs and one for the
+outputs; its rows and columns are left alone (kim2016compression),
 
 .. math:: W_{tsij} \approx \sum_{a=1}^{R_4} \sum_{b=1}^{R_3} U^{(t)}_{ta}\, \mathcal C_{abij}\, U^{(s)}_{sb},
           \qquad \mathcal C = W \times_t U^{(t)\top} \times_s U^{(s)\top},
 
-a 1 x 1 convolution S -> R_3, one of the kernel's size R_3 -> R_4, and a 1 x 1 one R_4 -> T, with
-S R_3 + d^2 R_3 R_4 + R_4 T weights. The matrices begin as the leading singular vectors of the two unfoldings and are
-then solved for in turn, each as the best one for the other. The ranks are those that the variational Bayesian model of
-a matrix under noise finds in each unfolding, in the closed form of Nakajima and others (2013) that the paper uses. The
-whole network is factorized in one go. Shapes: W (T, S, kernel), one to three dimensions of kernel.
+that is, by a 1 x 1 convolution S -> R_3, one of the kernel's size R_3 -> R_4, and a 1 x 1 one R_4 -> T, with
+S R_3 + d^2 R_3 R_4 + R_4 T weights. The matrices start as the leading singular vectors of the two unfoldings. They are
+then solved for in turn, each as the best one for the other. Variational Bayesian matrix factorization estimates the
+rank of each unfolding under noise, in the closed form of Nakajima and others (2013), as in the paper. The whole network
+is factorized in one go. Shapes: W (T, S, kernel), with a kernel of one to three dimensions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,14 +28,14 @@ KINDS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-    """Fit a core between two matrices of orthonormal columns to a kernel, in float64.
+    """Fit a core between two matrices with orthonormal columns to a kernel, in float64.
 
     weight: (T, S, kernel).
     ranks: (R_3 of the inputs, R_4 of the outputs), each 1 to the full rank of its unfolding.
     sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
 
-    Returns U_t (T, R_4), the core (R_4, R_3, kernel), U_s (S, R_3), and the relative residual at first and after each
-    sweep. Raises ValueError for ranks or sweeps out of range (kim2016compression).
+    Returns U_t (T, R_4), the core (R_4, R_3, kernel), U_s (S, R_3), and the relative residual at the start and after
+    each sweep. Raises ValueError for ranks or sweeps out of range (kim2016compression).
 
     >>> u_t, core, u_s, residuals = decompose(torch.ones(6, 4, 3, 3), ranks=(1, 1))
     >>> tuple(core.shape), residuals[-1] < 1e-6
@@ -63,13 +63,13 @@ def decompose(weight: Tensor, ranks: tuple[int, int], *, sweeps: int = 5) -> tup
 
 
 def _leading(w: Tensor, way: int, rank: int) -> Tensor:
-    """The first ``rank`` left singular vectors of an unfolding; any orthonormal ones where it has no more."""
+    """The first ``rank`` left singular vectors of an unfolding, filled up with any orthonormal ones if it has fewer."""
     m = unfolding(w, way)
     return torch.linalg.eigh(m @ m.T).eigenvectors.flip(1)[:, :rank]
 
 
 def unfolding(w: Tensor, way: int) -> Tensor:
-    """The tensor as a matrix with one row for each number of one way.
+    """Return the tensor as a matrix, with one row for each index along one dimension.
 
     w: any shape.
     way: dimension of the tensor that becomes the rows.
@@ -80,9 +80,9 @@ def unfolding(w: Tensor, way: int) -> Tensor:
 def bayesian_rank(matrix: Tensor) -> int:
     r"""Estimate the rank of a matrix under noise, by empirical variational Bayesian factorization in closed form.
 
-    For an (L, M) matrix, L <= M, with singular values :math:`\gamma` and :math:`\alpha = L / M`: the noise's variance
-    :math:`\sigma^2` minimizes the free energy, and a component counts where
-    :math:`\gamma^2 > M \sigma^2 \bar x`, :math:`\bar x = (1 + \bar\tau)(1 + \alpha / \bar\tau)`. Noise alone: 0.
+    For an (L, M) matrix, L <= M, with singular values :math:`\gamma` and :math:`\alpha = L / M`: the noise variance
+    :math:`\sigma^2` minimizes the free energy, and a component counts if
+    :math:`\gamma^2 > M \sigma^2 \bar x`, :math:`\bar x = (1 + \bar\tau)(1 + \alpha / \bar\tau)`. Pure noise gives 0.
 
     matrix: two dimensions, finite; otherwise ValueError.
 
@@ -114,9 +114,9 @@ def bayesian_rank(matrix: Tensor) -> int:
         tau = (excess + np.sqrt(excess**2 - 4 * alpha)) / 2
         return (scaled - np.log(scaled)).sum() + (np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau).sum()
 
-    most = int(np.ceil(short / (1 + alpha))) - 1  # no more components than these are told from noise
+    most = int(np.ceil(short / (1 + alpha))) - 1  # at most this many components can be told from noise
     lowest, highest = max(x[most] / x_bar, x[most:].mean(), 1e-12 * x[0]), x.mean()
-    grid = np.geomspace(lowest, max(highest, lowest * (1 + 1e-9)), 200)  # it has several valleys
+    grid = np.geomspace(lowest, max(highest, lowest * (1 + 1e-9)), 200)  # the free energy has several minima
     near = int(np.argmin([free_energy(variance) for variance in grid]))
     bounds = grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]
     variance = minimize_scalar(free_energy, bounds=bounds, method="bounded").x
@@ -180,17 +180,17 @@ def factorize_model(
     layers: Iterable[str] | None = None,
     sweeps: int = 5,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """Copy the model and replace each convolution by up to three, where these have fewer parameters.
+    """Copy the model and replace each convolution by up to three, if these have fewer parameters.
 
     model: any network; it is left as it is.
     ranks: layer name -> (R_3, R_4), for the layers that it names; default: by the Bayesian rule.
     energy: share in (0, 1] of the sum of squared singular values that both ranks must hold, instead of that rule.
-    layers: names of the layers to factorize; default: every convolution of one group with more than a 1 x 1 kernel
-        that its owner calls.
+    layers: names of the layers to factorize; default: every convolution of one group that its owner calls and whose
+        kernel is larger than 1 x 1.
     sweeps: how often each matrix is solved for after its start, 0 or more, default 5.
 
-    Returns the copy, and for each layer its ranks, its parameters before and after, and where it cannot be factorized,
-    why.
+    Returns the copy, and for each layer its ranks, its parameters before and after, and the reason if it cannot be
+    factorized.
     Raises ValueError for ranks together with energy or with layers, for a name that the model does not have, a layer
     that cannot be factorized, a weight that two layers share, and numbers out of range.
 

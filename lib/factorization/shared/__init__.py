@@ -1,5 +1,5 @@
 """What the factorizations have in common.
 
-rows.py    which layers are factorized, at which ranks, and the report of what became of each
-parts.py   the small layers that take the place of a large one, and the row they stand in
+rows.py    which layers are factorized, at which ranks, and a report on each
+parts.py   the small layers that replace a large one, and the sequence that holds them
 """

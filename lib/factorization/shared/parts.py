@@ -1,4 +1,4 @@
-"""The small layers that take the place of a large one, and the row they stand in."""
+"""The small layers that replace a large one, and the sequence that holds them."""
 
 from collections.abc import Callable
 from typing import TypedDict, TypeVar
@@ -15,7 +15,7 @@ CONVOLUTIONS: dict[int, Callable[..., Convolution]] = {3: nn.Conv1d, 4: nn.Conv2
 
 
 def row(layer: Dense, *parts: nn.Module) -> nn.Sequential:
-    """Put the factors in a row that is as the layer was: its dtype, its device, its mode, and what of it is trained."""
+    """Put the factors in a row, with the layer's dtype, device and mode, and frozen where the layer was frozen."""
     stored = weights.compressed_form(layer)
     trained = any(tensor.requires_grad for tensor in stored[1]) if stored else layer.weight.requires_grad
     made = nn.Sequential(*parts).to(device=layer.weight.device, dtype=layer.weight.dtype).requires_grad_(trained)
@@ -26,7 +26,7 @@ def row(layer: Dense, *parts: nn.Module) -> nn.Sequential:
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer with copies of these values.
+    """Make a linear layer with copies of these values.
 
     weight: (outputs, inputs).
     bias: (outputs,), or None for a layer without.
@@ -54,13 +54,13 @@ def convolution(
     padding_mode: str = "zeros",
     groups: int = 1,
 ) -> Convolution:
-    """A convolution with copies of these values, in as many dimensions as its kernel has.
+    """Make a convolution with copies of these values, in as many dimensions as its kernel has.
 
     weight: (outputs, inputs / groups, kernel), the kernel of 1 to 3 dimensions.
     bias: (outputs,), or None for a layer without.
     stride: of the windows; one number, or one for each dimension, default 1.
     padding: pixels added on both sides; one number, one for each dimension, "same" or "valid", default 0.
-    dilation: distance of a kernel's entries; one number, or one for each dimension, default 1.
+    dilation: distance between a kernel's entries; one number, or one for each dimension, default 1.
     padding_mode: what is added: "zeros" (default), "reflect", "replicate" or "circular".
     groups: parts into which the channels are split, default 1.
     """
@@ -80,14 +80,14 @@ def convolution(
 
 
 def geometry(layer: Convolution) -> Geometry:
-    """How the convolution moves over its input."""
+    """Return how a convolution moves over its input."""
     return Geometry(
         stride=layer.stride, padding=layer.padding, dilation=layer.dilation, padding_mode=layer.padding_mode
     )
 
 
 def apart(layer: nn.Conv2d) -> tuple[Geometry, Geometry]:
-    """How the two halves of a separable convolution move: first down the rows (d x 1), then across the columns (1 x d).
+    """Return how the halves of a separable convolution move: down the rows (d x 1), then across the columns (1 x d).
 
     >>> down, across = apart(nn.Conv2d(1, 1, 3, stride=(2, 1), padding=1))
     >>> down["stride"], down["padding"], across["stride"], across["padding"]

@@ -1,4 +1,4 @@
-"""Which layers of a network are factorized, at which ranks, and the report of what became of each."""
+"""Factorize the layers of a network: which of them, at which ranks, and a report on each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -16,9 +16,9 @@ from lib.factorization.shared.parts import DenseLayer
 
 @dataclass(frozen=True)
 class Replaced:
-    """What became of one layer: its ranks, and its parameters before and after; equal where it was left as it is.
+    """What became of one layer: its ranks, and its parameters before and after; equal if it was left as it is.
 
-    reason: why it could not be factorized; empty where it could, and its factors would not have been smaller.
+    reason: why it could not be factorized; empty if it could, even if its factors would not have been smaller.
     """
 
     layer: str
@@ -36,16 +36,17 @@ def factorize_model(
     *,
     suited: Callable[[DenseLayer], bool] = lambda layer: True,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """Copy the model and replace each chosen layer by its factors, where these have fewer parameters.
+    """Copy the model and replace each chosen layer by its factors, if these have fewer parameters.
 
     model: any network; it is left as it is.
     factorize: called with a layer's name and the layer, returns its factors and their ranks.
     kinds: types of the layers that ``factorize`` takes.
-    layers: names of the layers to factorize; default: all that :func:`refusal` has nothing against.
-    suited: which of the layers are taken where none are named; default: all.
+    layers: names of the layers to factorize; default: all that :func:`refusal` accepts.
+    suited: which layers to take if none are named; default: all.
 
-    Returns the copy, and a :class:`Replaced` for each chosen layer, replaced or not, and for each layer of these kinds
-    that could not be chosen, with the reason; where linear layers are of these kinds, also for packed weights.
+    Returns the copy, and a :class:`Replaced` for each chosen layer, replaced or not. If no layers are named, there is
+    also one for each layer of these kinds that cannot be factorized, with the reason. Packed weights count as linear
+    layers.
     Raises ValueError for a name that the model does not have, a layer that cannot be factorized, a weight that two
     layers share, and a model with nothing to factorize.
     """
@@ -81,7 +82,7 @@ def factorize_model(
 def _report(
     model: nn.Module, kinds: tuple[type[DenseLayer], ...], suited: Callable[[DenseLayer], bool]
 ) -> list[Replaced]:
-    """Every layer of these kinds as it is, with the reason where it cannot be factorized."""
+    """List every layer of these kinds, with the reason if it cannot be factorized."""
     report = []
     for name, layer in weights.layers(model):
         if isinstance(layer, weights.PackedWeight):
@@ -99,7 +100,7 @@ def _report(
 
 
 def _named(model: nn.Module, kinds: tuple[type[DenseLayer], ...], names: Iterable[str]) -> list[Replaced]:
-    """The named layers as they are; ValueError for one that cannot be factorized."""
+    """List the named layers; raise ValueError for one that cannot be factorized."""
     everywhere, packed = dict(model.named_modules()), dict(weights.layers(model))
     report = []
     for name in dict.fromkeys(names):
@@ -117,7 +118,7 @@ def _named(model: nn.Module, kinds: tuple[type[DenseLayer], ...], names: Iterabl
 
 
 def _read(model: nn.Module, name: str) -> str | None:
-    """Why a row of layers could not take this layer's place, where its owner reads what the row does not have."""
+    """Why a row of layers could not replace this one: its owner reads an attribute that the row does not have."""
     for attribute, owner in owners.reads(model, name).items():
         if not hasattr(nn.Sequential, attribute):
             return f"{owner} reads its {attribute} instead of calling it"
@@ -134,7 +135,7 @@ def factorize_matrices(
     energy: float | None,
     layers: Iterable[str] | None,
 ) -> tuple[nn.Module, list[Replaced]]:
-    """:func:`factorize_model` for techniques that cut a matrix to a rank, which is given or found by its energy.
+    """Do what :func:`factorize_model` does, for techniques that cut a matrix to a rank, given or found by its energy.
 
     model: any network; it is left as it is.
     factorize: called with a layer and a rank, returns the layer's factors.
@@ -145,8 +146,8 @@ def factorize_matrices(
     layers: names of the layers to factorize; None: those that ``rank`` names, or all that can be factorized.
 
     Returns the copy, and a :class:`Replaced` for each chosen layer, replaced or not.
-    Raises ValueError unless exactly one of rank and energy is given, for layers beside a rank that names its layers,
-    and as :func:`factorize_model` does.
+    Raises ValueError unless exactly one of rank and energy is given, for ``layers`` given together with a mapping of
+    ranks, and as :func:`factorize_model` does.
     """
     if (rank is None) == (energy is None):
         raise ValueError("give exactly one of rank and energy")
@@ -164,12 +165,12 @@ def factorize_matrices(
 
 
 def chosen_layers(layers: Iterable[str] | None, rank: object) -> Iterable[str] | None:
-    """The names of the layers to factorize: those of ``layers``, or those that a mapping ``rank`` names.
+    """Return the names of the layers to factorize: ``layers``, or the keys of ``rank`` if it is a mapping.
 
     layers: names, or None for all layers.
     rank: any value; a mapping has layer names as its keys.
 
-    Raises ValueError where both name layers.
+    Raises ValueError if both name layers.
     """
     if not isinstance(rank, Mapping):
         return layers
@@ -179,19 +180,19 @@ def chosen_layers(layers: Iterable[str] | None, rank: object) -> Iterable[str] |
 
 
 def size(layer: nn.Module) -> int:
-    """Count the weights and biases of a layer or of a row of layers; a compressed weight counts by its dense shape."""
+    """Count the weights and biases of a layer or a row of layers; a compressed weight counts with its dense shape."""
     tensors = [getattr(part, key, None) for part in layer.modules() for key in ("weight", "bias")]
     return sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def refusal(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> str | None:
-    """Say in half a sentence why a layer cannot be factorized; None if it can.
+    """Return why a layer cannot be factorized, as half a sentence; None if it can.
 
     layer: any module.
     kinds: accepted types, of which convolutions must have one group.
     """
     kind = parametrize.type_before_parametrizations(layer)
-    # a subclass may be read by its owner in ways that a row of layers does not answer
+    # the owner of a subclass may use it in ways that a row of layers does not support
     if kind not in kinds or not isinstance(layer, kinds):
         return f"it is {kind.__name__}, accepted are {', '.join(known.__name__ for known in kinds)}"
     if getattr(layer, "groups", 1) != 1:
@@ -206,14 +207,14 @@ def refusal(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> str | None
 
 
 def accepted(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> TypeGuard[DenseLayer]:
-    """Whether :func:`refusal` has nothing against factorizing the layer."""
+    """Whether the layer can be factorized: :func:`refusal` has no reason against it."""
     return refusal(layer, kinds) is None
 
 
 def checked(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> Tensor:
-    """The layer's weight as float64.
+    """Return the layer's weight as float64.
 
-    Raises ValueError for a layer that :func:`refusal` says something against, and for weights that are not finite.
+    Raises ValueError for a layer that cannot be factorized (:func:`refusal`), and for weights that are not finite.
     """
     if not accepted(layer, kinds):
         raise ValueError(f"the layer cannot be factorized: {refusal(layer, kinds)}")
@@ -224,14 +225,14 @@ def checked(layer: nn.Module, kinds: tuple[type[DenseLayer], ...]) -> Tensor:
 
 
 def checked_rank(rank: object, most: int) -> int:
-    """The rank, which may be of numpy. Raises ValueError where it is not a whole number from 1 to ``most``."""
+    """Return the rank as an int; raise ValueError unless it is a whole number, numpy's included, from 1 to ``most``."""
     if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= most:
         raise ValueError(f"the rank must be a whole number from 1 to {most}, not {rank!r}")
     return int(rank)
 
 
 def chosen_rank(rank: int | Mapping[str, int], name: str, most: int) -> int:
-    """The rank that is meant for the layer called ``name``.
+    """Return the rank for the layer called ``name``.
 
     rank: layer name -> rank, or one for all layers, which is cut to ``most``.
     name: of the layer.
@@ -240,11 +241,11 @@ def chosen_rank(rank: int | Mapping[str, int], name: str, most: int) -> int:
     if isinstance(rank, Mapping):
         return rank[name]
     whole = isinstance(rank, Integral) and not isinstance(rank, bool)
-    return min(int(rank), most) if whole else rank  # what is no number is refused where the rank is used
+    return min(int(rank), most) if whole else rank  # anything else is refused where the rank is used
 
 
 def rank_for(singular_values: Tensor, energy: float) -> int:
-    r"""The smallest rank r with :math:`\sum_{i \le r} \sigma_i^2 \ge` ``energy`` :math:`\sum_i \sigma_i^2`.
+    r"""Return the smallest rank r with :math:`\sum_{i \le r} \sigma_i^2 \ge` ``energy`` :math:`\sum_i \sigma_i^2`.
 
     singular_values: (n,), in falling order.
     energy: share in (0, 1]; ValueError otherwise.
