@@ -25,7 +25,7 @@ FIRST_RATE = 0.003  # learning rate of --train
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says; return the exit status: 0; 1 after a sentence on what was refused; 130 if stopped.
+    """Run the command and return its exit status: 0, 1 after an error message, or 130 if interrupted.
 
     arguments: the words after ``shrink``.
     """
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's words."""
+    """Return the parser of the command line."""
     methods = "".join(
         f"  {name:9s}smaller: {one.gives}\n           --amount: {one.unit} (usual: {one.usual:g})\n"
         for name, one in METHODS.items()
@@ -75,14 +75,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the command line says; return 0, the exit status.
+    """Run the parsed command; return 0, the exit status.
 
-    Images come to the network with values from 0 to 1, so a normalization belongs in the network.
+    Images reach the network with values from 0 to 1, so any normalization belongs in the network.
 
     options: as :func:`parser` reads them.
 
-    Raises ValueError and OSError with one sentence for what is not accepted, before anything is trained or written
-    where that can be known.
+    Raises ValueError or OSError, with one sentence, for what is not accepted; whenever possible before anything is
+    trained or written.
     """
     if options.weights is not None and options.data is None:
         raise ValueError("--weights needs --data: the images that the network was trained for")
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         learning = LEARNING | {"learning_rate": FIRST_RATE}
         training.fit(model, data.train, epochs=options.train, seed=options.seed, **learning)
         options.out.mkdir(parents=True, exist_ok=True)
-        # For another recipe, and if this one is refused. Shared weights cannot be written, so each is copied.
+        # Kept for another recipe, or if this one is refused. Shared weights cannot be written, so each is copied.
         state = {n: t.clone(memory_format=torch.contiguous_format) for n, t in model.state_dict().items()}
         save_file(state, options.out / TRAINED)
     elif options.weights is None and ":" not in options.model:

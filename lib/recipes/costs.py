@@ -19,8 +19,8 @@ class Costs:
     validation_error_pct: of the validation split, by which an amount can be chosen; nan without one.
     file_bytes: of the coded file.
     multiply_adds: for one sample.
-    activation_bytes: alive at once, at their peak, for one sample.
-    latency_ms: for one sample on one thread, the median; comparable with those that were measured together.
+    activation_bytes: of all activations alive at once, at the peak, for one sample.
+    latency_ms: median for one sample on one thread; only comparable with times measured in the same call.
     """
 
     error_pct: float
@@ -34,10 +34,10 @@ class Costs:
 def measured(
     candidates: Mapping[str, Made], test: Split, validation: Split | None = None, *, runs: int = 31
 ) -> dict[str, Costs]:
-    """Measure the costs of several networks; their times take turns in one process.
+    """Measure the costs of several networks, timed in turn in one process.
 
     candidates: name -> network.
-    test: samples that no choice has seen, at least one.
+    test: samples that were used for no choice, at least one.
     validation: samples for choosing; default none.
     runs: timed runs of each, 20 or more, default 31.
 

@@ -1,4 +1,4 @@
-"""One whole run: shrink a network by a recipe, and measure it beside the network as given, and trained on as long."""
+"""One whole run: shrink a network by a recipe, and compare it with the network as given and as trained further."""
 
 import copy
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ GIVEN, LONGER, SHRUNK = "as given", "trained on", "shrunk"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has made.
+    """The result of a run.
 
     method: the recipe's name.
     amount: how far it went.
@@ -43,16 +43,17 @@ def follow(
     """Shrink a trained network, and measure what it costs before and after.
 
     model: a trained classifier of the data's images; left as it was.
-    data: its training split retrains, its validation split is for choosing, its test split is only reported.
+    data: the training split is for retraining, the validation split for choosing, and the test split only for the
+        report.
     method: one of :data:`lib.recipes.methods.METHODS`.
     amount: how far to go, in the recipe's own unit; default its usual one.
     epochs: passes of retraining, 0 or more, default 3. The unchanged network gets as many, for a fair rival.
     learning_rate: of the first step, default 0.001.
     seed: of the order of the samples, 0 or more, default 0.
-    rival: the unchanged network, trained on as long; default: it is trained here.
+    rival: the unchanged network, trained further for as many epochs; default: it is trained here.
 
-    Raises ValueError for an argument that is not accepted, and where the recipe does not fit the network, by the name
-    of the layer.
+    Raises ValueError for an argument that is not accepted and, naming the layer, if the recipe does not fit the
+    network.
 
     >>> from lib import datasets, models
     >>> digits = datasets.load("digits", first=(60, 10, 40))
@@ -75,7 +76,7 @@ def follow(
 
 
 def trained_on(model: nn.Module, plan: Plan) -> nn.Module:
-    """Return a copy of a network that was trained for as many epochs as a recipe retrains: its fair rival.
+    """Return a copy of a network, trained further for as many epochs as the recipe retrains: its fair rival.
 
     model: left as it was.
     plan: of the recipe.

@@ -13,7 +13,7 @@ from lib import running
 from lib.datasets import Dataset, Split
 from lib.vision import torchvision
 
-AUXILIARY = ("googlenet", "inception_v3")  # of torchvision: trained with heads that answer as well
+AUXILIARY = ("googlenet", "inception_v3")  # of torchvision: they have auxiliary heads, which are left out here
 
 
 def network(name: str, classes: int, *, seed: int = 0) -> nn.Module:
@@ -23,7 +23,7 @@ def network(name: str, classes: int, *, seed: int = 0) -> nn.Module:
     classes: that it tells apart; a network of your own must have as many outputs.
     seed: of its random weights.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for a name that is neither, and for a function that fails or returns no network.
 
     >>> sum(p.numel() for p in network("squeezenet1_1", 10).parameters())
     727626
@@ -48,7 +48,7 @@ def network(name: str, classes: int, *, seed: int = 0) -> nn.Module:
 
 
 def in_color(data: Dataset) -> Dataset:
-    """Repeat the one channel of gray images three times, as the networks of torchvision take them.
+    """Repeat the one channel of gray images three times, since the networks of torchvision expect color.
 
     data: of images (n, 1, height, width).
     """
@@ -65,7 +65,7 @@ def read_weights(model: nn.Module, path: Path) -> None:
 
     model: changed in place.
     path: of a safetensors file; files that would have to be unpickled are refused. The prefixes of parallel and
-        compiled networks, ``module.`` and ``_orig_mod.``, are taken off.
+        compiled networks, ``module.`` and ``_orig_mod.``, are stripped.
 
     Raises ValueError for a file of another kind, a damaged one, and one of another network.
     """
@@ -89,11 +89,11 @@ def read_weights(model: nn.Module, path: Path) -> None:
 
 
 def check(model: nn.Module, data: Dataset, name: str) -> None:
-    """Raise ValueError where the images do not fit a network, or its outputs not the classes.
+    """Raise ValueError if the images do not fit a network, or its outputs do not match the classes.
 
     model: left as it was.
     data: of images.
-    name: of the network, as the command line has it.
+    name: of the network, as given on the command line.
     """
     with torch.no_grad(), running.evaluating(model):
         outputs = running.class_logits(model, data.train.images[:2]).shape[1]

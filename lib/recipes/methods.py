@@ -1,4 +1,4 @@
-"""The recipes by name. Each is a few calls of techniques, which also stand alone."""
+"""The recipes by name. Each is a few calls of techniques, which can also be used on their own."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from lib.quantization.shared import torch_kernels
 from lib.training import FitOptions
 
 LEARNING: FitOptions = {"optimizer": "adam", "batch_size": 64}  # Adam's steps suit networks of all kinds
-FEW = 2000  # weights of a layer that stays whole where others are pruned: it saves little and hurts most
+FEW = 2000  # a layer with fewer weights is not pruned: that would save little and hurt most
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe may use.
+    """What a recipe works with.
 
     train: samples to score, calibrate and train with.
     amount: how far to go; :data:`METHODS` says in which unit.
@@ -40,16 +40,16 @@ class Plan:
         """Train a network in place.
 
         network: any.
-        slower: by which the learning rate is divided, above 0.
+        slower: the number by which the learning rate is divided, above 0.
         epochs: instead of the plan's.
         """
         epochs = self.epochs if epochs is None else epochs
         training.fit(network, self.train, epochs=epochs, seed=self.seed, **self.options(slower))
 
     def options(self, slower: float = 1.0) -> FitOptions:
-        """Return how every recipe trains.
+        """Return the training options that all recipes share.
 
-        slower: by which the learning rate is divided, above 0.
+        slower: the number by which the learning rate is divided, above 0.
         """
         return LEARNING | {"learning_rate": self.learning_rate / slower}
 
@@ -58,13 +58,13 @@ class Plan:
 class Made:
     """What a recipe makes of a network.
 
-    network: it answers, and its time is measured.
-    stored: what a file holds.
+    network: the one that answers and is timed.
+    stored: the one that is written to the file.
     counted: the network of floats whose multiply-adds and activations are counted.
     value_bytes: bytes of one activation: 4, or 1 in integers of eight bits.
-    simulated: the network of floats with the values of integers, where the recipe makes integers; it can be exported.
-    kept: layer name -> numbers of the filters that stay, where filters went.
-    ranks: layer name -> rank, where layers became factors.
+    simulated: the float network that simulates the integers, if the recipe makes integers; it can be exported.
+    kept: layer name -> numbers of the filters that stay, if filters were removed.
+    ranks: layer name -> rank, if layers were factorized.
     note: what a reader of the costs should know; default nothing.
     """
 
@@ -82,11 +82,11 @@ class Made:
 class Method:
     """A recipe.
 
-    apply: (network, plan) -> what it makes; the network is left as it was.
+    apply: (network, plan) -> the result; the network is left as it was.
     gives: what gets smaller, in words.
     unit: what ``amount`` means, in words.
-    usual: the amount by default.
-    least, most: between which the amount lies.
+    usual: the default amount.
+    least, most: the smallest and the largest amount accepted.
     trains: whether it retrains.
     """
 
@@ -105,7 +105,7 @@ def filters(model: nn.Module, plan: Plan) -> Made:
     model: a network whose filters belong together in groups; left as it was.
     plan: ``amount`` is the share of the multiply-adds that is left.
 
-    Raises ValueError where no filter can go, or too few.
+    Raises ValueError if no filters can go, or too few.
     """
     example = plan.train.images[:2]
     # method
@@ -121,12 +121,12 @@ def filters(model: nn.Module, plan: Plan) -> Made:
 
 
 def factors(model: nn.Module, plan: Plan) -> Made:
-    """Replace each layer by two thin ones where these are cheaper, and retrain; only retraining needs data.
+    """Replace each layer by two thin ones if these are cheaper, and retrain; only retraining needs data.
 
     model: any network; left as it was.
     plan: ``amount`` is the share of the squared singular values that each layer keeps.
 
-    Raises ValueError where no layer can be factorized with fewer parameters.
+    Raises ValueError if no layer has fewer parameters as two.
     """
     # method
     small, report = low_rank.factorize_model(model, energy=plan.amount)
@@ -139,14 +139,14 @@ def factors(model: nn.Module, plan: Plan) -> Made:
 
 
 def integers(model: nn.Module, plan: Plan) -> Made:
-    """Compute in integers of eight bits: a quarter of the file and of the memory, and less time.
+    """Compute in 8-bit integers: a quarter of the file and of the memory, and less time.
 
-    Where the processor or the network has no exact kernels of eight bits, the network of floats with the values of
-    integers answers instead, and the note says so.
+    If there are no exact 8-bit kernels for the processor or the network, the float network that simulates the integers
+    answers instead, and the note says so.
 
     model: a network of layers that can be traced; left as it was.
-    plan: ``amount`` is the share of each activation's values within its range, in %; with epochs, the network learns to
-        live with its rounding.
+    plan: ``amount`` is the share of each activation's values that its range must cover, in %; with one epoch or more,
+        the network is trained with its rounding.
 
     Raises ValueError for a network with an operation that has no integer form.
     """
@@ -163,15 +163,16 @@ def integers(model: nn.Module, plan: Plan) -> Made:
 
 
 def coded(model: nn.Module, plan: Plan) -> Made:
-    """Remove most weights, let the others share a few values, and code the file: the smallest file.
+    """Remove many weights, let the others share a few values, and code the file: the smallest file.
 
-    It computes as before, and as fast: only the file is small.
+    The network computes as before, and no faster: only the file is smaller.
 
     model: any network; left as it was.
-    plan: ``amount`` is the share of the weights that stays in each layer but the small ones, which stay whole. Two
-        thirds of the epochs, rounded up, prune; the rest train what is shared: 32 values, or 256 in a small layer.
+    plan: ``amount`` is the share of the weights that each layer keeps; layers of fewer than 2,000 weights stay whole.
+        Two thirds of the epochs, rounded up, prune; the rest train the shared values, 32 per layer, or 256 in a small
+        one.
 
-    Raises ValueError for a network without a layer of 2,000 weights.
+    Raises ValueError for a network without a layer of 2,000 weights or more.
     """
     network = copy.deepcopy(model)
     # method
@@ -192,14 +193,14 @@ def coded(model: nn.Module, plan: Plan) -> Made:
 
 
 def rounded(model: nn.Module, plan: Plan) -> Made:
-    """Round the weights to cells of one width and code the file: no data, no training.
+    """Round the weights to cells of equal width and code the file: no data, no training.
 
-    It computes as before, and as fast: only the file is small.
+    The network computes as before, and no faster: only the file is smaller.
 
     model: any network; left as it was.
-    plan: ``amount`` is the entropy of the codes, in bits for each weight.
+    plan: ``amount`` is the entropy of the codes, in bits per weight.
 
-    Raises ValueError for weights of several types of float.
+    Raises ValueError for weights of several float types.
     """
     network = copy.deepcopy(model)
     # method
@@ -209,7 +210,7 @@ def rounded(model: nn.Module, plan: Plan) -> Made:
 
 
 def _unpacked(network: nn.Module) -> Made:
-    """A network whose file is small, and which computes with plain weights once it is read."""
+    """Keep the network for its small file, and let a copy with plain weights compute."""
     plain = weights.decompress(copy.deepcopy(network))
     return Made(plain, network, plain)
 
@@ -226,7 +227,7 @@ METHODS = {
 
 
 def plan_for(name: str, train: Split, *, amount: float | None, epochs: int, seed: int, learning_rate: float) -> Plan:
-    """Check what a recipe is given, and put it together.
+    """Check the arguments of a recipe, and collect them in a plan.
 
     name: one of :data:`METHODS`.
     train: samples, at least one.

@@ -1,4 +1,4 @@
-"""The shrunk network again, from the files of a run and the network as it was before."""
+"""Rebuild the shrunk network from the files of a run and the original network."""
 
 import copy
 import json
@@ -14,14 +14,14 @@ from lib.quantization import affine
 
 
 def rebuild(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Give a network of the original layers the shape of the shrunk one, and read its weights from ``network.slim``.
+    """Give a copy of the original network the shape of the shrunk one, with the weights of ``network.slim``.
 
-    model: of the layers that were shrunk, with any weights; left as it was.
-    folder: that a run has written.
+    model: has the layers of the original network, with any weights; left as it was.
+    folder: the one that the run has written.
 
-    Returns the shrunk network; one of integers as the network of floats with their values, which
+    Returns the shrunk network; for integers this is the float network that simulates them, which
     :mod:`lib.quantization` converts. Raises ValueError for a folder of another network, or a damaged one, and OSError
-    where files are missing.
+    if files are missing.
 
     >>> rebuild(nn.Linear(2, 2), "nowhere")
     Traceback (most recent call last):

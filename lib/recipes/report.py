@@ -1,4 +1,4 @@
-"""What a run came to: a table in words, one sentence for each cost, and a figure."""
+"""The report of a run: one sentence, a table of costs, and a figure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +12,11 @@ from lib.recipes.following import GIVEN, LONGER, SHRUNK, Result
 
 @dataclass(frozen=True)
 class Column:
-    """One cost as a reader sees it.
+    """How one cost is shown.
 
     title: with its unit.
-    scale: by which a cost is divided.
-    digits: after the point.
+    scale: the number by which the cost is divided.
+    digits: number of digits after the point.
     """
 
     title: str
@@ -61,7 +61,7 @@ def ratios(before: Costs, after: Costs) -> dict[str, float]:
 
 
 def summary(result: Result) -> str:
-    """Return what came out in one sentence.
+    """Sum up a run in one sentence.
 
     result: of a run.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves: the shrunk network as files, the report and the figure."""
+"""Write what a run leaves: the shrunk network as files, the report and the figure."""
 
 import json
 import tempfile
@@ -16,18 +16,17 @@ from lib.recipes.following import Result
 from lib.recipes.methods import Made
 
 ONNX = "network.onnx"
-STEPS = 24  # of 255 by which outputs of a deep network of integers may differ in onnxruntime: it rounds otherwise
+STEPS = 24  # of 255: how far outputs of a deep integer network may differ in onnxruntime, which rounds differently
 
 
 def write(result: Result, data: Dataset, folder: Path, *, title: str, onnx: bool = True) -> list[str]:
-    """Write what a run has made: the network, the report and the figure. What an earlier run wrote
-    here is replaced.
+    """Write the network, the report and the figure of a run, and replace those of an earlier run.
 
     result: of the run.
-    data: that it was made with.
-    folder: where the files go; it is made.
+    data: what it was made with.
+    folder: where the files go; it is created if missing.
     title: of the report.
-    onnx: whether to write the network for other runtimes too, where it can be; default True.
+    onnx: whether to write the network for other runtimes too, if that is possible; default True.
 
     Returns lines that say what came out and what was written.
     """
@@ -59,7 +58,7 @@ def write(result: Result, data: Dataset, folder: Path, *, title: str, onnx: bool
         }
         Path(place, "costs.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ONNX).unlink(missing_ok=True)  # of an earlier run, where this one has none
+        (folder / ONNX).unlink(missing_ok=True)  # an earlier run may have written one
         for file in sorted(Path(place).iterdir()):
             (folder / file.name).write_bytes(file.read_bytes())
     table = report.rows(result)
@@ -73,16 +72,16 @@ def write(result: Result, data: Dataset, folder: Path, *, title: str, onnx: bool
 
 
 def export(made: Made, images: torch.Tensor, path: Path) -> int:
-    """Write a network as an ONNX file; one of integers as integers.
+    """Write a network as an ONNX file; an integer network stays in integers.
 
     made: what a recipe made.
-    images: with which the file is held against the network.
+    images: to compare the answers of the file and of the network on.
     path: of the file.
 
-    Returns its bytes. Raises ValueError where it cannot be exported, ModuleNotFoundError without the packages.
+    Returns its size in bytes. Raises ValueError if it cannot be exported, and ModuleNotFoundError without the packages.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about itself
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter warns about itself
         if made.simulated is not None:
             return onnx_integers.export(made.simulated, path, images, steps=STEPS)
         return exporting.export(made.network, path, images)
