@@ -3,9 +3,9 @@
 Single weights:
 
 magnitude.py               remove the weights of small magnitude, then retrain the others
-optimal_brain_damage.py    remove the weights whose loss the diagonal of the Hessian predicts to cost least
+optimal_brain_damage.py    remove the weights that cost least, as the diagonal of the Hessian predicts
 optimal_brain_surgeon.py   the same with the whole Hessian, while all other weights move to make up for it
-lottery_ticket.py          set what pruning leaves back to its initial values and train it from there
+lottery_ticket.py          reset the weights that pruning keeps to their initial values and train from there
 
 Filters and channels:
 

@@ -7,7 +7,7 @@ while the factors shrink, and a discriminator :math:`D` is trained to tell the l
 .. math:: \min_{W, m} \max_D\; \mathbb E \log D(f_b) + \mathbb E \log(1 - D(f_g))
           + \tfrac{\mu}{2n} \textstyle\sum \lVert f_b - f_g \rVert^2 + \lambda \lVert m \rVert_1 + \mathcal R(W, D).
 
-W and D take gradient steps. The factors take steps of FISTA, which sets those of no use to exactly zero:
+W and D take gradient steps. The factors take steps of FISTA, which sets useless ones to exactly zero:
 
 .. math:: m_t = \max(0,\; y_t - \eta \nabla - \eta \lambda), \qquad
           y_{t+1} = m_t + \tfrac{a_t - 1}{a_{t+1}} (m_t - m_{t-1}), \qquad a_{t+1} = \tfrac{1 + \sqrt{1 + 4 a_t^2}}2.
@@ -15,7 +15,7 @@ W and D take gradient steps. The factors take steps of FISTA, which sets those o
 Differences from the authors' code:
 
 - D has a ReLU between its layers and gives logits; theirs is linear and takes the sigmoid twice.
-- FISTA takes its gradient at the point y, and forgets its momentum at every epoch.
+- FISTA takes its gradient at the point y, and resets its momentum at every epoch.
 - Batch norm keeps the statistics of the trained network: those of a batch would divide a common factor out again.
 - Everything but the penalty is divided by the mean square of the trained logits: one lambda then means the same for
   every network.
@@ -41,7 +41,7 @@ from lib.weights import Layer, layer_named
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
-# What may stand between the last layer of a branch and its end: of zero it makes zero.
+# What may come between the last layer of a branch and its end: it maps zero to zero.
 PASSING: tuple[type[nn.Module], ...] = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU),
     *(nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
@@ -69,7 +69,8 @@ class MaskOptions(TypedDict, total=False):
 def scores(model: nn.Module, split: Split, *, seed: int = 0, **options: Unpack[MaskOptions]) -> dict[str, Tensor]:
     """Score each filter by the learned factor of its channel. Labels are not read.
 
-    A factor that has reached zero counts -(share of the steps since it was last above zero): the later, the better.
+    A factor that has reached zero scores minus the share of the steps since it was last above zero: the later, the
+    better.
 
     model: any network that can be traced; it is left as it was.
     split: samples; labels are not read.
@@ -86,13 +87,13 @@ def scores(model: nn.Module, split: Split, *, seed: int = 0, **options: Unpack[M
         - batch_size: samples per step, 1 or more, default 128.
 
     Returns layer name -> (filters,), larger = keep.
-    Raises TypeError for other options, and ValueError for an empty split, numbers out of range, parts that are not
-    there, a network that cannot be traced, and masks that diverge.
+    Raises TypeError for other options, and ValueError for an empty split, numbers out of range, parts that do not
+    exist, a network that cannot be traced, and masks that diverge.
     Source: lin2019gal.
 
     >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> split = Split(torch.rand(8, 5), torch.zeros(8, dtype=torch.long))
-    >>> scores(model, split, epochs=2, sparsity=10.0)["0"]  # so large a penalty takes all factors to zero at once
+    >>> scores(model, split, epochs=2, sparsity=10.0)["0"]  # such a large penalty takes all factors to zero at once
     tensor([-1., -1., -1., -1.])
     """
     training.check_options(options, kinds=MaskOptions)
@@ -133,7 +134,7 @@ class Learned:
 
         Each layer keeps at least one channel, and each addition or concatenation at least one part.
 
-        example_input: inputs with which the network is traced, (n, channels, height, width).
+        example_input: inputs to trace the network with, (n, channels, height, width).
 
         Returns the smaller network.
         """
@@ -180,8 +181,8 @@ def learn_masks(
     batch_size: images in each batch, 1 or more; a batch makes one step of D, of W and of the factors. Default 128.
 
     Returns what was learned, :class:`Learned`.
-    Raises ValueError for no images, numbers out of range, parts that are not there, a network that cannot be traced,
-    and masks that diverge.
+    Raises ValueError for no images, numbers out of range, parts that do not exist, a network that cannot be traced, and
+    masks that diverge.
     Source: lin2019gal.
     """
     if len(images) == 0:
@@ -205,7 +206,7 @@ def learn_masks(
     channels = [torch.ones(group.channels, requires_grad=True) for group in groups]
     factors = {name: torch.ones((), requires_grad=True) for name in names}
     points = [*channels, *factors.values()]
-    sizes = [1] * len(groups) + [widths[name] for name in names]  # a part counts its channels
+    sizes = [1] * len(groups) + [widths[name] for name in names]  # a part counts as its number of channels
     fista = Fista(points, step_size=step_size, sparsity=sparsity, sizes=sizes)
     of_judge, of_student = (
         torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
@@ -213,7 +214,7 @@ def learn_masks(
     )
     since, steps, softplus = [torch.zeros_like(mask) for mask in fista.masks], 0, nn.functional.softplus
     for _ in range(epochs):
-        fista.a = 1.0  # its momentum is for convex functions: left alone, it runs past the point of no return
+        fista.a = 1.0  # its momentum is for convex functions: without this reset it overshoots for good
         for batch in torch.randperm(len(images), generator=generator).split(batch_size):
             shown = running.arranged(images[batch], memory)
             logits = functional_call(student, weights(student, groups, channels, factors), shown)
@@ -227,7 +228,7 @@ def learn_masks(
             loss.backward()
             if not torch.isfinite(loss):
                 raise ValueError(f"the masks diverged in step {steps + 1}: try a smaller step_size or learning_rate")
-            nn.utils.clip_grad_norm_(student.parameters(), 1.0)  # the opponent pushes without bound
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)  # the discriminator pushes without bound
             of_student.step()
             nn.utils.clip_grad_norm_(points, 1.0)
             fista.step([torch.zeros_like(p) if p.grad is None else p.grad for p in points])
@@ -244,7 +245,7 @@ def learn_masks(
 class Fista:
     """Minimize a smooth function plus a multiple of the sum of m over m >= 0, given the gradients of the function.
 
-    points: where the next gradients are due, the y of the equation; they are changed in place.
+    points: where the next gradients are taken, the y of the equation; they are changed in place.
     step_size: eta.
     sparsity: lambda, the multiple of the sum.
     sizes: for each point, what its gradient is divided by. Default: 1 for all.
@@ -298,18 +299,18 @@ def discriminator(classes: int, seed: int) -> nn.Sequential:
 def weights(
     model: nn.Module, groups: Sequence[structure.Group], channels: Sequence[Tensor], parts: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Multiply factors into parameters, so that what a layer reads, or its whole output, has a factor.
+    """Multiply factors into parameters, so that the inputs of a layer, or its whole output, are scaled.
 
     model: the network; it is left as it was.
     groups: groups of channels.
     channels: (channels,) factors for each of the groups.
     parts: name of a layer whose whole output gets a factor -> the factor.
 
-    Returns name of a parameter -> its value, of those that change.
+    Returns parameter name -> value, for those that change.
     """
     result: dict[str, Tensor] = {}
     for group, factors in zip(groups, channels, strict=True):
-        padded = torch.cat([factors, torch.ones(1)])  # owner -1 is the last: inputs of other groups
+        padded = torch.cat([factors, torch.ones(1)])  # owner -1, for inputs of other groups, picks the last
         for name, columns in group.consumers.items():
             layer, key = layer_named(model, name), f"{name}.weight"
             result[key] = result.get(key, layer.weight) * padded[owner(layer, columns)]
@@ -320,16 +321,16 @@ def weights(
 
 
 def summands(model: nn.Module) -> list[tuple[str, ...]]:
-    """List the last layers of blocks and branches, addition by addition and concatenation by concatenation.
+    """List the last layers of blocks and branches, for each addition and each concatenation.
 
-    Dropout, stochastic depth, activations that make zero of zero, and scales may stand between such a layer and the end
+    Dropout, stochastic depth, activations that map zero to zero, and scales may come between such a layer and the end
     of its branch. Attention and layers without a weight are not listed.
 
     model: any network that ``torch.fx`` can trace; it is left as it was.
 
-    Returns for each addition or concatenation one name, of a block that a shortcut leads around, or several names, of
-    branches.
-    Raises ValueError for a model whose graph depends on its values.
+    Returns a tuple for each addition or concatenation: one name for a block with a shortcut around it, several names
+    for branches.
+    Raises ValueError for a model that ``torch.fx`` cannot trace.
 
     >>> from lib import models
     >>> summands(models.resnet8())
@@ -339,7 +340,7 @@ def summands(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def _merges(traced: fx.GraphModule) -> list[tuple[fx.Node, dict[str, fx.Node]]]:
-    """Each addition or concatenation of channels, and name of a last layer -> the input that ends with it."""
+    """List each addition or concatenation of channels, with name of a last layer -> the input that it ends."""
     layers = dict(traced.named_modules())
     result = []
     for node in traced.graph.nodes:
@@ -351,7 +352,7 @@ def _merges(traced: fx.GraphModule) -> list[tuple[fx.Node, dict[str, fx.Node]]]:
 
 
 def _parts(node: fx.Node) -> list[fx.Node]:
-    """What a node adds, or joins along the channels; nothing for any other node."""
+    """The inputs that a node adds, or joins along the channels; none for any other node."""
     if node.target in ADDITIONS:
         return node.all_input_nodes
     axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
@@ -359,7 +360,7 @@ def _parts(node: fx.Node) -> list[fx.Node]:
 
 
 def _last_layer(node: fx.Node, layers: dict[str, nn.Module]) -> str | None:
-    """The layer with which a branch ends, if nothing else reads what it makes."""
+    """The last layer of a branch, if nothing else reads its output."""
     while len(node.users) == 1:
         before = [n for n in node.all_input_nodes if n.op != "get_attr"]
         if node.op == "call_module":
@@ -382,19 +383,19 @@ def _has_weight(layer: nn.Module) -> TypeGuard[Layer]:
 
 
 def without(model: nn.Module, names: Iterable[str], example_input: Tensor | None = None) -> nn.Module:
-    """Cut branches and blocks out of a copy of the model, with all that only they needed.
+    """Cut branches and blocks out of a copy of the model, with everything that only they need.
 
-    The copy computes what the model computes with zeros in their place. Batch norm behind a concatenation loses the
-    channels of the branch, its shift included.
+    The copy computes what the model computes with zeros in their place. Batch norm after a concatenation loses the
+    channels of the branch, including their shift.
 
     model: any network that ``torch.fx`` can trace; it is left as it was.
     names: names of the layers that they end in, as :func:`summands` lists them.
-    example_input: inputs with which the network is traced, (n, channels, height, width); for branches that end in a
+    example_input: inputs to trace the network with, (n, channels, height, width); needed for branches that end in a
         concatenation, whose readers lose inputs. Default None.
 
     Returns the copy.
-    Raises ValueError for a layer in which no branch ends, for the last branch, and for a branch of a concatenation that
-    is read by something else than batch norm and layers in one group, or without an example.
+    Raises ValueError for a layer that ends no branch, and for the last branch. A branch of a concatenation also needs
+    an example, and only batch norm and ungrouped layers may read it.
 
     >>> from lib import measure, models
     >>> network = models.resnet8(width=4)
@@ -465,7 +466,7 @@ def _narrow(layer: Any, gone: set[int]) -> None:
 def _traced(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(model)
-    except Exception as error:  # tracing raises many kinds
+    except Exception as error:  # tracing may raise anything
         raise ValueError(f"the graph of {type(model).__name__} cannot be traced: {error}") from error
 
 

@@ -16,8 +16,8 @@ one layer into the next, which does not change the function, does not change the
 
 :func:`scores` and :func:`refit` choose in the whole network and repair it afterwards, so that all criteria can be
 compared. The paper goes layer by layer, with Y from the whole network and Z from the one that is cut so far:
-:func:`layer_by_layer`. What it does for residual networks is left out: a sampler of channels in front of a block, and a
-block's last layer that makes up for the error of the shortcut.
+:func:`layer_by_layer`. Its additions for residual networks are left out: a sampler of channels in front of a block, and
+a block's last layer that makes up for the error of the shortcut.
 """
 
 from collections.abc import Mapping
@@ -38,17 +38,17 @@ def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.nda
 
     On each piece the coefficients of the active channels A, with signs s, are :math:`\beta = G_{AA}^{-1} (b_A - \lambda
     s)` with b = G 1 (Osborne et al., 2000; Efron et al., 2004): they grow by :math:`G_{AA}^{-1} s` as the penalty falls
-    by 1. Where several channels tie, least squares without
-    negative coefficients decides which of them enter; a channel that depends on active ones stays out while they are
-    active. (``lars_path_gram`` of scikit-learn drops it for good, and can end elsewhere, depending on the rounding.)
+    by 1. If several channels tie, non-negative least squares decides which of them enter. A channel that depends on
+    active ones stays out while they are active. (``lars_path_gram`` of scikit-learn drops it for good, and can end
+    elsewhere, depending on rounding.)
 
     gram: (channels, channels), the matrix G, float64. The penalty is in units of G.
-    target: (channels,), b where it is not G 1, float64: where Y is not the sum of all Z. Default None, G 1.
+    target: (channels,), b, float64, for a Y that is not the sum of all Z. Default None: G 1.
 
     Returns the penalties (steps,), falling from :math:`\max_c |G 1|_c`, at which all coefficients are 0, and the
     coefficients (channels, steps). A channel that contributes nothing stays at 0; so do all but one of several channels
     that are multiples of each other.
-    Raises ValueError where the path has more than 20 steps for each channel.
+    Raises ValueError if the path has more than 20 steps for each channel.
 
     >>> penalties, coefficients = path(torch.tensor([[4.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
     >>> penalties.tolist(), coefficients[0].tolist()  # the first channel enters at once: 1 - penalty / 4
@@ -98,7 +98,7 @@ def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.nda
             beta[active.pop(place)] = 0
             factor.remove(place)
             rows[place : len(active)] = rows[place + 1 : len(active) + 1]
-        if left or len(steps) % 32 == 0:  # rounding errors do not add up
+        if left or len(steps) % 32 == 0:  # so that rounding errors do not add up
             beta[active] = factor.solve(goal[active] - penalty * signs[active])
             correlation = goal - beta[active] @ rows[: len(active)]
         penalties.append(penalty)
@@ -109,10 +109,11 @@ def path(gram: Tensor, target: Tensor | None = None) -> tuple[np.ndarray, np.nda
 
 
 def _entering(gram: np.ndarray, active: list[int], factor: Cholesky, signs: np.ndarray, tied: np.ndarray) -> list[int]:
-    """Which of the tied channels become active: non-negative least squares (Lawson and Hanson), given the active ones.
+    """Choose which of the tied channels become active, by non-negative least squares (Lawson and Hanson).
 
-    With S the part of G that the active channels leave of the tied ones, and r that of the signs, it minimizes u^T S u
-    / 2 - r^T u over u >= 0. A channel of which nothing is left, to rounding, depends on others and does not enter.
+    It minimizes u^T S u / 2 - r^T u over u >= 0. S and r are what is left of the tied part of G and of its signs once
+    the active channels have been eliminated. A channel of which nothing is left, up to rounding, depends on others and
+    does not enter.
     """
     reduced = np.stack([factor.forward(gram[j][active] * signs[j]) for j in tied], 1) if len(tied) else np.zeros((0, 0))
     left = gram[np.ix_(tied, tied)] * np.outer(signs[tied], signs[tied]) - reduced.T @ reduced
@@ -149,18 +150,18 @@ def scores(
 ) -> dict[str, Tensor]:
     """Score each filter by the penalty at which its channel leaves, as a share of the penalty at which all are gone.
 
-    This is one order for all fractions. The channels that the LASSO has at a certain number may differ from it in a few
-    places, because a channel can leave, come back and leave again as the penalty falls. With a ``fraction`` they come
-    first: ``keep(scores, fraction=fraction)`` then keeps exactly the paper's set. Layers that an addition ties get the
-    same scores.
+    This gives one order for all fractions. The set that the LASSO chooses for a certain number may differ from it in a
+    few channels, because a channel can leave, come back and leave again as the penalty changes. With a ``fraction``,
+    this set comes first: ``keep(scores, fraction=fraction)`` then keeps exactly the paper's set. Layers that an
+    addition ties get the same scores.
 
     model: any network that can be traced; it is left as it was.
     split: samples from which the contributions are measured; labels are not read.
     fraction: share of the filters that will be removed from each layer, in [0, 1), the number rounded down. Default
         None: no set is preferred.
     images: number of images to draw, 1 or more. Default 200.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (filters,) in [0, 1], larger = keep.
@@ -185,7 +186,7 @@ def scores(
 
 
 def support(coefficients: np.ndarray, count: int) -> np.ndarray:
-    """Find the channels that are left when the penalty has risen, from 0, until there are at most ``count``.
+    """Find the channels that are left once the penalty, rising from 0, leaves at most ``count``.
 
     coefficients: (channels, steps), as :func:`path` returns them.
     count: largest number of channels, 0 or more.
@@ -205,7 +206,7 @@ def _scored(gram: Tensor, target: Tensor | None, count: int | None) -> Tensor:
     penalties, coefficients = path(gram, target)
     score = np.zeros(len(gram))
     for channel, row in enumerate(coefficients != 0):
-        if row.any():  # it is left on the way from the step before the first at which it is not zero
+        if row.any():  # it is gone at the penalty of the step before its first nonzero one
             score[channel] = penalties[max(0, row.argmax() - 1)] / penalties[0]
     if count is not None:
         score = (score + support(coefficients, count)) / 2
@@ -231,10 +232,10 @@ def refit(
     masks: layer name -> (filters,) bool, True = keep, from the scores of any criterion.
     split: samples to fit to; labels are not read.
     ridge: penalty on the change of the weights, as a share of the mean square of an input, 1e-12 or more and finite. It
-        keeps the weights near their old values where there are fewer samples than weights. The paper has none; below
-        1e-12 rounding errors win. Default 1e-6.
+        keeps the weights near their old values if there are fewer samples than weights. The paper has none; below 1e-12
+        rounding errors win. Default 1e-6.
     images: number of images to draw, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
     seed: seed of the draws. Default 0.
 
     Returns the copy, of the size of the model.
@@ -259,10 +260,10 @@ def layer_by_layer(
     outputs: int = 64,
     seed: int = 0,
 ) -> tuple[nn.Module, Masks]:
-    """Prune as the paper does: choose the channels of one layer, refit the next, and go on in what this leaves.
+    """Prune as the paper does: choose the channels of one layer, refit the next, and go on with the result.
 
-    A layer keeps the channels that the LASSO has at this number. The next layer reads in the network that is cut so
-    far, and is fitted to what it answers in the model.
+    A layer keeps the channels that the LASSO chooses for this number. The next layer reads its inputs in the network as
+    cut so far, and is fitted to its answers in the model.
 
     model: any network that can be traced; it is left as it was.
     split: samples to choose with and to fit to; labels are not read.
@@ -272,8 +273,8 @@ def layer_by_layer(
     ridge: penalty on the change of the weights, as in :func:`refit`. Default 1e-6.
     images: number of images to draw for the choice, 1 or more. Default 200.
     fit_images: number of images to draw for the fit, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns a masked copy of the model, and the masks; shrink the copy with them.
@@ -313,7 +314,7 @@ def least_squares(patches: Tensor, answers: Tensor, weight: Tensor, channel: Ten
     patches: (n, inputs, k), what the layer reads; k is the number of positions of the kernel.
     answers: (n, outputs), what it should answer, without the bias.
     weight: (outputs, inputs, k).
-    channel: (inputs,) number of the channel that an input belongs to; not needed here, but by other repairs.
+    channel: (inputs,) number of the channel that an input belongs to; not needed here, only by other repairs.
     ridge: the penalty r, as a share of the mean square of an input.
 
     Returns the new weight, (outputs, inputs, k).

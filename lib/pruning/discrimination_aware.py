@@ -6,15 +6,15 @@ For the layers that read the channels, with output :math:`O` (:math:`Q` values) 
 .. math:: L(W) = \underbrace{\tfrac1{2Q} \lVert O - \hat O \rVert_F^2}_{L_M} + \lambda\, L_S(W),
 
 where :math:`L_S` is the cross-entropy of an extra classifier on the maps of a later layer (standardized, rectified,
-averaged over places), or of the network itself, where no extra classifier follows. Channels enter a set A greedily:
-with the weights of all others at zero, the next is the one with the largest :math:`\lVert \partial L / \partial W_k
-\rVert_F`; then a few steps of gradient descent change the weights of A. With :math:`\lambda = 0` and an exact
+averaged over places), or of the network itself, if no extra classifier follows. Channels enter a set A greedily: with
+the weights of all others at zero, the next is the one with the largest :math:`\lVert \partial L / \partial W_k
+\rVert_F`; then a few steps of gradient descent update the weights of A. With :math:`\lambda = 0` and an exact
 least-squares fit instead of the steps this is group orthogonal matching pursuit.
 
-:func:`select` goes from the first layer to the last, in stages that end at the extra classifiers. The network is tuned
-on the loss of the stage's classifier and on its own in turn; then the channels of the stage's layers are chosen, each
-in the network that is pruned so far, and the fitted weights of A stay. The training at the end is left to the caller;
-the paper's variant that chooses the number of channels by itself is the argument ``stop``.
+:func:`select` goes from the first layer to the last, in stages that end at the extra classifiers. Each stage first
+tunes the network, in turn on the loss of the stage's classifier and on its own. Then it chooses the channels of its
+layers one by one, in the network as pruned so far, and keeps the fitted weights of A. The final training is left to the
+caller. With the argument ``stop``, as in a variant of the paper, the method chooses the number of channels itself.
 """
 
 import copy
@@ -36,7 +36,7 @@ from lib.weights import Layer, layer_named
 Weights = dict[str, Tensor]  # name of a layer that reads the channels -> its weight
 Loss = Callable[[Weights], Tensor]
 CHOICES = ("gradient", "random")
-SAMPLES = 1000  # from which the extra classifiers are fitted, at most
+SAMPLES = 1000  # the extra classifiers are fitted on about this many
 
 
 def select(
@@ -59,10 +59,10 @@ def select(
     """Choose the channels that stay, layer by layer, and fit the weights that read them. In place; returns the masks.
 
     Weights that read a removed channel are zero afterwards, so :func:`lib.structure.shrink` with these masks gives a
-    smaller network of the same answers.
+    smaller network with the same answers.
 
     model: a classifier that can be traced.
-    split: samples with labels. The gradients that choose are means over all of them.
+    split: samples with labels. The gradients that decide are means over all of them.
     fraction: share of the channels to remove from every group, in [0, 1); the number is rounded down.
     discrimination: factor of the loss on the classes, L_S (the paper's lambda), 0 or more. Default 1.
     reconstruction: factor of the error of the rebuilt outputs, L_M, 0 or more; the two factors are not both 0. Default
@@ -95,7 +95,7 @@ def select(
     if not 0 <= fraction < 1 or not 0 <= stop < torch.inf:
         raise ValueError(f"fraction must be in [0, 1) and stop 0 or more, not {fraction} and {stop}")
     groups = structure.groups(model, split.images[:1])
-    check_read(model, groups, split.images)  # a head for training alone does not run here
+    check_read(model, groups, split.images)  # a head that is only for training does not run here
     generator = torch.Generator().manual_seed(seed)
     whole = _batches(split, batch_size, generator)
     batches = itertools.cycle(whole)
@@ -148,10 +148,10 @@ def scores(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Score each filter by how early its channel is chosen in the network as it is.
+    """Score each filter by how early its channel is chosen in the unpruned network.
 
-    This is the order of the choice alone, to compare criteria by: every layer is looked at in the unpruned network, and
-    the fitted weights are not kept. :func:`select` is the method. Each gradient is that of one batch, and a group takes
+    This is only the order of the choice, for comparing criteria: no layer sees the others pruned, and the fitted
+    weights are not kept. :func:`select` is the full method. Each gradient is that of one batch, and a group takes
     rounds * (steps + 1) of them.
 
     model: any network that can be traced; it is left as it was.
@@ -181,7 +181,7 @@ def scores(
     split.check_not_empty("to choose channels by")
     _check(discrimination, reconstruction, (rounds, batch_size), (steps, classifiers), learning_rate)
     groups = structure.groups(model, split.images[:1])
-    check_read(model, groups, split.images)  # a head for training alone does not run here
+    check_read(model, groups, split.images)  # a head that is only for training does not run here
     dealt = _batches(split, batch_size, torch.Generator().manual_seed(seed))
     batches = itertools.cycle(dealt)
     result: dict[str, Tensor] = {}
@@ -213,7 +213,7 @@ def greedy(
     stop: float = 0.0,
     drawn: Sequence[int] | None = None,
 ) -> tuple[list[int], list[Weights]]:
-    """Choose channels one portion after the other, each time those with the largest gradients.
+    """Choose channels portion by portion, each time those with the largest gradients.
 
     loss: function of the weights, layer name -> weight, that returns the loss.
     trained: layer name -> weight with which a channel enters.
@@ -285,7 +285,7 @@ def owner(layer: Layer, columns: Tensor) -> Tensor:
 
 
 def gradient(loss: Loss, weights: Weights) -> Weights:
-    """Give the derivative of the loss by each weight.
+    """Compute the derivative of the loss with respect to each weight.
 
     loss: function of the weights, layer name -> weight, that returns the loss.
     weights: layer name -> weight; they are left as they were.
@@ -317,7 +317,7 @@ def _check(
 
 
 def _batches(split: Split, size: int, generator: torch.Generator) -> list[Split]:
-    """The split in batches, dealt once: what the unpruned network makes of each of them is computed once."""
+    """Deal the split into batches once, so that the answers of the unpruned network to each are computed once."""
     dealt = training.batches(len(split), size, generator)
     return [Split(split.images[batch], split.labels[batch]) for batch in dealt]
 
@@ -354,7 +354,7 @@ class _Last(dict[str, None]):
 
 
 class _Reached(Exception):
-    """All layers have run that were waited for."""
+    """All layers that the run waited for have run."""
 
 
 @contextmanager
@@ -430,7 +430,7 @@ class _Losses:
         learning_rate: float,
         momentum: float = 0.0,
     ) -> Weights:
-        """A few steps of gradient descent on the weights of A; with momentum they are Nesterov's."""
+        """Take a few steps of gradient descent on the weights of A; momentum is Nesterov's."""
         velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for _ in range(steps):
             slopes = gradient(partial(self, batch=next(batches)), weights)
@@ -469,7 +469,7 @@ class _Classifier(nn.Module):
         self.average, self.deviation = mean, (variance + 1e-5).sqrt()
 
     def features(self, maps: Tensor) -> Tensor:
-        """F = AvgPool(ReLU(BN(O))); without places there is nothing to average, and the signs of units stay."""
+        """F = AvgPool(ReLU(BN(O))); units without places are only standardized, and keep their signs."""
         standard = (maps - self.average) / self.deviation
         return torch.relu(standard).movedim(self.axis, 1).flatten(2).mean(2) if maps.dim() > 2 else standard
 
@@ -512,7 +512,7 @@ def _tune(
     learning_rate: float,
     inside: Weights,
 ) -> None:
-    """Train the network on the classifier's loss and on its own in turn; weights that left stay at zero."""
+    """Train the network on the classifier's loss and on its own in turn; removed weights stay at zero."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = torch.optim.SGD([*parameters, *([classifier.theta] if classifier else [])], lr=learning_rate, momentum=0.9)
     both = [model, *([classifier] if classifier else [])]
@@ -538,7 +538,7 @@ def _tune(
 
 
 def _first_after(model: nn.Module, trained: Weights, split: Split, extra: dict[str, _Classifier]) -> str | None:
-    """The first extra classifier whose maps depend on each of these weights; None where only the output does."""
+    """The first extra classifier whose maps depend on each of these weights; None if only the output does."""
     with torch.enable_grad():
         leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
         _, inputs, _ = _run(model, leaves, split.images[:1], extra)

@@ -6,8 +6,9 @@ each of the n input channels,
 .. math:: s_j = \sum_{l=1}^{n} \lVert \mathcal F_{j,l} \rVert_1
 
 (li2017pruning, section 3.1). A filter takes its feature map with it, and the kernels of the next layers that read the
-map. Each layer is ranked by itself, or the layers from first to last without the kernels that are already gone (section
-3.2). Batch norm rescales every map, so the weights before it say little by themselves; ``folded`` includes its scale.
+map. Each layer is ranked by itself, or the layers are ranked from first to last, without kernels that are already gone
+(section 3.2). Batch norm rescales every map, so the weights before it say little by themselves; ``folded`` includes its
+scale.
 """
 
 import copy
@@ -26,14 +27,14 @@ def scores(model: nn.Module, split: Split, *, folded: bool = False) -> dict[str,
     r"""Score each filter by the sum of its absolute weights.
 
     model: any network that can be traced; it is left as it was.
-    split: its first image traces the network; nothing else of it is used.
+    split: its first image traces the network; nothing else in it is used.
     folded: multiply the score by :math:`\lvert\gamma_j\rvert / \sqrt{\sigma_j^2 + \epsilon}` of the batch norm that
         follows the layer. Default False, as in the paper.
 
-    Returns layer name -> (filters,), larger = keep; a layer that only makes a gate for the channels of other layers, as
-    in squeeze-and-excitation, is not in it.
-    Raises ValueError for an empty split, weights that are not finite, and a network that cannot be traced; with
-    ``folded``, by name, for a batch norm without running statistics.
+    Returns layer name -> (filters,), larger = keep; a layer that only computes a gate for the channels of other layers,
+    as in squeeze-and-excitation, gets no score.
+    Raises ValueError for an empty split, weights that are not finite, a network that cannot be traced and, with
+    ``folded``, for a batch norm without running statistics.
     Source: li2017pruning, section 3.1.
 
     >>> from lib import models
@@ -51,10 +52,10 @@ def scores(model: nn.Module, split: Split, *, folded: bool = False) -> dict[str,
 def greedy(model: nn.Module, split: Split, *, fraction: float) -> Masks:
     """Choose filters layer by layer, first to last: score a filter without its kernels for maps that are already gone.
 
-    Layers that an addition ties get one mask, where the first of them runs.
+    Layers that an addition ties get one mask, chosen when the first of them runs.
 
     model: any network that can be traced; it is left as it was.
-    split: its first image traces the network; nothing else of it is used.
+    split: its first image traces the network; nothing else in it is used.
     fraction: share of the filters to remove from every layer, in [0, 1).
 
     Returns the masks, layer name -> (filters,) bool, True = keep.
@@ -89,7 +90,7 @@ def _forget(layer: weights.Layer, numbers: Tensor) -> None:
 
 
 def filter_norms(model: nn.Module, name: str) -> Tensor:
-    """Give the l1 norm of each filter of one layer.
+    """Return the l1 norm of each filter of one layer.
 
     model: any network.
     name: name of one of its layers with a weight.

@@ -6,8 +6,8 @@ them. Among the filters themselves it is the one with the smallest
 .. math:: g(\mathcal F_j) = \sum_{j'} \lVert \mathcal F_j - \mathcal F_{j'} \rVert_2
 
 (he2019fpgm, equations 4 to 9), and the filters with the smallest g go first, however large their weights are. In the
-paper's *soft* schedule the chosen filters are set to zero after each epoch, but trained on in the next one, so they may
-come back.
+paper's *soft* schedule the chosen filters are set to zero after each epoch, but still trained in the next one, so they
+may come back.
 """
 
 from typing import Unpack
@@ -26,10 +26,10 @@ def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
     """Score each filter by the sum of its Euclidean distances to the other filters of its layer.
 
     model: any network that can be traced; it is left as it was.
-    split: its first image traces the network; nothing else of it is used.
+    split: its first image traces the network; nothing else in it is used.
 
-    Returns layer name -> (filters,) float64, larger = keep; a layer that only makes a gate for the channels of other
-    layers, as in squeeze-and-excitation, is not in it.
+    Returns layer name -> (filters,) float64, larger = keep; a layer that only computes a gate for the channels of other
+    layers, as in squeeze-and-excitation, gets no score.
     Raises ValueError for an empty split, weights that are not finite, and a network that cannot be traced.
     Source: he2019fpgm, equations 4 to 9.
 
@@ -42,7 +42,7 @@ def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
 
 
 def distances(model: nn.Module, name: str) -> Tensor:
-    """Give g of each filter of one layer: the sum of its distances to the others.
+    """Return g of each filter of one layer: the sum of its distances to the others.
 
     model: any network.
     name: name of one of its layers with a weight.
@@ -52,7 +52,7 @@ def distances(model: nn.Module, name: str) -> Tensor:
     """
     # method
     rows = filters(model, name).double()
-    # the distances stay, and their squares lose fewer digits in the matrix product
+    # same distances, but their squares lose fewer digits in the matrix product
     centered = rows - rows.mean(0)
     return torch.cdist(centered, centered, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0).sum(1)
     # end of method
@@ -63,7 +63,7 @@ def soft(
 ) -> nn.Module:
     """Train, and after each epoch set the filters with the smallest g to zero; after the last epoch, cut them out.
 
-    The zeros are trained on with all other weights.
+    The zeros go on training with all other weights.
 
     model: any network that can be traced; it is trained in place.
     split: samples to train on.
@@ -94,6 +94,6 @@ def soft(
                 if values is not None:
                     values[~kept] = 0
 
-    chosen()  # refuses before an epoch is spent
+    chosen()  # raises errors before an epoch is spent
     training.fit(model, split, epochs=epochs, seed=seed, before_epoch=step, **options)
     return structure.shrink(model, chosen(), split.images[:1])

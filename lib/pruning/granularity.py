@@ -1,4 +1,4 @@
-r"""Holes of four shapes in a convolution: single weights, kernels, strides inside kernels, whole feature maps.
+r"""Prune a convolution at four levels: single weights, kernels, strides inside kernels, whole feature maps.
 
 A weight :math:`W \in \mathbb R^{C_o \times C_i \times k \times k}` is masked (anwar2017structured) at the level of
 
@@ -6,7 +6,7 @@ A weight :math:`W \in \mathbb R^{C_o \times C_i \times k \times k}` is masked (a
 - a *kernel*: one mask value for each pair of filter and source map, :math:`M \in \{0,1\}^{C_o \times C_i}`;
 - an *intra-kernel stride*: of the :math:`k^2` places of a kernel, row by row, those at
   :math:`o_i, o_i + s, o_i + 2s, \dots` stay, with the offset :math:`o_i < s` shared by **all** kernels of source map i;
-- a *weight*: each by itself, which is no structure.
+- a *weight*: each by itself, without any structure.
 
 A convolution is one matrix product: the kernel matrix :math:`C_o \times C_i k^2` times the feature matrix
 :math:`C_i k^2 \times HW` of the patches. Strides take the same rows of the feature matrix away for all outputs, so
@@ -44,7 +44,7 @@ def masks(
     select: str = "magnitude",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Choose the weights to keep of every 2-d convolution, in holes of one of four shapes.
+    """Choose which weights of every 2-d convolution to keep, at one of four levels.
 
     :func:`lib.pruning.magnitude.apply` puts the masks into a network.
 
@@ -53,7 +53,7 @@ def masks(
         >>> {name: int(mask.sum()) for name, mask in chosen.items()}
         {'conv1': 250, 'conv2': 12500}
 
-    model: any network with a 2-d convolution, grouped and depthwise ones as well. It is not changed.
+    model: any network with a 2-d convolution, including grouped and depthwise ones. It is not changed.
     example_input: (n, channels, height, width); the level "map" traces the network with it.
     level: "weight", "kernel" and "map" keep a share of the weights, kernels or filters of each layer, and take
         ``density``; "stride" keeps every stride-th place of a kernel, and takes ``stride``. "map" also masks the linear
@@ -97,7 +97,7 @@ def masks(
 
 
 def _share(value: Tensor, density: float) -> Tensor:
-    """The largest; in a layer of zeros alone, which has not been trained yet, the first."""
+    """Select the largest entries; in a layer of zeros, which has not been trained yet, the first ones."""
     return largest(value, density, candidates=None if value.any() else torch.ones_like(value, dtype=torch.bool))
 
 
@@ -123,7 +123,7 @@ def strided(value: Tensor, groups: int, stride: int) -> Tensor:
     kept = torch.stack([place % stride == offset for offset in range(min(stride, places))])
     by_source = value.reshape(groups, -1, value.shape[1], places).sum(1)  # (groups, C_i / groups, k^2)
     share = (kept / kept.sum(1, keepdim=True)).to(value.dtype)
-    offset = (by_source @ share.T).argmax(2)  # by the mean: offset 0 may keep one more
+    offset = (by_source @ share.T).argmax(2)  # by the mean, since offset 0 may keep one more
     shared = kept[offset][:, None].expand(-1, value.shape[0] // groups, -1, -1)
     return shared.reshape(value.shape)
     # end of method
@@ -132,7 +132,7 @@ def strided(value: Tensor, groups: int, stride: int) -> Tensor:
 def _maps(
     model: nn.Module, example_input: Tensor, density: float, saliency: Callable[[str], Tensor]
 ) -> dict[str, Tensor]:
-    """Rows of the layers that compute a map or carry it on, columns of those that read it."""
+    """Mask rows of the layers that compute or carry a removed map, and columns of those that read it."""
     groups = structure.groups(model, example_input)
     layers = dict(model.named_modules())
     scores = {name: saliency(name).flatten(1).sum(1) for group in groups for name in group.producers}
@@ -165,9 +165,9 @@ def _maps(
 
 
 def multiply_adds(model: nn.Module, masks: Mapping[str, Tensor], example_input: Tensor) -> int:
-    """Count the multiply-adds of the masked layers for one input, without those of the weights that are gone.
+    """Count the multiply-adds of the masked layers for one input, without those of the removed weights.
 
-    model: any network, which is looked at in evaluation mode and is not changed.
+    model: any network; it runs in evaluation mode and is not changed.
     masks: layer name -> bool mask of the shape of the weight, True where it is kept. Only these layers are counted:
         linear layers and convolutions, also transposed ones, each time that they run.
     example_input: (n, channels, height, width); its shape is used.
@@ -203,7 +203,7 @@ class LoweredConvolution(nn.Module):
 
     Called with images (n, C_i, H, W), it returns (n, C_o, H', W'). What was frozen stays frozen.
 
-    layer: a 2-d convolution in one group, with zeros around the images and its padding given as numbers. It is copied.
+    layer: a 2-d convolution in one group, with zero padding, given as numbers. It is copied.
     mask: bool, of the shape of the weight, True where it is kept.
 
     Raises ValueError for other convolutions and for a mask of another shape.
@@ -235,7 +235,7 @@ class LoweredConvolution(nn.Module):
         self.train(layer.training)
 
     def features(self, images: Tensor) -> Tensor:
-        """Write the needed rows of the feature matrix, and none of the others.
+        """Build the rows of the feature matrix that are needed, and no others.
 
         images: (n, C_i, H, W).
 
@@ -263,13 +263,13 @@ class LoweredConvolution(nn.Module):
 
 
 def lower(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Make the masked convolutions that need not all rows really smaller: each becomes one dense product.
+    """Make masked convolutions really smaller: each that does not need all rows becomes one dense product.
 
     model: a dense network. It is not changed.
     masks: layer name -> bool mask of the shape of the weight, True where it is kept. Layers that need all rows, and
         layers of another kind, stay as they are.
 
-    Returns a copy of the model, with a :class:`LoweredConvolution` in the place of each such layer.
+    Returns a copy of the model, with a :class:`LoweredConvolution` in place of each such layer.
     Raises ValueError for a layer that does not exist or cannot be lowered, and for a mask of another shape.
     """
     model = copy.deepcopy(model)

@@ -6,12 +6,12 @@ Draw :math:`\theta_0` and train it to :math:`\theta_j`. Prune the weights of lea
 .. math:: f(x;\; m \odot \theta_0), \qquad m_{t+1} \le m_t,
 
 and repeat (frankle2019lottery, iterative pruning with resetting). A *ticket* is the pair of the masks and
-:math:`\theta_0`. The control has the same masks and other initial values: where it learns as well, the structure alone
-was enough; where the ticket learns better, its initial values belong to it. Masks: layer name -> bool tensor of the
-shape of the layer's weight, True where the weight stays. Biases are never pruned, and go back to :math:`\theta_0` too.
+:math:`\theta_0`. The control has the same masks and other initial values. If it learns as well, the structure alone was
+enough; if the ticket learns better, its initial values matter. Masks: layer name -> bool tensor of the shape of the
+layer's weight, True where the weight stays. Biases are never pruned, and go back to :math:`\theta_0` too.
 
 Larger networks have tickets only if they go back to a state early in training instead of to :math:`\theta_0`. For such
-late resetting, train a network for some steps, and give it to :func:`find` as the one to go back to.
+late resetting, train a network for some steps, and pass it to :func:`find` as ``initial``.
 """
 
 import copy
@@ -51,8 +51,8 @@ def glorot(model: nn.Module, seed: int) -> nn.Module:
 
     In place; returns the model.
 
-    model: any dense network; what is drawn is all weights that :func:`lib.weights.layers` lists. The three weights that
-        attention packs into one, and the four of an LSTM, count as one matrix each.
+    model: any dense network; all weights that :func:`lib.weights.layers` lists are drawn. The three weights that
+        attention packs into one count as one matrix, and so do the four of an LSTM.
     seed: of the draw; the global random state is left alone.
 
     Raises ValueError for a weight that two layers share, and for one that is compressed or computed from others.
@@ -72,7 +72,7 @@ def glorot(model: nn.Module, seed: int) -> nn.Module:
 
 
 def _dense(model: nn.Module) -> dict[str, Layer | PackedWeight]:
-    """Layer name -> layer, where each has a parameter of its own for a weight."""
+    """Return layer name -> layer; raise ValueError unless each has a weight that is a parameter of its own."""
     found, shared = dict(layers(model)), tied(model)
     if not found:
         raise ValueError(f"{type(model).__name__} has no layer with a weight: there is nothing to prune")
@@ -87,7 +87,7 @@ def _dense(model: nn.Module) -> dict[str, Layer | PackedWeight]:
 
 
 def rewind(initial: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Go back to the start: a copy of ``initial`` whose weights are zero where the masks do not keep them.
+    """Go back to the start: copy ``initial``, with zeros where the masks do not keep a weight.
 
         >>> start = nn.Linear(3, 1)
         >>> model = rewind(start, {"": torch.tensor([[True, False, True]])})
@@ -124,8 +124,8 @@ def train(
 ) -> nn.Module:
     """Train the weights that the masks keep; the others must be zero and stay zero. In place; returns the model.
 
-    A weight that is zero and has no gradient is left alone by gradient descent, by its momentum, by Adam and by weight
-    decay. So it is enough to mask the gradients, which costs less than to mask the weights at every use.
+    Gradient descent, momentum, Adam and weight decay all leave a weight alone that is zero and has no gradient. So
+    masking the gradients is enough, and it costs less than masking the weights at every use.
 
     model: a dense network, as :func:`rewind` returns it.
     split: training samples.
@@ -176,12 +176,13 @@ def find(
         [1.0, 0.625, 0.405]
 
     initial: the untrained network. It is not changed.
-    learn: trains a network in place and leaves zero what the masks remove, for instance :func:`train` with its
-        arguments; called with the network and the masks.
+    learn: function of a network and its masks that trains the network in place and keeps removed weights at zero, for
+        instance :func:`train` with its other arguments filled in.
     rounds: of pruning, 1 or more.
-    share: of the surviving weights, what each round removes in every layer but the last, in (0, 1); by default 0.2.
-    convolution_share: the same for convolutions; by default ``share``. The paper removes less of them: 10 % for its
-        Conv-2 and Conv-4, 15 % for Conv-6.
+    share: share of the surviving weights that each round removes in every layer but the last, in (0, 1); by default
+        0.2.
+    convolution_share: the same for convolutions; by default ``share``. The paper removes fewer of their weights: 10 %
+        for its Conv-2 and Conv-4, 15 % for Conv-6.
     last_share: the same for the last layer that the model holds; by default half of its share, as in the paper, because
         the output layer is small.
 

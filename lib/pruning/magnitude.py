@@ -1,16 +1,16 @@
 r"""Train, prune, retrain: remove the weights of small magnitude, and let the others learn to do without them.
 
-A weight is kept where its magnitude reaches a threshold that each layer sets by its own spread,
+A weight is kept if its magnitude reaches a threshold that depends on the spread of its layer,
 
 .. math:: m_{ij} = \mathbb 1\big(\lvert w_{ij} \rvert \ge s\, \sigma\big), \qquad \hat w_{ij} = m_{ij} w_{ij},
 
 with the quality parameter :math:`s` and the standard deviation :math:`\sigma` of the layer's weights (han2015learning,
-section 3). Then the survivors are trained on from the values they have. Repeating prune and retrain in small steps
-removes far more than one large step. The file keeps each survivor as a float and its place as a gap.
+section 3). Then the survivors are trained further from their current values. Repeating prune and retrain in small steps
+removes far more than one large step. The file stores each survivor as a float and its place as a gap.
 
-Of the paper's procedure three things are left out: while it retrains, it lowers dropout (:func:`dropout_rate` says to
-what), it holds the convolutions fixed while it prunes the linear layers and the other way round, and it takes neurons
-without inputs or outputs out of the network.
+Three parts of the paper's procedure are left out. It lowers dropout for retraining (:func:`dropout_rate` says to what),
+freezes the convolutions while it prunes the linear layers and vice versa, and removes neurons without inputs or
+outputs.
 """
 
 import math
@@ -44,8 +44,8 @@ SCOPES = ("layer", "global")
 class PrunedWeight(CompressedWeight):
     """A weight times a mask: what is pruned is exactly zero and gets no gradient.
 
-    What is pruned is what the mask says. A weight that is kept and happens to be zero can be trained; a file, which
-    holds values alone, does not tell it from a pruned one.
+    The mask decides what is pruned: a weight that is kept and happens to be zero can be trained. A file holds only
+    values, so it cannot tell this weight from a pruned one.
 
     mask: 1 where a weight is kept and 0 where it is pruned, or bool, of the shape of the weight.
     """
@@ -69,7 +69,7 @@ class PrunedWeight(CompressedWeight):
     def encode(self, weight: Tensor) -> Encoding:
         flat = self.forward(weight).detach().flatten().float().cpu()
         places = flat.nonzero().flatten()
-        if 33 * len(places) > 32 * len(flat):  # too dense for places to pay
+        if 33 * len(places) > 32 * len(flat):  # too dense for gaps to pay off
             return Encoding(tables={"value": flat})
         fields, kept = gaps.encode(places.numpy(), gaps.best_bits(places.numpy(), filler_bits=32))
         values = flat.new_zeros(len(fields))
@@ -88,7 +88,7 @@ class PrunedWeight(CompressedWeight):
 
 
 def threshold(weight: Tensor, quality: float) -> float:
-    """Give the magnitude below which the weights of a layer are pruned: ``quality`` standard deviations.
+    """Return the magnitude below which the weights of a layer are pruned: ``quality`` standard deviations.
 
     weight: all weights of one layer, of any shape.
     quality: the quality parameter s, 0 or larger.
@@ -109,20 +109,19 @@ def masks(
     quality: float | None = None,
     scope: str = "layer",
 ) -> dict[str, Tensor]:
-    """Choose the weights to keep: those of the largest magnitude, by either their share or their threshold.
+    """Choose the weights to keep, those of the largest magnitude, either by their share or by a threshold.
 
-    model: any network; what counts is all weights that :func:`lib.weights.layers` lists: those of its linear,
-        convolution, embedding, attention and recurrent layers.
+    model: any network; all weights that :func:`lib.weights.layers` lists count: those of its linear, convolution,
+        embedding, attention and recurrent layers.
     density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
     quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
         density and quality is given.
     scope: "layer" (default) keeps the share ``density`` of each layer; "global" keeps this share of all weights
-        together, at the one quality parameter, equal for all layers, that gives it.
+        together, with the same quality parameter for all layers.
 
-    Returns layer name -> bool mask of the shape of the weight, True where it is kept. A layer that is pruned already
-    keeps no weight that its mask has removed, and a dense layer none that is zero, so masks of falling densities are
-    nested. A dense layer of zeros alone has not been trained yet: all of its weights may be kept. Of equal magnitudes
-    the first ones are kept.
+    Returns layer name -> bool mask of the shape of the weight, True where it is kept. A weight that is pruned already,
+    or zero in a dense layer, is never kept, so masks of falling densities are nested. The exception is a dense layer of
+    zeros only, which has not been trained yet. Between equal magnitudes, the first ones are kept.
     Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
     not exist, weights that are not finite, and a model that has no layer with a weight.
     """
@@ -155,7 +154,7 @@ def _weights(model: nn.Module) -> dict[str, Layer | PackedWeight]:
 
 
 def _ranked(name: str, weight: Tensor) -> Tensor:
-    """The weight in 32 bits or more, since the deviation of half precision has three digits."""
+    """The weight in 32 bits or more: in half precision, the standard deviation would have only three digits."""
     if not torch.isfinite(weight).all():
         raise ValueError(f"the weights of layer {name!r} hold NaN or infinity: finite ones are needed")
     return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
@@ -185,20 +184,20 @@ def prune(
 ) -> nn.Module:
     """Remove the weights of small magnitude. In place; returns the model.
 
-    The model computes with masked weights from now on, so retraining changes the survivors only. Biases stay.
+    The model computes with masked weights from now on, so retraining only changes the survivors. Biases stay.
 
         >>> from lib import models
         >>> model = prune(models.lenet_300_100(), density=0.1)
         >>> round(density(model), 2)
         0.1
 
-    model: any network; what is pruned is all weights that :func:`lib.weights.layers` lists: those of its linear,
-        convolution, embedding, attention and recurrent layers.
+    model: any network; all weights that :func:`lib.weights.layers` lists are pruned: those of its linear, convolution,
+        embedding, attention and recurrent layers.
     density: share of the weights to keep, in (0, 1], or layer name -> share; layers not named are left alone.
     quality: keep magnitudes of at least this many standard deviations of their layer, 0 or larger. Exactly one of
         density and quality is given.
     scope: "layer" (default) keeps the share ``density`` of each layer; "global" keeps this share of all weights
-        together, at the one quality parameter, equal for all layers, that gives it.
+        together, with the same quality parameter for all layers.
 
     Raises ValueError for both or neither of density and quality, for a value that is not accepted, a layer that does
     not exist, a model that has no layer with a weight, weights that are not finite, and what
@@ -315,11 +314,11 @@ def gradual(
 
 
 def dropout_rate(rate: float, density: float) -> float:
-    r"""Give the dropout rate for retraining: a layer with fewer connections needs less (han2015learning, equation 2).
+    r"""Return the dropout rate for retraining: a layer with fewer connections needs less (han2015learning, equation 2).
 
     .. math:: D_r = D_o \sqrt{C_{ir} / C_{io}}
 
-    rate: that the network was trained with, in [0, 1].
+    rate: the one that the network was trained with, in [0, 1].
     density: share of the layer's weights that is kept, in [0, 1].
 
     Raises ValueError for a value out of range.
@@ -333,7 +332,7 @@ def dropout_rate(rate: float, density: float) -> float:
 
 
 def density(model: nn.Module) -> float:
-    """Count the weights that are not zero, as a share of all weights; biases are left out.
+    """Return the share of all weights that are not zero; biases are left out.
 
     model: any network that has a layer with a weight, dense or pruned. A weight that several layers share counts once.
 

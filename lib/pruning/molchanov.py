@@ -13,10 +13,10 @@ For a map z with M places (equations 4 to 8):
     \frac{\partial \mathcal C_n}{\partial z_{n,m}} z_{n,m} \bigg\rvert,
 
 where x is the mean of the map over its places, in equally filled bins, and y the label. Maps are taken as the next
-layers read them, after batch norm, ReLU and pooling; for a rectified map E|z| is the paper's mean. What a linear layer
-reads of tokens, (n, tokens, features), is a map for each feature. Filters that an addition ties make one channel with
-one score, in which the weights of all of them count; a layer that makes a gate for the channel, as in
-squeeze-and-excitation, does not count and gets no score.
+layers read them, after batch norm, ReLU and pooling; for a rectified map E|z| is the paper's mean. If a linear layer
+reads tokens, (n, tokens, features), each feature is a map. Filters that an addition ties make one channel with one
+score, to which the weights of all of them contribute. A layer that only computes a gate for the channel, as in
+squeeze-and-excitation, does not contribute and gets no score.
 """
 
 import copy
@@ -46,7 +46,7 @@ Score = Callable[[nn.Module, Split], dict[str, Tensor]]  # as the ``scores`` of 
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the cross-entropy of each sample.
+    """Return the cross-entropy of each sample.
 
     logits: (n, classes).
     labels: (n,) class numbers.
@@ -69,7 +69,7 @@ def scores(
     cost: Cost = cross_entropy,
     batch_size: int = 250,
 ) -> dict[str, Tensor]:
-    """Score each filter by what its weights, its map, or the gradient of the cost say about it.
+    """Score each filter by its weights, by its map, or by the gradient of the cost.
 
     model: any network that can be traced; it is left as it was, without gradients.
     split: samples with labels; "weight" and "random" only trace the network with the first image.
@@ -129,7 +129,7 @@ def oracle(
     cost: Cost = cross_entropy,
     batch_size: int = 250,
 ) -> dict[str, Tensor]:
-    """Measure how much the mean cost changes when a channel is gone: one pass over the data for each channel.
+    """Measure how much the mean cost changes when a channel is removed: one pass over the data for each channel.
 
     model: any network that can be traced; it is left as it was.
     split: samples with labels.
@@ -321,7 +321,7 @@ def _names(layers: Iterable[str]) -> list[str]:
 
 
 def _of_layers(groups: list[Group], layers: Iterable[str] | None) -> list[Group]:
-    """The groups with one of the layers; None: all."""
+    """The groups that contain one of the layers; all groups for None."""
     if layers is None:
         return groups
     wanted, accepted = set(_names(layers)), [name for group in groups for name in group.producers]
@@ -331,7 +331,7 @@ def _of_layers(groups: list[Group], layers: Iterable[str] | None) -> list[Group]
 
 
 def _drawn(split: Split, n: int, generator: torch.Generator) -> Split:
-    """n samples, each from a fresh shuffle of the split."""
+    """n samples in shuffled order; where the split ends, it is shuffled again."""
     order = torch.cat([torch.randperm(len(split), generator=generator) for _ in range(-(-n // len(split)))])[:n]
     return Split(split.images[order], split.labels[order])
 
@@ -393,7 +393,7 @@ def _moments(model: nn.Module, split: Split, groups: list[Group], batch_size: in
 
 
 def taylor_scores(model: nn.Module, split: Split, groups: list[Group], cost: Cost, batch_size: int) -> list[Tensor]:
-    """Compute the Taylor criterion with a gate on each map: the derivative of the cost by the gate, at its value 1.
+    """Compute the Taylor criterion with a gate on each map: the derivative with respect to the gate, at 1.
 
     That derivative is the sum of (dC/dz) z over the places of the map.
 

@@ -16,9 +16,9 @@ whole window, an activation passes it on, and an addition or concatenation passe
 gradient of a linear network: the model with the magnitudes of its weights, without biases and activations. So autograd
 propagates the scores, through whatever graph the model has.
 
-The paper has no products. Here a gate, as in squeeze-and-excitation, is frozen at its mean over the samples, and scales
-the scores of the channels that it gates. The layers inside the gate are scored by what passes through it, times the
-mean magnitude of what it scales.
+The paper does not treat products. Here a gate, as in squeeze-and-excitation, is frozen at its mean over the samples,
+and scales the scores of the channels that it gates. The layers inside the gate are scored by what passes through it,
+times the mean magnitude of what it scales.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | 
 
 
 def ranking(responses: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """Rank features by infinite feature selection: those that vary much and resemble the others little are important.
+    """Rank features by infinite feature selection: those that vary a lot and are unlike the others matter most.
 
     responses: (samples, features), two samples or more, finite.
     alpha: weight of the spread (relative to the widest) against that of the correlation, in [0, 1]; 1 looks at the
@@ -90,8 +90,8 @@ def propagate(
 
     model: any network; it is left as it was.
     importance: (features,) of the features, or of whole maps, that the last layer reads; finite, 0 or more.
-    example_input: inputs with which the network is traced, (n, channels, height, width). Gates and layer norms are
-        frozen at their means over these.
+    example_input: inputs to trace the network with, (n, channels, height, width). Gates and layer norms are frozen at
+        their means over these.
     removed: layer name -> (filters,) bool, filters that pass nothing on. Default: none.
 
     Returns layer name -> (filters,) float64: the importance of what a layer puts out, summed over the places of a map.
@@ -129,7 +129,7 @@ def propagate(
 
 
 def _runs(model: nn.Module, importance: Tensor, images: Tensor, order: list[str]) -> Iterator[tuple[Run, Tensor]]:
-    """The linear network, and its responses (..., features): once with frozen gates, and once through them."""
+    """Yield the linear network and its responses (..., features): once with frozen gates, and once through them."""
     if importance.dim() != 1 or not torch.isfinite(importance).all() or (importance < 0).any():
         raise ValueError(f"the importance must be one finite number, 0 or more, for each feature, not {importance}")
     frozen = products(model, images[:1], order)
@@ -190,15 +190,16 @@ def scores(
 
     model: any network that can be traced; it is left as it was.
     split: samples for the final responses, two or more; labels are not read.
-    fraction: share of each layer that is going to be removed, in [0, 1). With it the layers are scored from the last to
-        the first, and filters that will go pass nothing on. With 0 (default) all filters do.
+    fraction: share of each layer that is going to be removed, in [0, 1). If it is above 0, the layers are scored from
+        the last to the first, and filters that will go pass nothing on. With 0 (default) all filters pass their scores
+        on.
     alpha: weight of the spread against the correlation in the ranking of the responses, in [0, 1]. Default 0.5.
     images: number of samples to draw for the responses, and for the means of gates and layer norms; 2 or more. Default
         1000.
     seed: seed of the draw. Default 0.
 
-    Returns layer name -> (filters,), mean 1 in each layer, larger = keep. A layer that makes a gate for channels of
-    other layers is not in it: its filters go with those channels.
+    Returns layer name -> (filters,), mean 1 in each layer, larger = keep. A layer that only computes a gate for
+    channels of other layers gets no score: its filters go with those channels.
     Raises ValueError for numbers out of range, fewer than two samples, responses that never change, scores that
     overflow, and a network that cannot be traced; by name, for a layer through which importance cannot be propagated
     (attention, a recurrent layer), and for one on which the final responses do not depend.
@@ -242,10 +243,10 @@ def _relative(importance: Tensor) -> Tensor:
 def _propagated_and_cut(
     model: nn.Module, importance: Tensor, images: Tensor, order: list[str], groups: list[Group], fraction: float
 ) -> dict[str, Tensor]:
-    """As :func:`propagate`, while the groups lose their lowest filters, in this order, from the last to the first.
+    """Do what :func:`propagate` does, while the groups lose their lowest filters in turn, from the last to the first.
 
-    A pass back through the network cuts the groups of one layer as it reaches them. Tied layers are cut together, once
-    all of them have been reached; so each such group takes a pass.
+    A pass back through the network cuts a group of one layer as soon as it reaches it. Tied layers are cut together
+    once all of them have been reached, so each such group takes a pass of its own.
     """
     result: dict[str, Tensor] = {}
     removed: dict[str, Tensor] = {}
@@ -287,11 +288,11 @@ def _drawn(split: Split, images: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def responses(model: nn.Module, split: Split, *, images: int, seed: int) -> Tensor:
-    """Run samples through a network, and give what its last layer reads.
+    """Run samples through a network, and return what its last layer reads.
 
     model: any network; it is left as it was.
     split: samples; labels are not read.
-    images: number of samples to draw, 1 or more; all of them where there are fewer.
+    images: number of samples to draw, 1 or more; all of them if there are fewer.
     seed: seed of the draw.
 
     Returns (images, features); of maps and of tokens, the mean over the places.

@@ -1,4 +1,4 @@
-r"""Optimal Brain Damage: remove the weights whose loss the second derivatives predict to cost least.
+r"""Optimal Brain Damage: remove the weights that cost least, as the second derivatives predict.
 
 Around a minimum the objective changes, when the weights move by :math:`\delta w`, by
 
@@ -6,7 +6,7 @@ Around a minimum the objective changes, when the weights move by :math:`\delta w
     \delta w_k \delta w_l + O(\lVert \delta w \rVert^3).
 
 Three approximations (lecun1989obd): the gradient is zero (*extremal*), the cross terms are left out (*diagonal*), and
-so is the rest (*quadratic*). To delete weight k is :math:`\delta w_k = -w_k`, which costs its *saliency*
+so is the rest (*quadratic*). Deleting weight k means :math:`\delta w_k = -w_k`, which costs its *saliency*
 
 .. math:: s_k = \tfrac12 h_{kk} w_k^2.
 
@@ -19,10 +19,10 @@ the whole second derivative almost everywhere). With the class probabilities :ma
 Each class c takes one backward pass that starts with column c of S. In a linear layer it gives
 :math:`\sum_n \delta_{ni}^2 x_{nj}^2`, the paper's :math:`\partial^2 E / \partial a_i^2\, x_j^2`. Two ways cost less:
 
-- The paper's recursion goes down in one pass, because it also leaves out the cross terms between the neurons of each
-  layer (:mod:`lib.pruning.shared.squared`). Its scale is another one, its ranks are nearly the same.
-- Drawn classes: with y drawn from p, :math:`S_{dc}` gives way to :math:`[d = y] - p_d`, whose square has the same mean.
-  A network of 1,000 classes then takes as many passes as there are draws, and the mean over the draws is right.
+- The paper's recursion takes only one pass, because it also leaves out the cross terms between the neurons of each
+  layer (:mod:`lib.pruning.shared.squared`). Its scale differs, but it ranks nearly the same.
+- Drawn classes: with y drawn from p, :math:`[d = y] - p_d` replaces :math:`S_{dc}`; its square has the same mean. A
+  network of 1,000 classes then takes only as many passes as there are draws, and the result is right on average.
 """
 
 import copy
@@ -51,23 +51,23 @@ def curvature(
     seed: int = 0,
     batch_size: int = 100,
 ) -> dict[str, Tensor]:
-    """Measure the second derivative of the loss by each weight: the diagonal of the Gauss-Newton matrix.
+    """Measure the second derivative of the loss with respect to each weight: the Gauss-Newton matrix's diagonal.
 
-    model: a classifier, which is looked at in evaluation mode and is not changed.
+    model: a classifier; it runs in evaluation mode and is not changed.
     split: samples over which the cross-entropy is averaged.
     layers: names of the layers to measure; None, the default, takes all that have a weight.
     one_pass: whether to take the paper's recursion, one backward pass that leaves out the cross terms between neurons;
-        default False, the exact diagonal. It takes networks of linear and convolution layers, batch norm, elementwise
-        activations as modules, pooling and additions.
+        default False, the exact diagonal. It only takes networks of linear and convolution layers, batch norm,
+        elementwise activations as modules, pooling and additions.
     classes: how many classes to draw for each sample, 1 or more; None, the default, takes them all, and is exact.
     seed: of the classes that are drawn.
-    batch_size: samples at a time, 1 or more, default 100; memory grows with it times what the layers answer.
+    batch_size: samples at a time, 1 or more, default 100; memory grows with it, times the size of the layers' outputs.
 
     Returns layer name -> tensor of the shape of the weight, 0 or larger; float32 for networks in half precision.
     Raises ValueError for an empty split, a value that is not accepted, logits that are not finite, a model that has no
-    layer with a weight, and a layer whose calls do not tell all: it does not exist or did not run, its weight is read
-    elsewhere too, no axis of its input counts the samples, or its module multiplies with the weight itself (attention's
-    ``in_proj_weight``, an LSTM). Name the other layers then.
+    layer with a weight, and a layer that cannot be measured. That is one that does not exist or did not run, whose
+    weight is also read elsewhere, whose input has no axis that counts the samples, or whose module uses the weight
+    without calling a layer (attention's ``in_proj_weight``, an LSTM). In that case, name the other layers.
     Source: lecun1989obd.
     """
     split.check_not_empty("to measure the curvature")
@@ -78,7 +78,7 @@ def curvature(
     model = decompress(copy.deepcopy(model)).eval().requires_grad_(True)
     watched = uses.watchable(model, layers)
     if next(iter(watched.values())).weight.dtype in (torch.float16, torch.bfloat16):
-        model.float()  # squares of small derivatives are zero in half precision
+        model.float()  # squares of small derivatives underflow in half precision
     plain = torch.contiguous_format
     total = {name: torch.zeros_like(layer.weight, memory_format=plain) for name, layer in watched.items()}
     generator = torch.Generator().manual_seed(seed)
@@ -155,8 +155,8 @@ def saliencies(
 
     model: a classifier, best at a minimum of its loss. It is not changed.
     split: samples over which the cross-entropy is averaged.
-    weight_decay: 0 or larger; that of the objective E + weight_decay / 2 · |w|² at whose minimum the network is. It
-        adds to h.
+    weight_decay: 0 or larger; the network is taken to be at a minimum of E + weight_decay / 2 · |w|², so it is added to
+        h.
     layers, one_pass, classes, seed, batch_size: as in :func:`curvature`.
 
     Returns layer name -> saliencies of the shape of the weight, in units of the loss; larger = keep.
@@ -180,7 +180,7 @@ def saliencies(
 def masks(saliency: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor]:
     """Choose the weights to keep: those of the largest saliency in the whole network.
 
-    The saliencies of all layers are in one unit, so no layer needs a share of its own.
+    The saliencies of all layers are in the same unit, so no layer needs a share of its own.
 
     saliency: layer name -> saliencies of the shape of the weight, 0 or larger.
     density: share of all weights to keep, in (0, 1].
@@ -228,7 +228,7 @@ def iterative(
     rounds: R, 1 or more.
     epochs: to retrain in each round.
     seed: of the order of the samples, and of the classes that are drawn; round r takes seed + r.
-    samples: how many samples, the first of the split, the saliencies are computed on; 1 or more.
+    samples: number of samples, the first of the split, to compute the saliencies on; 1 or more.
     layers: names of the layers to prune; None, the default, takes all that have a weight. ``density`` is their share.
     one_pass, classes: which diagonal is measured, as in :func:`curvature`; the exact one by default.
     options: how to retrain: learning_rate, momentum, weight_decay, batch_size, shift, optimizer and loss of

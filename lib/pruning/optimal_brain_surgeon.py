@@ -5,26 +5,27 @@ At a minimum with second derivatives :math:`H`, minimize :math:`\tfrac12 \delta 
 
 .. math:: \delta w = -\frac{w_q}{[H^{-1}]_{qq}} H^{-1} e_q, \qquad L_q = \frac{w_q^2}{2 [H^{-1}]_{qq}}.
 
-Delete the q of the least :math:`L_q`, move the others, take q out of the inverse, and go on. With a set S for q this is
+Delete the q with the least :math:`L_q`, move the others, take q out of the inverse, and go on. For a set S instead of q
+this is
 
 .. math:: \delta w = -H^{-1}_{:S} (H^{-1}_{SS})^{-1} w_S, \qquad
     H^{-1} \leftarrow H^{-1} - H^{-1}_{:S} (H^{-1}_{SS})^{-1} H^{-1}_{S:}.
 
 *The whole network.* :math:`H = \alpha I + \frac1N X^\top X` is the Gauss-Newton matrix; X has a row for each sample and
 class, the gradients of the logits times the factor S of :mod:`lib.pruning.optimal_brain_damage`. The inverse comes from
-:math:`\alpha^{-1} I` by the recursion of the paper, here some rows at a time (Woodbury's identity). It holds n x n
-numbers for n parameters, 5 GB at 25,000, and is changed in place; of X only some rows are held at a time.
-:math:`\alpha` is the weight decay where the objective has one.
+:math:`\alpha^{-1} I` by the recursion of the paper, here some rows at a time (Woodbury's identity). It takes n x n
+numbers for n parameters, 5 GB at 25,000, and is changed in place; only some rows of X are held at a time.
+:math:`\alpha` is the weight decay, if the objective has one.
 
-*Layer by layer.* The output i of a linear layer changes by :math:`\delta w_i^\top x`, which no other row of its
-weight touches. So the squared error of the outputs has one block :math:`H = \frac1N \sum_n x_n x_n^\top` for each row,
-the same for all: 785 x 785 in the first layer of LeNet-300-100, not 235,500 x 235,500. What is given up are the terms
-between rows, between layers, and the slope of what follows; within a row the update is exact. None of it is new: one
-matrix for each layer is the idea of layer-wise Optimal Brain Surgeon (dong2017learning). That each row
-follows its own exact sequence of deletions, that the losses of all rows are ranked together, and that each row is then
-solved again for its mask is Optimal Brain Compression (frantar2022optimal). Unlike that, ours deletes some weights of a
-row at once (``at_once``; 0 for one at a time), ranks a deletion no lower than those before it in its row, and counts
-the bias as a weight that stays.
+*Layer by layer.* Output i of a linear layer changes by :math:`\delta w_i^\top x`, in which no other row of its weight
+takes part. So the squared error of the outputs has one block :math:`H = \frac1N \sum_n x_n x_n^\top` for each row, the
+same for all: 785 x 785 in the first layer of LeNet-300-100, not 235,500 x 235,500. This gives up the terms between rows
+and between layers, and the slope of what follows; within a row the update is exact. None of it is new. One matrix for
+each layer is the idea of layer-wise Optimal Brain Surgeon (dong2017learning). The rest is Optimal Brain Compression
+(frantar2022optimal): each row follows its own exact sequence of deletions, the losses of all rows are ranked together,
+and each row is then solved again for its mask. Unlike it, ours deletes some weights of a row at once (``at_once``; 0
+for one at a time), never ranks a deletion lower than those before it in its row, and counts the bias as a weight that
+stays.
 """
 
 import math
@@ -51,7 +52,7 @@ class Surgery:
     """What was deleted.
 
     masks: parameter name -> bool mask, True where a parameter is kept.
-    deleted: (n,), numbers in the vector of all parameters, in the order of the deletions.
+    deleted: (n,), indices into the vector of all parameters, in the order of the deletions.
     costs: (n,), how much each deletion was predicted to raise the loss.
     """
 
@@ -71,7 +72,7 @@ def remove(
     weights: (n,).
     inverse: the inverse of the second derivatives, (n, n).
     chosen: numbers of the weights to delete, (k,).
-    in_place: whether ``inverse`` is changed and returned, default False; otherwise it stays, and a second one is made.
+    in_place: whether to change and return ``inverse`` itself; default False, which makes a copy.
 
     Returns the weights, with exact zeros at the chosen; the inverse without them, whose deleted rows and columns are
     zero; and how much the loss grows.
@@ -101,7 +102,7 @@ def operate(
     refresh: int = 50,
     masks: Mapping[str, Tensor] | None = None,
 ) -> Surgery:
-    """Delete parameters of a small network one after the other; all others move each time. In place.
+    """Delete parameters of a small network one at a time; all others move each time. In place.
 
         >>> model, split = nn.Linear(4, 3), Split(torch.rand(9, 4), torch.arange(9) % 3)
         >>> surgery = operate(model, split, delete=6, alpha=1e-3)
@@ -112,14 +113,13 @@ def operate(
     split: samples over which the cross-entropy is averaged.
     delete: how many parameters (weights and biases) are deleted, 0 or more.
     alpha: above 0; the weight decay of the objective, or a small number.
-    refresh: the second derivatives are computed again, at the weights reached by then, after this many deletions; 1 or
-        more.
+    refresh: after this many deletions, compute the second derivatives again at the current weights; 1 or more.
     masks: parameter name -> bool mask of the shape of the parameter, True where it has not been deleted before; by
-        default all parameters are there.
+        default none has.
 
     Returns the :class:`Surgery`.
-    Raises ValueError for a value that is not accepted, an empty split, a mask that fits no parameter, and what
-    :func:`gauss_newton_rows` refuses of a network; the parameters are then as they were.
+    Raises ValueError for a value that is not accepted, an empty split, a mask that fits no parameter, and a network
+    that :func:`gauss_newton_rows` refuses. The parameters are then left as they were.
     Source: hassibi1992obs.
     """
     parameters = dict(model.named_parameters())
@@ -138,7 +138,7 @@ def operate(
         for done in range(delete):
             if done % refresh == 0:
                 _put(weights, parameters)
-                del inverse  # before there is another one
+                del inverse  # freed before the next one is made
                 rows = (part * alive for part in gauss_newton.parts(model, split))
                 inverse = inverse_hessian(rows, samples=len(split), alpha=alpha)
             # L_q = w_q² / (2 [H⁻¹]_qq)
@@ -188,8 +188,8 @@ def path(model: nn.Module, split: Split, *, weight_decay: float, choose_by: str 
     model: a small classifier, best in float64. It is left at the last stage; :func:`put` brings it to another.
     split: training samples.
     weight_decay: of the objective, above 0.
-    choose_by: "surgeon" (default) deletes the parameter of the least L_q and moves the others at once. For comparison,
-        "damage" goes by h_qq w_q² / 2 and "magnitude" by w_q², and the others move in the training only.
+    choose_by: "surgeon" (default) deletes the parameter with the least L_q and moves the others at once. For
+        comparison, "damage" goes by h_qq w_q² / 2 and "magnitude" by w_q², and the others only move in training.
 
     Returns the stages: the first is the whole network at its minimum, the last has one parameter.
     Raises ValueError for a value that is not accepted and an empty split.
@@ -239,8 +239,8 @@ def shortest(stages: list[Stage], samples: int) -> Stage:
     """Choose where to stop, by the training samples alone: the smallest stage whose training error is worth its size.
 
     N · loss + parameters · ln(N) / 2 is the length, in nats, of a description of the training labels: a deletion pays
-    while it costs less than the half logarithm that a parameter is worth. The stage of the shortest description sets
-    the training error to accept, and the smallest stage that has no more is taken.
+    off while it costs less than ln(N) / 2, the price of a parameter. The stage with the shortest description sets the
+    training error to accept, and the smallest stage with no larger error is returned.
 
     stages: from :func:`path`, at least one.
     samples: N, how many samples they were trained on.
@@ -271,10 +271,10 @@ def operate_by_layer(
     batch_size: int = 500,
     at_most: float = 5e11,
 ) -> dict[str, Tensor]:
-    """Prune every linear and 2-d convolution layer of a network by its own surgery. In place.
+    """Prune every linear and 2-d convolution layer of a network, each by a surgery of its own. In place.
 
-    Biases stay, and move. The inputs of all layers are those of the dense network. The model stays dense, and its
-    pruned weights are zeros.
+    Biases stay, and move. All layers are pruned with the inputs that they have in the dense network. The model stays
+    dense, and its pruned weights are zeros.
 
         >>> layer, split = nn.Linear(6, 4), Split(torch.rand(30, 6), torch.arange(30) % 4)
         >>> operate_by_layer(layer, split, density=0.5)[""].sum().item()
@@ -285,7 +285,7 @@ def operate_by_layer(
     density: share of the weights to keep in each of these layers, in (0, 1], or layer name -> share; layers not named
         are left alone.
     alpha: above 0, added to the diagonal of H.
-    at_once: share of a row's weights that go in one step, in [0, 1); one at least goes.
+    at_once: share of a row's remaining weights that go in one step, in [0, 1); at least one goes.
     batch_size: samples that run at a time, 1 or more. Default 500.
     at_most: multiply-adds that the surgery of one layer may take; about inputs³ / 3 for each row. Default 5e11, less
         than a minute on one core: 256 rows of 1,800 inputs. A matrix of inputs² numbers is held twice.
@@ -293,8 +293,8 @@ def operate_by_layer(
     Returns layer name -> bool mask of the shape of the weight, True where it is kept.
     Raises ValueError, before anything is changed, for a value that is not accepted, an empty split, inputs that are not
     finite, a layer that takes more than ``at_most``, a layer that does not exist or is of another kind, that did not
-    run, or that shares its weight with another one, and, where ``density`` is one number, for a weight that its module
-    multiplies with itself (attention's ``in_proj_weight``, an LSTM). Name the other layers then.
+    run, or that shares its weight with another one. If ``density`` is one number, a weight that its module uses without
+    calling a layer (attention's ``in_proj_weight``, an LSTM) is refused too: name the other layers then.
     Source: frantar2022optimal, with one matrix for each layer as in dong2017learning.
     """
     split.check_not_empty("to see what the layers read")
@@ -330,11 +330,11 @@ def operate_by_layer(
 
 
 def _prunable(model: nn.Module, density: float | None) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The linear and 2-d convolution layers; with one density for all, no weight may be hidden in its module."""
+    """The linear and 2-d convolution layers; with one density for all, packed weights are refused."""
     there: dict[str, Any] = dict(weights.layers(model))
     for name, layer in there.items():
         if density is not None and not isinstance(layer, nn.Module):
-            uses.watchable(model, [name])  # says why it is refused
+            uses.watchable(model, [name])  # raises the error that says why
     prunable = {name: layer for name, layer in there.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
     if not prunable:
         raise ValueError(f"{type(model).__name__} has no linear or 2-d convolution layer: there is nothing to prune")

@@ -2,15 +2,15 @@ r"""Prune channels by an optimal threshold on the scales of batch norm, one thre
 
 Batch norm multiplies channel i by a learned scale :math:`\gamma_i`. An l1 penalty in training drives the scales of
 channels that are not needed toward zero: :math:`s\,\operatorname{sign}(\gamma)` is added to their gradient
-(liu2017slimming). Then each layer sorts its scales by :math:`\gamma^2` and removes the smallest, as many as hold
-together at most the share :math:`\delta` of the sum (ye2020channel):
+(liu2017slimming). Then each layer sorts its scales by :math:`\gamma^2` and removes the smallest ones, which together
+hold at most the share :math:`\delta` of the sum (ye2020channel):
 
 .. math:: k = \min\Big\{ i : \sum_{j \le i} \gamma_{(j)}^2 > \delta \sum_j \gamma_j^2 \Big\}, \qquad
     \theta = \tfrac12 \big( \lvert\gamma_{(k-1)}\rvert + \lvert\gamma_{(k)}\rvert \big), \qquad
     \text{remove } \lvert\gamma\rvert < \theta.
 
 One threshold for the whole network, as in network slimming, is ``keep(scores, scope="global", groups=groups)`` with the
-groups of :func:`lib.structure.groups`: where an addition ties layers, these have one mask and count once.
+groups of :func:`lib.structure.groups`: layers that an addition ties then get one mask and count once.
 """
 
 import copy
@@ -28,14 +28,14 @@ from lib.training import FitOptions
 
 
 def threshold(scales: Tensor, *, delta: float = 1e-3) -> float:
-    """Give the magnitude below which the scales hold at most the share ``delta`` of the sum of all squared scales.
+    """Return the magnitude below which the scales hold at most the share ``delta`` of the sum of all squared scales.
 
     Equal scales are kept or removed together.
 
     scales: (channels,) scales of one layer, of either sign.
     delta: share of the sum of squares that may go, in [0, 1). Default 0.001.
 
-    Returns the threshold; 0 where no scale may go.
+    Returns the threshold; 0 if no scale may go.
     Raises ValueError for a share outside [0, 1), and for scales that are not finite or all zero.
 
     >>> threshold(torch.tensor([1.0, -0.5, 0.01, 0.02]), delta=0.001) > 0.02  # halfway from 0.02 to 0.5
@@ -58,12 +58,12 @@ def threshold(scales: Tensor, *, delta: float = 1e-3) -> float:
 def scores(model: nn.Module, split: Split) -> dict[str, Tensor]:
     r"""Score each filter by the scale of its channel, :math:`\lvert\gamma\rvert`.
 
-    Where several batch norms scale one channel, after an addition or a concatenation, the score is the root of the mean
-    of their squares: of the size of one scale, so that a threshold for the whole network does not spare a channel for
+    If several batch norms scale one channel, after an addition or a concatenation, the score is the root mean square of
+    their scales. It has the size of one scale, so that a threshold for the whole network does not spare a channel for
     being read often. A layer without batch norm gets no score, so it keeps all its filters.
 
     model: any network that can be traced; it is left as it was.
-    split: its first image traces the network; nothing else of it is used.
+    split: its first image traces the network; nothing else in it is used.
 
     Returns layer name -> (filters,), larger = keep.
     Raises ValueError for an empty split, a network that cannot be traced, and one that has no batch norm with scales.
@@ -93,12 +93,12 @@ def masks(model: nn.Module, split: Split, *, delta: float = 1e-3) -> Masks:
     """Choose the filters whose scales reach the threshold of their layer.
 
     model: any network that can be traced; it is left as it was.
-    split: its first image traces the network; nothing else of it is used.
+    split: its first image traces the network; nothing else in it is used.
     delta: share of a layer's sum of squared scales that may go, in [0, 1). Default 0.001.
 
     Returns layer name -> (filters,) bool, True = keep; layers without batch norm are not in it.
-    Raises ValueError, by layer, for a share outside [0, 1) and scales that are not finite or all zero; also for an
-    empty split, a network that cannot be traced, and one that has no batch norm with scales.
+    Raises ValueError, naming the layer, for a share outside [0, 1) and scales that are not finite or all zero; also for
+    an empty split, a network that cannot be traced, and one that has no batch norm with scales.
     Source: ye2020channel.
     """
     result = {}

@@ -44,7 +44,7 @@ class History:
 
 
 def likelihoods(errors: Tensor, temperature: float) -> Tensor:
-    """Weigh the particles by how well they do: the weights of the equation above, which sum to 1.
+    """Weigh the particles by how well they do: the weights w_n of the equation above, which sum to 1.
 
     errors: misclassification rates of the particles, (particles,), in [0, 1].
     temperature: T, above 0; the lower, the more the best particles weigh.
@@ -65,7 +65,7 @@ def likelihoods(errors: Tensor, temperature: float) -> Tensor:
 
 
 def systematic(weights: Tensor, offset: float) -> Tensor:
-    """Choose which of the N particles are copied, by N equidistant steps through their weights.
+    """Choose which of the N particles to copy, by N equidistant steps through their weights.
 
     Particle n gets N w_n copies rounded down or up, and N w_n on average over the offset.
 
@@ -88,7 +88,7 @@ def moved(mask: Tensor, moves: int, generator: torch.Generator) -> Tensor:
     """Perturb a mask: take some channels out and put as many others in.
 
     mask: (channels,) bool.
-    moves: how many channels are exchanged, fewer where there are not as many.
+    moves: how many channels to exchange; fewer if the mask does not have as many.
     generator: draws them.
 
     Returns another mask of the same number of channels.

@@ -12,8 +12,8 @@ so on in turn (:func:`alternate`). No weight is removed: the network keeps them 
 
 Decisions are learned from a memory of episodes: what each layer saw, what was done, and what came of it. Two
 differences from the source: the network is first trained with random actions (:func:`nest`), so that each group works
-without those after it; and a group that is not computed is zero where the convolution ends, so batch norm behind it,
-which the source's networks do not have, makes a constant of it.
+without those after it; and a group that is not computed is zero where the convolution ends, so batch norm after it,
+which the source's networks do not have, makes it a constant.
 """
 
 import copy
@@ -41,7 +41,7 @@ class Grouped(nn.Module):
         super().__init__()
         self.layer, self.number = layer, number
         self.sizes = [len(part) for part in torch.arange(layer.out_channels).tensor_split(groups)]
-        self.decide = [decide]  # in a list, so that it is no submodule
+        self.decide = [decide]  # in a list, so that it does not become a submodule
 
     def forward(self, x: Tensor) -> Tensor:
         # method
@@ -69,18 +69,18 @@ class RuntimeNetwork(nn.Module):
     """A copy of a network with a controller that takes, for each input and layer, the action with the largest value.
 
     model: any network; it is left as it was.
-    example_input: inputs with which it runs once, (n, channels, height, width).
-    layers: names of the convolutions to decide on. Default: all that have a channel for each group and are not grouped
-        themselves.
+    example_input: inputs to run it with once, (n, channels, height, width).
+    layers: names of the convolutions to decide on. Default: all that have at least one channel per group and are not
+        grouped themselves.
     groups: number of groups of channels in each of these layers, 2 or more. Default 4.
     hidden: size of the recurrent cell, 1 or more. Default 16.
     seed: seed of the controller's weights and of random actions. Default 0.
 
     After a forward pass ``actions`` is (samples, layers), in 1..groups, and ``states`` holds what each layer saw,
     (samples, channels). ``forced``, if not None, holds actions to take instead, (layers,) or (samples, layers).
-    ``costs`` is (layers, groups): the multiply-adds of each group of channels for one input. With ``skip`` only what is
-    decided is computed; without, all is computed and the rest set to zero, which gives the same answers and is faster
-    for a batch.
+    ``costs`` is (layers, groups): the multiply-adds of each group of channels for one input. With ``skip`` only the
+    chosen groups are computed. Without it, all are computed and the others are set to zero: the same answers, and
+    faster for a batch.
 
     Raises ValueError for numbers out of range, a layer that is not accepted, and a network without any.
     Source: lin2017rnp.
@@ -183,7 +183,7 @@ class RuntimeNetwork(nn.Module):
         return self.decoders[number](memory), memory
 
     def values(self, states: Sequence[Tensor]) -> Tensor:
-        """Give the values of all actions, (samples, layers, groups).
+        """Return the values of all actions, (samples, layers, groups).
 
         states: for each layer (samples, channels), its input averaged over places.
         """
@@ -215,7 +215,7 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def targets(values: Tensor, actions: Tensor, losses: Tensor, *, penalty: float, scale: float) -> Tensor:
-    """Give what Q(s_i, a_i) moves to: the reward, and the best value of the next layer.
+    """Compute what Q(s_i, a_i) is trained toward: the reward plus the best value of the next layer.
 
     values: (samples, layers, groups) values of all actions.
     actions: (samples, layers) actions taken, in 1..groups.

@@ -1,12 +1,12 @@
 r"""Does a sparse network run faster? The same layer computed dense, by sparse products, and physically smaller.
 
 A layer with the density :math:`\rho = \mathrm{nnz}(W) / \lvert W \rvert` does the share :math:`\rho` of the multiply-
-adds if its zeros are left out. Its speed-up over the dense product, which runs at its own rate r, is
+adds if its zeros are left out. Each product runs at its own rate r, so the speed-up over the dense product is
 
 .. math:: \frac{t_{dense}}{t_{sparse}} = \frac{1}{\rho} \cdot \frac{r_{sparse}}{r_{dense}},
 
-so a sparse product pays below the *break-even density* :math:`\rho^* = r_{sparse} / r_{dense}`. The rates depend on the
-shape and on how many inputs share one pass over the weights (han2016deep, its figure of speed-ups and its table of
+so a sparse product pays off below the *break-even density* :math:`\rho^* = r_{sparse} / r_{dense}`. The rates depend on
+the shape and on how many inputs share one pass over the weights (han2016deep, its figure of speed-ups and its table of
 times by batch size). Sparse products keep the rows compressed (CSR): values, their columns, where each row begins.
 """
 
@@ -34,7 +34,7 @@ LINEAR = {
     "VGG-16 fc7": (4096, 4096, 0.04),
     "fc8 of both": (1000, 4096, 0.25),
 }
-# Name -> outputs, inputs, side of the kernel, stride, side of the input, share kept (of VGG-16 chosen).
+# Name -> outputs, inputs, side of the kernel, stride, side of the input, share kept (VGG-16: our choice).
 CONVOLUTIONS = {
     "AlexNet conv1": (64, 3, 11, 4, 224, 0.84),
     "AlexNet conv2": (192, 64, 5, 1, 27, 0.38),
@@ -66,10 +66,10 @@ def csr(weight: Tensor) -> scipy.sparse.csr_array:
             f"a weight of {weight.dtype} on {weight.device.type} has no sparse product here:"
             " accepted are float32 and float64 on the CPU"
         )
-    if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():  # a look at each would copy the weight
+    if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():  # checking each value would copy the weight
         raise ValueError("the weight holds NaN or infinity: finite values are needed")
     rows = weight.detach().flatten(1)
-    some = max(1, 2**24 // rows.shape[1])  # torch numbers every entry with 8 bytes: of some rows at a time
+    some = max(1, 2**24 // rows.shape[1])  # torch indexes every entry with 8 bytes, so take some rows at a time
     with _quiet():
         parts = [part.to_sparse_csr() for part in rows.split(some)]  # several times as fast as scipy's own conversion
     values = np.concatenate([part.values().numpy() for part in parts])
@@ -80,7 +80,7 @@ def csr(weight: Tensor) -> scipy.sparse.csr_array:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Inside, torch does not warn that its compressed rows are in beta."""
+    """Inside the block, torch does not warn that its compressed rows are in beta."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
@@ -90,10 +90,10 @@ def products(layer: nn.Module, inputs: Tensor, *, blocks: bool = False) -> dict[
     The weight is compressed here, once, so that the calls do nothing but the product. The sparse ways lower a
     convolution: the patches become columns, and one sparse product gives all outputs.
 
-    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers;
-        float32 or float64, on the CPU.
+    layer: linear, or a 2-d convolution in one group, with zero padding, given as numbers; float32 or float64, on the
+        CPU.
     inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
-    blocks: True gives one sparse way in the place of the two, for zeros in blocks: the product of
+    blocks: True gives one sparse way instead of the two, for zeros in blocks: the product of
         :mod:`lib.pruning.shared.block_sparse`, in float32. Default False.
 
     Returns name -> function without arguments that returns the outputs: "dense", "scipy CSR" and "torch CSR", or
@@ -108,7 +108,7 @@ def products(layer: nn.Module, inputs: Tensor, *, blocks: bool = False) -> dict[
     if inputs.dim() < 2 or not inputs.numel():
         raise ValueError(f"there are no inputs: at least one sample is needed, not shape {tuple(inputs.shape)}")
     if plain and isinstance(layer, nn.Linear):
-        columns = inputs.detach().flatten(0, -2).T.contiguous()  # (features, n), as sparse layers follow each other
+        columns = inputs.detach().flatten(0, -2).T.contiguous()  # (features, n), the layout between sparse layers
 
         def lower() -> Tensor:
             return columns
@@ -168,7 +168,7 @@ def _torch_csr(matrix: scipy.sparse.csr_array) -> Tensor:
 
 @dataclass(frozen=True)
 class Race:
-    """How long a layer's dense product and the faster sparse one take, and what they do.
+    """How long a layer's dense product and the faster sparse one take, and how much work each does.
 
     dense_ms: median time of the dense product, in milliseconds.
     sparse_ms: median time of the faster sparse product, in milliseconds.
@@ -191,7 +191,7 @@ class Race:
 
 
 def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21, blocks: bool = False) -> Race:
-    """Time the dense product of a layer against the sparse ones of :func:`products`, of which the faster one counts.
+    """Time the dense product of a layer against the faster one of its sparse :func:`products`.
 
     They take turns on one thread.
 
@@ -199,11 +199,11 @@ def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21, blocks
         >>> timed.dense_work, timed.sparse_work
         (48, 48)
 
-    layer: linear, or a 2-d convolution in one group, with zeros around its inputs and its padding given as numbers;
-        float32 or float64, on the CPU.
+    layer: linear, or a 2-d convolution in one group, with zero padding, given as numbers; float32 or float64, on the
+        CPU.
     inputs: (n, features), (n, ..., features), or (n, channels, height, width); n is 1 or more.
     runs: how often each product is timed, 20 or more; the median counts.
-    blocks: True times the product in blocks in the place of the two for scattered zeros. Default False.
+    blocks: True times the product in blocks instead of the two for scattered zeros. Default False.
 
     Raises ValueError for other layers, for no inputs and for fewer runs.
     Source: han2016deep, which timed the fully connected layers.
@@ -217,10 +217,10 @@ def race(layer: nn.Linear | nn.Conv2d, inputs: Tensor, *, runs: int = 21, blocks
 
 
 def thinned(layer: Product, *, density: float, seed: int) -> Product:
-    """Fill a layer with random weights, each of which is there with probability ``density``.
+    """Fill a layer with random weights, each of which is nonzero with probability ``density``.
 
-    In place; returns the layer. Time does not depend on which weights are there, so layers of any network can be timed
-    without training it.
+    In place; returns the layer. Time does not depend on which weights are nonzero, so layers of any network can be
+    timed without training it.
 
     layer: linear, or a 2-d convolution; its bias is left alone.
     density: in (0, 1].
@@ -242,7 +242,7 @@ def thinned(layer: Product, *, density: float, seed: int) -> Product:
     values = torch.from_numpy(generator.standard_normal(len(places), dtype=np.float32)) / layer.weight[0].numel() ** 0.5
     where = tuple(torch.from_numpy(index) for index in np.unravel_index(places, layer.weight.shape))
     with torch.no_grad():
-        layer.weight.zero_()[where] = values.to(layer.weight)  # in place: a large layer is not held twice
+        layer.weight.zero_()[where] = values.to(layer.weight)  # in place, so that a large layer is not held twice
     return layer
 
 
@@ -250,10 +250,10 @@ def shrunk(model: nn.Module, example_input: Tensor, *, fraction: float, multiple
     """Remove the filters of small magnitude from every layer, and return a copy that is really smaller.
 
     model: any network that can be traced. It is not changed.
-    example_input: with which it is traced, (n, channels, height, width).
-    fraction: of the filters of each layer, those with the least sum of magnitudes, in [0, 1).
-    multiple_of: how many filters a layer keeps is rounded to a multiple of this, by default of 8: convolutions work on
-        blocks of channels, and an odd number costs as much as the next multiple.
+    example_input: inputs to trace it with, (n, channels, height, width).
+    fraction: share of the filters of each layer to remove, those with the least sum of magnitudes, in [0, 1).
+    multiple_of: the number of filters that a layer keeps is rounded to a multiple of this, 8 by default: convolutions
+        work on blocks of channels, and an odd number costs as much as the next multiple.
 
     Raises ValueError for a value that is not accepted and for a model that cannot be traced or has compressed weights.
 
@@ -276,22 +276,22 @@ def shrunk_to(
     block: int = 16,
     least: float = 0.5,
 ) -> nn.Module:
-    r"""Remove filters of small magnitude where the library saves most, and return a copy that is really smaller.
+    r"""Remove filters of small magnitude where this saves the most time, and return a copy that is really smaller.
 
     A convolution computes its outputs in blocks of B filters, so c filters take as long as :math:`B \lceil c/B \rceil`.
-    With the multiply-adds W counted in this way, those filters j of a layer go next that have the largest
+    With the multiply-adds W counted in this way, the next filters j to go are those of the layer with the largest
 
     .. math:: \frac{W_{\text{before}} - W_{\text{after}}}{\sum_j v_j},
 
     where v is a filter's sum of magnitudes, divided by the mean of its layer. A layer keeps a multiple of 8 or of B.
 
     model: any network that can be traced. It is not changed.
-    example_input: with which it is traced, (n, channels, height, width).
+    example_input: inputs to trace it with, (n, channels, height, width).
     multiply_adds: share of the multiply-adds that may be left, in (0, 1].
-    multiple_of: filters that go together, 8 by default; a layer keeps as many or more.
+    multiple_of: a layer that loses filters keeps a multiple of this, never zero; 8 by default.
     block: B, the outputs that a convolution computes at once; 16 by default, as with vectors of 512 bits.
-    least: share of its filters that each layer keeps, in [0, 1]; 0.5 by default. Very thin layers are slow for their
-        work, which the count does not see.
+    least: share of its filters that each layer keeps at least, in [0, 1]; 0.5 by default. Very thin layers are slow for
+        their work, which the count does not see.
 
     Raises ValueError for a value that is not accepted, a share that cannot be reached, and for a model that cannot be
     traced or has compressed weights.
@@ -341,7 +341,7 @@ def _lower(n: int, step: int, block: int) -> set[int]:
 
 
 class _Work:
-    """Called with the number of filters that each group keeps: the multiply-adds, with outputs in blocks."""
+    """Counts multiply-adds for given numbers of filters that the groups keep, with outputs in blocks."""
 
     def __init__(self, model: nn.Module, example_input: Tensor, groups: Sequence[structure.Group]):
         self.groups, self.work = groups, measure.multiply_adds_by_layer(model, tuple(example_input.shape[1:]))
@@ -368,7 +368,7 @@ def _groups(model: nn.Module, example_input: Tensor) -> list[structure.Group]:
 
 
 def _relative(scores: Sequence[Tensor]) -> Tensor:
-    """What each channel of tied layers is worth: the mean of its shares, 1 for a channel like the others; never 0."""
+    """What each channel of tied layers is worth: its mean relative score, 1 for an average channel; never 0."""
     return torch.stack([score / score.mean().clamp(min=1e-30) for score in scores]).mean(0).clamp(min=1e-30)
 
 
@@ -384,13 +384,13 @@ def _magnitude(weight: Tensor) -> Tensor:
 def break_even(densities: Sequence[float], ratios: Sequence[float]) -> float:
     """Find the density at which the ratio of times, sparse to dense, first reaches 1.
 
-    Between two measured densities the ratio is taken as a straight line in logarithms.
+    Between two measured densities the ratio is interpolated linearly in logarithms.
 
     densities: at which the ratios were measured, positive and rising.
     ratios: one for each density, positive.
 
-    Returns the density. Where all ratios lie on one side of 1, it is the density at that end: the break-even is there
-    or beyond.
+    Returns the density. If all ratios lie on one side of 1, it is the density at that end: the break-even is there or
+    beyond.
     Raises ValueError for sequences of different lengths, for empty ones and for values that are not accepted.
 
         >>> round(break_even([0.01, 0.1, 1.0], [0.1, 1.0, 10.0]), 3)

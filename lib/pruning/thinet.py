@@ -53,12 +53,12 @@ def removal_order(gram: Tensor) -> Tensor:
 
 
 def objective(gram: Tensor, removed: Tensor) -> float:
-    """Give the squared error of the next layers if channels go, as a share of the energy of their answers.
+    """Return the squared error of the next layers if channels go, as a share of the energy of their answers.
 
     gram: (channels, channels), the matrix G that :func:`lib.pruning.shared.reconstruction.grams` returns.
     removed: numbers of the channels that go.
 
-    Returns the error: 0 where nothing is missed, 1 where all channels go.
+    Returns the error: 0 if nothing is missed, 1 if all channels go.
 
     >>> objective(torch.tensor([[0.75, 0.0], [0.0, 0.25]]), torch.tensor([1]))
     0.25
@@ -78,8 +78,8 @@ def scores(
     model: any network that can be traced; it is left as it was.
     split: samples from which the contributions are measured; labels are not read.
     images: number of images to draw, 1 or more. Default 200.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (filters,) in [0, 1): the share of the layer that is removed before this filter, larger =
@@ -98,7 +98,7 @@ def scores(
 
 
 def lateness(gram: Tensor) -> Tensor:
-    """Say how late the greedy search removes each channel.
+    """Return how late the greedy search removes each channel.
 
     gram: (channels, channels), the matrix G, symmetric.
 
@@ -130,7 +130,7 @@ def rescale(
     masks: layer name -> (filters,) bool, True = keep, from the scores of any criterion.
     split: samples from which the factors are computed; labels are not read.
     images: number of images to draw, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
     seed: seed of the draws. Default 0.
 
     Returns the copy, of the size of the model.
@@ -152,10 +152,10 @@ def layer_by_layer(
     outputs: int = 64,
     seed: int = 0,
 ) -> tuple[nn.Module, Masks]:
-    """Prune as the paper does: choose the channels of one layer, rescale, and go on in the network that this leaves.
+    """Prune as the paper does: choose the channels of one layer, rescale, and go on with the result.
 
-    A layer is chosen by what the next one reads in the network that is cut so far, and rescaled to what it answers in
-    the model.
+    The channels are chosen by what the next layer reads in the network as cut so far. That layer is then rescaled to
+    its answers in the model.
 
     model: any network that can be traced; it is left as it was.
     split: samples to choose with and to compute the factors from; labels are not read.
@@ -164,8 +164,8 @@ def layer_by_layer(
         residual blocks stay whole.
     images: number of images to draw for the choice, 1 or more. Default 200.
     fit_images: number of images to draw for the factors, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns a masked copy of the model, and the masks; shrink the copy with them.

@@ -1,12 +1,12 @@
-r"""Products with a weight whose zeros come in blocks: sixteen outputs that lie together read an input, or none does.
+r"""Multiply by a weight whose zeros come in blocks: of sixteen adjacent outputs, all read an input or none does.
 
-A scattered weight costs an index and an input that is fetched for it alone. Here the rows of the weight form groups
-of B = 16, and of each group the columns :math:`C_r` are kept whole, in values :math:`V_r`:
+A scattered weight costs an index, and an input is fetched for it alone. Here the rows of the weight form groups of B =
+16, and each group r keeps the columns :math:`C_r` whole, with values :math:`V_r`:
 
 .. math:: y_{Br + j} = \sum_{c \in C_r} V_{r, c, j}\, x_c, \qquad j = 0, \dots, B - 1,
 
-so that one index serves sixteen weights, and these fill one vector of 512 bits. Which blocks are kept is decided by
-their mean magnitude, as groups of weights are in structured pruning (anwar2017structured).
+so that one index serves sixteen weights, and these fill one vector of 512 bits. The blocks of the largest mean
+magnitude are kept, as in structured pruning (anwar2017structured).
 """
 
 import numba
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from lib.pruning.shared.selection import largest
 
-ROWS = 16  # of a block: as many float32 numbers as a vector of 512 bits holds; the compiler unrolls what it knows
-MANY = 32  # inputs from which on vectors along the inputs are faster than along the rows of a block, as measured
+ROWS = 16  # of a block: a 512-bit vector holds 16 float32 numbers, and the compiler unrolls loops of known length
+MANY = 32  # from this many inputs on, vectors along the inputs are faster than along a block's rows, as measured
 
 
 def mask(weight: Tensor, *, density: float) -> Tensor:
     """Choose the blocks to keep, those of the largest mean magnitude.
 
-    weight: (outputs, inputs), finite; where the outputs are no multiple of 16, the last blocks are lower.
+    weight: (outputs, inputs), finite; if the outputs are not a multiple of 16, the last blocks are shorter.
     density: share of the blocks to keep, in (0, 1]; at least one, and never one of zeros alone.
 
     Returns a bool mask of the same shape, True where a weight is kept.
@@ -49,7 +49,7 @@ def mask(weight: Tensor, *, density: float) -> Tensor:
 
 
 class Blocks:
-    """A weight of which only the blocks are stored that are not all zero; ``blocks @ x`` is the product.
+    """A weight stored as its nonzero blocks; ``blocks @ x`` is the product.
 
     weight: (outputs, inputs), float32, on the CPU, finite. It is copied.
 
@@ -76,7 +76,7 @@ class Blocks:
         groups = padded.unflatten(0, (-1, ROWS))  # (groups, rows, columns)
         group, column = (groups != 0).any(1).nonzero(as_tuple=True)  # group by group, in each from left to right
         self.values = groups[group, :, column].contiguous().numpy()
-        self.columns = column.numpy().astype(np.uint32)  # unsigned: compiled code looks for no negative numbers
+        self.columns = column.numpy().astype(np.uint32)  # unsigned: no checks for negatives in compiled code
         self.starts = np.searchsorted(group.numpy(), np.arange(len(groups) + 1))
 
     def __matmul__(self, x: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ class Blocks:
         return product[:, 0] if x.dim() == 1 else product
 
 
-# Both kernels take several blocks at a time, so that a sum is loaded and stored once for as many multiply-adds. Where
-# few inputs share the weights, the vectors run along the rows of a block, else along the inputs.
+# Both kernels take several blocks at a time, so that a sum is loaded and stored once for several multiply-adds. With
+# few inputs the vectors run along the rows of a block, otherwise along the inputs.
 _fast = numba.njit(fastmath={"contract", "reassoc"}, cache=True)
 
 
@@ -108,7 +108,7 @@ def _times_few(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, x: n
     flat = values.reshape(-1)
     for r in range(len(starts) - 1):
         rest = starts[r + 1] - (starts[r + 1] - starts[r]) % 8
-        for b in range(starts[r], rest, 8):  # with four, LLVM makes no vectors of the innermost loop
+        for b in range(starts[r], rest, 8):  # with four, LLVM does not vectorize the innermost loop
             c, v = columns[b : b + 8], flat[b * ROWS : (b + 8) * ROWS]
             a0, a1, a2, a3, a4, a5, a6, a7 = x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]], x[c[6]], x[c[7]]
             for t in range(x.shape[1]):

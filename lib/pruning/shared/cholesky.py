@@ -7,8 +7,8 @@ from scipy.linalg.blas import dtpsv
 class Cholesky:
     r"""The upper triangular R of :math:`A = R^\top R`, while A gains and loses rows and columns.
 
-    Gaining one at the end, or a solution with R, takes :math:`n^2/2` multiply-adds for n rows. The columns of R follow
-    each other in memory, each down to the diagonal, so that a new one is appended without a copy of the others.
+    Appending one, or solving with R, takes :math:`n^2/2` multiply-adds for n rows. The columns of R follow each other
+    in memory, each down to the diagonal, so that a new one is appended without copying the others.
 
     most: the largest number of rows.
 
@@ -48,7 +48,7 @@ class Cholesky:
         self.size += 1
 
     def remove(self, place: int) -> None:
-        """Take out a row and a column of A.
+        """Remove a row and the matching column of A.
 
         place: its number, from 0.
         """

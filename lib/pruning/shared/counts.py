@@ -1,17 +1,17 @@
-"""Numbers that count something: samples, bins, steps."""
+"""Check numbers that count something: samples, bins, steps."""
 
 from numbers import Integral
 
 
 def count(name: str, value: object, *, least: int = 1) -> int:
-    """Give a number that counts something as an int.
+    """Check a number that counts something, and return it as an int.
 
-    name: what a message calls it.
-    value: what was given, an int of Python, numpy or the like.
+    name: what an error message calls it.
+    value: the number given, an int of Python, numpy or the like.
     least: the smallest number that is accepted, default 1.
 
     Returns the int.
-    Raises ValueError for anything that is no whole number, and for one below ``least``.
+    Raises ValueError for anything that is not a whole number, and for one below ``least``.
 
     >>> count("images", 20)
     20

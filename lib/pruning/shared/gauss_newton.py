@@ -10,11 +10,11 @@ from lib import running
 from lib.datasets import Split
 
 LARGEST = 25_000  # parameters; the inverse then takes 5 GB
-AT_ONCE = 2**23  # numbers of the gradients of single samples that are held at a time
+AT_ONCE = 2**23  # entries of gradients of single samples that are held at a time
 
 
 def factor(logits: Tensor) -> Tensor:
-    """Factor the second derivative of the cross-entropy by the logits of each sample into S Sᵀ.
+    """Factor the second derivative of each sample's cross-entropy with respect to its logits into S Sᵀ.
 
     logits: (n, classes).
 
@@ -33,7 +33,7 @@ def factor(logits: Tensor) -> Tensor:
 def gauss_newton_rows(model: nn.Module, split: Split) -> Tensor:
     """Compute the factor X of the Gauss-Newton matrix of the mean cross-entropy, XᵀX / samples.
 
-    model: a classifier of at most 25,000 parameters, which is looked at in evaluation mode and is not changed.
+    model: a classifier of at most 25,000 parameters; it runs in evaluation mode and is not changed.
     split: samples over which the cross-entropy is averaged; X may have 625 million numbers, 5 GB, at most.
 
     Returns X, (samples · classes, parameters), float64.
@@ -71,7 +71,7 @@ def check(model: nn.Module, split: Split) -> tuple[int, int]:
 
 
 def parts(model: nn.Module, split: Split) -> Iterator[Tensor]:
-    """Compute the rows of X for some samples at a time, so that what is held does not grow with the split.
+    """Compute the rows of X for some samples at a time, so that memory does not grow with the split.
 
     model: a classifier; it is left as it was.
     split: samples, one or more.
@@ -83,7 +83,7 @@ def parts(model: nn.Module, split: Split) -> Iterator[Tensor]:
     [(15, 15)]
     """
     if next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
-        model = copy.deepcopy(model).float()  # squares of small derivatives are zero in half precision
+        model = copy.deepcopy(model).float()  # squares of small derivatives underflow in half precision
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     images = running.fitted(model, split.images)
     with torch.no_grad(), running.evaluating(model):
@@ -115,7 +115,7 @@ def parts(model: nn.Module, split: Split) -> Iterator[Tensor]:
 def inverse_hessian(rows: Tensor | Iterable[Tensor], *, samples: int, alpha: float, block: int = 256) -> Tensor:
     """Invert alpha I + rowsᵀ rows / samples by the recursion of the paper, some rows at a time.
 
-    It holds parameters x parameters numbers once; everything else is small.
+    It holds one matrix of parameters x parameters numbers; everything else is small.
 
     rows: the factor X, (rows, parameters), float64, from :func:`gauss_newton_rows`, or its parts one after the other.
     samples: N, 1 or more.
@@ -123,7 +123,7 @@ def inverse_hessian(rows: Tensor | Iterable[Tensor], *, samples: int, alpha: flo
     block: rows at a time, 1 or more; the paper takes 1.
 
     Returns the inverse, (parameters, parameters), float64.
-    Raises ValueError for a value that is not accepted, and where there is no row.
+    Raises ValueError for a value that is not accepted, and if there is no row.
     Source: hassibi1992obs, its recursion for the inverse.
 
         >>> inverse_hessian(torch.ones(1, 1, dtype=torch.float64), samples=1, alpha=1.0).item()

@@ -42,7 +42,7 @@ def groups_of(model: nn.Module, split: Split) -> list[Group]:
 
 
 def filters(model: nn.Module, name: str) -> Tensor:
-    """Give the filters of a layer, one a row.
+    """Return the filters of a layer, one per row.
 
     model: any network.
     name: name of one of its layers with a weight.

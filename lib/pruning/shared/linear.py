@@ -1,8 +1,8 @@
-"""A network as a linear one, with magnitudes for weights: how much a unit can change the units after it.
+"""Run a network as a linear one, with magnitudes as weights: how much can a unit change the units after it?
 
-Biases go, activations pass everything on, a maximum over a window becomes a sum, and so does a difference. Each factor
-of a product passes on what it gets times the mean magnitude of the other one. A gate, which is computed from what it
-scales, is frozen at its mean magnitude.
+Biases are dropped, activations pass everything on, and a maximum over a window or a difference becomes a sum. Each
+factor of a product passes on what it gets, times the mean magnitude of the other factor. A gate, which is computed from
+what it scales, is frozen at its mean magnitude.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lib import running
 from lib.pruning.shared.products import PRODUCTS, SCALES, Product
 
-# names of functions of torch and methods of its tensors, without the underscores around them
+# names of torch's functions and tensor methods, without leading and trailing underscores
 ACTIVATIONS = {
     *("relu", "relu6", "hardtanh", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "log_sigmoid", "threshold"),
@@ -29,7 +29,7 @@ ACTIVATIONS = {
 WEIGHTED = {"linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3))}
 SCALED = {"div", "divide", "true_divide", "matmul", "mm", "bmm", "mv", "einsum"}
 ADDED = {"add", "sub", "rsub", "subtract"}
-# Shares that add up to one. With large magnitudes one of them is all, and the answer looks linear: always refused.
+# Shares that add up to one. With large magnitudes one share is all, and the answer looks linear: always refused.
 SHARING = {
     *("softmax", "log_softmax", "softmin", "gumbel_softmax", "scaled_dot_product_attention"),
     *("multi_head_attention_forward", "native_multi_head_attention", "transformer_encoder_layer_fwd"),
@@ -61,11 +61,11 @@ def linear_run(
     layers: names of the layers whose outputs are wanted, in the order in which they run; the last one reads the
         response.
     products: as :func:`lib.pruning.shared.products.products` lists them for this network.
-    gated: whether the layers that make a gate pass something on, too.
+    gated: whether the layers that compute a gate pass something on, too.
 
-    Returns the :class:`Run`, of which gradients can be taken.
-    Raises ValueError for a model that does not take such an input, for values that overflow, and, by name, for the
-    first layer that is not linear even so, as attention is.
+    Returns the :class:`Run`, through which gradients can be taken.
+    Raises ValueError for a model that does not take such an input, for values that overflow, and, naming it, for the
+    first layer that is still not linear, such as attention.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 1))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
@@ -83,7 +83,7 @@ def linear_run(
             outputs.append((name, output))
             if name == layers[-1]:
                 response[:], mode.open = inputs[:1], False
-            return output.clone()  # so that nothing changes in place what is kept
+            return output.clone()  # so that what is kept cannot be changed in place
 
         return hook
 
@@ -106,14 +106,14 @@ def linear_run(
 
 
 def _adds_up(one: Tensor, other: Tensor, both: Tensor) -> bool:
-    """Whether values may be those of a linear map of magnitudes: of one input, of another, and of their sum."""
+    """Whether a linear map of magnitudes could give these values: for one input, for another, and for their sum."""
     if both.shape != one.shape or not both.numel():
         return both.shape == one.shape
     return bool(((both - one - other).abs() <= 1e-6 * both).all() and (both >= 0).all())
 
 
 def _why_not(linear: nn.Module, mode: "_Magnitudes", forward: Callable[[Tensor], Tensor], starts: list[Tensor]) -> str:
-    """The sentence that names the first layer that is not linear: it reads sums, and does not answer with the sum."""
+    """The error message, with the first layer that is not linear: its inputs add up, but its answers do not."""
     calls: list[tuple[str, bool, list[Tensor], list[Tensor]]] = []
     names = {module: name for name, module in linear.named_modules()}
     entered: dict[nn.Module, bool] = {}
@@ -147,12 +147,12 @@ def _why_not(linear: nn.Module, mode: "_Magnitudes", forward: Callable[[Tensor],
 
 
 def _depends(value: object) -> bool:
-    """Whether a value depends on the input: only the input needs a gradient."""
+    """Whether a value depends on the input, which alone needs a gradient."""
     return isinstance(value, Tensor) and value.requires_grad
 
 
 class _Magnitudes(TorchFunctionMode):
-    """Inside, functions of what depends on the input compute with magnitudes."""
+    """Inside the block, functions of values that depend on the input compute with magnitudes."""
 
     def __init__(self, products: Iterable[Product | None], *, gated: bool) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ def _added(raw: str, one: Any, other: Any, *, alpha: float = 1) -> Tensor:
 
 
 def _pooled(dimensions: int) -> Callable[..., Tensor]:
-    """A function that sums over the windows of max pooling; where these have gaps it stays a maximum."""
+    """A function that sums over the windows of max pooling; if these have gaps it stays a maximum."""
 
     def pool(
         function: Any,
@@ -269,7 +269,7 @@ def _pooled(dimensions: int) -> Callable[..., Tensor]:
 
 
 def _adaptively_pooled(dimensions: int) -> Callable[..., Tensor]:
-    """The same for windows that follow from the size of the output, if all of them have one size."""
+    """The same for windows that follow from the size of the output, if all windows have the same size."""
     average: Any = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
 
     def pool(function: Any, input: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:

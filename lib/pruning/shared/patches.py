@@ -20,21 +20,21 @@ def sampled(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Sample what layers read and what they answer, at random places of random images.
 
-    The same seed draws the same images and places in networks of the same shape. So many images run at once that no
-    map has more than 2^24 values, 100 at most.
+    The same seed draws the same images and places in networks of the same shape. At most 100 images run at once, and
+    fewer if a map would have more than 2^24 values.
 
     model: any network; it is left as it was.
     names: names of convolution and linear layers that run in a forward pass.
     split: samples to run through the network; labels are not read.
     images: number of images to draw, 1 or more. Default 200.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
     seed: seed of the draws. Default 0.
 
     Yields for each batch of images, and each call of a layer in the order in which they run: the layer's name, its
     patches (n, inputs, k) and its answers (n, outputs) without the bias, both float64. k is the number of positions of
     the kernel, 1 for a linear layer.
-    Raises ValueError for an empty split, numbers out of range, a name of no convolution or linear layer, a layer with a
-    forward pass of its own, one that reads an input without a batch, and one that does not run.
+    Raises ValueError for an empty split, numbers out of range, a name that belongs to no convolution or linear layer, a
+    layer with a forward pass of its own, one that reads an input without a batch, and one that does not run.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3))
     >>> split = Split(torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
@@ -63,11 +63,11 @@ def check(split: Split, images: int, places: int) -> None:
 def batches(
     model: nn.Module, split: Split, *, images: int, seed: int, entries: int = 2**24, most: int = 100
 ) -> list[Tensor]:
-    """Draw images, in batches that are small enough for the memory.
+    """Draw images, in batches that are small enough for memory.
 
     model: any network; it runs once, on one image, and is left as it was.
     split: the samples to draw from.
-    images: number of images to draw; all where there are fewer.
+    images: number of images to draw; all if there are fewer.
     seed: seed of the draw.
     entries: number of values that the largest map of a batch may have. Default 2^24.
     most: number of images that a batch may have. Default 100.
@@ -95,13 +95,13 @@ def batches(
 def calls(
     model: nn.Module, names: Iterable[str], batches: Iterable[Tensor], *, places: int, seed: int
 ) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """Run batches through a network, and give for each all calls of some layers, in the order in which they run.
+    """Run batches through a network, and yield for each all calls of some layers, in the order in which they run.
 
     model: any network; it is left as it was.
     names: names of convolution and linear layers that run in a forward pass.
     batches: of images.
     places: number of places to draw from each map.
-    seed: seed of the draws, each layer's own.
+    seed: seed of the draws; each layer draws by itself.
 
     Yields lists of the layer's name, its patches (n, inputs, k) and its answers (n, outputs) with the bias.
     Raises ValueError as :func:`sampled` does.
@@ -110,7 +110,7 @@ def calls(
     generators = {name: torch.Generator().manual_seed(seed) for name in layers}
     taken: list[tuple[str, Tensor, Tensor]] = []
 
-    def take(name: str, inputs: Tensor, output: Tensor) -> None:  # at once: a ReLU in place may follow
+    def take(name: str, inputs: Tensor, output: Tensor) -> None:  # immediately, since a ReLU in place may follow
         patches, where = _at_places(name, layers[name], inputs, places, generators[name])
         taken.append((name, patches, _channels_last(layers[name], output)[where]))
 
@@ -123,7 +123,7 @@ def calls(
 
 
 def without_bias(layer: ConvolutionOrLinear, answers: Tensor) -> Tensor:
-    """What a layer answers, less its bias.
+    """Return what a layer answers, minus its bias.
 
     layer: a convolution or linear layer.
     answers: (n, outputs).
@@ -138,7 +138,7 @@ def without_bias(layer: ConvolutionOrLinear, answers: Tensor) -> Tensor:
 
 
 class _Enough(BaseException):
-    """Ends a forward pass that has shown what it was run for. No model takes it for an error of its own."""
+    """Ends a forward pass that has shown enough; not an Exception, so that no model catches it as its own error."""
 
 
 @torch.no_grad()
@@ -151,11 +151,11 @@ def in_turn(
     places: int,
     seed: int,
 ) -> None:
-    """Show what layers read, each before it answers, so that it and the layers before may get new weights first.
+    """Show what each layer reads before it answers, so that it and the layers before it can get new weights first.
 
-    One batch runs once, and stops at each layer. Several batches run once for each layer, as far as that layer.
+    A single batch runs once, and pauses at each layer. Several batches run once for each layer, up to that layer.
 
-    model: any network; what ``take`` does to it counts at once.
+    model: any network; what ``take`` changes in it takes effect at once.
     names: names of convolution and linear layers, in the order in which they run, once in each forward pass.
     batches: of images.
     take: called with a layer's name and its patches (n, inputs, k).
@@ -189,7 +189,8 @@ def accepted(model: nn.Module, names: Iterable[str]) -> dict[str, ConvolutionOrL
     names: of its layers.
 
     Returns layer name -> layer.
-    Raises ValueError for a name of no layer, and for a layer that is no convolution or linear layer of torch's.
+    Raises ValueError for a name that belongs to no layer, and for a layer that is not torch's own convolution or linear
+    layer.
 
     >>> accepted(nn.Sequential(nn.Linear(4, 3)), ["0"])
     {'0': Linear(in_features=4, out_features=3, bias=True)}
@@ -210,7 +211,7 @@ def accepted(model: nn.Module, names: Iterable[str]) -> dict[str, ConvolutionOrL
 def _hooked(
     layers: Mapping[str, nn.Module], take: Callable[[str, Tensor, Tensor], None], *, before: bool
 ) -> Iterator[None]:
-    """Inside, each call of a layer is shown with its input and, unless it comes before, its output."""
+    """Inside the block, ``take`` sees each call of a layer: its input and, unless ``before``, its output."""
 
     def shown(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], by_name: dict[str, Tensor], output: Any = None) -> None:
@@ -264,7 +265,7 @@ def _at_places(
 
 
 def kernels(layer: weights.Layer) -> Tensor:
-    """Give the weight of a layer as one matrix for each position of its kernel.
+    """Return the weight of a layer as one matrix for each position of its kernel.
 
     layer: a convolution or linear layer.
 

@@ -15,7 +15,7 @@ CONVOLUTIONS: dict[Any, Callable[..., Tensor]] = {
     nn.Conv2d.forward: grad.conv2d_weight,
     nn.Conv3d.forward: grad.conv3d_weight,
 }
-AT_ONCE = 2**22  # numbers in the gradients that are held at once; single samples are faster for larger weights
+AT_ONCE = 2**22  # gradient entries held at once; for larger weights, one sample at a time is faster
 
 
 def padded(layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -30,11 +30,11 @@ def padded(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def add_squares(total: Tensor, layer: Layer, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Add to ``total`` the squared gradient of each sample; what a sample reads at several places adds up before.
+    """Add the squared gradient of each sample to ``total``; the places of a sample are summed before squaring.
 
     total: (*shape of the weight), contiguous, changed in place.
     layer: any layer that reads one tensor.
-    parts: for each use of the layer what it read and the derivative by its output; samples first in both.
+    parts: for each use of the layer, what it read and the derivative with respect to its output; samples first in both.
     """
     if not parts:
         return
@@ -59,7 +59,7 @@ def _is_product(layer: Any) -> bool:
 
 
 def _factors(layer: Any, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivative by the outputs (outputs, places) and what was read (places, inputs), of one sample."""
+    """The derivative with respect to the outputs (outputs, places), and the inputs (places, inputs), of one sample."""
     if type(layer).forward is LINEAR:
         return d.reshape(-1, d.shape[-1]).T, x.reshape(-1, x.shape[-1])
     read = nn.functional.unfold(padded(layer, x), layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
@@ -80,7 +80,7 @@ def gradient_by_sample(layer: Layer, inputs: Tensor, deltas: Tensor) -> Tensor:
 
     layer: any layer that reads one tensor.
     inputs: what it read, samples first.
-    deltas: the derivative by its output, samples first.
+    deltas: the derivative with respect to its output, samples first.
 
     Returns (n, *shape of the weight).
 

@@ -24,7 +24,7 @@ class Product:
     """A product of two factors that both depend on the input of the network.
 
     gate: number of the factor that is computed from the other one, 0 or 1; None where neither is.
-    layers: names of the layers that made the gate, the nearest ones, without those that made what it scales.
+    layers: names of the nearest layers that made the gate, without those that made what it scales.
     sizes: mean magnitude of each factor over the samples, float64, (1, ...).
     """
 
@@ -56,9 +56,9 @@ def products(model: nn.Module, images: Tensor, names: Iterable[str], *, batch_si
     names: of the layers that may make a gate.
     batch_size: samples in each pass, 1 or more. Default 100.
 
-    Returns an entry for each multiplication, None where a factor does not depend on the input; and one for each layer,
+    Returns an entry for each multiplication, None if a factor does not depend on the input; and one for each layer,
     group or root-mean-square norm, whose gate, one over the deviation, is factor 1.
-    Raises ValueError where the model does not take such images.
+    Raises ValueError if the model does not take such images.
 
     >>> class Gated(nn.Module):
     ...     def __init__(self):
@@ -107,7 +107,7 @@ def _origin(value: object) -> Origin | None:
 
 
 class _Trace(TorchFunctionMode):
-    """Gives every tensor that is computed inside its origin, and notes the products. ``share``: weight of the batch."""
+    """Records the origin of every tensor computed inside, and all products. ``share``: weight of the batch."""
 
     def __init__(self, share: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What layers read of the channels of a group, and how to scale it."""
+"""Check what layers read of the channels of a group, and scale it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from lib.structure.group import channel_axis
 
 @torch.no_grad()
 def check_read(model: nn.Module, groups: Sequence[Group], example: Tensor) -> None:
-    """Run one sample through a network, and raise ValueError unless what is read of each group can be measured.
+    """Run one sample, and raise ValueError unless what the layers read of each group can be measured.
 
     model: any network; it is left as it was.
     groups: groups of its channels.
     example: one or more inputs, (n, ...); the first is run through the network.
 
-    Raises ValueError, by name, for a layer that does not run, for one that reads samples along another axis than the
-    first, and for channels that no layer reads.
+    Raises ValueError, naming the layer, for one that does not run, for one that reads samples along an axis other than
+    the first, and for channels that no layer reads.
 
     >>> from lib import models, structure
     >>> image = torch.zeros(1, 1, 28, 28)
@@ -46,13 +46,13 @@ def check_read(model: nn.Module, groups: Sequence[Group], example: Tensor) -> No
 
 @contextmanager
 def scaled(model: nn.Module, groups: Sequence[Group], factors: Sequence[Tensor]) -> Iterator[dict[int, int]]:
-    """Inside the block, what is read of channel c of group i is multiplied by ``factors[i][:, c]``.
+    """Inside the block, multiply what layers read of channel c of group i by ``factors[i][:, c]``.
 
     model: any network.
     groups: groups of its channels.
     factors: for each group (n, channels), or (1, channels) for all samples alike.
 
-    Yields group -> places of its maps, known after a forward pass: those of the first layer that reads them.
+    Yields group number -> places of its maps in the first layer that reads them, known after a forward pass.
 
     >>> from lib import models, structure
     >>> model, images = models.lenet5(), torch.rand(2, 1, 28, 28)

@@ -23,7 +23,7 @@ from lib.structure import Group
 
 
 def contributions(patches: Tensor, weight: Tensor) -> Tensor:
-    """Give what each channel adds to each output; summed over the channels, that is the answer without the bias.
+    """Compute what each channel adds to each output; summed over the channels, that is the answer without the bias.
 
     patches: (n, channels, k), what the layer reads.
     weight: (outputs, channels, k).
@@ -43,15 +43,15 @@ def grams(
 ) -> dict[str, Tensor]:
     r"""Measure the matrix G of every layer whose filters may go.
 
-    Where several layers read the channels, their matrices are averaged, each divided by the energy of its answer. So
+    If several layers read the channels, their matrices are averaged, each divided by the energy of its answer. So
     :math:`(1-\beta)^\top G (1-\beta)` is a relative error: 1 if all channels go. Layers that an addition ties share one
     G.
 
     model: any network that can be traced; it is left as it was.
     split: samples to run through the network; labels are not read.
     images: number of images to draw, 1 or more. Default 200.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
     Returns layer name -> (channels, channels) float64.
@@ -94,10 +94,10 @@ def measured(
     outputs: int,
     seed: int,
 ) -> list[tuple[Tensor, Tensor]]:
-    r"""Measure G in a network that is cut already in part, and what it should answer, as the whole one does.
+    r"""Measure G and :math:`Z^\top Y` in a network that is already partly cut, with the answers Y of the whole one.
 
     network: the network in which the next layers read; it is left as it was.
-    model: the network whose answers Y are wanted, of the same layers; it may be the network itself.
+    model: the network whose answers Y are wanted, with the same layers; it may be the network itself.
     groups: of its channels.
     split: samples to run through both; labels are not read.
     images: number of images to draw.
@@ -105,9 +105,10 @@ def measured(
     outputs: number of outputs to draw from each next layer.
     seed: seed of the draws.
 
-    Returns for each group G (channels, channels), and :math:`Z^\top Y` (channels,) with the contributions Z and the
-    answers Y less what other channels contribute. Both are float64 and divided by the energy of what the next layers
-    answer in the network, and averaged where several layers read. In the whole network :math:`Z^\top Y = G\,1`.
+    Returns for each group G (channels, channels), and :math:`Z^\top Y` (channels,). Z are the contributions, and Y the
+    answers minus what other channels contribute. Both results are float64, divided by the energy of what the next
+    layers answer in the network, and averaged if several layers read the channels. In the whole network :math:`Z^\top Y
+    = G\,1`.
     Raises ValueError for inputs that are not finite, and for what :func:`lib.pruning.shared.patches.sampled` refuses.
     """
     names = list(dict.fromkeys(name for group in groups for name in group.consumers))

@@ -28,20 +28,20 @@ def reconstruct(
     """Give the layers that read removed channels new weights, in a masked copy of the model.
 
     The layers get their weights one after the other, in the order in which they run. What a layer reads comes from the
-    copy as it is by then, what it should answer from the model; so an error of an earlier layer is corrected and not
-    passed on. Shrink the copy with the same masks afterwards.
+    copy as refitted so far, and what it should answer comes from the model. So an error of an earlier layer is
+    corrected and not passed on. Shrink the copy with the same masks afterwards.
 
-    As long as no map of all images together has more than 2^27 values, the copy runs once, and waits at each layer for
-    its new weights. More images run once for each layer, in batches, as far as that layer.
+    If no map of all images together has more than 2^27 values, the copy runs once, and pauses at each layer for its new
+    weights. Otherwise the images run in batches, once for each layer, up to that layer.
 
     model: any network that can be traced; it is left as it was.
     masks: layer name -> (filters,) bool, True = keep.
     split: samples to fit to; labels are not read.
     solve: function of patches (n, inputs, k), answers (n, outputs), weight (outputs, inputs, k) and channel (inputs,)
-        that returns the new weight. It is only shown what is kept; ``channel`` numbers the channel that an input
+        that returns the new weight. It only sees what is kept; ``channel`` is the number of the channel that each input
         belongs to.
     images: number of images to draw, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
     seed: seed of the draws. Default 0.
 
     Returns the copy, of the size of the model.
@@ -71,23 +71,23 @@ def layer_by_layer(
     outputs: int = 64,
     seed: int = 0,
 ) -> tuple[nn.Module, Masks]:
-    """Choose the channels of one layer, give the next layers new weights, and go on in the network that this leaves.
+    """Choose the channels of one layer, give the next layers new weights, and go on with the resulting network.
 
     model: any network that can be traced; it is left as it was.
     split: samples to choose with and to fit to; labels are not read.
     score: function of G, :math:`Z^\\top Y` (see :func:`lib.pruning.shared.reconstruction.measured`) and the number of
-        channels to keep, that returns scores (channels,), larger = keep. G is that of the network that is cut so far, Y
+        channels to keep, that returns scores (channels,), larger = keep. G is that of the network as cut so far; Y is
         what the model answers.
     solve: as in :func:`reconstruct`.
     fraction: share of the filters to remove from every layer, in [0, 1); the number is rounded down.
     tied: whether layers that an addition ties lose filters as well. Default False: the sums of residual blocks stay.
     images: number of images to draw for the choice, 1 or more. Default 200.
     fit_images: number of images to draw for the fit, 1 or more. Default 1000.
-    places: number of places to draw from each map, 1 or more; all of them where there are fewer. Default 10.
-    outputs: number of outputs to draw from each next layer, 1 or more; all of them where there are fewer. Default 64.
+    places: number of places to draw from each map, 1 or more; all of them if there are fewer. Default 10.
+    outputs: number of outputs to draw from each next layer, 1 or more; all of them if there are fewer. Default 64.
     seed: seed of the draws. Default 0.
 
-    Returns the masked copy of the model, of its size, and the masks; shrink the copy with them.
+    Returns the masked copy, still of the model's size, and the masks; shrink the copy with them.
     Raises ValueError as :func:`reconstruct` does, for a fraction out of range, and for a model that has no layer to
     prune.
     """
@@ -127,7 +127,7 @@ def _refit(
     places: int,
     seed: int,
 ) -> None:
-    """Give new weights to those of the readers, in the masked copy, that read removed channels."""
+    """Give new weights to those readers in the masked copy that read removed channels."""
     kept = {name: mask.cpu() for group in groups for name, mask in _joint(group, masks)}
     inputs: dict[str, Tensor] = {}
     channel: dict[str, Tensor] = {}
@@ -176,6 +176,6 @@ def _refit(
 
 
 def _joint(group: Group, masks: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """The mask of a group, for each of its producers, whichever of them the masks name."""
+    """The mask of a group for each of its producers, whichever of them the masks name."""
     mask = next((masks[name] for name in group.producers if name in masks), None)
     return [] if mask is None else [(name, mask) for name in group.producers]

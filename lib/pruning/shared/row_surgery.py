@@ -1,8 +1,8 @@
 r"""Surgery on the rows of one layer: which weights go, and where the others move.
 
 A row w of a layer's weight reads x, and :math:`H = \frac1N \sum_n x_n x_n^\top + \alpha I` is the same for all rows.
-But each row deletes weights of its own, so from its first deletion on it has an inverse of its own: a row of n inputs
-takes n³ / 3 multiply-adds. Rows are worked on together, as many as fit the memory.
+But each row deletes different weights, so from its first deletion on it needs an inverse of its own: a row of n inputs
+takes n³ / 3 multiply-adds. As many rows as fit into memory are processed together.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def check(layers: Mapping[str, nn.Linear | nn.Conv2d], shares: Mapping[str, floa
 def second_moments(
     model: nn.Module, layers: Mapping[str, nn.Linear | nn.Conv2d], split: Split, batch_size: int
 ) -> dict[str, Tensor]:
-    """Compute the matrix H of each layer over all its uses; no input outlives the pass.
+    """Compute the matrix H of each layer over all its uses, without keeping the inputs.
 
     model: any network; it runs in evaluation mode, and is left as it was.
     layers: layer name -> layer of the model.
@@ -105,7 +105,7 @@ def second_moments(
 
 
 def _second_moment(layer: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor, samples: int) -> Tensor:
-    """What one use adds to H: the sum of x xᵀ over its samples and places, by the number of all samples."""
+    """What one use adds to H: the sum of x xᵀ over its samples and places, divided by the number of all samples."""
     read = inputs if isinstance(layer, nn.Conv2d) else inputs.reshape(-1, layer.in_features)
     row = layer.weight[0].numel() + (layer.bias is not None)
     numbers = row * outputs[0, 0].numel() * layer.groups if isinstance(layer, nn.Conv2d) else row
@@ -138,7 +138,7 @@ def prune(
     size: weights of a row that may go; those after them (a bias) stay.
     share: of the layer's weights to keep, in (0, 1].
     alpha: added to the diagonal of H, above 0.
-    at_once: share of a row's weights that go in one step, in [0, 1); one at least goes.
+    at_once: share of a row's remaining weights that go in one step, in [0, 1); at least one goes.
 
     Returns the mask of what is kept, (rows, size), and the new rows.
 
@@ -148,7 +148,7 @@ def prune(
     """
     hessian = hessian + alpha * torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
     inverse = torch.linalg.inv(hessian)
-    costs = alpha / 2 * rows[:, :size].square()  # that of an input that is always zero: it moves no other
+    costs = alpha / 2 * rows[:, :size].square()  # the cost for an input that is always zero: it moves no other weight
     group = len(rows) // len(hessian)
     for g, h in enumerate(hessian):
         live = (h.diagonal() > alpha).nonzero().flatten()
@@ -166,7 +166,7 @@ def prune(
 
 
 def _moved(row: Tensor, keep: Tensor, hessian: Tensor, inverse: Tensor) -> Tensor:
-    """The minimum of (v - w)ᵀ H (v - w) over all v that are zero outside the mask, by the smaller of two systems."""
+    """The v, zero outside the mask, that minimizes (v - w)ᵀ H (v - w), by the smaller of two systems."""
     best, gone = torch.zeros_like(row), ~keep
     if 2 * int(keep.sum()) <= len(row):
         best[keep] = torch.linalg.solve(hessian[keep][:, keep], hessian[keep] @ row)
@@ -177,12 +177,12 @@ def _moved(row: Tensor, keep: Tensor, hessian: Tensor, inverse: Tensor) -> Tenso
 
 
 def losses(weights: Tensor, inverse: Tensor, size: int, at_once: float) -> Tensor:
-    """Delete all weights of some rows, the cheapest first, and tell the loss at which each one goes.
+    """Delete all weights of some rows, the cheapest first, and return the loss at which each one goes.
 
     weights: (rows, inputs).
     inverse: of H, (inputs, inputs), the same for all rows.
     size: weights of a row that go; those after them stay.
-    at_once: share of what is left that goes in one step, in [0, 1); one at least goes.
+    at_once: share of what is left that goes in one step, in [0, 1); at least one goes.
 
     Returns (rows, size): what a deletion costs when the others move, never less than one before it in its row.
 
@@ -208,8 +208,8 @@ def losses(weights: Tensor, inverse: Tensor, size: int, at_once: float) -> Tenso
             inverses.baddbmm_(side.mT, solved[:, :, 1:], alpha=-1)
             free = free.scatter(1, chosen, False)
             highest, left = rising[:, -1:], left - chosen.shape[1]
-        # What is deleted stays in the inverse, as zeros, until it is a quarter: each time costs a copy.
-        kept = (free | (alive >= size)).nonzero()[:, 1].view(n, -1)  # as many in each row
+        # Deleted weights stay in the inverse, as zeros, until they are a quarter of it: removing them costs a copy.
+        kept = (free | (alive >= size)).nonzero()[:, 1].view(n, -1)  # the same number in each row
         alive, free, weights = (x.gather(1, kept) for x in (alive, free, weights))
         inverses = _rows(_rows(inverses, kept).mT, kept)
     return result

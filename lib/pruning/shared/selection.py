@@ -1,4 +1,4 @@
-"""Which weights are kept: those with the largest values, in the share that is asked for."""
+"""Select which weights to keep: a given share, those with the largest values."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,8 +13,8 @@ def largest(magnitude: Tensor, share: float, *, candidates: Tensor | None = None
     share: of the entries, in (0, 1]; at least one entry is selected.
     candidates: bool, of the same shape: the entries that may be selected. Default: those that are not zero.
 
-    Returns a bool mask of the same shape. Of equal entries the first ones are selected. What is no candidate, and NaN,
-    never is.
+    Returns a bool mask of the same shape. Between equal entries, the first ones are selected. NaN and entries that are
+    not candidates never are.
 
         >>> largest(torch.tensor([3.0, 0.0, 5.0, 5.0]), 0.5).tolist()
         [False, False, True, True]
@@ -41,7 +41,7 @@ def largest_together(
     share: of all entries, in (0, 1]; at least one entry is selected.
     candidates: name -> bool, of the same shape: the entries that may be selected. Default: those that are not zero.
 
-    Returns name -> bool mask of the same shape. Of equal entries the first ones are selected.
+    Returns name -> bool mask of the same shape. Between equal entries, the first ones are selected.
 
         >>> largest_together({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([3.0, 2.0])}, 0.5)
         {'a': tensor([False,  True]), 'b': tensor([ True, False])}
@@ -53,7 +53,7 @@ def largest_together(
 
 
 def shares_by_layer(density: float | Mapping[str, float], layers: Iterable[str]) -> dict[str, float]:
-    """Give the share of the weights to keep in each layer.
+    """Return the share of the weights to keep in each layer.
 
     density: one share for all layers, or layer name -> share; layers that such a mapping does not name are left out.
     layers: names of the layers that may be pruned.
@@ -77,7 +77,7 @@ def shares_by_layer(density: float | Mapping[str, float], layers: Iterable[str])
 
 
 def check_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for a mask that fits no weight, by its name or by its shape.
+    """Raise ValueError for a mask that fits no weight, by name or by shape.
 
     masks: name -> mask.
     weights: name -> weight, all that may be masked.

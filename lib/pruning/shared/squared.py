@@ -1,15 +1,15 @@
 r"""One backward pass that squares each derivative on its way: the recursion of Optimal Brain Damage.
 
-With the sums :math:`a_i = \sum_j w_{ij} x_j` and the answers :math:`x_i = f(a_i)`, second derivatives go back through a
-network by (lecun1989obd, in the Levenberg-Marquardt form)
+With the sums :math:`a_i = \sum_j w_{ij} x_j` and the answers :math:`x_i = f(a_i)`, second derivatives are propagated
+back through a network by (lecun1989obd, in the Levenberg-Marquardt form)
 
 .. math:: \frac{\partial^2 E}{\partial a_i^2} = f'(a_i)^2 \sum_l w_{li}^2\, \frac{\partial^2 E}{\partial a_l^2}, \qquad
     \frac{\partial^2 E}{\partial w_{ij}^2} = \frac{\partial^2 E}{\partial a_i^2}\, x_j^2 ,
 
 as first derivatives do, with a square at each weight, slope and input. The cross terms between the neurons of a layer
-are left out, so this is an approximation; behind the last layer it is exact. A weight that is used at several places
-gets the sum of what it gets at each. Steps whose derivatives are 0 and 1 (ReLU, additions, largest of a window,
-reshaping) need no square, so a pass of autograd does the rest.
+are left out, so this is an approximation; for the last layer it is exact. A weight that is used at several places gets
+the sum over them. Steps whose derivatives are 0 and 1 (ReLU, additions, largest of a window, reshaping) need no square,
+so plain autograd does the rest.
 """
 
 import re
@@ -76,7 +76,7 @@ class Weighted(torch.autograd.Function):
 
 
 class Elementwise(torch.autograd.Function):
-    """A module each of whose outputs depends on one input: f'(a)² times what comes back."""
+    """A module each of whose outputs depends on one input; it multiplies what comes back by f'(a)²."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, module: nn.Module) -> Tensor:
@@ -97,7 +97,7 @@ class Elementwise(torch.autograd.Function):
 
 
 class Average(torch.autograd.Function):
-    """A mean over a window: the square of its one coefficient is that coefficient times the coefficient."""
+    """A mean over a window, whose coefficient is squared by multiplying what comes back by it once more."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.Module) -> Tensor:
@@ -129,9 +129,9 @@ def _coefficients(module: Any, x: Tensor, outputs: torch.Size) -> Tensor:
 
 
 def installed(model: nn.Module) -> nn.Module:
-    """Give the modules of a model their squared derivatives. In place; returns the model, which answers as before.
+    """Make the modules of a model square their derivatives. In place; returns the model, which answers as before.
 
-    model: in evaluation mode, and of no further use for training.
+    model: in evaluation mode; it can no longer be trained afterwards.
     """
 
     def weighted(layer: Any, x: Tensor) -> Tensor:
@@ -153,14 +153,14 @@ def installed(model: nn.Module) -> nn.Module:
 
 
 def second_derivatives(model: nn.Module, layers: Mapping[str, Layer], images: Tensor) -> dict[str, Tensor]:
-    r"""Take the second derivatives of the summed cross-entropy by the layers' weights, in one backward pass.
+    r"""Compute the summed cross-entropy's second derivatives with respect to the layers' weights, in one pass.
 
-    model: a classifier with what :func:`installed` gives it.
+    model: a classifier that :func:`installed` has prepared.
     layers: layer name -> layer of the model, linear or convolution.
     images: the samples to sum over.
 
     Returns layer name -> tensor of the shape of the weight, 0 or larger.
-    Raises ValueError for a step whose derivative goes back unsquared, a layer that did not run, and logits that are not
+    Raises ValueError for a step that does not square its derivative, a layer that did not run, and logits that are not
     finite.
 
     >>> model = installed(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).eval())
@@ -184,7 +184,7 @@ def second_derivatives(model: nn.Module, layers: Mapping[str, Layer], images: Te
 
 
 def _unsquared(answer: Tensor) -> str | None:
-    """The name of a step behind a tensor whose derivative goes back as it is, and is not 0 and 1; None without one."""
+    """The name of a step before a tensor whose derivative is not squared, and not only 0 and 1; None without one."""
     waiting, seen = [answer.grad_fn], {answer.grad_fn, None}
     while waiting:
         node: Any = waiting.pop()
@@ -201,7 +201,7 @@ def _unsquared(answer: Tensor) -> str | None:
 
 
 def _place(model: nn.Module, images: Tensor) -> str:
-    """Where in the model the first such step is."""
+    """Where in the model the first step is that does not square its derivative."""
     places: list[str] = []
 
     def before(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:

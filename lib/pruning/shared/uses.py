@@ -16,7 +16,7 @@ from lib.weights import Layer
 
 @dataclass(frozen=True)
 class Use:
-    """One call of a layer in a forward pass: what it read, and its output, a part of the graph."""
+    """One call of a layer in a forward pass: what it read, and its output as part of the graph."""
 
     name: str
     inputs: Tensor
@@ -30,8 +30,8 @@ def watchable(model: nn.Module, names: Iterable[str] | None = None) -> dict[str,
     names: of the layers to take; None takes all that have a weight.
 
     Returns layer name -> layer, at least one.
-    Raises ValueError for a layer that does not exist, a weight that its module multiplies with itself (attention's
-    ``in_proj_weight``, those of an LSTM), and a model that has no layer with a weight.
+    Raises ValueError for a layer that does not exist, a weight that its module uses without calling a layer
+    (attention's ``in_proj_weight``, those of an LSTM), and a model that has no layer with a weight.
 
     >>> list(watchable(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), ["2"]))
     ['2']
@@ -59,7 +59,7 @@ def recorded(layers: Mapping[str, Layer]) -> Iterator[list[Use]]:
 
     layers: layer name -> layer, as :func:`watchable` returns them.
 
-    Raises ValueError, in the forward pass, for a layer that reads or answers anything but one tensor.
+    Raises ValueError, in the forward pass, for a layer that reads or returns anything but one tensor.
     """
     uses: list[Use] = []
 
@@ -85,7 +85,7 @@ def recorded(layers: Mapping[str, Layer]) -> Iterator[list[Use]]:
 
 
 def check(layers: Mapping[str, Layer], uses: Sequence[Use], logits: Tensor) -> None:
-    """Raise ValueError unless the uses are all that makes the logits depend on the layers' weights.
+    """Raise ValueError unless the logits depend on the layers' weights through these uses only.
 
     layers: layer name -> layer.
     uses: of one forward pass.
@@ -106,7 +106,7 @@ def check(layers: Mapping[str, Layer], uses: Sequence[Use], logits: Tensor) -> N
 
 
 def _nodes_read(logits: Tensor) -> Iterator[Any]:
-    """The nodes of the graph behind the logits, each as often as another one reads from it."""
+    """The nodes of the graph of the logits, each as often as another one reads from it."""
     waiting, seen = [logits.grad_fn], {logits.grad_fn}
     while waiting:
         node: Any = waiting.pop()
@@ -125,8 +125,8 @@ def sample_axes(model: nn.Module, layers: Mapping[str, Layer], uses: Sequence[Us
     uses: of the forward pass of the batch.
     batch: the images of this pass.
 
-    Returns one axis for each use; None where the whole tensor belongs to the only sample.
-    Raises ValueError where no axis, or more than one, counts the samples.
+    Returns one axis for each use; None if the whole tensor belongs to the only sample.
+    Raises ValueError if no axis, or more than one, counts the samples.
     """
     n = len(batch)
     if all(_is_plain(layers[use.name], use.inputs) and len(use.inputs) == n for use in uses):
@@ -138,7 +138,7 @@ def sample_axes(model: nn.Module, layers: Mapping[str, Layer], uses: Sequence[Us
     for use, one in zip(uses, of_one if same else uses, strict=True):
         shape, single = use.inputs.shape, one.inputs.shape
         forward = type(layers[use.name]).forward
-        known = forward in (LINEAR, nn.Embedding.forward)  # they leave all axes but the last alone
+        known = forward in (LINEAR, nn.Embedding.forward)  # they change no axis but the last
         found = [a for a in range(len(shape)) if shape[a] == n and single == (*shape[:a], 1, *shape[a + 1 :])]
         if forward in CONVOLUTIONS and len(shape) != layers[use.name].weight.dim():
             found = []  # without an axis for the samples
@@ -162,11 +162,11 @@ def _is_plain(layer: Layer, inputs: Tensor) -> bool:
 def by_sample(
     name: str, uses: Sequence[Use], deltas: Sequence[Tensor | None], axes: Sequence[int | None]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Give what a layer read and the derivative by its output, for each of its uses, samples first in both.
+    """Return what a layer read and the derivative with respect to its output, for each use, samples first in both.
 
     name: of the layer.
     uses: of a forward pass.
-    deltas: the derivatives by the outputs of all uses; None where nothing depends on an output.
+    deltas: the derivatives with respect to the outputs of all uses; None if nothing depends on an output.
     axes: which axis counts the samples, as :func:`sample_axes` returns it.
     """
 
