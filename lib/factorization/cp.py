@@ -73,7 +73,7 @@ def decompose(
     True
     """
     if weight.dim() != 4 or not weight.numel() or not torch.isfinite(weight).all():
-        raise ValueError(f"the kernel of shape {tuple(weight.shape)} must have four ways and finite entries")
+        raise ValueError(f"the kernel of shape {tuple(weight.shape)} must have four dimensions and finite entries")
     if sweeps < 1 or starts < 1 or not 0 < ridge < 1:
         raise ValueError(f"sweeps and starts must be 1 or more and ridge in (0, 1), not {sweeps}, {starts} and {ridge}")
     rank = rows.checked_rank(rank, largest_rank(weight))

@@ -410,7 +410,7 @@ def without(model: nn.Module, names: Iterable[str], example_input: Tensor | None
     for name in names:
         merge = next((found for found in _merges(traced) if name in found[1]), None)
         if merge is None:
-            raise ValueError(f"layer {name!r} is not one of two summands: accepted are {summands(model)}")
+            raise ValueError(f"layer {name!r} ends no branch that can be cut out: accepted are {summands(model)}")
         node, ends = merge
         left = [part for part in _parts(node) if part is not ends[name]]
         if node.target not in ADDITIONS:
@@ -442,7 +442,7 @@ def _readers(model: nn.Module, name: str, example_input: Tensor | None) -> dict[
                     raise ValueError(f"layer {reader!r} is grouped: a branch that it reads cannot be cut out")
             return {reader: columns.flatten().tolist() for reader, columns in read.items()}
     raise ValueError(
-        f"the channels of layer {name!r} cannot go: they are the network's output, or not known to be free"
+        f"the channels of layer {name!r} cannot be removed: they are in the network's output, or in no group"
     )
 
 

@@ -69,7 +69,7 @@ def greedy(model: nn.Module, split: Split, *, fraction: float) -> Masks:
         running.logits(model, split.images[:1])
     for name in groups:
         if name not in flow.outputs:
-            raise ValueError(f"layer {name!r} did not run: its turn is not known")
+            raise ValueError(f"layer {name!r} did not run: its place in the order of layers is not known")
     for first in flow.outputs:  # in the order in which they ran
         if first in masks:
             continue

@@ -221,7 +221,7 @@ class LoweredConvolution(nn.Module):
         if type(layer).forward is not nn.Conv2d.forward:
             raise ValueError(f"{layer} cannot be lowered: it has a forward pass of its own")
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ValueError(f"{layer} cannot be lowered: accepted are groups=1, zeros around, padding as numbers")
+            raise ValueError(f"{layer} cannot be lowered: accepted are groups=1 and zero padding given as numbers")
         if mask.shape != layer.weight.shape:
             raise ValueError(f"the mask must be of shape {tuple(layer.weight.shape)}, not {tuple(mask.shape)}")
         self.padding, self.stride, self.dilation = layer.padding, layer.stride, layer.dilation

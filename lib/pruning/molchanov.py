@@ -281,7 +281,7 @@ def shrink_iteratively(
     groups = _of_layers(groups_of(model, split), layers)
     left = int(fraction * sum(group.channels for group in groups) + 1e-9)
     if left > sum(group.channels - 1 for group in groups):
-        raise ValueError(f"without {fraction} of its filters the network has a layer without any: lower the fraction")
+        raise ValueError(f"removing {fraction} of the filters would leave a layer without any: lower the fraction")
     if not left:
         return copy.deepcopy(model)
     while left > 0:

@@ -151,7 +151,7 @@ def _by_filter(model: nn.Module, name: str, slope: Tensor) -> Tensor:
     if not torch.isfinite(slope).all():
         raise ValueError(f"the importance scores of {type(model).__name__} overflow: scale its weights down")
     if (slope < 0).any():
-        raise ValueError(f"importance cannot be propagated to layer {name!r}: what reads it subtracts places")
+        raise ValueError(f"importance cannot be propagated to layer {name!r}: what reads it takes differences")
     axis = channel_axis(model.get_submodule(name), slope)
     return slope.flatten(0, -2).sum(0) if axis == slope.dim() - 1 else slope.transpose(0, 1).flatten(1).sum(1)
 
@@ -219,7 +219,7 @@ def scores(
     groups = groups_of(model, split)
     importance = ranking(responses(model, split, images=images, seed=seed), alpha=alpha)
     if not importance.any():
-        raise ValueError("the final responses are the same for all images, or all alike: there is nothing to rank")
+        raise ValueError("the final responses are the same for all images or all features: there is nothing to rank")
     order, sample = in_order(model, split.images), _drawn(split, images, seed)
     for name in (name for group in groups for name in group.producers):
         if name not in order:

@@ -197,7 +197,7 @@ def path(model: nn.Module, split: Split, *, weight_decay: float, choose_by: str 
     """
     check_one_of("choose_by", choose_by, CHOICES)
     if not weight_decay > 0:
-        raise ValueError(f"weight_decay must be above 0, so that there is an inverse, not {weight_decay}")
+        raise ValueError(f"weight_decay must be above 0 (without it there is no inverse), not {weight_decay}")
     split = Split(running.fitted(model, split.images), split.labels)
     gauss_newton.check(model, split)
     alive = torch.ones_like(nn.utils.parameters_to_vector(model.parameters()), dtype=torch.bool)

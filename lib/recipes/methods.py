@@ -131,7 +131,7 @@ def factors(model: nn.Module, plan: Plan) -> Made:
     # method
     small, report = low_rank.factorize_model(model, energy=plan.amount)
     if all(row.before == row.after for row in report):
-        raise ValueError(f"no layer is cheaper as two at {plan.amount:g}: lower the amount")
+        raise ValueError(f"no layer has fewer parameters as two at {plan.amount:g}: lower the amount")
     plan.retrain(small)
     # end of method
     ranks = {row.layer: row.ranks[0] for row in report if row.after < row.before}
@@ -248,7 +248,7 @@ def plan_for(name: str, train: Split, *, amount: float | None, epochs: int, seed
     chosen = method.usual if amount is None else amount
     if isinstance(chosen, bool) or not isinstance(chosen, int | float) or not method.least <= chosen <= method.most:
         accepted = f"{method.least:g} to {method.most:g}"
-        raise ValueError(f"amount of {name} is the {method.unit}, {accepted}, not {amount!r}")
+        raise ValueError(f"amount of {name} must be {accepted} ({method.unit}), not {amount!r}")
     check_sizes({"epochs": epochs, "seed": seed}, {"epochs": 0, "seed": 0})
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")

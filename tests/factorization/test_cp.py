@@ -157,8 +157,8 @@ def test_bad_input_is_one_sentence():
         (lambda: cp.decompose(kernel, 9), "the rank must be a whole number from 1 to 8, not 9"),
         (lambda: cp.decompose(kernel, 1, sweeps=0), "sweeps and starts must be 1 or more"),
         (lambda: cp.decompose(kernel, 1, ridge=0), r"ridge in \(0, 1\), not 100, 3 and 0"),
-        (lambda: cp.decompose(kernel * torch.inf, 1), "must have four ways and finite entries"),
-        (lambda: cp.decompose(drawn(3, 3), 1), r"the kernel of shape \(3, 3\) must have four ways"),
+        (lambda: cp.decompose(kernel * torch.inf, 1), "must have four dimensions and finite entries"),
+        (lambda: cp.decompose(drawn(3, 3), 1), r"the kernel of shape \(3, 3\) must have four dimensions"),
         (lambda: cp.factorize_model(models.lenet_300_100(), rank=2), "has no layer to factorize"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -163,7 +163,7 @@ def test_bad_input_is_one_sentence():
         (lambda: tucker.factorize_model(model, ranks={"conv2": (2, 2)}, energy=0.5), "give ranks or energy, not both"),
         (
             lambda: tucker.factorize_model(model, ranks={"conv2": (2, 2)}, layers=["conv2"]),
-            "give the names of layers once",
+            "name the layers only once",
         ),
         (
             lambda: tucker.factorize_model(model, ranks={"fc1": (2, 2)}),

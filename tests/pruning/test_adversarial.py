@@ -270,9 +270,9 @@ def test_bad_input_is_refused_in_a_sentence():
             ValueError, match=f"parts must be last layers of branches or blocks, with a weight, not '{part}'"
         ):
             learn_masks(model, data.images, seed=0, parts=[part])
-    with pytest.raises(ValueError, match="layer 'conv1' is not one of two summands"):
+    with pytest.raises(ValueError, match="layer 'conv1' ends no branch that can be cut out"):
         without(model, ["conv1"])
-    with pytest.raises(ValueError, match=r"layer 'stage2_1\.shortcut\.1' is not one of two summands"):
+    with pytest.raises(ValueError, match=r"layer 'stage2_1\.shortcut\.1' ends no branch that can be cut out"):
         without(models.resnet8(), ["stage2_1.bn2", "stage2_1.shortcut.1"])
     data.images[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="diverged in step 1: try a smaller"):
@@ -324,7 +324,7 @@ def test_both_branches_at_once_and_no_example_are_refused():
     model = given.seeded(Inception).eval()
     with pytest.raises(ValueError, match="layer 'b' ends in a concatenation: an example input is needed"):
         adversarial.without(model, ["b"])
-    with pytest.raises(ValueError, match="layer 'b' is not one of two summands"):
+    with pytest.raises(ValueError, match="layer 'b' ends no branch that can be cut out"):
         adversarial.without(model, ["a", "b"], torch.rand(1, 3, 5, 5))
 
 

@@ -472,7 +472,7 @@ def test_bad_input_is_refused(lenet):
         molchanov.information(torch.rand(3, 2), torch.arange(3), bins=1)
     with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
         molchanov.taylor_scores(lenet, data, structure.groups(lenet, data.images), molchanov.cross_entropy, 0)
-    with pytest.raises(ValueError, match=r"without 0\.99 of its filters the network has a layer without any"):
+    with pytest.raises(ValueError, match=r"removing 0\.99 of the filters would leave a layer without any"):
         molchanov.shrink_iteratively(lenet, data, fraction=0.99, layers=CONVOLUTIONS)
 
 

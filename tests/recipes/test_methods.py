@@ -61,7 +61,7 @@ def test_a_network_of_small_layers_is_not_coded(digits):
 
 def test_factors_that_save_nothing_are_refused(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    with pytest.raises(ValueError, match="no layer is cheaper as two at 1: lower the amount"):
+    with pytest.raises(ValueError, match="no layer has fewer parameters as two at 1: lower the amount"):
         METHODS["factors"].apply(model, plan("factors", digits.train, amount=1))
 
 
@@ -77,7 +77,7 @@ def test_a_network_of_torchvision_is_shrunk(name):
     ("changed", "says"),
     [
         ({"name": "magic"}, "method must be one of filters, factors, int8, coded, rounded, not 'magic'"),
-        ({"amount": 2}, "amount of filters is the share of the multiply-adds left, 0.01 to 1, not 2"),
+        ({"amount": 2}, "amount of filters must be 0.01 to 1 (share of the multiply-adds left), not 2"),
         ({"amount": True}, "not True"),
         ({"epochs": -1}, "epochs must be a whole number of 0 or more, not -1"),
         ({"seed": 0.5}, "seed must be a whole number of 0 or more, not 0.5"),

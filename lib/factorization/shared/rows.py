@@ -175,7 +175,7 @@ def chosen_layers(layers: Iterable[str] | None, rank: object) -> Iterable[str] |
     if not isinstance(rank, Mapping):
         return layers
     if layers is not None:
-        raise ValueError("give the names of layers once: in a mapping of ranks, or as layers")
+        raise ValueError("name the layers only once: as keys of the ranks, or in layers")
     return rank
 
 

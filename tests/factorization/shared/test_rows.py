@@ -172,8 +172,8 @@ def test_what_cannot_be_factorized_is_refused_before_anything_changes():
             lambda: low_rank.factorize_model(model, rank=2, layers=["relu1"]),
             "layer 'relu1' cannot be factorized: it is ReLU",
         ),
-        (lambda: low_rank.factorize_model(model, rank={"fc1": 2}, layers=["fc1"]), "give the names of layers once"),
-        (lambda: tucker.factorize_model(model, ranks={"fc1": (2, 2)}, layers=["fc1"]), "the names of layers once"),
+        (lambda: low_rank.factorize_model(model, rank={"fc1": 2}, layers=["fc1"]), "name the layers only once"),
+        (lambda: tucker.factorize_model(model, ranks={"fc1": (2, 2)}, layers=["fc1"]), "the layers only once"),
         (lambda: low_rank.factorize_model(depthwise, rank=2), "Conv2d has no layer to factorize: accepted are Linear"),
         (lambda: low_rank.factorize_model(tied, rank=2), "layers '0' and '1' share one weight"),
     ):
