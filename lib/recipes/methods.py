@@ -248,7 +248,7 @@ def plan_for(name: str, train: Split, *, amount: float | None, epochs: int, seed
     chosen = method.usual if amount is None else amount
     if isinstance(chosen, bool) or not isinstance(chosen, int | float) or not method.least <= chosen <= method.most:
         accepted = f"{method.least:g} to {method.most:g}"
-        raise ValueError(f"amount of {name} must be {accepted} ({method.unit}), not {amount!r}")
+        raise ValueError(f"amount of {name}, the {method.unit}, must be {accepted}, not {amount!r}")
     check_sizes({"epochs": epochs, "seed": seed}, {"epochs": 0, "seed": 0})
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")

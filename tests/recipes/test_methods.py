@@ -77,7 +77,7 @@ def test_a_network_of_torchvision_is_shrunk(name):
     ("changed", "says"),
     [
         ({"name": "magic"}, "method must be one of filters, factors, int8, coded, rounded, not 'magic'"),
-        ({"amount": 2}, "amount of filters must be 0.01 to 1 (share of the multiply-adds left), not 2"),
+        ({"amount": 2}, "amount of filters, the share of the multiply-adds left, must be 0.01 to 1, not 2"),
         ({"amount": True}, "not True"),
         ({"epochs": -1}, "epochs must be a whole number of 0 or more, not -1"),
         ({"seed": 0.5}, "seed must be a whole number of 0 or more, not 0.5"),
