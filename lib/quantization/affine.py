@@ -1,11 +1,12 @@
-r"""Affine quantization: small integers q represent the real numbers r = S (q - Z), so products can be integer too.
+r"""Affine quantization: a small integer q represents the real number r = S (q - Z), so products can be integer too.
 
 .. math:: q = \mathrm{clip}\big(\mathrm{round}(r / S) + Z,\; q_{min},\; q_{max}\big), \qquad r \approx S\,(q - Z)
 
 (jacob2018quantization, section 2.1). For values in [a, b], a <= 0 <= b, and B bits,
 :math:`S = (b - a) / (2^B - 1)` and :math:`Z = \mathrm{round}(q_{min} - a / S)`: the range is nudged so that zero is on
-the grid. Symmetric grids have Z = 0 and :math:`S = \max(-a, b) / (2^{B-1} - 1)`, without the lowest integer.
-Activations have one S and Z for a tensor; weights one, or one for each output channel (krishnamoorthi2018whitepaper).
+the grid. Symmetric grids have Z = 0 and :math:`S = \max(-a, b) / (2^{B-1} - 1)`, and leave out the lowest integer.
+An activation tensor has one S and one Z. A weight has one pair, or one for each output channel
+(krishnamoorthi2018whitepaper).
 Rounding is to nearest, ties to even. The integers are signed: -128..127 for 8 bits.
 """
 
@@ -24,11 +25,11 @@ TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 class AffineWeight(CompressedWeight):
-    """A dense weight that is rounded to its grid at every use; the grid follows its least and greatest value.
+    """A dense weight that is rounded to its grid at every use; the grid follows its smallest and largest value.
 
-    Training moves the dense weight.
+    Training updates the dense weight.
 
-    bits: 1 to 16, or 2 to 16 where symmetric.
+    bits: 1 to 16, or 2 to 16 if symmetric.
     axis: the dimension that has a grid for each of its entries; None for one grid.
     symmetric: whether Z is 0.
     """
@@ -37,7 +38,7 @@ class AffineWeight(CompressedWeight):
         super().__init__()
         self.bits = checked_bits(bits, 2 if symmetric else 1, 16)
         self.axis, self.symmetric = axis, symmetric
-        # Its name alone says something: a state of other bits does not fit.
+        # Only the name matters: a state saved with other bits does not load.
         self.register_buffer(f"bits{self.bits}_axis{axis}_{'' if symmetric else 'a'}symmetric", torch.empty(0))
 
     def extra_repr(self) -> str:
@@ -60,7 +61,7 @@ class AffineWeight(CompressedWeight):
         tables = {"scale": grid.scale.flatten(), "zero": (grid.zero - grid.low).flatten().float()}
         if self.symmetric:
             tables["zero"] = tables["zero"][:1]
-        if self.axis:  # 0 goes without saying
+        if self.axis:  # 0 is the default
             tables["axis"] = torch.tensor([float(self.axis)])
         return Encoding({"code": grid.quantize(weight).sub_(grid.low).flatten()}, tables)
 
@@ -69,7 +70,7 @@ class AffineWeight(CompressedWeight):
         (axis,) = encoding.whole("axis", 1) if "axis" in encoding.tables else [0]
         wide = [-1 if d == axis else 1 for d in range(len(shape))]
         scale, zero = (encoding.tables[name].reshape(wide) for name in ("scale", "zero"))
-        # In place, so that no table of another length can make it larger than the weight.
+        # In place, so that a table of the wrong length cannot broadcast it beyond the weight's shape.
         return encoding.symbols["code"].reshape(shape).float().sub_(zero).mul_(scale)
 
     @staticmethod
@@ -80,11 +81,11 @@ class AffineWeight(CompressedWeight):
 def form_on_grid(layer: nn.Module, name: str) -> tuple[AffineWeight, Tensor]:
     """Look up how a layer's weight is rounded.
 
-    layer: a layer of what :func:`quantize` or :func:`simulate` returned.
-    name: what to call it in an error.
+    layer: a layer of a network that :func:`quantize` or :func:`simulate` returned.
+    name: the layer's name, for errors.
 
     Returns the form, which knows the grid, and the weight before it is rounded.
-    Raises ValueError where the weight is not on a grid.
+    Raises ValueError if the weight is not on a grid.
 
     >>> form, weight = form_on_grid(quantize(nn.Linear(3, 2), bits=4), "fc")
     >>> form, weight.shape
@@ -97,16 +98,16 @@ def form_on_grid(layer: nn.Module, name: str) -> tuple[AffineWeight, Tensor]:
 
 
 def quantize(model: nn.Module, *, bits: int = 8, per_channel: bool = True, symmetric: bool = True) -> nn.Module:
-    """Store each weight as integers, with one scale for each output channel or one for the layer. In place.
+    """Store weights as integers, with one scale for each output channel or one for the layer. In place.
 
-    Activations stay as they are.
+    Activations are not quantized.
 
     model: any network.
-    bits: of the integers, 1 to 16, or 2 to 16 where symmetric.
+    bits: of the integers, 1 to 16, or 2 to 16 if symmetric.
     per_channel: whether each output channel has a scale of its own.
     symmetric: whether Z is 0.
 
-    Returns the model. Raises ValueError for other bits, or a model without a layer that has a weight
+    Returns the model. Raises ValueError for bits out of range, and for a model without a layer that has a weight
     (krishnamoorthi2018whitepaper, section 3).
 
     >>> layer = quantize(nn.Linear(300, 2), bits=3)
@@ -129,24 +130,24 @@ def simulate(
     per_channel: bool = True,
     symmetric: bool = True,
 ) -> fx.GraphModule:
-    """Copy a network into one that computes in float with the values an integer network would have. Calibrate it next.
+    """Copy a network so that it computes in float with the values of an integer network. Calibrate the copy next.
 
-    Batch norm is folded into the layer before it, or becomes a layer of its own where another operation is before it.
-    A layer, or whatever else makes new values, has one grid with the ReLU or other clamp that alone reads it. The parts
-    of a concatenation are rounded once more, to one grid.
+    Batch norm is folded into the layer before it, or becomes a layer of its own if another operation comes before it.
+    An operation that makes new values shares one grid with the ReLU or other clamp after it, if nothing else reads its
+    output. The parts of a concatenation are rounded once more, to one common grid.
 
     model: a network, float32 or float64, with one input and one output, of linear and convolution layers, also
         transposed ones, batch norm, ReLU and other clamps, SiLU, sigmoid and other functions of one number, max and
-        average pooling, means, sums, products, concatenation, flatten and other ways to arrange, and dropout; it is
-        left as it was.
-    bits: of the weights and of what flows between the layers, 1 to 16, or 2 to 16 where symmetric.
+        average pooling, means, sums, products, concatenation, flatten and other rearrangements, and dropout; left
+        unchanged.
+    bits: of the weights and of the activations between layers, 1 to 16, or 2 to 16 if symmetric.
     edge_bits: of the network's input and output, 1 to 32.
     per_channel: whether each output channel of a layer has a scale of its own.
     symmetric: whether the weights' grids have Z = 0.
 
-    Returns the simulated network. Its ranges are its only new state: ``state_dict`` and files hold them.
-    Raises ValueError for other bits, for weights of other types, and for a network that cannot be traced or does
-    something else, by the name of the operation and its layer (jacob2018quantization, section 3).
+    Returns the simulated network. The activations' ranges are its only new state; ``state_dict`` and files hold them.
+    Raises ValueError for bits out of range, for weights of other types, and for a network that cannot be traced or
+    contains another operation; the message names it and its layer (jacob2018quantization, section 3).
 
     >>> network = simulate(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), bits=4)
     >>> len(activations(network))  # of the input and of both layers
@@ -171,16 +172,16 @@ def calibrate(
     decay: float | None = None,
     batch_size: int = 100,
 ) -> nn.Module:
-    """Choose the range of each activation from images, and round to it from now on. In place.
+    """Set the range of each activation from images, and round to it from then on. In place.
 
     network: what :func:`simulate` returned.
-    images: (n, channels, height, width), or what else the network takes; one or more, finite.
+    images: (n, channels, height, width), or whatever the network takes; one or more, finite.
     percentile: above 50, up to 100: 100 takes the extremes, 99.9 leaves out a thousandth of the values on either side.
     decay: None takes the widest range of all batches; a number in [0, 1) takes their moving average.
-    batch_size: images at once, 1 or more.
+    batch_size: images per batch, 1 or more.
 
-    Returns the network. Raises ValueError for no images or images that are not finite or do not fit, and for arguments
-    that are not accepted; the ranges stay as they were then.
+    Returns the network. Raises ValueError for no images, for images that are not finite or do not fit, and for
+    arguments out of range; the ranges are then unchanged.
 
     >>> network = calibrate(simulate(nn.Linear(2, 1)), torch.tensor([[0.0, 3.0], [1.0, -1.0]]))
     >>> [end.item() for end in (activations(network)[0].lower, activations(network)[0].upper)]
@@ -220,8 +221,8 @@ def calibrate(
 def correct_biases(network: fx.GraphModule, model: nn.Module, images: Tensor) -> fx.GraphModule:
     """Subtract from each bias the shift that rounding causes in the layer's mean output, first layer first. In place.
 
-    network: what :func:`simulate` made of ``model``, calibrated; layers without a bias stay as they are.
-    model: the network in float; it is left as it was.
+    network: what :func:`simulate` made of ``model``, calibrated; layers without a bias are left alone.
+    model: the network in float; left unchanged.
     images: (n, channels, height, width), over which the means are taken; one or more.
 
     Returns the network. Raises ValueError for no images, and for a layer that is used more than once.
@@ -238,7 +239,7 @@ def correct_biases(network: fx.GraphModule, model: nn.Module, images: Tensor) ->
         if (uses := len(network.graph.find_nodes(op="call_module", target=name))) > 1:
             raise ValueError(f"layer {name!r} is used {uses} times: one bias cannot correct the means of all")
     original = graph.traced(model)
-    in_place.switch_off(original)  # what a layer gave must still be there when its mean is taken
+    in_place.switch_off(original)  # a layer's output must not be overwritten before its mean is taken
     with running.captured(original, [name for name, *_ in biased]) as exact, running.evaluating(network):
         running.logits(original, images)
         for name, layer, bias in biased:

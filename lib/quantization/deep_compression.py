@@ -1,12 +1,12 @@
-r"""Deep Compression: prune, let the survivors share trained centroids, code what is left by Huffman.
+r"""Deep Compression: prune, let the surviving weights share trained centroids, and Huffman-code the result.
 
-The survivors of pruning are clustered layer by layer with Lloyd's k-means from one of three starts, and the centroids
-are trained on: with :math:`W_{ij} = C_{I_{ij}}` the gradient of a centroid is the sum over its cluster,
+The survivors of pruning are clustered layer by layer with Lloyd's k-means from one of three starts. Then the centroids
+are trained: with :math:`W_{ij} = C_{I_{ij}}` the gradient of a centroid is the sum over its cluster,
 
 .. math:: \frac{\partial L}{\partial C_k} = \sum_{ij} \frac{\partial L}{\partial W_{ij}}\, \mathbb 1(I_{ij} = k) .
 
-The places of survivors are stored as gaps of g bits, with fillers of value zero where a gap is too long. Codes and gaps
-are two streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
+The positions of survivors are stored as gaps in g bits; a gap that is too long is split by fillers of value zero. Codes
+and gaps are two streams per layer, each with its own Huffman code (han2016deep, sections 2 to 4).
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ STARTS = (*LLOYD_STARTS, "optimal")
 class PrunedSharedWeight(SharedWeight):
     """centroids[codes] at the places of the survivors, zero elsewhere. Code 0 in the file is a filler's zero.
 
-    cluster: from the survivors' values, (n,), to their codebook.
-    gap_bits: width g of the gap fields, 1 to 16; None takes the width that costs least.
+    cluster: function from the survivors' values, (n,), to their codebook.
+    gap_bits: width g of the gap fields, 1 to 16; None takes the cheapest width.
     """
 
     places: Tensor
@@ -83,11 +83,11 @@ def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) ->
 
     values: (n,) finite numbers.
     k: number of centroids, 1 to n.
-    start: "linear" spaces them evenly from the least value to the greatest, "density" evenly in rank, and "random"
+    start: "linear" spaces them evenly from the smallest value to the largest, "density" evenly in rank, and "random"
         draws them from the values without replacement (Forgy's start).
     seed: of the draw.
 
-    Returns (k,) centroids in ascending order. Raises ValueError for another start.
+    Returns (k,) centroids in ascending order. Raises ValueError for an unknown start.
 
     >>> starting_points(np.array([0.0, 1.0, 2.0, 10.0]), 3, start="linear").tolist()
     [0.0, 5.0, 10.0]
@@ -101,16 +101,16 @@ def starting_points(values: np.ndarray, k: int, *, start: str, seed: int = 0) ->
 
 
 def cluster(values: np.ndarray, k: int, *, start: str, seed: int = 0, weights: np.ndarray | None = None) -> Codebook:
-    """Cluster numbers by Lloyd's iteration from a start, or find the best clusters.
+    """Cluster numbers by Lloyd's iteration, or optimally.
 
     values: (n,) finite numbers.
-    k: number of clusters, 1 or more; n where there are fewer values.
+    k: number of clusters, 1 or more; n if there are fewer values.
     start: "linear", "density" or "random" for Lloyd's iteration from :func:`starting_points`, "optimal" for the
         clusters of least squared error.
     seed: of the start "random".
     weights: (n,) importance of each value, finite and not negative; None weighs them all alike.
 
-    Returns the codebook. Raises ValueError for another start, no values, or values or weights that are not accepted.
+    Returns the codebook. Raises ValueError for an unknown start, no values, or invalid values or weights.
 
     >>> cluster(np.array([0.0, 1.0, 10.0, 11.0]), 2, start="optimal").centroids.tolist()
     [0.5, 10.5]
@@ -132,8 +132,8 @@ def share_survivors(
 ) -> nn.Module:
     """Let the non-zero weights of each layer share 2^bits - 1 trainable values; zero stays zero. In place.
 
-    One of the 2^bits codes is the zero of fillers. Then train the model as usual, at a learning rate of about a
-    hundredth: a centroid's gradient is a sum over its cluster.
+    One of the 2^bits codes is kept for the zero of fillers. Train the model as usual afterwards, but at about a
+    hundredth of the learning rate: a centroid's gradient is a sum over its cluster.
 
     model: a network, pruned or not.
     bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone.
@@ -164,7 +164,7 @@ def share_survivors(
 
 
 def set_gap_bits(model: nn.Module, bits: int | None) -> nn.Module:
-    """Set the width of the gaps between the survivors that a file holds. In place.
+    """Set how many bits a file uses for each gap between survivors. In place.
 
     model: a network with layers whose survivors share values; others are left alone.
     bits: width of the fields, 1 to 16; None takes the cheapest for each layer.
@@ -183,6 +183,6 @@ def set_gap_bits(model: nn.Module, bits: int | None) -> nn.Module:
 
 
 def check_gap_bits(gap_bits: int | None) -> None:
-    """Raise ValueError for a width of gaps that is neither None nor in 1..16."""
+    """Raise ValueError for a gap width that is neither None nor in 1..16."""
     if gap_bits is not None and not 1 <= gap_bits <= 16:
         raise ValueError(f"gap_bits must be in 1..16, not {gap_bits}")

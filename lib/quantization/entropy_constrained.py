@@ -6,8 +6,9 @@ With the rate of an entropy code in the objective, and a price :math:`\lambda` f
 
 Lloyd's two steps become three: :math:`a(i) = \arg\min_j h_i (w_i - c_j)^2 - \lambda \log_2 p_j`, then each
 :math:`c_j` is the weighted mean and :math:`p_j` the share of its members (chou1989entropy; choi2017towards). None of
-them lets :math:`J_\lambda` rise. A cluster that nobody chooses is gone, so the price also sets how many stay. Where the
-:math:`h_i` differ, clusters are no intervals: of two equal weights the important one may stay with a rarer centroid.
+the steps raises :math:`J_\lambda`. A cluster that loses all its members is dropped, so the price also sets how many
+remain. If the :math:`h_i` differ, clusters need not be intervals: of two equal weights, the more important one may keep
+a rarer centroid.
 """
 
 import numba
@@ -33,13 +34,13 @@ def codebook(
     values: (n,) finite numbers, one or more.
     penalty: the price λ of a bit, in squared units of the values times the unit of the weights; 0 or more, finite.
     weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
-    start: (k,) centroids to begin with. None begins with those of uniform cells, at most 256, of the width that this
-        price is worth, or, where weights differ, also of a third of it, and keeps the better end.
-    iterations: at most so many rounds; fewer where J falls by less than a millionth of itself.
+    start: (k,) centroids to begin with. None begins with at most 256 uniform cells of the width that suits this price;
+        if weights differ, also with cells a third as wide, and keeps the better result.
+    iterations: maximum number of rounds; fewer once J falls by less than a millionth of itself.
 
-    Returns the codebook, of the clusters that have members.
-    Raises ValueError for a penalty that is negative or not finite, and for values, weights or a start that are not
-    accepted (chou1989entropy).
+    Returns the codebook of the clusters that have members.
+    Raises ValueError for a penalty that is negative or not finite, and for invalid values, weights or start
+    (chou1989entropy).
 
     >>> values = np.array([0.0, 0.1, 0.2, 5.0])
     >>> [len(codebook(values, penalty).centroids) for penalty in (0.0, 0.1, 100.0)]
@@ -50,7 +51,7 @@ def codebook(
     values, weights = uniform_quantization.checked(values, weights)
     if start is not None:
         return iterated(values, weights, np.sort(np.asarray(start, dtype=float)), penalty, iterations)
-    # Small cells have the error Δ²/12 and the rate η - log2 Δ, so that J is least at λ = ln 2 · Δ²/6.
+    # Small cells have the error Δ²/12 and the rate η - log2 Δ, so J is smallest at λ = ln 2 · Δ²/6.
     width = np.sqrt(6 * penalty / np.log(2) / max(weights.mean(), np.finfo(float).tiny))
     parts = (1, 1 / 3) if np.ptp(weights) > 0 else (1,)
     steps = {max(width * part, np.ptp(values) / 255) or 1.0 for part in parts}
@@ -66,7 +67,7 @@ def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty
     weights: (n,) float64, contiguous, the importance h of each value.
     start: (k,) centroids, finite and ascending.
     penalty: the price λ of a bit.
-    iterations: at most so many rounds, 0 or more.
+    iterations: maximum number of rounds, 0 or more.
 
     Returns the codebook. Raises ValueError for a start that is empty or not finite.
 
@@ -96,7 +97,7 @@ def iterated(values: np.ndarray, weights: np.ndarray, start: np.ndarray, penalty
 def shares(codes: np.ndarray) -> np.ndarray:
     """Compute p_j, the share of each code among all codes.
 
-    codes: (n,) whole numbers from 0 up.
+    codes: (n,) whole numbers, 0 or more.
 
     >>> shares(np.array([0, 2, 2, 2])).tolist()
     [0.25, 0.0, 0.75]
@@ -130,9 +131,10 @@ def _updated(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, cod
 def assign(
     values: np.ndarray, weights: np.ndarray, centroids: np.ndarray, prices: np.ndarray, codes: np.ndarray
 ) -> None:
-    """Write the cheapest centroid of each value into ``codes``, by weights[i] (values[i] - centroids[j])^2 + prices[j].
+    """Write each value's cheapest centroid into ``codes``, by weights[i] (values[i] - centroids[j])^2 + prices[j].
 
-    The search begins with the commonest centroid, and goes from the nearest outwards until distance alone costs more.
+    The search tries the commonest centroid first, then goes outwards from the nearest until the distance and the lowest
+    price together cost more than the best so far.
 
     values: (n,) float64.
     weights: (n,) float64, not negative.

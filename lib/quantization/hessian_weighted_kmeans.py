@@ -1,4 +1,4 @@
-r"""Hessian-weighted k-means: one codebook for all layers, whose errors are weighed by what they cost in loss.
+r"""Hessian-weighted k-means: one codebook for all layers, with each error weighted by what it costs in loss.
 
 Around a minimum of the loss, with the cross terms left out, moving the weights by :math:`\delta w` costs
 
@@ -7,8 +7,8 @@ Around a minimum of the loss, with the cross terms left out, moving the weights 
     c_j = \frac{\sum_{C_j} h_{ii} w_i}{\sum_{C_j} h_{ii}}
 
 (choi2017towards). A weight still belongs to its nearest centroid; only the centroids move. The errors of all
-layers are in one unit, that of the loss, so all layers are quantized together and share one codebook. Biases stay as
-they are. Where the diagonal h comes from: :mod:`lib.quantization.shared.hessian_diagonal`.
+layers are in one unit, that of the loss, so all layers are quantized together and share one codebook. Biases are not
+quantized. :mod:`lib.quantization.shared.hessian_diagonal` computes the diagonal h.
 """
 
 import numpy as np
@@ -44,9 +44,9 @@ def share(
     seed: of the weights drawn for the start "random".
 
     Returns the model.
-    Raises ValueError for k below 1, another start, a negative floor, layers whose weights are of several types, and an
-    importance that names a layer the model does not have, is negative or not finite, or has another shape than the
-    weight.
+    Raises ValueError for k below 1, an unknown start, a negative floor, layers whose weights are of several types, and
+    an importance that names a layer the model does not have, is negative or not finite, or does not have the weight's
+    shape.
 
     >>> model = share(nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)), k=8)
     >>> len({*model[0].weight.unique().tolist(), *model[2].weight.unique().tolist()})

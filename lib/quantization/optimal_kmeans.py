@@ -1,4 +1,4 @@
-r"""k-means on a line: the exact optimum, and Lloyd's iteration that everyone uses instead.
+r"""k-means in one dimension: the exact optimum, and Lloyd's iteration, which everyone uses instead.
 
 Of all ways to replace n numbers by k centroids, find the one with the least squared error
 
@@ -11,7 +11,7 @@ after the i-th up to the j-th,
 .. math:: D_m(j) = \min_{i < j} D_{m-1}(i) + c(i, j), \qquad c(i, j) = T - S^2 / H
 
 from prefix sums of :math:`h`, :math:`hw` and :math:`hw^2`. The best i never falls as j grows, so divide and conquer
-needs O(k n log n) steps, and with a price on each cluster a few passes do (wu1991optimal; gronlund2017fast).
+needs O(k n log n) steps; with a price on each cluster, a few passes are enough (wu1991optimal; gronlund2017fast).
 Lloyd's iteration (lloyd1982least) only finds a local optimum.
 """
 
@@ -21,16 +21,16 @@ from itertools import pairwise
 import numba
 import numpy as np
 
-TABLE = 2**27  # entries of the table of dynamic programming, 4 bytes each, where ties need it
+TABLE = 2**27  # most entries, 4 bytes each, of the table of dynamic programming, which only ties need
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids, and which of them stands for each value.
+    """Centroids, and which of them replaces each value.
 
     centroids: (k,) float64, ascending.
     codes: (n,) int64, the index of each value's centroid.
-    squared_error: the weighted squared error that is lost.
+    squared_error: the weighted squared error of the replacement.
     """
 
     centroids: np.ndarray
@@ -39,17 +39,17 @@ class Codebook:
 
 
 def optimal(values: np.ndarray, k: int, weights: np.ndarray | None = None) -> Codebook:
-    """Find the k centroids with the least weighted squared error: no other k lose less.
+    """Find the k centroids with the least possible weighted squared error.
 
-    The optimum is exact but for the rounding of sums in float64, for every k. It takes seconds per million values, and
-    longest where many clusters tie.
+    The optimum is exact for every k, except for the rounding of sums in float64. It takes seconds per million values,
+    and longest if many clusters tie.
 
     values: (n,) finite numbers, one or more.
-    k: number of centroids, 1 to n; fewer come back where fewer values are distinct, and lose nothing.
+    k: number of centroids, 1 to n; with fewer distinct values, fewer come back, and the error is zero.
     weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
 
-    Returns the codebook. Raises ValueError for another k, and for values or weights that are not accepted
-    (wu1991optimal; gronlund2017fast).
+    Returns the codebook. Raises ValueError for k out of range, and for invalid values or weights (wu1991optimal;
+    gronlund2017fast).
 
     >>> book = optimal(np.array([1.0, 2.0, 10.0, 12.0]), k=2)
     >>> book.centroids.tolist(), book.codes.tolist(), book.squared_error
@@ -81,12 +81,11 @@ def lloyd(
     (lloyd1982least).
 
     values: (n,) finite numbers, one or more.
-    centroids: (k,) where they begin, in any order; at most n.
+    centroids: (k,) where they begin, in any order; k at most n.
     weights: (n,) importance h of each value, finite and not negative; None weighs them all alike.
-    iterations: at most so many rounds.
+    iterations: maximum number of rounds.
 
-    Returns the codebook. Raises ValueError for no centroids or more than n, and for values or weights that are not
-    accepted.
+    Returns the codebook. Raises ValueError for no centroids or more than n, and for invalid values or weights.
 
     >>> lloyd(np.array([1.0, 2.0, 10.0, 12.0]), np.array([0.0, 3.0])).centroids.tolist()
     [1.5, 11.0]
@@ -135,7 +134,7 @@ def _intervals(w: np.ndarray, h: np.ndarray, k: int) -> np.ndarray:
     """First index of each of the k optimal clusters of the ascending, distinct values w with masses h."""
     mass, moment = (np.concatenate([[0.0], np.cumsum(x)]) for x in (h, h * w))
     spread = max(float((h * w * w).sum()), np.finfo(float).tiny)
-    # A few thousand of the prefix sums find the price of a cluster well enough to start from.
+    # A few thousand of the prefix sums are enough to find a good starting price.
     thinned = np.unique(np.linspace(0, len(w), min(len(w), 4096) + 1).astype(np.int64))
     *_, price = priced(mass[thinned], moment[thinned], min(k, len(thinned) - 1), spread / k**3, 2.0)
     fewer, more, _ = priced(mass, moment, k, price, 1.02)
@@ -147,9 +146,10 @@ def _intervals(w: np.ndarray, h: np.ndarray, k: int) -> np.ndarray:
 def priced(
     mass: np.ndarray, moment: np.ndarray, k: int, price: float, step: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Search the price of a cluster at which exactly k of them are cheapest, outwards and then by bisection.
+    """Find the price per cluster at which exactly k clusters are cheapest, by widening a bracket and bisecting it.
 
-    The least error falls ever more slowly as k grows, so what is cheapest at some price is optimal for its own k.
+    Clusters that are cheapest at some price are optimal for their number. The least error falls ever more slowly as k
+    grows, so every k is cheapest at some price.
 
     mass: (n + 1,) prefix sums of the weights h of the ascending, distinct values.
     moment: (n + 1,) prefix sums of h w.
@@ -157,9 +157,8 @@ def priced(
     price: where the search begins, in units of the squared error.
     step: factor by which the price is changed at first, above 1.
 
-    Returns the first index of each of the k clusters, twice, and the price. Where several numbers of clusters tie at
-    one price, none singles k out: the clusters are then those at the end of the tie with fewer than k, and at the end
-    with more.
+    Returns the first index of each of the k clusters, twice, and the price. If several numbers of clusters tie at one
+    price, no price singles out k: the results are then the tied clusters with fewer than k and those with more.
     """
     fewer, more = np.zeros(1, dtype=np.int64), np.arange(len(mass) - 1)
     low, high, price = 0.0, np.inf, max(price, 1e-300)  # a price of 0 could not be raised
@@ -185,12 +184,12 @@ def priced(
 
 
 def spliced(fewer: np.ndarray, more: np.ndarray, k: int, n: int) -> np.ndarray:
-    """Make k clusters of two sets of clusters that tie at one price: the first ones of one, the last ones of the other.
+    """Make k clusters from two sets of clusters that tie at one price: the first of one, then the last of the other.
 
     Somewhere a cluster [b, c) of ``more`` lies inside a cluster [a, d) of ``fewer``, and has k - len(fewer) more
-    clusters before it. There one can cross over from either to the other. The error of a cluster satisfies
-    c(a, c) + c(b, d) <= c(a, d) + c(b, c), so both ways together cost no more than the two that are optimal, and each
-    of them is optimal as well.
+    clusters before it. There one can switch from either set to the other. The error of a cluster satisfies
+    c(a, c) + c(b, d) <= c(a, d) + c(b, c), so the two mixtures together cost no more than the two optimal sets, and
+    each of them is optimal as well.
 
     fewer: (m,) first index of each cluster, m < k.
     more: the same for more than k clusters.
@@ -219,7 +218,8 @@ def _cheapest(H: np.ndarray, S: np.ndarray, price: float) -> np.ndarray:
     """First indices of the clusters that minimize error + price * clusters, for prefix sums H of h and S of h w.
 
     The error of a cluster is written without T, which adds up to the same total for all partitions. A later start i
-    only ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and from where.
+    only ever gains on an earlier one as the end j grows, so a queue holds the starts that will be best, and the j from
+    which each is.
     """
     n = len(H) - 1
     D = np.zeros(n + 1)
@@ -261,7 +261,7 @@ def _cheapest(H: np.ndarray, S: np.ndarray, price: float) -> np.ndarray:
 
 @numba.njit("int64[::1](float64[::1], float64[::1], int64)", cache=True)
 def _layered(H: np.ndarray, S: np.ndarray, k: int) -> np.ndarray:
-    """The same k clusters by dynamic programming over m = 1..k, divide and conquer within a layer; needed for ties."""
+    """The same k clusters by dynamic programming over m = 1..k, divide and conquer within each m; needed for ties."""
     n = len(H) - 1
     before, after = np.zeros(n + 1), np.zeros(n + 1)
     for j in range(1, n + 1):

@@ -9,10 +9,11 @@ are clustered into k codewords by k-means,
 With codes of q bits, :math:`k = 2^q`, the codewords take 32 k n bits and the codes q m s: the compression rate is
 :math:`32 m n / (32 k n + q m s)` (gong2014vq, section 3.3; jegou2011product).
 
-A weight of four dimensions is seen as the matrix (outputs, inputs · height · width), any other as (first dimension,
-the rest); ``vectors="inputs"`` takes its transpose, so that what leaves one input is a row. A transposed convolution
-has its inputs first, so the two change places, and the matrix of a recurrent layer or of attention has a row for each
-output of each gate, or of query, key and value. The last segment is shorter where the length does not divide n.
+A four-dimensional weight is treated as the matrix (outputs, inputs · height · width), any other as (first dimension,
+the rest). ``vectors="inputs"`` takes the transpose, so that each row holds the weights of one input. A transposed
+convolution has its inputs first, so there the two are swapped. The matrix of a recurrent layer has a row for each
+output of each gate, that of attention one for each output of query, key and value. The last segment is shorter if the
+length does not divide n.
 """
 
 from collections.abc import Mapping
@@ -33,11 +34,11 @@ VECTORS = ("outputs", "inputs")
 
 @dataclass(frozen=True)
 class VectorCodebook:
-    """Codewords, and which of them stands for each vector.
+    """Codewords, and which of them replaces each vector.
 
     codewords: (k, d) float64.
     codes: (n,) int64, the index of each vector's codeword.
-    squared_error: the squared error that is lost.
+    squared_error: the squared error of the replacement.
     """
 
     codewords: np.ndarray
@@ -48,12 +49,12 @@ class VectorCodebook:
 def kmeans(vectors: np.ndarray, k: int, *, seed: int, iterations: int = 25, restarts: int = 3) -> VectorCodebook:
     """Cluster vectors by Lloyd's iteration from k-means++ starts, and keep the best of several runs.
 
-    A cluster that loses all its vectors keeps its codeword. Vectors of one number are clustered exactly instead.
+    A cluster that loses all its vectors keeps its codeword. One-dimensional vectors are clustered exactly instead.
 
     vectors: (n, d) finite numbers, n and d 1 or more.
-    k: number of codewords, 1 or more; n where there are fewer vectors.
+    k: number of codewords, 1 or more; n if there are fewer vectors.
     seed: of the starts.
-    iterations: at most so many rounds for each run, 1 or more.
+    iterations: maximum number of rounds in each run, 1 or more.
     restarts: number of runs, 1 or more.
 
     Returns the codebook.
@@ -71,7 +72,7 @@ def kmeans(vectors: np.ndarray, k: int, *, seed: int, iterations: int = 25, rest
     k = min(k, len(vectors))
     if vectors.shape[1] == 1:
         book = optimal_kmeans.optimal(vectors[:, 0], k)
-        centroids = np.pad(book.centroids, (0, k - len(book.centroids)), mode="edge")  # fewer where fewer are distinct
+        centroids = np.pad(book.centroids, (0, k - len(book.centroids)), mode="edge")  # fewer if fewer are distinct
         return VectorCodebook(centroids[:, None], book.codes, book.squared_error)
     draws = np.random.default_rng(seed).random((restarts, k))
     return min((VectorCodebook(*_lloyd(vectors, d, iterations)) for d in draws), key=lambda book: book.squared_error)
@@ -84,7 +85,7 @@ def _lloyd(x: np.ndarray, draws: np.ndarray, iterations: int) -> tuple[np.ndarra
     centers = np.empty((d, k))  # k last: the distances to all of them are computed side by side
     codes, nearest = np.full(n, -1), np.full(n, np.inf)
     pick = int(draws[0] * n)
-    for j in range(k):  # k-means++: a vector is drawn with a chance that grows with its squared distance so far
+    for j in range(k):  # k-means++: a vector is drawn with a chance proportional to its squared distance so far
         if j > 0:
             aim, passed = draws[j] * nearest.sum(), 0.0
             for i in range(n):
@@ -126,12 +127,12 @@ def _lloyd(x: np.ndarray, draws: np.ndarray, iterations: int) -> tuple[np.ndarra
 
 
 class ProductWeight(CompressedWeight):
-    """Codewords looked up piece by piece. Stored, and trained if the network is: all codewords, flat.
+    """Codewords looked up piece by piece. The parameter is all codewords, flat.
 
     bits: of a code, 1 to 16; k = 2^bits codewords for each segment.
     length: columns of a segment, 1 or more.
-    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
-    shared: whether all segments, of one length then, share one codebook.
+    vectors: "outputs" if a row holds the weights of an output, "inputs" if it holds those of an input.
+    shared: whether all segments, then of equal length, share one codebook.
     seed: of the clustering.
     """
 
@@ -194,7 +195,7 @@ class ProductWeight(CompressedWeight):
 
 
 def _places(codes: Tensor, total: int, shape: torch.Size, length: int, by_input: int, shared: int) -> Tensor:
-    """For each weight its place among all codewords, which stand segment after segment."""
+    """The index of each weight in the flat codewords, which are stored segment after segment."""
     _, columns = sizes(shape, VECTORS[by_input])
     column = torch.arange(columns, device=codes.device)
     segment, within = column // length, column % length
@@ -205,7 +206,7 @@ def _places(codes: Tensor, total: int, shape: torch.Size, length: int, by_input:
 
 
 def matrix(weight: Tensor, vectors: str) -> Tensor:
-    """See a weight as the matrix whose rows are cut into pieces.
+    """Reshape a weight to the matrix whose rows are cut into pieces.
 
     weight: (outputs, ...).
     vectors: "outputs" for (outputs, rest), "inputs" for its transpose.
@@ -236,7 +237,7 @@ def check_vectors(vectors: str) -> None:
 
 
 def check_length(length: int, columns: int, *, shared: bool, name: str = "") -> None:
-    """Raise ValueError where one codebook cannot serve all segments, because the last of them would be shorter.
+    """Raise ValueError if one codebook cannot serve all segments because the last one would be shorter.
 
     length: columns of a segment.
     columns: of the matrix.
@@ -270,12 +271,12 @@ def quantize(
     bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer
         rows than codewords gets one codeword per row.
     length: weights in a piece, 1 or more; a layer with fewer columns is one segment.
-    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
-    shared: whether all segments of a layer share one codebook; ``length`` must divide the columns then.
+    vectors: "outputs" if a row holds the weights of an output, "inputs" if it holds those of an input.
+    shared: whether all segments of a layer share one codebook; ``length`` must then divide the columns.
     seed: of the clustering.
 
-    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, other ``vectors``, a length below 1,
-    or one that does not divide the columns of a layer where ``shared`` (gong2014vq, section 3.3).
+    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, unknown ``vectors``, a length below
+    1, and, if ``shared``, one that does not divide the columns of a layer (gong2014vq, section 3.3).
 
     >>> layer = quantize(nn.Linear(40, 50), bits=3, length=4)
     >>> len(layer.weight[:, :4].unique(dim=0))  # the first pieces of the 50 rows

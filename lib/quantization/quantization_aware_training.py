@@ -3,13 +3,13 @@ r"""Quantization-aware training: the forward pass rounds as the integer network 
 .. math:: q(r; a, b) = \mathrm{round}\big(\tfrac{\mathrm{clamp}(r, a, b) - a}{S}\big) S + a, \qquad
    \frac{\partial L}{\partial r} = \frac{\partial L}{\partial q}\; \mathbb 1[a \le r \le b]
 
-(jacob2018quantization, section 3). The range of a weight is its least and greatest value at each step. That of an
-activation is a moving average over the batches, and its rounding begins after a delay, when the average is worth
-something. Biases are not rounded: the integer network holds them in int32.
+(jacob2018quantization, section 3). The range of a weight is its smallest and largest value at each step. The range of
+an activation is a moving average over the batches, so its rounding begins after a delay, once the average is reliable.
+Biases are not rounded: the integer network holds them in int32.
 
 The paper folds batch norm in each step, with the statistics of the batch; here it is folded once, before training, with
-the running statistics. Where another operation is before it, it is a layer with one weight for each channel, trained
-like the others. Dropout modules drop while it trains; stochastic depth and dropout by functions are left out.
+the running statistics. After another operation, it becomes a layer with one weight for each channel, trained like the
+others. Dropout modules stay active in training; stochastic depth and functional dropout are removed.
 """
 
 import math
@@ -39,12 +39,12 @@ def fit(
     split: samples to train on, one or more.
     epochs: passes over the split, 0 or more.
     seed: of the order of the samples.
-    delay: share of the epochs, in [0, 1] and rounded up, before activations are rounded; weights are from the start.
-        Default 0.5.
+    delay: share of the epochs, in [0, 1] and rounded up, before activations are rounded; weights are rounded from the
+        start. Default 0.5.
     decay: of the moving average of the activations' ranges, in [0, 1). Default 0.99.
     options: of the training, see :func:`lib.training.fit`:
 
-        - learning_rate: of the first step, default 0.01. About a tenth of that which trained the float network is good.
+        - learning_rate: of the first step, default 0.01. About a tenth of the float network's rate works well.
         - momentum: default 0.9.
         - weight_decay: default 5e-4.
         - batch_size: samples per step, 1 or more, default 128.
@@ -53,8 +53,8 @@ def fit(
         - loss: "cross_entropy" (default), "squared_hinge" or "squared_error".
 
     Returns the mean loss of each epoch.
-    Raises TypeError for other options, and ValueError for a network without grids, an empty split, and arguments that
-    are not accepted (jacob2018quantization, section 3).
+    Raises TypeError for unknown options, and ValueError for a network without grids, an empty split, and arguments out
+    of range (jacob2018quantization, section 3).
 
     >>> from torch import rand, tensor, nn
     >>> from lib.quantization.affine import calibrate, simulate
@@ -70,7 +70,7 @@ def fit(
         raise ValueError(f"delay must be in [0, 1] and decay in [0, 1), not {delay} and {decay}")
 
     # method
-    def before_epoch(epoch: int) -> None:  # the first call comes when all arguments have been accepted
+    def before_epoch(epoch: int) -> None:  # first called when all arguments have been checked
         for activation in followed:
             activation.percentile, activation.decay = 100.0, decay
             activation.observing, activation.quantizing = True, epoch >= math.ceil(delay * epochs)

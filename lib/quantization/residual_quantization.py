@@ -1,12 +1,12 @@
-r"""Residual quantization: whole rows share codewords, and what is left is quantized again.
+r"""Residual quantization: whole rows share codewords, and the remaining error is quantized again.
 
-With the rows of an m × n weight as :math:`R_0 = W`, stage t clusters what the stages before have missed,
+With the rows of an m × n weight as :math:`R_0 = W`, stage t clusters what the earlier stages missed,
 
 .. math:: R_t = R_{t-1} - \hat R_{t-1}, \qquad \hat w_z = \sum_{t=1}^{T} c^t_{a_t(z)} ,
 
 where :math:`\hat R_{t-1}` replaces each row of :math:`R_{t-1}` by the nearest of the k codewords of stage t, found by
 k-means. T stages with codes of q bits, :math:`k = 2^q`, take T (32 k n + q m) bits: codewords are as long as a row, so
-that the codebooks soon outweigh the codes (gong2014vq, section 3.4). Rows are those of the matrix that product
+the codebooks soon outweigh the codes (gong2014vq, section 3.4). The rows are those of the matrix that product
 quantization cuts into pieces, see :func:`lib.quantization.product_quantization.matrix`.
 """
 
@@ -24,11 +24,11 @@ STAGES = 255  # at most
 
 
 class ResidualWeight(CompressedWeight):
-    """The sum of one codeword from each stage. Stored, and trained if the network is: (stages, k, columns) codewords.
+    """The sum of one codeword from each stage. The parameter is the codewords, (stages, k, columns).
 
     bits: of a code, 1 to 16; k = 2^bits codewords in a stage.
-    stages: codebooks, one after the other, 1 to 255.
-    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    stages: number of codebooks, 1 to 255.
+    vectors: "outputs" if a row holds the weights of an output, "inputs" if it holds those of an input.
     seed: of the clustering.
     """
 
@@ -85,12 +85,12 @@ class ResidualWeight(CompressedWeight):
 
 
 def summed(codewords: Tensor, codes: Iterable[Tensor], shape: torch.Size, vectors: str) -> Tensor:
-    """Add up the codewords of each row, w_z = sum over the stages t of codeword a_t(z), in the order of the stages.
+    """Add up the codewords of each row, w_z = sum over stages t of codeword a_t(z), in the order of the stages.
 
     codewords: (stages, k, columns).
-    codes: (stages, rows), whole numbers; may be made one after the other.
+    codes: (stages, rows), whole numbers; an iterator that makes one stage at a time will do.
     shape: of the weight that is returned.
-    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    vectors: "outputs" if a row holds the weights of an output, "inputs" if it holds those of an input.
 
     >>> codewords = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[10.0, 10.0], [20.0, 20.0]]])
     >>> summed(codewords, torch.tensor([[0, 1], [1, 0]]), torch.Size([2, 2]), "outputs").tolist()
@@ -117,12 +117,12 @@ def quantize(
     model: any network.
     bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer
         rows than codewords gets one codeword per row.
-    stages: codebooks, one after the other, 1 to 255.
-    vectors: "outputs" where a row holds the weights of an output, "inputs" where it holds those of an input.
+    stages: number of codebooks, 1 to 255.
+    vectors: "outputs" if a row holds the weights of an output, "inputs" if it holds those of an input.
     seed: of the clustering.
 
-    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, other ``vectors``, and stages outside
-    1..255 (gong2014vq, section 3.4).
+    Returns the model. Raises ValueError for bits outside 1..16, an unknown layer, unknown ``vectors``, and stages
+    outside 1..255 (gong2014vq, section 3.4).
 
     >>> layer = quantize(nn.Linear(6, 50), bits=2, stages=2)
     >>> len(layer.weight.unique(dim=0)) <= 4 * 4

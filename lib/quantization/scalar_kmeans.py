@@ -1,10 +1,10 @@
 r"""Scalar k-means: the weights of a layer share k values.
 
-Each weight is replaced by its nearest of k centroids, chosen to lose the least,
+Each weight is replaced by the nearest of k centroids, chosen for the least squared error,
 
 .. math:: \min_{C, a} \sum_{ij} \big(W_{ij} - c_{a(ij)}\big)^2, \qquad k = 2^q ,
 
-and is stored as the q bits of its centroid's number. For n weights the compression rate is
+and is stored as the index of its centroid, in q bits. For n weights the compression rate is
 :math:`32 n / (q n + 32 k)`, about :math:`32 / q` (gong2014vq, section 3.2). The published method clusters each layer
 once, without training afterwards; training the result trains the k centroids.
 """
@@ -22,9 +22,9 @@ from lib.weights import CompressedWeight, Encoding, compress
 
 
 class SharedWeight(CompressedWeight):
-    """centroids[codes]. Stored, and trained if the network is: the centroids.
+    """centroids[codes]. The parameter is the centroids.
 
-    cluster: from a layer's weights, flattened to (n,) float64, to their codebook.
+    cluster: function from a layer's weights, flattened to (n,) float64, to their codebook.
     """
 
     codes: Tensor
@@ -59,7 +59,7 @@ class SharedWeight(CompressedWeight):
 
 
 def share(model: nn.Module, *, bits: int | Mapping[str, int]) -> nn.Module:
-    """Let the weights of each layer share 2^bits values, the ones that lose the least squared error. In place.
+    """Let the weights of each layer share 2^bits values, those with the least squared error. In place.
 
     model: any network.
     bits: of each code, 1 to 16, for all layers or by layer name; layers not named are left alone. A layer with fewer

@@ -1,12 +1,12 @@
-r"""Signs: one bit a weight, without training.
+r"""Sign quantization: one bit per weight, without training.
 
-The crudest of the four methods of gong2014vq keeps of each weight its sign alone,
+The crudest of the four methods of gong2014vq keeps only the sign of each weight,
 
 .. math:: \hat W_{ij} = \alpha_i \operatorname{sign}(W_{ij}), \qquad \operatorname{sign}(0) = +1 .
 
-As published there is no scale, :math:`\alpha = 1`. The scale that loses the least squared error is the mean of
-:math:`\lvert W_{ij} \rvert`, over the layer or over the row of each output, whose weights a transposed convolution
-holds in its second dimension. A file holds one bit for each weight and the scales as floats, a compression rate of
+As published there is no scale, :math:`\alpha = 1`. The scale with the least squared error is the mean of
+:math:`\lvert W_{ij} \rvert`, over the layer or over the row of each output. (A transposed convolution has its outputs
+in the second dimension.) A file holds one bit for each weight and the scales as floats, a compression rate of
 32 n / (n + 32 scales).
 """
 
@@ -23,7 +23,7 @@ TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 class SignWeight(CompressedWeight):
-    """scale · sign(weight). Stored, and trained if the network is: the scale, (0,), (1,) or (outputs,).
+    """scale · sign(weight). The parameter is the scale, (0,), (1,) or (outputs,).
 
     scale: "none", "layer" for one scale, or "row" for one per output.
     transposed: the groups of a transposed convolution, whose weight is (inputs, outputs / groups, ...); 0 (default) for
@@ -56,7 +56,7 @@ class SignWeight(CompressedWeight):
 
     def encode(self, scale: Tensor) -> Encoding:
         tables = {"scale": scale}
-        if self.transposed:  # 0 goes without saying
+        if self.transposed:  # 0 is the default
             tables["transposed"] = torch.tensor([float(self.transposed)])
         return Encoding(symbols={"sign": self.positive.flatten().long()}, tables=tables)
 
@@ -77,7 +77,7 @@ def signed(positive: Tensor, scale: Tensor, transposed: int = 0) -> Tensor:
     scale: (0,) for none, (1,) or (outputs,).
     transposed: the groups of a transposed convolution, 0 (default) for any other layer.
 
-    Raises ValueError for another number of scales.
+    Raises ValueError if the number of scales does not fit.
 
     >>> signed(torch.tensor([[True, False], [False, False]]), torch.tensor([0.5, 2.0])).tolist()
     [[0.5, -0.5], [-2.0, -2.0]]
@@ -98,14 +98,14 @@ def signed(positive: Tensor, scale: Tensor, transposed: int = 0) -> Tensor:
 
 
 def quantize(model: nn.Module, *, scale: str = "none", names: Collection[str] | None = None) -> nn.Module:
-    """Keep the sign of each weight alone, times the mean magnitude of the layer's or the row's weights. In place.
+    """Keep only the sign of each weight, times the mean magnitude of the layer or the row if asked for. In place.
 
     model: any network.
-    scale: "none" as published, "layer" for one scale a layer, or "row" for one per output.
+    scale: "none" as published, "layer" for one scale per layer, or "row" for one per output.
     names: of the layers to quantize; None takes them all.
 
     Returns the model.
-    Raises ValueError for another scale, an unknown layer, or a model without a layer that has a weight (gong2014vq).
+    Raises ValueError for an unknown scale or layer, or a model without a layer that has a weight (gong2014vq).
 
     >>> layer = quantize(nn.Linear(30, 20))
     >>> layer.weight.unique().tolist()

@@ -1,14 +1,14 @@
-r"""Uniform quantization for entropy coding: cells of one width on the whole line, then a code for their numbers.
+r"""Uniform quantization for entropy coding: an unlimited number of cells of equal width, and a code for their numbers.
 
 Weight :math:`w` falls into the cell :math:`\operatorname{round}(w / \Delta)`, and each cell that is used keeps the mean
-of its members, weighed by their importance :math:`h`,
+of its members, weighted by their importance :math:`h`,
 
 .. math:: a_i = \operatorname{round}(w_i / \Delta), \qquad c_j = \frac{\sum_{a_i = j} h_i w_i}{\sum_{a_i = j} h_i} .
 
 Nothing is clipped, and the number of cells is not limited: an entropy code makes the rare ones cheap. With such a code
-no quantizer of single values is better in the limit of small cells (gish1968asymptotically), where the rate is
-:math:`\eta - \log_2 \Delta` bits a weight, :math:`\eta` being the differential entropy, and the mean squared error
-:math:`\Delta^2 / 12`. All layers together, with one codebook (choi2017towards).
+no scalar quantizer is better in the limit of small cells (gish1968asymptotically). There the rate is
+:math:`\eta - \log_2 \Delta` bits per weight, with the differential entropy :math:`\eta`, and the mean squared error is
+:math:`\Delta^2 / 12`. All layers are quantized together, with one codebook (choi2017towards).
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ from lib.quantization.optimal_kmeans import Codebook
 from lib.quantization.shared.hessian_diagonal import Importance
 from lib.quantization.shared.joint_codebook import share_together
 
-MOST_CELLS = 2**16 - 1  # what a stream of symbols holds, one left for a filler's zero
+MOST_CELLS = 2**16 - 1  # as many symbols as a stream can hold, less one for a filler's zero
 
 
 def codebook(values: np.ndarray, step: float, weights: np.ndarray | None = None) -> Codebook:
-    """Round the values to the middle of cells of one width, and let each used cell keep the mean of its members.
+    """Sort values into cells of equal width, and replace them by the mean of their cell.
 
     values: (n,) finite numbers, one or more.
     step: width of a cell, above 0 and wide enough for at most 65,535 used cells.
@@ -31,7 +31,7 @@ def codebook(values: np.ndarray, step: float, weights: np.ndarray | None = None)
         have no weight keeps their plain mean.
 
     Returns the codebook of the used cells, in ascending order.
-    Raises ValueError for another step, and for values or weights that are not accepted.
+    Raises ValueError for a step out of range, and for invalid values or weights.
 
     >>> book = codebook(np.array([0.1, 0.3, 0.9, 5.0]), step=1.0)
     >>> book.centroids.round(3).tolist(), book.codes.tolist()
@@ -57,7 +57,7 @@ def checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray,
     values: (n,) finite numbers, one or more.
     weights: (n,) importance of each value, finite and not negative; None gives 1 to each.
 
-    Returns two arrays (n,). Raises ValueError where values are empty or not finite, or weights do not fit them.
+    Returns two arrays (n,). Raises ValueError if values are empty or not finite, or weights do not fit them.
 
     >>> checked(np.array([1, 2]), None)
     (array([1., 2.]), array([1., 1.]))
@@ -92,13 +92,13 @@ def rate(codes: np.ndarray) -> float:
 
 
 def step_for(values: np.ndarray, bits: float) -> float:
-    """Find the width of cells at which their numbers have a given entropy, or just less.
+    """Find the cell width at which the cells' numbers have a given entropy, or just less.
 
     values: (n,) finite numbers.
     bits: the entropy, in bits per value: above 0 and below that of the finest cells that are accepted.
 
     Returns the step, found by bisection of its logarithm.
-    Raises ValueError for bits outside that range, and for values that are not accepted.
+    Raises ValueError for bits outside that range, and for invalid values.
 
     >>> values = np.linspace(0, 1, 1000)
     >>> round(rate(codebook(values, step_for(values, bits=2)).codes), 2)
@@ -127,7 +127,7 @@ def share(
     importance: Importance | None = None,
     floor: float = 1e-3,
 ) -> nn.Module:
-    """Quantize the non-zero weights of all layers together, by cells of one width; zero stays zero. In place.
+    """Quantize the non-zero weights of all layers together, in cells of equal width; zero stays zero. In place.
 
     Give either ``step`` or ``bits``.
 
@@ -135,7 +135,8 @@ def share(
     step: width of a cell, in units of the weights, above 0.
     bits: instead of a step, the entropy of the codes, in bits per weight that is kept.
     importance: layer name -> importance of each of its weights, of the weight's shape, finite and not negative; it
-        weighs the means of the cells. Layers that it does not name are left alone. None: all layers, all weights alike.
+        is the weight in the means of the cells. Layers that it does not name are left alone. None: all layers, all
+        weights alike.
     floor: added to each importance, in units of their mean, 0 or more, so that a weight that no sample ever used
         counts a little.
 

@@ -1,4 +1,4 @@
-"""What flows through a network, rounded to a grid whose range was observed."""
+"""Activations that are rounded to a grid, whose range is observed on data."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,12 @@ from lib.quantization.shared.grids import Grid, checked_bits, grid
 
 
 class Activation(FixedTypes):
-    """What flows through is rounded to a grid for the range that was observed; before there is one, nothing is rounded.
+    """A module that rounds its input to a grid for the observed range; until a range is observed, nothing is rounded.
 
-    While ``observing``, the range is widened to that of each batch, or, where ``decay`` is a number, moved by a moving
-    average, range = decay · range + (1 - decay) · batch. ``percentile`` leaves out extreme values: 99.9 leaves out a
-    thousandth of them on either side. While ``quantizing`` is False, nothing is rounded. The range is the state:
-    ``lower`` and ``upper``, float32 scalars, in buffers whose names say the bits, so that a state of other bits does
-    not fit.
+    While ``observing``, the range grows to cover each batch, or, if ``decay`` is a number, follows a moving average,
+    range = decay · range + (1 - decay) · batch. ``percentile`` leaves out extreme values: 99.9 leaves out a thousandth
+    of the values on either side. While ``quantizing`` is False, nothing is rounded. The range is the state: ``lower``
+    and ``upper``, float32 scalars in buffers named after the bits, so a state saved with other bits does not load.
 
     bits: of the grid, 1 to 32.
 
@@ -45,13 +44,13 @@ class Activation(FixedTypes):
         return f"bits={self.bits}"
 
     def grid(self) -> Grid:
-        """Return the grid of the range; raise ValueError where nothing has been observed."""
+        """Return the grid of the range; raise ValueError if nothing has been observed."""
         if self.lower > self.upper:
             raise ValueError("no image has gone through this network: calibrate it with at least one")
         return grid(self.lower, self.upper, bits=self.bits)
 
     def observe(self, r: Tensor) -> None:
-        """Move the range by the values of a batch."""
+        """Update the range with the values of a batch."""
         n, flat = r.numel(), r.detach().flatten().float()
         left = min(int(n * (1 - self.percentile / 100)), (n - 1) // 2)  # values left out at either end
         least, most = [flat.kthvalue(k).values for k in (left + 1, n - left)] if left else flat.aminmax()
@@ -73,11 +72,11 @@ class Activation(FixedTypes):
 
 
 def activations(network: nn.Module) -> list[Activation]:
-    """List the activations on a grid of a network, in order.
+    """List a network's activations that are on a grid, in order.
 
     network: what :func:`simulate` returned.
 
-    Raises ValueError where it has none.
+    Raises ValueError if it has none.
     """
     modules = [module for module in network.modules() if isinstance(module, Activation)]
     if not modules:
@@ -86,7 +85,7 @@ def activations(network: nn.Module) -> list[Activation]:
 
 
 def check_precise(name: str, tensor: Tensor) -> None:
-    """Raise ValueError where a parameter's type has too few digits to hold the values of a grid.
+    """Raise ValueError if a parameter's type has too few digits to hold the values of a grid.
 
     name: of the parameter.
     tensor: the parameter.

@@ -9,11 +9,11 @@ NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def fold(network: fx.GraphModule) -> None:
-    """Make each batch norm part of the layer before it, or a layer of its own where that cannot be. In place.
+    """Fold each batch norm into the layer before it, or make it a layer of its own if that is impossible. In place.
 
-    The layer's weight becomes γ w / √(var + ε), its bias β + γ (b - mean) / √(var + ε). Where something else is before
-    the batch norm, or something else reads that layer, each channel is multiplied by γ / √(var + ε) instead, in a
-    convolution of 1 x 1 with one group for each channel. What was frozen stays frozen.
+    The layer's weight becomes γ w / √(var + ε), its bias β + γ (b - mean) / √(var + ε). If another operation comes
+    before the batch norm, or something else reads that layer too, a 1 x 1 convolution with one group for each channel
+    scales and shifts the channels instead. Frozen parameters stay frozen.
 
     network: a traced network.
 
@@ -49,7 +49,7 @@ def fold(network: fx.GraphModule) -> None:
 
 
 def _gain(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """The factor γ / √(var + ε) of each channel, and what is subtracted from its inputs."""
+    """The factor γ / √(var + ε) of each channel, and the mean that is subtracted from its inputs."""
     assert norm.running_mean is not None and norm.running_var is not None  # see fold
     return (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight), norm.running_mean
 
@@ -68,7 +68,7 @@ def _into(layer: LAYERS, norm: nn.modules.batchnorm._BatchNorm) -> None:
 def _layer(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
     gain, mean = _gain(norm)
     n, place = norm.num_features, {"device": gain.device, "dtype": gain.dtype}
-    layer: LAYERS  # without a draw of random weights
+    layer: LAYERS  # made without drawing random weights
     if isinstance(norm, nn.BatchNorm1d):
         layer = nn.utils.skip_init(PerFeature, n, **place)
     else:
@@ -81,7 +81,7 @@ def _layer(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
 
 
 def _let_rows_through(network: fx.GraphModule, linear: fx.Node, name: str) -> None:
-    """Put a guard before a linear layer: of (n, tokens, features) its batch norm would take tokens for features."""
+    """Put a guard before a linear layer: given (n, tokens, features), its batch norm would take tokens for features."""
     network.add_submodule(f"{linear.name}_rows", Rows(name))
     with network.graph.inserting_before(linear):
         rows = network.graph.call_module(f"{linear.name}_rows", linear.args[:1])

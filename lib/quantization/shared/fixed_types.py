@@ -1,4 +1,4 @@
-"""Numbers that a network holds exactly, whatever type the rest of it takes."""
+"""Buffers that keep their types, and so their exact numbers, when a network is moved to another type."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class FixedTypes(nn.Module):
     """A module whose tensors keep their types: ``.half()``, ``.to(torch.float64)`` and the like leave them alone.
 
-    A move to another device moves them. Integers, and the scales that say what they stand for, would be others in a
-    narrower type, and a network of them would give other answers.
+    They still move to another device. In a narrower type, integers and their scales would change, and so would the
+    answers of an integer network.
 
     >>> module = FixedTypes()
     >>> module.hold("scale", torch.tensor(0.1))
@@ -22,7 +22,7 @@ class FixedTypes(nn.Module):
 
     def hold(self, name: str, value: Tensor | None) -> None:
         """Keep a copy of a tensor as a buffer."""
-        with torch.inference_mode(False):  # so that it can be written to anywhere
+        with torch.inference_mode(False):  # a copy made in inference mode could not be written to outside it
             self.register_buffer(name, None if value is None else value.clone())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -34,12 +34,12 @@ class FixedTypes(nn.Module):
 
 
 def check_numbers(images: Tensor) -> None:
-    """Raise ValueError where images hold NaN, for which a grid has no integer.
+    """Raise ValueError if images hold NaN, for which a grid has no integer.
 
     images: of any shape.
 
     >>> check_numbers(torch.tensor([1.0, float("inf")]))
     """
-    # The sum is quicker than a look at each, and NaN also where infinities cancel.
+    # Summing is quicker than checking each value, but the sum is NaN also if infinities cancel.
     if math.isnan(images.sum().item()) and images.isnan().any():
         raise ValueError("the images hold NaN: numbers are needed")

@@ -1,4 +1,4 @@
-"""A network as a graph of the few operations that integers can do, and where it needs a grid."""
+"""A network as a graph of the few operations that have an integer form, and where it needs a grid."""
 
 import copy
 import inspect
@@ -36,13 +36,13 @@ DROPPING = {*spelled("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dr
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
-    """Copy a network as a graph, dense, in evaluation mode, with batch norm folded and modules in place of functions.
+    """Trace a copy of a network as a graph: dense, in evaluation mode, batch norm folded, functions made into modules.
 
-    Dropout modules stay; dropout and stochastic depth by functions, which do nothing in evaluation, are left out.
+    Dropout modules stay; functional dropout and stochastic depth, which do nothing in evaluation, are removed.
 
-    model: a network of what ``ACCEPTED`` names, one input and one output; it is left as it was.
+    model: a network of the operations that ``ACCEPTED`` names, with one input and one output; left unchanged.
 
-    Returns the graph. Raises ValueError for a network that cannot be traced, or that does something else.
+    Returns the graph. Raises ValueError for a network that cannot be traced, or that contains another operation.
 
     >>> network = traced(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()))
     >>> [type(module).__name__ for module in network.children()]
@@ -50,11 +50,11 @@ def traced(model: nn.Module) -> fx.GraphModule:
     """
     model = decompress(copy.deepcopy(model)).eval()
     tracer = in_place.Tracer()
-    model = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model  # one layer of torch
+    model = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model  # a single torch layer
     name = type(model).__name__
     try:
         network = fx.GraphModule(model, tracer.trace(model), name)
-    except Exception as error:  # whatever the model's own code raises on a symbol
+    except Exception as error:  # whatever the model's own code raises while it is traced
         said = " ".join(str(error).split())
         raise ValueError(f"{name} cannot be traced as a graph, which is the same for all images: {said}") from error
     _tidy(network)
@@ -73,7 +73,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
 
 
 def sizes(network: fx.GraphModule) -> set[fx.Node]:
-    """Return the nodes that are no tensors: shapes, numbers of dimensions, and what is computed from them alone.
+    """Return the nodes that are not tensors: shapes, numbers of dimensions, and whatever is computed only from these.
 
     network: a traced network.
 
@@ -101,12 +101,12 @@ def sizes(network: fx.GraphModule) -> set[fx.Node]:
 
 
 def insert(network: fx.GraphModule, make: Callable[[bool], nn.Module]) -> None:
-    """Put a module after the input and after each layer, sum and the like, or after the clamp that alone reads it.
+    """Put a module after the input and after each layer, sum and the like, or after its clamp if only that reads it.
 
-    In place. What only arranges values, and a ReLU that is not right after a layer, has the grid of its input.
+    In place. Operations that only rearrange values, and all other ReLUs, keep the grid of their input.
 
     network: as :func:`traced` returns it.
-    make: makes the module; it is told whether it will be at the network's input or output.
+    make: makes the module; its argument says whether the module is at the network's input or output.
 
     >>> network = traced(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     >>> insert(network, lambda edge: nn.Identity())
@@ -123,7 +123,7 @@ def insert(network: fx.GraphModule, make: Callable[[bool], nn.Module]) -> None:
         elif node.op == "placeholder" and node.users:
             ends.append(node)
         elif isinstance(module, CLAMPS) and bounds(module) != (0.0, float("inf")) and node not in ends:
-            ends.append(node)  # it ends where its input's grid may have no number
+            ends.append(node)  # its bounds may not be numbers of its input's grid
     while last not in ends:
         last = last.all_input_nodes[0]
     for end in ends:
@@ -135,15 +135,15 @@ def insert(network: fx.GraphModule, make: Callable[[bool], nn.Module]) -> None:
 
 
 def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Return the module that a node calls; None where it calls none."""
+    """Return the module that a node calls; None if it calls none."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _tidy(network: fx.GraphModule) -> None:
-    """Take out functions that do nothing in evaluation. Dropout that never ends stays: no integer form has it."""
+    """Remove functions that do nothing in evaluation. Dropout that is always on stays: it has no integer form."""
     for node in filter(_calls, list(network.graph.nodes)):
         if node.target == "view" and not any(isinstance(size, torch.dtype) for size in node.args):
-            node.target = "reshape"  # the same, also where the memory is laid out in another way
+            node.target = "reshape"  # the same, for any memory layout
         elif node.target in DROPPING or getattr(node.target, "__name__", "") == "stochastic_depth":  # of torchvision
             try:
                 call = inspect.signature(node.target).bind(*node.args, **node.kwargs)
@@ -157,13 +157,13 @@ def _tidy(network: fx.GraphModule) -> None:
 
 
 def _as_module(network: fx.GraphModule, node: fx.Node, numbers: set[fx.Node]) -> None:
-    """Put a module in the place of a function, where there is one."""
+    """Replace a function by the module that does the same, if there is one."""
     if node.target in CALLS:
         try:
             module, inputs = CALLS[node.target](*node.args, **node.kwargs)
         except (TypeError, ValueError):
             return  # arguments that have no integer form: _check says so
-        # An argument of the module that comes out of the network, as in x * x.size(1), is no constant.
+        # An argument that the network itself computes, as in x * x.size(1), is not a constant that a module can hold.
         if set(inputs) == set(node.all_input_nodes) and numbers.isdisjoint(inputs):
             network.add_submodule(f"{node.name}_call", module)
             with network.graph.inserting_after(node):
@@ -197,12 +197,12 @@ def _check(network: fx.GraphModule) -> None:
 
 
 def _calls(node: fx.Node) -> bool:
-    """Whether a node calls a function or a method; the name of a module may be that of a method."""
+    """Whether a node calls a function or a method; the target alone does not tell, as a module may have its name."""
     return node.op in ("call_function", "call_method")
 
 
 def _is(module: object, kind: type[nn.Module]) -> bool:
-    """Whether a module is of a kind and computes as that kind does; a class made from it may do something else."""
+    """Whether a module is of a kind and computes as that kind does; a subclass may do something else."""
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
@@ -211,7 +211,7 @@ def _described(node: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
         return f"{node.target} ({type(module).__name__})"
     if node.op == "get_attr":
-        reader = next(iter(node.users))  # one at least: what nothing reads was left out
+        reader = next(iter(node.users))  # at least one: what nothing reads was removed
         read = str(reader.target) if reader.op == "call_module" else _described(reader, None)
         return f"the tensor {node.target!r}, which the network itself holds and {read} reads,"
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

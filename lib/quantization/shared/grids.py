@@ -17,8 +17,8 @@ class Grid:
 
     scale: S, float32, above 0; a scalar, or of a shape that broadcasts against what is quantized.
     zero: Z, int64, of the same shape.
-    low: the least integer.
-    high: the greatest integer.
+    low: the lowest integer.
+    high: the highest integer.
 
     >>> signed = grid(-1.0, 1.0, bits=2, symmetric=True)  # -1, 0 and 1
     >>> signed.quantize(torch.tensor([-3.0, 0.2, 0.6])).tolist()
@@ -47,7 +47,7 @@ class Grid:
         return StraightThrough.apply(r, self)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the least and the greatest number of the grid."""
+        """Return the smallest and the largest number of the grid."""
         lower, upper = (self.dequantize(torch.full_like(self.zero, end)) for end in (self.low, self.high))
         return lower, upper
 
@@ -66,7 +66,7 @@ class StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, r: Tensor, grid: Grid) -> Tensor:
         if ctx.needs_input_grad[0]:
             lower, upper = grid.bounds()
-            slack = 2**-20 * (upper - lower)  # S is rounded, and the value that set the range must not fall out of it
+            slack = 2**-20 * (upper - lower)  # S is rounded; the value that set the range must count as inside
             ctx.save_for_backward((r >= lower - slack) & (r <= upper + slack))
         return grid.dequantize(grid._codes(r)).to(r.dtype)
 
@@ -81,13 +81,13 @@ class StraightThrough(torch.autograd.Function):
 def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetric: bool = False) -> Grid:
     """Choose the grid of 2^bits integers for a range of values.
 
-    lower: least value, a number or a tensor with one entry for each grid; taken as 0 where it is above.
-    upper: greatest value, of the same shape; taken as 0 where it is below.
-    bits: 1 to 32, or 2 to 32 where symmetric.
+    lower: smallest value, a number or a tensor with one entry for each grid; 0 is used if it is above 0.
+    upper: largest value, of the same shape; 0 is used if it is below 0.
+    bits: 1 to 32, or 2 to 32 if symmetric.
     symmetric: whether Z is 0 and the lowest integer is left out.
 
-    Returns the grid; a range of no width gets S = 1.
-    Raises ValueError for other bits, and for ranges that are not finite or whose lower end is above the upper.
+    Returns the grid; a range of zero width gets S = 1.
+    Raises ValueError for bits out of range, and for ranges that are not finite or whose lower end is above the upper.
 
     >>> four = grid(-1.0, 2.0, bits=2)  # the numbers -1, 0, 1 and 2
     >>> four.scale.item(), four.zero.item(), four.low, four.high
@@ -110,7 +110,7 @@ def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetr
 
 
 def checked_bits(bits: object, least: int, most: int) -> int:
-    """Return a number of bits; raise ValueError where it is not a whole number from ``least`` to ``most``.
+    """Return a number of bits; raise ValueError unless it is a whole number from ``least`` to ``most``.
 
     bits: a Python or numpy integer.
     least: the fewest that are accepted.

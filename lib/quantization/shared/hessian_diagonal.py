@@ -2,14 +2,16 @@ r"""How much each weight matters: the diagonal of the Hessian of the loss, and c
 
 An *importance* is a dict from layer name to a tensor of the weight's shape without negative entries. Around a minimum
 of the loss, with the cross terms left out, moving the weights by :math:`\delta w` costs
-:math:`\delta L \approx \tfrac12 \sum_i h_{ii}\, \delta w_i^2`. Three sources of the diagonal h (choi2017towards):
+:math:`\delta L \approx \tfrac12 \sum_i h_{ii}\, \delta w_i^2`. There are three sources of the diagonal h
+(choi2017towards):
 
 - :func:`exact_diagonal`: second derivatives by double back-propagation, for small networks; they may be negative;
 - :func:`gauss_newton_diagonal`: squared gradients of labels that are drawn from the network's own answers;
 - :func:`second_moment_roots`: the root of the second moment of the gradients that an optimizer keeps anyway.
 
-All three differentiate the loss by the weights themselves, so attention's ``in_proj_weight`` and the weights of an LSTM
-are measured like any other. A weight on which the loss does not depend is refused by name: ``layers`` names the others.
+All three differentiate the loss with respect to the weights themselves, so attention's ``in_proj_weight`` and the
+weights of an LSTM are measured like any other. A weight on which the loss does not depend is an error that names its
+layer; pass ``layers`` to name the others.
 """
 
 import copy
@@ -31,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adadelta": torch.optim.Adadelta,  # zeiler2012adadelta
     "rmsprop": torch.optim.RMSprop,  # tieleman2012rmsprop
 }
-SECOND_MOMENTS = ("exp_avg_sq", "sum", "square_avg")  # what these four call theirs
+SECOND_MOMENTS = ("exp_avg_sq", "sum", "square_avg")  # their names in the states of these four
 
 
 def _prepared(
@@ -68,12 +70,12 @@ def _named(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Param
 def exact_diagonal(
     model: nn.Module, split: Split, *, chunk: int = 64, layers: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """Differentiate the mean cross-entropy twice by each weight.
+    """Compute the second derivative of the mean cross-entropy with respect to each weight.
 
-    The model is left as it was. Back-propagates through the gradient once for each weight: for small networks.
+    The model is left unchanged. Each weight takes one back-propagation through the gradient, so use small networks.
 
-    model: a classifier; its layers' weights are differentiated, its biases are not.
-    split: the samples whose mean loss is meant; one or more.
+    model: a classifier; the second derivatives are those of its layers' weights, not of its biases.
+    split: the samples over which the loss is averaged; one or more.
     chunk: how many weights are differentiated at once, 1 or more; more need more memory.
     layers: names of the weights to measure, as :func:`lib.weights.layers` gives them; None takes all.
 
@@ -118,13 +120,13 @@ def gauss_newton_diagonal(
        \Big( \frac{\partial\, {-\log p(y \mid x_n)}}{\partial w_i} \Big)^2
 
     The label y of each sample is drawn from the network's own answer p. The estimate is unbiased, and the matrix is the
-    Hessian itself where the logits are linear in the weights. The model is left as it was.
+    Hessian itself if the logits are linear in the weights. The model is left unchanged.
 
     model: a classifier.
     split: N samples, one or more; their labels are not used.
     seed: of the labels that are drawn.
     draws: labels drawn per sample, 1 or more.
-    batch_size: samples whose gradients are held at once, each as large as all weights; None takes what fits 256 MB.
+    batch_size: samples whose gradients are held at once, each as large as all weights; None takes what fits in 256 MB.
     layers: names of the weights to measure, as :func:`lib.weights.layers` gives them; None takes all.
 
     Returns layer name -> the estimate, of the weight's shape, never negative.
@@ -153,7 +155,7 @@ def gauss_newton_diagonal(
     def squares(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         try:
             return {key: g.square_().sum(dim=0) for key, g in per_sample(given, images, labels).items()}
-        except RuntimeError:  # a network that takes no batch of weights, such as an LSTM: one sample after the other
+        except RuntimeError:  # vmap cannot batch the network, such as an LSTM: one sample at a time
             return _squares_one_by_one(model, named, keys, images, labels)
 
     total = {key: torch.zeros_like(w) for key, w in given.items()}
@@ -169,7 +171,7 @@ def gauss_newton_diagonal(
 
 
 def _keys(model: nn.Module, named: Mapping[str, nn.Parameter]) -> dict[str, str]:
-    """Layer name -> the name of its weight among the parameters; of a weight that layers share, its first one."""
+    """Layer name -> the name of its weight among the parameters; if layers share a weight, its first name."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {name: names[id(w)] for name, w in named.items()}
 
@@ -198,9 +200,9 @@ def second_moment_roots(
 ) -> dict[str, Tensor]:
     r"""Take the root of the second moment of the gradients, :math:`\sqrt{v_i}`, that an optimizer keeps.
 
-    The optimizer runs with learning rate zero: the weights stay where they are and only its averages move. After
+    The optimizer runs with learning rate zero, so the weights stay where they are and only its averages change. After
     training with such an optimizer, :func:`read_moments` reads the same from its state and needs no pass over the data.
-    The model is left as it was (choi2017towards, section 4).
+    The model is left unchanged (choi2017towards, section 4).
 
     model: a classifier.
     split: the samples to take the gradients of, one or more.
@@ -211,14 +213,15 @@ def second_moment_roots(
     layers: names of the weights to measure, as :func:`lib.weights.layers` gives them; None takes all.
 
     Returns layer name -> roots of the second moments, of the weight's shape, never negative.
-    Raises ValueError for another optimizer, steps or batch_size below 1, an empty split, a model without a layer that
-    has a weight, a weight that does not exist or on which the loss does not depend, and logits that are not finite.
+    Raises ValueError for an unknown optimizer, steps or batch_size below 1, an empty split, a model without a layer
+    that has a weight, a weight that does not exist or on which the loss does not depend, and logits that are not
+    finite.
     """
     check_one_of("optimizer", optimizer, OPTIMIZERS)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be 1 or more, not {steps} and {batch_size}")
     model, split, named = _prepared(model, split, layers)
-    resting = OPTIMIZERS[optimizer]({id(w): w for w in named.values()}.values(), lr=0.0)  # one that is shared, once
+    resting = OPTIMIZERS[optimizer]({id(w): w for w in named.values()}.values(), lr=0.0)  # a shared weight once
     generator = torch.Generator().manual_seed(seed)
     order: list[Tensor] = []
     for _ in range(steps):
@@ -242,7 +245,7 @@ def read_moments(
     layers: names of the weights to read, as :func:`lib.weights.layers` gives them; None takes all.
 
     Returns layer name -> roots of the second moments, of the weight's shape, never negative.
-    Raises ValueError where the optimizer keeps no second moment of a weight, and for a name that does not exist.
+    Raises ValueError if the optimizer keeps no second moment of a weight, and for a name that does not exist.
     """
     roots = {}
     for name, weight in _named(model, layers).items():

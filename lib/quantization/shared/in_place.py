@@ -1,4 +1,4 @@
-"""A traced network without the trick of computing in place: whoever reads a tensor later reads what was written."""
+"""Removal of in-place operations from a traced network, so that later readers of a tensor get what overwrote it."""
 
 import inspect
 import operator
@@ -21,7 +21,7 @@ class Tracer(fx.Tracer):
         return Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Torch's own modules are not looked into, and neither are ours, of a network that was traced before."""
+        """Whether not to look inside a module: torch's own, and ours in a network that was traced before."""
         return type(m).__module__ == operations.__name__ or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -45,14 +45,15 @@ class Proxy(fx.Proxy):
 
 
 def resolve(network: fx.GraphModule, sizes: Collection[fx.Node] = ()) -> None:
-    """Let whoever reads a tensor after it was overwritten read the result of that operation. In place.
+    """Redirect each read of an overwritten tensor to the result of the operation that overwrote it. In place.
 
-    Afterwards no answer depends on what is computed in place. Modules do so no longer where others read their input.
+    Afterwards no answer depends on what is computed in place. A module whose input is read elsewhere too no longer
+    overwrites it.
 
     network: a traced network.
-    sizes: its nodes that are no tensors but numbers, which nothing overwrites.
+    sizes: its nodes that are numbers, not tensors; nothing overwrites these.
 
-    Raises ValueError where a tensor is overwritten of which a view is read later.
+    Raises ValueError if a tensor is overwritten and a view of it is read later.
 
     >>> class Net(nn.Module):
     ...     def forward(self, x):
@@ -66,7 +67,7 @@ def resolve(network: fx.GraphModule, sizes: Collection[fx.Node] = ()) -> None:
     'iadd'
     """
     order = {node: place for place, node in enumerate(network.graph.nodes)}
-    memory: dict[fx.Node, fx.Node] = {}  # node -> the node that made the tensor in whose memory its own may lie
+    memory: dict[fx.Node, fx.Node] = {}  # node -> the node that made the memory which its tensor may share
     for node in network.graph.nodes:
         written = node.all_input_nodes[0] if node.all_input_nodes else None
         module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -91,9 +92,9 @@ def resolve(network: fx.GraphModule, sizes: Collection[fx.Node] = ()) -> None:
 
 
 def switch_off(network: nn.Module) -> None:
-    """Let every module of a network make new tensors. In place.
+    """Stop every module of a network from computing in place.
 
-    network: any, after :func:`resolve` where its graph depends on it.
+    network: any; call :func:`resolve` first if the answers of its graph depend on computing in place.
 
     >>> model = nn.Sequential(nn.ReLU(inplace=True))
     >>> switch_off(model)

@@ -1,9 +1,9 @@
-r"""Arithmetic of integer networks: sums of products of grids' integers, and real factors as integers.
+r"""Arithmetic of integer networks: sums of products of integers on grids, and real factors as integers.
 
 .. math:: q_3 = Z_3 + M \Big( \sum q_1 q_2 - Z_2 \sum q_1 - Z_1 \sum q_2 + N Z_1 Z_2 + q_b \Big), \quad
    M = \frac{S_1 S_2}{S_3} = 2^{-n} M_0
 
-(jacob2018quantization, section 2). :mod:`lib.quantization.shared.integer_network` says what the symbols are.
+(jacob2018quantization, section 2). :mod:`lib.quantization.shared.integer_network` explains the symbols.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ def multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
 
     factor: of any shape, above 0.
 
-    Returns round(2^31 M_0), M_0 in [1/2, 1), and -n, both int64 and of that shape. A factor below 2^-32 gives 0; one of
-    2^30 or more counts as 2^30 M_0, which takes all but zero out of any grid of 16 bits.
+    Returns round(2^31 M_0), M_0 in [1/2, 1), and -n, both int64 and of that shape. A factor below 2^-32 gives 0. One of
+    2^30 or more counts as 2^30 M_0, which takes every integer but zero beyond any grid of 16 bits.
 
     >>> [part.item() for part in multiplier(torch.tensor(0.75))]  # 0.75 = 2^0 · 0.75
     [1610612736, 0]
@@ -39,7 +39,7 @@ def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice")
     m0: round(2^31 M_0), as :func:`multiplier` returns it.
     exponent: -n, as :func:`multiplier` returns it.
     rounding: "twice" rounds M_0 q to the nearest, then the division by 2^n to the nearest, ties away from zero, as
-        TensorFlow Lite's reference kernels do; "once" rounds both in one step, ties up, as a build of it can do too.
+        TensorFlow Lite's reference kernels do. "once" rounds both in one step, ties up, as it can be built to do too.
 
     Returns M q, int64.
 
@@ -63,7 +63,7 @@ def rescale(q: Tensor, m0: Tensor, exponent: Tensor, *, rounding: str = "twice")
 
 
 def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Compute product(q1 - z1, q2 - z2) as sums of integers, of which only one is large.
+    """Compute product(q1 - z1, q2 - z2) from product(q1, q2) and the sums of the integers.
 
     q1: inputs, int32, (n, ...).
     z1: the zero of the inputs' grid.
@@ -80,7 +80,7 @@ def accumulate(q1: Tensor, z1: int, q2: Tensor, z2: Tensor, product: Callable[[T
     """
     # method
     total = product(q1, q2)
-    wide = [-1] + [1] * (q2.dim() - 2)  # outputs are the last dimension, of a convolution that before the places
+    wide = [-1] + [1] * (q2.dim() - 2)  # outputs are the last dimension, in a convolution the one before the places
     flat = q2.flatten(1)
     total = total - (z1 * (flat.sum(1, dtype=torch.int32) - flat.shape[1] * z2)).reshape(wide)
     if z2.any():
@@ -93,9 +93,9 @@ def narrowed(total: Tensor, most: int) -> tuple[Tensor, int]:
     """Shift integers that may be too large for int32 to the right, rounding to nearest, until they fit.
 
     total: integers, int64.
-    most: the largest size that they may have.
+    most: the largest magnitude that they may have.
 
-    Returns the integers and the power of two by which they have become smaller; 1 where they fit.
+    Returns the integers and the power of two by which they were divided; 1 if they fit already.
 
     >>> narrowed(torch.tensor([2**32, 7]), 2**32)
     (tensor([1073741824,          2]), 4)
@@ -109,8 +109,8 @@ def fitted(scaled: Tensor, zero: Tensor | int, low: int, high: int) -> Tensor:
 
     scaled: M q, int64.
     zero: Z of the grid.
-    low: its least integer.
-    high: its greatest integer.
+    low: its lowest integer.
+    high: its highest integer.
 
     Returns int32.
 

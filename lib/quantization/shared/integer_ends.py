@@ -1,4 +1,4 @@
-"""Where a network's integers begin and end: real numbers to the integers of a grid, and back."""
+"""The two ends of an integer network: real numbers to the integers of a grid, and back."""
 
 from collections.abc import Iterable
 
@@ -11,13 +11,13 @@ from lib.quantization.shared.integer_arithmetic import rescale
 
 
 class Integers(FixedTypes):
-    """Base of what gives integers of a grid.
+    """Base of the modules that return integers of a grid.
 
     after: the grid.
     rounding: "twice" or "once", see :func:`lib.quantization.shared.integer_arithmetic.rescale`.
     """
 
-    ends: Tensor  # the least and the greatest integer, and Z
+    ends: Tensor  # the lowest and the highest integer, and Z
     once: Tensor
 
     def __init__(self, after: Grid, *, rounding: str = "twice") -> None:

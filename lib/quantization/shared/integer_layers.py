@@ -15,7 +15,7 @@ from lib.quantization.shared.integer_ends import Integers
 
 
 class Layer(Integers):
-    """A linear or convolution layer. Raises ValueError where a sum of it may leave int32."""
+    """A linear or convolution layer. Raises ValueError if one of its sums may overflow int32."""
 
     q2: Tensor
     z2: Tensor
@@ -33,7 +33,7 @@ class Layer(Integers):
         z1 = int(read.zero.item())
         scale, zero = (of.flatten().expand(len(weight)) for of in (grid.scale.double(), grid.zero))
         q2, bias = grid.quantize(weight), torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-        # A bias must fit: where the weights' S is too fine for it, the weights take a coarser one.
+        # A bias must fit int32: if the weights' S is too fine for it, the weights take a coarser one.
         coarse = torch.maximum(scale, bias.abs().double() / (read.scale.double() * 2**30))
         wide = [-1] + [1] * (weight.dim() - 1)
         q2 = ((q2 - zero.reshape(wide)) * (scale / coarse).reshape(wide)).round().long() + zero.reshape(wide)
@@ -75,7 +75,7 @@ class Layer(Integers):
 class Geometry:
     """How a linear or convolution layer moves over its input.
 
-    layer: the layer; of its weights nothing is kept.
+    layer: the layer; its weights are not kept.
     """
 
     def __init__(self, layer: operations.LAYERS) -> None:
@@ -87,7 +87,7 @@ class Geometry:
             self.mode, self.border = layer.padding_mode, list(layer._reversed_padding_repeated_twice)
 
     def padded(self, q1: Tensor, z1: int) -> Tensor:
-        """Add the border that the layer adds; one of zeros is one of Z_1."""
+        """Pad as the layer does; a border of zeros becomes one of Z_1."""
         if self.convolve is None:
             return q1
         mode, value = ("constant", z1) if self.mode == "zeros" else (self.mode, None)
@@ -102,7 +102,7 @@ class Geometry:
     def _product(self, q1: Tensor, q2: Tensor) -> Tensor:
         if self.convolve is None:
             return functional.linear(q1, q2)
-        if max(self.dilation) > 1:  # torch has no int32 kernel for it: the holes become zeros
+        if max(self.dilation) > 1:  # torch has no int32 kernel for it: the gaps are filled with zeros
             reach = [(side - 1) * step + 1 for side, step in zip(q2.shape[2:], self.dilation, strict=True)]
             holes = q2.new_zeros(*q2.shape[:2], *reach)
             places: Any = (..., *(slice(None, None, step) for step in self.dilation))

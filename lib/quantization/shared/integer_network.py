@@ -1,13 +1,13 @@
-r"""The network that :func:`lib.quantization.affine.simulate` imitates, in integers alone (jacob2018quantization).
+r"""The integer-only network that :func:`lib.quantization.affine.simulate` imitates (jacob2018quantization).
 
 .. math:: q_3 = Z_3 + M \Big( \sum q_1 q_2 - Z_2 \sum q_1 - Z_1 \sum q_2 + N Z_1 Z_2 + q_b \Big), \quad
    M = \frac{S_1 S_2}{S_3} = 2^{-n} M_0
 
-for the input 1, the weights 2 and the output 3 of a layer. Everything in the bracket is int32, also the bias
-:math:`q_b = b / (S_1 S_2)`; M_0 in [1/2, 1) is held as the int32 number round(2^31 M_0). Sums, products, means and
-roundings are those of TensorFlow Lite's reference kernels; its average pooling keeps one grid, ours has one before and
-one after, as its mean has. A function such as SiLU is a table with an entry for each integer, and the parts of a
-concatenation come to one grid by such tables.
+for the input 1, the weights 2 and the output 3 of a layer. Everything in the bracket is int32, including the bias
+:math:`q_b = b / (S_1 S_2)`; M_0 in [1/2, 1) is stored as the int32 number round(2^31 M_0). Sums, products, means and
+rounding follow TensorFlow Lite's reference kernels, except that its average pooling keeps one grid, while ours, like
+its mean, has one before and one after. A function such as SiLU is a table with an entry for each integer. Such tables
+also bring the parts of a concatenation to one grid.
 """
 
 from functools import partial
@@ -28,14 +28,14 @@ MOST_BITS = 16
 def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphModule:
     """Convert a simulated network into one that computes in int32; images and logits are float.
 
-    All its numbers are buffers, which keep their types: a move to another type leaves them alone.
+    All its numbers are buffers that keep their types, even if the network is moved to another type.
 
-    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; it is left as it was.
+    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; left unchanged.
     rounding: "twice" or "once", see :func:`lib.quantization.shared.integer_arithmetic.rescale`.
 
     Returns the new network.
-    Raises ValueError for another rounding, for a network that is not simulated or not calibrated, for activations of
-    more than 16 bits, and for a layer whose sums may leave int32 (jacob2018quantization, section 2).
+    Raises ValueError for an unknown rounding, for a network that is not simulated or not calibrated, for activations of
+    more than 16 bits, and for a layer whose sums may overflow int32 (jacob2018quantization, section 2).
 
     >>> import torch
     >>> from lib.quantization.affine import calibrate, simulate
@@ -66,10 +66,10 @@ def convert(simulated: fx.GraphModule, *, rounding: str = "twice") -> fx.GraphMo
 
 
 def round_biases(simulated: fx.GraphModule) -> fx.GraphModule:
-    """Give each bias the value that the integer network has for it, a multiple of S_1 S_2. In place.
+    """Round each bias to its value in the integer network, a multiple of S_1 S_2. In place.
 
-    With it, and with ``rounding="once"``, the simulated and the integer network have the same integers everywhere,
-    except for ties and for float rounding.
+    Afterwards the simulated network and the integer network with ``rounding="once"`` have the same integers everywhere,
+    except for ties and float rounding.
 
     simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated.
 

@@ -1,7 +1,7 @@
-"""The operations of a network on the integers of grids, other than layers; between them flow int32 tensors.
+"""The operations of an integer network, except for its layers; they pass int32 tensors to each other.
 
-Each is made from the name of its layer, the module of the simulated network whose work it does, the grids of its
-inputs, and the grid of its output. All numbers that decide an answer are buffers.
+Each is made from the name of its layer, the module of the simulated network that it replaces, the grids of its inputs,
+and the grid of its output. All numbers that affect an answer are buffers.
 """
 
 import copy
@@ -18,7 +18,7 @@ from lib.quantization.shared.windows import windows
 
 
 class Clamp(FixedTypes):
-    """ReLU, ReLU6 or Hardtanh on integers: no less than the least number's integer, no more than the greatest's."""
+    """ReLU, ReLU6 or Hardtanh on integers: clips them to the integers of its two bounds."""
 
     ends: Tensor
 
@@ -32,10 +32,10 @@ class Clamp(FixedTypes):
 
 
 class Sum(Integers):
-    """a + alpha b, of integers of two grids.
+    """a + alpha b, for integers of two grids.
 
-    Both sides go to a common scale, finer than the coarser of the two by as many bits as int32 leaves, and at most 20;
-    of 16 bits these are 15, as in TensorFlow Lite. Their sum goes to the grid after it.
+    Both sides are brought to a common scale, finer than the coarser of the two by as many bits as int32 leaves, but at
+    most 20; for 16-bit grids these are 15, as in TensorFlow Lite. Their sum is brought to the output's grid.
     """
 
     zeros: Tensor
@@ -62,7 +62,7 @@ class Sum(Integers):
 
 
 class Product(Integers):
-    """a b, of integers of two grids: (q_a - Z_a) (q_b - Z_b) times M = S_a S_b / S_3."""
+    """a b, for integers of two grids: (q_a - Z_a) (q_b - Z_b) times M = S_a S_b / S_3."""
 
     zeros: Tensor
     factor: Tensor
@@ -143,7 +143,7 @@ class Concatenation(nn.Module):
 
 
 class Pool(nn.Module):
-    """A pooling that torch does not have for int32: in float64, which holds the same integers."""
+    """A pooling that torch does not have for int32, computed in float64, which holds the same integers."""
 
     def __init__(self, name: str, layer: nn.Module, before: list[Grid], after: Grid) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Pool(nn.Module):
 
 
 class Spread(FixedTypes):
-    """Puts the integer of zero between the integers of a map, and around it."""
+    """Puts the integer that represents zero between the integers of a map, and around it."""
 
     zero: Tensor
 

@@ -17,7 +17,7 @@ from lib.weights import CompressedWeight, Encoding, Layer, PackedWeight, chain_o
 class JointlySharedWeight(PrunedSharedWeight):
     """centroids[codes] at the places of the survivors, where ``centroids`` is one parameter of all layers.
 
-    A file has no tables that layers share: it repeats for each layer the centroids that this layer uses.
+    In a file, layers cannot share a table, so each layer repeats the centroids that it uses.
 
     centroids: (k,) float64, the values that all layers share.
     codes: (survivors,) int64, the index of the centroid of each weight that is not zero.
@@ -29,7 +29,7 @@ class JointlySharedWeight(PrunedSharedWeight):
         self.begin = centroids
         self.register_buffer("codes", codes)
 
-    # A tuple, unlike the parent's: torch then keeps the parameter apart, so that all layers can hold the same one.
+    # A tuple, unlike the parent's: torch then keeps the parameter separate, so all layers can share it.
     def right_inverse(self, weight: Tensor) -> tuple[Tensor]:  # type: ignore[override]
         self.register_buffer("places", weight.detach().flatten().nonzero().flatten())
         self.codes = self.codes.to(weight.device)
@@ -66,7 +66,8 @@ def share_together(
     """Give the non-zero weights of all layers one codebook; zero stays zero. In place.
 
     model: any network whose layers' weights are of one type of float.
-    cluster: from values (n,) and their weights (n,), both float64, to a codebook; the weights have mean 1 + floor.
+    cluster: function from values (n,) and their weights (n,), both float64, to a codebook; the weights have mean
+        1 + floor.
     importance: layer name -> importance of each of its weights, of the weight's shape, finite and not negative; a
         common factor changes nothing. Layers that it does not name are left alone. None: all layers, all weights alike.
     floor: added to each importance, in units of their mean, 0 or more, so that a weight that no sample ever used
@@ -112,7 +113,7 @@ def share_together(
 
 
 def _fitting(importance: Importance | None, name: str, layer: Layer | PackedWeight) -> Tensor:
-    """The importance of a layer's weights, flat float64, once it has been checked."""
+    """The importance of a layer's weights: checked, flat, float64."""
     if importance is None:
         return torch.ones(layer.weight.numel(), dtype=torch.float64)
     given = importance[name].detach().double().cpu()

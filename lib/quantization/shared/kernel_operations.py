@@ -1,8 +1,8 @@
-"""The operations of a network on torch's quantized tensors: uint8 with a scale and a zero.
+"""The operations of a network on torch's quantized tensors: uint8 with a scale and a zero point.
 
-Each is made from the name of its layer, the module of the simulated network whose work it does, the grids of its
-inputs, and the grid of its output. All numbers that decide an answer are buffers; weights are packed for the kernels
-when the layer first runs, and again when a buffer has changed.
+Each is made from the name of its layer, the module of the simulated network that it replaces, the grids of its inputs,
+and the grid of its output. All numbers that affect an answer are buffers. Weights are packed for the kernels when the
+layer first runs, and again when a buffer has changed.
 """
 
 import copy
@@ -23,14 +23,14 @@ from lib.quantization.shared.grids import Grid
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the one warning that quantized tensors are deprecated."""
+    """Silence the warning that quantized tensors are deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*", category=UserWarning)
         yield
 
 
 def weight_of(codes: Tensor, scale: Tensor) -> Tensor:
-    """Make the weight that the kernels' functions for packing take.
+    """Make the quantized weight that the kernels' packing functions take.
 
     codes: -127 to 127, (outputs, ...).
     scale: S of each output, (outputs,).
@@ -42,7 +42,7 @@ def weight_of(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 class Kernel(FixedTypes):
-    """Base of what gives uint8 of a grid.
+    """Base of the modules that return uint8 on a grid.
 
     name: of the layer, for errors.
     after: the grid, of 8 bits.
@@ -59,11 +59,11 @@ class Kernel(FixedTypes):
         self._ready: tuple[list[Tensor | None], list[int] | None, Any] = [], None, None
 
     def prepare(self) -> Any:
-        """Make what the kernel takes from the buffers."""
+        """Build the kernel's arguments from the buffers."""
         return self.scale.item(), int(self.zero.item())
 
     def ready(self) -> Any:
-        """Return what :meth:`prepare` makes of the buffers as they are now."""
+        """Return the kernel's arguments, rebuilt by :meth:`prepare` if a buffer has changed."""
         tensors, versions, made = self._ready
         buffers = self._buffers.values()
         same = len(tensors) == len(buffers) and all(map(operator.is_, tensors, buffers))
@@ -82,7 +82,7 @@ class Kernel(FixedTypes):
 
 
 def _versions(tensors: Iterable[Tensor | None]) -> list[int] | None:
-    """How often each tensor was written to; None where torch does not count it, of tensors made in inference mode."""
+    """How often each tensor was written to; None for tensors made in inference mode, for which torch does not count."""
     try:
         return [tensor._version for tensor in tensors if tensor is not None]
     except RuntimeError:
@@ -90,7 +90,7 @@ def _versions(tensors: Iterable[Tensor | None]) -> list[int] | None:
 
 
 def check_eight(name: str, grid: Grid) -> None:
-    """Raise ValueError where a grid has not 8 bits."""
+    """Raise ValueError if a grid does not have 8 bits."""
     if grid.high - grid.low != 255:
         bits = (grid.high - grid.low).bit_length()
         raise ValueError(f"layer {name!r}: the kernels take activations of 8 bits, not of {bits}")
@@ -126,10 +126,10 @@ class Dequantize(nn.Module):
 
 
 class Layer(Kernel):
-    """A linear layer, or a convolution of one or two dimensions, of which the first is one of height 1.
+    """A linear layer, or a 1-d or 2-d convolution; a 1-d one runs as a 2-d one of height 1.
 
-    packing: takes the name, the shape of the weight, and stride, padding, dilation and groups, None of a linear layer;
-        gives a context in which the weight is packed for kernels that add exactly.
+    packing: takes the name, the shape of the weight, and stride, padding, dilation and groups (None for a linear
+        layer); returns a context in which the weight is packed for kernels that add exactly.
     """
 
     codes: Tensor
@@ -182,7 +182,7 @@ class Layer(Kernel):
 
 
 def _place(layer: nn.Module) -> tuple[Any, ...] | None:
-    """Stride, padding, dilation and groups of a 2-d convolution; None where the layer is none that the kernels take."""
+    """Stride, padding, dilation and groups for a 2-d kernel; None for all but convolutions that the kernels take."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d) or layer.padding_mode != "zeros":
         return None
     border = layer._reversed_padding_repeated_twice  # also of the padding "same": the last side first, before and after
@@ -226,7 +226,7 @@ class Concatenation(Kernel):
 
 
 class ByFloat(Kernel):
-    """What has no kernel that rounds to a grid of its own: a mean, a function of one number, a weighed sum."""
+    """An operation without a kernel that rounds to its own grid: a mean, a function of one number, a weighted sum."""
 
     def __init__(self, name: str, layer: nn.Module, before: list[Grid], after: Grid) -> None:
         super().__init__(name, after)
@@ -246,7 +246,7 @@ class Clamp(FixedTypes):
         super().__init__()
         codes = after.quantize(torch.tensor(operations.bounds(clamp)))
         self.hold("ends", after.dequantize(codes))
-        # Right after a part that gives the same grid, the range of its uint8 does the work where it ends there.
+        # Right after an operation with the same grid, uint8 has clipped already if the bounds are its ends.
         self.hold("needed", torch.tensor(not fused or codes.tolist() != [after.low, after.high]))
 
     def forward(self, q: Tensor) -> Tensor:
@@ -254,11 +254,11 @@ class Clamp(FixedTypes):
 
 
 def weighed_sum(name: str, layer: operations.Sum, before: list[Grid], after: Grid) -> nn.Module:
-    """The kernel for a + b; a + alpha b goes by float."""
+    """The kernel for a + b; a + alpha b is computed in float."""
     return (Sum if layer.alpha == 1 else ByFloat)(name, layer, before, after)
 
 
 def fused_clamp(name: str, clamp: nn.Module, before: list[Grid], after: Grid) -> nn.Module | None:
-    """The clamp right after a part that gives the same grid; None for ReLU, as the range of uint8 begins at zero."""
+    """The clamp right after an operation with the same grid; None for a ReLU that uint8's range has done already."""
     part = Clamp(name, clamp, before, after, fused=True)
     return part if isinstance(clamp, nn.Hardtanh) or part.needed else None

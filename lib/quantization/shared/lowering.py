@@ -1,4 +1,4 @@
-"""A simulated network with each module replaced by the part that does its work on integers."""
+"""A simulated network with each module replaced by one that does its work on integers."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -14,14 +14,14 @@ Parts = Mapping[str, Callable[..., nn.Module | None]]
 
 
 def lowered(simulated: fx.GraphModule, parts: Parts) -> fx.GraphModule:
-    """Copy the graph of a simulated network with each module replaced by the part that does its work on integers.
+    """Copy a simulated network with each module replaced by one that does its work on integers.
 
-    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; it is left as it was.
-    parts: makers of modules. "quantize" takes the grid of the images, and "dequantize" that of the outputs and their
-        type. All others take the name of the module, the module, the grids of what it reads, and the grid of what it
-        gives: "layer", "sum", "product", "mean", "concatenation", "table" (a function of one number), "pool" (one that
-        few types of numbers have), "spread" (zeros between numbers), "clamp", and "fused_clamp", right after a part
-        that gives the same grid. A maker returns None where nothing is left to do.
+    simulated: what :func:`lib.quantization.affine.simulate` returned, calibrated; left unchanged.
+    parts: functions that make the modules. "quantize" takes the grid of the images, "dequantize" the grid and the type
+        of the outputs. All others take the name of the module, the module, the grids of its inputs, and the grid of its
+        output: "layer", "sum", "product", "mean", "concatenation", "table" (a function of one number), "pool" (one that
+        torch has for few types of numbers), "spread" (zeros between numbers), "clamp", and "fused_clamp" (right after
+        an operation with the same grid). A function returns None if nothing is left to do.
 
     Returns the new network. Raises ValueError for a network that is not simulated or not calibrated, and for weights
     that are neither float32 nor float64.
@@ -30,7 +30,7 @@ def lowered(simulated: fx.GraphModule, parts: Parts) -> fx.GraphModule:
         raise ValueError(f"{type(simulated).__name__} has no grids: accepted is what simulate returns, calibrated")
     for name, parameter in simulated.named_parameters():
         check_precise(name, parameter)
-    # The modules are those of the simulated network, until each has its part; none of them is changed.
+    # It shares the simulated network's modules until each is replaced; none of them is changed.
     network = fx.GraphModule(simulated, copy.deepcopy(simulated.graph), type(simulated).__name__)
     place = next(simulated.parameters())
     grids: dict[fx.Node, Grid] = {}
@@ -66,7 +66,7 @@ def lowered(simulated: fx.GraphModule, parts: Parts) -> fx.GraphModule:
 
 
 def _planned(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module | None, str, Activation | None]:
-    """The module of a node, which part takes its place, and the activation whose grid the part's output has."""
+    """The module of a node, the key of what replaces it, and the activation whose grid the output has."""
     module, following = graph.module_of(network, node), _following(network, node)
     if isinstance(module, operations.CLAMPS) and following is not None:
         before = graph.module_of(network, node.all_input_nodes[0])
@@ -90,7 +90,7 @@ def _planned(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module | None, 
 
 
 def _following(network: fx.GraphModule, node: fx.Node) -> Activation | None:
-    """The activation that reads a node, or that reads the clamp that alone reads it."""
+    """The activation right after a node, or right after the clamp that alone reads the node."""
     clamps = isinstance(graph.module_of(network, node), operations.CLAMPS)
     for _ in range(1 if clamps else 2):
         if len(node.users) != 1:

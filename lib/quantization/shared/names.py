@@ -9,7 +9,7 @@ from lib.weights import weight_named
 
 
 def check_names(model: nn.Module, bits: int | Mapping[str, object]) -> None:
-    """Raise ValueError where a mapping names a layer that the model does not have.
+    """Raise ValueError if a mapping names a layer that the model does not have.
 
     model: any network.
     bits: one value for all layers, or a mapping from layer name to a value for that layer.
@@ -28,7 +28,7 @@ def bits_of(bits: int | Mapping[str, int], name: str) -> int | None:
     bits: one number for all layers, or a mapping from layer name to number.
     name: the layer.
 
-    Returns a whole number from 1 to 16; None where a mapping leaves the layer out.
+    Returns a whole number from 1 to 16; None if a mapping leaves the layer out.
     Raises ValueError for anything but a whole number from 1 to 16.
 
     >>> bits_of({"fc1": 4}, "fc1"), bits_of({"fc1": 4}, "fc2"), bits_of(3, "fc2")

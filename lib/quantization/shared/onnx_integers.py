@@ -1,8 +1,8 @@
 """Networks of 8-bit integers as ONNX files, in the form that runtimes look for: QuantizeLinear and DequantizeLinear.
 
-Each layer reads integers that become real numbers, and its output becomes integers again (jacob2018quantization). A
-runtime replaces the three operations by one on integers. Weights are int8 in the file, biases int32, and what flows
-between the layers is uint8. It needs the packages of the extra ``onnx``.
+Each layer is written as three operations: integers to real numbers, the layer, and real numbers back to integers
+(jacob2018quantization). A runtime replaces the three by one on integers. In the file, weights are int8, biases int32,
+and the activations between layers uint8. This needs the packages of the extra ``onnx``.
 """
 
 import copy
@@ -26,24 +26,24 @@ from lib.weights import layers
 
 
 def export(simulated: fx.GraphModule, path: str | Path, images: Tensor, *, opset: int = 18, steps: int = 8) -> int:
-    """Write a network of 8-bit integers to an ONNX file, once onnxruntime computes the same from it.
+    """Write a network of 8-bit integers to an ONNX file, and check that onnxruntime computes the same from it.
 
-    simulated: what :func:`lib.quantization.affine.simulate` returned for 8 bits, calibrated, float32; left as it was.
-    path: of the file; what was there is replaced.
+    simulated: what :func:`lib.quantization.affine.simulate` returned for 8 bits, calibrated, float32; left unchanged.
+    path: of the file; an existing file is replaced.
     images: (n, channels, height, width) of float32, n 1 or more. The file takes any n, but only this height and width.
     opset: version of the operators, 18 or more, default 18.
-    steps: of the outputs' grid by which an output may differ, 1 or more, default 8. A class may differ only where the
-        simulated network's outputs for both classes are as close as that.
+    steps: how many steps of its grid an output may differ by, 1 or more, default 8. A class may differ only if the
+        simulated network's outputs for both classes are that close.
 
     The outputs are not equal bit for bit. Biases are rounded to int32. A runtime multiplies the sum of a layer by one
-    float32 number, where the simulated network adds up float32 numbers. A sum that lies halfway between two integers
-    may go to either, and each layer hands such a step on to the next: one or two steps in all are usual, and in deep
-    networks some more. Without 8-bit dot products (VNNI) some kernels cut off large sums, so a file that was right on
-    one processor may be less so on another.
+    float32 number, whereas the simulated network adds up float32 numbers. A sum halfway between two integers may round
+    to either, and each layer passes such a step on to the next: one or two steps in all are usual, a few more in deep
+    networks. Without 8-bit dot products (VNNI) some kernels clip large sums, so a file that was right on one processor
+    may be less accurate on another.
 
-    Returns the bytes of the file. Raises ValueError for other arguments, for what is not simulated, calibrated and of 8
-    bits and float32, for a network that torch cannot export or onnxruntime cannot run, and where the outputs differ by
-    more; ModuleNotFoundError where a package is not installed. Then no file is written.
+    Returns the size of the file in bytes. Raises ValueError for arguments out of range, for a network that is not
+    simulated, calibrated, 8-bit and float32, for one that torch cannot export or onnxruntime cannot run, and if the
+    outputs differ by more; ModuleNotFoundError if a package is not installed. In all these cases no file is written.
 
     >>> from lib.quantization.affine import simulate
     >>> export(simulate(nn.Linear(2, 3)), "small.onnx", torch.rand(4, 2))
@@ -54,7 +54,7 @@ def export(simulated: fx.GraphModule, path: str | Path, images: Tensor, *, opset
     network = quantized_network(simulated)
     with tempfile.TemporaryDirectory(dir=Path(path).parent, prefix=".onnx") as folder:
         file = Path(folder, "network.onnx")
-        # What is compared there is whether the file runs and gives numbers; how close they are is counted in steps.
+        # This only checks that the file runs and gives numbers; below, their distance is measured in steps.
         exporting.export(NetworkOfIntegers(simulated, network), file, images, opset=opset, tolerance=1e30)
         size = _without_notes(file)
         for batch in (images, images[:1]):
@@ -66,11 +66,11 @@ def export(simulated: fx.GraphModule, path: str | Path, images: Tensor, *, opset
 
 
 def quantized_network(simulated: fx.GraphModule) -> fx.GraphModule:
-    """Copy the graph of a simulated network with operations of ONNX between its parts. Only an exporter can use it.
+    """Copy a simulated network with ONNX's operations between its modules. Only an exporter can use it.
 
-    simulated: see :func:`export`; left as it was.
+    simulated: see :func:`export`; left unchanged.
 
-    Raises ValueError for what is not simulated, calibrated and of 8 bits and float32.
+    Raises ValueError for a network that is not simulated, calibrated, 8-bit and float32.
 
     >>> from lib.quantization.affine import calibrate, simulate
     >>> simulated = calibrate(simulate(nn.Sequential(nn.Linear(2, 3), nn.ReLU())), torch.rand(4, 2))
@@ -96,15 +96,15 @@ def quantized_network(simulated: fx.GraphModule) -> fx.GraphModule:
 
 
 class NetworkOfIntegers(nn.Module):
-    """Answers as the simulated network does; torch's exporter is shown the operations of ONNX instead.
+    """Answers as the simulated network does, but shows ONNX's operations to torch's exporter.
 
     simulated: the network.
-    network: made of it by :func:`quantized_network`.
+    network: made from it by :func:`quantized_network`.
     """
 
     def __init__(self, simulated: fx.GraphModule, network: fx.GraphModule) -> None:
         super().__init__()
-        self.network, self._simulated = network, (simulated,)  # in a tuple its weights are no part of the file
+        self.network, self._simulated = network, (simulated,)  # in a tuple, so that its weights stay out of the file
 
     def forward(self, images: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
@@ -114,7 +114,7 @@ class NetworkOfIntegers(nn.Module):
 
 
 class Scale(FixedTypes):
-    """A grid as the operations of ONNX take it, for unsigned integers.
+    """A grid of unsigned integers, in the form that ONNX's operations take.
 
     grid: of 8 bits.
     """
@@ -138,13 +138,13 @@ class Scale(FixedTypes):
 
 
 def real(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Let the exporter see the real numbers that integers represent.
+    """Turn integers into the real numbers that they represent, as an ONNX operation.
 
     q: of any shape.
     scale, zero: numbers, or one for each entry of the first dimension.
     """
     inputs = (q, scale, zero)
-    attributes: dict[str, Any] = {"axis": 0}  # which says nothing where there is one number
+    attributes: dict[str, Any] = {"axis": 0}  # which has no effect for a single scale
     return torch.onnx.ops.symbolic("DequantizeLinear", inputs, attributes, dtype=torch.float32, shape=q.shape)
 
 
@@ -182,7 +182,7 @@ class ByFloat(nn.Module):
 
 
 class Layer(FixedTypes):
-    """A linear or convolution layer. Raises ValueError where its weight has not 8 bits or a sum may leave int32."""
+    """A linear or convolution layer. Raises ValueError if its weight is not 8-bit or a sum may overflow int32."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -217,7 +217,7 @@ class Layer(FixedTypes):
         bias = real(self.bias, self.bias_scale, self.bias_zero)
         layer = self.bare
         if isinstance(layer, nn.Linear):
-            rows = q if q.dim() == 2 else q.reshape(-1, q.shape[-1])  # kernels on integers take no other shape
+            rows = q if q.dim() == 2 else q.reshape(-1, q.shape[-1])  # integer kernels take no other shape
             outputs = self.after.quantized(functional.linear(self.before.real(rows), weight, bias))
             return outputs if q.dim() == 2 else outputs.reshape(*q.shape[:-1], len(self.weight))
         single = isinstance(layer, operations.PerFeature) and q.dim() == 2
@@ -245,7 +245,7 @@ class Clamp(FixedTypes):
 
 
 def fused_clamp(name: str, clamp: nn.Module, before: list[Grid], after: Grid) -> Clamp | None:
-    """The clamp right after a part that gives the same grid; None where the range of uint8 does its work.
+    """The clamp right after an operation with the same grid; None if the range of uint8 has clipped already.
 
     name: of the layer.
     clamp: the module.
@@ -257,7 +257,7 @@ def fused_clamp(name: str, clamp: nn.Module, before: list[Grid], after: Grid) ->
 
 
 def _without_weights(layer: Any) -> Any:
-    """Copy a layer that knows where it reads, and holds no numbers."""
+    """Copy a layer without its numbers: only how it moves over its input is kept."""
     bare = copy.deepcopy(layer)
     bare.parametrizations.clear()
     bare.register_parameter("bias", None)
@@ -265,7 +265,7 @@ def _without_weights(layer: Any) -> Any:
 
 
 def _without_notes(file: Path) -> int:
-    """Take out where in the source each operation came from, paths of this machine as well; return the bytes left."""
+    """Remove the notes on where each operation came from, which name paths of this machine; return the bytes left."""
     import onnx
 
     model = onnx.load(file)
@@ -283,7 +283,7 @@ def _computed(file: Path, batch: Tensor) -> Tensor:
 
 
 def _check(wanted: Tensor, computed: Tensor, scale: float, steps: int) -> None:
-    """Raise ValueError where outputs or classes differ by more than so many steps."""
+    """Raise ValueError if outputs or classes differ by more than ``steps`` steps."""
     worst = round(float((computed - wanted).abs().max()) / scale)
     if worst > steps:
         raise ValueError(f"the ONNX file gives outputs that are {worst} steps of their grid apart, of {steps} accepted")

@@ -1,4 +1,4 @@
-"""The operations of a network that integers can do: as modules, and the functions of torch that mean the same."""
+"""The operations that have an integer form, as modules, and the torch functions that do the same."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from torch.nn import functional
 
 LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 CLAMPS = nn.ReLU | nn.Hardtanh  # nn.ReLU6 is an nn.Hardtanh
-# Functions of one number. Integers take them from a table.
+# Functions of one number. An integer network looks them up in a table.
 FUNCTIONS = nn.SiLU | nn.Hardswish | nn.Sigmoid | nn.Hardsigmoid | nn.Tanh | nn.GELU | nn.Mish | nn.Softplus
 FUNCTIONS |= nn.ELU | nn.SELU | nn.CELU | nn.LeakyReLU | nn.Softsign | nn.LogSigmoid
 WINDOWS = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
 ADAPTIVE = nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
-# What picks or arranges values, and so leaves them on their grid.
+# These only pick or rearrange values, and so leave them on their grid.
 POOLS = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
 ADAPTIVE_POOLS = nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d
 DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
@@ -37,7 +37,7 @@ class PerFeature(nn.Conv1d):
 
 
 class Rows(nn.Module):
-    """Lets (n, features) through and nothing else; stands before a linear layer that has a batch norm folded in.
+    """Lets only (n, features) through: a guard before a linear layer that has a batch norm folded in.
 
     name: of the batch norm, for the error.
     """
@@ -56,7 +56,7 @@ class Spread(nn.Module):
     """Puts zeros between the numbers of a map, and around it.
 
     steps: along each side, the distance from one number to the next.
-    borders: for each side, how many zeros come before and after; negative ones cut off.
+    borders: for each side, how many zeros come before and after; a negative number crops instead.
 
     >>> Spread((2,), ((1, 0),))(torch.tensor([[3, 4, 5]])).tolist()
     [[0, 3, 0, 4, 0, 5]]
@@ -129,10 +129,10 @@ class Mean(nn.Module):
 
 
 class WithNumber(nn.Module):
-    """x and a number added, subtracted, multiplied or divided.
+    """Adds, subtracts, multiplies or divides x and a number.
 
-    call: of the module ``operator``, takes two numbers.
-    number: the one that is not x.
+    call: a function of two numbers from the module ``operator``.
+    number: the number that is not x.
     first: whether the number comes first.
     """
 
@@ -145,13 +145,13 @@ class WithNumber(nn.Module):
 
 
 MEANS = WINDOWS | ADAPTIVE | Mean
-TABLES = FUNCTIONS | WithNumber  # whatever takes one number to one
+TABLES = FUNCTIONS | WithNumber  # functions from one number to one number
 MAKING = LAYERS | Sum | Product | Concatenation | MEANS | TABLES  # gives values that need a grid of their own
 ARRANGING = POOLS | ADAPTIVE_POOLS | DROPOUTS | ARRANGEMENTS | nn.Identity | Rows | Spread
 
 
 def bounds(clamp: nn.Module) -> tuple[float, float]:
-    """Return the least and the greatest number that a ReLU, ReLU6 or Hardtanh lets through.
+    """Return the smallest and the largest number that a ReLU, ReLU6 or Hardtanh lets through.
 
     >>> bounds(nn.ReLU6()), bounds(nn.ReLU())
     ((0.0, 6.0), (0.0, inf))
@@ -160,7 +160,7 @@ def bounds(clamp: nn.Module) -> tuple[float, float]:
 
 
 def spelled(*names: str) -> Iterator[object]:
-    """Yield every function of torch with one of these names, and the methods, in place or not.
+    """Yield every torch function with one of these names, and the names of the methods, in place or not.
 
     >>> list(spelled("relu_"))[:2] == ["relu_", torch.relu_]
     True
@@ -172,7 +172,7 @@ def spelled(*names: str) -> Iterator[object]:
 
 
 def _calling(kind: type[nn.Module]) -> Callable[..., Made]:
-    """Of functions whose arguments are those of a module, after the tensor, and maybe ``inplace``."""
+    """For functions that take a tensor, then the arguments of a module, and maybe ``inplace``."""
 
     def make(input: fx.Node, *options: float, inplace: bool = False, **named: float) -> Made:
         return kind(*options, **named), (input,)
@@ -213,7 +213,7 @@ def _concatenate(tensors: tuple[fx.Node, ...], dim: int = 0) -> Made:
 
 
 def _arithmetic(call: Callable[..., Tensor]) -> Callable[..., Made]:
-    """Of two tensors, or of a tensor and a number."""
+    """For two tensors, or a tensor and a number."""
 
     def make(input: fx.Node | float, other: fx.Node | float, *, alpha: float = 1) -> Made:
         if isinstance(input, fx.Node) and isinstance(other, fx.Node):
@@ -263,7 +263,7 @@ MODULES: dict[str, type[nn.Module]] = {
     "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "adaptive_max_pool3d": nn.AdaptiveMaxPool3d,
 }
-# Function or name of a method -> what makes the module that does the same. Its parameters are those of the function.
+# Function or name of a method -> what makes the module that does the same, from the arguments of the function.
 CALLS: dict[object, Callable[..., Made]] = {
     **{call: _calling(kind) for name, kind in MODULES.items() for call in spelled(name)},
     **dict.fromkeys(spelled("max_pool1d"), _pool(nn.MaxPool1d)),
@@ -282,5 +282,5 @@ _ARRANGING = (
     *("flatten", "unflatten", "reshape", "permute", "transpose", "swapaxes", "swapdims", "movedim", "unsqueeze"),
     *("squeeze", "chunk", "split", "narrow", "select", "unbind", "channel_shuffle", "pixel_shuffle", "ravel"),
 )
-# Functions, and names of methods, that arrange values.
+# Functions, and names of methods, that rearrange values.
 ARRANGING_CALLS = {operator.getitem, "contiguous", *(c for c in spelled(*_ARRANGING) if not str(c).endswith("_"))}

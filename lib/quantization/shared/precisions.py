@@ -1,4 +1,4 @@
-"""One network in float32, in bfloat16 and in 8-bit integers, ready to be compared: all read and answer in float32."""
+"""One network in float32, bfloat16 and 8-bit integers for comparison; all three take and return float32."""
 
 import copy
 
@@ -9,13 +9,13 @@ from lib import running
 from lib.quantization.affine import calibrate, simulate
 from lib.quantization.shared import graph, integer_network, torch_kernels, transposed
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions that multiply bfloat16 numbers, as /proc/cpuinfo says
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions that multiply bfloat16 numbers, as named in /proc/cpuinfo
 
 
 class Bfloat16(nn.Module):
-    """A network that computes in bfloat16: float32 with 8 binary digits in place of 24, and the same exponents.
+    """A network that computes in bfloat16: the exponents of float32, but 8 binary digits instead of 24.
 
-    network: of floats; it is left as it was.
+    network: of floats; left unchanged.
 
     >>> layer = Bfloat16(nn.Linear(3, 2))
     >>> layer.network.weight.dtype, layer(torch.zeros(1, 3)).dtype
@@ -46,16 +46,16 @@ def integers(simulated: fx.GraphModule) -> nn.Module:
 
 
 def forms(model: nn.Module, simulated: fx.GraphModule, images: Tensor) -> dict[str, nn.Module]:
-    """Build three forms of one network that differ in their numbers alone.
+    """Build three forms of one network that differ only in their type of number.
 
-    The two forms in floats have batch norm folded as int8 has it, and channels last in memory where that is safe.
+    Like int8, the two float forms have batch norm folded; they keep channels last in memory if that is safe.
 
-    model: the network, of float32; left as it was.
-    simulated: what :func:`lib.quantization.affine.simulate` made of it, calibrated; left as it was.
-    images: (n, channels, height, width), or what else the network takes, to try the memory layout on.
+    model: the network, of float32; left unchanged.
+    simulated: what :func:`lib.quantization.affine.simulate` made of it, calibrated; left unchanged.
+    images: (n, channels, height, width), or whatever the network takes, to try the memory layout on.
 
-    Returns the forms "float32", "bfloat16" and "int8", which runs on torch's kernels where they add exactly, and in
-    int32 elsewhere. Each takes float32 images and gives float32.
+    Returns the forms by name, "float32", "bfloat16" and "int8". The last runs on torch's kernels if they add exactly
+    here, otherwise in int32. Each takes and returns float32.
     Raises ValueError for a network of another type, and for what :func:`graph.traced` and the conversion refuse.
 
     >>> model, images = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(8, 4)
@@ -66,7 +66,7 @@ def forms(model: nn.Module, simulated: fx.GraphModule, images: Tensor) -> dict[s
         if parameter.dtype != torch.float32:
             raise ValueError(f"{name} is {parameter.dtype}: accepted is float32, with which the others are compared")
     int8, network = integers(simulated), graph.traced(model)
-    transposed.restore(network)  # int8 multiplies the zeros between the numbers, floats need not
+    transposed.restore(network)  # int8 multiplies the inserted zeros, floats need not
     layout = running.layout(network, images)
     float32 = network.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's types
     bfloat16 = Bfloat16(network).to(memory_format=layout)  # type: ignore[call-overload]
@@ -75,13 +75,13 @@ def forms(model: nn.Module, simulated: fx.GraphModule, images: Tensor) -> dict[s
 
 @torch.no_grad()
 def refusal(model: nn.Module, images: Tensor) -> str:
-    """Convert a network to int8 from end to end, and say why where that is refused.
+    """Try to convert a network to int8 from end to end, and return why that is refused.
 
-    model: any network; left as it was.
-    images: (n, channels, height, width), or what else the network takes: to calibrate on, and to answer.
+    model: any network; left unchanged.
+    images: (n, channels, height, width), or whatever the network takes, to calibrate on; the first is run as a test.
 
-    Returns "" where the network converts, to torch's kernels as well where there are any, and answers for the images;
-    else the sentence of the refusal.
+    Returns "" if the network converts (to torch's kernels as well, if they add exactly here) and runs; otherwise the
+    message of the refusal.
 
     >>> refusal(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), torch.rand(2, 4))
     ''
@@ -101,7 +101,7 @@ def refusal(model: nn.Module, images: Tensor) -> str:
 
 
 def bfloat16_here() -> str:
-    """Say in words how this processor multiplies bfloat16 numbers, as far as it tells; after "this processor"."""
+    """Say whether the processor has instructions for bfloat16, in words that follow "this processor"."""
     instructions = torch_kernels.instructions()
     if not instructions:
         return "does not say whether it has instructions for bfloat16"

@@ -1,8 +1,8 @@
-r"""What a surviving weight costs in a file that is coded by context: a rate that pruning can weigh against the loss.
+r"""How many bits a surviving weight costs in a context-coded file: a rate that pruning can weigh against the loss.
 
 A code of zeros and survivors spends about :math:`\log_2 (1 - p) / p` bits more on a survivor than on a zero, where p is
-the probability with which it expects one. The code of :mod:`lib.coding.context` expects survivors where others are: in
-the same row, in the same column and next to each other in a picture. So a survivor far from all others costs most.
+the probability with which it expects a survivor. The code of :mod:`lib.coding.context` expects survivors near others:
+in the same row, in the same column and next to each other in a picture. So a survivor far from all others costs most.
 """
 
 from math import prod
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor, nn
 
 VALUE_BITS = 2.5  # of a survivor's sign and size: a sign is a bit, and most sizes are one step or two
-ANSWERS = 8.0  # how many weights of average density a row or column is thought to have shown before its own
-LOWEST, HIGHEST = 1e-4, 0.5  # probabilities that the code is thought to reach
+ANSWERS = 8.0  # how many weights of average density are counted in each row and column besides its own
+LOWEST, HIGHEST = 1e-4, 0.5  # the code is assumed to reach probabilities between these
 NEIGHBORS = torch.tensor([[0.5, 1.0, 0.5], [1.0, 0.0, 1.0], [0.5, 1.0, 0.5]])
 
 
 @torch.no_grad()
 def survivor_bits(mask: Tensor, picture: tuple[int, ...] = ()) -> Tensor:
-    r"""Estimate how many bits more each weight takes in the file as a survivor than as a zero.
+    r"""Estimate how many more bits each weight takes in the file as a survivor than as a zero.
 
     .. math:: r = \log_2 \frac{1 - p}{p} + 2.5, \qquad
         \frac{p}{1 - p} = \frac{d}{1 - d} \cdot \frac{d_{row}}{d} \cdot \frac{d_{column}}{d} \cdot
         \sqrt{\frac{d_{near}}{d}},
 
     with the share d of survivors in the layer, in the weight's row (what one unit reads), in its column, and among its
-    eight neighbors. Each share counts as if some weights of the layer's own share had been seen before, so that no
-    share is zero. Where rows are pictures, a column's share is a mean over its neighbors, too.
+    eight neighbors. Each share also counts a few weights of the layer's average share, so that no share is zero. If
+    rows are pictures, a column's share is averaged over its neighbors, too.
 
-    mask: (out, ...), 1 for survivors and 0 for zeros; every weight that is none may become one.
+    mask: (out, ...), 1 for survivors and 0 for zeros; for a zero, the result is what it would take as a survivor.
     picture: shape of the images that the network reads, (channels, height, width). A row of as many weights is a
-        picture; elsewhere, and by default, weights have no neighbors.
+        picture; otherwise, and by default, weights have no neighbors.
 
-    Returns bits in the shape of the mask, float32, from 2.5 up. Raises ValueError for a mask without rows.
+    Returns bits in the shape of the mask, float32, 2.5 or more. Raises ValueError for a mask without rows.
 
     >>> mask = torch.zeros(4, 100)
     >>> mask[0, :50] = 1
@@ -62,7 +62,7 @@ def survivor_bits(mask: Tensor, picture: tuple[int, ...] = ()) -> Tensor:
 
 
 def _blurred(rows: Tensor, around: Tensor, picture: tuple[int, ...]) -> Tensor:
-    """The mean of each place of the pictures and of those around it; zeros lie beyond the border."""
+    """The weighted mean of each pixel and those around it; zeros lie beyond the border."""
     channels, height, width = picture
     maps = rows.reshape(len(rows) * channels, 1, height, width)
     return nn.functional.conv2d(maps, (around / around.sum())[None, None], padding=1).reshape(rows.shape)

@@ -1,7 +1,7 @@
-"""The network that :func:`lib.quantization.affine.simulate` imitates, on torch's own 8-bit integer kernels.
+"""The integer network that :func:`lib.quantization.affine.simulate` imitates, on torch's own 8-bit kernels.
 
-They use the processor's instructions for such products, which makes them fast. The same network in integers alone, by
-TensorFlow Lite's rules, is in :mod:`lib.quantization.shared.integer_network`.
+These are fast because they use the processor's instructions for 8-bit products. The integer-only network by TensorFlow
+Lite's rules is in :mod:`lib.quantization.shared.integer_network`.
 """
 
 import math
@@ -19,7 +19,7 @@ from lib.quantization.shared.lowering import Parts, lowered
 
 Place = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation and groups
 PLAIN = (1, 1), (0, 0), (1, 1)
-# Layers that are tried: shape of the weight, and place, None of a linear layer. Each has kernels of its own.
+# Layers that are tried: shape of the weight, and place (None for a linear layer). Each has kernels of its own.
 PROBES: list[tuple[tuple[int, ...], Place | None]] = [
     ((6, 64), None),
     ((24, 16, 3, 3), (*PLAIN, 1)),
@@ -27,7 +27,7 @@ PROBES: list[tuple[tuple[int, ...], Place | None]] = [
     ((24, 64, 1, 1), (*PLAIN, 1)),
     ((24, 8, 3, 3), (*PLAIN, 3)),
     ((24, 1, 3, 3), (*PLAIN, 24)),
-    ((120, 1, 3, 3), ((1, 1), (1, 1), (1, 1), 120)),  # some kernels cut off sums at the border alone
+    ((120, 1, 3, 3), ((1, 1), (1, 1), (1, 1), 120)),  # some kernels clip sums only at the border
     ((120, 1, 5, 5), ((2, 2), (2, 2), (1, 1), 120)),
 ]
 
@@ -39,33 +39,33 @@ def kernels_available() -> bool:
 
 @cache
 def exact_engine(preferred: str) -> str | None:
-    """Find an engine of torch for 8-bit kernels whose sums are exact on this processor, for layers of all kinds.
+    """Find a torch engine whose 8-bit kernels add exactly on this processor, for layers of all kinds.
 
-    Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where large sums are cut off: the
-    answers would be wrong, and nothing would say so. With them, some still do so at the border of depthwise layers.
+    Without 8-bit dot products (VNNI) most engines add two products in 16 bits, where large sums are clipped: the
+    answers would be silently wrong. Even with VNNI, some still do so at the border of depthwise layers.
 
     preferred: the engine to try first.
 
-    Returns its name, or None where no engine is exact.
+    Returns its name, or None if no engine is exact.
     """
     return next((name for name in _engines(preferred) if adds_exactly(name)), None)
 
 
 def adds_exactly(engine: str) -> bool:
-    """Say whether an engine adds the largest products, 255 times 127 or -127, like whole numbers.
+    """Say whether an engine adds the largest products, 255 times 127 or -127, exactly.
 
-    engine: its name in torch; one that is not supported adds nothing exactly.
+    engine: its name in torch; False for one that is not supported.
     """
     return all(adds_layer_exactly(engine, shape, place) for shape, place in PROBES)
 
 
 @cache
 def adds_layer_exactly(engine: str, shape: tuple[int, ...], place: Place | None) -> bool:
-    """Say whether an engine adds the largest products of one kind of layer like whole numbers.
+    """Say whether an engine adds the largest products exactly in one kind of layer.
 
     engine: its name in torch.
     shape: of the layer's weight.
-    place: stride, padding, dilation and groups of a convolution; None of a linear layer.
+    place: stride, padding, dilation and groups of a convolution; None for a linear layer.
     """
     try:
         with _engine(engine), parts.quiet():
@@ -81,7 +81,7 @@ def _engines(preferred: str) -> list[str]:
 
 
 def _exact(shape: tuple[int, ...], place: Place | None) -> bool:
-    """One layer of which a third of the outputs have all weights 127, a third -127, and a third both in turn."""
+    """Try a layer: a third of its outputs have all weights 127, a third -127, and a third both in turn."""
     size, outputs = math.prod(shape[1:]), shape[0]
     signs = torch.stack([torch.ones(size), -torch.ones(size), 1 - 2.0 * (torch.arange(size) % 2)])
     codes = 127 * signs[torch.arange(outputs) % 3].reshape(shape)
@@ -97,13 +97,13 @@ def _exact(shape: tuple[int, ...], place: Place | None) -> bool:
         expected = functional.conv2d(x.double(), codes.double(), None, *place)
         q = torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)
         found = torch.ops.quantized.conv2d.new(q, torch.ops.quantized.conv2d_prepack(weight, None, *place), scale, zero)
-    # With sums in units of 255 size, the outputs are 128 + 127, 128 - 127 and about 128, and less far off at a border.
+    # With sums in units of 255 size, the outputs are 128 + 127, 128 - 127 and about 128, and nearer to 128 at a border.
     return bool((found.int_repr().int() - zero - expected / scale).abs().max() < 1)
 
 
 @contextmanager
 def _engine(name: str) -> Iterator[None]:
-    """Inside, weights are packed for that engine's kernels, and they stay so."""
+    """Inside the block, weights are packed for that engine's kernels, and they stay packed for it."""
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = name
     try:
@@ -113,13 +113,13 @@ def _engine(name: str) -> Iterator[None]:
 
 
 def instructions() -> set[str]:
-    """Return the words with which this processor describes itself, its instructions among them; none if it is mute."""
+    """Return the words of /proc/cpuinfo, this processor's instructions among them; none if there is no such file."""
     description = Path("/proc/cpuinfo")
     return set(description.read_text("utf-8", "replace").split()) if description.exists() else set()
 
 
 def processor() -> dict[str, str]:
-    """Describe this processor's instructions for 8-bit products, as far as it tells, and what uses them here."""
+    """Describe this processor's instructions for 8-bit products, as far as they are known, and what uses them here."""
     flags = instructions()
     dots = ", ".join(sorted(flags & {"avx512_vnni", "avx_vnni", "asimddp"})) or ("no" if flags else "not known")
     usual = torch.backends.quantized.engine
@@ -132,16 +132,16 @@ def processor() -> dict[str, str]:
 def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
     """Convert a simulated network to torch's 8-bit kernels; images and logits are float.
 
-    Activations are uint8, weights int8. Each layer's kernels are those of the first engine that adds it up exactly
-    here. They multiply by M in float, so one value in many may differ by one step from the integer network's. All
-    numbers are buffers, which keep their types: ``state_dict`` and files hold them, and the weights are packed again
-    where they have changed.
+    Activations are uint8, weights int8. Each layer uses the first engine that adds it up exactly here. The kernels
+    multiply by M in float, so an occasional value may differ by one step from the integer network's. All numbers are
+    buffers that keep their types: ``state_dict`` and files hold them, and weights that have changed are packed again.
 
-    simulated: what :func:`lib.quantization.affine.simulate` returned with 8 bits, calibrated; it is left as it was.
+    simulated: what :func:`lib.quantization.affine.simulate` returned with 8 bits, calibrated; left unchanged.
 
     Returns the new network.
-    Raises ValueError where no engine is exact, for layers other than linear ones and 2-d convolutions with a border of
-    zeros, for activations or weights of other than 8 bits, and for a network on another device than the CPU.
+    Raises ValueError if no engine is exact, for layers other than linear ones and zero-padded 1-d and 2-d convolutions,
+    for activations that do not have 8 bits, for weights that have more or are not symmetric, and for a network that is
+    not on the CPU.
     """
     if not kernels_available():
         raise ValueError("this torch has no quantized kernels that add exactly on this processor: use convert")
@@ -171,13 +171,13 @@ def convert_to_kernels(simulated: fx.GraphModule) -> fx.GraphModule:
 
 @contextmanager
 def packing(name: str, shape: tuple[int, ...], place: Place | None) -> Iterator[None]:
-    """Inside, a layer's weight is packed for kernels that add it up exactly.
+    """Inside the block, a layer's weight is packed for kernels that add it up exactly.
 
     name: of the layer, for the error.
     shape: of its weight.
-    place: stride, padding, dilation and groups of a convolution; None of a linear layer.
+    place: stride, padding, dilation and groups of a convolution; None for a linear layer.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     if place is None or place[3] == 1:
         shape = (min(shape[0], 48), *shape[1:])  # more of the same

@@ -1,4 +1,4 @@
-"""A transposed convolution as zeros between the numbers of its input, and a plain convolution."""
+"""A transposed convolution as zeros inserted between the numbers of its input, and a plain convolution."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def unfold(network: fx.GraphModule) -> None:
-    """Put zeros and a plain convolution in the place of each transposed convolution. In place.
+    """Replace each transposed convolution by inserted zeros and a plain convolution. In place.
 
-    The convolution has the same weights, mirrored, and keeps the layer's name. A real zero is on every grid, so the
-    zeros between the numbers are exact. Layers that are told the size of their output stay as they are.
+    The convolution has the same weights, mirrored, and keeps the layer's name. Zero is on every grid, so the inserted
+    zeros are exact. Layers that are called with the size of their output are left alone.
 
     network: a traced network.
 
@@ -40,7 +40,7 @@ def unfold(network: fx.GraphModule) -> None:
 
 
 def restore(network: fx.GraphModule) -> None:
-    """Undo :func:`unfold`: floats have a kernel that multiplies no zeros. In place; a batch norm folded since stays in.
+    """Undo :func:`unfold`, as float kernels can skip the zeros. In place; a batch norm folded since then stays folded.
 
     network: a traced network.
 
@@ -98,16 +98,16 @@ def _transposed(spread: Spread, layer: Any) -> nn.Module:
 
 
 def _turned(weight: Tensor, groups: int) -> Tensor:
-    """(inputs, outputs per group, ...) becomes (outputs, inputs per group, ...), each filter read from its end."""
+    """(inputs, outputs per group, ...) becomes (outputs, inputs per group, ...), with each filter mirrored."""
     parts = weight.detach().unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return parts.flip(list(range(2, weight.dim()))).contiguous()
 
 
 def _with_weight(kind: type[nn.Module], layer: Any, weight: Tensor, **geometry: tuple[int, ...]) -> nn.Module:
-    """A layer of another kind between the same channels, with this weight and the bias of the given one."""
+    """A layer of another kind with the same channels and bias as the given one, and with this weight."""
     channels, place = (layer.in_channels, layer.out_channels), {"device": weight.device, "dtype": weight.dtype}
     options = {"dilation": layer.dilation, "groups": layer.groups, "bias": layer.bias is not None}
-    new: Any = nn.utils.skip_init(kind, *channels, layer.kernel_size, **options, **geometry, **place)  # nothing drawn
+    new: Any = nn.utils.skip_init(kind, *channels, layer.kernel_size, **options, **geometry, **place)  # draws nothing
     new.weight = nn.Parameter(weight, layer.weight.requires_grad)
     if layer.bias is not None:
         new.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)

@@ -1,4 +1,4 @@
-r"""The smallest file: prune, round to a grid and code by context, while the network goes on learning.
+r"""The smallest file: prune while training, round to whole steps, train on, and code by context.
 
 Each weight is a whole number of steps, most of them zero,
 
@@ -6,10 +6,10 @@ Each weight is a whole number of steps, most of them zero,
 
 with the mask m of the survivors, a step :math:`\Delta` for each layer, and a real weight w for each survivor, which the
 gradient moves as if nothing had been rounded. This combines what section 2.4 of the survey teaches: prune first
-(han2016deep), use a uniform step with an entropy code (choi2017towards), and train on. Units have no order, so the
-busiest are put first: the code of :mod:`lib.coding.context` then finds the empty part of a matrix more easily.
-That code also spends fewer bits on a survivor among others, so survivors are chosen by what they cost in the file
-(:mod:`lib.quantization.shared.rate`), as a rate term in the loss does (oktay2020scalable).
+(han2016deep), use a uniform step with an entropy code (choi2017towards), and train on. The order of units is free, so
+the busiest are put first: the code of :mod:`lib.coding.context` then finds the empty part of a matrix more easily.
+That code also spends fewer bits on a survivor among others, so pruning takes into account what a survivor costs in the
+file (:mod:`lib.quantization.shared.rate`), as a rate term in the loss would (oktay2020scalable).
 """
 
 from itertools import pairwise
@@ -35,25 +35,25 @@ from lib.weights import (
     layers,
 )
 
-BIAS_STEP = 0.125  # a power of two, so that a file can tell it by an exponent
+BIAS_STEP = 0.125  # a power of two, so that a file can store it as an exponent
 
 
 class GridWeight(CompressedWeight):
     """step * round(weight / step) where a weight was not zero, zero elsewhere. The gradient passes to the survivors.
 
-    Stored, and trained if the network is: the weights before they are rounded.
+    The parameter is the weights before they are rounded.
 
     step: width of the grid, a float32; None takes the smallest magnitude in the layer; 0 rounds nothing, and cannot be
         stored.
 
-    Raises ValueError for another step, and later for a weight too small to be one.
+    Raises ValueError for any other step, and later if the smallest magnitude is too small to be a step.
     """
 
     mask: Tensor
 
     def __init__(self, step: float | None = None) -> None:
         super().__init__()
-        self.step = nan if step is None else _float32(step) if step else 0.0  # NaN until a weight says which
+        self.step = nan if step is None else _float32(step) if step else 0.0  # NaN until it is taken from a weight
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         self.register_buffer("mask", (weight != 0).to(weight.dtype))
@@ -77,7 +77,7 @@ class GridWeight(CompressedWeight):
             raise ValueError("weights that are not rounded cannot be stored as steps: give a step above 0")
         levels = self.levels(weight).flatten()
         most = levels.abs().max().item() if levels.numel() else 0.0
-        if not most < 2**15:  # before they are integers, which end at 2^63
+        if not most < 2**15:  # checked before they become integers, which end at 2^63
             raise ValueError(f"a weight is {most:.0f} steps from zero: at most {2**15 - 1} are accepted")
         k = levels.long()
         return Encoding({"k": torch.where(k > 0, 2 * k - 1, -2 * k)}, {"d": torch.tensor([self.step])})
@@ -97,12 +97,12 @@ class GridWeight(CompressedWeight):
 def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
     """Store each weight as a whole number of steps. In place.
 
-    model: any network, dense or pruned; biases are left as they are.
+    model: any network, dense or pruned; biases are left alone.
     step: width of a step, in units of the mean magnitude of the layer's survivors; None takes the layer's smallest
-        magnitude, which finds the grid of a network that is on one.
+        magnitude, which recovers the grid of a network that is already on one.
 
-    Returns the model. Raises ValueError for a step that is not finite or not above 0, and where float32 has no number
-    for a layer's step; the model is then as it was.
+    Returns the model. Raises ValueError for a step that is not finite or not above 0, and if float32 cannot hold a
+    layer's step; the model is then unchanged.
 
     >>> layer = nn.Linear(2, 1)
     >>> layer.weight.data = torch.tensor([[0.9, -3.1]])
@@ -119,7 +119,7 @@ def to_steps(model: nn.Module, *, step: float | None = None) -> nn.Module:
 
 
 def _width(name: str, layer: Layer | PackedWeight, step: float | None) -> float:
-    """The width of a layer's steps; ValueError, which names the layer, where its floats have none."""
+    """The width of a layer's steps; ValueError, which names the layer, if there can be none."""
     try:
         width = _float32(_smallest(layer.weight) if step is None else step * _mean(layer.weight))
     except ValueError as error:
@@ -132,7 +132,7 @@ def _width(name: str, layer: Layer | PackedWeight, step: float | None) -> float:
 
 
 def _float32(step: float) -> float:
-    """The step as a float32, which a file holds; ValueError where that is none."""
+    """The step as a float32, as a file holds it; ValueError unless it is finite and above 0."""
     rounded = torch.tensor(step, dtype=torch.float32).item()
     if not 0 < rounded < float("inf"):
         raise ValueError(f"step must be a finite number above 0 in float32, not {step}")
@@ -164,35 +164,35 @@ def train(
     fixed: float = 0.85,
     **options: Unpack[FitOptions],
 ) -> nn.Module:
-    """Prune a network to so many weights while it trains, then round them to whole steps and train on. In place.
+    """Prune a network to a given number of weights while it trains, round them to whole steps and train on. In place.
 
     Before each epoch of the first part, a cubic schedule prunes the weights with the smallest
 
     .. math:: |w| \, \mathrm{rms}^{-\mathrm{balance}} \, (r / \bar r)^{-\mathrm{rate}},
 
-    where rms is the root mean square of the layer's survivors and r the number of bits that the weight takes in the
-    file, as :func:`~lib.quantization.shared.rate.survivor_bits` estimates it from the other survivors; its mean over
-    them is :math:`\bar r`, so that no layer loses more than others because it is small. Then weights are rounded. In
-    the end biases become multiples of 1/8 and are no longer trained.
+    where rms is the root mean square of the layer's survivors, r the number of bits that the weight takes in the file,
+    as :func:`~lib.quantization.shared.rate.survivor_bits` estimates it from the other survivors, and :math:`\bar r` its
+    mean over the layer's survivors, which keeps a layer from losing more than others just because it is small. Then
+    weights are rounded. At the end, biases become multiples of 1/8 and are no longer trained.
 
-    model: any network; it is dense again when it is returned.
+    model: any network; it is returned dense again.
     split: samples to train on, one or more.
     survivors: weights that are left in all layers together, 1 or more.
     epochs: passes over the split, 1 or more.
     seed: of the order of the samples.
     step: width of a step, in units of the mean magnitude of the layer's survivors; None never rounds.
     balance: 0 compares weights as they are, 1 relative to their layer's.
-    rate: 0 (default) ignores the bits. If removing a weight costs its square, 1/2 loses least at each size of the file;
-        larger values count on training to make up for more.
+    rate: 0 (default) ignores the bits. If removing a weight costs its square, 1/2 loses least at any file size; larger
+        values rely on training to make up for more.
     pruned: share of the epochs in which weights are pruned.
     rounded: share of the epochs after which weights are rounded.
     fixed: share of the epochs after which biases are fixed.
     options: of :func:`lib.training.fit`, by name.
 
     Returns the model.
-    Raises TypeError for an unknown option, and ValueError unless 0 < pruned <= rounded <= fixed <= 1, for survivors or
-    epochs below 1, a step that is not finite and above 0, for each layer also in float32, a balance or a rate that is
-    not finite or below 0, and an empty split. The model is left as it was then.
+    Raises TypeError for an unknown option. Raises ValueError unless 0 < pruned <= rounded <= fixed <= 1, for survivors
+    or epochs below 1, a step that is not finite and above 0 (in each layer's float32, too), a balance or a rate that is
+    not finite or below 0, and an empty split. The model is then unchanged.
 
     >>> from torch import rand, tensor
     >>> split = Split(rand(4, 6), tensor([0, 1, 2, 3]))
@@ -245,7 +245,7 @@ def train(
 
 @torch.no_grad()
 def _prune(chains: list[Any], keep: int, balance: float, rate: float, picture: tuple[int, ...]) -> None:
-    """Keep the ``keep`` survivors that are largest for the bits they take, in units of their layer's size."""
+    """Keep the ``keep`` survivors that are largest for the bits they take, relative to their layer."""
     sizes = []
     for chain in chains:
         mask = chain[0].mask
@@ -270,7 +270,7 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
     model: any network.
     chain: names of its layers in order; each must feed only the next, through activations, pooling or flattening.
 
-    Returns the model. Raises ValueError for an unknown layer, and where two layers do not fit.
+    Returns the model. Raises ValueError for an unknown layer, and if two layers do not fit.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> model[0].weight.data = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
@@ -296,12 +296,12 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
 
 @torch.no_grad()
 def embed(small: nn.Module, large: nn.Module) -> nn.Module:
-    """Put a network into a larger one of the same layers: it takes the first units of each, and the others become zero.
+    """Put a network into the first units of a larger one with the same layers; all other units become zero.
 
-    small: the network to put in; it is left as it was.
+    small: the network to put in; left unchanged.
     large: the network that is overwritten, in place.
 
-    Returns ``large``. Raises ValueError where a layer of ``small`` is missing in ``large`` or does not fit.
+    Returns ``large``. Raises ValueError if a layer of ``small`` is missing in ``large`` or does not fit.
 
     >>> embed(nn.Linear(1, 1, bias=False), nn.Linear(2, 2, bias=False)).weight.count_nonzero().item()
     1

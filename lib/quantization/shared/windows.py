@@ -1,4 +1,4 @@
-"""Sums of integers over the windows of an average pooling, and how many numbers each is the mean of."""
+"""Sums of integers over the windows of an average pooling, and the divisor of each."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ def windows(layer: MEANS, q: Tensor) -> tuple[Tensor, Tensor]:
     layer: an average pooling, adaptive or not, or a mean over dimensions.
     q: integers, int64, with zero for the real zero.
 
-    Returns the sums, in the shape of the layer's output, and by what each is divided, which broadcasts against them.
+    Returns the sums, in the shape of the layer's output, and their divisors, which broadcast against them.
 
     >>> total, count = windows(torch.nn.AdaptiveAvgPool1d(2), torch.tensor([[1, 2, 3]]))
     >>> total.tolist(), count.tolist()
@@ -37,7 +37,7 @@ def windows(layer: MEANS, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _extents(layer: Any, axis: int, rank: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one side: where each window begins, where it ends, and the number of entries it is the mean of."""
+    """Along one side: where each window begins, where it ends, and by how many entries its sum is divided."""
 
     def side(value: Any) -> Any:
         return value[axis] if isinstance(value, tuple | list) else value
@@ -49,7 +49,7 @@ def _extents(layer: Any, axis: int, rank: int, size: int, device: torch.device) 
         return start, end, end - start
     kernel, stride, padding = side(layer.kernel_size), side(layer.stride), side(layer.padding)
     n = (size + 2 * padding - kernel + (stride - 1 if layer.ceil_mode else 0)) // stride + 1
-    if layer.ceil_mode and (n - 1) * stride >= size + padding:  # a window must not begin in the border after
+    if layer.ceil_mode and (n - 1) * stride >= size + padding:  # no window may begin in the border at the end
         n -= 1
     start = torch.arange(n, device=device) * stride - padding
     end = (start + kernel).clamp(max=size + padding)
