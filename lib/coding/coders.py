@@ -1,7 +1,7 @@
-"""Symbols to bytes and back: codes of one length, canonical Huffman codes, and range coding (a library's).
+"""Symbols to bytes and back: fixed-length codes, canonical Huffman codes, and range coding (by a library).
 
-Symbols are integers from 0 up. Whoever reads must know their number and the code's table, which :mod:`lib.storage`
-writes before them.
+Symbols are integers, 0 or more. The reader must know their number and the code's table, which :mod:`lib.storage` writes
+before them.
 """
 
 import heapq
@@ -12,7 +12,7 @@ import numpy as np
 
 LONGEST = 32  # bits of the longest Huffman codeword that is written
 SHORT = 12  # bits of the longest codeword that is looked up in one step
-OCTAVES, FINE = 17, 32  # of the shares of a range code: how far they reach, and most levels in each
+OCTAVES, FINE = 17, 32  # how many octaves the shares of a range code span, and the most levels in each
 ENTRIES = OCTAVES * FINE + 1  # a table holds code lengths or shares: numbers below this
 
 
@@ -40,7 +40,7 @@ def pack(symbols: np.ndarray, bits: int) -> bytes:
     symbols: (n,), each below 2^bits.
     bits: 0 to 16.
 
-    Raises ValueError for symbols that do not fit and for more bits.
+    Raises ValueError for symbols that do not fit and for bits above 16.
 
     >>> content = pack(np.array([1, 2, 3]), bits=2)
     >>> content.hex(), unpack(content, count=3, bits=2).tolist()
@@ -54,13 +54,13 @@ def pack(symbols: np.ndarray, bits: int) -> bytes:
 
 
 def unpack(content: bytes | memoryview, count: int, bits: int) -> np.ndarray:
-    """Read the symbols that :func:`pack` wrote; it also has an example.
+    """Read the symbols that :func:`pack` wrote; the example is there.
 
     content: all bytes that were written.
     count: number of symbols.
     bits: of each symbol, 0 to 16.
 
-    Returns (count,) int32. Raises ValueError where the content has another length.
+    Returns (count,) int32. Raises ValueError if the content has another length.
     """
     if len(content) != -(-count * bits // 8):
         raise ValueError(f"{count} symbols of {bits} bits take {-(-count * bits // 8)} bytes, not {len(content)}")
@@ -74,7 +74,7 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     """Build a Huffman code and return the length of each codeword, 0 for a symbol that never occurs.
 
     The two rarest nodes are merged until one is left; a symbol's length is its depth. A single symbol needs no bits.
-    No word is longer than 32 bits: where one would be, the counts are made more equal first.
+    No word is longer than 32 bits: if one would be, the counts are made more equal first.
 
     counts: how often each symbol occurs, integers.
 
@@ -108,7 +108,7 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 
 
 def huffman_bits(counts: np.ndarray) -> float:
-    """Return the bits that the symbols take with their Huffman code, without the code itself.
+    """Return the bits that the symbols take in their Huffman code, without the code's table.
 
     counts: how often each symbol occurs.
 
@@ -119,7 +119,7 @@ def huffman_bits(counts: np.ndarray) -> float:
 
 
 def canonical(lengths: np.ndarray) -> np.ndarray:
-    """Return the codewords of these lengths, counted up in the order of (length, symbol), so a file needs lengths only.
+    """Return the codewords of these lengths, numbered in the order of (length, symbol), so a file needs only lengths.
 
     lengths: of each symbol's codeword, as :func:`code_lengths` returns them.
 
@@ -154,14 +154,14 @@ def huffman(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
 
 
 def unhuffman(content: bytes | memoryview, count: int, lengths: np.ndarray) -> np.ndarray:
-    """Read the symbols that :func:`huffman` wrote; it also has an example.
+    """Read the symbols that :func:`huffman` wrote; the example is there.
 
     content: all bytes that were written.
     count: number of symbols.
     lengths: of each symbol's codeword.
 
-    Returns (count,) int32. Raises ValueError where the lengths belong to no Huffman code or the bytes to other
-    symbols.
+    Returns (count,) int32. Raises ValueError if the lengths are not those of a Huffman code, or the bytes do not hold
+    ``count`` of its codewords.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     used = lengths[lengths > 0]
@@ -186,7 +186,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
     0 is a symbol that never occurs. Otherwise the entry is 1 + t, where level t stands for (m + t mod m) 2^(t div m)
     parts, with m levels per octave: 4, or 32 for 65,536 symbols or more. The entries are integers, so every machine
-    decodes with exactly the shares that were encoded with.
+    decodes with exactly the shares that the encoder used.
 
     counts: how often each symbol occurs, integers.
 
@@ -205,7 +205,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _octave(count: int) -> int:
-    """Levels per octave for ``count`` symbols: fine shares cost more in the table, and gain more the more is coded."""
+    """Levels per octave for ``count`` symbols: fine shares cost more in the table, and pay off for many symbols."""
     return 4 if count < 2**16 else FINE
 
 
@@ -221,9 +221,9 @@ def range_code(symbols: np.ndarray, table: np.ndarray) -> bytes:
     """Write the symbols with a range code, which may take less than one bit for a frequent symbol.
 
     symbols: (n,), each with a share.
-    table: of :func:`shares`, which also has an example; two symbols or more.
+    table: from :func:`shares`, which has the example; two symbols or more.
 
-    Raises ValueError for a table that is none.
+    Raises ValueError for an invalid table.
     """
     encoder = constriction.stream.queue.RangeEncoder()
     encoder.encode(np.asarray(symbols, dtype=np.int32), _model(table, len(symbols)))
@@ -231,20 +231,20 @@ def range_code(symbols: np.ndarray, table: np.ndarray) -> bytes:
 
 
 def unrange(content: bytes | memoryview, count: int, table: np.ndarray) -> np.ndarray:
-    """Read the symbols that :func:`range_code` wrote; :func:`shares` has an example.
+    """Read the symbols that :func:`range_code` wrote; :func:`shares` has the example.
 
     content: all bytes that were written.
     count: number of symbols.
-    table: of :func:`shares`.
+    table: from :func:`shares`.
 
-    Returns (count,) int32. Raises ValueError for another table and for content that no range coder wrote.
+    Returns (count,) int32. Raises ValueError for an invalid table and for content that no range coder wrote.
     """
     if len(content) % 4:
         raise ValueError(f"a range code is whole words of 4 bytes, not {len(content)} bytes")
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, dtype="<u4").astype(np.uint32))
     try:
         return decoder.decode(_model(table, count), count)
-    except AssertionError as error:  # constriction's answer to content that no encoder wrote
+    except AssertionError as error:  # what constriction raises for content that no encoder wrote
         raise ValueError(f"no range code of {count} symbols: {error}") from error
 
 
@@ -283,7 +283,7 @@ def _read_fixed(content: np.ndarray, count: int, bits: int) -> np.ndarray:
 def _read(content: np.ndarray, count: int, per_length: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, int]:
     """Canonical decoding: the words of one length are consecutive numbers; a word is complete if it is below their end.
 
-    The next SHORT bits are looked up in a table of all words that are not longer; only longer ones are read bit by bit.
+    The next SHORT bits are looked up in a table of all words up to that length; only longer ones are read bit by bit.
     """
     known = np.zeros(1 << SHORT, dtype=np.uint64)  # length and symbol of the word that these bits begin with
     index, at = 0, 0

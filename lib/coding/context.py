@@ -1,9 +1,9 @@
-"""A code that predicts each symbol from its neighbors: for weights that are mostly zero.
+"""A code that predicts each symbol from its neighbors, for weights that are mostly zero.
 
-Each symbol of a matrix is a few yes-or-no questions: is it not zero, is it odd (its sign), is it larger than 1, 2, ...?
-For each question several contexts give a probability, such as "how often was a weight with such neighbors not zero?".
-The probabilities are mixed in the logistic domain by weights that learn from every answer, and an arithmetic coder
-turns the answer into -log2 p bits. The reader asks the same questions and learns the same, so no table is stored
+Each symbol of a matrix becomes a few yes-or-no questions: is it nonzero, is it odd (its sign), is its level above 1,
+2, ...? For each question several contexts give a probability, such as "how often was a weight with such neighbors
+nonzero?". The probabilities are mixed in the logistic domain by weights that learn from every answer, and an arithmetic
+coder turns the answer into -log2 p bits. The reader asks the same questions and learns the same, so no table is stored
 (mahoney2000fast). All arithmetic is on integers, so it is the same on every machine.
 """
 
@@ -16,15 +16,15 @@ STRETCH = np.rint(256 * np.log(_P / (1 - _P))).astype(np.int64)
 SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-np.arange(-3072, 3073) / 256))), 16, 65520).astype(np.int64)
 TABLE = 1024  # contexts of one kind, at most
 LARGEST = 255  # steps from zero
-# Probabilities of contexts have 22 bits: 12 to look them up in STRETCH and 10 more, so that slow learning is not lost.
+# Probabilities of contexts have 22 bits: 12 to look them up in STRETCH, and 10 more so that small steps are not lost.
 CHANCE = 22
-# Weights of the mixer have 16 bits after the point. The first of several contexts' weights is a little below 1/5 each
-# (14000 / 65536 = 0.21), so that the mixture of five that agree begins a little surer than each; a context alone has 1.
+# Weights of the mixer have 16 bits after the point. Several contexts begin with a little more than 1/5 each
+# (14000 / 65536 = 0.21), so the mixture of five that agree begins a little surer than each. A single context has 1.
 ONE, START = 65536, 14000
-# A step of learning: error (16 bits) times input (8 bits) times RATE / 2^18 in units of 2^-16, which is 0.0039 of
+# A step of learning: error (16 bits) times input (8 bits) times RATE / 2^18 in units of 2^-16, which is 0.0039 times
 # (error in probability) times (input in logits).
 RATE, FALL = 4, 18
-MEMORY = 500  # answers after which a context's probability is a mean with constant weight instead of a plain count
+MEMORY = 500  # answers after which a context's probability is a moving mean instead of the share of ones so far
 
 
 def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
@@ -32,10 +32,11 @@ def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
 
     symbols: (n,), integers from 0 to 510. Zero should be the most frequent; 1, 3, 5, ... stand for the levels 1, 2, 3,
         ... and 2, 4, 6, ... for -1, -2, -3, ...
-    rows: of the matrix, each n / rows symbols: what one unit or filter reads.
-    width: of the lines into which a row is cut: the width of an image, whose pixels have neighbors above; 1 for none.
+    rows: of the matrix, n / rows symbols each: what one unit or filter reads.
+    width: of the lines into which a row is cut, such as the width of an image, whose pixels have neighbors above; 1 if
+        there are none.
 
-    Raises ValueError for other symbols, and for a number of symbols that does not fill the rows and lines.
+    Raises ValueError for symbols out of range, and for a number of symbols that does not fill the rows and lines.
 
     >>> symbols = np.array([0, 0, 1, 0, 2, 0, 0, 0])
     >>> content = context_code(symbols, rows=2, width=2)
@@ -46,21 +47,21 @@ def context_code(symbols: np.ndarray, rows: int, width: int) -> bytes:
     _check(len(symbols), rows, width)
     if len(symbols) and not 0 <= symbols.min() <= symbols.max() <= 2 * LARGEST:
         raise ValueError(f"symbols must be in 0..{2 * LARGEST}, not {symbols.min()}..{symbols.max()}")
-    answers = len(symbols) + rows + int((symbols // 2 + 2)[symbols > 0].sum())  # none takes more than 12 bits
+    answers = len(symbols) + rows + int((symbols // 2 + 2)[symbols > 0].sum())  # each takes at most 12 bits
     buffer = np.zeros(64 + 2 * answers, dtype=np.uint8)
     used = _run(symbols.copy(), rows, width, buffer, 0, 0)
     return buffer[:used].tobytes()
 
 
 def uncontext(content: bytes | memoryview, count: int, rows: int, width: int) -> np.ndarray:
-    """Read the symbols that :func:`context_code` wrote; it also has an example.
+    """Read the symbols that :func:`context_code` wrote; the example is there.
 
     content: all bytes that were written.
     count: number of symbols.
     rows: of the matrix.
     width: of the lines into which a row is cut.
 
-    Returns (count,) int32. Raises ValueError where the content is not exactly that of ``count`` symbols.
+    Returns (count,) int32. Raises ValueError if the content is not exactly that of ``count`` symbols.
     """
     _check(count, rows, width)
     symbols = np.zeros(count, dtype=np.int64)
@@ -94,7 +95,7 @@ def code_bit(
 
     bit: the answer, 0 or 1; ignored in decoding.
     decode: 1 to read the answer from the buffer, 0 to write it.
-    contexts, used: the numbers of the contexts, of which the first ``used`` count.
+    contexts, used: the numbers of the contexts; only the first ``used`` count.
     mixer: the row of ``weights`` that mixes them.
     chances, seen: probability of 1 in each context, with 22 bits, and the number of answers so far.
     weights, inputs: of the mixer.

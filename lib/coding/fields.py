@@ -1,11 +1,11 @@
-"""Numbers, names and streams of symbols in a file, and a reader that believes none of them.
+"""Numbers, names and streams of symbols in a file, and a reader that trusts none of them.
 
-Integers are unsigned LEB128: seven bits a byte, the lowest first, the eighth bit set where more follow. A name is a
+Integers are unsigned LEB128: seven bits per byte, the lowest first, with the eighth bit set if more follow. A name is a
 length byte and ASCII. A stream is
 
     number of symbols, coder, the coder's parameters, number of bytes, bytes
 
-without the last two where one symbol is repeated. Its symbols are coded by the shortest of the codes that are allowed,
+without the last two if one symbol is repeated. Its symbols are written in the shortest of the codes that are allowed,
 see :mod:`lib.coding.coders` and :mod:`lib.coding.context`.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib.coding import coders, context
 
-# How one stream is written, with the parameters that its reader needs: codes of one length (their bits), Huffman's code
+# How one stream is written, and the parameters that its reader needs: a fixed-length code (its bits), Huffman's code
 # (its code lengths, a stream themselves), one symbol repeated (the symbol), a range code (its table of shares, a stream
 # as well), and a code that learns from neighboring symbols (the width of a line).
 FIXED, HUFFMAN, CONSTANT, RANGE, CONTEXT = 0, 1, 2, 3, 4
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def integer(value: int) -> bytes:
-    """Write a whole number from 0 up.
+    """Write a whole number, 0 or more.
 
     >>> integer(300).hex(), Reader(integer(300)).integer(most=1000)
     ('ac02', 300)
@@ -40,7 +40,7 @@ def integer(value: int) -> bytes:
 
 
 def name(text: str) -> bytes:
-    """Write a name; ValueError where it has other characters than ASCII, or more than 255.
+    """Write a name; ValueError if it is not ASCII or has more than 255 characters.
 
     >>> Reader(name("scale")).name()
     'scale'
@@ -51,11 +51,11 @@ def name(text: str) -> bytes:
 
 
 def stream(symbols: np.ndarray, coder: str, shape: torch.Size | None = None) -> bytes:
-    """Write symbols by the shortest of the codes that are allowed.
+    """Write symbols in the shortest of the codes that are allowed.
 
     symbols: (n,), from 0 to 65,535.
     coder: "fixed", "huffman", "best" or "context", see :func:`lib.storage.save`.
-    shape: of the tensor that the symbols fill, one for each value; None (default) where they fill none.
+    shape: of the tensor that the symbols fill, one for each value; None (default) if there is no such tensor.
 
     Raises ValueError for larger symbols.
 
@@ -98,7 +98,7 @@ def sized(content: bytes) -> bytes:
 
 
 class Reader:
-    """Reads fields from a position on: never past the end, and never more than the caller says is possible.
+    """Reads fields from a position on, never past the end and never more than the caller says is possible.
 
     content: of a file.
     at: the position of the first field.
@@ -143,7 +143,7 @@ class Reader:
         return raw.decode("ascii")
 
     def named(self, most: Mapping[str, int], read: Callable[[int], T]) -> dict[str, T]:
-        """Fields with names, each at most once: name -> what ``read`` gives for its bound, ``most[name]``."""
+        """Fields with names, each at most once: name -> what ``read`` returns for its bound, ``most[name]``."""
         fields: dict[str, T] = {}
         for _ in range(self.integer(len(most))):
             name = self.name()
@@ -160,11 +160,11 @@ class Reader:
     def stream(self, most: int, shape: torch.Size | None = None, depth: int = 0) -> Callable[[], Tensor]:
         """A stream of at most ``most`` symbols: a function that decodes and returns them, (n,) int32.
 
-        Nothing is decoded before it is called, so that of several streams only one needs to be in memory.
+        Nothing is decoded before it is called, so only one of several streams needs to be in memory.
 
-        most: symbols that are accepted.
-        shape: of the tensor that the stream may fill; None (default) where it can fill none.
-        depth: how many streams this one is a table of.
+        most: the most symbols that are accepted.
+        shape: of the tensor that the stream may fill; None (default) if there is no such tensor.
+        depth: how deep this stream is nested as the table of another.
         """
         if depth > 8:
             raise ValueError("code tables are nested more than 8 deep, which no writer produces")
@@ -188,7 +188,7 @@ class Reader:
 
 
 class Streams(Mapping[str, Tensor]):
-    """Name -> symbols, which are decoded whenever they are asked for and not kept.
+    """Name -> symbols, which are decoded at every access and not kept.
 
     decoders: name -> the function that decodes, as :meth:`Reader.stream` gives it.
     """

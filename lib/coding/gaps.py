@@ -1,4 +1,4 @@
-"""The places of the few weights that are kept, as the gaps between them (relative index, han2016deep, section 3)."""
+"""The positions of the few weights that are kept, as the gaps between them (relative index, han2016deep, section 3)."""
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     positions: (n,), distinct, ascending and not negative.
     bits: g, 1 to 16.
 
-    Returns (fields, kept), both (n + fillers,); ``kept`` is False at a filler. Raises ValueError for other positions or
-    bits.
+    Returns (fields, kept), both (n + fillers,); ``kept`` is False at a filler. Raises ValueError for invalid positions
+    or bits.
 
     >>> fields, kept = encode(np.array([1, 7]), bits=2)
     >>> fields.tolist(), kept.tolist(), positions(fields)[kept].tolist()
@@ -43,7 +43,7 @@ def encode(positions: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def positions(fields: np.ndarray) -> np.ndarray:
-    """Return where the entries are, fillers included: the inverse of :func:`encode`, which also has an example.
+    """Return where the entries are, fillers included: the inverse of :func:`encode`, which has the example.
 
     fields: (n,) gap fields.
     """
@@ -51,7 +51,7 @@ def positions(fields: np.ndarray) -> np.ndarray:
 
 
 def best_bits(positions: np.ndarray, *, filler_bits: float, choices: range = range(2, 11)) -> int:
-    """Choose the width of a gap field that costs least.
+    """Choose the cheapest width of the gap fields.
 
     The cost is the entropy of the fields, ``filler_bits`` for each filler, and 10 bits for each entry of the code's
     table.
@@ -72,13 +72,13 @@ def best_bits(positions: np.ndarray, *, filler_bits: float, choices: range = ran
 
 
 def scatter(fields: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """Put the values into a weight of zeros, each as far after the one before as its gap says.
+    """Put the values into a weight of zeros, each after the one before by its gap.
 
     fields: (n,) gap fields, fillers included.
     values: (n,), 0 at a filler.
     shape: of the weight.
 
-    Raises ValueError for another number of values, and for an entry outside the weight.
+    Raises ValueError if there are not as many values as fields, and for an entry outside the weight.
 
     >>> scatter(torch.tensor([1, 0]), torch.tensor([5.0, 7.0]), torch.Size((2, 2)))
     tensor([[0., 5.],

@@ -1,6 +1,6 @@
 r"""Dynamic fixed point: one range for each kind of number in each layer, moved when too many numbers overflow.
 
-With B bits beside the sign and the range I, which may be negative, the numbers are (courbariaux2014low)
+With B bits besides the sign and the range I, which may be negative, the numbers are (courbariaux2014low)
 
 .. math:: q(x) = \operatorname{clip}\big(\operatorname{round}(x\, 2^{B-I}),\, \pm(2^B - 1)\big)\, 2^{I-B} .
 
@@ -34,7 +34,7 @@ def rounded(values: Tensor, *, bits: int, integer_bits: int) -> Tensor:
     bits: B, 1 to 31, without the sign.
     integer_bits: I, the range, -60 to 60.
 
-    Raises ValueError for numbers out of range, for NaN, and for another type of number (courbariaux2014low).
+    Raises ValueError for arguments out of range, for NaN, and for other types of numbers (courbariaux2014low).
 
     >>> rounded(torch.tensor([0.3, -0.3, 9.0]), bits=3, integer_bits=0)
     tensor([ 0.2500, -0.2500,  0.8750])
@@ -70,7 +70,7 @@ def _quantized(values: np.ndarray, step: float, top: float, out: np.ndarray) -> 
 
 @dataclass
 class Range:
-    """A range I, and how many numbers it held since it last moved: all of them, and those that were too large for it.
+    """A range I, and how many numbers were rounded to it since it last moved: in all, and those too large for it.
 
     integer_bits: I.
     numbers: how many were rounded.
@@ -108,14 +108,14 @@ class Range:
 class DynamicFixedPoint(Arithmetic):
     """Numbers in ranges that move as they overflow; ``ranges`` holds place -> :class:`Range`.
 
-    bits: B, of the numbers that are multiplied, beside the sign, 1 to 31.
-    storage_bits: of kept parameters, beside the sign, from ``bits`` to 31; default: as many.
+    bits: B, of the numbers that are multiplied, besides the sign, 1 to 31.
+    storage_bits: of stored parameters, besides the sign, from ``bits`` (default) to 31.
     integer_bits: I of every range to begin with, default 5.
     every: steps between two moves, default 100; None never moves them, which is the fixed point that the paper compares
         with.
     limit: the share r of the numbers that may overflow, 0 to 1, default 1e-4.
 
-    Raises ValueError for numbers out of range (courbariaux2014low).
+    Raises ValueError for arguments out of range (courbariaux2014low).
 
     >>> arithmetic = DynamicFixedPoint(bits=3, integer_bits=1)
     >>> arithmetic.rounded(torch.tensor([0.3, 9.0]), "fc1.output")
@@ -143,7 +143,7 @@ class DynamicFixedPoint(Arithmetic):
         self.steps = 0
 
     def rounded(self, values: Tensor, place: str) -> Tensor:
-        """The values in the range of their place; in training, those that leave it are counted."""
+        """The values rounded to the range of their place; training also counts those that leave it."""
         # method
         known = self.ranges.setdefault(place, Range(self.start))
         quantized, over, half = _counted(values, self.bits, known.integer_bits)
@@ -153,7 +153,7 @@ class DynamicFixedPoint(Arithmetic):
         return quantized
 
     def keep(self, values: Tensor, place: str) -> Tensor:
-        """A parameter with the bits of the storage, in the range of its place."""
+        """A parameter rounded to ``storage_bits``, in the range of its place."""
         known = self.ranges.setdefault(place, Range(self.start))
         return rounded(values, bits=self.storage_bits, integer_bits=known.integer_bits)
 
@@ -193,7 +193,7 @@ def find_ranges(
 ) -> None:
     """Let the ranges settle while a copy of the model is trained with 31 bits.
 
-    The model itself is left as it is, so that its training begins from the same parameters, with good ranges.
+    The model itself is left unchanged, so its training begins from the same parameters, but with good ranges.
 
     model: any network whose layers are modules, float32 or float64.
     split: images and labels to train on.
@@ -206,8 +206,8 @@ def find_ranges(
         - decay: factor of the learning rate after each epoch, default 0.95.
         - batch_size: samples per step, 1 or more, default 128.
 
-    Raises TypeError for other options, and ValueError for an empty split, numbers out of range, and a loss that is not
-    finite.
+    Raises TypeError for unknown options, and ValueError for an empty split, arguments out of range, and a loss that is
+    not finite.
     """
     wide = DynamicFixedPoint(bits=31, integer_bits=arithmetic.start, every=arithmetic.every, limit=arithmetic.limit)
     train(copy.deepcopy(model), split, arithmetic=wide, epochs=epochs, seed=seed, **options)

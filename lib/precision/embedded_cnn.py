@@ -1,18 +1,18 @@
 r"""A convolutional network in integers, as it ran on processors without floating point (mamalet2007realtime).
 
 Each layer has its own fixed-point format, with as many bits of fraction as the range of its numbers leaves; the range
-is observed on images (roux2007embedded). With codes :math:`x = X 2^{-f_x}` and :math:`w = W 2^{-f_w}` of b bits,
+is measured on images (roux2007embedded). With codes :math:`x = X 2^{-f_x}` and :math:`w = W 2^{-f_w}` of b bits,
 
 .. math:: A = B + \sum_i W_i X_i, \qquad Y = (A + 2^{s-1}) \gg s, \quad s = f_x + f_w - f_y,
 
 and the sum A fits 32 bits whatever the input: bits are taken from :math:`f_w` until every output has
-:math:`2^{b-1} \sum_i |W_i| + |B| + 2^{s-1} < 2^{31}`. tanh is a table. A convolution with the kernel k and
-the mean of windows of 2 x 2 after it are one convolution of stride 2 with a kernel that is larger by one,
+:math:`2^{b-1} \sum_i |W_i| + |B| + 2^{s-1} < 2^{31}`. tanh is a table. A convolution with the kernel k, followed by the
+mean of 2 x 2 windows, is one convolution of stride 2 with a kernel that is larger by one,
 
 .. math:: \bar k = \tfrac14 \big( k * \mathbb 1_{2 \times 2} \big),
 
-so four sums of 25 products become one of 36. The network follows the kind of the Convolutional Face Finder
-(garcia2004cff), with one deliberate difference: every second map reads all first ones.
+so four sums of 25 products become one of 36. The network is modeled on the Convolutional Face Finder (garcia2004cff),
+with one deliberate difference: every map of the second stage reads all maps of the first.
 """
 
 import copy
@@ -31,10 +31,10 @@ from lib.precision.shared import chains, integers
 
 
 def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Sequential:
-    """Two stages of convolution, mean of 2 x 2, factor and bias for each map, tanh; then a neuron for each map.
+    """Build a face finder: twice convolution, mean of 2 x 2, factor and bias per map, tanh; then a neuron per map.
 
-    1,172 parameters for one channel. Input (n, channels, 28, 28), output (n, classes) logits. A larger image gives the
-    logits of every window of 28 x 28, four pixels apart, (n, classes * rows * columns) (garcia2004cff).
+    It has 1,172 parameters for one channel. Input (n, channels, 28, 28), output (n, classes) logits. A larger image
+    gives the logits of every 28 x 28 window, four pixels apart, (n, classes * rows * columns) (garcia2004cff).
 
     seed: of the random weights, default 0.
     channels: of the images, default 1.
@@ -59,15 +59,15 @@ def face_finder(seed: int = 0, *, channels: int = 1, classes: int = 10) -> nn.Se
             )
         )
         for name in ("s1", "s2"):
-            # what a mean of four loses in spread, if they are independent
+            # makes up for the spread that a mean of four loses if they are independent
             nn.init.constant_(weights.layer_named(model, name).weight, 2.0)
     return model
 
 
 def fused_kernel(kernel: Tensor, *, step: int = 1) -> Tensor:
-    """Add four copies of a kernel, one step apart: a fourth of it convolves and takes the mean of 2 x 2 at once.
+    """Add four copies of a kernel, one step apart: a fourth of the sum convolves and takes the mean of 2 x 2 at once.
 
-    Of integers the sum is exact, and the fourth is a shift by two.
+    For integers the sum is exact, and taking a fourth is a shift by two.
 
     kernel: (..., height, width).
     step: the convolution's stride, default 1.
@@ -87,9 +87,9 @@ def fused_kernel(kernel: Tensor, *, step: int = 1) -> Tensor:
 
 @torch.no_grad()
 def fuse(model: nn.Sequential) -> nn.Sequential:
-    """Make one convolution of each convolution, the AvgPool2d(2) and the factors for each map after it.
+    """Merge each convolution with the AvgPool2d(2) and the factors for each map that come after it.
 
-    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; it is left as it is.
+    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; left unchanged.
 
     Returns a new network of plain layers that computes the same. A pooling with no convolution before it stays.
     Raises ValueError for other layers.
@@ -116,7 +116,7 @@ def fuse(model: nn.Sequential) -> nn.Sequential:
 
 
 def _plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Whether it is a convolution with one stride, whose kernel is not spread."""
+    """Whether it is a convolution with the same stride both ways and without dilation."""
     return isinstance(layer, nn.Conv2d) and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
 
 
@@ -138,16 +138,16 @@ def _convolution(weight: Tensor, bias: Tensor | None, like: nn.Conv2d, geometry:
 
 
 class IntegerSum(nn.Module):
-    """A convolution, or a linear layer as one of a single pixel, in integers.
+    """A convolution in integers; a linear layer is a convolution of a single pixel.
 
     Its buffers are ``kernel``, (outputs, inputs / groups, height, width) codes, int8 up to 8 bits, else int16;
     ``bias``, (outputs,) int32; and ``formats``: the fractions of input, kernel and output, and the bits of an output.
 
-    layer: whose weights are encoded; it is left as it is.
+    layer: the layer whose weights are encoded; left unchanged.
     bits: of the codes of input and kernel, 2 to 16.
     fraction: bits of fraction of the input.
-    wanted: bits of fraction that the output should have; it gets less where the sums have less.
-    output_bits: of an output's code, up to 16, or 32 for the sum itself, whose fraction it then has.
+    wanted: bits of fraction that the output should have; it gets fewer if the sums have fewer.
+    output_bits: of an output's code, up to 16; or 32 for the sum itself, with its own bits of fraction.
     """
 
     kernel: Tensor
@@ -184,7 +184,7 @@ class IntegerSum(nn.Module):
         return int(self.formats[2])
 
     def forward(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (n, inputs, height, width), or (n, inputs) of a linear layer, to those of the outputs."""
+        """Codes (n, inputs, height, width), or (n, inputs) for a linear layer, to the codes of the outputs."""
         before, kernel, after, bits = self.formats.tolist()
         codes = codes[:, :, None, None] if self.linear else codes
         out = integers.convolve(
@@ -194,10 +194,10 @@ class IntegerSum(nn.Module):
 
 
 class IntegerNetwork(nn.Module):
-    """What :func:`convert` makes: it takes images (n, channels, height, width), and computes in integers.
+    """What :func:`convert` makes: a network that takes images (n, channels, height, width) and computes in integers.
 
-    Its state is integer tensors alone, so `storage.save` writes what a device would hold. The name of one of them says
-    the bits: a network of other bits does not take this state.
+    Its state is only integer tensors, so `storage.save` writes what a device would hold. One of them is named after the
+    bits, so a network of other bits does not load this state.
 
     steps: layers of a chain, those with a weight as :class:`IntegerSum`.
     bits: of the codes that flow between them.
@@ -220,7 +220,7 @@ class IntegerNetwork(nn.Module):
         return torch.from_numpy(codes.astype(np.float32) * np.float32(2.0**-fraction)).to(images.device)
 
     def trace(self, images: Tensor) -> list[tuple[np.ndarray, int]]:
-        """The codes of the images and those after every step, each with its bits of fraction."""
+        """The codes of the images and those after each step, with their bits of fraction."""
         fraction, numbers = int(self.input), images.detach().double().cpu().numpy()
         if np.isnan(numbers).any():
             raise ValueError("the images hold NaN: numbers are needed")
@@ -252,8 +252,8 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
     Two maps are held at a time, the one that is read and the one that is computed from it: the largest pair counts.
 
-    model: an integer network, or a chain of float layers; of a compressed weight both what is stored and the dense
-        weight count, as both are held.
+    model: an integer network, or a chain of float layers; a compressed weight counts twice, as stored and as the dense
+        weight, since both are held.
     images: (n, channels, height, width) that flow through it.
 
     >>> memory_bytes(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))
@@ -275,11 +275,11 @@ def memory_bytes(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 @torch.no_grad()
 def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork:
-    """Compute a network in integers, each layer in the format that its numbers on some images need.
+    """Convert a network to integers, each layer in the format that its numbers on some images need.
 
-    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; it is left as it is.
-    split: images on which the range of each layer's numbers is observed.
-    bits: of weights and of what flows between layers, 2 to 16, default 16; what a tanh reads has 16, the last sum 32.
+    model: a chain of the layers that :func:`lib.precision.shared.chains.chain` accepts; left unchanged.
+    split: images on which the range of each layer's numbers is measured.
+    bits: of weights and of activations, 2 to 16, default 16; the input of a tanh has 16, the last sum 32.
 
     Returns a new network. Raises ValueError for other layers and bits, an empty split, and numbers that are not finite
     (mamalet2007realtime, roux2007embedded).
@@ -330,7 +330,7 @@ def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
 
 
 def _fraction(values: Tensor, what: str, bits: int) -> int:
-    """Bits of fraction with which the values fit. Raises ValueError where none are, and where they are not finite."""
+    """Bits of fraction with which the values fit. Raises ValueError if none do, and if they are not finite."""
     peak = float(values.abs().max()) if values.numel() else 0.0
     if not np.isfinite(peak):
         raise ValueError(f"{what} hold NaN or infinity: finite numbers are needed")

@@ -1,15 +1,16 @@
 r"""Training in fixed point: each number of a network is a whole multiple of one step, in 16 bits or so.
 
-A format of IL integer bits, the sign among them, and FL fractional bits holds the multiples of
+A format of IL integer bits, including the sign, and FL fractional bits holds the multiples of
 :math:`\epsilon = 2^{-FL}` in :math:`[-2^{IL-1},\, 2^{IL-1} - \epsilon]`; a word has :math:`WL = IL + FL` bits.
-A number x from outside goes to the nearest rail, any other to one of its two neighbors (gupta2015limited, section 3):
+A number x outside goes to the nearest rail, any other to one of its two neighbors (gupta2015limited, section 3):
 
 .. math:: \text{nearest: } \lfloor x \rfloor + \epsilon\,[\,x - \lfloor x \rfloor \ge \epsilon / 2\,], \qquad
     \text{stochastic: } \lfloor x \rfloor + \epsilon \text{ with probability } (x - \lfloor x \rfloor) / \epsilon ,
 
 where :math:`\lfloor x \rfloor` is the largest multiple of :math:`\epsilon` that is not above x. Weights, biases,
-outputs, errors, gradients and updates are kept so, and learning is :math:`W \leftarrow Q(W - Q(\eta\, Q(g)))`.
-The formats and their rounding are in ``shared/formats.py``, the training loop in ``shared/gradient_descent.py``.
+outputs, errors, gradients and updates are all rounded so, and learning is
+:math:`W \leftarrow Q(W - Q(\eta\, Q(g)))`. The formats and their rounding are in ``shared/formats.py``, the training
+loop in ``shared/gradient_descent.py``.
 """
 
 from collections.abc import Mapping
@@ -25,16 +26,16 @@ from lib.weights import CompressedWeight, Encoding, compress, layers
 
 
 class FixedPoint(Arithmetic):
-    """Everything in one format. Outside training rounding is to nearest, so that an answer does not hang on chance.
+    """All numbers in one format. Outside training, rounding is to nearest, so that answers do not depend on chance.
 
     format: of all numbers.
     rounding: in training, "nearest" (default) or "stochastic".
-    storage: a wider format for gradients, updates and the kept parameters; default: ``format`` for them all.
-    mask: whether the error of an output that was cut off at a rail is zero; default yes. This is no part of the paper
-        as far as we know, but with few integer bits training can run away without it.
+    storage: a wider format for gradients, updates and stored parameters; default: ``format`` for them all.
+    mask: whether an output that was clipped at a rail has an error of zero; default yes. As far as we know this is not
+        in the paper, but with few integer bits training can diverge without it.
     seed: of stochastic rounding, default 0.
 
-    Raises ValueError for another rounding (gupta2015limited).
+    Raises ValueError for an unknown rounding (gupta2015limited).
 
     >>> from lib.precision.shared.gradient_descent import Split, train
     >>> model, split = nn.Linear(4, 2), Split(torch.rand(8, 4), torch.arange(8) % 2)
@@ -57,12 +58,12 @@ class FixedPoint(Arithmetic):
         self.generator = torch.Generator().manual_seed(int(seed))
 
     def rounded(self, values: Tensor, place: str) -> Tensor:
-        """The values in the format; gradients and updates in that of the storage."""
+        """The values rounded to ``format``; gradients and updates to ``storage``."""
         wide = place.endswith((".gradient", ".update"))
         return self._rounded(values, self.storage if wide else self.format)
 
     def keep(self, values: Tensor, place: str) -> Tensor:
-        """A parameter in the storage's format."""
+        """A parameter rounded to ``storage``."""
         return self._rounded(values, self.storage)
 
     def saturated(self, values: Tensor, place: str) -> Tensor | None:
@@ -77,7 +78,7 @@ class FixedPoint(Arithmetic):
 class FixedPointWeight(CompressedWeight):
     """The dense weight, rounded to the nearest number of a format; its gradient goes straight to the dense weight.
 
-    format: whose numbers the layer computes with, and whose codes a file holds.
+    format: of the numbers that the layer computes with, and of the codes in a file.
     """
 
     def __init__(self, format: Format):
@@ -116,7 +117,7 @@ def quantize(model: nn.Module, format: Format | Mapping[str, Format]) -> nn.Modu
     format: one for all layers, or layer name -> format (layers that it does not name are left alone).
 
     Raises ValueError for an unknown layer, for weights that are not finite, float32 or float64, and for a weight that
-    two layers share; the model is then as it was.
+    two layers share; the model is then unchanged.
 
     >>> from lib import models
     >>> model = quantize(models.lenet_300_100(), {"fc3": Format(2, 2)})

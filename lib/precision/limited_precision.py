@@ -1,13 +1,12 @@
 r"""Limited precision as it was studied around 1990: short floats, fixed point, and a network with one hidden layer.
 
-A float of e exponent and m significand bits is wrong by at most :math:`2^{-(m+1)}` of the number
-(``shared/short_floats.py``). Iwata's processors computed with 24 bits (iwata1989artificial); how these were divided is
-not known here, and ours are 1 + 7 + 16. A word of b bits in fixed point has one step for all numbers
-(``shared/formats.py``).
+A float of e exponent and m significand bits has a relative error of at most :math:`2^{-(m+1)}`
+(``shared/short_floats.py``). Iwata's processors computed with 24 bits (iwata1989artificial); we do not know how these
+were divided, and use 1 + 7 + 16. A word of b bits in fixed point has one step for all numbers (``shared/formats.py``).
 
-The network learns by back-propagation as it was then: sigmoids, and squared errors. Every variable that memory holds is
-rounded: weights, activations, errors, updates. Sums of products and the sigmoid itself are computed in float32 before
-they are rounded, so this simulates the words in memory, and not each step inside an adder.
+The network learns by back-propagation as it was done then, with sigmoids and squared errors. Every variable that memory
+holds is rounded: weights, activations, errors, updates. Sums of products and the sigmoid itself are computed in float32
+before they are rounded, so this simulates the words in memory, not each step inside an adder.
 """
 
 import copy
@@ -33,7 +32,7 @@ class FloatWeight(CompressedWeight):
     exponent: bits of the exponent, 2 to 8.
     significand: bits of the significand without the leading one, 1 to 16.
 
-    Raises ValueError for other widths, and later for a weight beyond the format.
+    Raises ValueError for widths out of range, and later for a weight beyond the format.
     """
 
     def __init__(self, *, exponent: int, significand: int):
@@ -74,7 +73,7 @@ class FloatWeight(CompressedWeight):
         whole = encoding.symbols["significand"].numpy() + (power > 0) * (1 << significand)
         bias = 2 ** (exponent - 1) - 1
         value = np.ldexp(whole.astype(np.float64), np.maximum(power, 1) - bias - significand)
-        with np.errstate(over="ignore"):  # whoever reads it refuses what is not finite
+        with np.errstate(over="ignore"):  # the reader of the file refuses what is not finite
             signed = np.where(field >> exponent, -value, value).astype(np.float32)
         return torch.from_numpy(signed).reshape(shape)
 
@@ -90,8 +89,8 @@ def store(model: nn.Module, *, exponent: int, significand: int) -> nn.Module:
     exponent: bits of the exponent, 2 to 8.
     significand: bits of the significand without the leading one, 1 to 16.
 
-    Raises ValueError for other widths, for weights beyond the format, not finite or of another type than float32, for a
-    weight that two layers share, and for a model without a layer; the model is then as it was.
+    Raises ValueError for widths out of range, for weights beyond the format, not finite or of another type than
+    float32, for a weight that two layers share, and for a model without a layer; the model is then unchanged.
 
     >>> from lib import models
     >>> model = store(models.lenet_300_100(), exponent=8, significand=7)
@@ -130,7 +129,7 @@ def floating(*, exponent: int = 7, significand: int = 16) -> Words:
     exponent: bits of the exponent, 2 to 8, default 7.
     significand: bits of the significand without the leading one, 1 to 23, default 16.
 
-    Raises ValueError for other widths.
+    Raises ValueError for widths out of range.
     """
     exponent, significand = short_floats.check_widths(exponent, significand)
 
@@ -141,11 +140,11 @@ def floating(*, exponent: int = 7, significand: int = 16) -> Words:
 
 
 def fixed(bits: int, *, integer: int = 4) -> Words:
-    """Words in fixed point, rounded to the nearest: signals in [-1, 1), their step 2^(1-bits).
+    """Words in fixed point, rounded to the nearest: signals in [-1, 1) with the step 2^(1-bits).
 
-    bits: of a word, the sign among them, ``integer`` to 24.
-    integer: bits of a weight before the point, the sign among them, 1 or more, default 4: weights are in
-        [-2^(integer-1), 2^(integer-1)), their step 2^(integer-bits).
+    bits: of a word, including the sign, ``integer`` to 24.
+    integer: bits of a weight before the point, including the sign, 1 or more, default 4: weights are in
+        [-2^(integer-1), 2^(integer-1)) with the step 2^(integer-bits).
 
     Raises ValueError for numbers out of range.
     """
@@ -158,9 +157,9 @@ def fixed(bits: int, *, integer: int = 4) -> Words:
 
 
 def words_of(code: Sequence[int]) -> Words:
-    """The words that have a code: the inverse of ``Words.code``.
+    """The words that belong to a code: the inverse of ``Words.code``.
 
-    code: three whole numbers; ValueError where no words have them.
+    code: three whole numbers; ValueError if they belong to no words.
 
     >>> words_of(fixed(8).code).code
     (2, 8, 4)
@@ -178,8 +177,8 @@ def words_of(code: Sequence[int]) -> Words:
 class Perceptron(nn.Module):
     """A hidden layer of sigmoids and a sigmoid for each class; input (n, ...), output (n, classes) in [0, 1].
 
-    ``words`` rounds inputs and activations, float32 to begin with; the weights are rounded where they are kept. Its
-    code is the buffer ``code``, so it is saved and loaded with the weights.
+    ``words`` rounds inputs and activations, and is float32 to begin with; :func:`retrieve` and :func:`learn` round the
+    weights. Its code is the buffer ``code``, so it is saved and loaded with the weights.
 
     inputs: pixels of an image.
     hidden: units of the hidden layer, default 32.
@@ -206,7 +205,7 @@ class Perceptron(nn.Module):
         self.code.copy_(torch.tensor(words.code))
 
     def activations(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the inputs, the hidden units and the outputs hold: (n, inputs), (n, hidden), (n, classes).
+        """The values of the inputs, the hidden units and the outputs: (n, inputs), (n, hidden), (n, classes).
 
         x: images, (n, ...).
         """
@@ -223,7 +222,7 @@ class Perceptron(nn.Module):
 def retrieve(model: Perceptron, words: Words) -> Perceptron:
     """Copy a network, round its weights once, and let it compute in the given words: inference only.
 
-    model: left as it is.
+    model: left unchanged.
     words: how weights and signals are rounded.
     """
     model = copy.deepcopy(model)
@@ -239,15 +238,15 @@ def learn(
 ) -> float:
     """Train by back-propagation of the squared error in the model's own words; return the share of updates lost.
 
-    With targets t in {0, 1}: the output's error is (y - t) y (1 - y), the hidden layer's W^T of it times h (1 - h), and
-    an update is the learning rate times the batch's mean of error times activation. In place.
+    With targets t in {0, 1}, the output's error is (y - t) y (1 - y), the hidden layer's is W^T times that, times
+    h (1 - h), and an update is the learning rate times the batch's mean of error times activation. In place.
 
     model: its ``words`` round every variable that is kept.
     split: images and labels to train on.
     epochs: passes over the split.
     seed: of the order of the samples.
     learning_rate: of every step, default 1.
-    batch_size: samples a step, default 16.
+    batch_size: samples per step, default 16.
 
     Returns the share of the weights' updates in the last epoch that were not zero and yet changed nothing.
     Raises ValueError for an empty split.

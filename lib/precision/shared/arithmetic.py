@@ -1,4 +1,4 @@
-"""How the numbers of a network are kept while it computes: one class for each arithmetic, and the hooks that use it."""
+"""How the numbers of a network are rounded while it computes: a class for each arithmetic, and hooks that use it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,10 @@ KEEP_THE_GRID = nn.Flatten | nn.Unflatten | nn.Identity | POOLS  # their outputs
 
 
 class Arithmetic:
-    """How the numbers of a network are kept; this one leaves them the floats that they are.
+    """How the numbers of a network are rounded; this base class leaves them as they are.
 
-    A place says which number it is: ``fc1.output`` and its ``fc1.output.error``, ``fc1.weight`` and its
-    ``fc1.weight.gradient`` and ``fc1.weight.update``. ``learning`` is True while a network is trained in the
-    arithmetic, and only then.
+    A place names a number: ``fc1.output`` and its ``fc1.output.error``, ``fc1.weight`` and its ``fc1.weight.gradient``
+    and ``fc1.weight.update``. ``learning`` is True only while a network is trained in the arithmetic.
     """
 
     learning = False
@@ -29,11 +28,11 @@ class Arithmetic:
         return values
 
     def keep(self, values: Tensor, place: str) -> Tensor:
-        """A parameter as it is kept from one update to the next."""
+        """A parameter as it is stored from one update to the next."""
         return values
 
     def saturated(self, values: Tensor, place: str) -> Tensor | None:
-        """Where an output left the range, so that its error is zero; None where errors are to pass everywhere."""
+        """Where an output left the range, so that its error becomes zero; None to let all errors pass."""
         return None
 
     def end_of_step(self) -> None:
@@ -41,10 +40,10 @@ class Arithmetic:
 
 
 def rounded_both_ways(values: Tensor, arithmetic: Arithmetic, place: str) -> Tensor:
-    """Round values on their way through a network, and their error on its way back; it is zero where they saturated.
+    """Round values on the way forward, and their error on the way back; it is zero where the values saturated.
 
     values: any shape.
-    arithmetic: in which they are kept.
+    arithmetic: how they are rounded.
     place: their name; the error's is ``place.error``.
     """
     saturated = arithmetic.saturated(values.detach(), place)
@@ -57,7 +56,7 @@ def rounded_both_ways(values: Tensor, arithmetic: Arithmetic, place: str) -> Ten
 
 
 def check_called(model: nn.Module) -> None:
-    """Raise ValueError, which names it, for a weight that is multiplied without calling a layer whose output is seen.
+    """Raise ValueError, which names it, for a weight that is used without calling its layer: its output is not seen.
 
     model: any network.
 
@@ -77,16 +76,16 @@ def check_called(model: nn.Module) -> None:
 
 @contextmanager
 def computing(model: nn.Module, arithmetic: Arithmetic) -> Iterator[nn.Module]:
-    """Inside the block, the model's input and the output of each of its layers are rounded, and their errors as well.
+    """Inside the block, the model's input is rounded, and so are the outputs of its layers and the outputs' errors.
 
-    Layers are the modules without children, except those that pass numbers on as they are (flatten, max pooling).
-    Weights and biases are left alone. What a ``forward`` computes between layers is not seen.
+    Layers are the modules without children, except those that only pass numbers on (flatten, max pooling). Weights and
+    biases are left alone. What a ``forward`` computes between layers is not rounded.
 
     model: any network; its first input is rounded.
-    arithmetic: in which the numbers are kept.
+    arithmetic: how the numbers are rounded.
 
-    Raises ValueError, which names it, for a weight that is multiplied without calling its layer: those of attention and
-    of recurrent layers.
+    Raises ValueError, which names it, for a weight that is used without calling its layer, as those of attention and of
+    recurrent layers are.
 
     >>> import torch
     >>> from lib.precision.fixed_point import FixedPoint, Format

@@ -1,4 +1,4 @@
-"""Chains of layers that an embedded network can be made of, and how their convolutions move over their maps."""
+"""Chains of layers that an embedded network can be made of, and how convolutions move over their maps."""
 
 from collections.abc import Iterator
 from typing import TypedDict
@@ -26,7 +26,7 @@ def geometry(layer: nn.Conv2d) -> Geometry:
 
 
 def chain(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a chain in their order, without those that do nothing.
+    """Yield the layers of a chain in order, without those that do nothing.
 
     model: nn.Sequential, nested or not, of Linear, Conv2d padded with zeros, AvgPool2d(2), square MaxPool2d, Tanh,
         ReLU, Flatten, Dropout and Identity; or one such layer.
@@ -41,16 +41,16 @@ def chain(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def named(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of :func:`chain`, each with what a message calls it: its name and its kind.
+    """Yield the layers of :func:`chain`, each with its name and kind as a message shows them.
 
     model: as in :func:`chain`.
-    name: of the model, in front of those of its layers; none by default.
+    name: of the model, put before the names of its layers; none by default.
 
     >>> [said for said, layer in named(nn.Sequential(nn.Tanh(), nn.Dropout(), nn.ReLU()))]
     ["layer '0', Tanh()", "layer '2', ReLU()"]
     """
     if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-        for child, layer in zip(model._modules, model, strict=True):  # a layer may stand there twice
+        for child, layer in zip(model._modules, model, strict=True):  # a layer may occur twice
             yield from named(layer, f"{name}.{child}".lstrip("."))
         return
     plain = any(type(model).forward is kind.forward for kind in KINDS)  # a subclass may do something else

@@ -14,9 +14,9 @@ ROUNDINGS = ("nearest", "stochastic")
 
 
 def whole(name: str, value: object) -> int:
-    """Return a whole number, which may be one of numpy, as Python's; unsigned ones of numpy cannot be negated.
+    """Return a whole number, possibly numpy's, as a Python int, since numpy's unsigned ones cannot be negated.
 
-    name: what an error calls it.
+    name: what an error calls the number.
     value: ValueError unless it is a whole number.
 
     >>> -whole("bits", np.uint8(3))
@@ -31,11 +31,11 @@ def whole(name: str, value: object) -> int:
 class Format:
     """The multiples of ``step`` from ``lowest`` to ``highest``, in words of IL + FL bits.
 
-    integer_bits: IL, a whole number, the sign among them; may be negative where all numbers are small.
+    integer_bits: IL, a whole number, including the sign; may be negative if all numbers are small.
     fraction_bits: FL, a whole number, -64 to 96; a word has 1 to 32 bits.
     word: the number of bits that both must add up to, if it is given; afterwards it always holds their sum.
 
-    Raises ValueError for another number of bits, and for a word that is not the sum.
+    Raises ValueError for numbers of bits out of range, and for a word that is not the sum.
 
     >>> format = Format(2, 6)
     >>> format.word, format.step, format.lowest, format.highest
@@ -64,7 +64,7 @@ class Format:
 
     @property
     def step(self) -> float:
-        """The distance of two neighbors, 2^-FL."""
+        """The distance between two neighbors, 2^-FL."""
         return 2.0**-self.fraction_bits
 
     @property
@@ -83,13 +83,13 @@ def rounded(
 ) -> Tensor:
     """Round values to the numbers of a fixed-point format; they stay floats of the same type.
 
-    values: any shape, float32 or float64. Infinity goes to a rail; in a format of more than 24 bits a float32 stops at
-        the last one before the upper rail.
-    format: whose numbers are taken.
+    values: any shape, float32 or float64. Infinity goes to a rail; in a format of more than 24 bits, float32 values
+        stop at the last float32 before the upper rail.
+    format: the format to round to.
     rounding: "nearest" (default; ties go up) or "stochastic".
-    generator: for stochastic rounding, from which its key is drawn.
+    generator: for stochastic rounding, whose key is drawn from it.
 
-    Raises ValueError for NaN, another type of number, another rounding, and stochastic rounding without a generator
+    Raises ValueError for NaN, other types of numbers, an unknown rounding, and stochastic rounding without a generator
     (gupta2015limited, section 3).
 
     >>> rounded(torch.tensor([0.3, 0.125, 9.0]), Format(3, 2))
@@ -101,14 +101,14 @@ def rounded(
     flat, out = flat_floats(values), torch.empty(values.shape, dtype=values.dtype)
     key = np.uint64(1 + torch.randint(2**62, (), generator=generator).item() if rounding == "stochastic" else 0)
     lost = 2.0 ** (format.integer_bits - 1 - (24 if flat.dtype == np.float32 else 53))
-    highest = min(format.highest, -format.lowest - lost)  # what the type of float can hold of the upper rail
+    highest = min(format.highest, -format.lowest - lost)  # at most the upper rail, as far as the float type can hold it
     if round_each(flat, format.step, format.lowest, highest, key, out.view(-1).numpy()):
         raise ValueError("the values to round hold NaN, which no fixed-point number is")
     return out.to(values.device)
 
 
 def flat_floats(values: Tensor) -> np.ndarray:
-    """The values as a flat array, (n,). Raises ValueError where they are no floats of 32 or 64 bits."""
+    """The values as a flat array, (n,). Raises ValueError if they are not floats of 32 or 64 bits."""
     if values.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the values to round are {values.dtype}: accepted are float32 and float64")
     return values.detach().cpu().contiguous().view(-1).numpy()
@@ -116,7 +116,10 @@ def flat_floats(values: Tensor) -> np.ndarray:
 
 @numba.njit(cache=True)
 def round_each(values: np.ndarray, step: float, lowest: float, highest: float, key: np.uint64, out: np.ndarray) -> bool:
-    """``out`` = the values in fixed point; returns whether one is NaN. Key 0 rounds to nearest, any other by chance."""
+    """Write the values in fixed point to ``out``, and return whether any is NaN.
+
+    Key 0 rounds to nearest, any other key at random.
+    """
     nan = False
     for i in range(values.size):
         # method

@@ -1,10 +1,9 @@
 r"""Plain stochastic gradient descent in which every number is rounded.
 
-Learning is :math:`W \leftarrow Q(W - Q(\eta\, Q(g)))`, with the rounding Q of an arithmetic: weights, biases, outputs,
-errors, gradients and updates are kept so. A dot product is summed in a wide accumulator and rounded once. Here that
-accumulator is a float of the model's type: it is exact in float64, while in float32 a sum of more than 24 bits is
-rounded before. The loss and its softmax stay floats, and so does the inside of batch norm; what a ``forward`` computes
-between layers is not seen.
+Learning is :math:`W \leftarrow Q(W - Q(\eta\, Q(g)))`, with the rounding Q of an arithmetic, which also rounds outputs
+and errors. A dot product is summed in a wide accumulator and rounded once. Here that accumulator is a float of the
+model's type: float64 is exact, while float32 rounds a sum of more than 24 bits before that. The loss and its softmax
+stay floats, and so does the inside of batch norm; what a ``forward`` computes between layers is not rounded.
 """
 
 from collections.abc import Mapping
@@ -38,11 +37,11 @@ def train(
     decay: float = 0.95,
     batch_size: int = 128,
 ) -> list[float]:
-    """Minimize the cross-entropy by plain stochastic gradient descent in the arithmetic; each epoch's mean loss.
+    """Minimize the cross-entropy by plain stochastic gradient descent in the arithmetic; return each epoch's mean loss.
 
-    The error of each sample enters as it is, not divided by the size of the batch; the sum over the batch is divided in
-    the wide accumulator, before the gradient is rounded. In place: the model ends with the rounded parameters, in
-    evaluation mode.
+    The error of each sample is not divided by the size of the batch; the sum over the batch is divided in the wide
+    accumulator, before the gradient is rounded. In place: the model ends with the rounded parameters, in evaluation
+    mode.
 
     model: any network whose layers are modules that are called, float32 or float64.
     split: images and labels to train on.
@@ -51,11 +50,11 @@ def train(
     seed: of the order of the samples, which depends on nothing else.
     learning_rate: of the first epoch, default 0.1.
     decay: factor of the learning rate after each epoch, default 0.95.
-    batch_size: samples a step, 1 or more, default 128.
+    batch_size: samples per step, 1 or more, default 128.
 
-    Raises ValueError for an empty split, numbers out of range, a loss that is not finite, and, before anything is
-    changed, for a parameter that the arithmetic does not take, a weight that is multiplied without calling its layer,
-    as those of attention and of recurrent layers, and a network that answers in training mode with several tensors.
+    Raises ValueError for an empty split, arguments out of range and a loss that is not finite. Before anything is
+    changed, it is also raised for a parameter that the arithmetic does not accept, for a weight that is used without
+    calling its layer (attention, recurrent layers), and for a network that returns several tensors in training mode.
 
     >>> from lib import models
     >>> model, split = models.lenet_300_100(inputs=4), Split(torch.rand(8, 1, 2, 2), torch.arange(8))

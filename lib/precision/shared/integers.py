@@ -1,7 +1,7 @@
 """The integer arithmetic of a small processor: codes of 16 bits, sums of 32, shifts, and a table.
 
-A code c stands for c / 2^f; f, the bits of its fraction, belongs to a whole layer. Arrays are (n, channels, height,
-width). Rounding adds half a unit and shifts, so halves go up; what does not fit is saturated.
+A code c stands for c / 2^f, where f, its bits of fraction, is the same in a whole layer. Arrays are (n, channels,
+height, width). Rounding adds half a unit and shifts, so halves go up; what does not fit is saturated.
 """
 
 import math
@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 TANH_FRACTION = 12  # of the codes a tanh reads: 16 bits reach from -8 to 8, and tanh 8 is 1 to 6 digits
-GUARD = 8  # more bits of fraction in the table than in the result
+GUARD = 8  # additional bits of fraction in the table
 LOW, HIGH = -(2**31), 2**31 - 1
 BLOCK = 2048  # sums that are held at a time
 
@@ -19,8 +19,8 @@ BLOCK = 2048  # sums that are held at a time
 def fraction(peak: float, bits: int) -> int:
     """The most bits of fraction with which numbers up to a peak fit a code; 30 at most.
 
-    peak: the largest size of a number, 0 or more.
-    bits: of the code, the sign among them.
+    peak: the largest magnitude of a number, 0 or more.
+    bits: of the code, including the sign.
 
     >>> fraction(0.99, bits=8)  # 0.99 * 2^7 is 127, the largest code
     7
@@ -36,7 +36,7 @@ def encode(values: np.ndarray, fraction: int, bits: int) -> np.ndarray:
 
     values: any shape.
     fraction: bits of fraction of the codes.
-    bits: of a code, the sign among them, up to 16.
+    bits: of a code, including the sign, up to 16.
 
     Returns int16, in the shape of the values.
 
@@ -61,7 +61,7 @@ def convolve(
 ) -> np.ndarray:
     """Convolve codes: sums of int16 x int16 in int32, shifted right and saturated.
 
-    The caller makes sure that no sum overflows.
+    The caller must make sure that no sum overflows.
 
     codes: (n, inputs, height, width), int16.
     kernel: (outputs, inputs / groups, height, width), int16 or int8.
@@ -184,7 +184,7 @@ def max_pool(codes: np.ndarray, *, size: int, stride: int, padding: int = 0) -> 
 
     codes: (n, channels, height, width), any integers.
     size: of a window, in both directions.
-    stride: distance of the windows, in both directions.
+    stride: distance between windows, in both directions.
     padding: pixels added on all sides, default 0; they are never the largest.
 
     >>> max_pool(np.arange(4).reshape(1, 1, 2, 2), size=2, stride=2)
@@ -217,8 +217,8 @@ def tanh_table(bits: int, entries: int = 10) -> np.ndarray:
 def tanh_error(bits: int, entries: int) -> float:
     r"""The most that :func:`tanh` can be wrong by.
 
-    It is :math:`\tfrac{h^2}{8} \max|\tanh''|` between entries at distance h, half a unit, and the little that the guard
-    bits leave; where the result saturates below 1, one unit.
+    It is the sum of :math:`\tfrac{h^2}{8} \max|\tanh''|` between entries at distance h, half a unit for rounding, and
+    the little that the guard bits leave; but at least the unit by which the result saturates below 1.
 
     bits: of the codes that :func:`tanh` gives.
     entries: of the table, as in :func:`tanh_table`.
@@ -229,7 +229,7 @@ def tanh_error(bits: int, entries: int) -> float:
 
 @numba.njit(cache=True)
 def tanh(codes: np.ndarray, table: np.ndarray, shift: int, highest: int) -> np.ndarray:
-    """Compute tanh of codes, by a straight line between two entries of a table.
+    """Compute tanh of codes, by linear interpolation in a table.
 
     codes: any shape, int16, of ``TANH_FRACTION`` plus ``shift`` bits of fraction.
     table: of :func:`tanh_table`, for positive numbers; tanh is odd.

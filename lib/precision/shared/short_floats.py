@@ -4,7 +4,7 @@ A float of e exponent and m significand bits holds, with the bias :math:`\beta =
 
 .. math:: \pm (1 + F / 2^m)\, 2^{E - \beta}, \quad 0 < E < 2^e - 1, \qquad \pm F\, 2^{1 - \beta - m}, \quad E = 0,
 
-and infinity where E is at its top, all as IEEE 754 says; rounding goes to the nearest, ties to the even F. Its relative
+and infinity where E is at its top, all as in IEEE 754; rounding goes to the nearest, ties to the even F. Its relative
 error is at most :math:`2^{-(m+1)}`.
 """
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lib.precision.shared.formats import whole
 
-INFINITY = 255 << 23  # the bits of float32's
+INFINITY = 255 << 23  # the bits of infinity in float32
 
 
 def check_widths(exponent: int, significand: int) -> tuple[int, int]:
-    """The widths; ValueError unless they are whole numbers, an exponent in 2..8 and a significand in 1..23."""
+    """Return the widths; ValueError unless they are whole numbers, an exponent in 2..8 and a significand in 1..23."""
     exponent, significand = whole("exponent", exponent), whole("significand", significand)
     if not 2 <= exponent <= 8 or not 1 <= significand <= 23:
         raise ValueError(f"exponent must be in 2..8 and significand in 1..23, not {exponent} and {significand}")
@@ -34,7 +34,7 @@ def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
     exponent: bits of the exponent, 2 to 8, default 7.
     significand: bits of the significand without the leading one, 1 to 23, default 16.
 
-    Raises ValueError for other widths, and for values that are not float32.
+    Raises ValueError for widths out of range, and for values that are not float32.
 
     >>> rounded(torch.tensor([1.0, 1.1, 70000.0]), exponent=5, significand=2)
     tensor([1., 1., inf])
@@ -50,7 +50,7 @@ def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
 
 @numba.njit("void(int32[::1], int32[::1], int64, int64)", cache=True)
 def round_bits(bits: np.ndarray, rounded: np.ndarray, exponent: int, significand: int) -> None:
-    """The bits of float32 numbers, rounded to a shorter format: half a unit is added, what lies below it cut off."""
+    """Round the bits of float32 numbers to a shorter format: add half a unit, then cut off the bits below the unit."""
     least = 129 - (1 << exponent - 1) if exponent < 8 else 0  # biased exponent of the least normal number
     top = ((1 << exponent - 1) + 127) << 23  # bits of the first number that is too large
     for i in range(len(bits)):
@@ -65,7 +65,7 @@ def round_bits(bits: np.ndarray, rounded: np.ndarray, exponent: int, significand
             magnitude = 0
         elif drop > 0:
             kept = (magnitude & 0x7FFFFF) + 0x800000  # with the leading one, so that a carry is seen
-            odd = kept >> drop & 1  # ties go to the even neighbor: half a unit, less one bit where that is below
+            odd = kept >> drop & 1  # ties go to the even neighbor: half a unit, less one bit if that is below
             kept = kept + (1 << drop - 1) - 1 + odd >> drop << drop
             magnitude = magnitude - (magnitude & 0x7FFFFF) + kept - 0x800000 if kept else 0
         # end of method
@@ -78,7 +78,7 @@ def largest(*, exponent: int, significand: int) -> float:
     exponent: bits of the exponent, 2 to 8.
     significand: bits of the significand without the leading one, 1 to 23.
 
-    Raises ValueError for other widths.
+    Raises ValueError for widths out of range.
 
     >>> largest(exponent=5, significand=10)
     65504.0

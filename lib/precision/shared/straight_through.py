@@ -1,4 +1,4 @@
-"""Rounding in a network that is trained: another function on the way back than on the way there."""
+"""Rounding in a network that is trained: one function in the forward pass, another in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ class _Through(torch.autograd.Function):
 def through(
     values: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor] = lambda error: error
 ) -> Tensor:
-    """Compute ``there(values)``, and give ``back`` of the result's error to the values.
+    """Compute ``there(values)``; in the backward pass, the values get ``back`` of the result's error.
 
     values: any shape.
     there: what is computed forward; its result has the shape of the values.
