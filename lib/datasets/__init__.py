@@ -5,7 +5,7 @@ places.py          where data sets are on this machine, and how missing ones are
 archives.py        the files of a folder or a zip, by name
 openml.py          tables from openml.org
 
-embedded.py        scikit-learn's digits, plain and on photographs: always there
+embedded.py        scikit-learn's digits, plain and on photographs: always available
 idx.py             MNIST and Fashion-MNIST
 cifar10.py         CIFAR-10
 image_folder.py    any folder or zip of images, one folder per class
@@ -33,9 +33,9 @@ NAMES = (*places.EMBEDDED, *places.PARTS)
 class Split:
     """Samples and their labels.
 
-    images: float32, (n, channels, height, width) in [0, 1]; of a table (MONK's problems, vowels) its rows, (n, inputs);
-        of recordings the waveforms, (n, 1, samples) in [-1, 1].
-    labels: int64 class numbers, (n,), or (n, height, width) where each pixel has a class (CamVid).
+    images: float32, (n, channels, height, width) in [0, 1]; for a table (MONK's problems, vowels) its rows,
+        (n, inputs); for recordings the waveforms, (n, 1, samples) in [-1, 1].
+    labels: int64 class numbers, (n,), or (n, height, width) if each pixel has a class (CamVid).
 
     >>> split = load("monks-1-rule").train
     >>> len(split), len(split.first(10)), tuple(split.first(10).images.shape)
@@ -65,8 +65,8 @@ class Split:
 class Dataset:
     """Three splits that share no sample. Choices are made on ``validation``; ``test`` is only reported.
 
-    MONK's problems are published in another form: their validation split is empty, and their test split has all
-    possible rows, those of training among them.
+    MONK's problems are an exception, as published: their validation split is empty, and their test split has all
+    possible rows, including those of training.
 
     name: by which :func:`load` knows the set, or the stem of an image folder's path.
     source: where the samples came from, in words for a page.
@@ -86,7 +86,7 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
     """Load the data set called ``name``.
 
     name: one of ``NAMES``, or the path of an image folder or of a zip of one: ``<class>/<image>``, or the same below a
-        folder for each split (train and test, training and val, ... in any case). Embedded, so always there:
+        folder for each split (train and test, training and val, ... in any case). Embedded, so always available:
 
         - "digits": scikit-learn's, resized to 28 x 28; "street-digits": the same on crops of two photographs, in color
         - "monks-1-rule", "monks-2-rule", "monks-3-rule": drawn from the rules of MONK's problems
@@ -107,8 +107,8 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
     The files are looked for in the folder that ``SURVEY_DATA`` names, then in ``data/`` of the working folder and of
     the checkout; a download goes to the latter. No other set is ever substituted.
 
-    Raises FileNotFoundError where a set is missing and cannot be downloaded, ValueError where it is damaged or an
-    argument is not accepted.
+    Raises FileNotFoundError if a set is missing and cannot be downloaded, ValueError if it is damaged or an argument is
+    not accepted.
 
     >>> digits = load("digits", first=(100, 20, 30))
     >>> tuple(digits.train.images.shape), len(digits.validation), len(digits.test)
@@ -122,7 +122,7 @@ def load(name: str | Path, *, size: int | None = None, first: Sequence[int] | No
             )
     if size is not None and not _is_whole(size):
         raise ValueError(f"size is {size!r}: accepted is a whole number of pixels from 1 up")
-    # Imported here, since the families need torch, and whoever only asks where data sets are does not.
+    # Imported here, since the families need torch, and asking where data sets are should not.
     from lib.datasets import camvid, cifar10, embedded, idx, image_folder, monks, spoken_digits, vowel
     from lib.datasets.splits import cut
 

@@ -24,7 +24,7 @@ class Archive:
     names: of its files, sorted, with "/" between folders, without what file managers leave behind (``.DS_Store``,
         ``__MACOSX/``).
     read: name -> the file's bytes. ValueError, which names the file, if it is damaged.
-    open: name -> the file, open for reading, for those who need only its beginning.
+    open: name -> the file, open for reading, if only its beginning is needed.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ def opened(path: Path) -> Archive:
 
 
 def digest(names: Iterable[str], read: Callable[[str], bytes]) -> str:
-    """Return the SHA-256 of files' names and contents: two zips of the same files may differ in their bytes.
+    """Return the SHA-256 of files' names and contents, since two zips of the same files may differ in their bytes.
 
     names: of the files, in any order.
     read: name -> content.
@@ -56,7 +56,7 @@ def digest(names: Iterable[str], read: Callable[[str], bytes]) -> str:
 
 
 def write(path: Path, files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> None:
-    """Write a zip of the files, all of it or nothing; the same files give the same bytes.
+    """Write a zip of the files, completely or not at all; the same files give the same bytes.
 
     path: where to write.
     files: pairs of name and content.

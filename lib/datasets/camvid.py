@@ -16,10 +16,10 @@ CLASSES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
     *("SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"),
 )
-VOID = 11  # the label of a pixel without a class, which no loss and no score counts
+VOID = 11  # the label of a pixel without a class, which losses and scores ignore
 WIDTH, HEIGHT = 240, 180
 FRAMES = {"train": 367, "val": 101, "test": 233}
-# SHA-256 of the names and pixels of a split, by digest.
+# SHA-256 of the names and pixels of a split, as the function digest computes it.
 SHA256 = {
     "train": "f4c169b1e67ba8639719899e00cc5fc2b6d30038563e23a199d895ba226b0b9b",
     "val": "26773b979be35a7eec41dbc57946e135e3a573cd1350942a740638c873640a63",
@@ -36,7 +36,7 @@ def load(first: tuple[int, ...] | None) -> Dataset:
 
     first: the largest number of frames of each split, None for all; no others are decoded.
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     (path,) = places.obtain("camvid", download)
     archive = archives.opened(path)
@@ -57,8 +57,8 @@ def frames(archive: archives.Archive, path: Path, split: str, n: int | None) -> 
     split: "train", "val" or "test".
     n: how many, None for all.
 
-    Raises ValueError where they are not CamVid's: all frames of a split are compared by their pixels, a part only by
-    number and size.
+    Raises ValueError if they are not CamVid's. All frames of a split together are checked by their pixels, a part only
+    by number and size.
     """
     names = listed(archive, path, split)
     order = np.random.RandomState(0).permutation(len(names))[:n]
@@ -82,7 +82,7 @@ def listed(archive: archives.Archive, path: Path, split: str) -> list[tuple[str,
     path: of the archive, for messages.
     split: "train", "val" or "test".
 
-    Raises ValueError where the split is not whole.
+    Raises ValueError if the split is incomplete.
     """
     found: dict[str, dict[str, str]] = {"images": {}, "labels": {}}
     for name in archive.names:
@@ -98,7 +98,7 @@ def listed(archive: archives.Archive, path: Path, split: str) -> list[tuple[str,
 
 
 def digest(names: list[tuple[str, str]], order: np.ndarray, images: np.ndarray, labels: np.ndarray) -> str:
-    """Return the SHA-256 of names and pixels in the order of the frames; the bytes of a PNG depend on its writer.
+    """Return the SHA-256 of names and pixels in the order of the frames, as the bytes of a PNG depend on its writer.
 
     names: of image and labels, for each frame.
     order: the frames' numbers in the order of ``images``.
@@ -128,7 +128,7 @@ def download(home: Path) -> None:
 
 
 def halved(archive: archives.Archive) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file of ``camvid.zip``: images averaged, labels picked, as no class is an average.
+    """Yield name and content of each file of ``camvid.zip``: images averaged, labels picked, as classes have no mean.
 
     archive: the repository's.
     """

@@ -13,7 +13,7 @@ from lib.datasets import Dataset, Split, image_folder, places
 from lib.datasets.splits import describe, rounds
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PER_CLASS = {"train": 5_000, "test": 1_000}  # a copy with another number is not whole
+PER_CLASS = {"train": 5_000, "test": 1_000}  # a copy with other numbers is incomplete
 
 
 def load(first: tuple[int, ...] | None) -> Dataset:
@@ -23,7 +23,7 @@ def load(first: tuple[int, ...] | None) -> Dataset:
 
     first: the largest number of images of each split, None for all; no others are decoded.
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     (path,) = places.obtain("cifar10", download)
     return published(path, first) if path.name == "cifar-10-batches-py" else from_images(path, first)
@@ -35,7 +35,7 @@ def from_images(path: Path, first: tuple[int, ...] | None) -> Dataset:
     path: of the folder or zip.
     first: the largest number of images of each split, None for all.
 
-    Raises ValueError where it is not the whole of CIFAR-10.
+    Raises ValueError if it is not the whole of CIFAR-10.
     """
     files = image_folder.listed(path)
     for split in sorted({*PER_CLASS, *files.members}):
@@ -76,19 +76,19 @@ def download(home: Path) -> None:
 
 
 def published(path: Path, first: tuple[int, ...] | None) -> Dataset:
-    """Load CIFAR-10 from the published files; torchvision compares their MD5.
+    """Load CIFAR-10 from the published files, whose MD5 torchvision checks.
 
     path: of the folder ``cifar-10-batches-py``.
     first: the largest number of images of each split, None for all.
 
-    Raises ValueError where a file is damaged or missing.
+    Raises ValueError if a file is damaged or missing.
     """
     from lib.vision import torchvision
 
     try:
         parts = {
             s: torchvision.datasets.CIFAR10(path.parent, train=s == "train") for s in ("train", "test")
-        }  # compares MD5
+        }  # checks MD5
     except Exception as error:
         raise ValueError(f"{path} is damaged or not whole: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Data sets that are always there: scikit-learn's digits, and the same composed on photographs."""
+"""Data sets that need no download: scikit-learn's digits, plain and composed on photographs."""
 
 import numpy as np
 import torch

@@ -45,7 +45,7 @@ def load(name: str, first: tuple[int, ...] | None) -> Dataset:
     name: "mnist" or "fashion-mnist".
     first: the largest number of images of each split, None for all.
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     files = places.obtain(name, partial(download, name))
     train_images, train_labels, test_images, test_labels = (
@@ -74,7 +74,7 @@ def read(file: Path, sha256: str, title: str) -> np.ndarray:
     sha256: of the unpacked content.
     title: of the set, for messages.
 
-    Returns a uint8 array of the shape in the file's header. Raises ValueError where it is not the published file.
+    Returns a uint8 array of the shape in the file's header. Raises ValueError if it is not the published file.
     """
     content = file.read_bytes()
     if file.suffix == ".gz":

@@ -26,11 +26,11 @@ GRAY = ("1", "L", "LA", "La")  # Pillow's modes without color
 
 @dataclass(frozen=True)
 class Files:
-    """What an image folder holds, before any file of it is decoded."""
+    """What an image folder holds, before any of its files is decoded."""
 
     classes: tuple[str, ...]
     members: dict[str, tuple[list[str], list[int]]]  # split, or "all" -> file names and class numbers
-    extra: tuple[str, ...]  # other folders beside those of the splits; their images are left out
+    extra: tuple[str, ...]  # folders other than those of the splits; their images are left out
     archive: archives.Archive
 
 
@@ -46,7 +46,7 @@ def load(path: Path, size: int | None, first: tuple[int, ...] | None) -> Dataset
 
     Images have one channel if all images of the folder are gray and three otherwise, whichever of them are loaded.
 
-    Raises ValueError, which names the file or folder, for a folder of another form and for damaged images.
+    Raises ValueError, which names the file or folder, for a folder of any other form and for damaged images.
     """
     files = listed(path)
     notes = [f"left out: {', '.join(files.extra)}"] if files.extra else []
@@ -81,14 +81,14 @@ def listed(path: Path) -> Files:
 
     path: of the folder or zip.
 
-    Raises ValueError where classes or splits are not clear.
+    Raises ValueError if classes or splits are not clear.
     """
     archive = archives.opened(path)
     names = [name for name in archive.names if name.lower().endswith(IMAGES)]
     if not names:
         raise ValueError(f"{path} holds no images: accepted are folders <class>/<image> with {', '.join(IMAGES)}")
     parts = {name: tuple(name.split("/")) for name in names}
-    while len({p[0] for p in parts.values()}) == 1 and min(map(len, parts.values())) > 2:  # a zip often wraps all
+    while len({p[0] for p in parts.values()}) == 1 and min(map(len, parts.values())) > 2:  # a zip often wraps them all
         parts = {name: p[1:] for name, p in parts.items()}
     folders = sorted({p[0] for p in parts.values()})
     of_folder = {f: split for f in folders for split, spellings in SPLITS.items() if f.lower() in spellings}
@@ -115,7 +115,7 @@ def listed(path: Path) -> Files:
 
 
 def _refuse_splits(path: Path, folders: list[str], parts: list[tuple[str, ...]]) -> None:
-    """Raise ValueError for folders that look like splits: as classes they would teach telling training from test."""
+    """Raise ValueError for folders that look like splits: used as classes, they would only teach train from test."""
     inner = {f: {p[1] for p in parts if p[0] == f and len(p) > 2} for f in folders}
     common = set.intersection(*inner.values())
     bears_name = [f for f in folders if len(inner[f]) > 1 and any(f.lower() in names for names in SPLITS.values())]
@@ -129,7 +129,7 @@ def _refuse_splits(path: Path, folders: list[str], parts: list[tuple[str, ...]])
 
 
 def modes(archive: archives.Archive, names: list[str]) -> list[str]:
-    """Return Pillow's mode of each image, from its header; "" for a file without one, which fails when it is decoded.
+    """Return Pillow's mode of each image, from its header; "" for a file without one, which will fail to decode.
 
     archive: of the image folder.
     names: of the images.
@@ -153,7 +153,7 @@ def pixels(
 ) -> np.ndarray:
     """Decode images: (n, channels, height, width), 8 bits per value.
 
-    They are pasted into sheets, since one array for each is slow.
+    They are pasted into sheets, since making one array for each image is slow.
 
     path: of the image folder, for messages.
     read: name -> content.

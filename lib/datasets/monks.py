@@ -33,7 +33,7 @@ def published(name: str) -> Dataset:
 
     name: "monks-1", "monks-2" or "monks-3".
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     splits = []
     for file, rows, wrong in zip(
@@ -51,7 +51,7 @@ def published(name: str) -> Dataset:
 
 
 def download(name: str, home: Path) -> None:
-    """Download both files from OpenML's table of the problem; rows in the order of their ids, as published.
+    """Download both files from OpenML's table of the problem, with rows in the order of their ids, as published.
 
     name: "monks-1", "monks-2" or "monks-3".
     home: the data folder.
@@ -139,7 +139,7 @@ def rule(problem: str) -> np.ndarray:
 
 
 def coded(rows_in_grid: np.ndarray, labels: np.ndarray) -> Split:
-    """Code rows as inputs of 0 or 1, one for each value of each attribute: 3 + 3 + 2 + 3 + 4 + 2 = 17.
+    """Encode rows as inputs of 0 or 1, one for each value of each attribute: 3 + 3 + 2 + 3 + 4 + 2 = 17.
 
     rows_in_grid: place of each row, from 0.
     labels: of each row.
@@ -150,7 +150,7 @@ def coded(rows_in_grid: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def named(name: str, source: str, train: Split, test: Split) -> Dataset:
-    """Put both splits together; the validation split is empty.
+    """Make a data set of both splits; the validation split is empty.
 
     name: of the set.
     source: where the rows came from.

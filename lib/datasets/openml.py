@@ -5,13 +5,13 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 
-SILENCE_S = 30.0  # scikit-learn sets no limit to a server's silence
+SILENCE_S = 30.0  # how long a server may be silent; scikit-learn sets no limit
 
 
 def table(number: int, columns: Sequence[str]) -> list[list[str]]:
     """Return the rows of an OpenML data set as text without quotes, with the named columns in their order.
 
-    number: of the data set on openml.org; it means one version of it.
+    number: of the data set on openml.org, which identifies one version of it.
     columns: names of the columns.
 
     Raises ValueError if a column is missing, OSError if the server does not answer.

@@ -17,7 +17,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 EMBEDDED = ("digits", "street-digits", "monks-1-rule", "monks-2-rule", "monks-3-rule")
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-# The parts of each set below a root, each with the names it may have; the first name that is there counts.
+# The parts of each set below a root, each with the names it may have; the first name that exists counts.
 PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mnist": tuple((f"MNIST/raw/{file}", f"MNIST/raw/{file}.gz") for file in _IDX),
     "fashion-mnist": tuple((f"FashionMNIST/raw/{file}", f"FashionMNIST/raw/{file}.gz") for file in _IDX),
@@ -32,13 +32,13 @@ CONNECT_S = 15.0  # how long a server may take to accept a connection ...
 SILENCE_S = 30.0  # ... and to send the next bytes
 SLOWEST = 1_000  # bytes a second, on average over SILENCE_S: a slower download would take days
 PROGRESS_S = 5.0  # between two lines that report how far a download is
-TRIES = 5  # connections for one file: a broken one is made again if at least some bytes came
+TRIES = 5  # connections for one file: a broken one is retried if at least some bytes came
 
 
 def roots(root: Path | None = None) -> list[Path]:
     """Return the folders in which data sets are looked for, in this order; they need not exist.
 
-    root: a book's root, taken for the working folder; None (default) is the working folder itself.
+    root: a book's root, used instead of the working folder; None (default) is the working folder.
 
     Raises ValueError if ``SURVEY_DATA`` names a file.
     """
@@ -57,7 +57,8 @@ def files(name: str, root: Path | None = None) -> list[Path]:
     root: a book's root, whose ``data/`` is looked in instead of the working folder's. Chapters run in its
         ``chapters/``, so a relative path starts there.
 
-    Raises FileNotFoundError for a data folder that must not be read, since a copy elsewhere may be another set.
+    Raises FileNotFoundError for a data folder without permission to read; it is not skipped, since a copy elsewhere may
+    be another set.
     """
     if name in EMBEDDED or not name:
         return []
@@ -69,7 +70,7 @@ def files(name: str, root: Path | None = None) -> list[Path]:
 
 
 def contents(path: Path) -> dict[str, Path]:
-    """Return all files below a folder, by name ("a/b.png") and in the order of their names; of a file, itself, as "".
+    """Return all files below a folder, by name ("a/b.png") and in the order of their names; a file itself is named "".
 
     Links are followed at any depth.
 
@@ -97,7 +98,7 @@ def obtain(name: str, download: Callable[[Path], None]) -> list[Path]:
 
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / f".{name}.lock"):
-            if not _within(home, name):  # another process may have brought it meanwhile
+            if not _within(home, name):  # another process may have downloaded it meanwhile
                 download(home)
     except (OSError, ValueError) as error:
         tried = ", ".join(str(place) for place in roots())
@@ -110,7 +111,7 @@ def obtain(name: str, download: Callable[[Path], None]) -> list[Path]:
 
 
 def fetch(urls: str | Sequence[str], path: Path, known_hash: str | None = None) -> Path:
-    """Download one file, unless it is there already, and return its path: all of it or nothing.
+    """Download one file, completely or not at all, unless it is there already; return its path.
 
     A broken download stays in ``<path>.part`` and is continued if the server supports ranges. A long download prints a
     line every few seconds.
@@ -150,7 +151,7 @@ def fetch(urls: str | Sequence[str], path: Path, known_hash: str | None = None) 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes ``path`` if the block ends well and is removed otherwise.
+    """Give a path to write to; the file becomes ``path`` if the block succeeds, and is removed otherwise.
 
     path: of the file; missing folders are made.
     """
@@ -165,7 +166,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Inside the block, a file or folder that must not be read is a FileNotFoundError of one sentence that names it."""
+    """Inside the block, a file or folder without permission to read is a FileNotFoundError, which names it."""
     try:
         yield
     except PermissionError as error:
@@ -180,13 +181,13 @@ def _home() -> Path:
 
 
 def _within(place: Path, name: str) -> list[Path]:
-    """The parts of a set below one root, or [] where one is missing."""
+    """The parts of a set below one root, or [] if one is missing."""
     parts = [next((place / s for s in spellings if _exists(place / s)), None) for spellings in PARTS[name]]
     return [part for part in parts if part] if all(parts) else []
 
 
 def _exists(path: Path) -> bool:
-    """Whether the path exists. Unlike ``Path.exists``, PermissionError in every Python if that cannot be known."""
+    """Whether the path exists. Unlike ``Path.exists``, raises PermissionError in every Python if it cannot tell."""
     try:
         path.stat()
     except PermissionError:
@@ -205,7 +206,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
             yield from _walk(entry, f"{prefix}{entry.name}/", (*above, (about.st_dev, about.st_ino)))
         elif entry.is_file():
             yield f"{prefix}{entry.name}", entry
-        elif entry.is_symlink() and not entry.name.startswith("."):  # those of file managers may lead nowhere
+        elif entry.is_symlink() and not entry.name.startswith("."):  # links of file managers may be broken
             raise ValueError(f"{entry} is a broken link: mend or remove it")
 
 
@@ -274,7 +275,7 @@ def _append(url: str, part: Path) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason in a few words: requests wraps urllib3's errors, which wrap the system's."""
+    """The innermost reason, in a few words: requests wraps urllib3's errors, which wrap the system's."""
     while inner := getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, Exception)), None):
         if not isinstance(inner, Exception):
             break

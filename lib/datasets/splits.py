@@ -40,7 +40,7 @@ def permuted(n: int, *, shares: tuple[float, float]) -> list[np.ndarray]:
 
 
 def rounds(labels: np.ndarray) -> np.ndarray:
-    """Return a fixed order in rounds of one sample of each class, so that its first n are as balanced as n can be.
+    """Return a fixed order in rounds of one sample of each class, so that any first n are as balanced as possible.
 
     labels: (n,), equally many of each class.
 

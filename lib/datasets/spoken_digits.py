@@ -23,12 +23,12 @@ def load(first: tuple[int, ...] | None) -> Dataset:
     """Load 2,400 / 300 / 300 recordings (1, 8000) of one second.
 
     They are the recordings 10 to 49, 5 to 9 and 0 to 4 of each digit and speaker: the test split is the published one,
-    and all speakers are in all splits. Each recording is scaled to a peak of 1, and cut or padded with zeros to one
-    second. Each split cycles through the ten digits.
+    and each speaker is in every split. Each recording is scaled to a peak of 1, and cut or zero-padded to one second.
+    Each split cycles through the ten digits.
 
     first: the largest number of recordings of each split, None for all.
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     (path,) = places.obtain("spoken-digits", download)
     contents = recordings(path)
@@ -57,7 +57,7 @@ def recordings(path: Path) -> dict[str, bytes]:
 
     path: of the zip or folder.
 
-    Raises ValueError where they are not the published ones.
+    Raises ValueError if they are not the published ones.
     """
     archive = archives.opened(path)
     found = {match[1]: name for name in archive.names if (match := NAME.fullmatch(name))}
@@ -76,7 +76,7 @@ def decoded(content: bytes, name: str) -> np.ndarray:
     content: of the file.
     name: of the file, for messages.
 
-    Raises ValueError where it is not mono with 16 bits and 8,000 samples per second.
+    Raises ValueError if it is not mono with 16 bits and 8,000 samples per second.
     """
     with wave.open(io.BytesIO(content)) as file:
         if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, RATE):

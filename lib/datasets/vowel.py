@@ -27,10 +27,10 @@ SHA256 = {
 def load() -> Dataset:
     """Load 396 / 132 / 462 rows (10,) of log area ratios, by speakers 0 to 5, 6 and 7, 8 to 14.
 
-    The published training set has the speakers 0 to 7. Two of them are held out for validation, since the test asks for
-    speakers that were never heard. Speaker and sex are no inputs.
+    The published training set has the speakers 0 to 7. Two of them are held out for validation, since the test set has
+    only new speakers as well. Speaker and sex are not inputs.
 
-    Raises FileNotFoundError where the set is missing and cannot be downloaded, ValueError where it is damaged.
+    Raises FileNotFoundError if the set is missing and cannot be downloaded, ValueError if it is damaged.
     """
     train, test = (read(file) for file in places.obtain("vowel", download))
     held_out = np.isin(train[:, 1], VALIDATION)
@@ -46,7 +46,7 @@ def read(file: Path) -> np.ndarray:
 
     file: of one of these names.
 
-    Raises ValueError where it does not hold the published rows.
+    Raises ValueError if it does not hold the published rows.
     """
     header, *lines = file.read_text("utf-8", errors="replace").split() or [""]
     if header != HEADER:
@@ -57,7 +57,7 @@ def read(file: Path) -> np.ndarray:
 
 
 def digest(lines: list[str]) -> str:
-    """Return the SHA-256 of rows: sorted, and without the sign of a zero.
+    """Return the SHA-256 of the rows, sorted and without the signs of zeros.
 
     lines: of a file, without its header.
     """

@@ -1,7 +1,7 @@
-"""Graphs of units that move: one SVG with a slider and a button, played by a few lines of script without a network.
+"""Animated graphs of units: one SVG with a slider and a button, played by a short script that loads nothing.
 
-The picture is the last frame until a reader plays it: so it is on paper, in a notebook that is not trusted, and where
-no script runs. Nothing moves by itself.
+Until a reader plays it, the picture is the last frame. It stays that on paper, in a notebook that is not trusted, and
+without scripts. Nothing moves by itself.
 """
 
 import html
@@ -81,14 +81,14 @@ def graphs(
     """Show graphs of units as they learn, side by side. The reader plays them, or goes to a step with the slider.
 
     panels: label -> (look, samples (n, 2), a frame for each step); a look is one of :data:`lib.figures.LOOKS`.
-    steps: how much was learned from before each frame, ascending.
+    steps: how many units of learning came before each frame, ascending.
     unit: what the steps count, such as ``"samples"``.
-    alt: a text in place of the picture, which states its finding in words.
+    alt: a text that replaces the picture and states its finding.
     name: the id of the figure.
     caption: shown below the figure.
 
-    Raises ValueError for no panels, for panels with more or fewer frames than steps, fewer than two of them, no
-    samples, and a text or caption of fewer than four words.
+    Raises ValueError for no panels, fewer than two steps, a panel without samples or with more or fewer frames than
+    steps, and a text or caption of fewer than four words.
     """
     for what, text in (("alt", alt), ("caption", caption)):
         if len(text.split()) < 4:
@@ -126,7 +126,7 @@ def graphs(
 
 
 def _panel(label: str, look: dict[str, Any], samples: np.ndarray, frames: Sequence[Frame]) -> tuple[str, int]:
-    """What an SVG shows of one panel, in its last frame, and its height."""
+    """The SVG of one panel, in its last frame, and its height."""
     low, high = samples.min(axis=0), samples.max(axis=0)
     scale = (WIDTH - 2 * MARGIN) / max(high[0] - low[0], high[1] - low[1], 1e-12)
     left = (WIDTH - scale * (high[0] - low[0])) / 2

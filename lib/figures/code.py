@@ -1,4 +1,4 @@
-"""The code of lib on a page: the lines that are the method, and the whole folded below them."""
+"""The code of lib on a page: the lines that are the method, with the whole definition folded below them."""
 
 import ast
 import inspect
@@ -13,11 +13,11 @@ BEGIN, END = "# method", "# end of method"  # comments in lib around the lines t
 def show_source(*objects: Callable[..., object]) -> None:
     """Show the code of functions or classes of ``lib`` as it is in their files, so it cannot differ from what runs.
 
-    Where lines are marked as the method, by a comment ``# method`` before and ``# end of method`` after them, they are
-    shown below the head of their definition, and the whole definition is folded. Of docstrings the first paragraph is
-    shown: the page says the rest.
+    If lines are marked as the method, by a comment ``# method`` before and ``# end of method`` after them, they are
+    shown below the head of their definition, and the whole definition is folded. Docstrings are cut to their first
+    paragraph, as the page says the rest.
 
-    objects: one function or class, or more.
+    objects: one or more functions or classes.
     """
     texts = [_short(dedent(inspect.getsource(shown)).rstrip()) for shown in objects]
     wholes, methods = zip(*map(_method, texts), strict=True)
@@ -39,7 +39,7 @@ def _fenced(code: str) -> str:
 
 
 def _method(code: str) -> tuple[str, str]:
-    """The code without its marks, and the marked lines of it: all lines where nothing is marked."""
+    """The code without its marks, and its marked lines, or all lines if nothing is marked."""
     marked: list[list[str]] = []
     lines, inside = [], False
     for text in code.splitlines():
@@ -73,7 +73,7 @@ def _head(code: str) -> str:
 
 
 def _short(code: str) -> str:
-    """Python code with the first paragraph of each docstring."""
+    """Python code with each docstring cut to its first paragraph."""
     lines, cuts = code.splitlines(), []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):

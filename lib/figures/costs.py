@@ -1,8 +1,7 @@
-"""A value against one of several costs: the reader chooses the cost, and which groups of points are shown.
+"""A figure of a value against one of several costs: the reader chooses the cost, and which groups of points to see.
 
-One SVG, radio buttons and boxes, and no script: a style sheet moves the points, also where scripts are switched off.
-On paper, in a notebook that is not trusted and in a browser from before 2024 it is the picture of the first cost, with
-all groups.
+It is one SVG with radio buttons and checkboxes, and no script: a style sheet moves the points. On paper, in a notebook
+that is not trusted and in a browser from before 2024 it shows the first cost, with all groups.
 """
 
 import html
@@ -19,7 +18,7 @@ from lib.figures.drawing import plain
 WIDTH, HEIGHT = 600, 420
 LEFT, RIGHT, TOP, BOTTOM = 58, 586, 44, 366  # of the axes; the legend is above them
 LETTERS, SMALL = 15, 13  # height of letters: of axes and legend, and of names
-WIDE = 0.58  # width of a letter, as a share of its height; a little more than most fonts have
+WIDE = 0.58  # width of a letter, as a share of its height; a little more than in most fonts
 SHAPES = {  # marker -> path around its center, at most RADIUS away
     "o": "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0Z",
     "s": "M-5.5-5.5h11v11h-11Z",
@@ -45,11 +44,11 @@ Mark = tuple[float, float, int]  # across, down, number of the group
 
 @dataclass(frozen=True)
 class Cost:
-    """What a reader may choose as the horizontal axis.
+    """A cost that the reader may choose as the horizontal axis.
 
     choice: a word or two for its button.
     label: of its axis, with the unit.
-    finding: what the figure shows by this cost, a sentence.
+    finding: a sentence that says what the figure shows with this cost.
     """
 
     choice: str
@@ -61,10 +60,10 @@ class Cost:
 class Point:
     """One point.
 
-    name: written beside one of its points, where there is room.
+    name: points of one name belong together; it is written beside one of them if there is room.
     group: a key of the figure's looks.
     value: its height.
-    costs: one for each cost of the figure, above 0; nan where it was not measured, and it is not shown by that cost.
+    costs: one for each cost of the figure, above 0; nan if it was not measured, which hides the point with that cost.
     """
 
     name: str
@@ -87,17 +86,17 @@ def choosable(
 
     Points of one name have the same costs, and a line joins them.
 
-    points: in the order of how much their names matter, since not all may have room.
-    costs: two or more, the first of which is shown at first.
+    points: those with the most important names first, since there may not be room for all names.
+    costs: two or more; the first is shown to begin with.
     looks: group -> look, one of :data:`lib.figures.LOOKS` with a marker of ``o``, ``s``, ``^`` and ``D``.
     ylabel: of the vertical axis, with its unit.
-    alt: a text in place of the picture, which states its finding in words.
+    alt: a text that replaces the picture and states its finding.
     name: the id of the figure.
     caption: shown below the figure.
 
-    Raises ValueError for fewer than two costs or points, for costs that are not above 0 or not as many as the figure
-    has, for one that fewer than two points have, for points of one name with other costs, for groups and markers other
-    than these, and for a text, caption or finding of fewer than four words.
+    Raises ValueError for fewer than two costs or points, and for a cost that fewer than two points have. It is also
+    raised for a point whose costs are not above 0 or do not match the figure's, for points of one name with different
+    costs, for unknown groups and markers, and for a text, caption or finding of fewer than four words.
     """
     _check(points, costs, looks, name, {"alt": alt, "caption": caption})
     values = [point.value for point in points]
@@ -171,7 +170,7 @@ class _Axis:
         self.low, self.high = self.low - room, self.high + room
 
     def across(self, cost: float) -> float | None:
-        """Where a cost is, or None where there is none."""
+        """Where a cost is on the axis, or None if there is none."""
         share = (math.log10(cost) - self.low) / (self.high - self.low) if cost > 0 else None
         return None if share is None else round(LEFT + share * (RIGHT - LEFT), 1)
 
@@ -195,7 +194,7 @@ class _Axis:
 
 
 def _moving(across: list[float | None], down: float, groups: set[int], content: str) -> str:
-    """What moves across when another cost is chosen, and is not there where its cost is not known."""
+    """A group that moves across when another cost is chosen, and is hidden if its cost is not known."""
     absent = [f"no{i}" for i, place in enumerate(across) if place is None]
     kinds = " ".join(["point", *(f"g{group}" for group in sorted(groups)), *absent])
     places = "".join(f"--x{i}:{place}px;" for i, place in enumerate(across) if place is not None)
@@ -265,7 +264,7 @@ def _choices(name: str, costs: Sequence[Cost], groups: list[str]) -> str:
 
 
 def _rules(name: str, costs: int, groups: int) -> str:
-    """The style sheet that shows what is chosen. It leaves the picture as it is where a browser does not know :has."""
+    """The style sheet that shows what is chosen. In a browser that does not know :has it has no effect."""
     rules = [f"#{name} .choices {{display: block}}"]
     for i in range(costs):
         chosen = f'#{name}:has([type="radio"][value="{i}"]:checked)'

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from lib.evidence import FEW, interval, unbroken
 from lib.figures.looks import DENSE
 
-TITLE = 9.0  # letters of a figure's title on an inch
+TITLE = 9.0  # letters of a figure's title per inch
 Runs = Sequence[Sequence[float]]  # for each point the values of all seeds
 Bounds = tuple[float, float]
 SEED = {"linestyle": "none", "markersize": 3, "alpha": 0.6}  # the dot of a single seed, beside the mean
@@ -59,7 +59,7 @@ def axes(columns: int = 1, *, sharex: bool = False, sharey: bool = False) -> tup
 
 
 def logarithmic(ax: Axes, *which: str) -> None:
-    """Make axes logarithmic, labeled with plain numbers, 2 and 50, not with powers of ten.
+    """Make axes logarithmic, labeled with plain numbers, such as 2 and 50, instead of powers of ten.
 
     ax: the axes.
     which: "x", "y", or both.
@@ -100,14 +100,14 @@ def legend(ax: Axes, columns: int = 2, *, narrow: bool = False) -> None:
 def line(
     ax: Axes, x: Sequence[float], runs: Runs, look: dict[str, Any], label: str, *, bounds: Bounds | None = None
 ) -> None:
-    """Draw a line through the means over seeds; two seeds are shown as dots, more by their 95 % interval.
+    """Draw a line through the means over seeds; two seeds are shown as dots, more as their 95 % interval.
 
     ax: the axes.
     x: one number for each point.
     runs: for each x the values of all seeds.
     look: one of :data:`LOOKS`.
     label: for the legend.
-    bounds: between which the quantity lies by its nature, such as :data:`PERCENT`; intervals end there. Default none.
+    bounds: between which the quantity must lie, such as :data:`PERCENT`; intervals end there. Default none.
     """
     _check_points(label, "x", x)
     means, reach, seeds = _spread(label, runs, bounds)
@@ -150,7 +150,7 @@ def _check_points(label: str | None, what: str, values: Iterable[float], log: bo
 def _spread(
     label: str | None, runs: Runs, bounds: Bounds | None
 ) -> tuple[np.ndarray, np.ndarray | None, list[list[float]]]:
-    """Means, how far bars reach below and above them (None where no bar does), and the values shown as dots."""
+    """Means, how far bars reach below and above them (None if no bar does), and the values shown as dots."""
     values = [list(map(float, run)) for run in runs]
     for run in values:
         _check_points(label, "value", run)
@@ -162,7 +162,7 @@ def _spread(
 
 
 class Words(TypedDict, total=False):
-    """The words of a figure, as :func:`show` takes them; finding and lead may be left out."""
+    """The texts of a figure, as :func:`show` takes them; finding and lead may be left out."""
 
     finding: str
     alt: Required[str]
@@ -187,7 +187,7 @@ def curves(
     lines: label -> (look, x, runs).
     xlabel, ylabel: of the axes, with units.
     log: "x", "y" or "xy" for logarithmic axes, default none.
-    falling: whether x falls from left to right, as the share that is kept does; default False.
+    falling: whether x falls from left to right, as for the share of weights that is kept; default False.
     bounds: as for :func:`line`.
     level: label and height of a horizontal line, such as the dense network's error; default none.
     words: finding, alt, name, caption and lead, as :func:`show` takes them.
@@ -220,7 +220,7 @@ def show(figure: Figure, *, alt: str, name: str, caption: str, finding: str = ""
     """Put a figure on the page as SVG, numbered, with a caption.
 
     figure: as :func:`axes` makes it.
-    alt: a text in place of the picture, which states its finding in words.
+    alt: a text that replaces the picture and states its finding.
     name: by which the page refers to the figure.
     caption: shown below the figure.
     finding: one sentence with what the figure shows, drawn on it as its title; default none.

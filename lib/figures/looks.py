@@ -18,8 +18,8 @@ QUANTIZATION = _look(RED, "^", "--")
 COMBINED = _look(PINK, "v", "-.")
 REPORTED: dict[str, Any] = _look("black", "*", "none") | {"markerfacecolor": "none", "markersize": 12}
 
-# Keyed by the technique's id in the catalogue, also of those that are still to come, since a look that is added makes
-# each chapter run again; or by the word for the treatment. Two techniques of one section differ in color or marker.
+# Keyed by the technique's id in survey/techniques.yml, or by the word for a treatment. Techniques that are yet to come
+# are here too, since adding a look makes each chapter run again. Two techniques of a section differ in color or marker.
 LOOKS: dict[str, dict[str, Any]] = {
     "dense": DENSE,
     "float": DENSE,
@@ -122,7 +122,7 @@ PERCENT = (0.0, 100.0)  # the bounds of errors and accuracies
 
 
 def look(name: str) -> dict[str, Any]:
-    """Return the color, marker and line of a technique or treatment: a key of :data:`LOOKS`; ValueError for another.
+    """Return the color, marker and line of a technique or treatment, a key of :data:`LOOKS`; ValueError for others.
 
     >>> look("dense")["color"]
     '#6b6b6b'

@@ -15,14 +15,14 @@ NUMERIC = re.compile(rf"{NUMBER}{SPREAD}?(?: ?(?:%|×|points|bytes|ms|µs|s))?|[
 
 
 def table(rows: Sequence[Mapping[str, object]], *, caption: str) -> None:
-    """Show a table. Numbers are aligned to the right; a column that says the same in every row moves to the caption.
+    """Show a table, with numbers aligned to the right; a column that is the same in every row moves to the caption.
 
     rows: column -> text, or a number that is shown as it is.
     caption: shown with the table.
     """
-    frame = pd.DataFrame(rows, dtype=object)  # numbers stay as they are: else 3 beside 2.5 or None is 3.0
+    frame = pd.DataFrame(rows, dtype=object)  # numbers stay as they are; otherwise 3 beside 2.5 or None becomes 3.0
     same = [column for column in frame.columns[1:] if len(frame) > 1 and frame[column].map(str).nunique() == 1]
-    if same and len(same) < len(frame.columns) - 1:  # at least one column beside the first stays
+    if same and len(same) < len(frame.columns) - 1:  # at least one column besides the first stays
         caption = f"{caption} ({'; '.join(f'{column}: {frame[column][0]}' for column in same)} in every row)"
         frame = frame.drop(columns=same)
     numeric = [
