@@ -46,13 +46,13 @@ def _counted(values: Tensor, bits: int, integer_bits: int) -> tuple[Tensor, int,
     """The rounded values; how many reached the end of the range; how many would reach the end of half the range."""
     bits, integer_bits = whole("bits", bits), whole("integer_bits", integer_bits)
     if not 1 <= bits <= 31:
-        raise ValueError(f"bits must be in 1..31 beside the sign, not {bits}")
+        raise ValueError(f"bits must be in 1..31 besides the sign, not {bits}")
     if not LIMITS[0] <= integer_bits <= LIMITS[1]:
         raise ValueError(f"integer_bits must be in {LIMITS[0]}..{LIMITS[1]}, not {integer_bits}")
     flat, out = flat_floats(values), torch.empty(values.shape, dtype=values.dtype)
     nan, over, half = _quantized(flat, 2.0 ** (integer_bits - bits), 2.0**bits - 1, out.view(-1).numpy())
     if nan:
-        raise ValueError("the values to round hold NaN, which no fixed-point number is")
+        raise ValueError("the values to round hold NaN, which fixed point cannot represent")
     return out.to(values.device), over, half
 
 

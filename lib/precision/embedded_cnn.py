@@ -307,7 +307,7 @@ def convert(model: nn.Module, split: Split, *, bits: int = 16) -> IntegerNetwork
     for i, (name, layer) in enumerate(layers):
         if isinstance(layer, nn.Conv2d | nn.Linear) and values.dim() != (2 if isinstance(layer, nn.Linear) else 4):
             raise ValueError(
-                f"{name} meets numbers of shape {tuple(values.shape)}: images, or flattened ones, are needed"
+                f"{name} gets numbers of shape {tuple(values.shape)}: convolutions take images, linear layers rows"
             )
         values = running.logits(layer, values)
         if not isinstance(layer, nn.Conv2d | nn.Linear):

@@ -56,7 +56,7 @@ class ResidualWeight(CompressedWeight):
         self.shape = weight.shape
         stored = torch.from_numpy(np.stack(codewords)).to(weight)
         if not torch.isfinite(self.forward(stored)).all():
-            raise ValueError(f"weights up to {weight.abs().max():g} overflow where codewords are added")
+            raise ValueError(f"weights up to {weight.abs().max():g} overflow when codewords are added")
         return stored
 
     def forward(self, codewords: Tensor) -> Tensor:

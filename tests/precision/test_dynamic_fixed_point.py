@@ -63,7 +63,7 @@ def test_any_shape_keeps_its_shape(shape):
 
 @pytest.mark.parametrize("bits", [0, 32])
 def test_bits_outside_1_to_31_are_refused(bits):
-    with pytest.raises(ValueError, match=f"1..31 beside the sign, not {bits}"):
+    with pytest.raises(ValueError, match=f"1..31 besides the sign, not {bits}"):
         rounded(torch.zeros(2), bits=bits, integer_bits=0)
     with pytest.raises(ValueError, match=f"1..31 and no more than storage_bits, not {bits}"):
         DynamicFixedPoint(bits=bits, storage_bits=31)

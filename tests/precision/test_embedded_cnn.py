@@ -236,7 +236,7 @@ def test_bad_input_is_refused():
         embedded_cnn.convert(model, Split(torch.full((1, 1, 28, 28), 1e30), torch.zeros(1)))
     with pytest.raises(ValueError, match="the images hold NaN"):
         embedded_cnn.convert(model, images())(torch.full((1, 1, 28, 28), math.nan))
-    with pytest.raises(ValueError, match=r"^layer '0', Linear\(.*\) meets numbers of shape \(3, 1, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"^layer '0', Linear\(.*\) gets numbers of shape \(3, 1, 28, 28\)"):
         embedded_cnn.convert(nn.Sequential(nn.Linear(28, 2)), images())
     with pytest.raises(ValueError, match="does not take images"):
         embedded_cnn.convert(model, images(2, 3))

@@ -103,7 +103,7 @@ def rounded(
     lost = 2.0 ** (format.integer_bits - 1 - (24 if flat.dtype == np.float32 else 53))
     highest = min(format.highest, -format.lowest - lost)  # at most the upper rail, as far as the float type can hold it
     if round_each(flat, format.step, format.lowest, highest, key, out.view(-1).numpy()):
-        raise ValueError("the values to round hold NaN, which no fixed-point number is")
+        raise ValueError("the values to round hold NaN, which fixed point cannot represent")
     return out.to(values.device)
 
 

@@ -79,7 +79,7 @@ def convolve(
     outputs, inputs, kh, kw = kernel.shape
     if channels != inputs * groups or outputs % groups or len(bias) != outputs:
         raise ValueError(
-            f"{channels} maps meet a kernel of {outputs} x {inputs} in {groups} groups with {len(bias)} biases:"
+            f"{channels} maps for a kernel of {outputs} x {inputs} in {groups} groups with {len(bias)} biases:"
             f" {inputs * groups} maps are needed"
         )
     (sy, sx), (dy, dx) = stride, dilation

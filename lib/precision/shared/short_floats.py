@@ -41,7 +41,7 @@ def rounded(values: Tensor, *, exponent: int = 7, significand: int = 16) -> Tens
     """
     exponent, significand = check_widths(exponent, significand)
     if values.dtype != torch.float32:
-        raise ValueError(f"values are {values.dtype}: float32 is needed, of which every shorter format is a part")
+        raise ValueError(f"values are {values.dtype}: float32 is needed, which contains every shorter format")
     bits = values.detach().cpu().contiguous().view(torch.int32).numpy()
     out = np.empty_like(bits)
     round_bits(bits.reshape(-1), out.reshape(-1), exponent, significand)

@@ -56,7 +56,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
         network = fx.GraphModule(model, tracer.trace(model), name)
     except Exception as error:  # whatever the model's own code raises while it is traced
         said = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be traced as a graph, which is the same for all images: {said}") from error
+        raise ValueError(f"{name} cannot be traced as one graph for all images: {said}") from error
     _tidy(network)
     numbers = sizes(network)
     in_place.resolve(network, numbers)
@@ -191,8 +191,8 @@ def _check(network: fx.GraphModule) -> None:
             raise ValueError(f"{_described(node, module)} has no integer form here: accepted are {ACCEPTED}")
         if module is not None and (module._forward_pre_hooks or module._forward_hooks):
             raise ValueError(
-                f"layer {node.target!r} ({type(module).__name__}) has a forward hook, which integers would not follow:"
-                " take it off first"
+                f"layer {node.target!r} ({type(module).__name__}) has a forward hook, which an integer network"
+                " would not run: remove it first"
             )
 
 

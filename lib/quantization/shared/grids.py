@@ -96,7 +96,7 @@ def grid(lower: Tensor | float, upper: Tensor | float, *, bits: int = 8, symmetr
     bits = checked_bits(bits, 2 if symmetric else 1, 32)
     lower, upper = torch.as_tensor(lower).double(), torch.as_tensor(upper).double()
     if not bool((torch.isfinite(lower) & torch.isfinite(upper) & (lower <= upper)).all()):
-        raise ValueError(f"the range {lower.tolist()} to {upper.tolist()} is none: two finite, ordered ends are needed")
+        raise ValueError(f"the range {lower.tolist()} to {upper.tolist()} must have finite ends, in order")
     # method
     lower, upper = lower.clamp(max=0), upper.clamp(min=0)
     high = 2 ** (bits - 1) - 1

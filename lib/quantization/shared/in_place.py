@@ -87,7 +87,7 @@ def resolve(network: fx.GraphModule, sizes: Collection[fx.Node] = ()) -> None:
             if other is not node and memory.get(other) is memory[node] and any(map(after, other.users)):
                 raise ValueError(
                     f"{node.name} computes in place, and {other.name}, which shares its memory, is read later:"
-                    " let it make a new tensor"
+                    " use the operation that returns a new tensor"
                 )
 
 

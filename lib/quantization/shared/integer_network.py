@@ -79,7 +79,7 @@ def round_biases(simulated: fx.GraphModule) -> fx.GraphModule:
     layers = [part for part in convert(simulated).modules() if isinstance(part, integer_layers.Layer)]
     for part in layers:
         if sum(part.name == other.name for other in layers) > 1:
-            raise ValueError(f"layer {part.name!r} is used more than once, with one rounded bias for each use")
+            raise ValueError(f"layer {part.name!r} is used more than once: each use needs its own rounded bias")
     for part in layers:
         bias = layer_named(simulated, part.name).bias
         if bias is not None:

@@ -286,9 +286,9 @@ def _check(wanted: Tensor, computed: Tensor, scale: float, steps: int) -> None:
     """Raise ValueError if outputs or classes differ by more than ``steps`` steps."""
     worst = round(float((computed - wanted).abs().max()) / scale)
     if worst > steps:
-        raise ValueError(f"the ONNX file gives outputs that are {worst} steps of their grid apart, of {steps} accepted")
+        raise ValueError(f"the ONNX file's outputs differ by {worst} steps of their grid: at most {steps} are accepted")
     if wanted.dim() > 1:
         found = wanted.gather(1, computed.argmax(1, keepdim=True))
         behind = round(float((wanted.amax(1, keepdim=True) - found).max()) / scale)
         if behind > steps:
-            raise ValueError(f"the ONNX file gives another class, {behind} steps behind, where {steps} are accepted")
+            raise ValueError(f"the ONNX file gives another class, {behind} steps lower: at most {steps} are accepted")

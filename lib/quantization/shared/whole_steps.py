@@ -123,10 +123,10 @@ def _width(name: str, layer: Layer | PackedWeight, step: float | None) -> float:
     try:
         width = _float32(_smallest(layer.weight) if step is None else step * _mean(layer.weight))
     except ValueError as error:
-        raise ValueError(f"layer {name!r} has no such steps: {error}") from error
+        raise ValueError(f"layer {name!r} cannot have such steps: {error}") from error
     if (layer.weight.detach().abs() / width).isinf().any():
         raise ValueError(
-            f"layer {name!r} has no such steps: a weight is too many steps of {width:g} from zero to count"
+            f"layer {name!r} cannot have such steps: a weight is too many steps of {width:g} from zero to count"
         )
     return width
 
@@ -280,7 +280,7 @@ def busiest_first(model: nn.Module, chain: list[str]) -> nn.Module:
     following = [layer_named(model, name) for name in chain]
     for name, (first, second) in zip(chain, pairwise(following), strict=False):
         if second.weight.shape[1] % first.weight.shape[0]:
-            raise ValueError(f"the {first.weight.shape[0]} units of {name!r} do not divide what the next layer reads")
+            raise ValueError(f"the {first.weight.shape[0]} units of {name!r} do not divide the next layer's inputs")
     # method
     for first, second in pairwise(following):
         reads = second.weight.reshape(len(second.weight), len(first.weight), -1)

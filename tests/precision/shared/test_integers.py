@@ -76,7 +76,7 @@ def test_maps_larger_than_a_block_are_exact():
 
 def test_shapes_that_do_not_fit_are_refused():
     k, bias = codes((2, 3, 3, 3)), np.zeros(2, np.int32)
-    with pytest.raises(ValueError, match="4 maps meet a kernel of 2 x 3 in 1 groups with 2 biases: 3 maps are needed"):
+    with pytest.raises(ValueError, match="4 maps for a kernel of 2 x 3 in 1 groups with 2 biases: 3 maps are needed"):
         integers.convolve(codes((1, 4, 5, 5)), k, bias)
     with pytest.raises(ValueError, match="maps of 2 x 5 are too small for a kernel of 3 x 3"):
         integers.convolve(codes((1, 3, 2, 5)), k, bias)

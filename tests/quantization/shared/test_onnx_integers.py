@@ -150,8 +150,8 @@ class TestWithThePackages:
     @pytest.mark.parametrize(
         ("biases", "accepted", "says"),  # of the network and of the file; a step of the outputs is about 0.004
         [
-            (([0.10, 0.00], [0.16, 0.00]), 8, "gives outputs that are 1[4-6] steps of their grid apart, of 8 accepted"),
-            (([0.10, 0.06], [0.07, 0.09]), 8, "gives another class, 1[01] steps behind, where 8 are accepted"),
+            (([0.10, 0.00], [0.16, 0.00]), 8, "outputs differ by 1[4-6] steps of their grid: at most 8 are accepted"),
+            (([0.10, 0.06], [0.07, 0.09]), 8, "gives another class, 1[01] steps lower: at most 8 are accepted"),
             (([0.10, 0.06], [0.07, 0.09]), 12, None),
         ],
     )

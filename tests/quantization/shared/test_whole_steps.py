@@ -99,9 +99,9 @@ def test_steps_that_are_none_are_refused(step):
 @pytest.mark.parametrize("step", [1e-45, 1e45])
 def test_a_step_that_is_none_in_float32_is_refused_by_layer(step):
     model, split = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4)), Split(torch.rand(4, 6), torch.arange(4))
-    with pytest.raises(ValueError, match="layer '0' has no such steps"):
+    with pytest.raises(ValueError, match="layer '0' cannot have such steps"):
         whole_steps.to_steps(model, step=step)
-    with pytest.raises(ValueError, match="layer '0' has no such steps"):
+    with pytest.raises(ValueError, match="layer '0' cannot have such steps"):
         whole_steps.train(model, split, survivors=10, epochs=1, seed=0, step=step)
     assert not any(compressed_form(layer) for _, layer in layers(model))
 
@@ -119,7 +119,7 @@ def test_steps_that_floats_cannot_count_are_refused():
     layer = nn.Linear(3, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, -0.5, 1e-44]])
     for step in (None, 1e-44):
-        with pytest.raises(ValueError, match=r"has no such steps: a weight is too many steps of .* to count"):
+        with pytest.raises(ValueError, match=r"cannot have such steps: a weight is too many steps of .* to count"):
             whole_steps.to_steps(layer, step=step)
     assert compressed_form(layer) is None
 
