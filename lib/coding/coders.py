@@ -166,7 +166,7 @@ def unhuffman(content: bytes | memoryview, count: int, lengths: np.ndarray) -> n
     lengths = np.asarray(lengths, dtype=np.int64)
     used = lengths[lengths > 0]
     if len(used) == 0 or used.max() > LONGEST or (2.0**-used).sum() != 1:
-        raise ValueError("the code lengths belong to no Huffman code: their sum of 2^-length must be 1")
+        raise ValueError("the code lengths are not those of a Huffman code: their sum of 2^-length must be 1")
     if count > 8 * len(content):
         raise ValueError(f"{len(content)} bytes cannot hold {count} codewords")
     order = np.argsort(lengths, kind="stable")[len(lengths) - len(used) :].astype(np.uint32)
@@ -212,7 +212,7 @@ def _octave(count: int) -> int:
 def _model(table: np.ndarray, count: int) -> constriction.stream.model.Categorical:
     steps, octave = np.asarray(table, dtype=np.int64) - 1, _octave(count)
     if steps.max(initial=-1) < 0 or steps.max() >= octave * OCTAVES or len(steps) < 2:
-        raise ValueError("the shares belong to no range code")
+        raise ValueError("the shares are not those of a range code")
     parts = np.where(steps >= 0, (octave + steps % octave) << np.maximum(steps // octave, 0), 0)
     return constriction.stream.model.Categorical((parts / parts.sum()).astype(np.float32), perfect=False)
 

@@ -68,7 +68,7 @@ def uncontext(content: bytes | memoryview, count: int, rows: int, width: int) ->
     buffer = np.frombuffer(bytearray(content), dtype=np.uint8) if content else np.zeros(1, dtype=np.uint8)
     read = _run(symbols, rows, width, buffer, len(content), 1)
     if read < 0 or context_code(symbols, rows, width) != content:
-        raise ValueError(f"{len(content)} bytes are no context code of {count} symbols in {rows} rows")
+        raise ValueError(f"{len(content)} bytes are not a context code of {count} symbols in {rows} rows")
     return symbols.astype(np.int32)
 
 

@@ -130,7 +130,7 @@ class Reader:
             if byte < 128:
                 break
             if shift > 63:
-                raise ValueError("a number has more digits than any size has")
+                raise ValueError("a number is longer than any size can be")
         if value > most:
             raise ValueError(f"{value} is announced where at most {most} is possible")
         return value
@@ -139,7 +139,7 @@ class Reader:
         """A name in ASCII."""
         raw = bytes(self.take(self.take(1)[0]))
         if not raw.isascii():
-            raise ValueError(f"the name {raw!r} is no ASCII")
+            raise ValueError(f"the name {raw!r} is not ASCII")
         return raw.decode("ascii")
 
     def named(self, most: Mapping[str, int], read: Callable[[int], T]) -> dict[str, T]:

@@ -76,7 +76,7 @@ def _zip(path: Path) -> Archive:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a damaged version or method field
-        raise ValueError(f"{path} is damaged or no zip: accepted are an image folder and a zip of one") from error
+        raise ValueError(f"{path} is damaged or not a zip: accepted are an image folder and a zip of one") from error
     found: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         name = _name(entry)
@@ -103,7 +103,7 @@ def _zip(path: Path) -> Archive:
             file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
             content = file.read(entry.file_size)
             if zlib.crc32(content) != entry.CRC:
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum is wrong")
             return content
         except Exception as error:  # zipfile and zlib raise many kinds
             raise ValueError(f"{name} in {path} is damaged or locked: {error}") from error

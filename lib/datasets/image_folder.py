@@ -177,7 +177,7 @@ def pixels(
                 width, height = image.size
                 out = np.empty((len(names), channels, height, width), np.uint8)
             if image.size != (width, height):
-                raise ValueError(f"the images of {path} differ in size: give size= to bring them to one")
+                raise ValueError(f"the images of {path} differ in size: give size= to resize them")
             if i == 0:
                 page = Image.new(image.mode, (width, height * len(part)))
             page.paste(image, (0, height * i))

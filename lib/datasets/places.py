@@ -207,7 +207,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
         elif entry.is_file():
             yield f"{prefix}{entry.name}", entry
         elif entry.is_symlink() and not entry.name.startswith("."):  # links of file managers may be broken
-            raise ValueError(f"{entry} is a broken link: mend or remove it")
+            raise ValueError(f"{entry} is a broken link: fix or remove it")
 
 
 def _download(part: Path, url: str, output: str, _: object) -> None:

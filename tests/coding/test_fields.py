@@ -21,7 +21,7 @@ def test_numbers_come_back(value):
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"\xff" * 20])
 def test_numbers_that_do_not_end_are_refused(content):
-    with pytest.raises(ValueError, match=r"bytes are announced|more digits"):
+    with pytest.raises(ValueError, match=r"bytes are announced|longer than any size"):
         Reader(content).integer(most=2**63)
 
 
@@ -37,7 +37,7 @@ def test_names_that_have_no_place_are_refused(text):
 
 
 def test_a_name_that_is_no_text_is_refused():
-    with pytest.raises(ValueError, match="no ASCII"):
+    with pytest.raises(ValueError, match="not ASCII"):
         Reader(b"\x02\xff\xfe").name()
 
 

@@ -130,7 +130,7 @@ def test_a_flipped_byte_of_a_zip_is_an_error_or_changes_nothing(method, tmp_path
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut"])
 def test_a_file_that_is_no_zip_is_refused(content, tmp_path):
     (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.zip is damaged or no zip"):
+    with pytest.raises(ValueError, match=r"x\.zip is damaged or not a zip"):
         datasets.load(str(tmp_path / "x.zip"))
 
 
