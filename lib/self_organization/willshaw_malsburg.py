@@ -72,8 +72,8 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     relaxation: steps after which they count as settled, 1 or more.
     random_state: seed of the initial strengths and of the order of patterns, a whole number, 0 or more.
 
-    Attributes after fitting: ``weights_`` (features, cells of the second sheet) float64; ``n_iter_``, the number of
-    presentations.
+    Attributes after fitting: ``weights_`` (features, cells of the second sheet) float64; ``sheet_``, its rows and
+    columns; ``n_iter_``, the number of presentations.
 
     Methods raise ValueError for parameters and samples that are not accepted, before anything is changed.
 
@@ -141,9 +141,9 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         cells = self._check()
         random = inputs.generator(self.random_state)
         begun = hasattr(self, "weights_")
-        if begun and self.weights_.shape[1] != self.sheet[0] * self.sheet[1]:
+        if begun and self.sheet_ != tuple(self.sheet):
             raise ValueError(
-                f"sheet is {self.sheet}, but the model has {self.weights_.shape[1]} cells; call fit for another sheet"
+                f"sheet is {self.sheet}, but the model has a sheet of {self.sheet_}; call fit for another sheet"
             )
         patterns = inputs.samples(self, X, reset=not begun, positive=True, features=cells, dtype=np.float64)
         weights = self.weights_.copy() if begun else self._start(patterns.shape[1], random)
@@ -159,7 +159,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self)
         patterns = inputs.samples(self, X, reset=False, positive=True, dtype=np.float64)
-        settling = self._settling()
+        settling = self._settling(self.sheet_)
         return _bounded(np.array([settled(pattern @ self.weights_, *settling) for pattern in patterns]))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Returns the correlation, in [-1, 1]: near 1 for a map that keeps neighbors together.
         Raises ValueError where all distances are equal, as for two cells.
         """
-        fields, cells = pdist(self.receptive_fields()), pdist(_places(*self.sheet))
+        fields, cells = pdist(self.receptive_fields()), pdist(_places(*self.sheet_))
         if min(len(set(fields)), len(set(cells))) < 2:
             raise ValueError(
                 "the rank correlation is not defined: all cells, or all receptive fields, are equally far apart"
@@ -236,9 +236,9 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         weights = weights.reshape(cells, -1)
         return weights * (self.strength / weights.mean(axis=0))
 
-    def _settling(self) -> tuple[np.ndarray, float, float, float, int]:
+    def _settling(self, sheet: tuple[int, int]) -> tuple[np.ndarray, float, float, float, int]:
         """The arguments of :func:`settled` after the first; (cells, cells) e of the second sheet comes first."""
-        places = _places(*self.sheet)
+        places = _places(*sheet)
         distance = cdist(places, places, "cityblock").astype(int)
         table = np.zeros(distance.max() + len(self.lateral) + 1)
         table[1 : len(self.lateral) + 1] = self.lateral
@@ -248,8 +248,9 @@ class WillshawMalsburg(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _learn(self, weights: np.ndarray, patterns: np.ndarray, order: np.ndarray, begin: int) -> None:
         """Present patterns, and keep the result."""
         learning = (float(self.rate), float(self.learning_threshold), float(self.strength))
-        present(weights, patterns, order, *self._settling(), *learning)
+        present(weights, patterns, order, *self._settling(self.sheet), *learning)
         self.weights_ = _bounded(weights)
+        self.sheet_ = (self.sheet[0], self.sheet[1])
         self.n_iter_ = begin + len(order)
 
 

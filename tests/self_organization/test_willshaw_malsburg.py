@@ -175,9 +175,13 @@ def test_bad_parameters_are_refused_and_change_nothing(options, words):
     assert np.array_equal(model.weights_, before) and model.n_iter_ == 10
 
 
-def test_another_sheet_cannot_go_on():
-    model = WillshawMalsburg(presentations=10).fit(PAIRS).set_params(sheet=(2, 2))
-    with pytest.raises(ValueError, match=r"sheet is \(2, 2\), but the model has 36 cells"):
+@pytest.mark.parametrize("sheet", [(2, 2), (4, 9)])  # fewer cells, and as many in another shape
+def test_another_sheet_cannot_go_on(sheet):
+    model = WillshawMalsburg(presentations=10).fit(PAIRS)
+    before = model.transform(PAIRS), model.rank_correlation()
+    model.set_params(sheet=sheet)
+    assert np.array_equal(model.transform(PAIRS), before[0]) and model.rank_correlation() == before[1]
+    with pytest.raises(ValueError, match=r"sheet is \(.*\), but the model has a sheet of \(6, 6\)"):
         model.partial_fit(PAIRS)
 
 
