@@ -1,4 +1,4 @@
-"""The commands that take the book from its sources to its pages and its records. Each returns the exit status."""
+"""The commands that turn the sources into pages and records. Each returns its exit status."""
 
 import sys
 import time
@@ -24,9 +24,9 @@ from lib.book import (
 
 
 def book(root: Path, profile: str, cores: int) -> int:
-    """Build the whole book. Returns 0 if every chapter ran, the pages built without a warning and all gates hold.
+    """Build the whole book. Returns 0 if every chapter ran, the pages built without a warning, and all gates pass.
 
-    One failure stops nothing else: all that can be built is built, and every failure is named at the end.
+    A failure stops nothing else: everything that can be built is built, and all failures are listed at the end.
 
     root: the book's folder.
     profile: a profile's name.
@@ -42,7 +42,7 @@ def book(root: Path, profile: str, cores: int) -> int:
         )
     start = time.monotonic()
     problems = execution.execute(root, profile, cores)
-    if doctor.main(chapters.library(root).parent):  # kept for this processor and these versions: seconds once
+    if doctor.main(chapters.library(root).parent):  # seconds the first time, then its verdict is kept
         problems.append("doctor: a kernel that the book uses is wrong on this machine, as said above")
     problems = _pages_and_gates(root, profile, problems)
     print(f"\nChapters of the {profile} profile")
@@ -55,7 +55,7 @@ def book(root: Path, profile: str, cores: int) -> int:
 
 
 def assemble(root: Path, profile: str) -> int:
-    """Build the pages of runs that are there already, wherever they were made, and hold the gates against them.
+    """Build the pages from existing runs, wherever those were made, and run the gates.
 
     root: the book's folder.
     profile: a profile's name.
@@ -74,7 +74,7 @@ def assemble(root: Path, profile: str) -> int:
 
 
 def page(root: Path, chapter: str, profile: str) -> int:
-    """Build one chapter's page for a look at it, in seconds; the chapter runs first if it has no run of this state.
+    """Preview one chapter's page, in seconds; the chapter runs first if its last run is out of date.
 
     root: the book's folder.
     chapter: a chapter's name.
@@ -90,7 +90,7 @@ def page(root: Path, chapter: str, profile: str) -> int:
 
 
 def record(root: Path, profile: str, cores: int, chapter: str | None = None) -> int:
-    """Run what is not up to date and write the committed records, ``results/``.
+    """Run the chapters that are out of date and write the committed records in ``results/``.
 
     root: the book's folder.
     profile: a profile's name.
@@ -102,24 +102,24 @@ def record(root: Path, profile: str, cores: int, chapter: str | None = None) -> 
     if chapter:
         chapters.notebook(root, chapter)
     only = [chapter] if chapter else None
-    execution.execute(root, profile, cores, only)  # what has no run then is named below
+    execution.execute(root, profile, cores, only)  # the next line names chapters that still have no run
     return conclusion(records.record(root, profile, only))
 
 
 def check(root: Path, profile: str) -> int:
-    """Hold the gates alone against the pages that were built last.
+    """Run only the gates, on the pages that were built last.
 
     root: the book's folder.
-    profile: the profile whose results the verdicts are held against.
+    profile: the profile whose results the verdicts are checked against.
     """
     return conclusion(hold_gates(root, profile))
 
 
 def hold_gates(root: Path, profile: str) -> list[str]:
-    """Hold every gate against the sources and the pages. Prints how much each looked at; returns what fails.
+    """Run every gate on the sources and the pages. Prints how many things each checked; returns the failures.
 
     root: the book's folder.
-    profile: the profile whose results the verdicts are held against.
+    profile: the profile whose results the verdicts are checked against.
     """
     problems = []
     on_pages = {**gates.GATES, **form.GATES, **reading.GATES}
@@ -134,7 +134,7 @@ def hold_gates(root: Path, profile: str) -> list[str]:
 
 
 def conclusion(problems: list[str]) -> int:
-    """Name every problem; return the exit status, 0 if there is none."""
+    """Print every problem; return the exit status, 0 if there are none."""
     for problem in problems:
         print(f"FAILED  {problem}", file=sys.stderr)
     if problems:
@@ -143,8 +143,8 @@ def conclusion(problems: list[str]) -> int:
 
 
 def _pages_and_gates(root: Path, profile: str, problems: list[str]) -> list[str]:
-    """Build the pages and hold the gates; return these problems and the new ones, and mark a build without any."""
-    with FileLock(root / "_build" / "html.lock"):  # of two builds at once the second waits for the first
+    """Build the pages and run the gates; return the given problems and the new ones, and mark a build without any."""
+    with FileLock(root / "_build" / "html.lock"):  # a second build waits for the first
         problems = problems + pages.build(root, profile) + hold_gates(root, profile)
         if not problems:
             built.mark(root, profile)

@@ -1,4 +1,4 @@
-"""Whether another build of the pages would give those that are there: a digest of what they come from, and of them."""
+"""Whether the built pages are up to date, by a digest of the pages and of everything they were built from."""
 
 import hashlib
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from lib.book import chapters, files, fingerprints, last_run, processor
 
-NO_SOURCES = {"_build", "benchmarks", "data", "tests"}  # and what is hidden
+NO_SOURCES = {"_build", "benchmarks", "data", "tests"}  # and hidden files
 VARIABLES = ("SURVEY_REPOSITORY", "SURVEY_BRANCH", "SURVEY_SITE")
-# Asked of git: what the pages are told where those variables are not set.
+# Where those variables are not set, the pages use git's answers to these.
 GIT = (("config", "--get", "remote.origin.url"), ("branch", "--show-current"))
 
 
 def mark(root: Path, profile: str) -> None:
-    """Keep the digest of a build in which nothing failed, for :func:`is_current`.
+    """Store the digest of a build without failures, for :func:`is_current`.
 
     root: the book's folder.
     profile: the profile whose runs the pages show.
@@ -26,7 +26,7 @@ def mark(root: Path, profile: str) -> None:
 
 
 def is_current(root: Path, profile: str) -> bool:
-    """Return whether the last build failed in nothing, and nothing that it read or wrote is another since.
+    """Return whether the last build had no failures, and nothing that it read or wrote has changed since.
 
     root: the book's folder.
     profile: a profile's name.
@@ -38,7 +38,7 @@ def is_current(root: Path, profile: str) -> bool:
 def digest(root: Path, profile: str) -> str:
     """Return one hash of sources, data, runs and pages, of the versions of all packages and of this processor.
 
-    Tests and what is hidden are no sources. Paths count from ``root``, so that a copy has the same digest.
+    Tests and hidden files do not count. Paths are relative to ``root``, so a copy of the folder has the same digest.
 
     root: the book's folder.
     profile: a profile's name.
@@ -67,7 +67,7 @@ def _folders(root: Path, profile: str) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files in a folder, sorted; a file is the only one in itself."""
+    """The files in a folder, sorted, without hidden ones and locks; of a file, the file itself."""
     if folder.is_file():
         yield folder
     for place, names, found in os.walk(folder):

@@ -43,9 +43,9 @@ def authors(people: list[Person]) -> str:
 def written(text: str, content: str) -> str:
     """Replace what is between the two marks and return the new text.
 
-    text: that of README.md.
+    text: the content of README.md.
     content: the table.
-    Raises ValueError where a mark is missing or occurs twice.
+    Raises ValueError if a mark is missing or occurs twice.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"README.md needs one line {BEGIN!r} and, after it, one line {END!r}")

@@ -3,7 +3,7 @@
 A chapter is ``chapters/<name>.py``, a notebook in jupytext's percent format. Its header may say, under ``survey``,
 ``needs: [chapters whose results it reads]`` and ``alone: true`` (it measures time, so nothing runs beside it).
 A profile is ``profiles/<name>.yml``: ``{chapter: {parameter: value}}``, and ``limits: {cell_s, chapter_s}`` in seconds.
-Or it is another profile on other data, for the chapters that use the former: ``like: standard`` and
+Or it repeats another profile on other data, for the chapters that use the data it replaces: ``like: standard`` and
 ``instead: {mnist: fashion-mnist}``.
 """
 
@@ -37,14 +37,14 @@ def names(root: Path) -> list[str]:
 
 
 def notebook(root: Path, chapter: str) -> nbformat.NotebookNode:
-    """Return a chapter's source as a notebook without outputs. Do not change it: it is read once and kept.
+    """Return a chapter's source as a notebook without outputs. Do not change it: it is cached.
 
     root: the book's folder.
     chapter: a chapter's name.
-    Raises ValueError for a chapter that is not there, and names those that are.
+    Raises ValueError for an unknown chapter, and names the known ones.
     """
     source = root / "chapters" / f"{chapter}.py"
-    if source.stem != chapter or not source.is_file():  # to list all chapters at each call would take most of the time
+    if source.stem != chapter or not source.is_file():  # listing all chapters at each call would be slow
         raise ValueError(f"chapter must be one of {', '.join(names(root)) or 'none, yet'}, not {chapter!r}")
     return _parsed(source.read_text("utf-8").replace("\r\n", "\n"))
 
@@ -81,8 +81,8 @@ def with_needs(root: Path, chosen: Iterable[str]) -> list[str]:
 def defaults(source: nbformat.NotebookNode) -> dict[str, Any]:
     """Return what the cell tagged ``parameters`` assigns: the values of the quick profile.
 
-    source: a chapter as a notebook. Do not change the values that are lists: a cell is read once and kept.
-    Returns {name: value}; a value that is not a literal is given as its text.
+    source: a chapter as a notebook. Do not change values that are lists: they are cached.
+    Returns {name: value}; a value that is not a literal is returned as its source text.
     """
     values: dict[str, Any] = {}
     for cell in source.cells:
@@ -93,7 +93,7 @@ def defaults(source: nbformat.NotebookNode) -> dict[str, Any]:
 
 @cache
 def _assigned(code: str) -> dict[str, Any]:
-    """What a cell assigns to its names."""
+    """The names that a cell assigns, with their values."""
     values: dict[str, Any] = {}
     for statement in ast.parse(code).body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
@@ -141,7 +141,7 @@ def profile_settings(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
 
 def _on_other_data(root: Path, profile: str, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of another profile with other data, of the chapters where that makes a difference."""
+    """The settings of another profile with its data replaced, for the chapters where that changes something."""
     instead = settings.get("instead")
     if set(settings) != {"like", "instead"} or not isinstance(instead, dict) or settings["like"] == profile:
         raise ValueError(f"the profile {profile!r} must have 'like', another profile, and 'instead', {{data: data}}")
@@ -162,7 +162,7 @@ def _on_other_data(root: Path, profile: str, settings: dict[str, Any]) -> dict[s
 
 
 def names_in(root: Path, profile: str) -> list[str]:
-    """Return the chapters that a profile runs, sorted: all of them, unless it is another one on other data.
+    """Return the chapters that a profile runs, sorted: all, or those whose data it replaces if it is ``like`` another.
 
     root: the book's folder.
     profile: the name of a file in ``profiles``.
@@ -180,8 +180,8 @@ def parameters(root: Path, chapter: str, profile: str) -> dict[str, Any]:
 def data_names(values: dict[str, Any]) -> list[str]:
     """Return the parameter values that name data.
 
-    values: {parameter: value}. A parameter ``data`` or ``..._data`` may name a path or a known set; any other, and the
-        members of a list, a known set.
+    values: {parameter: value}. The parameters ``data`` and ``..._data`` may name paths or known sets, the others only
+        known sets; each may also be a list of names.
     """
     named = []
     for parameter, value in sorted(values.items()):

@@ -1,10 +1,10 @@
-"""The gate on choices: a chapter chooses settings by the validation split, and reports on the test split.
+"""The gate on choices: a chapter chooses settings on the validation split, and reports results on the test split.
 
-What is computed from ``dataset.test`` is followed through the names, containers and functions of a chapter. Where it
-decides which of several things is taken (``argmin``, ``min`` or ``sorted`` with a key, an inequality that filters, what
-rewards a ``search``), the chapter chooses by the test split. What a method ``truth`` gives, as that of
-:mod:`lib.search.table`, is measured on the test split too. A line that only shows something, or is taken wrongly for a
-choice, says so: ``# not chosen by test``.
+The gate follows everything that is computed from ``dataset.test`` through the names, containers and functions of a
+chapter. Such a value must not pick one of several things: by ``argmin``, by ``min`` or ``sorted`` with a key, by an
+inequality that filters, or as the reward of a ``search``. A method called ``truth``, as in :mod:`lib.search.table`,
+also returns results on the test split. A line that only shows something, or that the gate mistakes for a choice, is
+marked ``# not chosen by test``.
 """
 
 import ast
@@ -19,13 +19,13 @@ KEYED = {"min", "max", "sorted", "sort", "nsmallest", "nlargest"}
 SEARCH, REWARD = "search", "evaluate"  # search(space, evaluate, ...), and the name of what rewards it
 TRUTH = "truth"  # a method that gives accuracies on the test split
 FILLING = {"append", "extend", "add", "insert"}
-KEYS = {"keys", "enumerate", "range"}  # what a loop over them gives is no measurement
+KEYS = {"keys", "enumerate", "range"}  # a loop over one of these yields no measurement
 INEQUALITY = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 SCOPES = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
 
 
 def by_test(root: Path) -> tuple[int, list[str]]:
-    """No chapter picks by what it measured on the test split.
+    """No chapter picks anything by a result on the test split.
 
     root: the book's folder.
     """
@@ -43,7 +43,7 @@ def by_test(root: Path) -> tuple[int, list[str]]:
 
 
 def picks(tree: ast.Module) -> Iterator[tuple[ast.expr, str | None]]:
-    """Yield each expression that picks one of several things, with the name that brings the test split into it.
+    """Yield each expression that picks one of several things, with the name that brings test results into it, or None.
 
     tree: a chapter's code.
 
@@ -61,7 +61,7 @@ def picks(tree: ast.Module) -> Iterator[tuple[ast.expr, str | None]]:
 
 
 def _picks(node: ast.AST, given: set[str]) -> Iterator[tuple[ast.expr, str | None]]:
-    """The picking expressions below a node, where the names of lambdas and comprehensions are their own."""
+    """The picking expressions below a node; names bound by lambdas and comprehensions hide those outside."""
     if isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name in PICKING and node.args:
@@ -90,12 +90,12 @@ def _values_of(key: ast.expr) -> ast.expr:
 
 
 def _arguments(node: ast.AST) -> set[str]:
-    """The arguments of a function, whose names are its own; of anything else none."""
+    """The names of a function's arguments; none for anything else."""
     return {argument.arg for argument in node.args.args} if isinstance(node, ast.Lambda | ast.FunctionDef) else set()
 
 
 def _given_below(node: ast.AST, given: set[str]) -> set[str]:
-    """The names that the statements below a node make hold what the test split gave."""
+    """The names to which the statements below a node assign test results."""
     inner, found = given - _arguments(node), set[str]()
     for child in ast.iter_child_nodes(node):
         found |= _gives(child, inner) | _given_below(child, inner)
@@ -103,7 +103,7 @@ def _given_below(node: ast.AST, given: set[str]) -> set[str]:
 
 
 def _gives(node: ast.AST, given: set[str]) -> set[str]:
-    """The names that hold what the test split gave once a statement has run."""
+    """The names that hold test results once a statement has run."""
     found: set[str] = set()
     if isinstance(node, ast.Assign):
         for target in node.targets:
@@ -139,7 +139,7 @@ def _assigned(target: ast.expr, value: ast.expr, given: set[str]) -> set[str]:
 
 
 def _looped(target: ast.expr, iterated: ast.expr, given: set[str]) -> set[str]:
-    """The names of a loop that hold values, not keys, of what the test split gave."""
+    """The variables of a loop that hold test results, not their keys."""
     if isinstance(iterated, ast.Call):
         name = iterated.func.attr if isinstance(iterated.func, ast.Attribute) else getattr(iterated.func, "id", "")
         if name in KEYS - {"enumerate"}:
@@ -150,21 +150,21 @@ def _looped(target: ast.expr, iterated: ast.expr, given: set[str]) -> set[str]:
         if name in ("items", "enumerate") and isinstance(target, ast.Tuple):
             return set(_names(target.elts[-1])) if _first(iterated, given) else set()
     elif isinstance(iterated, ast.Name):
-        return set()  # a dictionary gives its keys; what a list gives is taken up where it is compared by index
+        return set()  # a dictionary yields its keys; a list is caught where it is compared by index
     return set(_names(target)) if _first(iterated, given) else set()
 
 
 def _holder(node: ast.expr) -> str:
-    """The name of what an expression is a part of, "" where it has none."""
+    """The name of the variable that an expression is a part of, or ""."""
     while isinstance(node, ast.Subscript | ast.Attribute | ast.Starred):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _first(node: ast.AST, given: set[str]) -> str | None:
-    """The first name in an expression that the test split gave, ``test`` for the split itself, or None.
+    """The first name in an expression that holds test results, ``test`` for the split itself, or None.
 
-    What is called with the validation split, or looked up under its name, is measured on that. ``**options`` are
+    A call with the validation split, or a look-up under its name, counts as measured on that split. ``**options`` are
     settings, not measurements.
     """
     if isinstance(node, ast.Call) and any(_validated(argument) for argument in node.args):
@@ -182,7 +182,7 @@ def _first(node: ast.AST, given: set[str]) -> str | None:
 
 
 def _validated(node: ast.AST) -> bool:
-    """Whether an expression is the validation split, or what is called after it."""
+    """Whether an expression is the validation split, or is named after it."""
     name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
     return isinstance(name, str) and "validation" in name
 

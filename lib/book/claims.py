@@ -30,12 +30,13 @@ A rule compares a measured quantity with bounds::
     {key: k, exceeds: other, by: d}           the difference is at least d
 
 ``other`` is a key or a number. :mod:`lib.book.judging` says how rules and verdicts come from measurements.
-A claim of a kind is counted apart from the measured ones:
+``kind`` marks a claim that is not an ordinary measured one:
 
 - ``historical``: about names and dates; not testable here.
-- ``by definition``: decided by a definition, a setting, a formula or an exact count, which no seed can change.
+- ``by definition``: decided by a definition, a setting, a formula or an exact count, which no seed can change. These
+  claims are counted separately.
 - ``time``: the sentence is about time, so times alone may decide it. Where the verdict depends on the processor,
-  ``elsewhere`` names the others that were seen.
+  ``elsewhere`` lists the other verdicts that were seen.
 
 ``every`` marks a universal (always, all, whatever): one counterexample refutes it.
 """
@@ -49,7 +50,7 @@ from lib.evidence import KEY
 
 PROFILES = ("quick", "standard", "full")
 PUBLISHED = "standard"  # the profile whose verdicts are the book's
-SECOND = "fashion"  # the published profile on data that tuned nothing, judged by the same rules
+SECOND = "fashion"  # the published profile on data on which nothing was tuned, judged by the same rules
 SUPPORTED, IN_PART, CONTRADICTED, UNDECIDED, NOT_TESTABLE = VERDICTS = (
     "supported",
     "supported in part",
@@ -96,7 +97,7 @@ PARTNERS = {"within": {"of"}, "exceeds": {"by"}}  # every other word may have `a
 
 @dataclass(frozen=True)
 class Rule:
-    """``key - other`` (or ``key`` alone) lies in [low, high]; ``word`` is how the ledger says so."""
+    """``key - other`` (or ``key`` alone) lies in [low, high]; ``word`` is the ledger's word for it."""
 
     key: str
     other: str | float | None
@@ -131,7 +132,7 @@ class Claim:
 
     @property
     def sentence(self) -> str:
-        """What the survey says, on one line: our words without what this book adds, ``(here ...)`` or ``Here: ...``."""
+        """What the survey says, on one line: ``says`` without the book's additions, ``(here ...)`` or ``Here: ...``."""
         text = re.split(r"(?<=[.!?])\s+Here\b", " ".join(self.says.split()))[0]
         while added := OURS.search(text):
             end = text.index("(", added.start())
@@ -143,22 +144,22 @@ class Claim:
         return text
 
     def keys(self, profile: str) -> set[str]:
-        """Return the measurements that its rules of a profile need; none where it has no rules for that profile."""
+        """Return the keys of the measurements that its rules for a profile need; none if it has no such rules."""
         return {key for rule in self.rules.get(profile, ()) for key in rule.keys}
 
 
 def cited(text: str) -> list[str]:
-    """Return the keys that a Markdown text cites with ``{cite}`` and its kin."""
+    """Return the keys that a Markdown text cites, with ``{cite}`` or a variant such as ``{cite:t}``."""
     return [key.strip() for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text) for key in keys.split(",")]
 
 
 def parsed(raw: Any, chapter: str, known: set[str]) -> Claim:
-    """Make a claim of one entry of a file of claims.
+    """Turn one entry of a file of claims into a claim.
 
     raw: the entry as YAML gives it.
-    chapter: the chapter that decides it, the name of the file.
+    chapter: the chapter that decides it, which is the name of the file.
     known: the keys of the bibliography.
-    Raises ValueError with one sentence for whatever is wrong with it.
+    Raises ValueError, with one sentence, for anything wrong with it.
     """
     if not isinstance(raw, dict):
         raise ValueError(f"{chapter}.yml: each claim must be a mapping that begins with its id, not {raw!r}")

@@ -1,8 +1,8 @@
-"""Are this machine's kernels right? The verdict of a few seconds of trials, kept for this processor and these versions.
+"""Whether this machine's kernels compute correctly: a few seconds of trials, whose verdict is kept.
 
-Libraries choose their code by processor, and some of it is wrong: torch 2.13 convolves one channel in channels last
-wrongly with AVX-512 or AMX, and its 8-bit kernels cut sums off where a processor has no 8-bit dot products.
-:mod:`lib.book.trials` has the trials, and what the book does where one finds something wrong.
+Libraries choose their kernels by processor, and some of them are wrong. With AVX-512 or AMX, torch 2.13 gets
+convolutions of one input channel wrong in channels-last memory, and without 8-bit dot products its 8-bit kernels cut
+off sums. :mod:`lib.book.trials` holds the trials, and says what the book does where a kernel is wrong.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def main(root: Path, *, fresh: bool = False) -> int:
     """Print the processor and one line for each check; return 1 if a result of the book would be wrong, 0 otherwise.
 
     root: the book's folder. The verdict is kept in ``_build/doctor`` for this processor, these versions and settings.
-    fresh: try everything again, whatever is kept.
+    fresh: try everything again, even if a verdict is kept.
     """
     path = root / "_build" / "doctor" / f"{_key()}.json"
     verdict = None if fresh else _kept(path)
@@ -58,9 +58,9 @@ def machine() -> str:
 
 
 def _key() -> str:
-    """What a verdict depends on: the processor, versions, settings that choose kernels, and the code that is tried.
+    """A hash of what a verdict depends on: the processor, versions, settings that choose kernels, and the trials' code.
 
-    torch itself is not imported: a kept verdict costs no more than reading a few files.
+    It does not import torch, so looking up a kept verdict only takes the reading of a few files.
     """
     digest = hashlib.sha256("\n".join(processor.decisive()).encode())
     for name in ("torch", "numba", "llvmlite", "numpy"):

@@ -1,4 +1,4 @@
-"""Running the chapters that are not up to date, through Snakemake, which decides on order, cores and nodes."""
+"""Run the chapters that are out of date, through Snakemake, which decides on order, cores and nodes."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from lib.book import chapters, last_run, processes, run, warm
 
-# A notebook is written in one step at the end of its run: one that is there is complete, whatever Snakemake was told.
+# A notebook is written in one step at the end of its run, so it is complete even if Snakemake marked it incomplete.
 SNAKEMAKE = ("--keep-going", "--ignore-incomplete", "--nolock", "--rerun-triggers", "params", "input")
 
 
 def execute(
     root: Path, profile: str, cores: int, only: Collection[str] | None = None, seconds: float | None = None
 ) -> list[str]:
-    """Run every chapter whose fingerprint changed. Returns a sentence for each that has no run.
+    """Run every chapter whose fingerprint changed. Returns a sentence for each that then has no run.
 
     root: the book's folder.
     profile: a profile's name.
     cores: how many chapters may run at once.
     only: the chapters to run, with those that they need; by default all.
-    seconds: what is still running after this time is stopped, what is finished stays; by default there is no limit.
+    seconds: runs still going after this time are stopped, and finished ones are kept; by default there is no limit.
     """
     chosen = chapters.with_needs(root, chapters.names_in(root, profile) if only is None else only)
     log = root / "_build" / "logs" / "snakemake.log"
@@ -42,14 +42,14 @@ def execute(
         status = last_run.status(root, chapter, profile)
         explained |= status["status"] == "failed"
         problems.append(f"chapter {chapter}: {status['error']}")
-    if ended and not explained:  # no chapter of its own failed
+    if ended and not explained:  # Snakemake failed for another reason than a chapter
         problems.append(f"snakemake failed: {processes.last_lines(log)}")
     return problems
 
 
 def _snakemake(root: Path, profile: str, cores: int, waiting: list[str], log: Path, seconds: float | None) -> int:
     """Let Snakemake run these chapters; return its exit status."""
-    # Forced by our own stamps: of a run that was killed at its very end Snakemake has no parameters to compare.
+    # Force what our own stamps call stale: after a run was killed at its very end, Snakemake has nothing to compare.
     paths = [last_run.output(root, chapter, profile) for chapter in waiting]
     stale = [path.relative_to(root).as_posix() for path in paths if path.exists()]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile"), "--directory", str(root)]

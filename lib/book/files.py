@@ -1,4 +1,4 @@
-"""Text files that are whole or not there."""
+"""Write a text file completely or not at all."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from pathlib import Path
 def write(path: Path, text: str) -> None:
     """Write all of the text or nothing: to a temporary file beside ``path``, which is then renamed.
 
-    path: where; folders on the way are made.
+    path: the file; missing folders are made.
     text: the content, written as UTF-8.
-    Raises OSError and UnicodeEncodeError; what was at ``path`` before is then still there.
+    Raises OSError and UnicodeEncodeError; an older file at ``path`` is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

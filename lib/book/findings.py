@@ -1,18 +1,18 @@
 """Sentences that state an outcome, and the rules that keep them true.
 
-A chapter says what came out with the role ``finding``: words, a bar, and what has to hold for them::
+A chapter states an outcome with the role ``finding``: the words, a vertical bar, and the rule that must hold::
 
     Random filters {finding}`lose more | pruning.random.drop_points > pruning.taylor.drop_points`.
 
-A rule is a chain of keys, numbers and differences of keys with signs between them; ``;`` joins several rules::
+A rule is a chain of keys, numbers and differences of keys, with signs between them; ``;`` separates rules::
 
     a.b.c > a.b.d            the mean of one is above that of the other
-    a.b.c >> 0               ... and so is the whole 95 % interval, seed by seed where there are as many
+    a.b.c >> 0               ... and so is the whole 95 % interval, seed by seed if both have as many values
     a.b.c - a.b.d <= 0.5     at most
-    a.b.c ~ a.b.d            no difference is seen: the interval of the difference holds 0
+    a.b.c ~ a.b.d            no difference is seen: the interval of the difference contains 0
 
-It holds in every profile that has records of its keys, or the build fails. What is true in one profile alone is chosen
-by the run instead: :func:`lib.evidence.phrase`.
+The rule must hold in every profile that has records of its keys, or the build fails. Words that are true in one
+profile only are chosen by the run instead: :func:`lib.evidence.phrase`.
 """
 
 import operator
@@ -39,10 +39,10 @@ COMPARES = re.compile(
 
 
 def holds(rule: str, records: Records) -> bool:
-    """Return whether measurements bear a rule out.
+    """Return whether a rule holds for the measurements.
 
-    rule: as the module's text says.
-    records: of one profile.
+    rule: in the form that the module's docstring describes.
+    records: the measurements of one profile.
     Raises ValueError for a rule of another form, and for a key that was not recorded.
 
     >>> records = {"a.b.c": {"values": [2, 3, 4]}, "a.b.d": {"values": [1, 2.5, 2]}}
@@ -92,7 +92,7 @@ def ruled(root: Path) -> tuple[int, list[str]]:
 
 
 def unruled(root: Path) -> tuple[int, list[str]]:
-    """Every sentence of a chapter that shows a measurement and compares is held by a finding or chosen by the run."""
+    """Every sentence of a chapter that compares measurements has a finding, or words that the run chooses."""
     measured = {key for name in PROFILES for key in ledger.load_results(name, root)}
     count, wrong = 0, []
     for place, sentence in _sentences(root):

@@ -13,14 +13,14 @@ from lib.datasets import places
 
 
 def fingerprint(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return all that a run of a chapter depends on. Of two runs with one fingerprint, one is enough.
+    """Return everything that a run of a chapter depends on. Two runs with the same fingerprint do the same.
 
     root: the book's folder.
     chapter: a chapter's name.
     profile: a profile's name.
-    above: the chapters that need this one, used by the function itself.
-    Returns a dict in which ``code_sha256`` is of the chapter's code cells (what it says in Markdown is put on its page
-        without another run) and ``lib_sha256`` of the files of ``lib`` that it imports, directly or not.
+    above: the chapters that need this one; only the recursion passes it.
+    Returns a dict. ``code_sha256`` covers the chapter's code cells, not its Markdown, which reaches the page without
+        another run. ``lib_sha256`` covers the files of ``lib`` that the chapter imports, directly or not.
     Raises ValueError for an unknown chapter or profile, and for chapters that need each other.
     """
     _check_no_circle(chapter, above)
@@ -39,16 +39,16 @@ def fingerprint(root: Path, chapter: str, profile: str, above: tuple[str, ...] =
 
 
 def sources(root: Path, chapter: str, profile: str, above: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return what a committed record depends on: each file's code without its words, the lock and the parameters.
+    """Return what a committed record depends on: each file's code, the lock and the parameters.
 
-    Neither the data nor a file's comments and docstrings are among them: a record stays while its code stays. Of the
-    parameters the profile's values count, so a default that the profile replaces may change.
+    Data, comments, docstrings and the words of errors do not count: a record stays valid as long as its code stays the
+    same. Of the parameters the profile's values count, so a default that the profile replaces may change.
 
     root: the book's folder.
     chapter: a chapter's name.
     profile: a profile's name.
-    above: the chapters that need this one, used by the function itself.
-    Returns {name: digest}, those of the chapters that it needs included.
+    above: the chapters that need this one; only the recursion passes it.
+    Returns {name: digest}, including those of the chapters that it needs.
     Raises ValueError as :func:`fingerprint` does.
     """
     _check_no_circle(chapter, above)
@@ -100,7 +100,9 @@ def lib_sha256(folder: Path, files: list[Path]) -> str:
 
 
 def lock_sha256(root: Path) -> str:
-    """Return the hash of the locked versions without the tools that requirements.in names; what only they need counts.
+    """Return a hash of the locked versions without the tools that requirements.in names.
+
+    Packages that only the tools need still count.
 
     root: the book's folder. Its ``requirements.in`` names the tools after the line that begins with ``# Tools``.
     """
@@ -121,7 +123,7 @@ def _package(line: str) -> str:
 def data_sha256(root: Path, values: dict[str, Any]) -> str:
     """Return one hash of the data files that a chapter's parameters name; "" where there are none.
 
-    Sets that come with a package have no file here: the lock fixes them.
+    Sets that come with a package have no files here: the lock fixes them.
 
     root: the book's folder.
     values: {parameter: value}; :func:`lib.book.chapters.data_names` says which of them name data.

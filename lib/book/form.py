@@ -1,6 +1,6 @@
 """The gates on the form of a chapter: its opening, its findings, its figures, its exercises.
 
-Like those of :mod:`lib.book.gates`, each returns how much it looked at, and a sentence for each fault.
+Like those of :mod:`lib.book.gates`, each returns how many things it checked, and a sentence for each fault.
 """
 
 import ast
@@ -17,7 +17,7 @@ from lib.evidence import SHARES
 
 ASKING = re.compile(r"\*\*What to see\.\*\*\s+((?:Compare|Look|See|Note|Notice|Watch|Find)\b[^.]*)")
 DENSE = re.compile(r"(?:baseline|dense|float)(?:_\w+)?_error_pct$")
-CHANCE = 75.0  # %: of ten classes nine are wrong by chance; a rival that is near it has not learned
+CHANCE = 75.0  # %: guessing among ten classes misses 90 %, so a network near that has not learned
 DRAWING = {"show", "curves"}  # of lib.figures
 
 
@@ -48,7 +48,7 @@ def opening(page: BeautifulSoup) -> Iterator[Tag]:
 
 
 def findings(root: Path) -> tuple[int, list[str]]:
-    """What is to be seen is said, and no reader is told to find it."""
+    """A chapter says what there is to see, and never asks the reader to find it."""
     count, wrong = 0, []
     for chapter in chapters.names(root):
         for cell in chapters.notebook(root, chapter).cells:
@@ -59,7 +59,7 @@ def findings(root: Path) -> tuple[int, list[str]]:
 
 
 def figures_say(root: Path) -> tuple[int, list[str]]:
-    """Every figure has its finding on it, one of a chapter is shown first, and lib.figures alone draws intervals."""
+    """Every figure states its finding, one per chapter is shown first, and only lib.figures draws intervals."""
     count, wrong = 0, []
     for chapter in chapters.names(root):
         leads, own = 0, set()
@@ -80,7 +80,7 @@ def figures_say(root: Path) -> tuple[int, list[str]]:
 
 
 def exercises(root: Path) -> tuple[int, list[str]]:
-    """Every solution says its answer in a sentence."""
+    """Every solution states its answer in a sentence."""
     count, wrong = 0, []
     for chapter in chapters.names(root):
         inside = False
@@ -94,7 +94,7 @@ def exercises(root: Path) -> tuple[int, list[str]]:
 
 
 def learned(root: Path) -> tuple[int, list[str]]:
-    """No network that others are compared with is at chance, and shares lie between 0 and 100 %."""
+    """No baseline network is at chance level, and shares lie between 0 and 100 %."""
     count, wrong = 0, []
     for profile in PROFILES:
         for key, record in ledger.load_results(profile, root).items():

@@ -1,4 +1,4 @@
-"""The gates on the built pages and their sources. Each returns how much it looked at, and a sentence for each fault."""
+"""The gates on the built pages and their sources. Each returns how much it checked, and a sentence for each fault."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def outside_requests(root: Path) -> tuple[int, list[str]]:
 
 
 def alternative_texts(root: Path) -> tuple[int, list[str]]:
-    """Every image says what it shows: its alternative text is there, and is no file name."""
+    """Every image has an alternative text that says what it shows, and is not a file name."""
     count, wrong = 0, []
     for name, page in built_pages(root):
         for image in page.find_all("img"):
@@ -55,7 +55,7 @@ def alternative_texts(root: Path) -> tuple[int, list[str]]:
 
 
 def unresolved_roles(root: Path) -> tuple[int, list[str]]:
-    """No role is left as it was written: outside code, no page shows ``{glue:text}`` or its kin."""
+    """Every role is resolved: outside code, no page shows the text of one, such as ``{glue:text}``."""
     count, wrong = 0, []
     for name, page in built_pages(root):
         count += 1
@@ -69,7 +69,7 @@ def unresolved_roles(root: Path) -> tuple[int, list[str]]:
 def traces_of_the_machine(root: Path) -> tuple[int, list[str]]:
     """No page shows an object's address in memory, nor a folder of the machine that built it."""
     places = {str(root), f"{Path.home()}/", sys.prefix, f"{tempfile.gettempdir()}/"} - {"//"}
-    folders = sorted(map(re.escape, places), key=len, reverse=True)  # the longest names the place best
+    folders = sorted(map(re.escape, places), key=len, reverse=True)  # the longest is the most specific
     trace = re.compile("|".join([r"\bat 0x[0-9a-f]{6,}", r"(?<![\w.])/(?:home|Users)/\w+", *folders]))
     count, wrong = 0, []
     for name, page in built_pages(root):
@@ -119,11 +119,11 @@ def figures_shown(root: Path) -> tuple[int, list[str]]:
 
 
 def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
-    """Every verdict is what the results of this build and the committed ones of the published profile give.
+    """Every verdict agrees with the results of this build and the committed ones of the published profile.
 
     root: the book's folder.
     profile: the profile of this build.
-    Returns how many verdicts were judged in each, and one sentence for each failure; none judged is a failure too.
+    Returns how many verdicts were judged in each, and one sentence for each failure; to judge none is a failure too.
     """
     try:
         held = ledger.load_claims(root)
@@ -187,7 +187,7 @@ def _parsed(path: Path, changed: int) -> BeautifulSoup:
 
 
 def _attribute(tag: Tag, name: str) -> str:
-    """The text of an attribute, words of a list with spaces between them, "" where there is none."""
+    """The text of an attribute, a list joined by spaces; "" if it is missing."""
     value = tag.get(name) or ""
     return value if isinstance(value, str) else " ".join(value)
 

@@ -10,19 +10,19 @@ import yaml
 
 from lib.book.claims import PROFILES
 
-SINCE = "de679d4"  # the commit from which on every change has to be said
+SINCE = "de679d4"  # from this commit on, every such change must be explained
 CLAIMS = "survey/claims"
 
 
 def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
-    """Look at each step of the ledger since a commit, merges as one step.
+    """Find the rules of the ledger that changed without an explanation since a commit; a merge is one step.
 
     root: the book's folder, in a clone with its history.
-    since: a commit; what is before it is not looked at.
+    since: a commit; earlier steps are not checked.
 
-    Returns how many steps changed the ledger, and a sentence for each claim whose rules changed, or which is gone,
-    after its quantities were recorded, without a word in ``changed`` then or later.
-    Raises ValueError where git does not know the commit.
+    Returns how many steps changed the ledger, and a sentence for each claim that changed its rules or was removed
+    after its quantities were recorded, with nothing in ``changed`` then or later.
+    Raises ValueError if git does not know the commit.
     """
     steps = _git(root, "rev-list", "--first-parent", "--reverse", f"{since}..HEAD", "--", CLAIMS).split()
     wrong, present = [], _claims(root, "HEAD")

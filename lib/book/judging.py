@@ -1,9 +1,9 @@
 """How measurements decide a claim: a rule holds, fails or straddles, and the rules together give a verdict.
 
-Differences are taken seed by seed where both keys have as many values; a single exact value is subtracted as a
-constant. The whole 95 % t-interval of the mean must lie on one side of the bounds, else the rule straddles. A bound
-that is touched exactly holds. What a seed changes decides with three values or more: fewer are too few. A single value
-decides where it is exact, and where it is a time, which is a median.
+Differences are taken seed by seed if both keys have as many values; a single value is subtracted as a constant. The
+whole 95 % t-interval of the mean must lie on one side of the bounds, otherwise the rule straddles. A bound that is just
+reached holds. A quantity that depends on the seed needs three values or more to decide. A single value decides if it
+is exact, or if it is a time, which is already a median.
 All rules hold: supported. All fail: contradicted. Some hold and some fail: supported in part. Otherwise: undecided.
 A claim about every case is contradicted by one rule that fails.
 """
@@ -38,7 +38,7 @@ NOT_MEASURED = "not measured in this profile"
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule and the measurements: the values of its quantity, and whether it holds, fails or straddles.
+    """One rule and its measurements: the values of its quantity, and whether it holds, fails or straddles.
 
     ``kind`` is EXACT, TIMED or SAMPLED.
     """
@@ -52,7 +52,7 @@ class Finding:
 
     @property
     def margin(self) -> float:
-        """How far the interval ends from the nearest bound, in halves of its width; negative where it crosses one."""
+        """The distance of the interval from the nearest bound, in half-widths; negative if it crosses one."""
         mean, half = interval(list(self.values))
         inside = min(mean - half - self.rule.low, self.rule.high - mean - half)
         outside = max(self.rule.low - mean - half, mean - half - self.rule.high)
@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgment:
-    """The verdict that a profile's measurements give a claim, and the findings that make it."""
+    """The verdict that a profile's measurements give a claim, and the findings behind it."""
 
     profile: str
     verdict: str
@@ -70,10 +70,10 @@ class Judgment:
 
 
 def judge(claim: Claim, profile: str, records: Records) -> Judgment:
-    """Return what a profile's measurements say of a claim.
+    """Return what a profile's measurements say about a claim.
 
     claim: one that has rules for the profile.
-    profile: quick, standard or full.
+    profile: a profile's name.
     records: the profile's measurements, by key.
     Raises ValueError for a claim without rules for the profile, for a rule about a key that was not recorded, and for
         seeds that cannot be paired.
@@ -86,7 +86,9 @@ def judge(claim: Claim, profile: str, records: Records) -> Judgment:
 
 
 def again(claim: Claim, records: Records) -> Judgment | None:
-    """Return what the published rules say of a claim on other data; None where no seed decides it or it was not run.
+    """Return the judgment of a claim by the published rules on other data.
+
+    None if the claim has a kind or no published rules, if no seed decides it, or if it was not measured there.
 
     claim: any claim.
     records: the measurements of the second profile.
@@ -101,8 +103,8 @@ def again(claim: Claim, records: Records) -> Judgment | None:
 def combined(outcomes: Iterable[str], *, every: bool = False) -> str:
     """Return the verdict that is certain whichever way the undecided rules would fall.
 
-    outcomes: of all rules, each HOLDS, FAILS, STRADDLES or TOO_FEW.
-    every: whether one that fails contradicts the claim. Default False.
+    outcomes: one for each rule: HOLDS, FAILS, STRADDLES or TOO_FEW.
+    every: whether one failing rule contradicts the claim. Default False.
     """
     kinds = frozenset(outcomes)
     if every and FAILS in kinds:
@@ -127,10 +129,11 @@ def outcome(values: Iterable[float], low: float, high: float) -> str:
 
 
 def contradicts(judgment: Judgment, claim: Claim) -> bool:
-    """Return whether a measurement gives another verdict than those that we hold.
+    """Return whether a measurement gives another verdict than the ledger holds.
 
-    In the published profile an undecided one is another, too; in the others it says nothing. Committed records must
-    give the held verdict; a run elsewhere must not flip it (:func:`flips`).
+    In the published profile, and in those that ``otherwise`` names, an undecided verdict counts as another one; in the
+    other profiles it says nothing. Committed records must give the held verdict; a run elsewhere must not flip it
+    (:func:`flips`).
     """
     accepted = {claim.otherwise.get(judgment.profile, claim.verdict), *claim.elsewhere}
     if judgment.profile != PUBLISHED and judgment.profile not in claim.otherwise:
@@ -139,16 +142,16 @@ def contradicts(judgment: Judgment, claim: Claim) -> bool:
 
 
 def flips(now: Judgment, claim: Claim, then: Judgment | None) -> bool:
-    """Return whether a new run gives another verdict than the held one, and not for want of certainty alone.
+    """Return whether a new run contradicts the held verdict, and not only because one of the runs is uncertain.
 
-    Rounding differs from processor to processor, and training carries it on, so a run on another machine is another
-    sample. An interval that ends near its bound then crosses it in one of two runs that agree. A verdict flips where
-    both the held and the new one are decided, and where a rule that holds in the committed records fails in the new run
-    or the other way around.
+    Rounding differs from processor to processor, and training amplifies it, so a run on another machine is another
+    sample. An interval that ends near its bound may then cross it in one of two runs that agree. A verdict flips if it
+    differs and both the held and the new one are decided. It also flips if a rule that holds in the committed records
+    fails in the new run, or the other way around.
 
-    now: what the new run says of the claim.
+    now: what the new run says about the claim.
     claim: its rules and the held verdict.
-    then: what the committed records say by the same rules; None where there are none, and any other verdict is a flip.
+    then: what the committed records say by the same rules; None if there are none, so that any other verdict flips.
     """
     if not contradicts(now, claim):
         return False
@@ -164,7 +167,7 @@ def mixed(claim: Claim, judgment: Judgment) -> str | None:
     """Return what is wrong with the kinds of measurements that decide a claim, as one sentence, or None.
 
     claim: any claim.
-    judgment: what a profile's measurements say of it.
+    judgment: what a profile's measurements say about it.
     """
     kinds = {finding.kind for finding in judgment.findings}
     where = f"claim {claim.id}: in the {judgment.profile} profile"
@@ -209,9 +212,9 @@ def shown(claim: Claim, judged: list[Judgment], profile: str) -> str:
 
 
 def tally(ledger: list[Claim], profile: str, results: dict[str, Records]) -> dict[str, int]:
-    """Return how many claims have which verdict in a profile, in the order of the verdicts, without the empty ones.
+    """Count claims by their verdict in a profile, in the order of the verdicts, without zeros.
 
-    Those that definitions decide are counted as such, whatever their verdict, after the measured ones.
+    Claims that are true or false by definition are counted as such, at the end, whatever their verdict.
 
     ledger: the claims to count.
     profile: the profile of the build.
@@ -222,7 +225,7 @@ def tally(ledger: list[Claim], profile: str, results: dict[str, Records]) -> dic
 
 
 def sampled(ledger: list[Claim], profile: str, results: dict[str, Records]) -> list[tuple[Claim, Finding]]:
-    """Return each rule that decides a measured verdict by values of seeds, the most fragile first.
+    """Return each rule that is decided by the values of several seeds, the most fragile first.
 
     ledger: the claims.
     profile: the profile of the build.

@@ -1,4 +1,4 @@
-"""What is left of a chapter's last run: its executed notebook, how it ended, and what it measured."""
+"""What a chapter's last run left behind: its executed notebook, how it ended, and what it measured."""
 
 import copy
 import json
@@ -36,9 +36,9 @@ def committed_results(root: Path, profile: str) -> Path:
 
 
 def executed(root: Path, chapter: str, profile: str) -> nbformat.NotebookNode | None:
-    """Return the notebook of a chapter's last good run, with its present text, or None without a run of this state.
+    """Return the notebook of a chapter's last run with its present text, or None if the run is missing or out of date.
 
-    Text cells and their tags are those of the source now; code cells and what they showed are those of the run.
+    Text cells and all tags come from the present source; code cells and their outputs come from the run.
 
     root: the book's folder.
     chapter: a chapter's name.
@@ -82,7 +82,7 @@ def status(root: Path, chapter: str, profile: str) -> Status:
 
 
 def write_results(root: Path, done: nbformat.NotebookNode, folder: Path) -> None:
-    """Write what a run recorded to ``folder``, unless the file there says the same.
+    """Write what a run recorded to ``folder``, unless the file there already says the same.
 
     root: the book's folder.
     done: the executed notebook, with the stamp of its run.

@@ -1,4 +1,4 @@
-"""The ledger as it lies on the disk: the survey's claims, the catalogue of techniques, and what runs measured."""
+"""Read the files of the ledger: the survey's claims, the catalogue of techniques, and what runs measured."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def load_claims(root: Path) -> list[Claim]:
     """Return every claim of ``survey/claims/*.yml`` of the book at ``root``.
 
     Raises ValueError with one sentence for a claim that is wrong (:mod:`lib.book.claims` has the form), for an id that
-    occurs twice, and where there is no claim.
+    occurs twice, and if there is no claim at all.
     """
     known = bibliography_keys(root)
     ledger: list[Claim] = []
@@ -36,11 +36,11 @@ def load_claims(root: Path) -> list[Claim]:
 
 
 def load_results(profile: str, root: Path, *, built: bool = False) -> Records:
-    """Return every record of a profile by its key; none where that profile was never run.
+    """Return every record of a profile by its key; none if that profile was never run.
 
-    profile: quick, standard or full.
+    profile: quick, standard, full or fashion.
     root: the book's folder.
-    built: those of the last build; by default the committed ones.
+    built: read those of the last build; by default the committed ones.
     Raises ValueError for an unknown profile, a damaged file, and a key that two chapters record.
     """
     known = (*claims.PROFILES, claims.SECOND)
@@ -60,7 +60,7 @@ def result_files(profile: str, root: Path, *, built: bool = False) -> list[Path]
 
     profile: a profile's name.
     root: the book's folder.
-    built: those of the last build; by default the committed ones.
+    built: return those of the last build; by default the committed ones.
     """
     folder = last_run.built_results(root, profile) if built else last_run.committed_results(root, profile)
     return sorted(folder.glob("*.json"))
@@ -91,7 +91,7 @@ def bibliography_keys(root: Path) -> set[str]:
 def techniques_as_written(root: Path) -> list[Any]:
     """Return the rows of ``survey/techniques.yml`` of the book at ``root``, unchecked.
 
-    Raises ValueError with one sentence for a file that is no list.
+    Raises ValueError with one sentence for a file that is not a YAML list.
     """
     return _list(root / "survey" / "techniques.yml", "techniques")
 
@@ -99,8 +99,8 @@ def techniques_as_written(root: Path) -> list[Any]:
 def load_techniques(root: Path) -> list[dict[str, Any]]:
     """Return the catalogue, ``survey/techniques.yml``: one row for each technique.
 
-    Raises ValueError for a row with other fields than it needs, for a source, a claim or a section that is not there,
-    and for a technique that occurs twice.
+    Raises ValueError for a row with missing or unknown fields, for an unknown source, claim or section, and for a
+    technique that occurs twice.
     """
     catalogue: list[dict[str, Any]] = techniques_as_written(root)
     known, ids_of_claims = bibliography_keys(root), {claim.id for claim in load_claims(root)}

@@ -1,7 +1,7 @@
-"""The jobs of the published book, one for each chapter: ``python -m lib.book.matrix PROFILE [--load]``.
+"""The jobs that run the published book, one for each chapter: ``python -m lib.book.matrix PROFILE [--load]``.
 
-Prints ``matrix=<JSON>``, a line for ``$GITHUB_OUTPUT``. Chapters that need each other share a job, in the order in
-which they run. With ``--load`` it loads the data sets that the chapters name instead, which downloads what is missing.
+Prints ``matrix=<JSON>``, a line for ``$GITHUB_OUTPUT``. A chapter shares a job with the chapters it needs, in the order
+in which they run. With ``--load`` it instead loads the data sets that the chapters name, and downloads missing ones.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def jobs(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the jobs: ``{"name", "chapters", "fingerprint"}``, where ``chapters`` are names with spaces between them.
+    """Return the jobs: ``{"name", "chapters", "fingerprint"}``, where ``chapters`` holds names separated by spaces.
 
     A chapter comes after those that it needs; a job has the name of its first chapter, and its fingerprint is one hash
     of its chapters' fingerprints.
 
     rows: the summaries of all chapters.
-    Raises ValueError where a chapter needs one that is missing, or itself.
+    Raises ValueError if a chapter needs one that is missing, or itself, directly or not.
     """
     by_name = {row["chapter"]: row for row in rows}
     order: list[str] = []

@@ -1,4 +1,4 @@
-"""The pages: all of them, one alone for a look at it, and a server that shows them."""
+"""Build all pages, preview one, or serve them on this machine."""
 
 import functools
 import http.server
@@ -15,7 +15,7 @@ from filelock import FileLock
 from lib.book import processes, run
 
 JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-# References to pages that are not built beside it: a preview cannot judge them, the build of the whole book does.
+# References to other pages, which a preview does not build: only the build of the whole book can check them.
 OF_OTHER_PAGES = ["ref.ref", "ref.doc", "ref.numref", "ref.any", "ref.term", "myst.xref_missing", "mystnb.glue_ref"]
 EXPLAINING = re.compile(r"\{(?:bibliography|glossary)\}")  # all pages refer to these, so a preview has them
 
@@ -26,7 +26,7 @@ def site(root: Path) -> Path:
 
 
 def build(root: Path, profile: str) -> list[str]:
-    """Build all pages from nothing, so that no earlier build hides what is missing now. Returns the warnings.
+    """Build all pages from scratch, so that no earlier build hides what is missing now. Returns the warnings.
 
     root: the book's folder.
     profile: the profile whose runs the pages show.
@@ -41,14 +41,14 @@ def preview(root: Path, chapter: str, profile: str) -> list[str]:
     """Build one chapter's page from its last run, with the first page, glossary and bibliography. Returns its warnings.
 
     The page is ``_build/page/chapters/<chapter>.html``. References to pages that are not built with it lead nowhere,
-    and what other chapters measured comes from the committed records where this build has not measured it.
+    and measurements of other chapters come from the committed records if this build lacks them.
 
     root: the book's folder.
     chapter: a chapter's name.
     profile: the profile whose run the page shows.
     """
     page, work = preview_page(root, chapter), root / "_build" / "page.new"
-    with FileLock(root / "_build" / "page.lock"):  # of two previews at once the second waits for the first
+    with FileLock(root / "_build" / "page.lock"):  # a second preview waits for the first
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(root / "_build" / "page", ignore_errors=True)
         work.mkdir(parents=True)
@@ -68,7 +68,7 @@ def preview(root: Path, chapter: str, profile: str) -> list[str]:
         shutil.rmtree(work)
     if not page.exists():
         return warnings or [f"pages: {page} was not built, and _build/logs/page.log does not say why"]
-    others = tuple(f"pages: {name}.md:" for name in (toc["root"], *cites))  # their own faults are not this page's
+    others = tuple(f"pages: {name}.md:" for name in (toc["root"], *cites))  # their faults are not the chapter's
     return [warning for warning in warnings if not warning.startswith(others)]
 
 
@@ -81,8 +81,8 @@ def serve(root: Path, port: int) -> int:
     """Show the built pages on 127.0.0.1 until Ctrl-C; return 0, the exit status.
 
     root: the book's folder.
-    port: the first port to try, up to 65515; of the twenty from it the first that is free is taken.
-    Raises ValueError where there are no pages, and where no port is free.
+    port: the first port to try, up to 65515; the first free one of the twenty from there is used.
+    Raises ValueError if there are no pages, or no port is free.
     """
     if not (site(root) / "index.html").exists():
         raise ValueError(f"there is no page at {site(root) / 'index.html'}: build the book first, with make book")
@@ -112,13 +112,13 @@ def _jupyter_book(root: Path, profile: str, name: str, *options: str, **variable
     text = re.sub(r"\x1b\[[\d;]*m", "", log.read_text("utf-8"))
     warnings = _warnings(root, text, log.name)
     if ended and not warnings:
-        cause = re.search(r"^\w+ error:\n(.+)", text, re.MULTILINE)  # Sphinx's, above a long way to it
+        cause = re.search(r"^\w+ error:\n(.+)", text, re.MULTILINE)  # Sphinx's own sentence, above a long traceback
         warnings = [f"the build ended with status {ended}: {cause[1] if cause else processes.last_lines(log)}"]
     return [f"pages: {warning}" for warning in warnings]
 
 
 def _warnings(root: Path, text: str, log: str) -> list[str]:
-    """The build's warnings, once each, at most five of one file: a chapter without a run would give dozens."""
+    """The build's warnings, once each, at most five for one file: a chapter without a run would cause dozens."""
     text = text.replace(f"{root}{os.sep}", "")
     text = re.sub(r"(\.py):(\d+)(\d{4}):", lambda at: f"{at[1]}, cell {at[2]}, line {int(at[3])}:", text)
     shown: dict[str, list[str]] = {}

@@ -21,11 +21,11 @@ class Passage:
 
 
 def passages(root: Path, chapter: str) -> tuple[Passage, ...]:
-    """Return the sections of a chapter's source, in their order; what is before the first heading belongs to none.
+    """Return the sections of a chapter's source, in their order; text before the first heading is left out.
 
     root: the book's folder.
     chapter: a chapter's name.
-    Raises ValueError for a chapter that is not there.
+    Raises ValueError for an unknown chapter.
     """
     found: list[tuple[str, list[str]]] = []
     for cell in chapters.notebook(root, chapter).cells:
@@ -41,11 +41,11 @@ def passages(root: Path, chapter: str) -> tuple[Passage, ...]:
 
 
 def title(root: Path, chapter: str) -> str:
-    """Return a chapter's title up to its colon; the chapter's name in words where it has none.
+    """Return a chapter's title up to its colon; the chapter's name in words if it has no title.
 
     root: the book's folder.
     chapter: a chapter's name.
-    Raises ValueError for a chapter that is not there.
+    Raises ValueError for an unknown chapter.
     """
     first = next(iter(passages(root, chapter)), Passage(chapter.replace("_", " ").capitalize(), ""))
     return first.title.partition(":")[0]
@@ -54,9 +54,9 @@ def title(root: Path, chapter: str) -> str:
 def measuring(claim: Claim, root: Path) -> tuple[str, str | None]:
     """Return the chapter that measures a claim, and the heading of its section; None for the chapter as a whole.
 
-    claim: any claim; where its own chapter names none of its measurements, the chapter that records them is taken.
+    claim: any claim; if its own chapter names none of its measurements, the chapter that records them is returned.
     root: the book's folder.
-    Raises ValueError where its chapter is not there.
+    Raises ValueError if its chapter does not exist.
     """
     keys = _keys(claim)
     others = sorted({key.partition(".")[0] for key in keys} & set(chapters.names(root)) - {claim.chapter})
@@ -67,10 +67,10 @@ def measuring(claim: Claim, root: Path) -> tuple[str, str | None]:
 
 
 def section(claim: Claim, parts: tuple[Passage, ...]) -> str | None:
-    """Return the heading of the section of a chapter that measures a claim; None where no section names it.
+    """Return the heading of the section of a chapter that measures a claim; None if no section names it.
 
-    A section with the claim's badge goes first, then the one that names most of its measurements; a section that only
-    repeats what others measure goes last.
+    A section with the claim's badge comes first, then the one that names most of its measurements; a section that only
+    repeats what others measure comes last.
 
     claim: any claim.
     parts: the sections of a chapter, as :func:`passages` gives them.
@@ -103,5 +103,5 @@ def _named(part: Passage, keys: set[str]) -> int:
 
 
 def _recorded(part: Passage, metrics: set[str]) -> int:
-    """How many of the metrics a section's code records of a subject that a variable names."""
+    """How many of the metrics a section's code records for a subject that a variable names."""
     return sum(f'}}.{metric}"' in part.text for metric in metrics)

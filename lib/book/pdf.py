@@ -45,13 +45,13 @@ def command(root: Path) -> int:
 def write(root: Path) -> Path:
     """Write the pages that were built last as one PDF, in the order of the table of contents.
 
-    A link to a page of the book leads to the first sheet of its print; other links stay as they are.
+    A link to a page of the book jumps to the first sheet of its print; other links stay as they are.
 
     root: the book's folder.
 
-    Returns the file, ``book.pdf`` beside the pages. Raises ValueError without pages, and without Chromium.
+    Returns the file, ``book.pdf`` beside the pages. Raises ValueError if there are no pages, or no Chromium.
     """
-    # Imported here, so that all other commands run without them.
+    # Imported here so that all other commands run without them.
     from playwright.sync_api import sync_playwright
     from pypdf import PdfReader, PdfWriter
 
@@ -101,7 +101,7 @@ def _title(page: Path) -> str:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    """Serve a folder on a free port, with the address: from files, scripts would load no data."""
+    """Serve a folder on a free port and yield its address: scripts cannot load data from ``file:`` addresses."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
@@ -116,7 +116,7 @@ def _served(folder: Path) -> Iterator[str]:
 
 
 def _link(writer: Any, begins: dict[str, int]) -> None:
-    """Let links from page to page lead to sheets of the file instead of an address that is gone."""
+    """Make links between pages jump to sheets of the file: the server that they name is gone."""
     from pypdf.generic import ArrayObject, DictionaryObject, NameObject
 
     for sheet in writer.pages:

@@ -1,9 +1,8 @@
-"""A classifier at every density and number of bits: ``python -m lib.book.playground`` measures it.
+"""Measure a classifier at every density and number of bits: ``python -m lib.book.playground``.
 
 It writes ``results/playground.json``, which the page on Deep Compression shows with two sliders. The training takes
-minutes and belongs to no chapter's profile: the numbers are those of MNIST, whatever the profile of the build. Networks
-are pruned little by little and retrained; then the weights that are left share the values of least squared error, and
-nothing is trained after that.
+minutes and belongs to no chapter's profile, so every build shows the numbers of MNIST. Networks are pruned gradually
+and retrained. Then the weights that are left share the values with the least squared error, without more training.
 """
 
 import copy
@@ -18,7 +17,7 @@ from lib.book import chapters, files
 
 RECORD = Path("results", "playground.json")
 DENSITIES = (100, 50, 30, 20, 10, 6, 3)  # percent of the weights that are kept
-BITS = (32, 8, 6, 5, 4, 3, 2)  # of each weight that is kept; 32 is a float of its own
+BITS = (32, 8, 6, 5, 4, 3, 2)  # of each weight that is kept; with 32 each keeps its own float
 BINS, EDGE = 41, 0.4  # of the histogram, from -EDGE to EDGE; an odd number, so that zero is in the middle of one
 PLAN: dict[str, Any] = {"data": "mnist", "seeds": 3, "epochs": 15, "retrain_epochs": 10, "learning_rate": 0.1}
 USED = ("pruning/magnitude.py", "quantization/deep_compression.py", "quantization/scalar_kmeans.py")
@@ -61,7 +60,7 @@ def load(root: Path) -> dict[str, Any]:
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """The record of the sliders is whole, and of the present methods; training and files do not count.
+    """The record of the sliders is complete and made by the present methods; training and file code do not count.
 
     root: the book's folder.
     Returns how many settings it holds, and a sentence for each thing that is wrong.
@@ -77,7 +76,7 @@ def gate(root: Path) -> tuple[int, list[str]]:
 def measured(plan: dict[str, Any]) -> dict[str, Any]:
     """Train, prune, share and store at every setting; return what :func:`load` reads, without the digest.
 
-    plan: as PLAN: the data set, the number of networks, the epochs and the learning rate.
+    plan: like PLAN, the data set, the number of networks, the epochs and the learning rate.
     """
     from lib import datasets, measure, models, storage, training
     from lib.cache import cached, trained
@@ -90,7 +89,7 @@ def measured(plan: dict[str, Any]) -> dict[str, Any]:
     settings = []
     for density in DENSITIES:
         again = {"split": dataset.train, "epochs": plan["retrain_epochs"], "learning_rate": plan["learning_rate"]}
-        train: Any = training.fit  # the dense network has as many epochs as the pruned ones
+        train: Any = training.fit  # the dense network is trained for as many epochs as the pruned ones
         if density < 100:
             train, again = magnitude.gradual, again | {"density": density / 100, "ramp": plan["retrain_epochs"] // 2}
         kept = [cached(train, copy.deepcopy(net), seed=1000 + seed, **again) for seed, net in enumerate(dense)]
@@ -115,9 +114,9 @@ def measured(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def histogram(values: list[float]) -> list[int]:
-    """Return how many values fall into each of BINS bins between -EDGE and EDGE; what is outside is in the outer bins.
+    """Return how many values fall into each of BINS bins between -EDGE and EDGE; the outer bins take all beyond.
 
-    values: of weights, finite.
+    values: finite numbers, such as weights.
 
     >>> counts = histogram([0.0, 0.0, -5.0, 0.4])
     >>> counts[BINS // 2], counts[0], counts[-1]

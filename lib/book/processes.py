@@ -1,4 +1,4 @@
-"""Other programs that the book starts: waiting for them, ending them with all that they started, their last words."""
+"""Wait for programs that the book starts, end them with everything they started, and read their last output."""
 
 import os
 import signal
@@ -12,12 +12,13 @@ from typing import NoReturn
 
 
 def wait(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> int:
-    """Wait for a process and return its exit status. On Ctrl-C it gets the time to end its own, and Python exits.
+    """Wait for a process and return its exit status.
 
-    A SIGTERM, which reaches this Python alone, stops the process with all that it started before Python exits.
+    On Ctrl-C the process gets time to stop what it started, and then Python exits. A SIGTERM reaches only this Python,
+    which kills the process with everything it started, and exits.
 
     process: one that Ctrl-C reaches too.
-    seconds: after this time it is stopped with all that it started, and its status is 0; by default it has no limit.
+    seconds: after this time it is killed with everything it started, and 0 is returned; by default there is no limit.
     """
 
     def ended(number: int, frame: FrameType | None) -> NoReturn:
@@ -42,7 +43,7 @@ def wait(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> in
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it started: first those that start others, then what is left of them."""
+    """Kill a process and everything it started, parents first, so that they cannot start more."""
     family, waiting = [], [process.pid]
     while waiting:
         parent = waiting.pop()
@@ -57,6 +58,6 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def last_lines(log: Path) -> str:
-    """Return the last five lines of a log, in one line."""
+    """Return the last five lines of a log, joined into one."""
     lines = [line.strip() for line in log.read_text("utf-8").splitlines() if line.strip()]
     return " / ".join(lines[-5:]) or f"nothing was written to {log}"

@@ -1,4 +1,4 @@
-"""The processor of this machine: its name, what it can, and which lines about it decide what a library does."""
+"""The processor of this machine: its name, its vector instructions, and all that libraries choose their code by."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ DECISIVE = ("model", "stepping", "flags", "Features", "CPU ")  # beginnings of l
 
 
 def name() -> str:
-    """Return the processor's name, or its architecture where Linux does not name it."""
+    """Return the processor's name, or its architecture if Linux does not name it."""
     return _fields().get("model name") or platform.processor() or platform.machine()
 
 
@@ -24,7 +24,7 @@ def described() -> str:
 
 
 def decisive() -> list[str]:
-    """Return what Linux says about the processor that can change which code a library chooses, once each, sorted."""
+    """Return the lines of Linux about the processor that may change which code a library chooses, once each, sorted."""
     return sorted({line for line in _text().splitlines() if line.startswith(DECISIVE)})
 
 

@@ -10,7 +10,7 @@ from lib.book import chapters
 def typed_numbers(root: Path) -> tuple[int, list[str]]:
     """No measured number is typed: in prose a decimal, a percentage, a factor, a size or a time comes from a record.
 
-    A line with a citation may state what the cited source says. Code, formulas, headings and addresses are no prose.
+    A line with a citation may state what the cited source says. Code, formulas, headings and addresses do not count.
     """
     count, wrong = 0, []
     for name, first, text in texts(root):
@@ -50,7 +50,7 @@ NO_PROSE = [  # what is cut from a source before it is read as prose; line break
 
 
 def typed(text: str) -> str | None:
-    """Return the first number that a text types as if it had measured it, or None.
+    """Return the first number in a text that looks like a typed measurement, or None.
 
     text: Markdown.
 

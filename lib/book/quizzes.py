@@ -1,6 +1,6 @@
 """Questions to readers, and the rules that keep their answers true: ``survey/quizzes.yml``.
 
-The file is a mapping of two::
+The file is a mapping with two parts::
 
     quizzes:
       "2.3":                              # a section of the survey: three questions
@@ -18,11 +18,11 @@ The file is a mapping of two::
           - {says: About the same time, below: 1.3}
           - {says: Longer}                # the last one has no bound
         because: Markdown, true whichever choice is right
-        rule: optional, what ``because`` says beyond the measurement
+        rule: optional, for what ``because`` says beyond the measurement
 
-A rule joins, with ``;``, what :mod:`lib.book.findings` accepts, and ``<claim> <verdict>``. It holds in each profile
-that has records for it, and in one at least, or the build fails. A claim whose verdict depends on the processor
-decides no question.
+A rule consists of parts separated by ``;``: rules of :mod:`lib.book.findings`, and ``<claim> <verdict>``. At least one
+profile must have records for it, and it must hold in each that has, or the build fails. A claim whose verdict depends
+on the processor cannot decide a question.
 """
 
 import math
@@ -50,7 +50,7 @@ USE = re.compile(r"^ *(?:`{3,}|:{3,})\{(quiz|predict)\}[ \t]+(\S+)", re.MULTILIN
 
 @dataclass(frozen=True)
 class Question:
-    """A question with three or four choices; ``right`` is the place of the right one, from 0."""
+    """A question with three or four choices; ``right`` is the position of the right one, from 0."""
 
     ask: str
     choices: tuple[str, ...]
@@ -61,7 +61,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A question whose right choice a measurement decides: the first one that has its bound above the mean."""
+    """A question whose right choice a measurement decides: it is the first one whose bound is above the mean."""
 
     name: str
     ask: str
@@ -72,10 +72,10 @@ class Prediction:
     rule: str | None = None
 
     def right(self, records: Records) -> int:
-        """Return the place of the right choice, from 0.
+        """Return the position of the right choice, from 0.
 
         records: the measurements of one profile.
-        Raises ValueError where the key was not measured.
+        Raises ValueError if the key was not measured.
 
         >>> found = {"a.b.c": {"values": [1.0, 3.0]}}
         >>> Prediction("x", "How much?", ("little", "much"), (1.5, math.inf), "a.b.c", "So.").right(found)
@@ -96,10 +96,10 @@ class Quizzes:
 
 
 def load(root: Path) -> Quizzes:
-    """Return the questions of the book at ``root``; none where it has no file of them.
+    """Return the questions of the book at ``root``; none if it has no file of questions.
 
     root: the book's folder.
-    Raises ValueError with one sentence for whatever is wrong with the file.
+    Raises ValueError, with one sentence, for anything wrong with the file.
     """
     path = root / FILE
     if not path.exists():
@@ -112,10 +112,10 @@ def load(root: Path) -> Quizzes:
 
 
 def parsed(content: Any) -> Quizzes:
-    """Check the content of a file of questions, and return it.
+    """Check the content of a file of questions, and return the questions.
 
     content: as YAML gives it.
-    Raises ValueError with one sentence for whatever is wrong with it.
+    Raises ValueError, with one sentence, for anything wrong with it.
 
     >>> two = [{"says": "little", "below": 1}, {"says": "more", "below": 2}, {"says": "much"}]
     >>> one = {"ask": "How much?", "key": "a.b.c", "choices": two, "because": "So it is."}
@@ -135,9 +135,9 @@ def parsed(content: Any) -> Quizzes:
 def fault(rule: str, claims: Mapping[str, Claim], results: Mapping[str, tuple[str, Records]]) -> str | None:
     """Return why a rule does not hold, as one sentence, or None.
 
-    rule: as the module's text says.
+    rule: in the form that the module's docstring describes.
     claims: {id: claim}.
-    results: {what to call them: (profile, measurements)}; those that lack what the rule needs say nothing of it.
+    results: {name in messages: (profile, measurements)}; those that lack what the rule needs are skipped.
     """
     for part in filter(None, map(str.strip, rule.split(";"))):
         said = VERDICT.fullmatch(part)
@@ -148,7 +148,7 @@ def fault(rule: str, claims: Mapping[str, Claim], results: Mapping[str, tuple[st
 
 
 def faults(root: Path, quizzes: Quizzes) -> list[str]:
-    """Return a sentence for each answer that the committed records or the last build do not bear out.
+    """Return a sentence for each answer that does not hold in the committed records or in the last build.
 
     root: the book's folder.
     quizzes: its questions.
@@ -170,10 +170,10 @@ def faults(root: Path, quizzes: Quizzes) -> list[str]:
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """Every answer is borne out, every question is on one page, and no number of a reason is typed.
+    """Every answer holds, every question is on one page, and no reason has a typed number.
 
     root: the book's folder.
-    Returns how many questions there are, with one for the file, and a sentence for each fault.
+    Returns how many questions there are, plus one for the file, and a sentence for each fault.
     """
     try:
         quizzes = load(root)

@@ -1,7 +1,7 @@
-"""The gates on how a page reads: sentences that can be said in one breath, openings that need no second reading.
+"""The gates on how a page reads: short sentences with few numbers, and openings that are easy to understand.
 
-They look at the built pages, where numbers and verdicts stand in the sentences. Left out is what is no sentence of
-ours, claims (the survey's words, and a rule) and quotations, and what is no sentence: formulas, code, tables, captions.
+They check the built pages, whose sentences contain the numbers and verdicts. Claims and quotations are left out, since
+others wrote them, and so are formulas, code, tables and captions, which are not sentences.
 """
 
 import copy
@@ -28,7 +28,7 @@ NAME = re.compile(r"\b[A-Za-z]\w*(?:-\d+)+\b")  # LeNet-300-100
 QUOTED = re.compile(r"“[^”]*”")
 SHORT = "".join(rf"(?<!\b{word}\.)" for word in ("al", "vs", "e.g", "i.e", "cf"))  # no sentence ends with these
 END = re.compile(SHORT + r"(?<=[.!?])[”’)]?\s+")
-NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:\s?±\s?\d[\d.,]*)?")  # with its interval one number
+NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:\s?±\s?\d[\d.,]*)?")  # an interval is no second number
 SYLLABLES = pyphen.Pyphen(lang="en_US")
 WORD = re.compile(r"[^\W_][\w’'-]*")
 
@@ -44,16 +44,16 @@ def crowded_sentences(root: Path) -> tuple[int, list[str]]:
 
 
 def hard_openings(root: Path) -> tuple[int, list[str]]:
-    """The opening of a chapter needs at most eleven years of school, by the grade of Flesch and Kincaid."""
+    """The opening of a chapter needs at most eleven years of school, by the Flesch-Kincaid grade."""
     count, wrong, built = 0, [], dict(built_pages(root))
     for chapter in chapters.names(root):
         if (page := built.get(f"chapters/{chapter}.html")) is not None:
             parts = [part for part in opening(page) if part.name == "p"]
             if any(part.select_one(".problematic") for part in parts):
-                continue  # a role of a page without a run, which fails elsewhere, is no word
+                continue  # an unresolved role, on a page without a run: another gate reports it
             text = " ".join(map(_text, parts))
             if not WORD.search(text):
-                continue  # a page without an opening fails elsewhere
+                continue  # another gate reports a page without an opening
             grade = school_years(text)
             count += 1
             if grade > GRADE:
@@ -62,11 +62,11 @@ def hard_openings(root: Path) -> tuple[int, list[str]]:
 
 
 def school_years(text: str) -> float:
-    r"""Return how many years of school a text needs, by Flesch and Kincaid.
+    r"""Return how many years of school a text needs, by the Flesch-Kincaid grade.
 
     .. math:: 0.39 \frac{\text{words}}{\text{sentences}} + 11.8 \frac{\text{syllables}}{\text{words}} - 15.59
 
-    text: of English sentences, at least one word.
+    text: English sentences, with at least one word.
 
     >>> round(school_years("The cat sat on the mat."), 1)
     -1.4
@@ -88,9 +88,9 @@ def _checked(root: Path, pattern: re.Pattern[str], most: int, what: str) -> tupl
 
 
 def sentences(page: BeautifulSoup) -> Iterator[str]:
-    """Yield the sentences of a page that we wrote, without citations, quotations, and where they point to.
+    """Yield the sentences of a page that we wrote, without citations, quotations and references to other places.
 
-    page: as it was built.
+    page: a built page.
     """
     article = page.find("article") or page
     for part in article.find_all(["p", "li"]):

@@ -1,4 +1,4 @@
-"""The committed records: written on demand, held against the sources they were measured with, compared with a build.
+"""The committed records: written on demand, checked against the present sources, compared with a build.
 
 ``results/<profile>/<chapter>.json`` holds a chapter's data, its records, and what they were measured with: the code of
 every file the chapter uses, the lock, the parameters, the processor, versions and time. Only :func:`record` writes it.
@@ -11,13 +11,13 @@ from typing import Any
 from lib.book import chapters, fingerprints, judging, last_run, ledger, wording
 from lib.evidence import bounds, formatted, interval
 
-GATED = ("quick", "standard")  # the others take long: their records say of which sources they are
+GATED = ("quick", "standard")  # the others take too long to repeat: their records say which sources they belong to
 
 
 def record(root: Path, profile: str, only: list[str] | None = None) -> list[str]:
     """Write the finished runs of a profile to ``results/``. Returns a sentence for each chapter that has no run.
 
-    Records of chapters that are no more are deleted.
+    Records of chapters that no longer exist are deleted.
 
     root: the book's folder.
     profile: a profile's name.
@@ -37,9 +37,9 @@ def record(root: Path, profile: str, only: list[str] | None = None) -> list[str]
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """Check that every record was measured with the present sources: the code of each file, the lock, the parameters.
+    """Check that quick and standard records match the present sources: the code of each file, the lock, the parameters.
 
-    Returns how many records were looked at, and a sentence for each that was not.
+    Returns how many records were checked, and a sentence for each that is missing or out of date.
     """
     count, wrong = 0, []
     for profile in GATED:
@@ -52,7 +52,7 @@ def gate(root: Path) -> tuple[int, list[str]]:
 
 
 def stale(root: Path, path: Path) -> str:
-    """Return why the record at ``path`` is not of the present sources; "" if it is."""
+    """Return why the record at ``path`` does not match the present sources; "" if it does."""
     if not path.exists():
         return "is missing"
     then = ledger.load_result(path).get("run", {}).get("sources", {})
@@ -65,17 +65,17 @@ def stale(root: Path, path: Path) -> str:
 
 
 def compare(root: Path, profile: str) -> int:
-    """Compare the last build's results with the committed ones and print what differs, the gravest first.
+    """Compare the last build's results with the committed ones and print what differs, the worst first.
 
     Verdicts that flip come first. Then exact values, which must be equal on every machine. Then the values beyond their
-    noise: with several seeds, 95 % intervals that do not meet; for one accuracy or error of one run, three standard
+    noise: with several seeds, 95 % intervals that do not overlap; for one accuracy or error of one run, three standard
     deviations of the difference of two binomial shares of its test set. Values of one run without a known noise, and
-    times, are counted apart.
+    times, are counted separately.
 
     root: the book's folder.
     profile: a profile's name.
     Returns 1 if a verdict, an exact value or a value beyond its noise differs, otherwise 0.
-    Raises ValueError where there is no build or no record to compare.
+    Raises ValueError if there is no build or no record to compare.
     """
     old, new = _results(root, profile, built=False), _results(root, profile, built=True)
     if not old.keys() & new.keys():
@@ -112,7 +112,7 @@ def compare(root: Path, profile: str) -> int:
 def difference(
     key: str, old: dict[str, Any] | None, new: dict[str, Any] | None, test_sizes: list[int]
 ) -> tuple[str, str]:
-    """Return what kind of difference two records of one key have, and what it is, "" where they agree.
+    """Return the kind of difference between two records of one key, and its text, "" if they agree.
 
     key: the measurement's key.
     old: the committed record, or None.

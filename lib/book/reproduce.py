@@ -1,4 +1,4 @@
-"""Run chapters again and hold their verdicts against the ledger: a claim, a chapter, or as many as fit in a time."""
+"""Run chapters again and compare their verdicts with the ledger: for a claim, a chapter, or as many as time allows."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 from lib.book import build, chapters, claims, execution, judging, last_run, ledger, wording
 from lib.book.claims import Claim
 
-SLOWER = 1.3  # a stranger's machine against the one that recorded the times
+SLOWER = 1.3  # how much slower a reader's machine may be than the one that recorded the times
 
 
 def reproduce(
@@ -24,7 +24,7 @@ def reproduce(
 ) -> int:
     """Run the chapters that are not up to date; print held and new verdict side by side; return 1 if one flips.
 
-    A verdict that differs because an interval crosses its bound in one of two runs that agree is named, and is no flip
+    A verdict that differs only because one of the two runs leaves it open is named, and does not count as a flip
     (:func:`lib.book.judging.flips`).
 
     root: the book's folder.
@@ -32,10 +32,10 @@ def reproduce(
     claim: only the chapters that decide this claim, and only its verdict.
     chapter: only this chapter, and the claims that it decides alone.
     minutes: stop after this time. Chapters whose sources changed within a day before the last commit come first; the
-        others take turns, so that each commit begins with another one.
+        others take turns, so that each commit begins with a different one.
     cores: how many chapters may run at once.
-    Raises ValueError for an unknown profile, claim or chapter, for a claim and a chapter at once, and for a number of
-        minutes that is not above 0.
+    Raises ValueError for an unknown profile, claim or chapter, for a claim and a chapter together, and for a
+        number of minutes that is not above 0.
     """
     if minutes is not None and not 0 < minutes < 10**6:
         raise ValueError(f"minutes must be above 0, not {minutes:g}")
@@ -68,7 +68,7 @@ def reproduce(
 
 
 def in_turn(root: Path, names: list[str]) -> list[str]:
-    """Return the chapters whose sources changed lately, then the others; both begin with another one at each commit.
+    """Return the chapters whose sources changed recently, then the others; each commit rotates both groups by one.
 
     root: the book's folder.
     names: the chapters to order.
@@ -81,7 +81,7 @@ def in_turn(root: Path, names: list[str]) -> list[str]:
 
 
 def turn(root: Path) -> int:
-    """Return the number of commits, 0 where git does not tell: what takes turns begins with another one at each.
+    """Return the number of commits, by which lists are rotated; 0 if git cannot tell.
 
     root: the book's folder.
     """
@@ -89,10 +89,10 @@ def turn(root: Path) -> int:
 
 
 def rotated(items: Iterable[Any], turn: int) -> list[Any]:
-    """Return the items from a place on, then those before it.
+    """Return the items rotated to the left.
 
-    items: in any number.
-    turn: how far to go, around and around.
+    items: any number of them.
+    turn: by how many places; it may exceed their number.
 
     >>> rotated("abc", 4)
     ['b', 'c', 'a']
@@ -107,7 +107,7 @@ def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: i
     root: the book's folder.
     profile: a profile's name.
     names: the chapters, in the order of their importance.
-    seconds: the time there is.
+    seconds: the time available.
     cores: how many chapters run at once.
     """
     expected = {}
@@ -119,14 +119,14 @@ def fitting(root: Path, profile: str, names: list[str], seconds: float, cores: i
     spent = 0.0
     for name in names:
         cost = expected[name] / (1 if chapters.header(root, name)["alone"] else cores)
-        if max(expected[name], spent + cost) <= seconds:  # of those after a long one, a shorter one may still fit
+        if max(expected[name], spent + cost) <= seconds:  # after one that is too long, a shorter one may still fit
             chosen.append(name)
             spent += cost
     return chosen or sorted(names, key=lambda name: expected[name])[:1]
 
 
 def _verdicts(root: Path, profile: str, judged_claims: list[Claim]) -> tuple[int, int, int]:
-    """Print a line for each claim that the runs decide; return how many, how many one run leaves open, and flip."""
+    """Print each claim that the runs decide; return how many there are, are left open by one run, and flip."""
     built = ledger.load_results(profile, root, built=True)
     kept = ledger.load_results(profile, root)
     judged = unsure = flipped = 0

@@ -1,4 +1,4 @@
-"""Run one chapter: papermill between two time limits, a stamped notebook and results at the end, or one clear error."""
+"""Run one chapter with papermill, within time limits; it leaves a stamped notebook and results, or one clear error."""
 
 import copy
 import json
@@ -33,12 +33,12 @@ class ChapterFailed(Exception):
 
 
 def command(root: Path, chapter: str, profile: str) -> int:
-    """Run one chapter and say so on the terminal; return 0, the exit status.
+    """Run one chapter and report on the terminal; return 0, the exit status.
 
     root: the book's folder.
     chapter: a chapter's name.
     profile: a profile's name.
-    Raises ValueError with one sentence where the chapter fails.
+    Raises ValueError with one sentence if the chapter fails.
     """
     print(f"{chapter}: running, {profile} profile", flush=True)
     try:
@@ -60,8 +60,8 @@ def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> last_ru
     root: the book's folder.
     chapter: a chapter's name.
     profile: a profile's name.
-    bar: show a bar that grows with each cell.
-    Raises ChapterFailed where a cell raises, writes to stderr, exceeds a time limit or loses the kernel. There are then
+    bar: show a progress bar, which grows with each cell.
+    Raises ChapterFailed if a cell raises, writes to stderr, exceeds a time limit or loses the kernel. There are then
         no results and no stamped notebook, only the error and ``<chapter>.failed.ipynb``, with all that was shown.
     Raises ValueError for an unknown chapter or profile.
     """
@@ -69,7 +69,7 @@ def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> last_ru
     fingerprints.fingerprint(root, chapter, profile)
     target = last_run.output(root, chapter, profile)
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_suffix(".lock"))  # falls with its process: nothing to unlock after kill -9
+    lock = FileLock(target.with_suffix(".lock"))  # released when its process ends, even after kill -9
     with ExitStack() as held:
         try:
             held.enter_context(lock.acquire(blocking=False))
@@ -105,7 +105,7 @@ def _run(root: Path, chapter: str, profile: str, target: Path, bar: bool) -> las
 
 
 def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbformat.NotebookNode:
-    """The executed notebook, or ChapterFailed. Papermill's own marks are dropped: it calls a killed cell completed."""
+    """Return the executed notebook, or raise ChapterFailed. Papermill's marks go: it calls a killed cell completed."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -114,7 +114,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
         raise ChapterFailed("its header has no kernelspec with name, display_name and language")
     limits = chapters.LIMITS | chapters.profile_settings(root, stamp["profile"]).get("limits", {})
     source.cells.append(nbformat.v4.new_code_cell(LOADED))
-    cells = sum(cell.cell_type == "code" for cell in source.cells) + bool(stamp["parameters"])  # put in as a cell
+    cells = sum(cell.cell_type == "code" for cell in source.cells) + bool(stamp["parameters"])  # in a cell of their own
     clock = _Clock(chapter, cells, limits)
     with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
         origin, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
@@ -129,7 +129,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 progress_bar=bar,
                 timeout_func=clock,
                 iopub_timeout=OUTPUT_S,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not each time that loopback is unencrypted
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning that loopback is unencrypted
             )
             loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
             why = _fault(done, chapter) or _foreign(root, chapter, loaded)
@@ -150,7 +150,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
 
 
 class _Clock:
-    """Gives each cell its time: its own limit, or what is left of the chapter's. Says how far a long run has come."""
+    """Gives each cell its time limit: its own or what is left of the chapter's. Reports the progress of long runs."""
 
     def __init__(self, chapter: str, cells: int, limits: dict[str, float]) -> None:
         self.chapter, self.cells, self.limits = chapter, cells, limits
@@ -164,20 +164,20 @@ class _Clock:
             self.reported = now
             print(f"{self.chapter}: cell {self.cell} of {self.cells}, {now - self.start:.0f} s", flush=True)
         left = self.limits["chapter_s"] - (now - self.start)
-        self.last = left < self.limits["cell_s"]  # nbclient counts whole seconds, so the limit that is near decides
+        self.last = left < self.limits["cell_s"]  # told here: nbclient counts whole seconds, so time cannot tell
         return max(min(self.limits["cell_s"], left), 0.1)
 
     def exceeded(self) -> str:
-        """Which limit a cell exceeded that was stopped."""
+        """Return the sentence that says which limit the stopped cell exceeded."""
         if self.last:
             return f"the chapter exceeded its limit of {self.limits['chapter_s']:g} s, in cell [{self.cell}]"
         return f"cell [{self.cell}] exceeded the limit of {self.limits['cell_s']:g} s for one cell"
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return what a kernel inherits: one thread, absolute folders (it works in chapters/) and its own ``lib``.
+    """Return a kernel's environment: one thread, absolute folders (it works in chapters/) and the book's own ``lib``.
 
-    Matplotlib keeps its list of fonts below ``_build``: a home folder may be missing, or closed to writing.
+    Matplotlib keeps its list of fonts below ``_build``: a home folder may be missing or read-only.
     """
     cache = Path(os.environ.get("SURVEY_CACHE") or root / "_build" / "cache").resolve()
     variables = {f"{name}_NUM_THREADS": "1" for name in ONE_THREAD}
@@ -197,7 +197,7 @@ def search_path(root: Path) -> str:
 
 @contextmanager
 def _set(variables: dict[str, str]) -> Iterator[None]:
-    """Inside, these environment variables have these values; afterwards all are as before."""
+    """Set these environment variables inside the block; afterwards restore all of them."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -219,7 +219,7 @@ print(_json.dumps({name: _sys.modules[name].__file__ for name in sorted(_sys.mod
 
 
 def _foreign(root: Path, chapter: str, loaded: dict[str, str]) -> str:
-    """What is wrong with the files of ``lib`` that a kernel had loaded at its end: the fingerprint misses one."""
+    """Which module of ``lib`` a kernel had loaded that its fingerprint does not cover, as a sentence, or ""."""
     folder = chapters.library(root).resolve()
     known = imports.modules(folder, (path.resolve() for path in chapters.closure(root, chapter)))
     for name, file in loaded.items():
@@ -231,7 +231,7 @@ def _foreign(root: Path, chapter: str, loaded: dict[str, str]) -> str:
 
 
 def _fault(done: nbformat.NotebookNode, chapter: str) -> str:
-    """What is wrong with a notebook that ran to its end: output on stderr, or records that cannot be kept."""
+    """What is wrong with a notebook that ran to its end: output on stderr, or records that cannot be kept; or ""."""
     for cell in done.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr" and output.text.strip():

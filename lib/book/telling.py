@@ -1,6 +1,6 @@
 """What was measured for a claim, in one plain sentence: the value, and by how much its rule holds or fails.
 
-The sentence tells the rule that decides the verdict and counts the others. It is computed from the records alone::
+The sentence states the rule that decides the verdict, and counts the others. It is computed from the records alone::
 
     Measured for LeNet-5: error 1.56 %, 0.06 points above dense error; up to 0.30 points above would do.
     Timed for signs: latency ratio 6.9×, 7.6 times the allowed 0.9×; the other rule fails.
@@ -20,7 +20,7 @@ BEGINS = {EXACT: "Computed", TIMED: "Timed", SAMPLED: "Measured"}
 DECIDING = {CONTRADICTED: (FAILS,), IN_PART: (FAILS,), UNDECIDED: (STRADDLES, TOO_FEW)}  # else what holds
 OPEN = {STRADDLES: "too uncertain to tell", TOO_FEW: "too few seeds to tell"}
 COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-TIMES, FAR = 3, 20  # a value that is as many times its bound, or as small a part of it, is told as that
+TIMES, FAR = 3, 20  # from this many times the bound on, say how many; below one part in FAR, say far
 NAMES = {  # words of keys that are names
     "abc1": "ABC-Net, one base",
     "abc3": "ABC-Net, three bases",
@@ -71,7 +71,7 @@ NUMBERED = re.compile(r"(?!conv|float|bfloat|fixed|int)([a-z]{3,})(\d+)")  # a w
 
 
 def told(claim: Claim, profile: str, results: dict[str, Records]) -> str:
-    """Return the sentence on a claim: of the build's profile, else of the published one.
+    """Return the sentence about a claim, for the build's profile or else for the published one.
 
     claim: any claim.
     profile: the profile of the build.
@@ -124,7 +124,7 @@ def limit(finding: Finding, bound: float) -> str:
 
 
 def plain(value: float) -> str:
-    """Return a number as a sentence has it: without an exponent, with the sign of a minus.
+    """Return a number as it is written in a sentence: without an exponent, with a real minus sign.
 
     >>> plain(-0.00001), plain(12345)
     ('−0.00001', '12,345')
@@ -139,7 +139,7 @@ def _words(text: str) -> str:
 
 
 def _word(word: str) -> str:
-    """A word of a key: its name, or a number apart from what it counts."""
+    """A word of a key as text: its proper name, or with a hyphen before its number."""
     numbered = None if word in NAMES else NUMBERED.fullmatch(word)
     if not numbered:
         return NAMES.get(word, word)
@@ -147,7 +147,7 @@ def _word(word: str) -> str:
 
 
 def _compared(finding: Finding, records: Records) -> str:
-    """The value, and how it lies to its bound."""
+    """The value, and how it compares with its bound."""
     rule = finding.rule
     if rule.other is None:
         return _alone(finding)
@@ -208,7 +208,7 @@ def _side(finding: Finding) -> str:
 
 
 def _asks(finding: Finding) -> str:
-    """Whether what a rule asks would do, is asked for in vain, or is left open."""
+    """The end of a sentence: whether what the rule asks was reached, was missed, or is left open."""
     if finding.outcome == HOLDS:
         return "would do"
     asks = "is allowed" if _side(finding).startswith("up to") else "is needed"
@@ -216,7 +216,7 @@ def _asks(finding: Finding) -> str:
 
 
 def _others(outcomes: Counter[str]) -> list[str]:
-    """How the other rules came out, in words; nothing where there is no other."""
+    """How the other rules came out, in words; nothing if there are none."""
     n = sum(outcomes.values())
     if not n:
         return []
@@ -245,7 +245,7 @@ def _mean(values: list[float] | tuple[float, ...]) -> float:
 
 
 def _text(finding: Finding, value: float, *, of_key: bool = False, distance: bool = False) -> str:
-    """A value in its unit; a distance between shares is in points, and it has digits enough not to vanish."""
+    """A value in its unit; a distance between shares is in points, with enough digits not to round to zero."""
     shown, digits = (finding.unit if of_key else unit(finding)), finding.digits
     if distance:
         shown = "points" if shown in ("%", "points") else ""

@@ -1,7 +1,7 @@
-"""Trials of the kernels that libraries choose by processor, each against exact results.
+"""Trials of the kernels that libraries choose by processor, each compared with exact results.
 
-Every trial has whole numbers as its inputs, so that a right kernel gives the very same sums as another, whatever the
-order. :mod:`lib.book.doctor` runs them and keeps the verdict.
+All inputs are whole numbers, so that any two correct kernels give exactly the same sums, whatever the order of
+adding. :mod:`lib.book.doctor` runs the trials and keeps the verdict.
 """
 
 import random
@@ -28,7 +28,7 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """Run every trial now and return what came of each. A trial that raises an error is wrong."""
+    """Run every trial now and return its outcome. A trial that raises an error counts as wrong."""
     return [
         _tried("matrix products", _products),
         _tried("convolutions in plain memory", lambda: _convolutions(last=False, single=None)),
@@ -66,7 +66,7 @@ def _products() -> str:
 
 
 def _shapes() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]]]:
-    """Images (n, channels, height, width), weight, and place of convolutions, as :func:`lib.running.convolved` has."""
+    """Shapes of images (n, channels, height, width) and weight, and place, as :func:`lib.running.convolved` reads."""
     for filters in (1, 8, 34):  # one channel and, along the width, a stride and one output column
         for height, width, size, stride in (
             (5, 3, (3, 2), (1, 2)),
@@ -84,14 +84,14 @@ def _shapes() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...
         height, width = draw.randint(1, 12), draw.randint(1, 12)
         size = draw.randint(1, min(5, height)), draw.randint(1, min(5, width))
         stride, padding = (draw.randint(1, 3), draw.randint(1, 3)), (draw.randint(0, 1), draw.randint(0, 1))
-        if max(size) == 1 < max(stride) and channels < 8:  # it could end the process, so that training avoids it
+        if max(size) == 1 < max(stride) and channels < 8:  # it could crash the process, so training avoids it
             stride = (1, 1)
         place = (stride, padding, (1, 1), False, (0, 0), groups)
         yield (draw.randint(1, 9), channels, height, width), (filters, channels // groups, *size), place
 
 
 def _convolutions(*, last: bool, single: bool | None) -> str:
-    """Outputs and gradients against float64 in plain memory; single: of one input channel, of more, or None: of all."""
+    """Compare outputs and gradients with float64 in plain memory; single: one input channel, more, or None for both."""
     import torch
 
     from lib import running

@@ -1,10 +1,10 @@
-"""Chapters that start at once: one process loads the libraries, and every chapter's runner and kernel are forks of it.
+"""Start chapters without delay: one process loads the libraries, and every chapter's runner and kernel are its forks.
 
-Loading torch and its like takes seconds, again for each chapter. ``book`` starts this server (``python -m lib.book.warm
-SOCKET``) before Snakemake; ``python -m lib run`` finds it by ``SURVEY_WARM`` and hands its command over. The server
-forks a runner, and the runner, before it does anything else, forks the process that is to be its kernel: both are
-processes of their own, with their own memory limits, signals and ends, as without the server. Nothing of ``lib`` is
-loaded beforehand, so that a kernel imports the chapter's own. Without a server everything works the same, but slower.
+Loading torch and other libraries takes seconds, which each chapter would spend again. :mod:`lib.book.execution` starts
+this server (``python -m lib.book.warm SOCKET``) before Snakemake; ``python -m lib run`` finds it by ``SURVEY_WARM`` and
+hands its command over. The server forks a runner, and the runner first of all forks the process that will be its
+kernel. Both are separate processes with their own memory, signals and exit, as without the server. No module of ``lib``
+stays loaded, so a kernel imports the chapter's own. Without a server everything works the same, only slower.
 """
 
 import importlib
@@ -54,7 +54,7 @@ def hand_over(arguments: list[str]) -> int | None:
         answer = place.makefile("r")
         runner = int(answer.readline() or 0)
         signal.signal(signal.SIGTERM, lambda number, frame: os.kill(runner, number))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runner as well: its end is the end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the runner, whose end ends this process
         return int(answer.readline() or 1)  # a runner that was killed says nothing
 
 
@@ -95,7 +95,7 @@ def serve(place: str) -> NoReturn:
             importlib.import_module(name)
     _load_torchvision()
     forget()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # runners leave nothing behind
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended runners leave no zombies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the runners; whoever started this server ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -107,7 +107,7 @@ def serve(place: str) -> NoReturn:
 
 
 def _load_torchvision() -> None:
-    """Through ``lib``, which mends its import; kept, since the mended operators live as long as that module."""
+    """Load torchvision through ``lib``, which repairs its import. Keep the module: the repair lasts as long."""
     with suppress(Exception):
         kept.append(importlib.import_module("lib.vision"))
 
@@ -116,18 +116,18 @@ kept: list[object] = []
 
 
 def forget() -> None:
-    """Take every module of ``lib`` out of Python's memory: what is imported next is read from the path as it is now."""
+    """Forget every module of ``lib``, so that the next import reads it from the present search path."""
     for name in [name for name in sys.modules if name.split(".")[0] == "lib"]:
         del sys.modules[name]
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # closed when the process that started this one ends, however it does
+    sys.stdin.buffer.read()  # closed when the process that started this one ends, however it ends
     os._exit(0)
 
 
 def _runner(client: socket.socket) -> NoReturn:
-    """What a fork does: take the client's command, folder, environment and terminal, run it, send the exit status."""
+    """In a fork: take the client's command, folder, environment and terminal, run the command, send its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from jupyter_client.provisioning import local_provisioner
@@ -179,7 +179,7 @@ def _end_with_client(client: socket.socket) -> None:
 
 
 class Prepared:
-    """A fork of a runner that waits to become its kernel. To Jupyter it is what ``subprocess.Popen`` would be."""
+    """A fork of a runner that waits to become its kernel. To Jupyter it looks like a ``subprocess.Popen``."""
 
     ready: "Prepared | None" = None
     stdin = stdout = stderr = None
@@ -205,7 +205,7 @@ class Prepared:
         """Take the place of ``jupyter_client.launcher.launch_kernel``: the waiting process becomes the kernel.
 
         command: the kernel's command line.
-        options: those of ``launch_kernel``, of which ``cwd`` and ``env`` count.
+        options: those of ``launch_kernel``; only ``cwd`` and ``env`` are used.
         """
         process, cls.ready = cls.ready, None
         if process is None:
@@ -222,7 +222,7 @@ class Prepared:
         return process
 
     def close(self) -> None:
-        """End it, where no kernel was needed."""
+        """End the waiting process if no kernel was needed."""
         os.close(self.write)
         self.wait()
 
@@ -235,7 +235,7 @@ class Prepared:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and return the exit status; subprocess.TimeoutExpired after ``timeout`` seconds."""
+        """Wait for the end and return the exit status; raise subprocess.TimeoutExpired after ``timeout`` seconds."""
         start = time.monotonic()
         while (status := self.poll()) is None:
             if timeout is not None and time.monotonic() - start > timeout:
@@ -258,7 +258,7 @@ class Prepared:
 
 
 def _become_kernel(order: dict[str, Any]) -> NoReturn:
-    """``python -m ipykernel_launcher`` without a new Python: its arguments, folder, environment and search path."""
+    """Do what ``python -m ipykernel_launcher`` does, without a new Python: set folder, environment and search path."""
     status = 1
     try:
         environment = order["environment"]

@@ -1,4 +1,4 @@
-"""Judgments in words, for the terminal: what a rule is about, what was measured, and what contradicts what we hold."""
+"""Judgments in words, for the terminal: what a rule is about, what was measured, and what contradicts the ledger."""
 
 from lib.book.claims import Claim, Rule
 from lib.book.judging import Finding, Judgment
