@@ -1,16 +1,16 @@
 """Small figures of a few bars, drawn as SVG from the records of the build: for cards and for the first page.
 
-A line has a name and a value, which is a key, or a number with its unit and its source for what somebody else says::
+A line has a name and a value: a key, or a number with its unit and source if somebody else reported it::
 
     ```{bars} times as fast as floats
     on paper = 58 x {cite:p}`rastegari2016xnor`
     here, a convolution = binarization.kernel.conv_ratio
     ```
 
-The source stands in the text alone, for the reader of the page's source and for the gate on typed numbers. Only
-``1 x``, what others are compared with, has none.
+The source is not shown: it is for readers of the page's source, and for the gate on typed numbers. Only ``1 x``, the
+value that others are compared with, needs none.
 
-What was measured is a full bar; what was only said is an outline.
+A measured value is a full bar; a reported one is an outline.
 """
 
 import re
@@ -28,7 +28,7 @@ from lib.evidence import KEY, formatted, interval
 SAID = re.compile(r"(?P<value>[-−]?\d+(?:\.(?P<digits>\d+))?)(?: (?P<unit>\S.*))?")
 SOURCE = re.compile(r"\s*\{cite:\w+\}`[^`]+`\s*$")
 WIDTH, LENGTH, ROW, BAR = 300, 216, 40, 14  # of the picture, of the longest bar, of a row and of its bar
-UNIT = "1 x"  # what others are compared with
+UNIT = "1 x"  # the value that others are compared with
 MISSING = "This result was not measured in this build."
 
 
@@ -43,12 +43,12 @@ class Bar:
 
 
 def read(lines: Iterable[str], records: Records) -> list[Bar] | None:
-    """Return the bars of lines ``name = value``.
+    """Return the bars that lines ``name = value`` describe.
 
     lines: one for each bar, with a key or a number and its unit.
     records: this build's measurements.
 
-    Returns None where one of the keys was not measured. Raises ValueError for a line of another form, and for a number
+    Returns None if one of the keys was not measured. Raises ValueError for a line of another form, and for a number
     without a source.
 
     >>> records = {"a.b.time_ratio": {"values": [2, 4], "unit": "x", "digits": 1}}
@@ -93,7 +93,7 @@ def picture(quantity: str, bars: list[Bar]) -> str:
 
 
 def figure(quantity: str, lines: Iterable[str], records: Records) -> nodes.Node:
-    """Return a figure of bars with its quantity above it, or a sentence where a key was not measured.
+    """Return a figure of bars with its quantity above it, or a sentence if a key was not measured.
 
     quantity: what the bars show.
     lines: as :func:`read` takes them.
@@ -128,6 +128,6 @@ def _bar(name: str, given: str, records: Records) -> Bar | None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("bars", Bars)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

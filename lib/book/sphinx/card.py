@@ -1,4 +1,4 @@
-"""The picture that others show with a link to the book: its title, and a matrix of weights on its way to few bits."""
+"""The picture that sites show with a link to the book: its title, above weights that are compressed step by step."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def stages(size: int = 14, seed: int = 3) -> list[tuple[str, np.ndarray]]:
 def draw(path: Path, title: str) -> None:
     """Draw the card into a PNG of 1200 x 630 pixels, the size that sites ask for.
 
-    path: the file; its folder is there.
+    path: the file; its folder must exist.
     title: what to write on it.
     """
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor=NIGHT)

@@ -15,7 +15,7 @@ def bibtex(cff: dict[str, Any], address: str | None = None) -> str:
     """Return an entry of BibTeX.
 
     cff: what a CITATION.cff says, with authors, a title and a date.
-    address: where the book can be had, if that is known.
+    address: the book's address on the web, if known.
     Raises ValueError for an author without a name, and for a field that is missing.
     """
     for field in ("authors", "title", "date-released"):
@@ -42,10 +42,10 @@ def _author(person: dict[str, str]) -> str:
 
 
 class Citation(SphinxDirective):
-    """The entry of this book, to copy."""
+    """The BibTeX entry of this book, to copy."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the entry as a block of code; Sphinx calls it. What is wrong becomes an error of the page."""
+        """Return the entry as a block of code; Sphinx calls it. A fault becomes an error on the page."""
         path = Path(self.env.srcdir) / "CITATION.cff"
         self.env.note_dependency(str(path))
         try:
@@ -56,6 +56,6 @@ class Citation(SphinxDirective):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("citation", Citation)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -56,7 +56,7 @@ def facts(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
 
 
 def in_short(profile: str, result: dict[str, Any], stamp: dict[str, Any]) -> str:
-    """Return on one line what the run of a chapter used: its profile, its data and its time; it has one thread.
+    """Return on one line what the run of a chapter used: its profile, its data, and its time on one thread.
 
     profile: the profile of the run.
     result: the chapter's results, as :func:`lib.book.ledger.load_result` reads them.
@@ -72,6 +72,6 @@ def _duration(seconds: float) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("cost", Cost)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

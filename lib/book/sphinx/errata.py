@@ -1,6 +1,6 @@
-"""Directives of the page of errata: where the survey says other things than its sources.
+"""Directives of the page of errata: where the survey differs from its sources.
 
-``{errata-by-section}``   how many there are in each section, as bars that lead there
+``{errata-by-section}``   how many there are in each section, as bars that link there
 ``{errata}``              all of them, by section: what the survey says, what the source says, the claim's card
 """
 
@@ -36,7 +36,7 @@ def by_section(claims: list[Claim]) -> dict[str, list[Claim]]:
 def entry(claim: Claim) -> str:
     """Return an erratum as Markdown: what the survey says in our words, and what its source says.
 
-    claim: one with an erratum. Where that cites no source, the entry says why none is needed.
+    claim: one with an erratum. If that cites no source, the entry says why none is needed.
 
     >>> from lib.book.claims import Claim
     >>> says = "Two values take two bits (here, in a file)."
@@ -100,7 +100,7 @@ class Errata(Page):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directives; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directives; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("errata-by-section", BySection)
     app.add_directive("errata", Errata)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

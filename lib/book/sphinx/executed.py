@@ -1,7 +1,7 @@
-"""The build reads a chapter's source and shows its run: the executed notebook with the source's present fingerprint.
+"""Show a chapter's source with the outputs of its run: the executed notebook that has the source's fingerprint.
 
-Where there is none, the page shows the source without results, says so, and warns; warnings fail the build.
-So the text and the run of a page cannot drift apart.
+If there is none, the page shows the source without results, says so, and warns; warnings fail the build.
+So the text of a page and its run cannot drift apart.
 """
 
 import ast
@@ -23,16 +23,16 @@ from lib.book import chapters, last_run
 from lib.book.sphinx import theme
 
 CODE = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)  # how lib.figures shows code
-COLUMNS = "88"  # letters that fit in a line of code on a page, beside both sidebars at 1280 pixels
-BELOW = re.compile(r"^(?:```\{claims\}|## )", re.MULTILINE)  # before which a page shows its chapter's figure
+COLUMNS = "88"  # characters that fit in a line of code on a page, beside both sidebars at 1280 pixels
+BELOW = re.compile(r"^(?:```\{claims\}|## )", re.MULTILINE)  # where a page shows its chapter's figure
 log = logging.getLogger(__name__)
-building: Sphinx  # MyST-NB hands a reader the text only; the page's name is known to the application
+building: Sphinx  # MyST-NB passes only the text to a reader; the application knows the page's name
 
 
 def read(text: str) -> nbformat.NotebookNode:
     """Return the notebook to show for the chapter that is being read. MyST-NB calls it (``nb_custom_formats``).
 
-    text: the chapter's source; its name is known to the application.
+    text: the chapter's source; the application knows its name.
     """
     root, chapter = Path(building.srcdir), Path(building.env.docname).name
     profile = theme.profile()
@@ -45,7 +45,7 @@ def read(text: str) -> nbformat.NotebookNode:
 
 
 def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNode:
-    """Add a note below the chapter's title that nothing of it was measured, and return the notebook.
+    """Add a note below the chapter's title that it has not run, and return the notebook.
 
     notebook: the chapter's source; it is changed.
     why: why there is no run.
@@ -60,7 +60,7 @@ def unexecuted(notebook: nbformat.NotebookNode, why: str) -> nbformat.NotebookNo
 def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Move each figure's alternative text, caption and name to where MyST-NB looks for them: the cell's metadata.
 
-    There they hold for all that the cell shows, so whatever comes before or after a figure gets a cell of its own.
+    There they apply to everything the cell shows, so outputs before and after a figure get cells of their own.
 
     notebook: an executed chapter; it is changed.
     Returns the notebook.
@@ -87,7 +87,7 @@ def with_figures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def without_echo(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what a notebook shows of what is glued: on a page the sentence that glues it shows it.
+    """Drop a notebook's own display of glued values: on a page, the sentence that glues them shows them.
 
     notebook: an executed chapter; it is changed.
     Returns the notebook.
@@ -99,7 +99,7 @@ def without_echo(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def with_lead(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Show the chapter's figure below its opening as well; where it is drawn, the picture stays, without its number.
+    """Show the chapter's lead figure below its opening as well; where it is drawn, it stays, without its number.
 
     notebook: an executed chapter; it is changed.
     Returns the notebook. Raises ValueError for several such figures.
@@ -124,7 +124,7 @@ def with_lead(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def with_narrow_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Break the lines of shown code of ``lib``, which are wider in its files, where a page ends.
+    """Break the lines of shown ``lib`` code that are too long for a page.
 
     notebook: an executed chapter; it is changed.
     Returns the notebook.
@@ -139,10 +139,10 @@ def with_narrow_code(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def narrow(codes: list[str]) -> list[str]:
-    """Return pieces of Python code in lines of 88 letters; what does not parse is left as it is.
+    """Return pieces of Python code in lines of 88 characters; code that does not parse is left as it is.
 
-    Ruff breaks the code. Before that, a comment that does not fit goes to lines of its own above its line, since Ruff
-    would break the code for it.
+    Ruff breaks the code. A comment that does not fit first moves to its own lines above the code, since Ruff would
+    otherwise break the code to make room for it.
 
     codes: any number; one call of Ruff breaks them all.
     """
@@ -198,7 +198,7 @@ def _figure(output: nbformat.NotebookNode) -> dict[str, str] | None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Keep the application for :func:`read`; Sphinx calls it. Returns whether pages may be built at once."""
+    """Keep the application for :func:`read`; Sphinx calls it. Returns whether pages may be built in parallel."""
     global building
     building = app
     return {"parallel_read_safe": False, "parallel_write_safe": True}

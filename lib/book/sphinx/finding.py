@@ -1,6 +1,6 @@
 """The role ``finding``: words that state an outcome. Their rule is not shown; :mod:`lib.book.findings` checks it.
 
-Where a claim is decided by all measurements of the rule, the words lead to its card in the ledger.
+Where all measurements of the rule decide one claim, the words link to its card in the ledger.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from lib.book.sphinx.survey import by_id
 
 
 def decided(rule: str, claims: list[Claim], chapter: str) -> str | None:
-    """Return the id of the claim that all measurements of a finding's rule decide; None where they decide none.
+    """Return the id of the claim that all measurements of a finding's rule decide; None if they decide none.
 
-    Of several it is one of the chapter, then the first by its number.
+    Of several it prefers one of this chapter, then the lowest number.
 
     rule: as :mod:`lib.book.findings` says.
     claims: all claims.
@@ -34,7 +34,7 @@ class Finding(SphinxRole):
     """The role ``finding``."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the words, or an error of the page where no rule stands behind a bar; Sphinx calls it."""
+        """Return the words, or an error on the page if no rule follows after a bar; Sphinx calls it."""
         words, bar, rule = self.text.partition("|")
         if not (words.strip() and bar and rule.strip()):
             said = f"finding: words, a bar and a rule are needed, not {self.text!r}"
@@ -45,7 +45,7 @@ class Finding(SphinxRole):
         return [nodes.inline("", "", shown, classes=["finding"])], []
 
     def claim(self, rule: str) -> str | None:
-        """Return the claim that the words lead to; a page without a ledger has none, and its faults are not ours."""
+        """Return the claim that the words link to; None without a ledger, or with a faulty one."""
         env = getattr(self.inliner.document.settings, "env", None)
         if env is None or page.LEDGER not in env.found_docs:
             return None
@@ -57,6 +57,6 @@ class Finding(SphinxRole):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the role; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the role; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_role("finding", Finding())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

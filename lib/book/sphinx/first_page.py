@@ -1,9 +1,9 @@
-"""Directives of the first page: why to care, what came out, and where the book stands, all computed.
+"""Directives of the first page: why it matters, what came out, and what the book holds, all computed.
 
-``{headline}``   what became of one network's file      ``{findings}``   cards, each with a small figure and a link
+``{headline}``   how small one network's file got        ``{findings}``   cards, each with a small figure and a link
 ``{state}``      the book in numbers
 
-A card begins with a claim or a chapter and says what came out; what its bars show and the bars may follow::
+A card begins with a claim or a chapter and what came out. After that it may have bars, and before them what they show::
 
     ```{findings}
     C2.3-38: Nine of ten weights can go
@@ -44,10 +44,10 @@ BAR = '<div class="size"><span>{name}</span><span class="bar" style="width: {sha
 
 
 def headline(records: Records) -> tuple[list[str], float] | None:
-    """Return sizes and errors before and after in words, and the share of the bytes that is left in percent.
+    """Return the sizes and errors before and after, as text, and the share of the bytes that is left in percent.
 
     records: this build's measurements.
-    Returns None where this build has not measured them.
+    Returns None if this build has not measured them.
     """
     keys = [f"{SUBJECT}.{metric}" for metric in SIZES + ERRORS]
     if not set(keys) <= set(records):
@@ -59,7 +59,7 @@ def headline(records: Records) -> tuple[list[str], float] | None:
 
 
 class Headline(Page):
-    """Why to care: the bytes of one network before and after, in words and as two bars."""
+    """Why it matters: the bytes of one network before and after, in words and as two bars."""
 
     def render(self) -> list[nodes.Node]:
         found = headline(self.load()[1][PROFILE])
@@ -76,7 +76,7 @@ class Headline(Page):
 
 @dataclass
 class Card:
-    """What stands on a card: a claim or a chapter, what came out, what the bars show, and the bars."""
+    """The content of a card: a claim or a chapter, what came out, what the bars show, and the bars."""
 
     about: str
     title: str
@@ -90,7 +90,7 @@ def cards(lines: Iterable[str], known: Container[str]) -> list[Card]:
     lines: of the directive ``findings``; blank ones do not count.
     known: the ids of all claims and the names of all chapters.
 
-    Raises ValueError where the first line is no head, and where a quantity has no bar.
+    Raises ValueError if the first line is no head, or a quantity has no bar.
 
     >>> (card,) = cards(["C2.3-38: Weights can go", "weights removed", "the survey = 30 %"], {"C2.3-38"})
     >>> card.about, card.quantity, card.bars
@@ -161,7 +161,7 @@ class State(Page):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directives; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directives; Sphinx calls it. Returns whether pages may be built in parallel."""
     for name, directive in (("headline", Headline), ("findings", Findings), ("state", State)):
         app.add_directive(name, directive)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

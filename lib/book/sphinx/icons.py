@@ -1,7 +1,7 @@
-"""The theme's icons as one small font: of Font Awesome's 2,000 only those that the theme names.
+"""The theme's icons as two small fonts: of Font Awesome's 2,000 only those that the theme names.
 
-The theme brings all of Font Awesome, 1.9 MB on every page. A subset of its two fonts holds what the theme's templates,
-scripts and styles ask for, so that nobody keeps a list by hand.
+The theme loads all of Font Awesome, 1.9 MB on every page. These subsets of its fonts hold what the theme's templates,
+scripts and styles name, so nobody keeps a list by hand.
 """
 
 import re
@@ -14,7 +14,7 @@ from fontTools import subset
 from sphinx.application import Sphinx
 
 FONTS = {"solid": ("fa-solid-900.ttf", "Free", 900), "brands": ("fa-brands-400.ttf", "Brands", 400)}
-PROVIDERS = {"fa-github", "fa-gitlab", "fa-bitbucket"}  # the theme puts these names together
+PROVIDERS = {"fa-github", "fa-gitlab", "fa-bitbucket"}  # the theme assembles these names
 NAME = re.compile(r"\bfa-[a-z][a-z0-9-]*")
 RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 CODE = re.compile(r'content:\s*"\\([0-9a-f]{4})"|([\ue000-\uf8ff])')
@@ -39,10 +39,10 @@ STYLE = """/* Made at build time of Font Awesome Free 6 by @fontawesome - https:
 
 
 def asked_for(packages: list[Path], codes: dict[str, str]) -> dict[str, str]:
-    """Return the icons that themes name, as {name: code}; a code that only a style sheet has is its own name.
+    """Return the icons that themes name, as {name: code}; a code that occurs only in a style sheet is its own name.
 
     packages: the folders of the themes.
-    codes: {name: code}, of all icons that there are.
+    codes: {name: code} of all icons.
     """
     names = PROVIDERS & set(codes)
     bare: set[str] = set()
@@ -63,9 +63,9 @@ def icon_codes(style: str) -> dict[str, str]:
 
 
 def write_icons(app: Sphinx, failure: Exception | None) -> None:
-    """Write the fonts and their style sheet into the pages and take Font Awesome out, after a build that did not fail.
+    """Replace Font Awesome in the pages by the small fonts and their style sheet, after a build that did not fail.
 
-    Its license stays beside them.
+    Its license is copied beside them.
     """
     if failure is not None or app.builder.format != "html":
         return
@@ -85,7 +85,7 @@ def write_icons(app: Sphinx, failure: Exception | None) -> None:
             for title in families
         ]
     named = [
-        f'.{name}::before {{ content: "\\{code}"; content: "\\{code}" / ""; }}'  # the second: silent to screen readers
+        f'.{name}::before {{ content: "\\{code}"; content: "\\{code}" / ""; }}'  # the second: screen readers skip it
         for name, code in icons.items()
         if name != code
     ]
@@ -98,7 +98,7 @@ def write_subset(source: Path, target: Path, codes: set[str]) -> None:
 
     source: the whole font.
     target: where the new one goes, in the format WOFF.
-    codes: the signs to keep, as hexadecimal numbers; those that the font does not have are left out.
+    codes: the signs to keep, as hexadecimal numbers; those that the font lacks are left out.
     """
     options = subset.Options(flavor="woff", layout_features=[], notdef_outline=False)
     font = subset.load_font(str(source), options)
@@ -109,6 +109,6 @@ def write_subset(source: Path, target: Path, codes: set[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("build-finished", write_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

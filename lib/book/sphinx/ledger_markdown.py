@@ -44,7 +44,7 @@ OUTCOMES = {
 }
 OTHER_DATA = "Fashion-MNIST"  # what the second profile has in place of MNIST
 FRAGILITY, ERRATUM, CHANGED = "Fragile", "Erratum", "Changed"  # terms of a card's details
-FRAGILE = 1  # halves of the width of an interval: a verdict whose interval is nearer to its bound is fragile
+FRAGILE = 1  # half-widths of an interval: a verdict whose interval ends nearer to its bound is fragile
 
 SAYS = {  # what a run does, by the verdict that it gives
     SUPPORTED: "supports the claim",
@@ -55,7 +55,7 @@ SAYS = {  # what a run does, by the verdict that it gives
 
 
 def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str, str]:
-    """Return the verdict to show and its text, a sign and words, so that it does not rest on color alone.
+    """Return the verdict to show and its text, a sign and words, so that it does not depend on color alone.
 
     claim: any claim.
     profile: the profile of the build.
@@ -71,7 +71,7 @@ def badge(claim: Claim, profile: str, results: dict[str, Records]) -> tuple[str,
 
 
 def chance(decided: list[tuple[Claim, Finding]]) -> str:
-    """Return how many rules seeds decide, and how many of them chance could have turned.
+    """Return how many rules seeds decide, and how many of them chance alone may decide, as a paragraph.
 
     decided: as :func:`lib.book.judging.sampled` returns them.
     """
@@ -97,9 +97,9 @@ def fragile(decided: list[tuple[Claim, Finding]]) -> list[str]:
 
 
 def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
-    """Return what the survey says, what it reports, and whether this run says something else than the ledger holds.
+    """Return what the survey reports, and whether this run disagrees with the verdict that the ledger holds.
 
-    What was measured stands between, in one sentence: :func:`lib.book.telling.told`.
+    On the page these lines follow the claim and what was measured for it, :func:`lib.book.telling.told`.
 
     claim: any claim.
     profile: the profile of the build.
@@ -114,7 +114,7 @@ def card(claim: Claim, profile: str, results: dict[str, Records]) -> str:
 
 
 def details(claim: Claim, profile: str, results: dict[str, Records]) -> dict[str, list[str]]:
-    """Return why the verdict is what it is: {term: what there is to say about it}, in the order of the page.
+    """Return the details behind a verdict: {term: what there is to say about it}, in the order of the page.
 
     claim: any claim.
     profile: the profile of the build.
@@ -138,9 +138,9 @@ def details(claim: Claim, profile: str, results: dict[str, Records]) -> dict[str
 
 
 def hidden(terms: Iterable[str], rules: int) -> str:
-    """Return the line of the fold that holds the details of a card: how many rules, and what else is there.
+    """Return the summary line for the folded details of a card: how many rules there are, and what else.
 
-    terms: of the details.
+    terms: those of the details.
     rules: how many rules decide the claim.
     """
     named = {FRAGILITY: "near a bound", OTHER_DATA: "other data", ERRATUM: "erratum", CHANGED: "rule changed"}
@@ -159,12 +159,12 @@ def _near_bounds(judged: list[Judgment], profile: str) -> list[Finding]:
 
 
 def _near(finding: Finding) -> str:
-    """How little lies between the interval of a quantity and its bound."""
+    """How near the interval of a quantity ends to its bound, as a sentence."""
     return f"{subject(finding.rule)}: the interval ends {finding.margin:.2f} of its half-width from the bound."
 
 
 def _on_other_data(claim: Claim, second: Judgment, records: Records) -> str:
-    """The verdict of the same rules on data that tuned nothing, and what was measured there if that changes it."""
+    """The verdict of the same rules on data on which nothing was tuned, with the measurements if it differs."""
     if second.verdict == claim.verdict:
         return f"*{second.verdict}* by the same rules."
     found = "; ".join(f"{subject(one.rule)}: {_together(measured(one))}" for one in second.findings)
@@ -172,7 +172,9 @@ def _on_other_data(claim: Claim, second: Judgment, records: Records) -> str:
 
 
 def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[str, int, list[str]] | None:
-    """Return how many verdicts stay on other data, how many change, and a line for each way; None without such results.
+    """Return a summary of the verdicts on other data, how many change, and a line for each kind of change.
+
+    None if there are no results on other data.
 
     claims: all claims.
     results: {profile: measurements}.
@@ -184,7 +186,7 @@ def second_opinion(claims: list[Claim], results: dict[str, Records]) -> tuple[st
     for claim, second in pairs:
         if second.verdict != claim.verdict:
             changed.setdefault((claim.verdict, second.verdict), []).append(claim.id)
-    # first what a seed more would not bring back
+    # first the changes that more seeds would not undo
     order = sorted(changed, key=lambda way: (UNDECIDED in way, -len(changed[way]), way))
     links = {way: ", ".join(f"{{ref}}`{id} <{anchor(id).lower()}>`" for id in ids) for way, ids in changed.items()}
     lines = [f"*{here}*, and *{there}* there: {links[here, there]}" for here, there in order]

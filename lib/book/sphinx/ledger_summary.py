@@ -1,7 +1,7 @@
 """The ledger at a glance: a bar of verdicts for each section of the survey, and the same numbers as a table.
 
-Each part of a bar is a link that sets the filter of the ledger. What a definition decides, and what cannot be tested
-here, is counted beside the bars and not in them.
+Each part of a bar is a link that sets the filter of the ledger. Claims that a definition
+decides, or that cannot be tested here, are counted beside the bars and not in them.
 """
 
 from html import escape
@@ -29,7 +29,7 @@ def title(number: str) -> str:
 
 
 def rows(claims: list[Claim], profile: str, results: dict[str, Records]) -> list[Row]:
-    """Return how many claims of each section have which verdict, without sections that have none.
+    """Count the claims of each section by verdict; sections without claims are left out.
 
     claims: all claims.
     profile: the profile of the build.

@@ -1,7 +1,7 @@
 """A role that shows a measurement without its spread, for openings and for results of the published profile.
 
 ``{mean}`pruning.lenet300.removed_pct` ``            the mean of this build, with the digits that were recorded
-``{mean}`pruning.lenet300.removed_pct 0` ``          with as many digits
+``{mean}`pruning.lenet300.removed_pct 0` ``          with this many digits
 ``{mean}`pruning.lenet300.removed_pct standard` ``   the committed record of another profile; the text names it
 """
 
@@ -25,7 +25,7 @@ FORM = re.compile(rf"(?P<key>[\w.]+)(?: (?P<digits>\d+))?(?: (?P<profile>{'|'.jo
 def mean(text: str, results: Mapping[str, Records]) -> str:
     """Return the mean of a measurement with its unit.
 
-    text: the role's text: a key, and possibly digits and a profile.
+    text: the role's text: a key, optionally followed by digits and a profile.
     results: {profile: measurements}.
     Raises ValueError for a text of another form and a key that was not measured.
     """
@@ -44,7 +44,7 @@ class Mean(SphinxRole):
     """The role ``mean``."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the text, or an error of the page for a key that was not measured; Sphinx calls it."""
+        """Return the text, or an error on the page for a key that was not measured; Sphinx calls it."""
         try:
             _, results = page.load(Path(self.env.srcdir), page.watched(self.env))
             return [nodes.inline("", mean(self.text, results), classes=["pasted-text"])], []
@@ -54,6 +54,6 @@ class Mean(SphinxRole):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the role; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the role; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_role("mean", Mean())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

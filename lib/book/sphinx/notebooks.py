@@ -32,11 +32,11 @@ def to_run(
     address: str | None = None,
     results: Mapping[str, Records] | None = None,
 ) -> nbformat.NotebookNode:
-    """Return a chapter for a reader's own JupyterLab: how to run it first, and measured numbers in the text.
+    """Return a chapter for a reader's own JupyterLab: first how to run it, and measured numbers in its text.
 
-    notebook: an executed chapter, or its source; it is left as it was.
+    notebook: an executed chapter, or its source; it is not changed.
     name: the chapter's name.
-    address: the repository's, where it is known.
+    address: the repository's address, if known.
     results: {profile: measurements}, for the means in the text; default none.
     """
 
@@ -96,7 +96,7 @@ def is_chapter(app: Sphinx, page: str) -> bool:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("html-page-context", offer, priority=600)  # after the theme has made its buttons
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

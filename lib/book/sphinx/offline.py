@@ -1,6 +1,6 @@
-"""Pages load nothing from the network, and only what they use, in order: no page runs thebe, and not each has formulas.
+"""Make pages load nothing from the network, and only the scripts and styles they use, in a fixed order.
 
-MathJax is copied from its package.
+No page runs thebe, for example, and only some have formulas. MathJax is copied from its package.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # 1.5 of the package's 24 MB
-UNUSED = {  # a word in the address or text of a script or style -> what a page shows that needs it, None: nothing does
+UNUSED = {  # a word in the address or text of a script or style -> the HTML that needs it; None: nothing does
     "thebe": None,
     "mathjax": 'class="math ',
     "search.js": 'page="search"',
@@ -42,15 +42,16 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
 
 
 def sort_files(app: Sphinx, config: Config) -> None:
-    """Load styles and scripts by their names: jupyter-book gives them in the order of the disk, and of two rules of the
-    same weight the later one holds.
+    """Sort styles and scripts by name: jupyter-book lists them in the order of the disk.
+
+    Of two style rules of equal weight the later one wins, so the order matters.
     """
     config.html_css_files = sorted(config.html_css_files, key=str)
     config.html_js_files = sorted(config.html_js_files, key=str)
 
 
 def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take the scripts and styles off a page that it does not use: those of UNUSED whose mark it does not have."""
+    """Remove the scripts and styles that a page does not use: those of UNUSED whose HTML it does not contain."""
     body = f'page="{page}" {context.get("body", "")}'
     unused = [word for word, mark in UNUSED.items() if mark is None or mark not in body]
 
@@ -59,11 +60,11 @@ def drop_unused(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         return any(word in text for word in unused)
 
     for files in ("script_files", "css_files"):
-        context[files][:] = [file for file in context[files] if not is_unused(file)]  # in place: others hold this list
+        context[files][:] = [file for file in context[files] if not is_unused(file)]  # in place: others use this list
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.connect("config-inited", sort_files)
     app.connect("build-finished", copy_mathjax)

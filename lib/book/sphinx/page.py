@@ -25,10 +25,10 @@ LEDGER = "claims"  # the page of all claims
 def load(root: Path, changed: tuple[int, ...]) -> tuple[list[Claim], dict[str, Records]]:
     """Return the claims, this build's results, and the records of the published and the second profile.
 
-    A preview takes the committed records of its profile for what this build has not measured.
+    A preview takes what this build has not measured from the committed records of its profile.
 
     root: the book's folder.
-    changed: when each of their files changed, so that they are read again when one does.
+    changed: when each of their files was last changed; if one is newer, all are read again.
     Returns the claims and {profile: measurements}. Raises ValueError for a file that is wrong.
     """
     found = _read(root, changed)
@@ -66,14 +66,14 @@ class Page(SphinxDirective):
         return load(self.root, watched(self.env))
 
     def run(self) -> list[nodes.Node]:
-        """Return what the directive puts on the page; Sphinx calls it. What is wrong becomes an error of the page."""
+        """Return what the directive puts on the page; Sphinx calls it. A fault becomes an error on the page."""
         try:
             return self.render()
         except (ValueError, OSError) as error:
             raise self.error(f"{self.name}: {error}") from error
 
     def render(self) -> list[nodes.Node]:
-        """Return what the directive puts on the page. Raises ValueError or OSError for what is wrong."""
+        """Return what the directive puts on the page. Raises ValueError or OSError for a fault."""
         raise NotImplementedError
 
     def parsed(self, text: str, node: nodes.Element) -> nodes.Element:

@@ -1,4 +1,4 @@
-"""Parts of pages, as nodes of Docutils: folded lines, rows of numbers, badges, and links to claims and chapters."""
+"""Parts of pages, as Docutils nodes: folded lines, rows of numbers, badges, and links to claims and chapters."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class Fold(nodes.General, nodes.Element):
 
 
 class Summary(nodes.TextElement):
-    """The line of a fold that is always there."""
+    """The line of a fold that is always shown."""
 
 
 def fold(summary: Iterable[nodes.Node], children: Iterable[nodes.Node]) -> Fold:
@@ -31,7 +31,7 @@ def fold(summary: Iterable[nodes.Node], children: Iterable[nodes.Node]) -> Fold:
 def tiles(entries: Iterable[tuple[str, str, str | None]]) -> list[nodes.Node]:
     """Return a row of numbers with their names below.
 
-    entries: of each the number, its name, and the address to which it leads or None.
+    entries: for each, the number, its name, and the address it links to, or None.
     """
     row = nodes.bullet_list(classes=["tiles"])
     for number, name, address in entries:
@@ -42,7 +42,7 @@ def tiles(entries: Iterable[tuple[str, str, str | None]]) -> list[nodes.Node]:
 
 
 def label(verdict: str, text: nodes.Node) -> nodes.inline:
-    """Return a text in the look of a verdict."""
+    """Return a text styled as a verdict."""
     return nodes.inline("", "", text, classes=["verdict", f"verdict-{slug(verdict)}"])
 
 
@@ -66,11 +66,11 @@ def chapter_link(docname: str, chapter: str) -> addnodes.pending_xref:
 
 
 def section_link(docname: str, chapter: str, heading: str, within: str) -> addnodes.pending_xref:
-    """Return a link from the page ``docname`` to a section of a chapter; a section that is not there is a warning.
+    """Return a link from the page ``docname`` to a section of a chapter; a missing section is a warning.
 
     docname: the page that links.
     chapter: the chapter's name.
-    heading: the section's, as its source writes it; the link shows it.
+    heading: the section's heading as its source writes it; the link shows it.
     within: the chapter in words, which the link shows in parentheses.
     """
     about = {"refdomain": "", "reftype": SECTION, "reftarget": f"chapters/{chapter}#{heading}", "refdoc": docname}
@@ -91,17 +91,17 @@ def find_section(app: Sphinx, env: Any, node: addnodes.pending_xref, shown: node
 
 
 def _letters(heading: str) -> str:
-    """A heading without marks and quotes, which its source and its page write in other ways."""
+    """The letters and digits of a heading: its source and its page write marks and quotes differently."""
     return re.sub(r"[\W_]+", "", heading).lower()
 
 
 def anchor(id: str) -> str:
-    """Return the name of a claim's place in the ledger."""
+    """Return the id of a claim's place in the ledger."""
     return f"claim-{id}"
 
 
 def slug(verdict: str) -> str:
-    """Return a verdict as part of the name of a style."""
+    """Return a verdict as part of a CSS class name."""
     return verdict.replace(" ", "-")
 
 
@@ -114,7 +114,7 @@ def _close(tag: str) -> Any:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Say how folds become HTML; Sphinx calls it. Returns whether pages may be built at once."""
+    """Say how folds become HTML; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("missing-reference", find_section)
     app.add_node(Fold, html=(_open("details"), _close("details")))
     app.add_node(Summary, html=(_open("summary"), _close("summary")))

@@ -1,6 +1,6 @@
 """The directive ``{playground}``: two sliders, for the weights that are kept and the bits of each, over recorded runs.
 
-``_static/playground.js`` makes the sliders from the numbers beside them. Without it, and in print, a table has them.
+``_static/playground.js`` makes the sliders from the numbers beside them. Without it, and in print, a table shows them.
 """
 
 import json
@@ -55,10 +55,10 @@ def compact(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def bar(count: int, most: int) -> str:
-    """Return the height of a bar as one character; heights are logarithms, since zero would dwarf all else.
+    """Return the height of a bar as one character; heights are logarithmic, since the zeros would dwarf all else.
 
-    count: of the weights in a bin.
-    most: of any bin, at least 2.
+    count: how many weights are in the bin.
+    most: the most in any bin, at least 2.
 
     >>> bar(0, 1000), bar(1, 1000), bar(1000, 1000)
     ('0', '1', '_')
@@ -92,7 +92,7 @@ def _bits(number: int) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("playground", Playground)
     app.setup_extension("lib.book.sphinx.parts")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
-"""What a page shows of the places that it links to: a term, a source, a figure, a section, a claim.
+"""Previews of the places that a page links to: a term, a source, a figure, a section, a claim.
 
 After a build, each page gets a small JSON with the texts of these places, and ``preview.js`` in ``_static`` shows them
-beside their links. So nothing is loaded for it, except a figure of another page of this book.
+beside their links. So nothing more is loaded, except figures of other pages of this book.
 """
 
 import json
@@ -16,8 +16,8 @@ from urllib.parse import unquote, urldefrag
 from bs4 import BeautifulSoup, Tag
 from sphinx.application import Sphinx
 
-LONGEST = 320  # letters of a text
-REACH = 8000  # letters from the beginning of a place, in which all that is shown of it lies
+LONGEST = 320  # characters of a text
+REACH = 8000  # characters from the start of a place, within which lies all that is shown of it
 LINK = re.compile(r"<a\b[^>]*>")
 ARTICLE = re.compile(r'<article class="bd-article".*</article>', re.DOTALL)
 DATA = re.compile(r'<script type="application/json" id="previews">.*?</script>\n?', re.DOTALL)
@@ -25,7 +25,7 @@ Preview = dict[str, str]
 
 
 def addresses(html: str) -> list[str]:
-    """Return where the links of a page's article lead to within the book, each once, without whole pages.
+    """Return the places in the book that a page's article links to, each once; links to whole pages are left out.
 
     html: the page.
     """
@@ -41,10 +41,10 @@ def addresses(html: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def preview(html: str, id: str) -> Preview | None:
-    """Return what to show of a place: ``title``, ``text``, and of a figure ``image`` and ``alt``; None for nothing.
+    """Return what to show of a place: ``title``, ``text``, and for a figure ``image`` and ``alt``; None if nothing.
 
     html: the page with the place.
-    id: the name of the place, as a link has it behind the page.
+    id: the id of the place, which a link has after ``#``.
 
     >>> preview('<dl class="glossary"><dt id="term-mask">mask</dt><dd><p>Zeros and ones.</p></dd></dl>', "term-mask")
     {'title': 'mask', 'text': 'Zeros and ones.'}
@@ -88,7 +88,7 @@ def with_previews(html: str, shown: Mapping[str, Preview]) -> str:
     html = DATA.sub("", html)
     if not shown:
         return html
-    data = json.dumps(shown, ensure_ascii=False).replace("<", "\\u003c")  # no text ends the script
+    data = json.dumps(shown, ensure_ascii=False).replace("<", "\\u003c")  # no text can end the script
     before, end, after = html.rpartition("</body>")
     return f'{before}<script type="application/json" id="previews">{data}</script>\n{end}{after}'
 
@@ -122,7 +122,7 @@ def _figure(part: Tag, place: Tag) -> Preview:
 
 
 def _section(part: Tag, place: Tag) -> Preview:
-    """A heading and the first paragraph below it that has no formula, which other pages could not draw."""
+    """A heading and the first paragraph below it without a formula, since other pages may not draw formulas."""
     heading = part.find(re.compile("h[1-6]"))
     if not isinstance(heading, Tag):
         return {}
@@ -145,7 +145,7 @@ KINDS: dict[str, Callable[[Tag, Tag], Preview]] = {  # what a place is -> how it
 
 
 def _text(tag: object) -> str:
-    """The text of a tag in one line, without the signs that link to it."""
+    """The text of a tag in one line, without its permalink signs."""
     if not isinstance(tag, Tag):
         return ""
     for sign in tag.select("a.headerlink"):
@@ -158,6 +158,6 @@ def _short(tag: object) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
-"""Directives that ask the reader. Answers are folded, so all works without a script; ``_static/quiz.js`` adds a score.
+"""Directives that ask the reader. Answers are folded, so they work without a script; ``_static/quiz.js`` adds a score.
 
 ``{quiz} 2.3``           three questions about a section   ``{predict} masked-time``   one question, before a result
 
-Both come from ``survey/quizzes.yml``; an answer that this build or the published records do not bear out is an error.
+Both come from ``survey/quizzes.yml``; an answer that fails in this build or in the published records is an error.
 """
 
 from html import escape
@@ -35,9 +35,9 @@ class Ask(Page):
         return quizzes.load(self.root)
 
     def check(self, rule: str) -> None:
-        """Raise ValueError where the measurements do not bear out a rule.
+        """Raise ValueError if a rule does not hold for the measurements.
 
-        rule: as :mod:`lib.book.quizzes` says.
+        rule: in the form that :mod:`lib.book.quizzes` describes.
         """
         claims, results = self.load()
         known = {f"{PROFILE} build": (PROFILE, results[PROFILE]), "published records": (PUBLISHED, results[PUBLISHED])}
@@ -47,10 +47,10 @@ class Ask(Page):
     def asked(self, name: str, ask: str, choices: tuple[str, ...], right: int, answer: str, opener: str) -> Part:
         """Return one question as a group of radio buttons with a folded answer.
 
-        name: of the group, once on the page.
+        name: the name of the group, unique on the page.
         ask: the question.
         choices: texts, one of which is right.
-        right: the place of the right one, from 0.
+        right: the position of the right one, from 0.
         answer: Markdown with the reason.
         opener: the line that unfolds the answer.
         """
@@ -70,7 +70,7 @@ class Ask(Page):
         return group
 
     def inline(self, text: str) -> list[nodes.Node]:
-        """Return Markdown without its paragraph."""
+        """Return parsed Markdown without the paragraph around it."""
         parsed = self.parsed(text, nodes.container())
         return list(parsed[0].children) if parsed.children else []
 
@@ -87,7 +87,7 @@ class Quiz(Ask):
         for number, question in enumerate(known[section], 1):
             self.check(question.rule)
             name = f"quiz-{section.replace('.', '-')}-{number}"
-            ask = f"{number}.\N{NO-BREAK SPACE}{question.ask}"  # no list of Markdown
+            ask = f"{number}.\N{NO-BREAK SPACE}{question.ask}"  # an ordinary space would make it a Markdown list
             box += self.asked(name, ask, question.choices, question.right, question.because, "Check the answer")
         return [box]
 
@@ -119,7 +119,7 @@ def _close(writer: Any, node: Part) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directives; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directives; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_node(Part, html=(_open, _close))
     app.add_directive("quiz", Quiz)
     app.add_directive("predict", Predict)

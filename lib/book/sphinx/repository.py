@@ -1,9 +1,9 @@
-"""Launch, edit and issue buttons for the repository that the build is told, and none where it is not known.
+"""Launch, edit and issue buttons for the book's repository, or none if its address is not known.
 
-``{clone}`` shows the commands that fetch it, and nothing where it is not known.
+``{clone}`` shows the commands that fetch the repository, or nothing if its address is not known.
 
-``SURVEY_REPOSITORY`` names it, otherwise git's remote ``origin``; ``SURVEY_BRANCH`` names the branch, otherwise git's.
-``SURVEY_SITE`` is the address where the pages are published: the picture in a shared link needs the whole of it.
+``SURVEY_REPOSITORY`` gives the address, or else git's remote ``origin``; ``SURVEY_BRANCH`` names the branch, or else
+git does. ``SURVEY_SITE`` is the address of the published pages, which the picture in a shared link needs in full.
 """
 
 import os
@@ -55,7 +55,7 @@ def settings(address: str, branch: str) -> dict[str, Any]:
 
 
 def configure(app: Sphinx, config: Any) -> None:
-    """Give the theme the repository's options, where its address is known."""
+    """Give the theme the repository's options, if its address is known."""
     remote = os.environ.get("SURVEY_REPOSITORY") or _git(app.srcdir, "config", "--get", "remote.origin.url")
     if address := web_address(remote):
         branch = os.environ.get("SURVEY_BRANCH") or _git(app.srcdir, "branch", "--show-current") or "main"
@@ -66,7 +66,7 @@ def configure(app: Sphinx, config: Any) -> None:
 
 
 def known_address(config: Any) -> str | None:
-    """Return the repository's web address, or None where it is not known: Jupyter Book fills in one of its own."""
+    """Return the repository's web address; None if it is not known, although Jupyter Book then fills in its own."""
     options = config.html_theme_options
     return options.get("repository_url") if options.get("use_repository_button") else None
 
@@ -75,7 +75,7 @@ class Clone(SphinxDirective):
     """The commands that fetch the repository."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the commands as a block of code, or nothing where the address is not known; Sphinx calls it."""
+        """Return the commands as a block of code, or nothing if the address is not known; Sphinx calls it."""
         address = known_address(self.config)
         if address is None:
             return []
@@ -91,7 +91,7 @@ def _git(folder: str | Path, *command: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("config-inited", configure, priority=100)
     app.add_directive("clone", Clone)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

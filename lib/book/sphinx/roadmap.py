@@ -1,6 +1,6 @@
 """The directive ``{roadmap}``: the survey's Figure 1 as a map of links, from its parts to sections and chapters.
 
-The parts come from ``_toc.yml``, the counts from ``survey/techniques.yml``, and neither is written twice.
+The parts come from ``_toc.yml``, the counts from ``survey/techniques.yml``, so neither is written twice.
 """
 
 import re
@@ -31,7 +31,7 @@ class Place:
     """One section of the survey on the map.
 
     number: "2.3"; title: "Pruning".
-    own: techniques of this section itself.
+    own: how many techniques belong to this section itself.
     chapters: names of its chapters, in the book's order.
     below: the sections within it.
     """
@@ -44,12 +44,12 @@ class Place:
 
     @property
     def techniques(self) -> int:
-        """How many techniques it has, with those of the sections within it."""
+        """How many techniques it has, including those of the sections within it."""
         return self.own + sum(place.techniques for place in self.below)
 
     @property
     def first(self) -> str | None:
-        """The first chapter of it or of the sections within it; None where there is none."""
+        """Its first chapter, or else that of the sections within it; None if there is none."""
         return next(iter([*self.chapters, *filter(None, (place.first for place in self.below))]), None)
 
 
@@ -57,9 +57,9 @@ def tree(toc: Mapping[str, Any], sections: Iterable[str]) -> list[Place]:
     """Order the book's chapters by the survey's sections.
 
     toc: the table of contents; the parts whose captions begin with a section's number are on the map.
-    sections: of each technique, the number of its section.
+    sections: the section number of each technique.
 
-    Returns the survey's parts in its order, each with what is in it. Raises ValueError for a section that the survey
+    Returns the survey's parts in order, each with what is in it. Raises ValueError for a section that the survey
     does not have.
 
     >>> toc = {"parts": [{"caption": "2.3 Pruning", "chapters": [{"file": "chapters/pruning"}]}]}
@@ -116,14 +116,16 @@ class Roadmap(Page):
         return item
 
     def line(self, shown: list[nodes.Node], techniques: int, kind: str) -> nodes.list_item:
-        """Return one node of the map: its link, and how many techniques are there."""
+        """Return one node of the map: what is shown, and how many techniques there are.
+
+        ``kind`` is its CSS class."""
         if techniques:
             said = markdown.counted(techniques, "technique")
             shown = [*shown, nodes.Text(" "), nodes.inline(text=said, classes=["roadmap-count"])]
         return nodes.list_item("", nodes.paragraph("", "", *shown), classes=[kind])
 
     def title(self, place: Place) -> nodes.Node:
-        """Return a section's name: a link to the list of its techniques, or to its first chapter where it has none."""
+        """Return a section's name: a link to the list of its techniques, or to its first chapter if it has none."""
         if place.own:
             mark = nodes.make_id(summary.title(place.number))  # as the list of the techniques has it
             address = self.address(TECHNIQUES, f"#{mark}")
@@ -143,6 +145,6 @@ class Roadmap(Page):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("roadmap", Roadmap)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

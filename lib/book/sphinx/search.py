@@ -1,6 +1,6 @@
-"""The words of the search: "k-means" is one word, beside the two of which it is made.
+"""How the search splits text into words: "k-means" counts as one word, besides its two parts.
 
-Sphinx alone splits it into "k" and "means", finds "mean" on nearly every page, and so tells nothing. ``search.js`` in
+Sphinx alone splits it into "k" and "means", and finds "mean" on nearly every page. ``search.js`` in
 ``_static`` shows what is found.
 """
 
@@ -13,9 +13,9 @@ COMPOUND = re.compile(r"\w+(?:[-\N{NON-BREAKING HYPHEN}]\w+)+")
 
 
 class Words(SearchEnglish):
-    """English with compounds: joined, "kmeans", in the index and in what a reader asks for."""
+    """English with compounds, joined as "kmeans", in the index and in queries."""
 
-    # A reader's "k-means" is the compound alone.
+    # A query for "k-means" looks for the compound alone.
     js_splitter_code = r"""
 function splitQuery(query) {
   return query
@@ -34,6 +34,6 @@ function splitQuery(query) {
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Replace Sphinx's English; Sphinx calls it. Returns whether pages may be built at once."""
+    """Replace Sphinx's English; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_search_language(Words)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

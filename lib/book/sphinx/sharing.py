@@ -1,4 +1,4 @@
-"""What others show of a page that is shared: its title, its first sentences, and the book's card."""
+"""What sites show for a shared link: the page's title, its first sentences, and the book's card."""
 
 import html
 import re
@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 from lib.book.sphinx import card
 
-LONGEST = 280  # letters of a description
+LONGEST = 280  # characters of a description
 CARD = "_static/card.png"
 CARD_SHOWS = "The title of the book, above a matrix of weights that is dense, then pruned, then left with three values"
 
@@ -29,9 +29,9 @@ def description(doctree: nodes.Node) -> str:
 
 
 def add_tags(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Add the page's description, and its title and picture for those who show a link to it.
+    """Add the page's description, and its title and picture for sites that show a link to it.
 
-    The picture has its whole address where ``html: baseurl`` in ``_config.yml`` says where the pages are published.
+    The picture has its full address if ``html: baseurl`` in ``_config.yml`` says where the pages are published.
     """
     if doctree is None:
         return
@@ -60,7 +60,7 @@ def draw_card(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("html-page-context", add_tags, priority=600)  # after theme.py took a viewport out
     app.connect("build-finished", draw_card)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -52,14 +52,14 @@ class Claims(Cards):
         return [fold(self.summary(own, results), [self.line(claim, results) for claim in own])]
 
     def summary(self, own: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
-        """Return how many of a chapter's claims have which verdict: the line that is always there."""
+        """Return how many of a chapter's claims have which verdict: the line that is always shown."""
         parts: list[nodes.Node] = []
         for verdict, n in judging.tally(own, PROFILE, results).items():
             parts += [nodes.Text(", " if parts else ": "), label(verdict, nodes.Text(f"{n} {verdict}"))]
         return [nodes.Text(f"{markdown.counted(len(own), 'claim')} of the survey"), *parts]
 
     def line(self, claim: Claim, results: dict[str, Records]) -> nodes.container:
-        """Return one claim in short: id, badge and text, with the results of each profile."""
+        """Return one claim in short: id, badge and text, with what was measured for it in one sentence."""
         verdict, text = markdown.badge(claim, PROFILE, results)
         box = nodes.container(classes=["claim", "claim-line", f"claim-{slug(verdict)}"], ids=[anchor(claim.id)])
         id = nodes.strong("", "", link(self.env.docname, claim.id, claim.id))
@@ -84,7 +84,7 @@ class Ledger(Cards):
         return [*self.overview(claims, results), *self.doubts(claims, results), filters, *sections]
 
     def overview(self, claims: list[Claim], results: dict[str, Records]) -> list[nodes.Node]:
-        """Return how many claims have which verdict: in all, in bars by section, and as a folded table."""
+        """Count the claims by verdict: in total, in bars by section, and in a folded table."""
         tallies = summary.rows(claims, PROFILE, results)
         apart = {f"{markdown.SIGNS[verdict]} {verdict}" for verdict in summary.APART}
         counts = self.verdict_tiles(claims, results)
@@ -112,7 +112,7 @@ class Ledger(Cards):
         return found
 
     def listed(self, said: str, summary: str, lines: list[str]) -> list[nodes.Node]:
-        """Return a paragraph, and a fold with a list where there is something to list."""
+        """Return a paragraph, and a fold with a list if there is something to list."""
         shown = [self.parsed(said, nodes.container(classes=["facts"]))]
         if lines:
             listed = self.parsed("\n".join(f"- {line}" for line in lines), nodes.container(classes=["facts"]))
@@ -140,7 +140,7 @@ class Ledger(Cards):
         return box
 
     def place(self, claim: Claim) -> nodes.paragraph:
-        """Return the line that leads to the part of a chapter with a claim's measurement."""
+        """Return the line that links to the part of a chapter in which a claim is measured."""
         if claim.verdict == NOT_TESTABLE:
             return nodes.paragraph("", "See ", chapter_link(self.env.docname, claim.chapter), classes=["claim-place"])
         chapter, heading = passages.measuring(claim, self.root)
@@ -149,7 +149,7 @@ class Ledger(Cards):
         return nodes.paragraph("", "Measured in ", led, classes=["claim-place"])
 
     def below(self, claim: Claim, results: dict[str, Records]) -> nodes.Node | None:
-        """Return the fold with every rule and record of a claim, its errata and its history; None where it has none."""
+        """Return the fold with every rule and record of a claim, its errata and its history; None if there are none."""
         details = markdown.details(claim, PROFILE, results)
         if not details:
             return None
@@ -177,9 +177,9 @@ class Catalogue(Page):
         return self.parsed(markdown.technique(row, self.source_link(row["file"])), box)
 
     def source_link(self, path: str) -> str:
-        """Return Markdown that leads to a file of the repository, or only names it where no address is known."""
+        """Return Markdown that leads to a file of the repository, or only names it if no address is known."""
         options = self.config.html_theme_options
-        if not options.get("use_repository_button"):  # Jupyter Book fills in an address of its own where none is known
+        if not options.get("use_repository_button"):  # Jupyter Book fills in its own address where none is known
             return f"`{path}`"
         return f"[`{path}`]({options['repository_url']}/blob/{options['repository_branch']}/{path})"
 
@@ -188,7 +188,7 @@ class Verdict(SphinxRole):
     """The badge of one claim, linked to its place in the ledger."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the badge, or an error of the page for a claim that is not there; Sphinx calls it."""
+        """Return the badge, or an error on the page for an unknown claim; Sphinx calls it."""
         try:
             claims, results = load(Path(self.env.srcdir), watched(self.env))
             claim = next((claim for claim in claims if claim.id == self.text), None)
@@ -202,7 +202,7 @@ class Verdict(SphinxRole):
 
 
 def lighten(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take the entries of the bibliography off the links of the ledger, which has hundreds; Sphinx calls it."""
+    """Remove the tooltips with bibliography entries from the ledger's hundreds of links; Sphinx calls it."""
     if 'class="ledger-filter' in context.get("body", ""):
         context["body"] = re.sub(r'(<a class="reference internal" href="[^"]*") title="[^"]*"', r"\1", context["body"])
 
@@ -213,7 +213,7 @@ def by_id(claim: Claim) -> tuple[int, ...]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directives and the role; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directives and the role; Sphinx calls it. Returns whether pages may be built in parallel."""
     for name, directive in (
         ("claims", Claims),
         ("ledger", Ledger),

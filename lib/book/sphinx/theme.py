@@ -19,7 +19,7 @@ def profile() -> str:
 
 
 def say_profile(app: Sphinx, config: Config) -> None:
-    """Name the build's profile in the foot of every page; a quick build says so at the top as well."""
+    """Name the build's profile at the foot of every page; a quick build says so at the top as well."""
     options = config.html_theme_options
     options["extra_footer"] = (
         f'{options.get("extra_footer") or ""}<p class="profile">Profile of this build: {profile()}.</p>'
@@ -36,9 +36,9 @@ def add_templates(app: Sphinx, config: Config) -> None:
 def mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Mend what Docutils and MyST-NB write into pages.
 
-    - the deprecated role ``doc-biblioentry``, put into a list: screen readers expect items.
-    - a name of folded cells that is not the text they show.
-    - a heading of a column that says nothing: an empty cell.
+    - the deprecated role ``doc-biblioentry`` inside a list, where screen readers expect ``listitem``.
+    - a label of folded cells that differs from the text they show.
+    - an empty column heading, which becomes an ordinary cell.
     - a second viewport.
     """
     if "body" in context:
@@ -49,7 +49,7 @@ def mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect them to the build; Sphinx calls it. Returns whether pages may be built at once."""
+    """Connect these functions to the build; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("config-inited", say_profile)
     app.connect("config-inited", add_templates)
     app.connect("html-page-context", mend)

@@ -1,4 +1,4 @@
-"""Numbers keep their units: a measured value in a sentence does not break before its spread or its unit."""
+"""Keep numbers with their units: no line breaks between a measured value and its spread or unit."""
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -8,9 +8,9 @@ from lib.evidence import unbroken
 
 
 class Units(SphinxPostTransform):
-    """Puts no-break spaces into what the roles ``glue:text`` and ``mean`` have left."""
+    """Puts no-break spaces into the values that the roles ``glue:text`` and ``mean`` insert."""
 
-    default_priority = 900  # after what is glued has come
+    default_priority = 900  # after glued values are inserted
 
     def run(self, **kwargs: object) -> None:
         """Change the document in place; Sphinx calls it."""
@@ -21,6 +21,6 @@ class Units(SphinxPostTransform):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the transform; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the transform; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_post_transform(Units)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

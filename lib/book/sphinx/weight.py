@@ -1,7 +1,7 @@
-"""The gate on what a page loads: a page that is too heavy is a warning of the build, and fails it.
+"""The gate on what a page loads: a page that is too heavy causes a warning, which fails the build.
 
-Counted are the bytes of the page and of all that its HTML and its style sheets name, as they lie on the disk: before
-any compression on the way, and before MathJax asks for the fonts of the formulas that it draws.
+It counts the bytes on disk of the page and of everything that its HTML and its style sheets name: without compression
+on the way, and without the fonts that MathJax loads for the formulas it draws.
 """
 
 import re
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def loaded(page: Path) -> set[Path]:
-    """Return the files that a page loads, itself among them.
+    """Return the files that a page loads, including itself.
 
     page: a file of HTML.
     """
@@ -30,7 +30,7 @@ def loaded(page: Path) -> set[Path]:
         if (address := ADDRESS.search(tag)) and (not tag.startswith("<link") or LINK.search(tag)):
             files |= _beside(page, address[1])
     sheets = [path for path in files if path.suffix == ".css"]
-    for sheet in sheets:  # it grows: a style sheet may import another
+    for sheet in sheets:  # this list grows: a style sheet may import another
         for address in URL.findall(sheet.read_text("utf-8")):
             more = _beside(sheet, address) - files
             files |= more
@@ -57,7 +57,7 @@ def fault(page: Path) -> str | None:
 
 
 def weigh(app: Sphinx, failure: Exception | None) -> None:
-    """Warn of every page that is too heavy, after a build that did not fail and when all its files are there."""
+    """Warn about every page that is too heavy, after a build that did not fail, when all its files are written."""
     if failure is None and app.builder.format == "html":
         for page in sorted(Path(app.outdir).rglob("*.html")):
             if "_static" not in page.relative_to(app.outdir).parts and (sentence := fault(page)):
@@ -71,6 +71,6 @@ def _beside(file: Path, address: str) -> set[Path]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add this extension; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add this extension; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.connect("build-finished", weigh, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The directive ``{zoo}``: each technique on networks that nobody here wrote, as a table, and why some are refused."""
+"""The directive ``{zoo}``: each technique on networks it was not written for, as a table with reasons of refusal."""
 
 from html import escape
 from typing import Any
@@ -15,7 +15,7 @@ CELLS = {"works": ("✓", "works"), "refused": ("–", "refused")}
 
 
 class Zoo(Page):
-    """The matrix of the record: a row for each technique, a column for each network, and the refusals below it."""
+    """The recorded trials: a row for each technique, a column for each network, and the refusals below."""
 
     def render(self) -> list[nodes.Node]:
         self.env.note_dependency(str(self.root / matrix.RECORD))
@@ -73,6 +73,6 @@ def _cell(cell: dict[str, str] | None) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the directive; Sphinx calls it. Returns whether pages may be built at once."""
+    """Add the directive; Sphinx calls it. Returns whether pages may be built in parallel."""
     app.add_directive("zoo", Zoo)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

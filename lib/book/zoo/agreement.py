@@ -1,6 +1,7 @@
-"""How far a network of integers is from the simulated one, part by part.
+"""How far an integer network is from the simulated one, part by part.
 
-A step in one part moves all those after it, so that whole networks differ by more where each part is right.
+A difference of one step in one part changes all those after it, so whole networks may differ by more although each
+part is right.
 """
 
 from typing import Any
@@ -27,13 +28,13 @@ class Values(fx.Interpreter):
 
 
 class Apart(Values):
-    """Runs a converted network, each part on what the simulated network has there, and counts the steps between.
+    """Runs a converted network part by part on the simulated network's values, and counts the steps between the two.
 
-    converted: the network of integers.
-    simulated: the network of which it was made.
-    images: what the network takes.
+    converted: the integer network.
+    simulated: the network that it was made from.
+    images: input for both networks.
 
-    ``steps`` holds name of a node -> how many steps of its grid each of its values is away.
+    ``steps`` holds node name -> by how many steps of its grid each of its values is off.
 
     >>> from lib.quantization import affine
     >>> from lib.quantization.shared import integer_network
@@ -73,7 +74,7 @@ class Apart(Values):
 
 
 def rounded(simulated: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Where a node's value is rounded: the activation after it, or after the clamp that alone reads it; or itself."""
+    """The node that rounds a node's value: the activation after it, or after a clamp read by it alone; else itself."""
     end, module = node, module_of(simulated, node)
     if not isinstance(module, MAKING | CLAMPS):
         return node

@@ -1,9 +1,9 @@
-"""Technique x network: ``python -m lib zoo`` tries what is not up to date and writes ``results/networks.json``.
+"""Technique x network: ``python -m lib zoo`` tries what is out of date and writes ``results/networks.json``.
 
-The file holds, for each technique, a digest of its code and how each trial ended. The page of the techniques prints it
-as a table; a gate fails where a digest is of other code, or where a trial is a fault. All trials take more than an
-hour, so the digest leaves out what techniques share: the tests try the small networks each time, and ``python -m lib
-zoo --minutes 3`` as many others as fit, other ones at each commit.
+The file holds, for each technique, a digest of its code and how each trial ended. The page of the techniques shows it
+as a table; a gate fails if a digest is out of date or a trial is a fault. All trials together take more than an hour,
+so the digest leaves out what techniques share. Instead, the tests try the small networks every time, and ``python -m
+lib zoo --minutes 3`` repeats as many trials as fit, different ones at each commit.
 """
 
 import ast
@@ -20,13 +20,13 @@ from lib.book.fingerprints import lock_sha256
 
 RECORD = Path("results", "networks.json")
 LEAST = 80  # percent of the trials that must work; the others are refused
-STRIDE = 101  # cells by which the next commit begins later; it shares no factor with a likely number of cells
+STRIDE = 101  # each commit begins this many cells later; a prime, so it shares no factor with the number of cells
 
 
 def trials(root: Path) -> dict[str, dict[str, str]]:
     """Return what to try: id of a technique -> ``{"kind", "call"}``, in the order of the catalogue.
 
-    A row's ``zoo`` says it, otherwise its ``contract``. ``zoo: {none: <why>}`` leaves a technique out.
+    It comes from a row's ``zoo``, or else from its ``contract``. ``zoo: {none: <why>}`` leaves a technique out.
 
     root: the book's folder.
     Raises ValueError for a technique that has neither.
@@ -79,14 +79,14 @@ def load(root: Path) -> dict[str, Any]:
 
 
 def run(root: Path, *, cores: int, only: str | None = None) -> int:
-    """Try every technique whose record is of other code; write the record. Returns 1 if a trial is a fault.
+    """Try every technique whose record is out of date; write the record. Returns 1 if :func:`gate` finds a fault.
 
-    How each trial ended is kept below ``_build``, so that a run that was cut goes on where it was.
+    How each trial ended is kept below ``_build``, so an interrupted run continues where it stopped.
 
     root: the book's folder.
     cores: trials at once.
-    only: id of one technique, which is tried whatever its record says; by default all.
-    Raises ValueError for another id.
+    only: id of one technique, which is tried even if its record is up to date; by default all that are out of date.
+    Raises ValueError for an unknown id.
     """
     from lib.book.zoo import networks
 
@@ -118,10 +118,10 @@ def run(root: Path, *, cores: int, only: str | None = None) -> int:
 
 
 def hold(root: Path, *, minutes: float, cores: int) -> int:
-    """Try again what fits in a time, other trials at each commit. Returns 1 if one ends otherwise than the record says.
+    """Repeat the trials that fit in a time, different ones at each commit. Returns 1 if one differs from the record.
 
     root: the book's folder.
-    minutes: the time there is, by the times of the record.
+    minutes: the time available, judged by the recorded times.
     cores: trials at once.
     Raises ValueError for a number of minutes that is not above 0 or lets no trial fit.
     """
@@ -153,7 +153,7 @@ def fitting(cells: list[tuple[str, str, float]], seconds: float) -> list[tuple[s
     """
     chosen = []
     for id, network, recorded in cells:
-        cost = reproduce.SLOWER * (recorded + 0.5)  # recorded are whole seconds
+        cost = reproduce.SLOWER * (recorded + 0.5)  # recorded times are whole seconds
         if cost <= seconds:
             chosen.append((id, network))
             seconds -= cost
@@ -177,7 +177,7 @@ def tally(record: dict[str, Any]) -> dict[str, int]:
 
 
 def gate(root: Path) -> tuple[int, list[str]]:
-    """Check the record: every technique, of the present code, no fault, and enough that works.
+    """Check the record: it has every technique with its present code, no fault, and enough trials that work.
 
     root: the book's folder.
     Returns how many trials it holds, and a sentence for each thing that is wrong.
@@ -202,7 +202,7 @@ def gate(root: Path) -> tuple[int, list[str]]:
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """How a trial ended in a run that was cut; one that has not ended, or was a fault, is due."""
+    """How a trial ended in an interrupted run; one that has not run counts as a fault, so it is tried."""
     return json.loads(path.read_text("utf-8")) if path.exists() else {"state": "fault", "seconds": 0, "says": "not run"}
 
 

@@ -1,7 +1,7 @@
 """The networks of the zoo: torchvision's classifiers, and small ones with parts that those lack.
 
 All weights are random, drawn from one seed, and all networks tell ten classes apart. Inputs are small, so that a trial
-takes seconds; the networks are whole.
+takes seconds, but the networks have their full size.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ class Mixer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Two layers of LSTM in both directions over a sequence; the last state of it is classified."""
+    """Two LSTM layers in both directions over a sequence; the last state is classified."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,13 +152,13 @@ ZOO = {
 def build(name: str) -> tuple[nn.Module, Split]:
     """Build a network of the zoo, and a split of 12 samples for it.
 
-    Its batch norms know the statistics of the split. With those of a fresh network the signal fades on its way through
-    a deep one, and all answers are alike, whatever a technique does.
+    Its batch norms have the statistics of the split. With those of a fresh network the signal fades on its way through
+    a deep one, and all answers look alike, whatever a technique does.
 
     name: a key of ``ZOO``.
 
     Returns the network in evaluation mode and the split: noise, with labels in turn.
-    Raises ValueError for another name.
+    Raises ValueError for an unknown name.
 
     >>> model, split = build("CSP block")
     >>> tuple(model(split.images).shape), len(split)
@@ -181,7 +181,7 @@ def build(name: str) -> tuple[nn.Module, Split]:
 def settle(model: nn.Module, split: Split) -> None:
     """Give the batch norms of a network the statistics of a split, and leave the network in evaluation mode.
 
-    model: is changed.
+    model: changed in place.
     split: its images run through the network once.
     """
     norms = [(module, module.momentum) for module in model.modules() if isinstance(module, NORMS)]

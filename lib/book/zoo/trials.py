@@ -41,14 +41,14 @@ class Outcome:
 
 
 class _Refused(Exception):
-    """The technique refused the network, in the way in which it should."""
+    """The technique refused the network in the proper way."""
 
 
 def tried(kind: str, call: str, network: str, *, limit: int = 900) -> Outcome:
     """Try a technique on a network of the zoo.
 
     kind: a key of ``KINDS``.
-    call: Python that uses the technique, in which ``model``, ``split`` and the modules of techniques have their names:
+    call: a Python expression that uses the technique; it may name ``model``, ``split`` and modules of techniques:
         ``"magnitude.prune(model, density=0.3)"``.
     network: a key of :data:`lib.book.zoo.networks.ZOO`.
     limit: seconds after which the trial is a fault, default 900.
@@ -64,7 +64,7 @@ def tried(kind: str, call: str, network: str, *, limit: int = 900) -> Outcome:
             state, says = "works", KINDS[kind](model, split, _compiled(call))
     except _Refused as refusal:
         state, says = "refused", str(refusal)
-    except Exception as error:  # whatever else comes out is what a user would see
+    except Exception as error:  # any other error is what a user would see
         state, says = "fault", f"{type(error).__name__}: {' '.join(str(error).split())}"
     return Outcome(state, says, time.perf_counter() - begin)
 
@@ -92,7 +92,7 @@ def _compiled(call: str) -> Call:
 
 @cache
 def modules() -> dict[str, Any]:
-    """The modules of all techniques and what they share, by the last word of their names; ``torch`` as well."""
+    """The modules of all techniques and what they share, by the last part of their names; ``torch`` and a few more."""
     named: dict[str, Any] = {"torch": torch, "structure": structure, "storage": storage, "copy": copy}
     for module in pkgutil.walk_packages(lib.__path__, "lib."):
         section = module.name.split(".")[1]
@@ -125,7 +125,7 @@ def weights(model: nn.Module, split: Split, call: Call) -> str:
     model = call(model, split)
     stored = [name for name, layer in layers(model) if compressed_form(layer)]
     assert stored, "no weight is compressed"
-    networks.settle(model, split)  # weights of another size, as of signs, have other statistics, or no finite answer
+    networks.settle(model, split)  # larger weights, such as signs, need new statistics for finite answers
     answers = model(split.images)
     assert answers.isfinite().all(), "an answer is not finite"
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def masks(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def trained(model: nn.Module, split: Split, call: Call) -> str:
-    """It trains the network: another one of the same state answers the same afterwards."""
+    """The technique trains the network: another network with the same state then gives the same answers."""
     fresh, before = copy.deepcopy(model), model(split.images)
     result = call(model, split)
     model = result if isinstance(result, nn.Module) else model
@@ -216,7 +216,7 @@ def taught(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def _flow(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each named layer that runs reads and answers: copies, since what comes after may work in place."""
+    """The input and output of each named layer that runs: copies, since later layers may work in place."""
     seen = {}
     hooks = []
     for name in names:
@@ -234,8 +234,8 @@ def _flow(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, t
 def signs(model: nn.Module, split: Split, call: Call) -> str:
     """Layers read and hold signs: each layer of bits answers like the simulated one.
 
-    Layers are compared one by one, on what the simulated network has there: a mean over a map may be rounded in another
-    order, and a sign that turns by it turns others, in a deep network without training all of them.
+    Layers are compared one by one, each on the simulated network's input. A mean over a map may be summed in another
+    order; a sign that flips because of it flips others, and in a deep untrained network all of them.
     """
     model = call(model, split)
     networks.settle(model, split)
@@ -254,7 +254,7 @@ def signs(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def integers(model: nn.Module, split: Split, call: Call) -> str:
-    """It computes with integers: each part is within one step of the simulated network, in integers and in kernels."""
+    """It computes with integers: each part is within one step of the simulated one, also in torch's kernels."""
     before = _state(model)
     simulated = call(model, split)
     assert _same(_state(model), before), "the model is changed"
@@ -265,7 +265,7 @@ def integers(model: nn.Module, split: Split, call: Call) -> str:
     ):
         try:
             converted = convert(simulated)
-        except ValueError as error:  # the kernels take less than integers do
+        except ValueError as error:  # torch's kernels accept fewer networks
             if not said:
                 raise _Refused(" ".join(str(error).split())) from error
             said.append(f"the kernels refuse: {' '.join(str(error).split())}")
@@ -306,7 +306,7 @@ def runtime(model: nn.Module, split: Split, call: Call) -> str:
 
 
 def approximate(model: nn.Module, split: Split, call: Call) -> str:
-    """It computes with fewer bits: its answers are within a tenth of the largest of the given network's."""
+    """It computes with fewer bits: its answers are off by at most a tenth of the given network's largest one."""
     before, answers = _state(model), model(split.images)
     computed = call(model, split)(split.images)
     assert _same(_state(model), before), "the model is changed"
