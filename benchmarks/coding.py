@@ -1,7 +1,7 @@
-"""How fast the entropy coders are, in symbols of one byte, and how near the entropy they come.
+"""How fast the entropy coders are, counting each symbol as one byte, and how close to the entropy they come.
 
-Times are medians on one thread, taken in turns in one process. Run with ``make bench``; with dahuffman installed (the
-extra ``peers``), its Huffman coder, which is plain Python, is raced on the same symbols.
+Times are medians on one thread; the coders take turns in one process. Run with ``make bench``. If dahuffman is
+installed (the extra ``peers``), its Huffman coder, which is plain Python, is raced on the same symbols.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def raced(symbols: np.ndarray) -> dict[str, tuple[tuple[float, float], float]]:
-    """Coder -> speeds of encoding and decoding in MB/s, and percent by which it misses the entropy."""
+    """Coder -> speeds of encoding and decoding in MB/s, and by how many percent its code exceeds the entropy."""
     counts = np.bincount(symbols)
     lengths, shares, n = coders.code_lengths(counts), coders.shares(counts), len(symbols)
     huffman, ranged = coders.huffman(symbols, lengths), coders.range_code(symbols, shares)

@@ -1,8 +1,8 @@
-"""Our scores of filters against those of torch-pruning: the time of scoring, and the accuracy behind the cut.
+"""Our filter scores against those of torch-pruning: the time to compute them, and the accuracy after pruning by them.
 
 Both score the same trained network, with the same images, in one process on one thread, and each side traces the graph
-for itself. The importances of torch-pruning are set to what the papers say: the first layer of a group alone, and no
-normalization. Its Taylor is of another form: it multiplies weights, not maps, with their gradients. Run with
+for itself. torch-pruning's importances are configured as the papers say: only the first layer of a group, and no
+normalization. Its Taylor criterion differs from ours: it multiplies weights, not maps, by their gradients. Run with
 ``make bench``.
 """
 
@@ -81,7 +81,7 @@ def spread(values: list[float], unit: str) -> str:
 
 
 def timed(calls: dict) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turns, with gradients on."""
+    """Median milliseconds of each call, with gradients on; the calls take turns."""
 
     def graded(call):
         with torch.enable_grad():

@@ -1,8 +1,8 @@
-"""The layer of HashedNets against the dense one: the time of a forward pass, and of a training step.
+"""A layer of HashedNets against a dense one: the time of a forward pass, and of a training step.
 
-A hashed layer multiplies as often as the dense one and looks its weights up besides, so its ratio is above 1: most for
-one image, least for many, which share one look-up. Beside ours stands the way of the public ports, which index the
-values and multiply by signs. All are of one size, in one process on one thread. Run with ``make bench``.
+A hashed layer multiplies as often as the dense one and also looks up its weights, so its time ratio is above 1: highest
+for one image, lowest for many, which share one look-up. The third layer does what the public ports do: it indexes the
+values and multiplies by signs. All have the same size and run in one process on one thread. Run with ``make bench``.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Indexed(nn.Module):
 
 
 def layers() -> dict[str, nn.Module]:
-    """The layer in three ways; the last two compute the same."""
+    """The layer in three versions; the last two compute the same."""
     dense = nn.Linear(INPUTS, OUTPUTS)
     hashed = hashed_nets.compress(copy.deepcopy(dense), fraction=FRACTION)
     chain = hashed.parametrizations.weight

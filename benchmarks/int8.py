@@ -1,8 +1,9 @@
-"""Networks in float32, bfloat16 and int8, as ratios of time in one process on one thread; the three take turns.
+"""Networks in float32, bfloat16 and int8: ratios of their times, in one process on one thread; the three take turns.
 
-For each network of the zoo that converts, with one image and with 64: the median in float32, and those of the other two
-relative to it; how much smaller their files are; and how far, at most, a part of the int8 network is from the simulated
-network, in steps of its grid. Then come the refusals, with their reasons. Run with ``make bench-int8``.
+For each network that converts, ours and those of the zoo, it prints the median time in float32 and the other two
+relative to it, with one image and with 64. It also prints how much smaller the files are, and how far any part of the
+int8 network is from the simulated one at most, in steps of its grid. Then come the refusals, with their reasons. Run
+with ``make bench-int8``.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def built(name: str) -> tuple[nn.Module, Tensor]:
-    """A network with random weights, and images for it, of which its batch norms know the statistics."""
+    """A network with random weights, and images for it; its batch norms have the statistics of these images."""
     if name in networks.ZOO:
         model, split = networks.build(name)
         return model, split.images

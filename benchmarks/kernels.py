@@ -1,10 +1,10 @@
-"""Products of signs by counting bits against torch's float32, bfloat16 and int8, in one process on one thread.
+"""Products of signs by counting bits, against torch's float32, bfloat16 and int8, in one process on one thread.
 
-Each line has the medians of all sides, which take turns (each call is repeated until it lasts a few milliseconds), how
-many times as fast bits are as each other side, the rate of the bits, and their share of what xor, popcount and add
-reach in registers in the same run. Then come whole networks, converted, against the same networks in floats and int8,
-and small layers with the side that is chosen for them. The tests compare what the bits compute with floats. Run with
-``make bench-kernels``.
+Each line has the median times of floats and bits, and how many times as fast bits are as each rival. Then come the rate
+of the bits, and its share of what xor, popcount and add reach in registers in the same run. All sides take turns, and
+each call is repeated until it lasts a few milliseconds. Whole networks follow, converted, against the same networks in
+floats and int8, then small layers with the side that is chosen for them. The tests compare what the bits compute with
+floats. Run with ``make bench-kernels``.
 """
 
 import copy
@@ -56,14 +56,14 @@ def main() -> None:
 
 
 def to_int8(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network on torch's kernels of 8 bits, or in integers of 32 bits where those do not add exactly."""
+    """The network on torch's 8-bit kernels, or in 32-bit integers if those kernels do not add exactly."""
     low = affine.simulate(network.eval())
     affine.calibrate(low, images)
     return precisions.integers(low)
 
 
 def product(name: str, shape: tuple[int, int, int], roof: speed.Peaks, way: str) -> None:
-    """A product of bits; numbers of other types are there already."""
+    """A product of bits against products of other types, whose inputs are converted beforehand."""
     rows, columns, inner = shape
     show(name, speed.matrices(*shape) | speed.low_products(*shape), 2 * rows * columns * inner, roof, way)
 
@@ -99,7 +99,7 @@ def networks() -> None:
 
 @torch.inference_mode()
 def small() -> None:
-    """Layers for which bits and floats are close: a converted one against the one it came from, signs in floats."""
+    """Layers for which bits and floats are close: a converted layer against its original, with signs in floats."""
     print(f"\n{'layer that reads signs':42}{HEAD}   runs on")
     for batch, channels, side, filters, size, groups in SMALL:
         layer: nn.Linear | nn.Conv2d = nn.Linear(channels, filters)
@@ -114,7 +114,7 @@ def small() -> None:
 
 
 def converted(layer: nn.Linear | nn.Conv2d) -> tuple[nn.Module, inference.BitLayer]:
-    """A layer that reads signs, with its weight of signs made, and the same on bits."""
+    """A layer that reads signs, with its signs already computed as its weight, and the same layer on bits."""
     before = Binarized(compress(layer, lambda *_: bwn.BinaryWeight()), SignActivation()).eval()
     after = inference.convert(before)
     assert isinstance(after, inference.BitLayer)

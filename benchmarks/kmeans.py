@@ -1,6 +1,6 @@
-"""How fast and how good: the exact 1-D k-means against others, and saving and loading LeNet-5.
+"""The exact 1-D k-means against others, in time and in error; and the time to save and load LeNet-5.
 
-Times are medians on one thread, taken in turns in one process. Compare the ratios: milliseconds do not travel.
+Times are medians on one thread; the ways take turns in one process. Compare ratios: milliseconds depend on the machine.
 Run with ``make bench``; with ckwrap installed (the extra ``peers``), that is raced too.
 """
 
@@ -42,7 +42,7 @@ def clusterings(values: np.ndarray) -> None:
         runs=RUNS,
     )
     spent = {name: time.median for name, time in times.items()}
-    for name in slow:  # seconds a run: three will do
+    for name in slow:  # these take seconds a run: three are enough
         spent[name] = float(np.median([timed(lambda n=name: errors.update({n: ways[n]()})) for _ in range(3)]))
     ours = "optimal (exact)"
     print(f"\n{len(values):,} values, {CLUSTERS} clusters")

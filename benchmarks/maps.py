@@ -1,8 +1,8 @@
 """The self-organizing map against minisom: the time of the same steps, from the same start, to the same weights.
 
 Both use minisom's schedule and present the samples in the order given. Before a race the weights are compared: none may
-differ by more than 1e-12. All is measured in one process on one thread. Run with ``make bench``; minisom is raced where
-it is installed (the extra ``peers``).
+differ by more than 1e-12. All is measured in one process on one thread. Run with ``make bench``; minisom is raced if it
+is installed (the extra ``peers``).
 """
 
 import numpy as np
@@ -58,7 +58,7 @@ def race() -> None:
 
 
 def times_of(calls: dict) -> tuple[str, dict[str, float]]:
-    """Median microseconds of a step of each call, and as text."""
+    """The median microseconds per step of each call, as text and as numbers."""
     times = measure.latency_ms(calls, runs=RUNS)
     medians = {name: 1000 * time.median / STEPS for name, time in times.items()}
     return "".join(f"{median:11.2f} us" for median in medians.values()), medians

@@ -1,8 +1,8 @@
 """NEAT on XOR: generations a second, and how often the task is solved, against neat-python and genoxide.
 
-Each library runs its own XOR example: the population of 150, its settings, its fitness, as a reader would run it. All
-are in one process on one thread and take turns. The peers are optional: ``pip install "neat-python>=2" genoxide``.
-Run with ``make bench``; compiled code is warm before the clock starts.
+Each library runs its own XOR example as a reader would run it, with its own settings and fitness and a population of
+150. All run in one process on one thread and take turns. The peers are optional:
+``pip install "neat-python>=2" genoxide``. Run with ``make bench``; compiled code is warm before the clock starts.
 """
 
 import importlib.util
@@ -87,7 +87,7 @@ def ours(seed: int) -> tuple[int, bool]:
 
 
 def neat_python() -> Callable[[int], tuple[int, bool]]:
-    """The same of neat-python's example."""
+    """The same for neat-python's example."""
     import neat as peer
 
     path = Path(tempfile.mkdtemp()) / "config"
@@ -105,13 +105,13 @@ def neat_python() -> Callable[[int], tuple[int, bool]]:
         population = peer.Population(config)
         best = population.run(fitness, BUDGET)
         solved = best.fitness >= config.fitness_threshold
-        return population.generation + solved, solved  # the generation of the solution is not counted there
+        return population.generation + solved, solved  # it does not count the generation of the solution
 
     return run
 
 
 def genoxide() -> Callable[[int], tuple[int, bool]]:
-    """The same of genoxide's example, with the fitness in Python, which is all that it takes."""
+    """The same for genoxide's example, with the fitness in Python, since it takes no other."""
     import genoxide as peer
 
     def fitness(network) -> float:
@@ -121,7 +121,7 @@ def genoxide() -> Callable[[int], tuple[int, bool]]:
 
     def run(seed: int) -> tuple[int, bool]:
         result = peer.Neat(2, 1, sharing="raw", seed=seed).run(fitness, target=16.0, generations=BUDGET - 1)
-        return result.generations + 1, result.best_fitness >= 16  # the first population is not counted there
+        return result.generations + 1, result.best_fitness >= 16  # it does not count the first population
 
     return run
 

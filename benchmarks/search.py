@@ -1,9 +1,9 @@
 """The search for the largest inner products by hash tables, against brute force and against faiss.
 
 All search the same vectors with the same queries, in one process on one thread. Brute force is one product of matrices
-and a selection of the largest, which faiss's ``IndexFlatIP`` computes too. Its ``IndexLSH`` is SimHash, which compares
-angles: it gets the vectors as they are, and those of Simple-LSH, and the exact inner products of as many candidates as
-ours then give the answer. Where faiss cannot be imported, ours races brute force alone. Run with ``make bench``.
+and a selection of the largest, as is faiss's ``IndexFlatIP``. Its ``IndexLSH`` is SimHash, which compares angles. It
+gets the plain vectors, and in a second race those of Simple-LSH; exact inner products then rank its candidates, as many
+as ours has. If faiss cannot be imported, ours races brute force alone. Run with ``make bench``.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Sparse products against torch's dense one, and a smaller ResNet-8 against the whole, in one process on one thread.
+"""Sparse products against torch's dense one, and smaller ResNet-8s against the full one, in one process on one thread.
 
 The first table has the time of a square matrix times one vector or many, relative to the dense product, by kernel and
 by the share of weights kept. Scattered weights: scipy's and torch's compressed rows (CSR). Blocks of 16 x 16: scipy's
@@ -56,7 +56,7 @@ def products(density: float, x: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def networks() -> None:
-    """ResNet-8 on 64 images, whole and at half of its multiply-adds or less."""
+    """ResNet-8 on 64 images, full size and with half of its multiply-adds or fewer."""
     model, tiny = models.resnet8().eval(), torch.zeros(1, 3, 32, 32)
     fraction = structure.fraction_for(model, tiny, multiply_adds=0.5)
     eights = structure.fraction_for(model, tiny, multiply_adds=0.5, multiple_of=8)

@@ -20,8 +20,8 @@ def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
     root: the book's folder, in a clone with its history.
     since: a commit; earlier steps are not checked.
 
-    Returns how many steps changed the ledger, and a sentence for each claim that changed its rules or was removed
-    after its quantities were recorded, with nothing in ``changed`` then or later.
+    Returns how many steps changed the ledger, and a sentence for each fault: a claim changed its rules or was
+    removed after its quantities were recorded, and ``changed`` does not say so then or later.
     Raises ValueError if git does not know the commit.
     """
     steps = _git(root, "rev-list", "--first-parent", "--reverse", f"{since}..HEAD", "--", CLAIMS).split()
