@@ -1,5 +1,5 @@
-# The commands that people type. Each makes the environment in .venv first, where it is missing, broken, or made of
-# another lock, Python or folder. Folders and values reach the shell as variables: one may hold quotes, spaces or "$".
+# The commands that people type. Each first makes the environment in .venv if it is missing, broken, or made from
+# another lock, Python or folder. Folders and values reach the shell as variables: they may hold quotes, spaces or "$".
 
 PYTHON ?=
 PROFILE ?= quick
@@ -120,7 +120,7 @@ lint: environment
 table: environment
 	@$(RUN) -m lib.book.catalogue
 
-# The lock names no CPU-only build ("+cpu"): the public index does not have it.
+# The lock must not name a CPU-only build ("+cpu"): the public index does not have one.
 lock: environment
 	@$(RUN) -m piptools compile --quiet --strip-extras --no-header --no-annotate \
 	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements.lock requirements.in
@@ -131,10 +131,10 @@ clean:
 
 environment: $(VENV)/.complete
 
-# The last line of .venv/.complete says what .venv is made of. It is written last: an interrupted installation is made
-# again. Of the Pythons on the path the oldest that fits is taken: the committed results were measured with it, and an
-# environment does not change because a newer one was installed. A link to another checkout's .venv is used as long as
-# it fits, and never changed.
+# .venv/.complete says what .venv was made from. It is written last, so an interrupted installation is repeated. The
+# oldest suitable Python on the path is used: the committed results were measured with it, and an environment should not
+# change because a newer one was installed. A link to another checkout's .venv is used as long as it fits, and is never
+# changed.
 $(VENV)/.complete: FORCE
 	@version() { "$$1" -c 'import ensurepip, sys, venv; v = sys.version_info; print("%d.%d" % v[:2]) if (3, 11) <= v < (3, 14) else None' 2>/dev/null || true; }
 	contents() { echo "$$1, requirements.lock $$(cksum < requirements.lock), $$(cd $(VENV) && pwd -P)"; }
@@ -173,8 +173,8 @@ $(VENV)/.complete: FORCE
 	contents "$$(version "$$python")" > $(VENV)/.complete.new
 	mv $(VENV)/.complete.new $@
 
-# So that a folder that was copied or moved runs its own code and its own Python: the path to lib and those of the
-# scripts' interpreter are relative.
+# Make the path to lib, and the scripts' paths to Python, relative, so that a copied or moved folder runs its own code
+# with its own Python.
 define RELOCATABLE
 import os, pathlib, re, sys, sysconfig
 site = sysconfig.get_path("purelib")

@@ -1,6 +1,6 @@
 # The one runner, on this machine (`snakemake --cores 2`) and on a cluster (`snakemake --executor slurm --jobs 16`).
-# It decides which chapters must run again; how one runs is `python -m lib run`.
-# `make book` calls it and then builds the pages. Other profile: --config profile=standard
+# It decides which chapters must run again; `python -m lib run` runs each of them.
+# `make book` calls it and then builds the pages. For another profile: --config profile=standard
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ rule chapter:
     output:
         EXECUTED,
     params:
-        # By content: its code, the files of lib that it imports, the lock, its parameters, its data, what it needs.
+        # By content: its code, the files of lib that it imports, the lock, its parameters, its data and what it needs.
         fingerprint=lambda w: fingerprints.fingerprint(ROOT, w.chapter, w.profile),
     benchmark:
         "_build/benchmark/{profile}/{chapter}.tsv"
