@@ -18,40 +18,40 @@ export PYTHON PROFILE CORES CHAPTER CLAIM MINUTES
 .PHONY: test zoo bench bench-kernels bench-int8 bench-sparse lint table lock environment clean FORCE
 
 help:
-	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, build the pages in _build/html"
+	@echo "make book [PROFILE=quick|standard|full] [CORES=2]   run what changed, and build the pages in _build/html"
 	echo "make serve                                          show the pages on 127.0.0.1"
 	echo "make reproduce [PROFILE=...] [CLAIM=C2.3-06] [CHAPTER=pruning] [MINUTES=15]"
-	echo "                                                    held verdicts beside those of this machine"
-	echo "make compare [PROFILE=...]                          what differs from the committed results"
-	echo "make doctor                                         are this machine's kernels right?"
+	echo "                                                    compare the held verdicts with this machine's"
+	echo "make compare [PROFILE=...]                          list what differs from the committed results"
+	echo "make doctor                                         check that this machine's kernels compute correctly"
 	echo "make chapter CHAPTER=pruning [PROFILE=...]          run one chapter, or several: CHAPTER='pruning quantization'"
-	echo "make page CHAPTER=pruning [PROFILE=...]             build one chapter's page for a look at it, in seconds"
-	echo "make pages [PROFILE=...]                            build the pages of the runs that are there"
-	echo "make pdf                                            the pages that were built last as one PDF"
-	echo "make check [PROFILE=...]                            the gates alone, on the pages built last"
-	echo "make record [PROFILE=...] [CHAPTER=pruning]         write results/: the committed record"
+	echo "make page CHAPTER=pruning [PROFILE=...]             preview one chapter's page, in seconds"
+	echo "make pages [PROFILE=...]                            build the pages from existing runs"
+	echo "make pdf                                            print the last built pages into one PDF"
+	echo "make check [PROFILE=...]                            run only the gates, on the last built pages"
+	echo "make record [PROFILE=...] [CHAPTER=pruning]         run what changed, and write the records in results/"
 	echo "make data [PROFILE=...]                             download the data sets that the chapters use"
-	echo "make chapters | matrix [PROFILE=...]                the chapters and their fingerprints | a job for each"
-	echo "make test [TESTS=-m\ 'not browser']                 all tests, or those that pytest's options choose"
-	echo "make zoo [MINUTES=3]                                every technique on networks that nobody here wrote, or"
-	echo "                                                    as many trials again as fit, held against the record"
-	echo "make bench                                          our algorithms against other libraries': time and result"
-	echo "make bench-kernels                                  bit kernels against torch's floats and this core's peaks"
-	echo "make bench-int8                                     networks in float32, bfloat16 and int8: time, files, refusals"
-	echo "make bench-sparse                                   sparse products and smaller networks against dense ones"
-	echo "make lint                                           style, format and types of the code"
+	echo "make chapters | matrix [PROFILE=...]                list chapters and fingerprints | list the jobs for them"
+	echo "make test [TESTS=-m\ 'not browser']                 run all tests, or those that pytest's options choose"
+	echo "make zoo [MINUTES=3]                                try every technique on networks it was not written for,"
+	echo "                                                    or repeat as many trials as fit, against the record"
+	echo "make bench                                          compare our algorithms with other libraries' in time and result"
+	echo "make bench-kernels                                  compare bit kernels with torch's floats and this core's peaks"
+	echo "make bench-int8                                     compare float32, bfloat16 and int8: time, files, refusals"
+	echo "make bench-sparse                                   compare sparse products and smaller networks with dense ones"
+	echo "make lint                                           check style, format and types of the code"
 	echo "make table                                          write README's table of techniques"
-	echo "make lock | environment | clean                     remake the lock | make .venv | drop what was built"
+	echo "make lock | environment | clean                     remake the lock | make .venv | remove what was built"
 
 book: environment
 	@$(RUN) -m lib book --profile "$$PROFILE" --cores "$$CORES"
 
 chapter: environment
-	@test -n "$$CHAPTER" || { echo "which chapter? Name one: make chapter CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
+	@test -n "$$CHAPTER" || { echo "name a chapter: make chapter CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
 	for chapter in $$CHAPTER; do $(RUN) -m lib run "$$chapter" --profile "$$PROFILE"; done
 
 page: environment
-	@test -n "$$CHAPTER" || { echo "which chapter? Name one: make page CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
+	@test -n "$$CHAPTER" || { echo "name a chapter: make page CHAPTER=pruning (make chapters lists them)" >&2; exit 1; }
 	$(RUN) -m lib page "$$CHAPTER" --profile "$$PROFILE"
 
 pages: environment
@@ -161,7 +161,7 @@ $(VENV)/.complete: FORCE
 	        exit 1
 	    fi
 	fi
-	echo "Making $(VENV) from requirements.lock: once, and for some minutes" >&2
+	echo "Making $(VENV) from requirements.lock: this takes some minutes, but only once" >&2
 	if [ -L $(VENV) ]; then
 	    python="$$(readlink -f "$$(command -v "$$python")")" renew=--clear
 	    rm $(VENV)

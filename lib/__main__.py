@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "lib.book":
             raise
-        sys.exit("error: all commands but shrink run the book, and need a checkout of it: an installed lib has none")
+        sys.exit("error: all commands but shrink need a checkout of the book, which an installed lib does not have")
     options, unknown = _parser().parse_known_args(words)
     if options.command == "shrink":  # after an option such as --root, which it has no use for
         sys.exit("error: shrink comes first: python -m lib shrink ...")
@@ -53,26 +53,26 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("run", parents=[profiled, named], help="run one chapter")
     commands.add_parser("book", parents=[profiled, cored], help="run what is not up to date, and build the pages")
-    commands.add_parser("page", parents=[profiled, named], help="build one chapter's page for a look at it, in seconds")
-    commands.add_parser("pages", parents=[profiled], help="build the pages of the runs that are there, and check them")
-    commands.add_parser("pdf", help="print the pages that were built last into one PDF")
-    commands.add_parser("check", parents=[profiled], help="the gates alone, on the pages built last")
+    commands.add_parser("page", parents=[profiled, named], help="preview one chapter's page, in seconds")
+    commands.add_parser("pages", parents=[profiled], help="build the pages from existing runs, and check them")
+    commands.add_parser("pdf", help="print the last built pages into one PDF")
+    commands.add_parser("check", parents=[profiled], help="run only the gates, on the last built pages")
     serve = commands.add_parser("serve", help="show the built pages on 127.0.0.1")
     serve.add_argument("--port", type=_port, default=8000)
     record = commands.add_parser("record", parents=[profiled, cored], help="run what is not up to date; write results/")
     record.add_argument("--chapter", help="only this one")
-    again = commands.add_parser("reproduce", parents=[profiled, cored], help="hold verdicts against the ledger")
+    again = commands.add_parser("reproduce", parents=[profiled, cored], help="compare verdicts with the ledger")
     again.add_argument("--claim", help="only this one, such as C2.3-06")
     again.add_argument("--chapter", help="only this one")
-    again.add_argument("--minutes", type=float, help="as many chapters as fit")
-    commands.add_parser("compare", parents=[profiled], help="which results differ from the committed ones")
-    names = commands.add_parser("chapters", parents=[profiled], help="the names of the chapters")
-    names.add_argument("--json", action="store_true", help="with the fingerprint, needs and data of each")
-    zoo = commands.add_parser("zoo", parents=[cored], help="try the techniques on networks that nobody here wrote")
-    zoo.add_argument("--technique", help="only this one, by its id, whether it is up to date or not")
-    zoo.add_argument("--minutes", type=float, help="hold the record: try again as many as fit, and write nothing")
+    again.add_argument("--minutes", type=float, help="run as many chapters as fit in this time")
+    commands.add_parser("compare", parents=[profiled], help="list the results that differ from the committed ones")
+    names = commands.add_parser("chapters", parents=[profiled], help="list the chapters")
+    names.add_argument("--json", action="store_true", help="as JSON, with the fingerprint, needs and data of each")
+    zoo = commands.add_parser("zoo", parents=[cored], help="try the techniques on networks they were not written for")
+    zoo.add_argument("--technique", help="only this one, by its id, even if it is up to date")
+    zoo.add_argument("--minutes", type=float, help="repeat as many as fit, compare with the record, write nothing")
     commands.add_parser("shrink", add_help=False, help="make a network of your own smaller; shrink --help says how")
-    commands.add_parser("doctor", help="are this machine's kernels right?")
+    commands.add_parser("doctor", help="check that this machine's kernels compute correctly")
     return parser
 
 

@@ -422,7 +422,7 @@ def test_targets_are_commands_of_the_package(made, asked, runs):
 @pytest.mark.parametrize("target", ["chapter", "page"])
 def test_a_chapter_must_be_named(made, target):
     said = make(made, target)
-    assert said.returncode != 0 and "which chapter?" in said.stderr
+    assert said.returncode != 0 and "name a chapter" in said.stderr
 
 
 def test_help_names_every_target():

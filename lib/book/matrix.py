@@ -21,9 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     arguments: the words of the command; by default those that Python was started with.
     """
-    parser = argparse.ArgumentParser(prog="python -m lib.book.matrix", description="Jobs for the chapters of a book.")
+    parser = argparse.ArgumentParser(prog="python -m lib.book.matrix", description="Jobs that run the chapters.")
     parser.add_argument("profile", help="quick, standard or full")
-    parser.add_argument("--load", action="store_true", help="load the data sets that the chapters name instead")
+    parser.add_argument("--load", action="store_true", help="instead, load the data sets that the chapters name")
     options = parser.parse_args(arguments)
     rows = fingerprints.summaries(ROOT, options.profile)
     if options.load:
