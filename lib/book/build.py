@@ -38,12 +38,12 @@ def book(root: Path, profile: str, cores: int) -> int:
         raise ValueError(f"{root / 'chapters'} must hold at least one chapter, a notebook in percent format: <name>.py")
     if chapters.names_in(root, profile) != chapters.names(root):
         raise ValueError(
-            f"the {profile} profile runs some chapters only, and has no pages: make record PROFILE={profile}"
+            f"the {profile} profile runs only some chapters and has no pages: use make record PROFILE={profile}"
         )
     start = time.monotonic()
     problems = execution.execute(root, profile, cores)
     if doctor.main(chapters.library(root).parent):  # seconds the first time, then its verdict is kept
-        problems.append("doctor: a kernel that the book uses is wrong on this machine, as said above")
+        problems.append("doctor: a kernel that the book uses gives wrong results on this machine (see above)")
     problems = _pages_and_gates(root, profile, problems)
     print(f"\nChapters of the {profile} profile")
     for chapter in chapters.names(root):

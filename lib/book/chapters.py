@@ -144,7 +144,9 @@ def _on_other_data(root: Path, profile: str, settings: dict[str, Any]) -> dict[s
     """The settings of another profile with its data replaced, for the chapters where that changes something."""
     instead = settings.get("instead")
     if set(settings) != {"like", "instead"} or not isinstance(instead, dict) or settings["like"] == profile:
-        raise ValueError(f"the profile {profile!r} must have 'like', another profile, and 'instead', {{data: data}}")
+        raise ValueError(
+            f"the profile {profile!r} must have 'like' with another profile, and 'instead' with {{data: data}}"
+        )
     original = profile_settings(root, settings["like"])
     for name in instead.values():
         if name not in datasets.NAMES:

@@ -38,7 +38,7 @@ def by_test(root: Path) -> tuple[int, list[str]]:
             said = any(SHOWN in line for line in lines[picked.lineno - 1 : (picked.end_lineno or 0) + 1])  # or after it
             if name and not said:
                 line = " ".join(lines[picked.lineno - 1].split())
-                wrong.append(f"chapters/{chapter}.py picks by {name!r}, which the test split gave: {line[:80]}")
+                wrong.append(f"chapters/{chapter}.py picks by {name!r}, which holds test results: {line[:80]}")
     return count, wrong
 
 

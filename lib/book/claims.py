@@ -180,7 +180,7 @@ def parsed(raw: Any, chapter: str, known: set[str]) -> Claim:
 def _id(raw: dict[str, Any]) -> str:
     id, section = raw.get("id"), raw.get("section")
     if section not in SECTIONS:
-        raise ValueError(f"claim {id}: its section must be one of (in quotes) {', '.join(SECTIONS)}, not {section!r}")
+        raise ValueError(f"claim {id}: its section must be, in quotes, one of {', '.join(SECTIONS)}, not {section!r}")
     kinds = [f"C{section}", *(["T1"] if section == "4" else [])]  # T1: of Table 1
     if not isinstance(id, str) or not re.fullmatch(rf"({'|'.join(map(re.escape, kinds))})-\d\d", id):
         form = " or ".join(f"{kind}-NN" for kind in kinds)
@@ -250,7 +250,9 @@ def _rules(id: str, decided_by: Any) -> dict[str, tuple[Rule, ...]]:
         if profile not in PROFILES:
             raise ValueError(f"claim {id}: a profile must be one of {', '.join(PROFILES)}, not {profile!r}")
         if not isinstance(entries, list) or not entries:
-            raise ValueError(f"claim {id}: the rules of the {profile} profile must be a list of some, not {entries!r}")
+            raise ValueError(
+                f"claim {id}: the rules of the {profile} profile must be a list of at least one, not {entries!r}"
+            )
         rules[profile] = tuple(_rule(id, entry) for entry in entries)
     return rules
 
@@ -258,7 +260,9 @@ def _rules(id: str, decided_by: Any) -> dict[str, tuple[Rule, ...]]:
 def _rule(id: str, raw: Any) -> Rule:
     words = WORDS & set(raw) if isinstance(raw, dict) else set()
     if len(words) != 1 or "key" not in raw:
-        raise ValueError(f"claim {id}: a rule must have 'key' and one of {', '.join(sorted(WORDS))}, not be {raw!r}")
+        raise ValueError(
+            f"claim {id}: a rule must be a mapping with 'key' and one of {', '.join(sorted(WORDS))}, not {raw!r}"
+        )
     (word,) = words
     partners = PARTNERS.get(word, set())
     allowed = {"key", word} | (partners or {"above"})

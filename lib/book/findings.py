@@ -81,11 +81,11 @@ def ruled(root: Path) -> tuple[int, list[str]]:
             count += 1
             known = {name: records for name, records in profiles.items() if keys(rule) <= records.keys()}
             if not known or not keys(rule):
-                wrong.append(f"{place}: no profile has records of {words.strip()!r}: {rule.strip()}")
+                wrong.append(f"{place}: no profile has records for the finding {words.strip()!r}: {rule.strip()}")
             for name, records in known.items():
                 try:
                     if not holds(rule, records):
-                        wrong.append(f"{place} says {words.strip()!r}, and in the {name} it is not so: {rule.strip()}")
+                        wrong.append(f"{place} says {words.strip()!r}, but the {name} disagree: {rule.strip()}")
                 except ValueError as error:
                     wrong.append(f"{place}: {error}")
     return count, list(dict.fromkeys(wrong))
@@ -123,7 +123,7 @@ def _values(text: str, records: Records) -> list[float]:
     """The values of a key, of a difference of two keys, or a number."""
     first, *others = text.strip().split(" - ")
     if len(others) > 1:
-        raise ValueError(f"{text.strip()!r} is no key, no number and no difference of two keys")
+        raise ValueError(f"{text.strip()!r} must be a key, a number or a difference of two keys")
     values = _of_one(first.strip(), records)
     return _difference(values, _of_one(others[0].strip(), records)) if others else values
 
@@ -132,7 +132,7 @@ def _of_one(text: str, records: Records) -> list[float]:
     if NUMBER.fullmatch(text):
         return [float(text.replace("−", "-"))]
     if text not in records:
-        raise ValueError(f"{text!r} is no number and no key that was recorded")
+        raise ValueError(f"{text!r} is neither a number nor a key that was recorded")
     return [float(value) for value in records[text]["values"]]
 
 

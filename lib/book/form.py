@@ -71,11 +71,11 @@ def figures_say(root: Path) -> tuple[int, list[str]]:
             if name in DRAWING and "alt" in given:
                 count += 1
                 if not given & {"finding", None}:
-                    wrong.append(f"{chapter}: the figure of line {call.lineno} of its code has no finding")
+                    wrong.append(f"{chapter}: the figure in line {call.lineno} of its code has no finding")
         if len(own) == 2:
-            wrong.append(f"{chapter}: it draws an interval of its own: figures.line and figures.dots draw them")
+            wrong.append(f"{chapter}: it draws an interval itself: use figures.line or figures.dots")
         if leads != 1:
-            wrong.append(f"{chapter}: {leads} figures are marked with lead=True: one carries the chapter's message")
+            wrong.append(f"{chapter}: {leads} figures are marked with lead=True: exactly one must be")
     return count, wrong
 
 

@@ -93,7 +93,7 @@ def internal_links(root: Path) -> tuple[int, list[str]]:
             path = (site(root) / name).parent / unquote(urlsplit(address).path) if address else site(root) / name
             target = _within(root, path)
             if target is None or not path.exists():
-                wrong.append(f"{name} links to {href}, which is not there")
+                wrong.append(f"{name} links to {href}, which does not exist")
             elif mark and target in marks and unquote(mark) not in marks[target]:
                 wrong.append(f"{name} links to {href}, and {target} has no place of that name")
     return count, wrong
@@ -103,8 +103,8 @@ def page_count(root: Path) -> tuple[int, list[str]]:
     """The pages are those of the table of contents, no fewer and no more."""
     expected = {f"{name}.html" for name in _entries(yaml.safe_load((root / "_toc.yml").read_text("utf-8")))}
     built = {name for name, _ in built_pages(root)} - EXTRA_PAGES
-    wrong = [f"{name} is in _toc.yml and was not built" for name in sorted(expected - built)]
-    return len(built), wrong + [f"{name} was built and is not in _toc.yml" for name in sorted(built - expected)]
+    wrong = [f"{name} is in _toc.yml but was not built" for name in sorted(expected - built)]
+    return len(built), wrong + [f"{name} was built but is not in _toc.yml" for name in sorted(built - expected)]
 
 
 def figures_shown(root: Path) -> tuple[int, list[str]]:
@@ -142,7 +142,7 @@ def verdicts(root: Path, profile: str) -> tuple[dict[str, int], list[str]]:
             continue
         if not records:
             command = f"make book PROFILE={name}" if built else f"make record PROFILE={name}"
-            wrong.append(f"the {place} hold no record: run `{command}`")
+            wrong.append(f"there are no results in the {place}: run `{command}`")
             continue
         for claim in held:
             if name not in claim.rules:

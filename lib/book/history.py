@@ -38,9 +38,9 @@ def unsaid(root: Path, since: str = SINCE) -> tuple[int, list[str]]:
                 continue
             where = f"{commit[:7]}: {id}, whose {known[0]} quantities had been recorded"
             if new is None and id not in said:
-                wrong.append(f"{where}, is gone, and no claim says so in 'changed'")
+                wrong.append(f"{where}, was removed, and no claim says so in 'changed'")
             elif new is not None and _words(old) == _words(new) == _words(present.get(id, new)):
-                wrong.append(f"{where}, has other rules, and its 'changed' does not say so")
+                wrong.append(f"{where}, has other rules now, and its 'changed' does not say so")
     return len(steps), wrong
 
 

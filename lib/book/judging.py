@@ -80,7 +80,7 @@ def judge(claim: Claim, profile: str, records: Records) -> Judgment:
     """
     if profile not in claim.rules:
         accepted = ", ".join(claim.rules) or "none"
-        raise ValueError(f"the profile of a rule of claim {claim.id} must be one of {accepted}, not {profile!r}")
+        raise ValueError(f"the claim {claim.id} has rules for these profiles: {accepted}; not for {profile!r}")
     findings = tuple(_finding(claim.id, rule, profile, records) for rule in claim.rules[profile])
     return Judgment(profile, combined((finding.outcome for finding in findings), every=claim.every), findings)
 
@@ -180,11 +180,11 @@ def mixed(claim: Claim, judgment: Judgment) -> str | None:
     if TIMED not in kinds and claim.kind == TIME:
         return f"{where} no time decides it: leave its kind out"
     if {TIMED, EXACT} <= kinds and not claim.every:
-        return f"{where} a constant stands beside a time and could soften its verdict: make two claims of it"
-    if TIMED not in kinds and claim.elsewhere and judgment.profile == PUBLISHED:
         return (
-            f"{where} no time decides it, so no processor gives it another verdict but by chance: leave 'elsewhere' out"
+            f"{where} a constant and a time decide it together, which could soften the verdict: make two claims of it"
         )
+    if TIMED not in kinds and claim.elsewhere and judgment.profile == PUBLISHED:
+        return f"{where} no time decides it, so processors change its verdict only by chance: leave 'elsewhere' out"
     return None
 
 
@@ -269,7 +269,7 @@ def _finding(id: str, rule: Rule, profile: str, records: Records) -> Finding:
         if len(values) != len(others) and 1 not in (len(values), len(others)):
             raise ValueError(
                 f"claim {id}: {rule.key} has {len(values)} values and {rule.other} has {len(others)}:"
-                " a difference needs as many of both, or one of either"
+                " a difference needs equally many, or a single one of either"
             )
         n = max(len(values), len(others))
         values = [a - b for a, b in zip(_spread(values, n), _spread(others, n), strict=True)]

@@ -75,9 +75,9 @@ def status(root: Path, chapter: str, profile: str) -> Status:
         failed: Status = json.loads(path.read_text("utf-8"))
         return failed
     waiting = [other for other in chapters.header(root, chapter)["needs"] if executed(root, other, profile) is None]
-    why = f"it waits for {', '.join(waiting)}" if waiting else "it has not run to its end"
+    why = f"it waits for {', '.join(waiting)}" if waiting else "it has not run to the end"
     if not waiting and output(root, chapter, profile).exists():
-        why = "its last run is out of date: the chapter, lib, the lock, data or a parameter changed since"
+        why = "its last run is out of date: the chapter, lib, the lock, data or a parameter has changed since"
     return {"status": "not run", "error": why, "seconds": 0.0, "peak_mib": 0}
 
 

@@ -50,7 +50,9 @@ def load_results(profile: str, root: Path, *, built: bool = False) -> Records:
     for path in result_files(profile, root, built=built):
         for key, record in load_result(path)["records"].items():
             if key in records:
-                raise ValueError(f"the key {key!r} is recorded twice in the {profile} profile: each has one chapter")
+                raise ValueError(
+                    f"the key {key!r} is recorded twice in the {profile} profile: each key belongs to one chapter"
+                )
             records[key] = record
     return records
 

@@ -47,7 +47,9 @@ def jobs(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
     def visit(name: str, above: tuple[str, ...]) -> None:
         if name not in by_name or name in above:
-            raise ValueError(f"{' needs '.join((*above, name))}: a chapter must need other chapters, without a circle")
+            raise ValueError(
+                f"{' needs '.join((*above, name))}: a chapter may need only chapters that exist, and not itself"
+            )
         if name in group:
             return
         group[name] = [name]

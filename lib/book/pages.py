@@ -92,7 +92,7 @@ def serve(root: Path, port: int) -> int:
             server = http.server.ThreadingHTTPServer(("127.0.0.1", candidate), handler)
         except OSError:
             continue
-        print(f"The book is at http://127.0.0.1:{candidate}/  (Ctrl-C ends)", flush=True)
+        print(f"The book is at http://127.0.0.1:{candidate}/  (Ctrl-C stops it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

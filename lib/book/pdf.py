@@ -37,7 +37,7 @@ def command(root: Path) -> int:
     root: the book's folder.
     Raises ValueError as :func:`write` does.
     """
-    print("Printing the pages: some minutes", flush=True)
+    print("Printing the pages: this takes some minutes", flush=True)
     print(f"The book as a PDF is {write(root)}")
     return 0
 
@@ -57,7 +57,7 @@ def write(root: Path) -> Path:
 
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        raise ValueError(f"a browser prints the pages, and none is found: install one of {', '.join(BROWSERS)}")
+        raise ValueError(f"printing needs a browser, and none was found: install one of {', '.join(BROWSERS)}")
     parts, folder = contents(root), pages.site(root)
     missing = [name for names in parts.values() for name in names if not (folder / f"{name}.html").exists()]
     if missing:

@@ -32,7 +32,7 @@ def wait(process: "subprocess.Popen[bytes]", seconds: float | None = None) -> in
         return 0
     except KeyboardInterrupt:
         process.wait()
-        print("Stopped. The same command goes on from here: finished chapters are kept.", file=sys.stderr)
+        print("Stopped. The same command continues from here: finished chapters are kept.", file=sys.stderr)
         sys.exit(130)
     except SystemExit:
         stop(process)

@@ -199,7 +199,9 @@ GATES: dict[str, Callable[[Path], tuple[int, list[str]]]] = {"quizzes": gate}
 
 def _quiz(section: Any, rows: Any) -> tuple[Question, ...]:
     if section not in SECTIONS:
-        raise ValueError(f"a quiz must be of a section (in quotes), one of {', '.join(SECTIONS)}, not {section!r}")
+        raise ValueError(
+            f"a quiz must be named by its section, in quotes, one of {', '.join(SECTIONS)}, not {section!r}"
+        )
     if not isinstance(rows, list) or len(rows) != LONG:
         raise ValueError(f"quiz {section}: it must have {LONG} questions")
     return tuple(_question(f"quiz {section}, question {number}", row) for number, row in enumerate(rows, 1))
@@ -217,7 +219,9 @@ def _question(where: str, row: Any) -> Question:
 def _prediction(name: Any, row: Any) -> Prediction:
     where = f"prediction {name}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"the name of a prediction must be of small letters, digits and hyphens, not {name!r}")
+        raise ValueError(
+            f"the name of a prediction must consist of lowercase letters, digits and hyphens, not {name!r}"
+        )
     _check(where, row, PREDICTION, {"rule"})
     if not isinstance(row["key"], str) or not KEY.fullmatch(row["key"]):
         raise ValueError(f"{where}: its key must have the form chapter.subject.metric, not {row['key']!r}")
@@ -228,7 +232,7 @@ def _prediction(name: Any, row: Any) -> Prediction:
     if any(set(one) - {"says", "below"} for one in given) or not all(
         isinstance(bound, int | float) and not isinstance(bound, bool) for bound in bounds
     ):
-        raise ValueError(f"{where}: a choice must be made of 'says' and of 'below', a number, not {given!r}")
+        raise ValueError(f"{where}: a choice must have 'says' and may have 'below', a number, not {given!r}")
     if bounds[-1:] != [math.inf] or bounds != sorted(set(bounds)):
         raise ValueError(f"{where}: the bounds must rise, and the last choice must have none, not {bounds}")
     choices = _choices(where, [one["says"] for one in given])
@@ -255,7 +259,7 @@ def _choices(where: str, choices: Any) -> tuple[str, ...]:
 
 def _rule(where: str, rule: Any) -> str:
     if not isinstance(rule, str) or not rule.strip(" ;"):
-        raise ValueError(f"{where}: its rule must say what holds the answer, not {rule!r}")
+        raise ValueError(f"{where}: its rule must say when the answer is right, not {rule!r}")
     return rule
 
 
@@ -268,7 +272,7 @@ def _verdict_fault(
     if claim.elsewhere:
         return f"its rule names {id}, whose verdict depends on the processor: choose another claim"
     if claim.verdict != verdict:
-        return f"its answer needs {id} {verdict}, and we hold it {claim.verdict}"
+        return f"its answer needs {id} {verdict}, but the ledger holds it {claim.verdict}"
     if verdict == NOT_TESTABLE:
         return None
     judged = 0

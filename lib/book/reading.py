@@ -57,7 +57,7 @@ def hard_openings(root: Path) -> tuple[int, list[str]]:
             grade = school_years(text)
             count += 1
             if grade > GRADE:
-                wrong.append(f"{chapter}: its opening reads at grade {grade:.1f}, and {GRADE} is the most: {text}")
+                wrong.append(f"{chapter}: its opening reads at grade {grade:.1f}, above the limit of {GRADE}: {text}")
     return count, wrong
 
 
@@ -83,7 +83,7 @@ def _checked(root: Path, pattern: re.Pattern[str], most: int, what: str) -> tupl
             for sentence in sentences(page):
                 count += 1
                 if (found := len(pattern.findall(sentence))) > most:
-                    wrong.append(f"{name}: {found} {what} in one sentence, and {most} are the most: {sentence}")
+                    wrong.append(f"{name}: {found} {what} in one sentence, at most {most} are allowed: {sentence}")
     return count, wrong
 
 

@@ -40,7 +40,7 @@ def reproduce(
     if minutes is not None and not 0 < minutes < 10**6:
         raise ValueError(f"minutes must be above 0, not {minutes:g}")
     if claim and chapter:
-        raise ValueError(f"a claim or a chapter must be named, not both: {claim} and {chapter}")
+        raise ValueError(f"name a claim or a chapter, not both: {claim} and {chapter}")
     chapters.profile_settings(root, profile)
     judged_claims = [entry for entry in ledger.load_claims(root) if entry.rules.get(profile)]
     chosen = chapters.names_in(root, profile)
@@ -63,7 +63,7 @@ def reproduce(
     judged, unsure, flipped = _verdicts(root, profile, judged_claims)
     print(f"{judged - unsure - flipped} verdicts reproduced, {unsure} left open by one of two runs, {flipped} flipped")
     if not judged:
-        problems.append("no verdict was judged: give it more minutes, or another claim or chapter")
+        problems.append("no verdict was judged: allow more minutes, or choose another claim or chapter")
     return max(build.conclusion(problems), int(bool(flipped)))
 
 

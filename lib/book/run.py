@@ -74,7 +74,7 @@ def run(root: Path, chapter: str, profile: str, *, bar: bool = False) -> last_ru
         try:
             held.enter_context(lock.acquire(blocking=False))
         except Timeout:
-            print(f"{chapter}: another run of it is under way, waiting for that one", flush=True)
+            print(f"{chapter}: already running, waiting for that run", flush=True)
             held.enter_context(lock.acquire())
             if last_run.executed(root, chapter, profile) is not None:
                 return last_run.status(root, chapter, profile)
@@ -224,9 +224,9 @@ def _foreign(root: Path, chapter: str, loaded: dict[str, str]) -> str:
     known = imports.modules(folder, (path.resolve() for path in chapters.closure(root, chapter)))
     for name, file in loaded.items():
         if not Path(file).resolve().is_relative_to(folder):
-            return f"its kernel imported {name} from another place than the book's own lib: {file}"
+            return f"its kernel imported {name} from outside the book's own lib: {file}"
         if name not in known:
-            return f"it used {name} without importing it: a run is only repeated when what its source imports changes"
+            return f"it used {name} without importing it, so a change of that module would not repeat its run"
     return ""
 
 

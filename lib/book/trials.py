@@ -35,7 +35,7 @@ def checks() -> list[Check]:
         _tried(
             "convolutions in channels last, one input channel",
             lambda: _convolutions(last=True, single=True),
-            "training takes plain memory for such networks, and binary layers always do",
+            "training uses plain memory for such networks, and binary layers always do",
         ),
         _tried("convolutions in channels last, more input channels", lambda: _convolutions(last=True, single=False)),
         _integers(),

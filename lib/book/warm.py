@@ -209,7 +209,7 @@ class Prepared:
         """
         process, cls.ready = cls.ready, None
         if process is None:
-            raise RuntimeError("a runner has one kernel, and it was launched before")
+            raise RuntimeError("a runner has only one kernel, which was already launched")
         while os.getpgid(process.pid) != process.pid:
             time.sleep(0.01)
         order = {

@@ -55,10 +55,13 @@ def test_a_profile_may_be_another_one_on_other_data(small_book):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("like: standard", "must have 'like', another profile, and 'instead', {data: data}"),
-        ("{like: fashion, instead: {mnist: digits}}", "must have 'like', another profile, and 'instead'"),
-        ("{like: standard, instead: mnist}", "must have 'like', another profile, and 'instead'"),
-        ("{like: standard, instead: {mnist: digits}, passes: {}}", "must have 'like', another profile, and 'instead'"),
+        ("like: standard", "must have 'like' with another profile, and 'instead' with {data: data}"),
+        ("{like: fashion, instead: {mnist: digits}}", "must have 'like' with another profile, and 'instead'"),
+        ("{like: standard, instead: mnist}", "must have 'like' with another profile, and 'instead'"),
+        (
+            "{like: standard, instead: {mnist: digits}, passes: {}}",
+            "must have 'like' with another profile, and 'instead'",
+        ),
         ("{like: standard, instead: {mnist: minst}}", "data in the profile 'fashion' must be one of .*, not 'minst'"),
         ("{like: huge, instead: {mnist: digits}}", "profile must be one of fashion, quick, standard, not 'huge'"),
     ],

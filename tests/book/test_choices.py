@@ -92,5 +92,5 @@ def test_a_line_may_say_that_it_only_shows(tmp_path, comment, wrong):
     count, said = choices.by_test(tmp_path)
     assert (count, len(said)) == (1, wrong)
     assert all(
-        "chapters/pruning.py picks by 'error', which the test split gave: best = np.argmin" in one for one in said
+        "chapters/pruning.py picks by 'error', which holds test results: best = np.argmin" in one for one in said
     )

@@ -56,5 +56,5 @@ def test_a_chapter_that_measures_time_runs_alone(small_book, add_chapter):
 def test_snakemake_failing_by_itself_is_told(small_book):
     (small_book / "Snakefile").write_text("rule all:\n    input: 'nothing-makes-this'\n")
     problems = execution.execute(small_book, "quick", 2)
-    assert problems[0] == "chapter passes: it has not run to its end"
+    assert problems[0] == "chapter passes: it has not run to the end"
     assert len(problems) == 2 and problems[1].startswith("snakemake failed: ") and "passes.ipynb" in problems[1]

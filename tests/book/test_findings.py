@@ -47,9 +47,9 @@ def test_a_rule_holds_or_does_not(rule, holds):
     ("rule", "says"),
     [
         ("a.b.c", "the rule 'a.b.c' compares nothing"),
-        ("a.b.c > a.b.x", "'a.b.x' is no number and no key that was recorded"),
-        ("a.b.c > much", "'much' is no number and no key"),
-        ("a.b.c - a.b.c - a.b.c > 0", "is no key, no number and no difference of two keys"),
+        ("a.b.c > a.b.x", "'a.b.x' is neither a number nor a key that was recorded"),
+        ("a.b.c > much", "'much' is neither a number nor a key"),
+        ("a.b.c - a.b.c - a.b.c > 0", "must be a key, a number or a difference of two keys"),
     ],
 )
 def test_a_wrong_rule_is_refused(rule, says):
@@ -77,9 +77,9 @@ def write(book, text):
     ("rule", "says"),
     [
         (f"{A} > {B}", None),
-        (f"{A} < {B}", f"chapters/pruning.py says 'more', and in the quick records it is not so: {A} < {B}"),
-        (f"{A} > pruning.net.other_pct", "chapters/pruning.py: no profile has records of 'more': "),
-        ("1 > 0", "no profile has records of 'more': 1 > 0"),
+        (f"{A} < {B}", f"chapters/pruning.py says 'more', but the quick records disagree: {A} < {B}"),
+        (f"{A} > pruning.net.other_pct", "chapters/pruning.py: no profile has records for the finding 'more': "),
+        ("1 > 0", "no profile has records for the finding 'more': 1 > 0"),
         (f"{A} {B}", "compares nothing"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_finding_that_the_reader_must_find_is_found(book, word):
         (FIGURE.replace(', finding="It falls."', ""), "has no finding"),
         (FIGURE.replace(", lead=True", ""), "0 figures are marked"),
         (FIGURE + FIGURE, "2 figures are marked"),
-        (FIGURE + "# %%\nax.errorbar(*evidence.interval(values))\n", "it draws an interval of its own"),
+        (FIGURE + "# %%\nax.errorbar(*evidence.interval(values))\n", "it draws an interval itself"),
         (
             FIGURE.replace("figures.show(figure", "figures.curves(lines").replace(", lead=True", ""),
             "0 figures are marked",

@@ -63,10 +63,10 @@ FAULTS = {  # gate -> (what is on the good page, what it becomes, what the gate 
         ("<h1", f"<p>{sys.prefix}/lib</p><h1", f"shows {sys.prefix!r}"),
     ],
     "internal links": [
-        ("two.html#there", "three.html", "links to three.html, which is not there"),
+        ("two.html#there", "three.html", "links to three.html, which does not exist"),
         ("two.html#there", "two.html#here", "two.html has no place of that name"),
         ('"#top"', '"#bottom"', "index.html has no place of that name"),
-        ("two.html#there", "../../../etc/passwd", "which is not there"),
+        ("two.html#there", "../../../etc/passwd", "which does not exist"),
     ],
 }
 
@@ -102,8 +102,8 @@ def test_pages_are_those_of_the_table_of_contents(site):
     (pages.site(site) / "two.html").rename(pages.site(site) / "three.html")
     _, wrong = gates.page_count(site)
     assert wrong == [
-        "two.html is in _toc.yml and was not built",
-        "three.html was built and is not in _toc.yml",
+        "two.html is in _toc.yml but was not built",
+        "three.html was built but is not in _toc.yml",
     ]
 
 
@@ -116,7 +116,7 @@ def test_a_gate_that_looks_at_nothing_fails(tmp_path, monkeypatch, capsys):
         for name in (*gates.GATES, *form.GATES, *reading.GATES, *findings.GATES, *choices.GATES, "records")
         if name != "page count"
     ]
-    assert "page count: index.html is in _toc.yml and was not built" in problems
+    assert "page count: index.html is in _toc.yml but was not built" in problems
     assert build.conclusion(problems) == 1
     assert build.conclusion([]) == 0
     assert f"{len(problems)} problems" in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_kinds_of_measurements_that_do_not_fit_are_named(tmp_path):
         (
             [claim(verdict="not testable here", because="Opinion.", decided_by=None)],
             {},
-            "the quick build hold no record: run `make book PROFILE=quick`",
+            "there are no results in the quick build: run `make book PROFILE=quick`",
         ),
         (
             [claim(verdict="not testable here", because="Opinion.", decided_by=None)],
@@ -223,7 +223,7 @@ def test_kinds_of_measurements_that_do_not_fit_are_named(tmp_path):
         (
             [claim(decided_by={"full": TWO[:1]})],
             {"quick": {K: record(1.0)}},
-            "the standard records hold no record: run `make record PROFILE=standard`",
+            "there are no results in the standard records: run `make record PROFILE=standard`",
         ),
         ([claim()], {"quick": {OTHER: record(1.0)}, "standard": {K: record(1.0)}}, "which no chapter records there"),
         ([], {"quick": {K: record(1.0)}}, "there is no claim"),

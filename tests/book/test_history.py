@@ -47,7 +47,7 @@ def book(tmp_path):
         ([claim(**rules(2), says="Pruning helps much.")], None),
         ([claim(**rules(3))], "C2.3-01, whose standard quantities had been recorded, has other rules"),
         ([claim(**rules(3), changed="It was at most 2, before the source was read again.")], None),
-        ([claim(id="C2.3-02", **rules(3))], "C2.3-01, whose standard quantities had been recorded, is gone"),
+        ([claim(id="C2.3-02", **rules(3))], "C2.3-01, whose standard quantities had been recorded, was removed"),
         ([claim(id="C2.3-02", **rules(3), changed="It was C2.3-01, at most 2.")], None),
     ],
 )

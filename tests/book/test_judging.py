@@ -199,11 +199,15 @@ def test_a_verdict_stands_whichever_way_the_undecided_rules_would_fall(outcomes,
         ([EXACT, SAMPLED], {"kind": BY_DEFINITION}, "a measurement decides it, not a definition"),
         ([TIMED], {}, "only times decide it: add a rule about something else, or say kind: time"),
         ([SAMPLED], {"kind": TIME}, "no time decides it: leave its kind out"),
-        ([TIMED, EXACT], {}, "a constant stands beside a time and could soften its verdict: make two claims of it"),
+        (
+            [TIMED, EXACT],
+            {},
+            "a constant and a time decide it together, which could soften the verdict: make two claims of it",
+        ),
         (
             [SAMPLED],
             {"elsewhere": [IN_PART]},
-            "no time decides it, so no processor gives it another verdict but by chance",
+            "no time decides it, so processors change its verdict only by chance",
         ),
     ],
 )
@@ -253,9 +257,7 @@ def test_rules_that_seeds_decide_are_listed_the_most_fragile_first(tmp_path):
 def test_a_claim_of_another_profile_is_not_measured_here(tmp_path):
     root = write_ledger(tmp_path, [claim(decided_by={"standard": TWO[:1]})])
     (one,) = ledger.load_claims(root)
-    with pytest.raises(
-        ValueError, match=r"the profile of a rule of claim C2\.3-01 must be one of standard, not 'quick'"
-    ):
+    with pytest.raises(ValueError, match=r"the claim C2\.3-01 has rules for these profiles: standard; not for 'quick'"):
         judging.judge(one, "quick", {})
     results = {"quick": {}, "standard": {K: record(1.0, 1.0, 1.0)}}
     judged = judging.judgments(one, "quick", results)

@@ -47,7 +47,7 @@ def test_without_pages_or_a_browser_it_is_one_sentence(built, monkeypatch, capsy
     assert "there is no page" in capsys.readouterr().err
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
     assert main(["--root", str(built), "pdf"]) == 1
-    assert "a browser prints the pages, and none is found: install one of chromium" in capsys.readouterr().err
+    assert "printing needs a browser, and none was found: install one of chromium" in capsys.readouterr().err
 
 
 def test_the_parts_are_those_of_the_table_of_contents(built):

@@ -36,7 +36,7 @@ def test_a_sentence_of_31_words_is_found(book):
     page(book, f"<p>{LONG}</p><p>{LONG.replace('really ', '', 1)}</p>")
     count, (wrong,) = reading.long_sentences(book)
     assert count == 2 and wrong.startswith(
-        "chapters/one.html: 31 words in one sentence, and 30 are the most: We really"
+        "chapters/one.html: 31 words in one sentence, at most 30 are allowed: We really"
     )
 
 

@@ -53,7 +53,7 @@ def test_a_verdict_that_one_run_leaves_open_is_no_flip(small_book, capfd):
         (["--minutes", "nan"], "minutes must be above 0, not nan"),
         (
             ["--claim", "C2.3-01", "--chapter", "passes"],
-            "must be named, not both: C2.3-01 and passes",
+            "name a claim or a chapter, not both: C2.3-01 and passes",
         ),
         (["--profile", "huge"], "profile must be one of quick, standard, not 'huge'"),
     ],

@@ -154,7 +154,7 @@ def test_a_second_run_waits_for_the_first(small_book):
             [sys.executable, "-m", "lib", "--root", small_book, "run", "passes"], stdout=subprocess.PIPE, text=True
         )
         assert second.stdout.readline().startswith("passes: running")
-        assert "another run of it is under way" in second.stdout.readline()
+        assert "already running, waiting for that run" in second.stdout.readline()
         assert not target.exists()
     assert second.wait(60) == 0
     assert target.exists()
@@ -190,7 +190,7 @@ def test_a_kernel_with_another_lib_is_refused(small_book):
     source = small_book / "chapters" / "passes.py"
     lines = "import sys, types\nother = types.ModuleType('lib.other'); other.__file__ = '/nowhere/other.py'\n"
     source.write_text(source.read_text() + f"\n# %%\n{lines}sys.modules['lib.other'] = other\n")
-    with pytest.raises(ChapterFailed, match=r"imported lib\.other from another place than the book's own lib"):
+    with pytest.raises(ChapterFailed, match=r"imported lib\.other from outside the book's own lib"):
         run(small_book, "passes", "quick")
 
 

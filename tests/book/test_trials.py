@@ -79,7 +79,7 @@ def test_wrong_convolutions_of_one_channel_in_channels_last_are_avoided(monkeypa
     monkeypatch.setattr(torch, "convolution", convolution_that_is_wrong(asked_for_last, "output"))
     check = found()["convolutions in channels last, one input channel"]
     assert "output for image 1 x 5 x 3, 1 filters of 3 x 2, stride (1, 2), and" in check.wrong
-    assert check.instead.startswith("training takes plain memory")
+    assert check.instead.startswith("training uses plain memory")
     assert doctor.main(tmp_path) == 0
     assert "wrong, and avoided convolutions in channels last, one input channel: output" in capsys.readouterr().out
 

@@ -62,7 +62,7 @@ def read(lines: Iterable[str], records: Records) -> list[Bar] | None:
         if not (name and equals and (SAID.fullmatch(given) or KEY.fullmatch(given))):
             raise ValueError(f"a bar must be `name = key` or `name = number unit`, not {line.strip()!r}")
         if SAID.fullmatch(given) and given != UNIT and not SOURCE.search(line):
-            raise ValueError(f"a bar with a number must cite whose it is, not {line.strip()!r}")
+            raise ValueError(f"a bar with a number must cite its source, not {line.strip()!r}")
         bars.append(_bar(name, given, records))
     measured = [bar for bar in bars if bar is not None]
     return measured if measured and len(measured) == len(bars) else None

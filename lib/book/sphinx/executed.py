@@ -108,7 +108,7 @@ def with_lead(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         output for cell in notebook.cells for output in cell.get("outputs", []) if (_figure(output) or {}).get("lead")
     ]
     if len(leads) > 1:
-        raise ValueError(f"a page shows one figure first, and {len(leads)} are marked as lead=True")
+        raise ValueError(f"a page shows one figure first, but {len(leads)} are marked as lead=True")
     if not leads:
         return notebook
     opening = notebook.cells[0]

@@ -37,7 +37,7 @@ class Finding(SphinxRole):
         """Return the words, or an error on the page if no rule follows after a bar; Sphinx calls it."""
         words, bar, rule = self.text.partition("|")
         if not (words.strip() and bar and rule.strip()):
-            said = f"finding: words, a bar and a rule are needed, not {self.text!r}"
+            said = f"finding: its text must be words, a bar and a rule, not {self.text!r}"
             message = self.inliner.reporter.error(said, line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
         id = self.claim(rule)

@@ -103,15 +103,15 @@ def cards(lines: Iterable[str], known: Container[str]) -> list[Card]:
             found.append(Card(head[1], head[2]))
         elif not found or (found[-1].quantity == "") == ("=" in line):
             raise ValueError(
-                "a card must be a line of a claim's id or a chapter, a colon and what came out, then what its bars"
-                f" show, then lines `name = key`, not {line!r}"
+                "a card must begin with `claim or chapter: what came out`, and may go on with a line of what its bars"
+                f" show and lines `name = key`, not {line!r}"
             )
         elif found[-1].quantity:
             found[-1].bars.append(line)
         else:
             found[-1].quantity = line
     if bare := next((card for card in found if card.quantity and not card.bars), None):
-        raise ValueError(f"the card {bare.about} says what its bars show, {bare.quantity!r}, and has no bar")
+        raise ValueError(f"the card {bare.about} says what its bars show, {bare.quantity!r}, but has no bar")
     return found
 
 

@@ -31,7 +31,7 @@ def mean(text: str, results: Mapping[str, Records]) -> str:
     """
     said = FORM.fullmatch(text)
     if said is None:
-        raise ValueError(f"a mean is asked for as `key`, `key digits` or `key digits profile`, not `{text}`")
+        raise ValueError(f"a mean must be `key`, optionally with digits and a profile after it, not `{text}`")
     profile = said["profile"] or PROFILE
     record = results.get(profile, {}).get(said["key"])
     if record is None:

@@ -90,7 +90,7 @@ class Ledger(Cards):
         counts = self.verdict_tiles(claims, results)
         found = tiles([tile for tile in counts if tile[1] not in apart])
         if beside := [tile for tile in counts if tile[1] in apart]:
-            found += [nodes.paragraph("", "Counted apart, for no measurement decides them:"), *tiles(beside)]
+            found += [nodes.paragraph("", "Counted separately, since no measurement decides them:"), *tiles(beside)]
         for row in found:
             row["classes"].append("totals")
         bars = nodes.raw("", summary.bars(tallies), format="html")

@@ -53,7 +53,7 @@ def test_a_line_of_another_form_is_refused(line):
 
 @pytest.mark.parametrize("line", ["on paper = 58 x", "the survey = 30 %", "all = 1"])
 def test_a_number_without_a_source_is_refused(line):
-    with pytest.raises(ValueError, match="a bar with a number must cite whose it is, not"):
+    with pytest.raises(ValueError, match="a bar with a number must cite its source, not"):
         bars.read([line], RECORDS)
 
 

@@ -102,7 +102,7 @@ def test_a_page_without_a_lead_figure_stays_as_it_is():
 def test_two_lead_figures_are_refused():
     given = notebook(output("one", "fig-a", lead=True), output("two", "fig-b", lead=True))
     before = copy.deepcopy(given)
-    with pytest.raises(ValueError, match=r"^a page shows one figure first, and 2 are marked as lead=True$"):
+    with pytest.raises(ValueError, match=r"^a page shows one figure first, but 2 are marked as lead=True$"):
         executed.with_lead(given)
     assert given == before
 

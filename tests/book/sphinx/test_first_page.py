@@ -57,10 +57,10 @@ def test_a_card_has_what_came_out_and_its_bars():
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (["C9-99: Why?"], "a card must be a line of a claim's id or a chapter"),
+        (["C9-99: Why?"], "a card must begin with `claim or chapter: what came out`"),
         (["pruning: Why?", "a = 1"], "not 'a = 1'"),
         (["pruning: Why?", "weights", "more weights"], "not 'more weights'"),
-        (["pruning: Why?", "weights"], "the card pruning says what its bars show, 'weights', and has no bar"),
+        (["pruning: Why?", "weights"], "the card pruning says what its bars show, 'weights', but has no bar"),
     ],
 )
 def test_a_card_of_another_form_is_refused(lines, says):

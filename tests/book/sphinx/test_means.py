@@ -35,9 +35,9 @@ def test_a_mean_has_its_unit_and_no_interval(role, text):
         ("one.net.missing_pct", r"'one.net.missing_pct' was not measured in the \w+ profile"),
         ("one.net.file_ratio standard", "was not measured in the standard profile"),
         ("one.net.error_pct full", "was not measured in the full profile"),
-        ("one.net.error_pct two", "a mean is asked for as"),
-        ("one.net.error_pct 1 2", "a mean is asked for as"),
-        ("", "a mean is asked for as"),
+        ("one.net.error_pct two", "a mean must be `key`"),
+        ("one.net.error_pct 1 2", "a mean must be `key`"),
+        ("", "a mean must be `key`"),
     ],
 )
 def test_what_was_not_measured_is_refused(role, says):

@@ -250,7 +250,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
     for says in (
         "a claim must be one of those in survey/claims, not 'C9-99'",
         "a chapter with claims must be one of pruning, quantization, not 'hashing'",
-        "then lines `name = key`, not 'C9-99: Why?'",
+        "show and lines `name = key`, not 'C9-99: Why?'",
         "the chapter 'hashing' has no finished run of the quick profile",
         "undefined label: 'sec-magnitude'",
     ):
@@ -260,7 +260,7 @@ def test_what_pages_ask_for_in_vain_fails_the_build(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "says"),
     [
-        ("survey/claims/pruning.yml", "- id: C2.3-01\n", "claim C2.3-01: its section must be one of"),
+        ("survey/claims/pruning.yml", "- id: C2.3-01\n", "claim C2.3-01: its section must be, in quotes, one of"),
         ("_build/results/quick/pruning.json", "{}", "pruning.json of the quick profile is damaged"),
     ],
 )
