@@ -1,8 +1,10 @@
 """A layer of HashedNets against a dense one: the time of a forward pass, and of a training step.
 
 A hashed layer multiplies as often as the dense one and also looks up its weights, so its time ratio is above 1: highest
-for one image, lowest for many, which share one look-up. The third layer does what the public ports do: it indexes the
-values and multiplies by signs. All have the same size and run in one process on one thread. Run with ``make bench``.
+for one image, lowest for many, which share one look-up. "converted" is the layer for inference, which writes no matrix
+for few images. The third layer does what the public ports do: it indexes the values and multiplies by signs. All have
+the same size and run in one process on one thread. Each pair of layers also runs without the others, whose matrices push
+the dense one out of the cache: that ratio is the stricter one. Run with ``make bench``.
 """
 
 import copy
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 
 from lib import measure
 from lib.hashing import hashed_nets
-from lib.hashing.shared import lookup
+from lib.hashing.shared import inference, lookup
 
-INPUTS, OUTPUTS, FRACTION, IMAGES, RUNS = 784, 1000, 1 / 64, (1, 16, 128, 1000), 30
+INPUTS, OUTPUTS, FRACTION, IMAGES, RUNS = 784, 1000, 1 / 64, (1, 4, 16, 100, 1000), 30
+
+COLUMNS = ("dense", "ours", "converted", "indexed")
 
 
 class Indexed(nn.Module):
@@ -31,11 +35,12 @@ class Indexed(nn.Module):
 
 
 def layers() -> dict[str, nn.Module]:
-    """The layer in three versions; the last two compute the same."""
+    """The layer in four versions; the last three compute the same."""
     dense = nn.Linear(INPUTS, OUTPUTS)
     hashed = hashed_nets.compress(copy.deepcopy(dense), fraction=FRACTION)
     chain = hashed.parametrizations.weight
-    return {"dense": dense, "ours": hashed, "indexed": Indexed(chain.original.data, chain[0].codes, hashed.bias.data)}
+    indexed = Indexed(chain.original.data, chain[0].codes, hashed.bias.data)
+    return {"dense": dense, "ours": hashed, "converted": inference.convert(hashed), "indexed": indexed}
 
 
 def step(layer: nn.Module, images: Tensor) -> None:
@@ -48,14 +53,18 @@ def race() -> None:
     """Print the median milliseconds of each layer, and the ratio to the dense one, for each number of images."""
     named = layers()
     print(f"{INPUTS} x {OUTPUTS} weights, {named['ours'].parametrizations.weight.original.numel():,} values")
-    print(f"{'images':>8}{'':12}" + "".join(f"{name:>22}" for name in named))
+    print(f"{'images':>8}{'':14}" + "".join(f"{name:>22}" for name in COLUMNS))
     for count in IMAGES:
         images = torch.randn(count, INPUTS)
-        torch.testing.assert_close(named["ours"](images), named["indexed"](images))
-        for what in ("forward", "with gradient"):
-            run = step if what == "with gradient" else nn.Module.__call__
-            calls = {name: lambda layer=layer, r=run, x=images: r(layer, x) for name, layer in named.items()}
-            show(f"{count:8} {what:13}", calls)
+        for name in ("converted", "indexed"):
+            torch.testing.assert_close(named["ours"](images), named[name](images))
+        forward = {name: lambda layer=layer, x=images: layer(x) for name, layer in named.items()}
+        show(f"{count:8} {'forward':13}", forward)
+        for name in ("ours", "converted", "indexed"):
+            show(f"{'':8} {name:13}", {key: forward[key] for key in ("dense", name)})
+        trained = {name: layer for name, layer in named.items() if name != "converted"}
+        calls = {name: lambda layer=layer, x=images: step(layer, x) for name, layer in trained.items()}
+        show(f"{count:8} {'with gradient':13}", calls)
 
 
 def passes() -> None:
@@ -78,8 +87,8 @@ def named_form() -> tuple[hashed_nets.HashedWeight, Tensor]:
 
 def show(title: str, calls: dict) -> None:
     times = measure.latency_ms(calls, runs=RUNS)
-    row = (f"{time.median:11.3f} ms{time.median / times['dense'].median:7.2f}x" for time in times.values())
-    print(title + "".join(f"{text:>22}" for text in row))
+    row = {name: f"{time.median:11.3f} ms{time.median / times['dense'].median:7.2f}x" for name, time in times.items()}
+    print(title + "".join(f"{row.get(name, ''):>22}" for name in COLUMNS))
 
 
 if __name__ == "__main__":
