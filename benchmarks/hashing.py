@@ -3,8 +3,8 @@
 A hashed layer multiplies as often as the dense one and also looks up its weights, so its time ratio is above 1: highest
 for one image, lowest for many, which share one look-up. "converted" is the layer for inference, which writes no matrix
 for few images. The third layer does what the public ports do: it indexes the values and multiplies by signs. All have
-the same size and run in one process on one thread. Each pair of layers also runs without the others, whose matrices push
-the dense one out of the cache: that ratio is the stricter one. Run with ``make bench``.
+the same size and run in one process on one thread. Each pair of layers also runs without the others, whose matrices
+push the dense one out of the cache: that ratio is the stricter one. Run with ``make bench``.
 """
 
 import copy
