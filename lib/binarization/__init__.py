@@ -1,6 +1,6 @@
 """Binarization: weights, and activations, of one bit or of three values (section 2.6).
 
-binaryconnect.py         signs for weights in both passes; real weights add up the updates
+binaryconnect.py         both passes use the signs of the weights; real weights accumulate the updates
 bipolar_regularizer.py   a penalty that pulls weights to +1 and -1, where weight decay pulls them to 0
 bnn.py                   weights and activations are signs
 bwn.py                   one bit per weight and one scale per filter

@@ -7,18 +7,17 @@ A weight W becomes :math:`\widehat W = \sum_{m=1}^{M} \alpha_m B_m`, with the si
 
 (lin2017abcnet; u = 0 for M = 1). The mean is not added back, since α fits W itself. The bases are nested, so there are
 at most M + 1 values: the outer two are opposites, and each of the others is the mean of the weights it stands for.
-Another kind, "greedy", is residual binarization (tang2017compact): M times the sign of what is left and its mean size,
-which gives up to 2^M values.
+The kind "greedy" is residual binarization (tang2017compact): M times, it takes the sign of the remainder and its mean
+size. That gives up to 2^M values.
 
-W is trained, and α is computed again in each forward pass. For the gradient α is a constant and each sign is W itself,
-whatever the size of W. The gradient at each base is taken before its factor α, as in the paper, so
+W is trained, and α is computed again in each forward pass. The gradient treats α as a constant and each sign as W
+itself, however large W is. As in the paper, :math:`\partial C / \partial B_m` is taken before the factor α, so
 
 .. math:: \frac{\partial C}{\partial W} = \sum_m \alpha_m \frac{\partial C}{\partial B_m}
    = \frac{\partial C}{\partial \widehat W} \sum_m \alpha_m .
 
-The shifts :math:`u_m` stay where they are, or are trained with W (``train_shifts``): each :math:`B_m` is then its
-argument for their gradient too, :math:`\partial C / \partial u_m = \alpha_m \operatorname{std}(W) \sum_i \partial C /
-\partial \widehat W_i`.
+The shifts :math:`u_m` are fixed, or trained with W (``train_shifts``). Their gradient, too, treats each sign as its
+argument: :math:`\partial C / \partial u_m = \alpha_m \operatorname{std}(W) \sum_i \partial C / \partial \widehat W_i`.
 
 The input of a layer becomes :math:`\sum_n \beta_n A_n`, :math:`A_n = 2 \cdot \mathbb 1[h_n(x) \ge \tfrac12] - 1`,
 :math:`h_n(x) = \mathrm{clip}(x + v_n, 0, 1)`, with trained β and v. A layer is then M N products of signs.
@@ -53,11 +52,11 @@ def approximate(
 
     weight: any shape, (filters, ...).
     bases: M, from 1 to 16; 3 by default.
-    kind: "abc" (default), signs at M thresholds, or "greedy", each sign for what the ones before it leave.
-    scope: what shares its scales, the whole "layer" (default) or each "filter", weight[i].
+    kind: "abc" (default), signs at M thresholds, or "greedy", the signs of successive remainders.
+    scope: what shares one set of scales, the whole "layer" (default) or each "filter", weight[i].
     shifts: u of each base, (M,), in any order, for the kind "abc"; None (default): evenly from -1 to 1.
 
-    Returns signs, (M, *shape of the weight), +1 and -1, and scales, (M, groups), with one group or as many as filters.
+    Returns signs, (M, *shape of the weight), +1 and -1, and scales, (M, groups): groups is 1 or the number of filters.
     Raises ValueError for another scope, kind or number of bases, and for a weight that is empty or not finite.
 
     >>> signs, scales = approximate(torch.tensor([[0.5, -0.5, 2.0, -2.0]]), bases=2, kind="greedy")
@@ -72,7 +71,7 @@ def approximate(
 
 
 def combine(signs: Iterable[Tensor], scales: Tensor) -> Tensor:
-    """The sum of scale · sign over M bases, always in the same order, so that a file gives the same floats again.
+    """The sum of scale · sign over M bases, always in the same order, so that a loaded file gives the same floats.
 
     signs: M tensors of the weight's shape, +1 and -1.
     scales: (M, groups).
@@ -102,7 +101,7 @@ def _terms(
 def even_shifts(count: int) -> Tensor:
     """u of each base, evenly from -1 to 1, or 0 for one base.
 
-    count: M, of the bases.
+    count: M, the number of bases.
 
     >>> even_shifts(3).tolist()
     [-1.0, 0.0, 1.0]
@@ -152,7 +151,7 @@ class AbcWeight(BinaryForm):
 
     bases: M, how many matrices, from 1 to 16; 3 by default.
     kind: "abc" (default) or "greedy".
-    scope: what shares its scales, the "layer" (default) or each "filter".
+    scope: what shares one set of scales, the "layer" (default) or each "filter".
     train_shifts: whether u is trained as well, and stored beside the latent weight; False by default.
     Raises ValueError for another scope, kind or number of bases, and for shifts of the kind "greedy", which has none.
     """
@@ -221,7 +220,7 @@ class _Approximation(torch.autograd.Function):
         if ctx.saved_tensors:
             latent, shifts = ctx.saved_tensors
             std = latent.reshape(rows.shape).std(1, correction=0)
-            in_order = (ctx.scales * std * rows.sum(1)).sum(1)  # of the shifts as they were sorted
+            in_order = (ctx.scales * std * rows.sum(1)).sum(1)  # in the order of the sorted shifts
             to_shifts = torch.empty_like(shifts).scatter_(0, shifts.argsort(), in_order)
         return None, (rows * ctx.slope).reshape(gradient.shape), to_shifts
 
@@ -246,18 +245,17 @@ def binarize(
     names: of linear and 2-d convolution layers; None (default): all but the first and the last.
     bases: M, matrices of signs for each weight, from 1 to 16; 3 by default.
     kind: of the matrices, "abc" (default) or "greedy".
-    scope: what shares its scales, the "layer" (default) or each "filter".
+    scope: what shares one set of scales, the "layer" (default) or each "filter".
     activation_bases: N, signs for each input of these layers, after a batch norm, from 1 to 16; None (default): inputs
       stay as they are.
     train_shifts: whether the thresholds of the matrices are trained too; False by default.
-    replace_activations: whether such inputs take the place of the activations before them, ReLU for example, which are
-      then removed; False by default.
-    example: a batch of the network's input, on which a copy with such inputs is tried; None (default): torch.fx traces
-      the network to see which layers are called.
+    replace_activations: whether these signs replace the activations before them, such as ReLU; False by default.
+    example: a batch of the network's input, on which a binarized copy is tried; None (default): torch.fx traces the
+      network to see which layers are called.
 
     Returns the model to use from now on. Raises ValueError for another number of bases, kind or scope, an unknown
-    layer, where no layer is left, for weights that are not finite and, if inputs become signs, for a layer that is not
-    called and a network that cannot be traced; the model is then as it was.
+    layer, if no layer is left, for weights that are not finite and, if inputs become signs, for a layer that is not
+    called and a network that cannot be traced; the model is then unchanged.
 
     >>> from lib import models
     >>> model = binarize(models.lenet_300_100(), bases=2)

@@ -1,6 +1,6 @@
-r"""BinaryConnect: signs for weights in both passes, and real weights that add up the updates.
+r"""BinaryConnect: both passes use only the signs of the weights, and real weights accumulate the updates.
 
-Both passes see only the sign of a real weight w, taken or drawn (courbariaux2015binaryconnect, equations 1 to 3),
+A real weight w is replaced by its sign, or by one drawn at random (courbariaux2015binaryconnect, equations 1 to 3),
 
 .. math:: w_b = \operatorname{sign}(w) \quad\text{or}\quad
    P(w_b = +1) = \sigma(w) = \mathrm{clip}\big(\tfrac{w / c + 1}{2}, 0, 1\big),
@@ -8,8 +8,8 @@ Both passes see only the sign of a real weight w, taken or drawn (courbariaux201
 and the gradient of :math:`w_b` moves w, which is then clipped: :math:`w \leftarrow \mathrm{clip}(w - \eta\,
 \partial C / \partial w_b, -c, c)`. The paper has c = 1 and, for Adam, learning rates 1 / H times as large, with
 :math:`H = \sqrt{1.5 / (n_{in} + n_{out})}` of each layer. Adam's step does not depend on the size of the gradient, so
-c = H with one learning rate for all layers is the same. That is the default: weights keep the size they were made with.
-Left out: starting weights drawn evenly from [-c, c], and learning rates of each layer for optimizers other than Adam.
+c = H with one learning rate for all layers is equivalent. That is the default: weights keep their initial size.
+Left out: initial weights drawn uniformly from [-c, c], and learning rates per layer for optimizers other than Adam.
 """
 
 from itertools import count
@@ -33,9 +33,9 @@ FIT_DEFAULTS: LoopOptions = {"batch_size": 100, "loss": "squared_hinge", "weight
 class BinaryConnectWeight(BinaryForm):
     """The sign of a latent weight in [-c, c], of any shape of two dimensions or more.
 
-    A stochastic form draws from ``generator``, on the CPU whatever the device. Its state is the buffer ``drawn``,
-    up to date in every ``state_dict``: a copy, and a network that loads the state, go on with the same draws. (A file
-    has none: draws are for training.)
+    A stochastic form draws from ``generator``, on the CPU whatever the device. Its state is the buffer ``drawn``, up
+    to date in every ``state_dict``, so a copy, or a network that loads the state, continues with the same draws. (A
+    file does not hold it: draws are for training.)
 
     limit: c, above 0; None (default): H of the layer.
     stochastic: whether a new sign is drawn at each forward pass of training; False by default.
@@ -69,7 +69,7 @@ class BinaryConnectWeight(BinaryForm):
     # method
     def forward(self, latent: Tensor) -> Tensor:
         if not self.stochastic or (not self.training and self.inference == "sign"):
-            return Sign.apply(latent, torch.inf)  # the gradient of w_b is that of w, whatever w
+            return Sign.apply(latent, torch.inf)  # w gets the gradient of w_b, however large w is
         if not self.training:
             return latent / self._c()
         drawn = torch.rand(latent.shape, generator=self.generator, dtype=latent.dtype).to(latent.device)
@@ -84,7 +84,7 @@ class BinaryConnectWeight(BinaryForm):
     # end of method
 
     def _c(self) -> float:
-        """The limit c, which is known once a weight has entered."""
+        """The limit c, known once a weight has been stored."""
         if self.limit is None:
             raise ValueError("limit is that of the layer: store a layer's weight in this form first")
         return self.limit
@@ -111,19 +111,19 @@ class BinaryConnectWeight(BinaryForm):
 
 
 def _note_draws(form: nn.Module, prefix: str, keep_vars: bool) -> None:
-    """Before a state is read."""
+    """Copy the generator's state to the buffer, before a ``state_dict`` is read."""
     assert isinstance(form, BinaryConnectWeight)
     form.get_buffer("drawn").copy_(form.generator.get_state())
 
 
 def _take_draws(form: nn.Module, keys: object) -> None:
-    """After a state was loaded."""
+    """Set the generator's state from the buffer, after a ``state_dict`` was loaded."""
     assert isinstance(form, BinaryConnectWeight)
     form.generator.set_state(form.get_buffer("drawn").cpu())
 
 
 def glorot(weight: Tensor) -> float:
-    r"""H = :math:`\sqrt{1.5 / (n_{in} + n_{out})}`; a convolution's n count the area of its kernel (the authors' code).
+    r"""H = :math:`\sqrt{1.5 / (n_{in} + n_{out})}`; for a convolution, n includes the kernel's area (authors' code).
 
     weight: (outputs, inputs, ...).
 
@@ -157,7 +157,7 @@ def binarize(
     inference: what a stochastic weight is in evaluation mode, "real" (default) or "sign".
 
     Returns the model to use from now on. Raises ValueError for another limit or inference, for weights that are shared
-    or not finite, and for a model without weights; the model is then as it was.
+    or not finite, and for a model without weights; the model is then unchanged.
 
     >>> from lib import models
     >>> model = binarize(models.mlp(hidden=(8,)))
@@ -182,9 +182,9 @@ def fit(
 ) -> list[float]:
     """Train a network with binary weights by Adam, clipping the latent weights after each step. In place.
 
-    There is no weight decay unless it is asked for: it would pull weights to zero, where signs flip.
+    Weight decay is off by default: it would pull weights to zero, where signs flip.
 
-    model: as :func:`binarize` of this file or of another of this section returns it; floats are trained as well.
+    model: binarized by this file or another of this section; real parameters are trained as well.
     split: images and labels to train on.
     epochs: how often to go through the split.
     seed: of the order of images and the shifts.

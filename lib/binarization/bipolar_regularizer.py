@@ -90,7 +90,7 @@ def fit(
 
     model: with weights of :mod:`lib.binarization.binaryconnect` or :mod:`lib.binarization.bwn`.
     split: images and labels to train on.
-    strength: λ, any finite number: above 0 weights are drawn to ±c, below 0 it is L2 decay in the same units, and 0 is
+    strength: λ, any finite number: above 0 weights are pulled to ±c, below 0 it is L2 decay in the same units, and 0 is
       training without a penalty.
     epochs: how often to go through the split.
     seed: of the order of images and the shifts.
@@ -143,7 +143,7 @@ def fit(
 
 @torch.no_grad()
 def signs(model: nn.Module) -> list[Tensor]:
-    """The signs of the binary weights now, +1 and -1: one tensor for each layer, for :func:`flips` to compare."""
+    """The current signs of the binary weights, +1 and -1: one tensor for each layer, for :func:`flips` to compare."""
     return [form.bases(latent)[0][0] for form, latent, _ in forms(model)]
 
 
@@ -151,7 +151,7 @@ def flips(before: list[Tensor], after: list[Tensor]) -> float:
     """The share of signs that flipped between two calls of :func:`signs`, from 0 to 1.
 
     before: what the first call returned.
-    after: what the second returned. Raises ValueError where the two have other shapes.
+    after: what the second returned. Raises ValueError if the shapes differ.
 
     >>> flips([torch.tensor([1.0, -1.0])], [torch.tensor([1.0, 1.0])])
     0.5

@@ -1,4 +1,4 @@
-r"""Binarized neural network: the weights are signs, and so is all that flows between the layers.
+r"""Binarized neural network: both the weights and the activations are signs.
 
 .. math:: a_k = \operatorname{sign}(z_k), \qquad z_k = \mathrm{BatchNorm}(W^b_k\, a_{k-1}), \qquad
    \frac{\partial C}{\partial z_k} = \frac{\partial C}{\partial a_k}\, \mathbb 1_{\lvert z_k \rvert \le 1}
@@ -6,10 +6,10 @@ r"""Binarized neural network: the weights are signs, and so is all that flows be
 (courbariaux2016binarynet, algorithm 1; hubara2016bnn). Weights are signs as in :mod:`lib.binarization.binaryconnect`.
 The first layer reads the image as it is, every other layer reads signs, and batch norm comes after the last.
 
-Beside Adam and batch norm, as most of the published results have them, there are the forms of both that shift bits
-instead of multiplying (:mod:`lib.binarization.shared.shifts`): ``shifts.shift_norms`` and :func:`fit`. A first layer
-that reads 8-bit pixels can count bits as well (:class:`lib.binarization.shared.bit_planes.PlaneLayer`). Stochastic
-signs of activations, which the papers mention as another choice, are left out.
+Most of the published results use Adam and batch norm. Both also exist here in forms that shift bits instead of
+multiplying (:mod:`lib.binarization.shared.shifts`): :func:`fit` and ``shifts.shift_norms``. A first layer that reads
+8-bit pixels can count bits too (:class:`lib.binarization.shared.bit_planes.PlaneLayer`). Stochastic signs of
+activations, which the papers mention as another choice, are left out.
 
 Batch norm and sign together only ask whether a sum reaches a threshold, and :func:`threshold` finds it. The network can
 then run on bits, counts and comparisons, with exactly the answers of the float network.
@@ -43,8 +43,8 @@ def binarize(
 ) -> nn.Module:
     """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
-    Every weight becomes a sign. A sign takes the place of the activation before it, ReLU or another, which is removed;
-    odd functions such as tanh stay. Where no batch norm leads to a sign, it gets one.
+    Every weight becomes a sign. Each sign of an input replaces the activation before it, such as ReLU; odd functions
+    such as tanh stay. A sign that follows no batch norm gets one.
 
     model: the network.
     classes: width of the output, which then gets a batch norm of its own; None (default): the output stays as it is.
@@ -54,7 +54,7 @@ def binarize(
 
     Returns the model to use from now on. Raises ValueError for a network of fewer than two such layers, an unknown
     name, a layer that is not called, an activation that is called as a function or is read by others too, a sign that
-    is constant, a network that cannot be traced, and weights that are not finite; the model is then as it was.
+    is constant, a network that cannot be traced, and weights that are not finite; the model is then unchanged.
 
     >>> from lib import models
     >>> model = binarize(models.lenet_300_100())
@@ -89,7 +89,7 @@ def fit(
 
     :func:`lib.binarization.binaryconnect.fit` does the same by Adam.
 
-    model: as :func:`binarize` returns it; floats are trained as well.
+    model: as :func:`binarize` returns it; real parameters are trained as well.
     split: images and labels to train on.
     epochs: how often to go through the split.
     seed: of the order of images and the shifts of images.
@@ -118,9 +118,9 @@ def fit(
 
 @torch.no_grad()
 def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[Tensor, Tensor]:
-    r"""Replace a batch norm and a comparison by one comparison: norm(x) >= target just where x >= t, or x <= t.
+    r"""Replace a batch norm and a comparison by one comparison: norm(x) >= target exactly where x >= t, or x <= t.
 
-    t is found by bisecting all floats. Rounding never reverses batch norm's line, so there is one such t, and the
+    t is found by bisecting all floats. Batch norm is monotone even with rounding, so there is one such t, and the
     comparison gives the float network's answer for every x. A channel whose norm is constant gets an infinite t.
     (For x in plain or channels-last memory: torch rounds batch norm differently for other views of a tensor.)
 
@@ -142,7 +142,7 @@ def threshold(norm: nn.Module, channels: int, *, target: float = 0.0) -> tuple[T
     def reached(x: Tensor) -> Tensor:
         return norm(x.reshape(1, -1, *[1, 1] * isinstance(norm, nn.BatchNorm2d))).flatten() >= target
 
-    largest = torch.finfo(torch.float32).max / 4  # norm stays finite
+    largest = torch.finfo(torch.float32).max / 4  # so that norm stays finite
     low, high = torch.full((channels,), -largest), torch.full((channels,), largest)
     step = bisect(lambda x: reached(as_float(x)), as_ordered(low), as_ordered(high))
     # end of method

@@ -1,6 +1,6 @@
 r"""A block for binary networks: hierarchical, parallel, multi-scale, without 1 x 1 convolutions.
 
-A bottleneck squeezes all features through few channels with 1 x 1 filters, and with one bit per weight these can say
+A bottleneck squeezes all features through few channels with 1 x 1 filters, and with one bit per weight these can do
 little. Here three 3 x 3 convolutions follow one another instead. The outputs of all three, with receptive fields of 3,
 5 and 7 pixels, are concatenated and added to the input (bulat2017binarized):
 
@@ -8,9 +8,9 @@ little. Here three 3 x 3 convolutions follow one another instead. The outputs of
    f(x) = \alpha \big(\operatorname{sign}(W) \circledast \operatorname{sign}(\mathrm{BatchNorm}(x))\big)
 
 with C / 2, C / 4 and C / 4 channels. Where the widths of input and output differ, f with a 1 x 1 filter replaces x. A
-gradient passes three signs, two, one, or none. The first and the last layer of a network stay real. The task here is to
-find the four ends of a digit's stroke, in place of the paper's joints and landmarks. Left out: the hourglass around the
-blocks, and stacks of it.
+gradient passes through three signs, two, one, or none. The first and the last layer of a network stay real. The task
+here is to find the four ends of a digit's stroke, in place of the paper's joints and landmarks. Left out: the hourglass
+around the blocks, and stacks of it.
 """
 
 import math
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
 
 
 def equal_width(channels: int) -> int:
-    """The width that gives a bottleneck nearly as many weights as the block of so many channels.
+    """The width that gives a bottleneck nearly as many weights as the block with this number of channels.
 
     >>> equal_width(256)
     186
@@ -130,7 +130,7 @@ def positions(heatmaps: Tensor) -> Tensor:
 
 
 def heatmap_error(predicted: Tensor, targets: Tensor) -> float:
-    """Mean distance in pixels between the largest values of predicted and target maps; maps of zeros do not count.
+    """Mean distance in pixels between the peaks of predicted and target maps; targets of zeros do not count.
 
     predicted: (n, maps, height, width).
     targets: of the same shape, not all 0; ValueError otherwise.

@@ -1,6 +1,6 @@
 r"""Binary weight network: one bit per weight and one scale per filter.
 
-Each filter :math:`W` of :math:`n` weights is replaced by the nearest matrix of signs with one size,
+Each filter :math:`W` of :math:`n` weights is replaced by the nearest matrix of signs with one scale,
 
 .. math:: \widetilde W = \alpha B, \qquad B = \operatorname{sign}(W), \qquad \alpha = \tfrac1n \lVert W \rVert_1,
 
@@ -92,8 +92,8 @@ def scale(weight: Tensor) -> Tensor:
 def one_bit(name: str, layer: Layer | PackedWeight, *, centered: bool) -> BinaryWeight:
     """A new :class:`BinaryWeight` for a layer.
 
-    name: what an error calls the layer.
-    layer: the one whose weight it is.
+    name: of the layer, for error messages.
+    layer: the layer.
     centered: of the form; ValueError for a layer of one input channel, where centering would leave only zeros.
     """
     if centered and layer.weight.shape[1] == 1:
@@ -104,10 +104,10 @@ def one_bit(name: str, layer: Layer | PackedWeight, *, centered: bool) -> Binary
 def weights_to_binarize(model: nn.Module, names: Collection[str] | None) -> list[str]:
     """Names of the weights to binarize, checked and without duplicates.
 
-    model: whose weights they are.
+    model: the network.
     names: of linear and 2-d convolution layers and of packed weights; None: all but those of the first and of the last
       module that has any.
-    Raises ValueError for any other name, and where none is left.
+    Raises ValueError for any other name, and if no weight is left.
 
     >>> weights_to_binarize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LSTM(4, 4), nn.Linear(4, 2)), None)
     ['1.weight_hh_l0', '1.weight_ih_l0']
@@ -138,12 +138,12 @@ def binarize(model: nn.Module, *, names: Collection[str] | None = None, centered
     Each weight of the named layers is stored as one bit, with one scale for each filter.
 
     model: the network.
-    names: of linear and 2-d convolution layers and of packed weights, as those of attention and of recurrent layers;
+    names: of linear and 2-d convolution layers and of packed weights, such as those of attention and recurrent layers;
       None (default): all but those of the first and of the last module that has any.
     centered: whether the mean over the input channels is subtracted first; False by default.
 
-    Returns the model to use from now on. Raises ValueError for an unknown layer, where no layer is left, for weights
-    that are not finite, and for a centered layer of one input channel; the model is then as it was.
+    Returns the model to use from now on. Raises ValueError for an unknown layer, if no layer is left, for weights
+    that are not finite, and for a centered layer of one input channel; the model is then unchanged.
 
     >>> from lib import models
     >>> model = binarize(models.lenet_300_100())

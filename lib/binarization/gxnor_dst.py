@@ -1,26 +1,26 @@
-r"""Gated XNOR network: three values for weights and signals, and no real copy of the weights in training.
+r"""Gated XNOR network: three values for weights and activations, and no real copy of the weights in training.
 
 Weights live in a discrete space of steps :math:`\Delta z`, ternary for N = 1 and binary for N = 0 (deng2018gxnor):
 
 .. math:: Z_N = \Big\{ \frac{n}{2^{N-1}} - 1 : n = 0, \dots, 2^N \Big\}, \qquad \Delta z = 2^{1-N} .
 
-Any optimizer gives a real increment :math:`\Delta W`. What of it would leave [-1, 1] is cut off; what is left,
-:math:`\rho`, is a whole number of steps :math:`\kappa` and a remainder :math:`\nu`, and the remainder becomes one more
-step with a probability (:func:`lib.binarization.shared.states.transition`):
+Any optimizer gives a real increment :math:`\Delta W`, which is cut off where it would leave [-1, 1]. The rest,
+:math:`\rho`, is :math:`\kappa` whole steps and a remainder :math:`\nu`, which becomes one more step with a probability
+that grows with it (:func:`lib.binarization.shared.states.transition`):
 
 .. math:: W \leftarrow W + \kappa\, \Delta z + \operatorname{sgn}(\rho)\, \Delta z\, b, \qquad
    b \sim \mathrm{Bernoulli}\big(\tanh(m \lvert \nu \rvert / \Delta z)\big), \quad m = 3 .
 
-So a learning rate is a probability: Adam's increment is about as large as its rate. What flows between the layers is
+So a learning rate sets a probability, since Adam's increment is about as large as its rate. The activations are
 
 .. math:: \varphi_r(x) = 1 \text{ if } x > r, \quad -1 \text{ if } x < -r, \quad 0 \text{ else,}
 
 and an operation can be skipped where either operand is 0. Adam keeps two real moments for each weight, and batch norm
-is real: "no real values" is true of the weights alone; with ``increment="sgd"`` or ``"sign"`` it is true of their
-optimizer too.
+is real. So "no real values" is true only of the weights; with ``increment="sgd"`` or ``"sign"`` it is also true of
+their optimizer.
 
-The authors' code keeps the network with the lowest test error and, after 15 epochs without a lower one, jumps to random
-states with a probability of 0.8. :func:`fit` does the same on a validation split, if one is given.
+The authors' code keeps the network with the lowest test error. After 15 epochs without a lower one, it gives each
+weight a random state with a probability of 0.8. :func:`fit` does the same on a validation split, if one is given.
 """
 
 import copy
@@ -63,8 +63,8 @@ def check_activation(r: float, a: float, derivative: str, space: int = 1) -> Non
 class TernaryActivation(Activation):
     r"""phi_r(x), for x of any shape: 1 where x > r, -1 where x < -r, else 0. The published default is r = a = 0.5.
 
-    With a larger space of N the values are those of :math:`Z_N`, in steps of :math:`\Delta z = 2^{1-N}`: the steps are
-    at :math:`r_k = r + (k - 1) (1 - r)\, \Delta z` for k = 1, ..., 2^(N-1), and at the same places below 0.
+    For N > 1 the values are those of :math:`Z_N`, and the output rises by :math:`\Delta z = 2^{1-N}` at each
+    :math:`r_k = r + (k - 1) (1 - r)\, \Delta z`, k = 1, ..., 2^(N-1), and at the same places below 0.
 
     r: threshold, from 0; 0.5 by default.
     a: half the width of the derivative around each step, above 0; 0.5 by default.
@@ -92,13 +92,13 @@ class TernaryActivation(Activation):
         return _Discrete.apply(x, self.steps(), self.a, self.derivative)
 
     def steps(self) -> list[float]:
-        """The r_k: where x > 0 goes from one value to the next."""
+        """The r_k: thresholds above 0 at which the output goes from one value to the next."""
         count = 2 ** (self.space - 1)
         return [self.r + k * (1 - self.r) / count for k in range(count)]
 
     def bases(self) -> list[tuple[float, float]]:
         found, height = [], 2.0 ** (1 - self.space)
-        for r in map(np.float32, self.steps()):  # of float32, which the kernels read
+        for r in map(np.float32, self.steps()):  # in float32, as the kernels read them
             above = np.nextafter(r, np.float32(np.inf))  # x > r is x >= the next float
             found += [(float(-r), height / 2), (float(above), height / 2)]
         return found
@@ -138,13 +138,12 @@ def ternarize(
     """Turn the weights and inputs of a network ternary and return it; do not use the original afterwards.
 
     The weights of the named layers become :class:`lib.binarization.shared.states.TernaryStates`. These layers, except
-    for those that read the network's input, get a :class:`TernaryActivation` before them. It takes the place of the
-    activation there, ReLU or another, which is removed; odd functions such as tanh stay. Where no batch norm leads to
-    it, it gets one.
+    for those that read the network's input, get a :class:`TernaryActivation` before them. It replaces the activation
+    there, such as ReLU; odd functions such as tanh stay. If it follows no batch norm, it gets one.
 
     model: the network.
-    names: of linear and 2-d convolution layers that are called; None (default): all of them, and of those whose weight
-      is read without a call, such as the output layer of attention, the weights alone.
+    names: of linear and 2-d convolution layers that are called; None (default): all of them. Layers whose weight is
+      read without a call, such as the output layer of attention, then get ternary weights only.
     classes: width of the output, which then gets a batch norm of its own; None (default): the output stays as it is.
     space: N of the weights' space, 0 (binary), 1 (ternary, default) to 6.
     r: threshold of the activation, from 0; 0.5 by default.
@@ -154,9 +153,9 @@ def ternarize(
     example: a batch of the network's input, on which a copy is tried; None (default): torch.fx traces the network.
 
     Returns the model to use from now on. Raises ValueError for an unknown setting or layer, a layer that is not called,
-    where no layer is left, an activation that is called as a function or is read by others too, one side of 0 that is
-    never reached, a network that cannot be traced, and weights that are shared or not finite; the model is then as it
-    was.
+    if no layer is left, for an activation that is called as a function or is read by others too, an input that stays on
+    one side of 0, a network that cannot be traced, and weights that are shared or not finite; the model is then
+    unchanged.
 
     >>> from lib import models
     >>> model = ternarize(models.mlp(hidden=(8,)))
@@ -202,14 +201,14 @@ def fit(
     split: images and labels to train on.
     epochs: how often to go through the split.
     seed: of the order of images, the shifts and the draws of the transitions.
-    increment: what moves a weight in states: "adam" (default), "sgd" or "sign".
-    probability: of one more step for the rest of an increment: "tanh" (default) or "linear".
-    learning_rate: of the weights in states; 0.1 by default.
-    real_learning_rate: of biases, batch norm and all else that is real; None (default): the same. Increments "sgd" and
-      "sign" need one of its own: their unit is the gradient, or its sign, times the rate, while Adam's increment is
-      about the rate itself.
-    validation: split on whose error the network is judged after each epoch: training ends with the best of these
-      networks, and restarts from random states where none gets better; None (default): neither.
+    increment: what moves a discrete weight: "adam" (default), "sgd" or "sign".
+    probability: of one more step for the remainder of an increment: "tanh" (default) or "linear".
+    learning_rate: of the discrete weights; 0.1 by default.
+    real_learning_rate: of biases, batch norm and everything else that is real; None (default): the same. Set it for the
+      increments "sgd" and "sign": they are the gradient, or its sign, times the rate, while Adam's increment is about
+      the rate itself.
+    validation: split on which the network is judged after each epoch. Training ends with the network of the lowest
+      error, and restarts from random states if the error stops falling. None (default): neither.
     patience: epochs without a lower error before a restart; 15 by default.
     options: of the training, see :func:`lib.training.fit`:
 
@@ -224,7 +223,7 @@ def fit(
     training.check_options(options, kinds=LoopOptions)
 
     def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        # Weights in states have one parameter, an empty tensor: no elements tells them from what is real.
+        # The only parameter of a discrete weight is an empty tensor, which tells it from real parameters.
         rates = {False: learning_rate, True: learning_rate if real_learning_rate is None else real_learning_rate}
         groups = [
             group | {"params": [p for p in group["params"] if (p.numel() > 0) == real], "lr": rate}

@@ -32,7 +32,7 @@ class BitsActivation(Activation):
 
     .. math:: q_k(x) = 2 \Big( \frac{\mathrm{round}\big((2^k - 1) \tfrac{x + 1}{2}\big)}{2^k - 1} - \frac12 \Big)
 
-    The gradient passes where |x| <= 1, as that of the sign, which is the case k = 1.
+    The gradient passes where |x| <= 1, as for the sign, which is the case k = 1.
 
     bits: k, from 1 to 8; ValueError for others.
 
@@ -74,7 +74,7 @@ class InputScale(nn.Module):
     """K of a layer's real input; for the gradient it is a constant.
 
     Its output is (n, 1, height, width) for a convolution, where the zeros of the border count, and (n, 1), the mean of
-    |x|, for a linear layer. A convolution of several groups has a K for each: (n, filters, height, width).
+    |x|, for a linear layer. A convolution of several groups has one K per group: (n, filters, height, width).
 
     layer: whose input is read.
 
@@ -147,7 +147,7 @@ def binarize(
 ) -> nn.Module:
     """Binarize the weights and inputs of a network and return it; do not use the original afterwards.
 
-    The named layers read signs, with weights of one bit and one scale per filter. All between them stays where it is.
+    The named layers read signs, with weights of one bit and one scale per filter. Everything between them stays.
 
     model: the network.
     names: of linear and 2-d convolution layers that are called; None (default): all of them, except for those that read
@@ -160,10 +160,10 @@ def binarize(
     activation_bits: of each input, 1 (default), a sign, to 8 (see :class:`BitsActivation`).
     example: a batch of the network's input, on which a copy is tried; None (default): torch.fx traces the network.
 
-    Returns the model to use from now on. Raises ValueError for an unknown layer, one that is not called, where no layer
-    is left, for weights that are not finite, maps that do not fit or have no norm, a centered layer of one input
-    channel, a sign that is constant, as after ReLU without a norm, and a network that cannot be traced; the model is
-    then as it was.
+    Returns the model to use from now on. Raises ValueError for an unknown layer, one that is not called, if no layer is
+    left, for weights that are not finite, maps that do not fit or have no norm, a centered layer of one input channel,
+    a sign that is constant, as after ReLU without a norm, and a network that cannot be traced; the model is then
+    unchanged.
 
     >>> from lib import models
     >>> model = binarize(models.lenet5(), maps={"fc1": 50})

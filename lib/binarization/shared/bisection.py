@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a comparison that changes at most once changes, elementwise.
+    """Where a comparison changes, if it does, elementwise.
 
-    place: the first of the upper numbers, those from it on; where ``below``, the last of the lower ones.
+    place: the first number for which the comparison holds; where ``below``, the last. Means nothing where ``constant``.
     below: bool, True where the comparison holds up to ``place``, and not above.
     constant: bool, True where it is the same for all numbers.
     at_low: bool, whether it holds for the lowest number.
@@ -57,7 +57,7 @@ def as_ordered(x: Tensor) -> Tensor:
 
 
 def as_float(ordered: Tensor) -> Tensor:
-    """The float32 that :func:`as_ordered` made a whole number of.
+    """The float32 that :func:`as_ordered` turned into this whole number.
 
     ordered: int64.
     """

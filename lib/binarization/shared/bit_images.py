@@ -1,11 +1,11 @@
 r"""Images of bits: a layer reads them, counts, compares and writes the bits that the next layer reads.
 
 Between two layers that read signs only the sign of a value matters, and each function there (batch norm, ReLU) is
-monotone. So a sum s of signs needs one comparison, with the count of bits that differ:
+monotone. So a sum s of signs needs only one comparison, of the count of bits that differ:
 
 .. math:: s \ge T \iff \mathrm{popcount}(a \oplus b) \le \lfloor (K - T) / 2 \rfloor
 
-(courbariaux2016binarynet has it for batch norm). The largest value of a window reaches a threshold where one of them
+(courbariaux2016binarynet has it for batch norm). The largest value of a window reaches a threshold if any of its values
 does, so max pooling is OR of bits, and AND where the comparison is reversed.
 """
 
@@ -26,7 +26,7 @@ if kernels.COMPILED:
 class BitImages:
     """Images of bits, or rows as images of one pixel.
 
-    words: (n, height, width, ⌈channels / 64⌉), uint64: the bits of each pixel, the rest of its last word is 0.
+    words: (n, height, width, ⌈channels / 64⌉), uint64: the bits of each pixel; the rest of its last word is 0.
     channels: bits of a pixel.
     """
 
@@ -36,7 +36,7 @@ class BitImages:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where the counts of a layer become bits: 1 where count <= limit, changed where the flip is 1.
+    """Where the counts of a layer become bits: 1 where count <= limit, inverted where the flip is 1.
 
     limits: (kinds of places, filters rounded up to a multiple of 16), int64.
     flips: (kinds of places, ⌈filters / 16⌉), uint16: a bit for each filter.
@@ -91,7 +91,7 @@ def cuts(
     filters: arranged, (filters, channels, height, width).
     image: height and width of the input.
     place: where the filter lies.
-    least: (t, filters), int64: the bit is 1 where s >= T; beyond -K and K, for always and never.
+    least: (t, filters), int64: the bit is 1 where s >= T; T below -K for always, above K for never.
     below: (t, filters), bool: True where the bit is 1 for s <= T instead.
     inverted: (t, filters), bool: True where the bit is written as its opposite; None (default): nowhere.
     to: (height' · width',), int64: which of the t thresholds a place has; None (default): all have the first.
@@ -141,11 +141,11 @@ def bits(
 
 
 def pool(images: BitImages, window: Window, last: np.ndarray, out: np.ndarray | None = None) -> BitImages:
-    """Max pooling of bits: OR, and then some of the bits are changed.
+    """Max pooling of bits: an OR, after which some of the bits are inverted.
 
-    images: bits that are written as their opposites where the pooled bit is the AND.
+    images: bits, already inverted where the pooled bit is the AND.
     window: of the pooling.
-    last: (1 or height' · width', ⌈channels / 64⌉), uint64: 1 where a pooled bit is changed after the OR.
+    last: (1 or height' · width', ⌈channels / 64⌉), uint64: 1 where a pooled bit is inverted after the OR.
     out: (n, height', width', ⌈channels / 64⌉), uint64; None (default): a new one.
     Returns the pooled images, in ``out``.
     """

@@ -18,17 +18,18 @@ from lib.weights import compressed_form
 
 
 class BitLayer(nn.Module):
-    """What a Binarized layer computes in evaluation mode, on bits. Input and output are floats, as that layer's are.
+    """A Binarized layer in evaluation mode, computed on bits. Input and output are floats, as in that layer.
 
-    All that its answers depend on is in buffers: words of bits (groups, M · filters of a group, ⌈inputs / 64⌉), int64,
-    thresholds and which of them are reached from above (N, channels), scales (M, filters) and factors (N,). So they
-    survive ``state_dict``, a file and a copy; what the kernels make of them is made again when they change.
+    Everything its answers depend on is in buffers: words of bits (groups, M · filters of a group, ⌈inputs / 64⌉),
+    int64, thresholds and which of them are reached from above (N, channels), scales (M, filters) and factors (N,). So
+    it survives ``state_dict``, a file and a copy. What the kernels derive from buffers is derived again when they
+    change.
 
     Where ``chooses`` is True, as :func:`lib.binarization.shared.inference.convert` sets it, a layer of one base
     multiplies signs as floats for inputs so small that counting is predicted to be slower; the sums are the same.
 
     binarized: the layer to compute.
-    name: what an error calls the layer; "" by default.
+    name: of the layer, for error messages; "" by default.
     Raises ValueError for a weight that is not binary or not float32, an activation without bases, and, when it runs,
     for buffers that were moved to another device or type.
     """
@@ -62,7 +63,7 @@ class BitLayer(nn.Module):
         self.bias, self.groups, self.input_scale = layer.bias, getattr(layer, "groups", 1), binarized.input_scale
         norm = copy.deepcopy(binarized.norm).eval()
         folds = isinstance(norm, nn.Identity) or (isinstance(norm, NORMS) and norm.running_var is not None)
-        folds &= self.input_scale is None  # which wants the values
+        folds &= self.input_scale is None  # K needs the normalized values
         self.norm = nn.Identity() if folds else norm
         channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
         norm_folded = norm if folds else nn.Identity()
@@ -102,7 +103,7 @@ class BitLayer(nn.Module):
         return rescaled(sums, arranged.size, scale, self.bias, axis)
 
     def floats_win(self, x: Tensor) -> bool:
-        """Whether the layer is predicted to be faster with signs that torch multiplies as floats.
+        """Whether the layer is predicted to be faster if torch multiplies its signs as floats.
 
         x: the layer's input; False for one that does not fit, which the kernels refuse.
         """
@@ -129,7 +130,7 @@ class BitLayer(nn.Module):
         return kernels.convolution_of_floats(x, arranged.whole, *arranged.compared, place=place, groups=groups)
 
     def arranged(self) -> "Arranged":
-        """The buffers as the kernels take them, made again when one has changed."""
+        """The buffers in the form that the kernels take, made again when one has changed."""
         state = self.words, self.thresholds, self.below, self.scales, self.factors
         key = [(tensor.data_ptr(), tensor._version) for tensor in state]
         if self.kept is None or self.kept[0] != key:
@@ -216,10 +217,10 @@ class Arranged:
 
 @torch.no_grad()
 def bases(layer: nn.Linear | nn.Conv2d, name: str = "") -> tuple[Tensor, Tensor]:
-    """The signs and scales of a layer's binary weight, which is in a binary form, or dense as it is read from a file.
+    """The signs and scales of a layer's binary weight, which is in a binary form, or dense as read from a file.
 
-    layer: whose weight it is.
-    name: what an error calls the layer; "" by default.
+    layer: the layer.
+    name: of the layer, for error messages; "" by default.
     Returns signs, (M, *shape of the weight), and scales, (M, filters): the weight is the sum of scale · sign over M.
     Raises ValueError for a weight that is not binary.
 

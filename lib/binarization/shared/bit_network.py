@@ -16,7 +16,7 @@ from lib.binarization.shared.chains import Link
 from lib.binarization.shared.shifts import ShiftBatchNorm1d, ShiftBatchNorm2d
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, ShiftBatchNorm1d, ShiftBatchNorm2d)
-# What keeps the order of values, or reverses it, and rounds alike in every shape: comparisons alone.
+# Modules that keep the order of values, or reverse it, and round alike in every shape, since they only compare.
 ORDERED = (nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 ORDERED_FUNCTIONS = {torch.relu, functional.relu, functional.relu6, "relu"}
 FRESH = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, BitLayer)  # their outputs are memory of their own
@@ -62,11 +62,11 @@ class Count:
 
 
 class _Unfit(Exception):
-    """This input runs without chains."""
+    """Raised for an input that has to run without chains."""
 
 
 def _leaf(module: nn.Module) -> bool:
-    """Whether a module is one operation: a layer on bits, and what holds none."""
+    """Whether a module is one operation: a layer on bits, or a module that holds none."""
     return isinstance(module, BitLayer) or not any(isinstance(each, BitLayer) for each in module.modules())
 
 
@@ -134,7 +134,7 @@ class Chained:
         return self.fits
 
     def _refresh(self) -> None:
-        """Forget what was made of parameters and buffers when one has changed."""
+        """Clear what was computed from parameters and buffers if one of them has changed."""
         stamp = [
             (value.data_ptr(), value._version)
             for module in self.modules
@@ -173,7 +173,7 @@ class Chained:
 
 
 def _filled(argument: Any, values: list[Any]) -> Any:
-    """An argument, possibly of several, with the values in their places."""
+    """An argument, possibly nested, with each :class:`Value` replaced by its value."""
     if isinstance(argument, Value):
         return values[argument.place]
     if isinstance(argument, tuple | list):
@@ -186,7 +186,7 @@ def _filled(argument: Any, values: list[Any]) -> Any:
 
 
 def _memory(memory: dict[tuple, np.ndarray], key: tuple, shape: tuple[int, ...]) -> np.ndarray:
-    """Words to write to, 0 at first, the same ones at the next call of this shape."""
+    """Words to write to: 0 at first, and the same memory again at the next call of this shape."""
     found = memory.get(key)
     if found is None or found.shape != shape:
         found = memory[key] = np.zeros(shape, np.uint64)
@@ -246,7 +246,7 @@ def _packed(count: Count, x: Tensor, memory: dict[tuple, np.ndarray]) -> BitImag
 def chain(model: nn.Module) -> nn.Module:
     """Let the layers of a converted network hand bits to each other where its graph allows. In place; returns it.
 
-    A network that torch.fx cannot trace, and one without chains, stays as it is.
+    A network that torch.fx cannot trace, or without chains, is unchanged.
 
     model: in evaluation mode, with layers that count bits.
     """
@@ -284,13 +284,13 @@ def _links(nodes: list[fx.Node], modules: dict[str, nn.Module]) -> dict[fx.Node,
         if isinstance(layer, BitLayer) and layer.alone() and len(node.args) == 1 and not node.kwargs:
             found[node] = _link(node, layer, modules)
     read = {source for link, source, _ in found.values() if link.source is not None}
-    # Rows of floats that a layer alone reads are not worth it: batch norm of so few values costs less than to skip it.
+    # Not worth it for rows of floats that only one layer reads: batch norm of so few values is cheaper than a skip.
     alone = {node for node, (link, _, skipped) in found.items() if not (skipped and link.reader.image)}
     return {node: each for node, each in found.items() if each[0].source or node in read or node not in alone}
 
 
 def _link(node: fx.Node, layer: BitLayer, modules: dict[str, nn.Module]) -> tuple[Link, fx.Node, list[fx.Node]]:
-    """The link of a layer: going back from it as far as each operation is read by the next alone."""
+    """The link of a layer, found by going back from it as long as each operation is read only by the next."""
     skipped: list[fx.Node] = []
     source: Any = node.args[0]
     pooled = flat = False

@@ -25,10 +25,10 @@ class PlaneLayer(nn.Module):
     layer: nn.Linear or nn.Conv2d whose weight is one matrix of signs with a scale for each filter.
     bits: of a pixel, 1 to 16; 8 by default.
     step: the value of the lowest bit: inputs are 0, step, ..., (2^bits - 1) · step; 1 / 255 by default.
-    name: what an error calls the layer; "" by default.
+    name: of the layer, for error messages; "" by default.
 
-    Raises ValueError for another weight, for other bits and a step that is not above 0, and when it runs, for inputs
-    that are no such pixels.
+    Raises ValueError for another weight, for other bits, for a step that is not above 0 and, when it runs, for inputs
+    that are not such pixels.
 
     >>> from lib.binarization.bwn import binarize
     >>> layer = binarize(nn.Linear(4, 3), names=[""])

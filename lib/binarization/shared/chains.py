@@ -26,16 +26,16 @@ LARGEST = 2.0**100  # of the floats that a chain begins with: what follows stays
 
 @dataclass
 class Link:
-    """What is between a layer that reads signs and what it reads.
+    """What lies between a layer that reads signs and the source of its values.
 
     reader: the layer.
-    source: the layer that counts bits, whose outputs they are; None where they are other floats.
-    before: modules and functions of each value, which never decrease or never increase, up to the pooling.
-    after: those from there on.
+    source: the layer that counts bits and gives the values; None where they are other floats.
+    before: monotone modules and functions of single values, up to the pooling.
+    after: those after the pooling, or all if there is none.
     window: of the max pooling; None for none.
     flat: whether images are flattened after the pooling, for a linear layer.
-    flat_at: before which of ``after``.
-    kept: what was made of parameters and buffers, to be cleared when one changes.
+    flat_at: the place in ``after`` before which they are flattened.
+    kept: what was computed from parameters and buffers, cleared when one of them changes.
     """
 
     reader: BitLayer
@@ -68,7 +68,7 @@ class Link:
         return self._kept("filters", lambda: image_filters(self.reader))
 
     def modules(self) -> list[nn.Module]:
-        """All whose parameters and buffers decide what is kept."""
+        """The modules whose parameters and buffers decide what is kept."""
         return [m for m in (self.source, self.reader, *self.before, *self.after) if isinstance(m, nn.Module)]
 
     def _kept(self, key: object, make: Callable[[], Any]) -> Any:
@@ -99,7 +99,7 @@ class Link:
         return values
 
     def _falls(self, low: Tensor, high: Tensor) -> Tensor:
-        """Where the larger of the values that are pooled has the smaller bit: there the pooled bit is an AND."""
+        """Where the larger of the pooled values has the smaller bit: there the pooled bit is an AND."""
         ends = self._pooled(low), self._pooled(high)
         return self._reached(torch.minimum(*ends)) & ~self._reached(torch.maximum(*ends))
 
@@ -166,7 +166,7 @@ def _words(bits: Tensor) -> np.ndarray:
 
 
 def _windows(window: Window, image: Size, pooled: Size) -> np.ndarray:
-    """Of each place of an image, the place of the pooled image whose window it is in: windows that do not overlap."""
+    """For each place of an image, the place of the pooled image whose window holds it; windows must not overlap."""
     found = np.zeros(image, np.int64)
     for axis in (0, 1):
         at = (np.arange(image[axis]) + window.border[axis]) // window.stride[axis]

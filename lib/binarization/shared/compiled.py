@@ -52,7 +52,7 @@ products_real = numba.njit(_shape.format("float32"), cache=True)(_multiplier(_ti
 
 @numba.njit("boolean(float32[:, ::1], float32[::1], uint64[::1], uint64[:, ::1])", cache=True)
 def pack(values: np.ndarray, thresholds: np.ndarray, flips: np.ndarray, words: np.ndarray) -> bool:
-    """The bits of values against thresholds; whether one was no number."""
+    """Write the bits of values against thresholds to words; returns whether a value was NaN."""
     rows, columns = values.shape
     v_at, t_at, bad = values.ctypes.data, thresholds.ctypes.data, 0
     for r in range(rows):
@@ -130,7 +130,7 @@ def convolve(
 
 @numba.njit("void(float32[:, :, ::1], int64[::1], float32[:, ::1])", cache=True)
 def add_border(sums: np.ndarray, places: np.ndarray, border: np.ndarray) -> None:
-    """Add to each image's sums (height' · width', filters) what belongs to the places."""
+    """Add to each image's sums (height' · width', filters) the values of ``border`` at these places."""
     for n in range(len(sums)):
         for i, place in enumerate(places):
             for f in range(sums.shape[2]):
@@ -211,7 +211,7 @@ def pool(
 
 @numba.njit("boolean(float32[:, :, ::1], float32[::1], boolean[::1], uint64[:, :, ::1])", cache=True)
 def pack_planes(values: np.ndarray, thresholds: np.ndarray, below: np.ndarray, words: np.ndarray) -> bool:
-    """The bits of values (n, channels, pixels) as words (n, pixels, words of a pixel); whether one is no number."""
+    """Write the bits of values (n, channels, pixels) to words (n, pixels, words); returns whether a value was NaN."""
     count, channels, pixels = values.shape
     plane, bad = np.empty(pixels, np.uint64), np.zeros(pixels, np.uint64)  # side by side, so that they fill vectors
     for n in range(count):

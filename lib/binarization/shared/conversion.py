@@ -13,7 +13,7 @@ EPSILON = 1e-4  # of batch norm, as in the code of courbariaux2015binaryconnect
 
 
 def norm_before(layer: nn.Module) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    """A new batch norm for what a layer reads, of the layer's type, on its device and in its mode.
+    """A new batch norm for the input of a layer, with the layer's dtype, device and mode.
 
     layer: nn.Linear or nn.Conv2d; ValueError for another.
     """
@@ -25,9 +25,9 @@ def norm_before(layer: nn.Module) -> nn.BatchNorm1d | nn.BatchNorm2d:
 
 
 def like(model: nn.Module, new: Module) -> Module:
-    """Bring a new module to the type and device of a model's parameters, and into its mode. In place; returns it.
+    """Give a new module the dtype and device of a model's parameters, and the model's mode. In place; returns it.
 
-    model: which may have no parameter; only the mode counts then.
+    model: if it has no parameters, only its mode counts.
     new: a module with parameters of any type.
 
     >>> like(nn.Linear(2, 2).double().eval(), nn.BatchNorm1d(2)).weight.dtype
@@ -39,7 +39,7 @@ def like(model: nn.Module, new: Module) -> Module:
 
 
 def closed(model: nn.Module, classes: int | None) -> nn.Module:
-    """The network with a batch norm for its output; as it is where ``classes``, the width of the output, is None."""
+    """The network with a batch norm for its output; unchanged if ``classes``, the width of the output, is None."""
     if classes is None:
         return model
     network = nn.Sequential(model, like(model, nn.BatchNorm1d(classes, eps=EPSILON)))
@@ -66,9 +66,9 @@ def inner(model: nn.Module) -> list[str]:
 def chosen(model: nn.Module, names: Collection[str] | None) -> list[str]:
     """Names of the layers to binarize, checked and without duplicates.
 
-    model: whose layers they are.
-    names: linear or 2-d convolution layers that do not read signs yet; None: what :func:`inner` gives.
-    Raises ValueError for any other name, and where no layer is left.
+    model: the network.
+    names: linear or 2-d convolution layers that do not read signs yet; None: those of :func:`inner`.
+    Raises ValueError for any other name, and if no layer is left.
     """
     accepted = free(model, names or ())
     names = inner(model) if names is None else list(dict.fromkeys(names))
@@ -80,8 +80,8 @@ def chosen(model: nn.Module, names: Collection[str] | None) -> list[str]:
 def free(model: nn.Module, names: Collection[str] = ()) -> list[str]:
     """The linear and 2-d convolution layers that read no signs yet.
 
-    model: whose layers they are.
-    names: ValueError unless all of them are among these; none by default.
+    model: the network.
+    names: to check: ValueError unless all of them are among these layers; none by default.
     """
     taken = {f"{name}.layer".lstrip(".") for name, module in model.named_modules() if isinstance(module, Binarized)}
     accepted = [name for name, layer in layers(model) if isinstance(layer, LAYERS) and name not in taken]
@@ -92,7 +92,7 @@ def free(model: nn.Module, names: Collection[str] = ()) -> list[str]:
 
 
 def none_left(model: nn.Module) -> ValueError:
-    """What to raise where no layer is left to binarize."""
+    """The error to raise if no layer is left to binarize."""
     return ValueError(
         f"{type(model).__name__} has no layer to binarize: at least one linear or 2-d convolution layer that reads"
         " no signs yet is needed, not counting the first and the last unless they are named"
@@ -100,7 +100,7 @@ def none_left(model: nn.Module) -> ValueError:
 
 
 def readable(model: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
-    """The layer called ``name``, which must be one that can read signs.
+    """The layer called ``name``, checked to be one that can read signs.
 
     Unlike :func:`lib.weights.layer_named` it reads no weight, so that stochastic forms draw nothing.
     Raises ValueError for a layer of another type, with a forward pass of its own, or with hooks.
@@ -127,7 +127,7 @@ def read_signs(
 ) -> nn.Module:
     """Replace each named layer by ``make(name, layer)``, in the layer's type, device and mode. In place.
 
-    Returns the model to use from now on: another one than that given only where the model is itself the layer.
+    Returns the model to use from now on: the given one, unless the model is itself the layer.
     """
     for name in names:
         layer = readable(model, name)
@@ -138,7 +138,7 @@ def read_signs(
 
 
 def clip(model: nn.Module) -> None:
-    """Bring the latent weights of every form that has limits back between them, after an update. In place."""
+    """Clip the latent weights of every form that has limits, after an update. In place."""
     for _, form, stored in compressed(model):  # not layers(): it would compute, and draw, every weight again
         clip_form = getattr(form, "clip", None)
         if clip_form is not None:

@@ -1,4 +1,4 @@
-"""How many dot products of short numbers a core can do: a loop in registers, where the processor has such vectors."""
+"""A loop of dot products of short numbers in registers, on processors that have vector instructions for them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ MATRIX_UNITS = ("amx-int8", "sme")  # the features of a core that multiplies til
 
 def features() -> set[str]:
     """The features of this processor for which numba compiles; none where its settings name another processor."""
-    settings = vars(config)  # numba makes its settings when it is imported
+    settings = vars(config)  # numba fills in its settings when it is imported
     if settings["CPU_NAME"] or settings["CPU_FEATURES"] is not None or not settings["ENABLE_AVX"]:
         return set()
     try:
@@ -32,15 +32,15 @@ def dot_products(instruction: str) -> Callable | None:
     """Make ``dot_products(turns, seed)``: dot products of ``turns`` · CHAINS vectors of 512 bits, added up in 32 bits.
 
     Each lane of 32 bits adds the products of its numbers: two of bfloat16, or four of 8 bits, one operand unsigned.
-    The compiled function returns the first lane's sum, so that none is skipped. ``seed`` fills each lane of both
-    operands.
+    The compiled function returns the first lane's sum, so that the compiler skips none. ``seed`` fills each lane of
+    both operands.
 
     instruction: a key of DOTS.
     Returns None where this processor does not have the instruction.
     """
     if DOTS[instruction][0] not in features():
         return None
-    binding.initialize_native_asmparser()  # LLVM has no name for them that holds in all its versions
+    binding.initialize_native_asmparser()  # LLVM's names for these instructions differ between versions
     lane = INT if instruction == "vpdpbusd" else FLOAT
     kind = ir.VectorType(lane, LANES)
     dot = ir.InlineAsm(ir.FunctionType(kind, [kind] * 3), f"{instruction} $2, $1, $0", "=v,v,v,0")

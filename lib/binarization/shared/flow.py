@@ -1,4 +1,4 @@
-"""What flows into a layer that is to read signs: between which bounds, through which activations, after which norm."""
+"""What flows into a layer that is to read signs: its bounds, and the activations and norms that it passed."""
 
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -38,14 +38,14 @@ ACTIVATIONS = _kinds(
     "prelu leakyrelu elu selu celu rrelu hardshrink softshrink tanhshrink clamp clip clampmin clampmax",
 )
 VALUES = ACTIVATIONS | _kinds("abs absolute square sqrt exp expm1 sin cos erf pow sign round floor")
-GATES = _kinds("sigmoid hardsigmoid")  # beside another factor they say how much passes
+GATES = _kinds("sigmoid hardsigmoid")  # multiplied with another value, they say how much of it passes
 PASSED = MOVES | MEANS | TOTALS | SUMS | NORMS | OTHER_NORMS
 
 
 def bounds(steps: list[Step], removed: Collection[str] = ()) -> list[Bounds]:
-    """Between which numbers the values of each step lie, as far as the kinds of the steps tell.
+    """The bounds of the values of each step, as far as the kinds of the steps tell.
 
-    A step of one value is tried on many numbers. Layers, norms and what is not known can give any number.
+    A step that reads one value is tried on many numbers. Layers, norms and unknown steps can give any number.
 
     steps: as :func:`lib.binarization.shared.graphs.steps` gives them.
     removed: names of modules that pass on what they read.
@@ -73,7 +73,7 @@ def bounds(steps: list[Step], removed: Collection[str] = ()) -> list[Bounds]:
     return found
 
 
-LARGE, BEYOND = 1e6, 1e2  # stands for all larger numbers; a value above the second has no bound
+LARGE, BEYOND = 1e6, 1e2  # the first stands for all larger numbers; a value above the second has no bound
 
 
 def _numbers() -> Tensor:
@@ -97,13 +97,13 @@ def _values(apply: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
     try:
         values = apply(x)
         return values if isinstance(values, Tensor) and values.shape == x.shape and not values.isnan().any() else None
-    except Exception:  # whatever else it needs than numbers: then nothing is known
+    except Exception:  # it needs more than numbers, so nothing is known
         return None
 
 
 @torch.no_grad()
 def replaceable(step: Step) -> bool:
-    """Whether the sign takes the place of this activation: all but those that treat both sides of 0 alike.
+    """Whether the sign replaces this activation: true of all except odd functions such as tanh.
 
     >>> replaceable(Step("relu", "", (0,), nn.ReLU())), replaceable(Step("tanh", "", (0,), nn.Tanh()))
     (True, False)
@@ -140,8 +140,8 @@ def untouched(steps: list[Step]) -> list[bool]:
 def before(steps: list[Step], place: int, removed: Collection[str] = ()) -> Iterator[int]:
     """The places of the steps that decide what the one at ``place`` reads, going back: activations, layers, inputs.
 
-    What moves or adds values, norms and removed modules are passed; behind what is found nothing is looked for.
-    A sigmoid that is one of two factors is a gate, and not looked at.
+    The search passes through norms, removed modules and whatever only moves or adds values, and stops at what it finds.
+    A sigmoid that is one of two factors is a gate, and is ignored.
     """
     waiting, seen = list(steps[place].reads), set[int]()
     while waiting:
@@ -158,9 +158,9 @@ def before(steps: list[Step], place: int, removed: Collection[str] = ()) -> Iter
 
 
 def after(steps: list[Step], place: int) -> Iterator[int]:
-    """The places of the steps that get what the one at ``place`` gives, going on: layers, outputs, what is not known.
+    """The places of the steps that the values of the one at ``place`` reach: layers, outputs, unknown steps.
 
-    What moves or adds values, norms and activations are passed.
+    The search passes through norms, activations and whatever only moves or adds values.
     """
     readers: dict[int, list[int]] = {}
     for i, step in enumerate(steps):

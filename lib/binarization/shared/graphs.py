@@ -43,9 +43,9 @@ class Step:
 def steps(model: nn.Module, example: Tensor | None = None) -> list[list[Step]]:
     """The steps of a network in training mode and in evaluation mode, each in the order in which they run.
 
-    Modules of torch are one step each, so what happens inside of attention is not seen. The model is left as it was.
+    Modules of torch are one step each, so what happens inside attention is not seen. The model is unchanged.
 
-    model: any network that torch.fx can trace, or any at all where an example is given.
+    model: any network that torch.fx can trace; any network at all if an example is given.
     example: a batch of its input, on which a copy runs; None (default): torch.fx traces the network without running it.
 
     Raises ValueError for a network that torch.fx cannot trace if there is no example, and one that does not run on it.
@@ -60,7 +60,7 @@ def steps(model: nn.Module, example: Tensor | None = None) -> list[list[Step]]:
 
 
 def _whole(module: nn.Module) -> bool:
-    """Whether the module is one step: those of torch but nn.Sequential, layers and norms derived from them, ours."""
+    """Whether a module is one step: torch's own except nn.Sequential, layers and norms derived from them, and ours."""
     of_torch = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
     return of_torch or isinstance(module, LAYERS | BATCH_NORMS | Binarized | Activation)
 
@@ -75,7 +75,7 @@ def _kind(target: Any) -> str:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Modes, and what a forward pass sets in a module, are restored afterwards."""
+    """Restore modes, and whatever a forward pass set in a module, afterwards."""
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield

@@ -5,9 +5,10 @@ sign become one threshold for each channel, and weights become words of bits.
 
 Layers hand bits to each other where the graph allows. Between two layers that read signs, batch norm, ReLU and max
 pooling only decide which bit follows from which sum, so one pass counts, compares and packs
-(:mod:`lib.binarization.shared.bit_network`). A value that is read elsewhere too, as by a shortcut, stays a float, and
-so do layers of several groups, of several bases, with a scale K, or with a border of copies. Such a layer of one base
-multiplies signs as floats where that is faster for its input (:func:`lib.binarization.shared.kernels.bits_win`).
+(:mod:`lib.binarization.shared.bit_network`). A value that is read elsewhere too, as by a shortcut, stays a float. So do
+the inputs and outputs of layers with several groups or bases, with a scale K, or with a border of copies. Such a layer,
+if it has one base, multiplies signs as floats where that is faster for its input
+(:func:`lib.binarization.shared.kernels.bits_win`).
 
 Where weights and inputs have one base each, or are ternary, the answers are those of the float network bit for bit:
 sums of signs are whole numbers in both, and what follows is the same arithmetic in the same order. (Images come out
@@ -19,11 +20,11 @@ With M bases of the weights and N of the inputs a layer is
 .. math:: y = \sum_{m=1}^{M} \sum_{n=1}^{N} \alpha_m \beta_n \, (A_n \circledast B_m) + b
 
 (lin2017abcnet, section 3.2): M N products of signs. A layer differs from that of the float network by the rounding of
-sums, a few millionths. A network may differ by much more: a value that rounding moves over a threshold is another sign
-for all layers after it, and in a deep network without training a few such signs can change the answer.
+sums, a few millionths. A network may differ by much more: a value that rounding moves across a threshold flips a sign
+for all layers after it, and in an untrained deep network a few such signs can change the answer.
 
 A converted network keeps its bits in buffers, one bit for each sign, so it can be saved and loaded like any other, and
-:mod:`lib.storage` writes it. The file of the network before it is converted is smaller: its bits are coded.
+:mod:`lib.storage` writes it. A file of the network before conversion is smaller, since its bits are coded.
 """
 
 import copy
@@ -43,9 +44,9 @@ __all__ = ["BitLayer", "bases", "convert"]
 @torch.inference_mode(False)
 @torch.no_grad()
 def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Module:
-    """A copy of the network, in evaluation mode, whose layers that read signs count bits. The network stays as it is.
+    """A copy of the network, in evaluation mode, whose layers that read signs count bits. The network is unchanged.
 
-    The order of operations is that of the moment of conversion: what a forward pass decides by an attribute stays so.
+    The order of operations is fixed at conversion, including whatever a forward pass decides by an attribute.
 
     model: trained, with layers that read signs.
     names: of the layers to convert; None (default): all that read signs.

@@ -5,10 +5,10 @@ A sign is one bit, 1 for +1. Two rows of K signs have the product
 .. math:: a \cdot b = K - 2\, \mathrm{popcount}(a \oplus b)
 
 (rastegari2016xnor, section 3.2), with K the true length: what fills the last word is 0 in both rows and adds nothing.
-A convolution first gathers the bits under each place of the filter into one row. Where the filter looks over the
-border, at zeros, which are no signs, what -1 would have added there is subtracted again.
+A convolution first gathers the bits under each place of the filter into one row. Beyond the border the filter sees
+zeros, which are not signs. They are counted as -1, and what that added is subtracted again.
 
-numba compiles the kernels for any processor it knows. Without numba torch computes everything with floats, equally
+numba compiles the kernels for any processor it knows. Without numba, torch computes everything with floats, just as
 exact but no faster than floats, and a warning says so once. Words are numpy's uint64, little-endian in K.
 """
 
@@ -33,7 +33,7 @@ try:
 except ImportError:
     numba = None  # type: ignore[assignment]  # the module is optional
 
-COMPILED = numba is not None  # when this was imported; whether they are used, :func:`available` says
+COMPILED = numba is not None  # at import; :func:`available` says whether the compiled kernels are used
 NO_NUMBER = "a value to pack is not a number (NaN): it has no sign"
 
 
@@ -308,7 +308,7 @@ def as_signs(x: Tensor, bounds: Tensor, turned: Tensor | None = None, *, axis: i
 
 
 def linear_of_floats(x: Tensor, filters: Filters, bounds: Tensor, turned: Tensor | None = None) -> Tensor:
-    """What :func:`linear` gives, with signs that torch multiplies as floats: as exact, and faster for few of them.
+    """What :func:`linear` gives, with signs that torch multiplies as floats: as exact, and faster for small layers.
 
     x: (..., inputs), float32.
     filters: arranged, (filters, inputs).
@@ -423,12 +423,12 @@ def _what(value: object) -> str:
 
 
 def border_sums(filters: Filters, image: tuple[int, int], place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """What a border of zeros adds to sums that read it as -1.
+    """What to add to sums that read a border of zeros as -1.
 
     filters: arranged, (filters, channels, height, width).
     image: height and width of the input.
     place: where the filter lies.
-    Returns places (p,) of the output that look over the border, and what it adds there, (p, filters).
+    Returns the places (p,) of the output that reach beyond the border, and what to add there, (p, filters).
     """
     key = (image, place)
     if key not in filters.borders:
@@ -444,7 +444,7 @@ def border_sums(filters: Filters, image: tuple[int, int], place: Place) -> tuple
 
 @dataclass(frozen=True)
 class LayerShape:
-    """All that the time of a layer depends on.
+    """Everything that the time of a layer depends on.
 
     x: shape of its input, (n, inputs) or (n, channels, height, width).
     filters: shape of its weight, (filters, inputs) or (filters, channels of a group, height, width).
@@ -479,7 +479,7 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Which layers are faster on bits, by a model of the time of both: so many nanoseconds for each of a few counts.
+    """A model of which layers are faster on bits: it prices a few counts at so many nanoseconds each.
 
     bits: for a linear layer and for a convolution, nanoseconds for each of :meth:`LayerShape.counts`, on bits.
     floats: the same with signs that torch multiplies as floats.
@@ -514,7 +514,7 @@ FITTED = [  # the layers on which the model is fitted
         )
     ),
 ]
-CLEAR = 2.5  # where the model predicts that much, either way, it is believed; nearer to 1 the layer itself is timed
+CLEAR = 2.5  # a predicted ratio beyond this, either way, is trusted; nearer to 1 the layer itself is timed
 
 
 def crossover() -> Crossover:
@@ -562,7 +562,7 @@ def _measured(threads: int) -> Crossover:
 
 @torch.inference_mode()
 def _both(shape: LayerShape, runs: int = 8) -> tuple[float, float]:
-    """Nanoseconds of a layer on bits and with floats: the least of some runs, for another program can only add time."""
+    """Nanoseconds of a layer on bits and with floats: the least of some runs, since other programs only add time."""
     draw, place, groups = torch.Generator().manual_seed(0), shape.place, shape.groups
     x, weights = (torch.randn(*each, generator=draw) for each in (shape.x, shape.filters))
     whole, *parts = (arrange(torch.where(w >= 0, 1.0, -1.0)) for w in (weights, *weights.chunk(groups)))

@@ -1,4 +1,4 @@
-"""Which layers of a network are to read signs, after which batch norm, and in the place of which activation."""
+"""Plan which layers of a network read signs, which need a batch norm, and which activations the signs replace."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Plan:
 
     readers: names of the layers that read signs.
     normed: those of them that get a batch norm before the sign.
-    removed: names of activations that go, since the sign takes their place.
+    removed: names of the activations that the signs replace.
     """
 
     readers: list[str]
@@ -40,21 +40,21 @@ def planned(
     remove: bool = False,
     example: Tensor | None = None,
 ) -> Plan:
-    """Plan which layers read signs. It follows what flows through the network, not the order of its modules.
+    """Plan which layers read signs, by what flows through the network and not by the order of its modules.
 
-    model: the network; left as it was.
+    model: the network; unchanged.
     names: of linear and 2-d convolution layers that run; None (default): all that run, except for ``ends``.
-    activation: what such a layer reads through, for its thresholds.
+    activation: through which such a layer reads; its thresholds are used.
     ends: which layers do not read signs: the "first", those that read the network's input, and the "last", those whose
       outputs are the network's.
-    named_ends: whether such layers read signs where they are named; True by default.
-    norm: whether a batch norm comes before each sign; None (default): before those that come from none.
-    remove: whether the activations go whose place the sign takes; False by default.
+    named_ends: whether such layers read signs if they are named; True by default.
+    norm: whether a batch norm comes before each sign; None (default): only before signs that follow none.
+    remove: whether the activations that signs replace are removed; False by default.
     example: a batch of the network's input, for a network that torch.fx cannot trace; None by default.
 
-    Raises ValueError for another name, a layer that is not called, where no layer is left, an activation that is called
-    as a function or that something else reads too, an input whose signs are all the same, and a network that cannot be
-    traced.
+    Raises ValueError for another name, a layer that is not called, if no layer is left, for an activation that is
+    called as a function or that something else reads too, an input whose signs are all the same, and a network that
+    cannot be traced.
     """
     accepted = free(model, names or ())
     for name in names or ():
@@ -92,7 +92,7 @@ def planned(
 
 
 def _read(model: nn.Module, name: str) -> dict[str, str]:
-    """What a module's owners read from it that another module does not have: attribute -> owner."""
+    """What a module's owners read from it that not every module has: attribute -> owner."""
     return {a: owner for a, owner in owners.reads(model, name).items() if not hasattr(nn.Identity(), a)}
 
 
@@ -101,7 +101,7 @@ def _reads_signs(model: nn.Module) -> bool:
 
 
 def _ends(runs: Runs, called: list[str]) -> dict[str, set[str]]:
-    """The first and the last of the layers that run, by what flows: there may be several of each."""
+    """The first and the last of the layers that run, by what flows through them: there may be several of each."""
     first, last = set[str](), set[str]()
     for steps in runs:
         fresh = flow.untouched(steps)
@@ -121,7 +121,7 @@ def _inputs(runs: Runs, name: str) -> list[tuple[int, int]]:
 
 
 def _removed(runs: Runs, readers: list[str], normed: list[str], thresholds: list[float], remove: bool) -> list[str]:
-    """The activations that must go, so that signs take their places and none of the signs is constant."""
+    """The activations to remove, so that signs replace them and no sign is constant."""
     gone: dict[str, str] = {}  # activation -> a layer that reads it
     todo = readers if remove else []
     while True:
@@ -149,7 +149,7 @@ def _removed(runs: Runs, readers: list[str], normed: list[str], thresholds: list
 
 
 def _activations(runs: Runs, name: str, gone: Collection[str]) -> list[str]:
-    """The activations whose place the sign of this layer takes."""
+    """The activations that the sign of this layer replaces."""
     found = []
     for steps in runs:
         places = [place for place, step in enumerate(steps) if step.module == name]
@@ -177,7 +177,7 @@ def _check_no_other_reads(runs: Runs, activation: str, name: str, readers: Colle
 
 
 def read_activations(model: nn.Module, plan: Plan, activation: Callable[[], Activation]) -> nn.Module:
-    """Let layers read activations such as signs, as planned. In place.
+    """Let the planned layers read through an activation such as the sign. In place.
 
     model: the network that the plan is for.
     plan: as :func:`planned` gives it.
@@ -195,9 +195,9 @@ def read_activations(model: nn.Module, plan: Plan, activation: Callable[[], Acti
 
 @torch.no_grad()
 def check_signs(model: nn.Module, example: Tensor) -> None:
-    """Run a network on an example, normalized by that batch, and raise ValueError where no sign differs from others.
+    """Run a network on an example and raise ValueError if all signs that a layer reads are the same.
 
-    model: with layers that read signs. Batch norms change as they do in training.
+    model: with layers that read signs. Its batch norms normalize by this batch, and change as they do in training.
     example: a batch of its input, two or more.
 
     Raises ValueError for a layer whose inputs, once they are signs, are never below 0 or never above, and for an

@@ -1,4 +1,4 @@
-"""Training of weights in discrete states that keeps the best network, and jumps to random states where it is stuck."""
+"""Training of discrete weights that keeps the best network, and jumps to random states when it is stuck."""
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ SHARE = 0.8  # of the weights that a restart draws again, as in the code of deng
 
 
 def random_states(states: Tensor, space: int, generator: torch.Generator, share: float = SHARE) -> Tensor:
-    """Draw some weights' states evenly from all states; the others stay.
+    """Draw the states of some weights again, uniformly from all states; the others stay.
 
     states: n of each weight, int8, any shape.
     space: N: there are 2^N + 1 states.
     generator: of the draws, on the CPU.
-    share: probability of each weight to be drawn again; 0.8 by default.
+    share: probability that a weight is drawn again; 0.8 by default.
 
     >>> states = torch.ones(1000, dtype=torch.int8)
     >>> after = random_states(states, 1, torch.Generator().manual_seed(0))
@@ -32,7 +32,7 @@ def random_states(states: Tensor, space: int, generator: torch.Generator, share:
 class Restarts:
     """Called before each epoch: keeps the best network so far, and restarts from it, with random states, when stuck.
 
-    model: with weights in states.
+    model: with discrete weights.
     split: on whose error the network is judged.
     patience: epochs without a lower error, from 1, before a restart.
     seed: of the draws.
@@ -50,7 +50,7 @@ class Restarts:
         self.state: dict[str, Tensor] = {}
 
     def __call__(self, epoch: int) -> None:
-        """Judge the network as it is before this epoch.
+        """Judge the network before this epoch, and restart it if it is stuck.
 
         epoch: from 0.
         """
@@ -75,6 +75,6 @@ class Restarts:
         self.waited, self.count = 0, self.count + 1
 
     def finish(self) -> None:
-        """Judge the network after the last epoch, and take the best of all."""
+        """Judge the network after the last epoch, and go back to the best of all."""
         self.judge()
         self.model.load_state_dict(self.state)

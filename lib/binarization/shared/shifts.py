@@ -1,6 +1,6 @@
-r"""Factors that are powers of two, so that shifts of bits multiply: batch norm and AdaMax with such factors.
+r"""Batch norm and AdaMax whose factors are powers of two, so that shifting bits replaces multiplying.
 
-A number is replaced by the nearest power of two, nearest in the exponent (courbariaux2016binarynet):
+A number is replaced by the power of two that is nearest in the exponent (courbariaux2016binarynet):
 
 .. math:: \mathrm{AP2}(x) = \operatorname{sign}(x)\, 2^{\mathrm{round}(\log_2 \lvert x \rvert)}
 
@@ -14,7 +14,7 @@ and a step of AdaMax with the gradient g
 .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \max(\beta_2 v, \lvert g \rvert), \quad
    w \leftarrow w - \mathrm{AP2}\Big(\frac{\eta}{1 - \beta_1^t}\Big) \frac{m}{\mathrm{AP2}(v)} .
 
-What is left real are sums, the means and the decay of the moments. In the backward pass AP2(x) counts as x.
+Sums, means and the decay of the moments stay real. In the backward pass AP2(x) counts as x.
 """
 
 import math
@@ -81,7 +81,7 @@ class ShiftNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class ShiftBatchNorm1d(ShiftNorm, nn.BatchNorm1d):
-    """nn.BatchNorm1d whose factors are powers of two. Its arguments are those of that, its running variance is biased.
+    """nn.BatchNorm1d whose factors are powers of two. It takes the same arguments; its running variance is biased.
 
     >>> norm = ShiftBatchNorm1d(1, affine=False)
     >>> norm(torch.tensor([[0.0], [2.0], [4.0]])).flatten().tolist()  # the variance is 8/3
@@ -94,7 +94,7 @@ class ShiftBatchNorm2d(ShiftNorm, nn.BatchNorm2d):
 
 
 def shift_norms(model: nn.Module) -> nn.Module:
-    """Let every nn.BatchNorm1d and nn.BatchNorm2d multiply by powers of two alone. In place; returns the model.
+    """Let every nn.BatchNorm1d and nn.BatchNorm2d multiply by powers of two only. In place; returns the model.
 
     Parameters, statistics and modes stay.
 

@@ -1,4 +1,4 @@
-"""What a binary layer is: the sign and its gradient, weights made of signs, and a layer that reads signs."""
+"""What makes a binary layer: the sign and its gradient, weights made of signs, and a layer that reads signs."""
 
 from typing import Any
 
@@ -43,14 +43,14 @@ class Sign(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if ctx.reach == torch.inf:
             return gradient, None, None
-        end = ctx.reach * (1 + torch.finfo(x.dtype).eps)  # the next float: the gate of hard tanh leaves its ends out
+        end = ctx.reach * (1 + torch.finfo(x.dtype).eps)  # the next float: hardtanh's gate excludes its ends
         return torch.ops.aten.hardtanh_backward(gradient, x, -end, end), None, None
 
     # end of method
 
 
 class Activation(nn.Module):
-    """What turns values into a sum of signs: the function through which a layer reads its input."""
+    """The function through which a layer reads its input: it turns values into a sum of signs."""
 
     def bases(self) -> list[tuple[float, float]]:
         """(threshold t, factor b) of each term of the output, the sum of b · (+1 where x >= t, else -1)."""
@@ -81,8 +81,8 @@ class BinaryForm(CompressedWeight):
 class Binarized(nn.Module):
     r"""A linear layer or 2-d convolution that reads signs: :math:`y = s \odot (a(\mathrm{norm}(x)) \ast W / s) + b`.
 
-    The size s of a filter's weights is taken out of the sum. Signs then meet signs and each sum is a whole number,
-    exact in float32 up to 2^24: adding in another order, or counting bits, gives the same value.
+    The size s of a filter's weights is factored out of the sum. What is left are products of signs, so each sum is a
+    whole number, exact in float32 up to 2^24: adding in another order, or counting bits, gives the same value.
 
     layer: holds W, usually in a binary form, and the bias b.
     activation: a, for example :class:`SignActivation`.
@@ -126,11 +126,11 @@ class Binarized(nn.Module):
 
 
 def normalized(norm: nn.Module, x: Tensor, *, linear: bool) -> Tensor:
-    """norm(x), for what a layer reads.
+    """norm(x), for the input x of a layer.
 
-    norm: any module. nn.BatchNorm1d would take the second axis of tokens for the features, so it gets them as rows.
+    norm: any module. nn.BatchNorm1d would take the second axis of tokens for the features, so it gets tokens as rows.
     x: (n, channels, height, width), or (..., features) for a linear layer.
-    linear: whether it is a linear layer that reads x.
+    linear: whether a linear layer reads x.
     """
     if linear and isinstance(norm, nn.BatchNorm1d) and x.dim() != 2:
         return norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
@@ -152,7 +152,7 @@ def apply(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
 
     layer: says how to convolve: stride, padding, dilation, groups.
     x: the layer's input.
-    weight: of the shape of the layer's own.
+    weight: of the same shape as the layer's own.
     Returns the layer's output.
     """
     if isinstance(layer, nn.Linear):

@@ -22,7 +22,7 @@ from lib.weights import compress
 Calls = dict[str, Callable[[], object]]
 Convert = Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]  # a network and images -> the same in 8 bits
 DOTS = {"bfloat16": "vdpbf16ps", "int8": "vpdpbusd"}  # the instructions for vectors of such numbers
-MOST = 63  # of an integer below: processors without dot products add two products, 255 times 63 at most, in 16 bits
+MOST = 63  # largest integer used: processors without dot products add two products, each up to 255 · 63, in 16 bits
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Peaks:
     bfloat16: the same on bfloat16.
     int8: the same on integers of 8 bits.
     memory: billions of bytes a second that a sum of floats reads from a block far larger than the caches.
-    by_product: which of "bfloat16" and "int8" are torch's product of large matrices, as no loop here does more.
+    by_product: which of "bfloat16" and "int8" come from torch's product of large matrices, the faster of the two ways.
     """
 
     bits: float
@@ -145,7 +145,7 @@ def matrices(rows: int, columns: int, inner: int) -> Calls:
 
 
 def low_products(rows: int, columns: int, inner: int) -> Calls:
-    """The product of :func:`matrices` by torch, of numbers that are shorter than float32 already.
+    """The product of :func:`matrices` by torch, with numbers already converted to shorter ones than float32.
 
     rows: of the first matrix.
     columns: of the second.
@@ -167,9 +167,9 @@ def low_products(rows: int, columns: int, inner: int) -> Calls:
 def low_networks(network: nn.Module, x: Tensor, to_int8: Convert) -> Calls:
     """A network, or one layer, in shorter numbers than float32, on the same images.
 
-    network: in float32, in evaluation mode; left as it was.
+    network: in float32, in evaluation mode; unchanged.
     x: images, the first dimension counts them.
-    to_int8: gives the network in integers of 8 bits, which takes and gives float32, from it and from images.
+    to_int8: (network, images) -> the network in integers of 8 bits, which takes and gives float32.
     Returns "bfloat16", weights and images converted before, and "int8", images and outputs converted on the way.
 
     >>> calls = low_networks(nn.Linear(3, 2), torch.ones(1, 3), lambda network, images: network)
@@ -215,7 +215,7 @@ def convolution(channels: int, side: int, *, batch: int = 1, size: int = 3, to_i
 
 
 def bit_layer(layer: nn.Linear | nn.Conv2d, *, input_scale: bool = False) -> BitLayer:
-    """The layer as one of XNOR-Net, without batch norm, on bits. The layer itself stays as it is.
+    """The layer as one of XNOR-Net, without batch norm, on bits. The layer itself is unchanged.
 
     layer: its weight is used, its bias is not.
     input_scale: whether outputs are multiplied by K; False by default.
@@ -249,7 +249,7 @@ def integers_of(values: Tensor) -> Tensor:
 
 @numba.njit("void(float32[:, :, ::1], float32[:, :, :, ::1], float32[:, :, ::1])", cache=True)
 def scalar_convolution(image: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """A 3 x 3 convolution of floats, one multiplication and one addition after the other.
+    """A 3 x 3 convolution of floats, one multiplication and one addition at a time.
 
     Floats may not be added in another order than the code says, so the compiler uses no vectors. This is the rival in
     many published comparisons.

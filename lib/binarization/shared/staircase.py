@@ -18,8 +18,8 @@ class AbcActivation(Activation):
     r"""The sum of β_n A_n, for x of any shape, with trained v and β of shape (N,).
 
     A_n is +1 where x reaches :math:`t_n = \tfrac12 - v_n`, else -1, and its gradient passes where 0 <= x + v_n <= 1,
-    that is :math:`\lvert x - t_n \rvert \le \tfrac12`. At first v and β are those of :func:`gaussian`, the best for
-    what comes out of batch norm.
+    that is :math:`\lvert x - t_n \rvert \le \tfrac12`. The initial v and β come from :func:`gaussian` and fit the
+    output of a batch norm best.
 
     bases: N, from 1 to 16; 3 by default. ValueError for another.
     """
@@ -43,7 +43,7 @@ class AbcActivation(Activation):
 
 
 def gaussian(bases: int) -> tuple[Tensor, Tensor]:
-    """Thresholds t and factors b whose sum is nearest to a standard Gaussian in the mean square.
+    """Thresholds t and factors b whose staircase is nearest to a standard Gaussian variable in the mean square.
 
     Found by Lloyd's iteration: each value is the mean of what it stands for, each threshold the middle of two values.
 

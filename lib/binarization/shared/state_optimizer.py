@@ -1,4 +1,4 @@
-"""The optimizer for weights in discrete states: it moves them from state to state, and all else by Adam."""
+"""The optimizer for discrete weights: it moves them from state to state, and all other parameters by Adam."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -15,21 +15,21 @@ INCREMENTS = ("adam", "sgd", "sign")
 
 
 class DiscreteStateTransition(torch.optim.Optimizer):
-    """Moves a model's weights in states by :func:`lib.binarization.shared.states.transition`, all others by Adam.
+    """Moves a model's discrete weights by :func:`lib.binarization.shared.states.transition`, all others by Adam.
 
     model: with weights stored as :class:`lib.binarization.shared.states.TernaryStates`.
     groups: parameters, or groups of them as torch's optimizers take them; None (default): all of the model's.
     lr: learning rate, of both kinds of parameters; 0.1 by default.
-    increment: what moves a weight in states: "adam" (default), "sgd", -lr · gradient, or "sign", -lr · sign(gradient).
+    increment: what moves a discrete weight: "adam" (default), "sgd", -lr · gradient, or "sign", -lr · sign(gradient).
       The last two keep no moments for it.
-    probability: of one more step for the rest of an increment: "tanh" (default) or "linear".
+    probability: of one more step for the remainder of an increment: "tanh" (default) or "linear".
     m: slope of tanh, above 0; 3 by default.
     betas: decay rates of Adam's two moments, from 0 to below 1; 0.9 and 0.999 by default.
     eps: what Adam adds to its denominator; 1e-8 by default.
-    weight_decay: of the other parameters; weights in states have none. 0 by default.
+    weight_decay: of the other parameters; discrete weights have none. 0 by default.
     seed: of the draws; 0 by default.
 
-    Raises ValueError for an unknown setting and for a model without weights in states; and, at a step, for a gradient
+    Raises ValueError for an unknown setting and for a model without discrete weights; and, at a step, for a gradient
     that is not finite: then nothing is changed.
 
     >>> from lib.binarization.gxnor_dst import ternarize
@@ -61,8 +61,8 @@ class DiscreteStateTransition(torch.optim.Optimizer):
             raise ValueError(f"lr must be a finite number of 0 or more, not {lr}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be from 0 to below 1, not {betas}")
-        # torch hands an optimizer parameters alone, and of a weight in states the only parameter is the empty tensor
-        # that it stores. So that tensor, an object of its own in each layer, is the key to the layer's states.
+        # torch hands an optimizer only parameters, and the only parameter of a discrete weight is the empty tensor that
+        # it stores. Each layer has its own, so that tensor is the key to the layer's states.
         self.forms: dict[Tensor, TernaryStates] = {}
         for module in model.modules():
             compressed = compressed_form(module)
@@ -79,17 +79,17 @@ class DiscreteStateTransition(torch.optim.Optimizer):
         super().__init__(model.parameters() if groups is None else groups, defaults)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients of all parameters, and of all weights in states."""
+        """Drop the gradients of all parameters, and of all discrete weights."""
         super().zero_grad(set_to_none)
         for form in self.forms.values():
             form.gradient = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Give torch's dictionary of the optimizer, with the state of the draws as "generator"."""
+        """Return torch's state of an optimizer, with the state of the draws as "generator"."""
         return super().state_dict() | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from such a dictionary, with the same draws; ValueError, and nothing changed, for one without them."""
+        """Continue from a :meth:`state_dict`, with the same draws; ValueError, with nothing changed, if it has none."""
         draws = state_dict.get("generator")
         if not (isinstance(draws, Tensor) and draws.shape == self.generator.get_state().shape):
             raise ValueError("the state has no 'generator' of the draws: it is not one of this optimizer")
@@ -98,7 +98,7 @@ class DiscreteStateTransition(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every weight that has a gradient, and drop the gradients of weights in states.
+        """Move every weight that has a gradient, and drop the gradients of discrete weights.
 
         closure: computes the loss and its gradients first, as torch's optimizers take it; None by default.
         Returns what the closure returns, or None. Raises ValueError for a gradient that is not finite.

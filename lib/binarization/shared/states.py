@@ -1,4 +1,4 @@
-r"""Weights in a discrete space, and the rule by which they move from state to state.
+r"""Discrete weights, and the rule by which they move from state to state.
 
 The space has :math:`2^N + 1` states with steps of :math:`\Delta z`; it is binary for N = 0 and ternary for N = 1
 (deng2018gxnor):
@@ -27,16 +27,16 @@ def check_space(space: int) -> None:
 
 
 class TernaryStates(BinaryForm):
-    """A weight in Z_N, of any shape: all that is kept of it is the int8 buffer ``states``, the n of each weight.
+    """A weight in Z_N, of any shape, kept only as the int8 buffer ``states``: the n of each weight.
 
-    A weight that is already in Z_N enters as it is. Any other is divided by the mean of its |w| and goes to the nearest
-    state: for N = 1 to 0 where |w| is below half the mean.
+    A weight that is already in Z_N is stored unchanged. Any other is divided by the mean of its |w| and rounded to the
+    nearest state: for N = 1, to 0 where |w| is below half the mean.
 
-    A backward pass adds the gradient of the dense weight to ``gradient``, from where the optimizer
-    :class:`lib.binarization.shared.state_optimizer.DiscreteStateTransition` takes it. The only parameter is empty.
+    A backward pass adds the gradient of the dense weight to ``gradient``, where the optimizer
+    :class:`lib.binarization.shared.state_optimizer.DiscreteStateTransition` finds it. The only parameter is empty.
 
     space: N, a whole number from 0 to 6; 1 by default.
-    Raises ValueError for another space and, on entering, for weights that are not finite.
+    Raises ValueError for another space and, when a weight is stored, if it is not finite.
 
     >>> form = TernaryStates()
     >>> stored = form.right_inverse(torch.tensor([[0.9, -0.1, -1.2]]))
@@ -76,7 +76,7 @@ class TernaryStates(BinaryForm):
         return _Dense.apply(stored, self)
 
     def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:
-        """W is the sum of dz / 2 times the sign of n >= k, k = 1, ..., 2^N: for N = 1 of W >= 0 and of W > 0."""
+        """W as a sum over k = 1, ..., 2^N of dz / 2 times +1 where n >= k, else -1; for N = 1: W >= 0 and W > 0."""
         (empty,) = stored
         k = torch.arange(1, 2**self.space + 1, dtype=torch.int8).reshape(-1, *[1] * self.states.dim())
         signs = 2 * (self.states >= k).to(empty.dtype) - 1
@@ -125,9 +125,9 @@ def transition(
     probability: str = "tanh",
     m: float = 3.0,
 ) -> Tensor:
-    r"""Move weights in Z_N by real increments: whole steps surely, the rest of a step with a probability.
+    r"""Move weights in Z_N by real increments: whole steps always, the rest of a step with a probability.
 
-    What would leave [-1, 1] is cut off (deng2018gxnor):
+    An increment is cut off where it would leave [-1, 1] (deng2018gxnor):
 
     .. math:: \rho = \min(1 - W, \Delta W) \ \text{ if } \Delta W \ge 0, \text{ else } \max(-1 - W, \Delta W), \qquad
        \rho = \kappa\, \Delta z + \nu, \quad \kappa = \mathrm{fix}(\rho / \Delta z),
@@ -145,11 +145,11 @@ def transition(
     Returns the new states, int8.
 
     >>> states = torch.tensor([0, 1, 2], dtype=torch.int8)  # -1, 0 and 1
-    >>> transition(states, torch.tensor([1.0, -1.0, 1.0])).tolist()  # whole steps need no luck
+    >>> transition(states, torch.tensor([1.0, -1.0, 1.0])).tolist()  # whole steps are certain
     [1, 0, 2]
     """
     # method
-    rho = increment / 2.0 ** (1 - space)  # all in steps, so W is n, and -1 and 1 are 0 and 2^N
+    rho = increment / 2.0 ** (1 - space)  # in units of steps, so W is n, and -1 and 1 are 0 and 2^N
     rho = torch.minimum(torch.maximum(rho, -states), 2**space - states)
     kappa = rho.trunc()
     rest = (rho - kappa).abs()

@@ -43,14 +43,14 @@ def ternary_dot(a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def gated_operations(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
-    """How many operations of each layer are active for these images: those of which neither operand is 0.
+    """How many operations of each layer are active for these images: those in which neither operand is 0.
 
-    The model runs in evaluation mode and is in its own modes again afterwards. What falls on a border of zeros is no
-    operation. Evenly drawn ternary values leave 4/9 of all operations active.
+    The model runs in evaluation mode; its own modes are restored afterwards. Products with a border of zeros are not
+    counted. Ternary values drawn uniformly leave 4/9 of all operations active.
 
     model: with layers that read ternary values or signs; ValueError if there are none.
     images: (n, channels, height, width).
-    Returns name of the layer -> its active operations, and all of them.
+    Returns name of the layer -> (its active operations, all its operations).
     """
     readers = {name: module for name, module in model.named_modules() if isinstance(module, Binarized)}
     if not readers:

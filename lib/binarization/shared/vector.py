@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
-ROWS, LANES = 4, 16  # of a tile: so many rows of one operand are multiplied with so many of the other
+ROWS, LANES = 4, 16  # of a tile: how many rows of one operand are multiplied with how many of the other
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 WORDS = ir.VectorType(LONG, 8)
 
@@ -195,7 +195,7 @@ CHAINS = 12  # independent sums: enough to keep every pipe of the processor busy
 
 @intrinsic
 def popcounts(typing: Any, turns: Any, seed: Any) -> tuple[Any, Callable]:
-    """Xor, count and add ``turns`` · CHAINS vectors of 8 words; returns the sum, so that none is skipped."""
+    """Xor, count and add ``turns`` · CHAINS vectors of 8 words; returns a lane made of all, so that none is skipped."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         turns, seed = arguments
@@ -219,7 +219,7 @@ def popcounts(typing: Any, turns: Any, seed: Any) -> tuple[Any, Callable]:
 
 @intrinsic
 def multiply_adds(typing: Any, turns: Any, seed: Any) -> tuple[Any, Callable]:
-    """Fused multiply-adds of ``turns`` · CHAINS vectors of 16 float32; returns the sum, so that none is skipped."""
+    """Fused multiply-adds of ``turns`` · CHAINS vectors of 16 float32; returns one lane's sum, so none is skipped."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         turns, seed = arguments
