@@ -7,8 +7,8 @@ rate. After l layers there are :math:`k_0 + l k` maps. With a bottleneck (DenseN
 1 x 1 convolution. Between blocks, a transition makes :math:`\lfloor \theta m \rfloor` of m maps (DenseNet-C for
 :math:`\theta < 1`) and halves height and width. DenseNet-BC does both.
 
-Left out: the authors' later implementation that saves memory. Here, what training keeps grows with the square of the
-number of layers.
+Left out: the authors' later implementation that saves memory. Here, the memory for training grows with the square of
+the number of layers.
 """
 
 import math
@@ -111,9 +111,9 @@ class DenseBlock(nn.Sequential):
 
 
 class Transition(nn.Sequential):
-    """What is between two blocks: batch norm, ReLU, a 1 x 1 convolution, and the mean of each 2 x 2 pixels.
+    """The layers between two blocks: batch norm, ReLU, a 1 x 1 convolution, and the mean of each 2 x 2 pixels.
 
-    The paper's text has no ReLU here; its code has one, and torchvision too.
+    The paper's text has no ReLU here; its code has one, and so has torchvision.
 
     inputs: m, channels of the input, 1 or more.
     compression: theta, in (0, 1]; the output has floor(theta m) channels. Default 0.5.

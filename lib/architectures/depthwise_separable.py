@@ -117,7 +117,7 @@ def separable(weight: Tensor, *, rank: int = 1) -> tuple[Tensor, Tensor]:
     _check_finite(weight)
     # method
     left, values, right = torch.linalg.svd(weight.detach().double().transpose(0, 1).flatten(2), full_matrices=False)
-    roots = values[:, :rank].sqrt()  # half of each singular value to either side
+    roots = values[:, :rank].sqrt()  # either side gets the root of each singular value
     depthwise = roots[:, :, None] * right[:, :rank]  # (M, R, k_y k_x)
     pointwise = left[:, :, :rank] * roots[:, None]  # (M, N, R)
     # end of method
@@ -128,7 +128,7 @@ def separable(weight: Tensor, *, rank: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def cost_ratio(outputs: int, *, kernel: int = 3) -> Fraction:
-    """Return how many of a dense convolution's multiply-adds a depthwise separable one has: 1/N + 1/k^2, exactly.
+    """Return the share of a dense convolution's multiply-adds that a depthwise separable one has: exactly 1/N + 1/k^2.
 
     outputs: N, channels of the output.
     kernel: k, height and width of the filters; default 3.

@@ -1,6 +1,6 @@
 r"""Stacks of small filters in place of a large one: they see as much, and have fewer weights.
 
-A place of the output of a stack of convolutions of sizes :math:`k_l` and stride 1 sees
+In a stack of convolutions of sizes :math:`k_l` and stride 1, each place of the output sees
 
 .. math:: 1 + \sum_l (k_l - 1)
 
@@ -12,7 +12,7 @@ Without an activation between them, two convolutions A (M, I, ...) and B (O, M, 
 
 .. math:: K_{o,i,c} = \sum_m \sum_{a + s b = c} A_{m,i,a} \, B_{o,m,b}
 
-where s is the stride of A. The converse is false: most 5 x 5 filters are no stack of two 3 x 3 ones. Left out: the
+where s is the stride of A. The converse is false: most 5 x 5 filters are not a stack of two 3 x 3 ones. Left out: the
 middle layers of szegedy2016rethinking that have more filters than the input, and dilation.
 """
 
@@ -93,11 +93,11 @@ def network(
     width: float = 1.0,
     sizes: Sequence[Sequence[Size]] = ((5,), (5,)),
 ) -> Network:
-    """Build a network of any filter sizes: stacks with a max pool between each two, and the mean of each last map.
+    """Build a network with any filter sizes: stacks of convolutions, max pools between them, and the mean of each map.
 
-    Every convolution has equally many filters, so that networks of different sizes can be compared. A convolution of
-    1 x 1 makes as many maps of the image first, so that in each stack inputs and outputs are as many too. Nothing after
-    the stacks sees where a feature is: a network of 1 x 1 filters alone sees single pixels, and the largest of four.
+    Every convolution has the same number of filters, so that networks with different sizes can be compared. A first
+    1 x 1 convolution makes that many maps of the image, so each stack also has as many inputs as outputs. Nothing after
+    the stacks sees where a feature is: with 1 x 1 filters only, a network sees single pixels, and the largest of four.
 
     seed: of the initial weights, default 0.
     channels: of the images, default 3.
@@ -126,16 +126,16 @@ def network(
 
 
 def composed(first: Tensor, second: Tensor, *, stride: Size = 1) -> Tensor:
-    """Give the kernel of the one convolution that two convolutions are, without an activation between them.
+    """Give the kernel of the one convolution that equals two convolutions without an activation between them.
 
-    The second must pad nothing. The one convolution has the padding of the first, and the product of both strides.
+    The second must have no padding. The one convolution has the padding of the first, and the product of both strides.
 
     first: kernel A of the convolution that comes first, (M, I, height, width).
     second: kernel B of the other one, (O, M, height, width); its type and device are those of ``first``.
     stride: of the first convolution, 1 or more, of both directions or (height, width). Default 1.
 
     Returns K (O, I, height, width), with :math:`h_A + s (h_B - 1)` rows, and likewise columns.
-    Raises ValueError for kernels that do not follow each other, are empty, or are not finite floats of one type.
+    Raises ValueError for kernels whose channels do not fit, that are empty, or that are not finite floats of one type.
 
     >>> import torch
     >>> first, second = torch.randn(4, 3, 3, 3), torch.randn(5, 4, 3, 3)

@@ -1,18 +1,18 @@
 r"""The stacked hourglass, real or binary: it finds points by looking at an image at all scales.
 
-An hourglass of depth d pools its input d times, and adds what comes back up to what was there before each pool
-(newell2016stacked, Figure 3):
+An hourglass of depth d pools its input d times. On the way back up it adds, at each size, what was there before the
+pool (newell2016stacked, Figure 3):
 
 .. math:: H_d(x) = S(x) + \operatorname{up}\Big(B\big(H_{d-1}(A(\operatorname{pool}(x)))\big)\Big), \qquad H_0(x) = C(x)
 
-with blocks S, A, B and C that keep size and channels. Several of them follow one another. Each gives heat maps, one for
-each point, and the next one reads these maps, the features, and what the hourglass before it has read. Training sees
-the maps of all (intermediate supervision), by their mean squared distance to Gaussians around the true points.
+with blocks S, A, B and C that keep size and channels. Several hourglasses follow one another. Each gives heat maps, one
+for each point. The next one reads these maps, the features, and the input of the hourglass before it. The loss is the
+mean squared distance of the maps of all hourglasses (intermediate supervision) to Gaussians around the true points.
 
-bulat2017binarized puts binary blocks into it. Which blocks is a choice of the caller, so that networks with different
-blocks are otherwise alike: those of :mod:`lib.binarization.bulat_binary_block` are hierarchical, parallel and
-multi-scale or bottlenecks, both in signs or in floats. The first and the last convolution are real, as are those that
-hand maps on to the next hourglass. On bits the network runs as any binary network does, by ``convert`` of
+bulat2017binarized puts binary blocks into it. The caller chooses the blocks, so networks with different blocks are
+otherwise alike. :mod:`lib.binarization.bulat_binary_block` has the hierarchical, parallel, multi-scale block and the
+bottleneck, each in signs or in floats. The first and the last convolution are real, as are those that hand maps on to
+the next hourglass. Like any binary network, it runs on bits after ``convert`` of
 :mod:`lib.binarization.shared.inference`.
 
 Left out: the strides and blocks by which newell2016stacked bring 256 pixels to 64 (here it is one convolution), the
@@ -149,7 +149,7 @@ def hourglass(
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """The mean squared error of the heat maps of all hourglasses, for the option ``loss`` of :func:`lib.training.fit`.
 
-    The maps of points that are not visible are targets of zeros, and count (newell2016stacked).
+    Points that are not visible have targets of zeros, which count (newell2016stacked).
 
     outputs: (n, stacks · maps, height, width), as a network in training mode gives them.
     targets: (n, maps, height, width).

@@ -1,4 +1,4 @@
-r"""Inception modules: filters of several sizes beside each other, each on fewer maps than there are (szegedy2015going).
+r"""Inception modules: filters of several sizes side by side, which read a reduced number of maps (szegedy2015going).
 
 .. math:: y = \big[\, c_1(x),\; c_3(r_3(x)),\; c_5(r_5(x)),\; c_p(\operatorname{maxpool}(x)) \,\big]
 
@@ -7,7 +7,7 @@ maps, and :math:`c_p` is one that does so after a 3 x 3 max pool. A bias and ReL
 of the three, so its 3 x 3 and 5 x 5 filters read all maps of the input, and the pool passes them all on.
 
 GoogLeNet has nine modules. While it is trained, two auxiliary heads classify from the middle of the network, and their
-losses are added with weight 0.3 (section 5); they are thrown away afterwards. torchvision's GoogLeNet is another: it
+losses are added with weight 0.3 (section 5); they are thrown away afterwards. torchvision's GoogLeNet differs: it
 has 3 x 3 filters in place of 5 x 5, batch norm in place of biases and local response normalization, a last max pool of
 2 x 2, and other pools in the heads. Left out: the schedule of section 6, with its averaged weights and cropped images.
 """
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
         return Sizes(*(None if filters is None else scaled(filters, width) for filters in self))  # type: ignore[arg-type]
 
     def naive(self) -> "Sizes":
-        """Leave out all that reduces."""
+        """Leave out the convolutions that reduce."""
         return self._replace(reduce3=None, reduce5=None, pooled=None)
 
 
@@ -66,7 +66,7 @@ class Inception(nn.Module):
     """The Inception module (szegedy2015going, Figure 2).
 
     inputs: channels of the input, 1 or more.
-    sizes: filters of each kind; without all that reduces, it is the naive module.
+    sizes: filters of each kind; without those that reduce, it is the naive module.
     large: height and width of the largest filters in pixels, odd, default 5; torchvision has 3.
     batch_norm: whether batch norm follows each convolution in place of a bias; not in the paper. Default False.
 
@@ -167,7 +167,7 @@ def googlenet(
         layers |= OrderedDict(fc=nn.Linear(inputs, classes))
         # each of four pools needs two pixels, and the first convolution has stride 2
         network = Network(layers, channels=channels, least=31)
-        draw_weights(network, "normal")  # with PyTorch's, next to nothing arrives after 22 layers
+        draw_weights(network, "normal")  # with PyTorch's, the signal almost vanishes over 22 layers
         return network
 
 

@@ -10,7 +10,7 @@ paper has two options:
 - "A": every second pixel, and channels of zeros. It has no parameters.
 - "B": a 1 x 1 convolution with batch norm.
 
-A plain block ("none") has no shortcut at all: it is what the paper compares with, and gets worse in deep networks.
+A plain block ("none") has no shortcut at all: it is the paper's baseline, and gets worse in deep networks.
 
 Left out: option C (a convolution in every shortcut), and the paper's training schedules.
 """
@@ -74,7 +74,7 @@ class ZeroPadding(nn.Module):
 
 
 def shortcut_layers(inputs: int, outputs: int, stride: int, *, shortcut: Shortcut) -> nn.Sequential:
-    """Build S of a block. A Sequential without layers is the identity; a plain block has it too, and does not use it.
+    """Build S of a block. An empty Sequential is the identity; a plain block has it too, but does not use it.
 
     inputs, outputs: channels, 1 or more.
     stride: of the block, 1 or more.
@@ -244,7 +244,7 @@ def imagenet_resnet(
         default 1.
     depth: layers with weights: 18 (default) or 34 with basic blocks; 50, 101 or 152 with bottlenecks.
     shortcut: "A", "B" (default) or "none".
-    strided: of bottlenecks, "3x3" (default) or "1x1", as in :class:`Bottleneck`; basic blocks take the default alone.
+    strided: of bottlenecks, "3x3" (default) or "1x1", as in :class:`Bottleneck`; basic blocks only take the default.
 
     Input (n, channels, height, width) of 224 x 224 pixels or any other size, output (n, classes) logits.
     Raises ValueError for another depth, shortcut, strided or size.

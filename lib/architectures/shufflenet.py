@@ -1,7 +1,7 @@
 r"""ShuffleNet: grouped 1 x 1 convolutions, and a shuffle of channels that lets the groups talk.
 
-A 1 x 1 convolution in g groups costs a g-th, but each output sees only its own group. So the g n channels between two
-of them are written as a matrix (g, n), transposed, and read again:
+A 1 x 1 convolution in g groups costs 1 / g as much, but each output sees only its own group. So the g n channels
+between two of them are written as a matrix (g, n), transposed, and read again:
 
 .. math:: \text{channel } j = a g + b \text{ of the result is channel } b n + a , \qquad 0 \le a < n,\ 0 \le b < g
 
@@ -34,7 +34,7 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     """Shuffle the channels: write them as a matrix (groups, n), transpose it, and read it again.
 
     x: (batch, channels, ...); need not be contiguous.
-    groups: that the channels are in, 1 or more; must divide their number.
+    groups: of the channels, 1 or more; must divide their number.
 
     Returns the same shape. Raises ValueError for groups that do not divide the channels.
     Source: zhang2018shufflenet, section 3.1.
@@ -70,7 +70,7 @@ def permutation(channels: int, groups: int) -> Tensor:
 class Shuffle(nn.Module):
     """:func:`shuffle` as a layer.
 
-    groups: that the channels are in, 1 or more.
+    groups: of the channels, 1 or more.
     """
 
     def __init__(self, groups: int) -> None:
@@ -89,8 +89,8 @@ class Unit(nn.Module):
     """A bottleneck of grouped 1 x 1 convolutions around a depthwise one (zhang2018shufflenet, figure 2).
 
     inputs: channels of the input, a multiple of the groups.
-    outputs: channels of the output, a multiple of 4 times the groups. As many as the inputs: the input is added, at
-        stride 1. More: the input, average-pooled at stride 2, comes first and the new channels after it.
+    outputs: channels of the output, a multiple of 4 times the groups. If there are as many as inputs, at stride 1, the
+        input is added. If there are more, the input, average-pooled at stride 2, comes first, then the new channels.
     groups: of both 1 x 1 convolutions, default 3.
     stride: of the depthwise convolution, 1 or 2; default 1.
     first: whether the first 1 x 1 convolution is in one group, as in the first unit of the network. Default False.

@@ -13,7 +13,7 @@ Three ways to make a convolution of k x k filters and the average pool after it 
   (:mod:`lib.architectures.shared.fused_pools`).
 - fused and separable: :math:`K'` is separable where K is.
 
-These filters are separable in *space*. MobileNet's are separable into space and channels, which is another thing. Left
+These filters are separable in *space*. MobileNet's are separable into space and channels, which is something else. Left
 out: an activation between column and row, and the gain and bias that LeNet-5 trains for each pool.
 """
 
@@ -40,7 +40,7 @@ class Separable(nn.Module):
     stride: of both directions, 1 or more, default 1.
     padding: pixels of zeros on each side, 0 or more, default 0.
 
-    Input (n, inputs, height, width); output (n, outputs, ...) as of a convolution with the filters :meth:`kernel`.
+    Input (n, inputs, height, width); output (n, outputs, ...) as from a convolution with the filters :meth:`kernel`.
     Raises ValueError for other numbers.
 
     >>> layer = Separable(3, 4, 5, padding=2)
@@ -60,12 +60,12 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # method
         maps = self.columns(x).unflatten(1, (self.inputs, self.outputs))
-        # all maps of one output stand together for the rows, which add them up
+        # the maps of one output have to be next to each other, so that the rows add them up
         return self.rows(maps.transpose(1, 2).flatten(1, 2))
         # end of method
 
     def kernel(self) -> Tensor:
-        """Give the filters that columns and rows are together, (outputs, inputs, size, size), each of rank 1."""
+        """Give the filters that columns and rows form together, (outputs, inputs, size, size), each of rank 1."""
         columns = self.columns.weight.unflatten(0, (self.inputs, self.outputs)).transpose(0, 1)  # (o, i, 1, size, 1)
         return columns.squeeze(2) * self.rows.weight  # (o, i, size, 1) times (o, i, 1, size)
 
@@ -112,7 +112,7 @@ def separate(convolution: nn.Conv2d) -> tuple[Separable, Tensor]:
     """Make the separable layer that is nearest to a convolution.
 
     convolution: of square filters and one group, with one stride and one padding of zeros for both directions, and
-        without dilation; it is left as it was.
+        without dilation; it is not changed.
 
     Returns the layer, and the relative error of each filter, (outputs, inputs).
     Raises ValueError for another layer, and for weights that are not finite.
@@ -159,7 +159,7 @@ def convnet(
     classes: number of outputs, 2 or more, default 1000.
     width: factor of the 6 and 16 filters and of the 120 and 84 hidden units, default 1.
     filters: "full" (default), "separable", "fused" or "fused separable".
-    side: pixels, height and width of the images, 4 or more, default 28; maps of larger ones are averaged in the end.
+    side: pixels, height and width of the images, 4 or more, default 28; maps of larger images are averaged at the end.
 
     Input (n, channels, side, side), output (n, classes) logits.
     Raises ValueError for other filters and sizes.

@@ -1,7 +1,7 @@
-r"""SegNet, and Squeeze-SegNet: a class for each pixel, with an encoder and a decoder of fire modules.
+r"""SegNet and Squeeze-SegNet: a class for each pixel, by an encoder that pools and a decoder that mirrors it.
 
-SegNet (badrinarayanan2017segnet) pools an image through the 13 convolutions of VGG16, and mirrors them to come back to
-its size. A pool tells its decoder where each maximum was, and there the decoder puts the values that it makes larger:
+SegNet (badrinarayanan2017segnet) shrinks an image with the 13 convolutions of VGG16, and mirrors them to come back to
+its size. Each pool remembers where its maxima were, and the decoder puts its values there:
 
 .. math:: (p, i) = \operatorname{pool}(x), \qquad u_j = \sum_{k :\, i_k = j} y_k
 
@@ -16,11 +16,11 @@ SegNet, in the layout of a public implementation; we could not read the paper's 
 ours, and has more than ten times fewer: a DFire module is a fire module and then the squeeze, and the detour through
 1000 maps between encoder and decoder is gone.
 
-SqueezeNet's pools overlap, so a maximum is often that of a neighboring window too. There we add the values, unlike the
+SqueezeNet's pools overlap, so one pixel is often the maximum of several windows. There we add the values, unlike the
 public implementation (:func:`lib.architectures.shared.encoder_decoder.unpool`). SegNet's pools do not overlap, so
 nothing is added there.
 
-Left out: the weights of VGG16 and SqueezeNet from ImageNet, with which the papers begin.
+Left out: the weights of VGG16 and SqueezeNet from ImageNet, with which the papers start.
 """
 
 from collections import OrderedDict

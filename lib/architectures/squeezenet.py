@@ -1,4 +1,4 @@
-r"""SqueezeNet: as accurate as AlexNet with a fiftieth of its parameters, by fire modules (iandola2016squeezenet).
+r"""SqueezeNet: fire modules make it as accurate as AlexNet with a fiftieth of the parameters (iandola2016squeezenet).
 
 A fire module squeezes its input into few channels with 1 x 1 filters, then expands these with 1 x 1 and 3 x 3 filters:
 
@@ -86,7 +86,7 @@ def fire_sizes(
     pct_3x3: share (not percent) of the filters that expand that are 3 x 3, in [0, 1], default 0.5.
     width: factor of e, default 1.
 
-    Returns one :class:`FireSizes` for each module, rounded to whole filters, with one at least that squeezes.
+    Returns one :class:`FireSizes` for each module, rounded to whole filters, with at least one that squeezes.
     Raises ValueError for other values.
 
     >>> fire_sizes(3)[::2]
@@ -113,7 +113,7 @@ class Fire(nn.Module):
     inputs: channels of the input, 1 or more.
     squeeze: 1 x 1 filters that squeeze, 1 or more; the paper has fewer than ``expand1x1 + expand3x3``.
     expand1x1: 1 x 1 filters that expand, 0 or more.
-    expand3x3: 3 x 3 filters that expand, 0 or more, but one of either kind.
+    expand3x3: 3 x 3 filters that expand, 0 or more; at least one filter of the two kinds.
     bypass: whether the input is added to the output, which then has as many channels. Default False.
     batch_norm: whether batch norm follows each convolution in place of a bias; ours. Default False.
 
@@ -192,7 +192,7 @@ def squeezenet(
     channels: of the images, default 3.
     classes: number of outputs, 2 or more, default 1000.
     width: factor of the filters of the first convolution and of e, default 1.
-    version: "1.0" (default) or "1.1", which says ``stem`` and ``pools``.
+    version: "1.0" (default) or "1.1", which sets ``stem`` and ``pools``.
     stem: first convolution, for small images ``Stem(64, 3, 1, padding=1)``; default: that of the version.
     pools: layers that a pool of 3 x 3 pixels and stride 2 follows, 1 for conv1, 2 for fire2, ..., or () for none. Late
         pools cost no parameters. Default: those of the version, (1, 4, 8) or (1, 3, 5).
@@ -202,7 +202,7 @@ def squeezenet(
     batch_norm: whether batch norm follows each convolution except the last, in place of a bias; ours. Default False.
     dropout: before the last convolution, in [0, 1), default 0.5.
 
-    Input (n, channels, height, width) of 224 x 224 pixels, or of another size that stride and pools leave a pixel of;
+    Input (n, channels, height, width) of 224 x 224 pixels, or of another size of which stride and pools leave a pixel;
     output (n, classes) logits.
     Raises ValueError for other values, pools after layers that are not there, and a bypass that no module can have.
 

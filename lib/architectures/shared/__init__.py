@@ -1,7 +1,7 @@
-"""What several architectures use, and what is general in one.
+"""What several architectures use, and the general parts of single ones.
 
 network.py           a network that says in one sentence which images and sizes it does not take
-strides.py           strides of a network's stages, and the smallest image that they leave a place of
+strides.py           strides of a network's stages, and the smallest image that they allow
 convolutions.py      a convolution with batch norm or a bias, and ReLU; He's weights
 heads.py             a network that is trained together with classifiers on its inner layers
 googlenet_heads.py   GoogLeNet's two auxiliary heads, and training with them

@@ -40,7 +40,7 @@ def draw_weights(model: nn.Module, kind: Literal["normal", "uniform"]) -> None:
     Weights have the mean 0 and the variance :math:`2 / (c k^2)` for c input channels and k x k filters, with which
     signals neither die nor explode in a network of ReLUs.
 
-    model: its convolutions are changed in place, in the order of its modules; other layers are left as they were.
+    model: its convolutions are changed in place, in the order of its modules; other layers are not changed.
     kind: of the distribution.
 
     >>> layer = nn.Conv2d(1, 1000, 3)

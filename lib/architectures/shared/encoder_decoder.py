@@ -2,8 +2,8 @@ r"""An encoder that pools, and a decoder that puts its values where the pools fo
 
 .. math:: (p, i) = \operatorname{pool}(x), \qquad u_j = \sum_{k :\, i_k = j} y_k
 
-Where pools overlap, a maximum is often that of a neighboring window too, and the values are added. torch's
-max_unpool2d writes one of them over the other, yet sends the gradient to both.
+Where pools overlap, one pixel is often the maximum of several windows, and the values are added. torch's max_unpool2d
+writes one of them over the other, yet sends the gradient to both.
 """
 
 from collections import OrderedDict
@@ -21,9 +21,9 @@ def unpool(values: Tensor, places: Tensor, size: torch.Size) -> Tensor:
 
     values: (n, channels, height, width) as pooled.
     places: of the maxima, as ``max_pool2d`` returns them for each value: row times width plus column.
-    size: of the result, that of what was pooled, (n, channels, height, width).
+    size: of the result, as before the pool, (n, channels, height, width).
 
-    Values of one place are added, so it is the transpose of the pool that ``places`` describe. For a pool without
+    Values of one place are added, so this is the transpose of the pool that ``places`` describe. For a pool without
     overlap it is what ``max_unpool2d`` computes.
 
     >>> image = torch.tensor([[[[1.0, 2.0, 0.0], [3.0, 0.0, 5.0]]]])
@@ -43,8 +43,8 @@ class EncoderDecoder(Network):
 
     encoder: stages in the order in which they run; a pool of stride 2 follows each.
     middle: what runs between the last pool and the first unpool.
-    decoder: stages in the order in which they run. The first one gets what the last pool's places unpool, and so on
-        backwards, so each takes as many channels as the encoder's stage of that pool gives.
+    decoder: stages in the order in which they run. The unpool before the first one undoes the last pool, and so on
+        backwards, so each takes as many channels as the encoder's stage before that pool gives.
     channels: of the images.
     least: smallest height and width.
     kernel: of the pools, 2 or 3 pixels; those of 3 overlap, and look over the border to miss no pixel.

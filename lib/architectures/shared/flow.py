@@ -14,7 +14,7 @@ def flow(model: nn.Module, images: Tensor) -> Tensor:
     over all places p and q, in float64 and evaluation mode. Exactly 0 where no path leads from i to o. Where all paths
     end in a ReLU that is off, it is 0 as well, so give it a few images.
 
-    model: any network or layer whose output is (n, channels, ...); it is left as it was.
+    model: any network or layer whose output is (n, channels, ...); it is not changed.
     images: (n, channels, height, width), small, since the whole Jacobian of each is computed. n is 1 or more.
 
     Returns (output channels, input channels) float64. Raises ValueError for images of another shape or not finite.

@@ -16,9 +16,9 @@ from lib.architectures.shared.network import Network
 
 
 def fused(convolution: nn.Conv2d, pool: nn.AvgPool2d) -> nn.Conv2d:
-    """Make the one convolution that a convolution and the average pool directly after it are.
+    """Make the one convolution that equals a convolution and the average pool directly after it.
 
-    convolution: any, also grouped, strided, dilated or padded; it is left as it was.
+    convolution: any, also grouped, strided, dilated or padded; it is not changed.
     pool: without padding and ``ceil_mode``, whose windows at the border hold fewer places.
 
     Returns a convolution with larger filters, and the product of both strides.
@@ -64,10 +64,10 @@ def fuse(model: nn.Sequential, *, pools: Iterable[str] | None = None) -> nn.Sequ
 
     The copy answers the same, up to rounding. An activation between the two is refused: it must follow the pool.
 
-    model: layers one after another, some of them in an nn.Sequential within; it is left as it was.
+    model: layers one after another, some of them in an nn.Sequential within; it is not changed.
     pools: names of the average pools to fuse; default: every ``nn.AvgPool2d`` among these layers.
 
-    Returns the copy; the name of each pool is that of an ``nn.Identity`` now.
+    Returns the copy, in which each of these pools is an ``nn.Identity``.
     Raises ValueError for another network or name, for no pool, and for a pool that does not follow a convolution
     directly, has hooks, cannot be fused, or runs at several places.
 
@@ -117,9 +117,9 @@ def fuse(model: nn.Sequential, *, pools: Iterable[str] | None = None) -> nn.Sequ
 def weight_of(convolution: nn.Conv2d) -> Tensor:
     """Return the filters of a convolution, without gradient.
 
-    convolution: it is left as it was.
+    convolution: it is not changed.
 
-    Raises ValueError for weights that are not finite, and for a class that does more than to convolve.
+    Raises ValueError for weights that are not finite, and for a class that does more than convolve.
 
     >>> weight_of(nn.Conv2d(3, 4, 5)).shape
     torch.Size([4, 3, 5, 5])

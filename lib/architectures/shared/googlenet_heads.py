@@ -21,8 +21,8 @@ HEADS = ("inception4a", "inception4d")  # the parts of GoogLeNet whose maps its 
 class Head(nn.Module):
     """An auxiliary classifier on the maps of an Inception module (szegedy2015going, section 5).
 
-    A mean over 5 x 5 with stride 3, which makes 4 x 4 of 14 x 14 (of maps of another size, a second mean makes 4 x 4),
-    1 x 1 filters, a hidden layer, dropout of 70 %, and the classes.
+    An average pool of 5 x 5 with stride 3 turns maps of 14 x 14 into 4 x 4 (for other sizes, a second one gives 4 x 4).
+    Then come 1 x 1 filters, a hidden layer, dropout of 70 %, and the classes.
 
     inputs: channels of the maps, 1 or more.
     classes: number of outputs, 2 or more.
@@ -63,7 +63,7 @@ def with_heads(
 ) -> WithHeads:
     """Put the two auxiliary heads on a GoogLeNet, to train them together (szegedy2015going, section 5).
 
-    network: what :func:`lib.architectures.inception.googlenet` builds; it is trained in place, and holds no head.
+    network: what :func:`lib.architectures.inception.googlenet` builds; it is trained in place, and keeps no head.
     seed: of the initial weights of the heads, default 0.
     weight: of the loss of each head, 0 or more, default 0.3.
     filters, hidden: of each head, as in :class:`Head`, default 128 and 1024.

@@ -12,11 +12,11 @@ from lib.training import Lesson
 
 
 class WithHeads(nn.Module):
-    r"""A network to train together with its auxiliary heads, and what ``training.fit`` takes as ``teaching`` for it.
+    r"""A network to train together with its auxiliary heads; ``training.fit`` also takes it as its own ``teaching``.
 
     .. math:: L = \ell(z, y) + w \sum_h \ell(z_h, y)
 
-    network: it is trained in place, and holds no head.
+    network: it is trained in place, and keeps no head.
     heads: name of a direct part of the network -> module that makes logits of this part's output; at least one.
     weight: w of the loss of each head, 0 or more, default 0.3.
     loss: "cross_entropy" (default) or another one of ``training.fit``.

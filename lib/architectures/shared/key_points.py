@@ -14,7 +14,7 @@ def pck(maps: Tensor, landmarks: Landmarks, *, distance: float) -> float:
     landmarks: the true points, in pixels of their images.
     distance: t, in pixels of the images, 0 or more. On human poses it is half of the head's size (PCKh).
 
-    Returns percent. Raises ValueError for maps of other points, where no point is visible, and another distance.
+    Returns percent. Raises ValueError for maps of other points, if no point is visible, and for another distance.
 
     >>> import torch
     >>> truth = Landmarks(torch.tensor([[[0.0, 0.0], [1.0, 2.0]]]), torch.tensor([[True, True]]), (2, 3))

@@ -97,10 +97,11 @@ def positions(maps: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
     """Find the largest value of each heat map; the first in reading order if there are several.
 
     maps: (n, k, height, width), finite, with a pixel or more.
-    size: height and width of the images that the points are wanted for; None (default): those of the maps.
+    size: height and width of the images in whose pixels the points are wanted; None (default): those of the maps.
 
-    Returns (n, k, 2): row and column, in pixels of the images. A map that is smaller than its image says where to half
-    of its own pixels. Left out: the quarter of a pixel that newell2016stacked move towards the second largest value.
+    Returns (n, k, 2): row and column, in pixels of the images. A map that is smaller than its image locates a point to
+    half of its own pixels. Left out: the shift by a quarter of a pixel towards the second largest value, as in
+    newell2016stacked.
     Raises ValueError for other maps.
 
     >>> positions(torch.tensor([[[[0.0, 0.1], [0.9, 0.2]]]]), size=(4, 4)).tolist()

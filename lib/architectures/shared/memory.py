@@ -10,7 +10,7 @@ TRIM, MMAP = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
 
 
 def keep_memory(*, megabytes: int = 128) -> bool:
-    """Let this process keep the memory that it frees, and get some in advance; call it once, before times are measured.
+    """Let this process keep the memory that it frees, and get some in advance; call it once, before measuring times.
 
     PyTorch asks the C library for the memory of each output. glibc gives large pieces back to the system once they are
     free, and gets them again for the next output, page by page, each page filled with zeros. For a cheap layer this can
@@ -18,10 +18,10 @@ def keep_memory(*, megabytes: int = 128) -> bool:
     layer has two times, and neither is that of a runtime that plans its memory once. Afterwards pieces of up to 32 MiB
     are used again, unless more than 1 GiB of them is free.
 
-    megabytes: that are got in advance and are free afterwards, 1 or more, default 128. A piece is only used again if it
-        is a little larger than what is asked for, so without them the first calls would still get fresh memory.
+    megabytes: to get in advance and free again, 1 or more, default 128. A piece is only used again if it is a little
+        larger than what is asked for, so without these the first calls would still get fresh memory.
 
-    Returns whether it worked: False where the C library is another than glibc, and nothing is changed there.
+    Returns whether it worked: False, with nothing changed, where the C library is not glibc.
     Raises ValueError for another number.
 
     >>> keep_memory(megabytes=1) in (True, False)

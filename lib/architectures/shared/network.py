@@ -12,7 +12,7 @@ class Network(nn.Sequential):
 
     layers: name -> layer, in the order in which they run.
     channels: of the images, 1 or more.
-    least: smallest height and width that the strides leave a place of, in pixels, 1 or more. Default 1.
+    least: smallest height and width, in pixels, that the strides allow, 1 or more. Default 1.
 
     Input (n, channels, height, width).
     Raises ValueError in the forward pass for images of other channels, or smaller than ``least`` in height or width.
@@ -29,7 +29,7 @@ class Network(nn.Sequential):
         super().__init__(layers)
         self.channels, self.least = channels, least
 
-    def __getitem__(self, index: int | slice) -> nn.Module:  # a part is no whole network
+    def __getitem__(self, index: int | slice) -> nn.Module:  # a part of a network is not a Network
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
@@ -43,7 +43,7 @@ def check_images(images: Tensor, *, channels: int, least: int = 1) -> None:
     """Raise ValueError for images that are not (n, channels, height, width) with ``least`` pixels on each side.
 
     images: what a network is given.
-    channels: that it takes.
+    channels: that the network takes.
     least: pixels that height and width must have, default 1.
     """
     if images.dim() != 4 or images.shape[1] != channels or min(images.shape[2:]) < least:

@@ -25,7 +25,7 @@ def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
     The gradient is that of the place in the middle, in a copy in which it cannot vanish by chance: its weights are
     positive, and max pools take the mean. Pixels that a dilated filter leaves out between others count as seen.
 
-    model: network of convolutions, pools, normalization and activations whose output is a map; it is left as it was.
+    model: network of convolutions, pools, normalization and activations whose output is a map; it is not changed.
     shape: of one input, (channels, height, width), so large that the field does not reach its border.
 
     Returns (height, width) in pixels.
@@ -65,7 +65,7 @@ def _positive(model: nn.Module) -> nn.Module:
     positive = weights.decompress(copy.deepcopy(model)).double().eval().requires_grad_(False)
     random = torch.Generator().manual_seed(0)
     for name, values in positive.named_parameters():
-        # not all equal: layer norm has no gradient there
+        # not all equal, or layer norm would have no gradient
         drawn = torch.rand(values.shape, generator=random, dtype=torch.float64) + 0.5
         values.copy_(drawn / values[0].numel() if values.dim() > 1 else drawn * (not name.endswith("bias")))
     for layer in positive.modules():

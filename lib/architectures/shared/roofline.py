@@ -68,8 +68,8 @@ def peaks(*, runs: int = 21, side: int = 1024, megabytes: float = 256) -> Peaks:
 
     runs: timings of which the median counts, 20 or more; default 21.
     side: of the float32 matrices (side, side) whose product gives the multiply-adds a second; default 1024.
-    megabytes: of the array that is copied, above 0; default 256, which is more than the caches hold. With fewer, it is
-        the speed of a cache that is measured, which holds for layers whose data stay in it.
+    megabytes: of the array that is copied, above 0; default 256, which is more than the caches hold. With fewer, this
+        measures the speed of a cache, which applies to layers whose data stay in it.
 
     A copied byte counts twice, once read and once written. It takes about three seconds.
     Raises ValueError for numbers other than these.
@@ -98,7 +98,7 @@ def peaks(*, runs: int = 21, side: int = 1024, megabytes: float = 256) -> Peaks:
 def demands(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: tuple[int, ...], *, batch: int = 1) -> Demands:
     """Count the multiply-adds of a convolution, and the fewest bytes that it can move.
 
-    layer: a convolution of float32, dense, grouped or depthwise; it is left as it was and does not run.
+    layer: a convolution of float32, dense, grouped or depthwise; it is not changed and does not run.
     shape: of one input, without the batch: (channels, height, width).
     batch: images of one call, 1 or more; default 1.
 
@@ -131,7 +131,7 @@ def bound_ms(demands: Demands, peaks: Peaks) -> float:
     """Return the milliseconds that a call takes at least.
 
     demands: of the layer.
-    peaks: of the core. With those of the main memory, a layer whose data already are in a cache can be faster.
+    peaks: of the core. If they are those of the main memory, a layer whose data are already in a cache can be faster.
 
     >>> bound_ms(Demands(multiply_adds=6_000_000, bytes=60_000), Peaks(multiply_adds=60, memory=12))
     0.1

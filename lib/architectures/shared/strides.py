@@ -7,7 +7,7 @@ def check_strides(strides: tuple[int, ...], *, count: int) -> None:
     """Raise ValueError unless there are ``count`` strides, each of them 1 or 2.
 
     strides: of the steps at which a network may halve its maps, from the images on.
-    count: steps at which this network may.
+    count: number of these steps in this network.
 
     >>> check_strides((2, 2), count=5)
     Traceback (most recent call last):
@@ -20,7 +20,7 @@ def check_strides(strides: tuple[int, ...], *, count: int) -> None:
 
 
 def least(strides: tuple[int, ...]) -> int:
-    """Return the fewest pixels on a side of which the last stride of 2 still finds two.
+    """Return the smallest side, in pixels, of which the last stride of 2 still finds two pixels.
 
     strides: each 1 or 2; each 2 halves a side and rounds up.
 
