@@ -1,1 +1,1 @@
-"""Network morphism: change a trained network into a larger one that computes the same (section 3.2.3)."""
+"""Network morphism: turn a trained network into a larger one that computes the same function (section 3.2.3)."""

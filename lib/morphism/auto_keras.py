@@ -8,10 +8,10 @@ the largest upper confidence bound that a search through a tree of morphs finds,
 
 The tree, :mod:`lib.morphism.shared.tree_search`, starts from all evaluated networks.
 
-Unlike the authors' code, the Gaussian process sees fitness in standard deviations from its mean, so that its prior
-(mean 0, variance 1) and the temperature fit any scale; a candidate that failed is not tried again, and does not reach
-the Gaussian process; candidates of one batch count at their predicted mean until they are evaluated. Left out: training
-in the background while the tree is searched, and the limit of memory that adapts to the device.
+Three things differ from the authors' code. Fitness is in standard deviations from its mean, so that the prior (mean 0,
+variance 1) and the temperature fit any scale. A candidate that failed is not tried again, and the Gaussian process does
+not see it. Candidates of one batch count at their predicted mean until they are evaluated. Left out: training in the
+background while the tree is searched, and the limit of memory that adapts to the device.
 """
 
 import copy
@@ -33,7 +33,7 @@ N = TypeVar("N")
 
 @dataclass(frozen=True)
 class Tree(History[C], Generic[C, N]):
-    """What :func:`grow` leaves: a history that says from which network each one was morphed.
+    """What :func:`grow` returns: a history that says from which network each one was morphed.
 
     rows: one for each evaluation.
     parents: the row whose network was morphed; None for a network that was trained from scratch.
@@ -66,7 +66,7 @@ def search(
         would make all others look alike.
     budget: evaluations, 2 or more.
     seed: of all draws, 0 or more.
-    describe: what the edit distance knows of a candidate.
+    describe: gives the description of a candidate that the edit distance compares.
     morph: draws a morph of a candidate with numpy's generator; default: the space's ``mutated``.
     start: random candidates before the Gaussian process chooses, 1 or more; default 4. At most budget - 1 are
         drawn, so that it chooses at least once.
@@ -76,7 +76,7 @@ def search(
     noise: variance of the noise of the fitness, over the variance of the fitness, 1e-10 or more; default 1e-10.
     jobs: processes that evaluate a batch, 1 or more; they change no result. Default 1.
 
-    Returns the history; it ends before the budget where nothing new was found.
+    Returns the history; it ends before the budget if nothing new was found.
     Raises ValueError for arguments outside these bounds and for a space without candidates. Source: jin2019autokeras.
 
     >>> from lib.search.chains import Chains
@@ -114,16 +114,16 @@ def grow(
     skip_weight: float = 0.1,
     noise: float = LEAST_NOISE,
 ) -> Tree[C, N]:
-    """Search as :func:`search` does, and let each network continue from the trained network that it is a morph of.
+    """Search as :func:`search` does, and let each network continue from the trained network it was morphed from.
 
     space: where candidates come from.
     train: gets the candidates from the parent to the one to train, each a morph of the one before, and a copy of the
-        parent's network; returns the fitness, larger = better, and the trained network. From scratch it gets
+        parent's network; returns the fitness, larger = better, and the trained network. To train from scratch it gets
         (candidate,) and None: for the first, and for random ones while every training failed or no morph is new.
-    first: the candidate to begin with: morphs usually grow, so a small one.
+    first: the candidate to begin with; a small one, since morphs usually grow.
     budget: trainings, 2 or more.
     seed: of all draws, 0 or more.
-    describe: what the edit distance knows of a candidate.
+    describe: gives the description of a candidate that the edit distance compares.
     morph: draws a morph of a candidate with numpy's generator; default: the space's ``mutated``.
     beta, skip_weight, noise: as for :func:`search`.
 

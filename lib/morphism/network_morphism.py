@@ -1,4 +1,4 @@
-r"""Network morphism: make a trained network larger, so that it still computes the same function.
+r"""Network morphism: make a trained network larger without changing the function that it computes.
 
 ==============  ==================================================================================================
 operation       what it does
@@ -6,15 +6,15 @@ operation       what it does
 deepen          inserts a layer that begins as the identity, after an activation with :math:`\sigma(\sigma(x)) =
                 \sigma(x)` (Net2DeeperNet of chen2016net2net)
 widen           adds channels: copies of old ones, whose readers share the weight (Net2WiderNet), or random ones that
-                nobody reads yet (wei2016network)
+                no layer reads yet (wei2016network)
 grow_kernel     puts zeros around a kernel (wei2016network)
 add_skip        adds an earlier output, through a projection that begins as zero (jin2019autokeras)
 add_concat      lets a layer read an earlier output too, with weights that begin as zero (jin2019autokeras)
-morph_depth     makes two layers of one by least squares (wei2016network)
-subnet          makes several branches of several layers each of one layer (wei2016network, wei2017modularized)
+morph_depth     splits a layer into two by least squares (wei2016network)
+subnet          replaces a layer by several branches of several layers each (wei2016network, wei2017modularized)
 ==============  ==================================================================================================
 
-Each of them returns a larger copy, and leaves the given network as it was. Before the copy is returned, both networks
+Each of them returns a larger copy, and does not change the given network. Before the copy is returned, both networks
 run on the example, in evaluation mode and in training mode (with batch statistics, without dropout): a morph that would
 change the function is refused. deepen, add_skip and add_concat edit the graph of the network, so their copy is a
 ``torch.fx.GraphModule`` with the same names of layers; the copies of the others keep their class.
@@ -22,11 +22,11 @@ change the function is refused. deepen, add_skip and add_concat edit the graph o
 *Batch norm.* Copied channels have copied scales, offsets and statistics, and see copied values. So the function stays
 the same in both modes, also while statistics are updated. A batch norm *inside* a new identity layer cannot do that
 after an activation: it would have to undo the mean and the variance of each batch, which differ from batch to batch.
-:func:`deepen` therefore inserts none, unless asked; it says what there is to choose from.
+:func:`deepen` therefore inserts none by default; its docstring lists the options.
 
 *Symmetry.* Copies of a channel also get the same gradient, and stay copies. ``noise`` makes them differ, at the cost of
-exactness; its default is 0. After dropout they differ by themselves, so there training goes on as before on average
-only.
+exactness; its default is 0. Dropout drops copies independently, so after dropout training only continues as before on
+average.
 
 Left out: wei2017modularized's modules that are not branches of sequences, and training after a morph
 (:func:`lib.training.fit`).
@@ -74,13 +74,13 @@ class Operation:
     """One morph of one network, as a value.
 
     kind: "deepen", "widen", "grow_kernel", "morph_depth", "add_skip" or "add_concat".
-    layer: that is changed; of a skip, where it ends.
-    start: of a skip, where it begins; otherwise empty.
+    layer: that is changed; for a skip, where it ends.
+    start: for a skip, where it begins; otherwise empty.
     size: the width or the kernel afterwards, or the kernel of a new layer; 0 for skips.
     shape: of an example, (1, ...).
     dtype: of an example.
 
-    Raises ValueError for a kind that there is not.
+    Raises ValueError for an unknown kind.
     """
 
     kind: str
@@ -99,8 +99,8 @@ class Operation:
     def apply(self, model: nn.Module, *, noise: float = 0.0, seed: int = 0) -> nn.Module:
         """Return the morphed copy of a network.
 
-        model: the network that the operation is of, or another one with these layers; left as it was.
-        noise: as for :func:`widen`; of no use for other kinds. Default 0.
+        model: the network that the operation was listed for, or another one with these layers; not changed.
+        noise: as for :func:`widen`; ignored for other kinds. Default 0.
         seed: as for :func:`widen` and :func:`morph_depth`; default 0.
 
         Raises ValueError where the operation is not possible.
@@ -128,12 +128,13 @@ class Operation:
 def operations(model: nn.Module, example: Tensor, *, factor: float = 2.0, kernel: int = 3) -> list[Operation]:
     """List the operations that are possible in a network, each with one size.
 
-    They are: layers to deepen; groups of channels to widen, by the first layer that computes them; kernels that grow by
-    two; layers to make two of; and skips of both kinds between all pairs of layers, except for a layer that would read
-    its own input again. Whether one keeps the function is proved when it is applied: ``apply`` may still refuse it, as
-    where layers share a weight, or where the network changes a tensor in place that it reads under another name.
+    They are: layers to deepen; groups of channels to widen, named by the first layer that computes them; kernels that
+    grow by two; layers to split in two; and skips of both kinds between all pairs of layers, except for a layer that
+    would read its own input again. Whether an operation keeps the function is proved when it is applied, so ``apply``
+    may still refuse it: for example where layers share a weight, or where the network changes in place a tensor that it
+    reads under another name.
 
-    model: any network that ``torch.fx`` can trace; left as it was.
+    model: any network that ``torch.fx`` can trace; not changed.
     example: one or more inputs, (n, ...). Operations keep its shape and type, and are applied to zeros.
     factor: the width afterwards in units of the present one, more than 1; default 2. The width is rounded up to a
         multiple of the parts of a grouped convolution.

@@ -1,6 +1,6 @@
 r"""Path-level transformation: one layer becomes a tree of branches that computes the same (cai2018path).
 
-A layer is replaced by several branches, with a scheme of giving them its input and merging their outputs:
+A layer is replaced by several branches. A scheme says how they get its input and how their outputs are merged:
 
 =================  ============================================  =====================================================
 scheme             branches                                      layers
@@ -12,13 +12,13 @@ split-concat       each has a part of the channels from in to    grouped and dep
                    out                                           pooling, activations, the identity
 =================  ============================================  =====================================================
 
-:func:`insert_identity` adds an identity edge after any layer, which can be branched in its turn: so trees grow, at most
-three branches deep as in the paper. All these keep the function. :func:`replace_identity` puts an operation in the
-place of an identity edge, and does not.
+:func:`insert_identity` adds an identity edge after any layer, which can itself be branched, so trees grow: at most
+three branches deep, as in the paper. All these steps keep the function. :func:`replace_identity`, which puts an
+operation in the place of an identity edge, does not.
 
 Copies of a layer have the same gradient and stay the same forever: ``noise`` breaks the symmetry; default 0.
 
-Branches are modules, so any network will do, and needs no tracing. Left out: the tree-LSTM controller that chooses the
+Branches are modules, so any network will do, without tracing. Left out: the tree-LSTM controller that chooses the
 steps, and that of cai2018efficient, which chooses layers of a chain to widen or deepen (:mod:`network_morphism
 <lib.morphism.network_morphism>` has these steps); :func:`grow` chooses at random.
 """
@@ -52,18 +52,18 @@ def branch(
     noise: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """Put branches in place of a layer; what they compute together is what it computed.
+    """Replace a layer by branches that together compute the same.
 
     The branches are ``<layer>.branches.0``, ``<layer>.branches.1``, ..., and can be branched again.
 
-    model: any network; left as it was.
-    layer: any module with one tensor in and one out; for which schemes, the table above says.
+    model: any network; not changed.
+    layer: any module with one tensor in and one out; the table above says which schemes fit it.
     example: one or more inputs, (n, ...).
     scheme: "replicate-add" (default), "replicate-concat", "split-add" or "split-concat".
     branches: how many, 2 or more; default 2.
     noise: standard deviation of what is added to the copies of "replicate-add", in units of that of each parameter; its
         mean over the branches is zero, so a single convolution or linear layer stays exact. Default 0. The authors'
-        code takes 0.006.
+        code uses 0.006.
     seed: of the noise; default 0.
 
     Returns the copy with branches, proved equal before noise is added. Raises ValueError for a layer that does not
@@ -112,9 +112,9 @@ def _perturb(parts: Sequence[nn.Module], noise: float, seed: int) -> None:
 
 @torch.no_grad()
 def insert_identity(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
-    """Insert a node after a layer: the layer is followed by an identity edge, ``<layer>.1``; it becomes ``<layer>.0``.
+    """Insert a node after a layer: the layer becomes ``<layer>.0``, and an identity edge, ``<layer>.1``, follows it.
 
-    model: any network; left as it was.
+    model: any network; not changed.
     layer: any module with one tensor in and one out.
     example: one or more inputs, (n, ...).
 
@@ -134,12 +134,12 @@ def insert_identity(model: nn.Module, layer: str, example: Tensor) -> nn.Module:
 def replace_identity(model: nn.Module, edge: str, example: Tensor, *, operation: str, seed: int = 0) -> nn.Module:
     """Put an operation in place of an identity edge. This changes what the network computes.
 
-    model: any network; left as it was.
+    model: any network; not changed.
     edge: name of an ``nn.Identity`` that gets (n, channels, height, width).
     example: one or more inputs, (n, ...).
     operation: "separable3", "separable5" or "separable7" (a depthwise convolution, then a 1 x 1 one), "convolution1",
         each followed by batch norm and ReLU; or "average3" or "maximum3", pooling of 3 x 3 with stride 1.
-    seed: of the initial weights; default 0. The authors' code begins with identity weights instead, and measures batch
+    seed: of the initial weights; default 0. The authors' code starts from identity weights instead, and measures batch
         norm, where ReLU allows it.
 
     Returns the copy. Raises ValueError for an edge that is no identity or gets no maps, and for other operations.
@@ -175,7 +175,7 @@ def _operation(name: str, channels: int) -> nn.Module:
 
 
 def depth(model: nn.Module, layer: str) -> int:
-    """Count the branches that a layer is inside of.
+    """Count the branches that a layer is nested in.
 
     model: any network.
     layer: a name of one of its modules.
@@ -190,7 +190,7 @@ def depth(model: nn.Module, layer: str) -> int:
 
 
 def edges(model: nn.Module, layer: str) -> list[str]:
-    """Name the edges of a tree: the modules in it that are no branches and no sequences.
+    """Name the edges of a tree: the modules in it that are neither branches nor sequences.
 
     model: any network.
     layer: where the tree grew.
@@ -214,14 +214,14 @@ def grow(model: nn.Module, layer: str, example: Tensor, *, steps: int, noise: fl
     A step takes an edge at random, and branches it by a scheme that fits, into two or (replicate-add) three branches,
     or inserts a node after it.
 
-    model: any network; left as it was.
+    model: any network; not changed.
     layer: where the tree grows, any module with one tensor in and one out.
     example: one or more inputs, (n, ...).
     steps: how many, 0 or more.
     noise: as for :func:`branch`; default 0.
     seed: of all choices; default 0.
 
-    Returns the copy, ``steps`` larger. Raises ValueError for a layer that does not exist, and where no step is
+    Returns the copy after ``steps`` steps. Raises ValueError for a layer that does not exist, and if no step is
     possible.
 
     >>> x = torch.zeros(1, 4, 8, 8)

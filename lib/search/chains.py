@@ -51,7 +51,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation at its sizes: what a table of latencies has a row for.
+    """One operation at its sizes: a row of a table of latencies.
 
     kind: of ``OPERATIONS``, or "stem", "pool" and "classifier", which every network has.
     inputs, outputs: channels (of a classifier: channels and classes).
@@ -80,7 +80,7 @@ class Operation:
 
     @property
     def multiply_adds(self) -> int:
-        """Of one image: each weight of a convolution works once at each pixel."""
+        """For one image: each weight of a convolution is used once at each pixel."""
         return self._weights() * (1 if self.kind == "classifier" else self.size**2)
 
     def _weights(self) -> int:
@@ -141,10 +141,10 @@ def convolution(
 
 
 def check_operations(operations: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError where the operations of a space are none, not different, or not known.
+    """Raise ValueError if the operations of a space are missing, repeated or unknown.
 
     operations: names.
-    known: the names that there are.
+    known: all names that are accepted.
 
     >>> check_operations(("conv3", "skip"), OPERATIONS)
     """
@@ -180,7 +180,7 @@ class Chains:
     channels: of the images, default 1.
     classes: number of outputs, 2 or more, default 10.
 
-    Raises ValueError for sizes with which no candidate is a network, and for operations that there are not.
+    Raises ValueError for sizes with which no candidate is a network, and for unknown operations.
 
     >>> space = Chains()
     >>> candidate = Chain(("conv3", "skip", "separable3", "conv1"))
@@ -263,7 +263,7 @@ class Chains:
         return [*found, Operation("classifier", channels, self.classes, size)]
 
     def network(self, candidate: Chain) -> tuple[Operation, ...]:
-        """Say what a candidate computes: its operations without those that change nothing.
+        """Return what a candidate computes: its operations without those that change nothing.
 
         candidate: of this space.
 

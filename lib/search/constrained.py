@@ -1,7 +1,7 @@
-"""Search under a cost: the candidates that a limit allows are a space of their own.
+"""Search under a limit on the cost: the candidates within the limit are a space of their own.
 
 Where the largest network is the most accurate, a search by accuracy alone finds nothing new. Parameters, multiply-adds
-and latency are costs alike.
+and latency can all serve as the cost.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from lib.search.history import Space
 
 C = TypeVar("C")
-DRAWS = 10_000  # in vain, after which a space counts as one without an allowed candidate
+DRAWS = 10_000  # after so many in vain, a space counts as one without an allowed candidate
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Within(Generic[C]):
     cost: of a candidate, in any unit.
     limit: the largest cost that is allowed, in the same unit, above 0.
 
-    Raises ValueError for a limit that is not above 0, and where 10,000 draws find no candidate that it allows.
+    Raises ValueError for a limit that is not above 0, and if 10,000 draws find no candidate that it allows.
 
     >>> from lib.search.chains import Chains
     >>> space = Within(Chains(), Chains().multiply_adds, limit=100_000)
@@ -64,7 +64,7 @@ class Within(Generic[C]):
         )
 
     def mutated(self, candidate: C, random: np.random.Generator) -> C:
-        """Draw an allowed neighbor; where 1,000 draws find none, any allowed candidate.
+        """Draw an allowed neighbor; if 1,000 draws find none, any allowed candidate.
 
         candidate: of the space.
         random: numpy's generator.

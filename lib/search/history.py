@@ -1,4 +1,4 @@
-"""What every search gets and gives: ``search(space, evaluate, budget=..., seed=...) -> History``."""
+"""What every search takes and returns: ``search(space, evaluate, budget=..., seed=...) -> History``."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +58,7 @@ class History(Generic[C]):
 
     @property
     def best(self) -> Evaluation[C]:
-        """The first row with the largest fitness. Raises ValueError where there is none, or every evaluation failed."""
+        """The first row with the largest fitness. Raises ValueError if there is none, or every evaluation failed."""
         if not self.rows:
             raise ValueError("the history has no evaluation: none of its candidates is the best")
         if not any(row.fitness > -math.inf for row in self.rows):

@@ -1,11 +1,11 @@
-r"""How long a network takes on the machine at hand, from a table with the time of each operation.
+r"""How long a network takes on this machine, from a table with the time of each operation.
 
 Every operation that a space can choose is timed once. The latency of a candidate is the sum over its operations,
 
 .. math:: \text{LAT}(m) = \sum_{o \in m} t_o ,
 
-so a search asks for thousands of latencies and times nothing more. :meth:`LatencyTable.validate` times whole networks
-and says how well the sums rank them. Run it on the board that the network is for:
+so a search can ask for thousands of latencies without timing anything more. :meth:`LatencyTable.validate` times whole
+networks and says how well the sums rank them. Make the table on the board that the network is for:
 
 ``latency_table(Chains()).save("board.json")``
 """
@@ -27,7 +27,7 @@ from lib.datasets import places
 
 C = TypeVar("C")
 Taken = TypeVar("Taken", contravariant=True)
-WARM_UP = 3  # runs before those that lib.measure lets pass: five in all
+WARM_UP = 3  # runs before the warm-up runs of lib.measure: five in all
 
 
 class Operation(Protocol):
@@ -82,7 +82,7 @@ class Validation:
 class LatencyTable(Generic[C]):
     """Times of all operations of a space on one device.
 
-    space: that the operations are of.
+    space: of the operations.
     device: as torch names it, "cpu" or "cuda:0".
     machine: name of the processor or of the accelerator.
     milliseconds: name of each operation -> the median of its runs.
@@ -174,9 +174,9 @@ def load(path: str | Path, space: Composed[C]) -> LatencyTable[C]:
     """Read a table that :meth:`LatencyTable.save` wrote, on this machine or on another.
 
     path: of the file.
-    space: that it is a table of.
+    space: that the table is for.
 
-    Raises FileNotFoundError where there is no such file, ValueError for a damaged one or one of another space.
+    Raises FileNotFoundError if there is no such file, ValueError for a damaged one or one of another space.
     """
     path = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Given networks as a space, for a table of latencies: their operations are what tracing finds, functions included.
+"""A space of given networks, for a table of latencies: their operations are what tracing finds, functions included.
 
 ``latency_table(Networks({"mine": model}, images))`` times each different operation of a model once on this machine.
 """
@@ -45,7 +45,7 @@ class Traced:
 class Networks:
     """Networks by name, each a candidate of :func:`lib.search.latency_table.latency_table`.
 
-    models: name -> network that torch.fx can trace; they are left as they were, and run in evaluation mode.
+    models: name -> network that torch.fx can trace; they are not changed, and run in evaluation mode.
     images: (n, channels, height, width), what one timed run computes; usually n = 1.
 
     Raises ValueError for no network, and for one that cannot be traced or does not take such images.
@@ -90,7 +90,7 @@ class Networks:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a traced network, and writes down what runs."""
+    """Runs a traced network, and records what runs."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced)

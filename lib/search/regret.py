@@ -11,7 +11,7 @@ C = TypeVar("C")
 
 
 def regret_points(history: History[C], truth: Mapping[C, float]) -> np.ndarray:
-    r"""Return what the search's choice lacks of the best candidate, after each evaluation.
+    r"""Return how far the search's choice falls short of the best candidate, after each evaluation.
 
     .. math:: r_t = \max_m a(m) - a(m_t)
 
@@ -21,7 +21,7 @@ def regret_points(history: History[C], truth: Mapping[C, float]) -> np.ndarray:
     history: of any search.
     truth: candidate -> accuracy in percent, for all candidates that may be chosen.
 
-    Returns percentage points, shape (evaluations,). While every evaluation has failed there is no choice, and the
+    Returns percentage points, shape (evaluations,). As long as every evaluation has failed there is no choice, and the
     regret is that of the worst candidate.
     Raises ValueError for an empty or not finite truth, and for a candidate that it lacks.
 

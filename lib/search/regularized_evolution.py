@@ -1,7 +1,7 @@
 """Regularized evolution: the best of a few is mutated, and the oldest of all dies (real2019regularized, algorithm 1).
 
-Age decides who dies, and not fitness, so that a candidate whose evaluation was lucky does not stay for ever: what
-survives is what is found good again and again.
+Age decides which one dies, not fitness, so that a candidate whose evaluation was lucky does not stay forever: only what
+does well again and again survives.
 """
 
 from collections import deque
@@ -28,8 +28,8 @@ def search(
 ) -> History[C]:
     """Evolve a population that starts at random; each step adds a child and removes the oldest.
 
-    The paper leaves ``population`` = 100 and ``tournament`` = 25 at work for 20,000 evaluations; the defaults here are
-    for budgets of some dozens. A candidate that comes up again is evaluated again, and counts.
+    The paper uses ``population`` = 100 and ``tournament`` = 25 for 20,000 evaluations; the defaults here are for
+    budgets of a few dozen. A candidate that comes up again is evaluated again, and counts.
 
     space: of candidates.
     evaluate: gives the fitness of a candidate; one that fails is a row that says so, and wins no tournament.
@@ -37,8 +37,8 @@ def search(
     seed: of the draws, 0 or more.
     population: P, 1 or more, default 10.
     tournament: S, members that are drawn with replacement, of which the fittest is the parent; 1 or more, default 3.
-    jobs: processes that evaluate, default 1. With more, so many children are bred from the same population at once, as
-        the paper's workers do, so the history depends on their number.
+    jobs: processes that evaluate, default 1. With more, that many children are bred from the same population at once,
+        as the paper's workers do, so the history depends on their number.
 
     Raises ValueError, before anything is evaluated, for sizes that are not accepted.
 
@@ -52,7 +52,7 @@ def search(
     random = np.random.default_rng(seed)
     # method
     rows = evaluated(evaluate, [space.sample(random) for _ in range(population)], jobs=jobs)
-    alive: deque[Evaluation[C]] = deque(rows, maxlen=population)  # a full one loses its oldest with each that is added
+    alive: deque[Evaluation[C]] = deque(rows, maxlen=population)  # when full, adding one drops the oldest
     while len(rows) < budget:
         children = [_child(space, alive, tournament, random) for _ in range(min(jobs, budget - len(rows)))]
         born = evaluated(evaluate, children, jobs=jobs)

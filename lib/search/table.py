@@ -1,4 +1,4 @@
-"""The table of all candidates of the tiny space, each trained with three seeds: the truth that searches are held to.
+"""The table of all candidates of the tiny space, each trained with three seeds: the truth that searches are judged by.
 
 ``chains.csv`` beside this file holds it. A search asks it instead of training, so hundreds of searches take seconds;
 :func:`measure` trains rows again. ``python -m lib.search.table`` writes all of it: ten minutes on one core.
@@ -31,7 +31,7 @@ SPACE = Chains(size=16, channels=3)
 DATA = "street-digits"
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 5, 32, 0.1
-# Of the rows. Since it is code, whatever was computed from other rows is known to be out of date.
+# Of the rows. Since it is part of the code, results that were computed from other rows count as out of date.
 DIGEST = "4871fcdca27e0bcf6a9cf8b0a2401a3dae1e93c62adc26f16e0b623ba06d2358"
 AGAIN = "restore the file, or measure all of it again: python -m lib.search.table"
 
@@ -90,7 +90,7 @@ class Table:
         return {row.candidate: float(np.mean(row.test)) for row in self.rows}
 
     def reliability(self) -> float:
-        r"""Return which share of the variance of the truths lies between candidates, and not between seeds.
+        r"""Return the share of the variance of the truths that lies between candidates, and not between seeds.
 
         .. math:: 1 - \frac{\text{mean variance over seeds}}{\text{seeds} \cdot \text{variance of the means}}
         """
@@ -118,8 +118,8 @@ def measure(candidates: Iterable[Chain], seeds: Sequence[int] = SEEDS, *, jobs: 
     seeds: of the initial weights and of the order of the images; default all of the table.
     jobs: processes, through joblib, default 1.
 
-    Returns one row for each candidate, with one accuracy for each seed. On the processor that the table is from, they
-    are the table's; another rounds otherwise, which moves an accuracy by a few points, less than another seed does.
+    Returns one row for each candidate, with one accuracy for each seed. On the processor that made the table, they are
+    the table's. Another one rounds differently, which moves an accuracy by a few points, less than another seed does.
     Raises ValueError for a candidate of another space, and for no seeds.
 
     >>> row, = measure([Chain(("conv1", "skip", "skip", "skip"))], [0])
@@ -159,10 +159,10 @@ def load(path: Path = PATH, *, digest: str = DIGEST) -> Table:
     """Read the table.
 
     path: of the file, default the one beside this module.
-    digest: that :func:`save` gave when it wrote the file, default that of the file beside this module.
+    digest: that :func:`save` returned when it wrote the file, default that of the file beside this module.
 
-    Raises FileNotFoundError where it is missing; ValueError where it is damaged, lacks a candidate, or was measured
-    with other data, options or seeds than this module's.
+    Raises FileNotFoundError if it is missing; ValueError if it is damaged, lacks a candidate, or was measured with
+    other data, options or seeds than this module's.
 
     >>> table = load()
     >>> len(table.rows), table.fingerprint["epochs"]
@@ -238,7 +238,7 @@ def _digest(lines: list[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure all candidates, write the table, and print its digest, which belongs into this file.
+    """Measure all candidates, write the table, and print its digest, which belongs in this file.
 
     arguments: of the command line: ``--jobs``, processes, default 2.
     """

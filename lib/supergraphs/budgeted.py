@@ -7,20 +7,20 @@ example x one mask H is drawn from all gates. Weights and gates minimize
     D = \Delta\big(f(x, E \circ H, \theta), y\big) + \lambda \max\big(0, C(H \circ E) - \mathbf C\big)
 
 with the loss :math:`\Delta`, the cost C of a network and the budget :math:`\mathbf C` (veniat2018learning). The
-expectation of D is linear in each :math:`\gamma_e`, so it is smallest where all of them are 0 or 1: at one
-architecture, for a large :math:`\lambda` the best one within the budget (Proposition 1). That holds for the global
-optimum; the gradient need not get there,
+expectation of D is linear in each :math:`\gamma_e`, so it is smallest where all of them are 0 or 1: at a single
+architecture, which for a large :math:`\lambda` is the best one within the budget (Proposition 1). That holds for the
+global optimum; the gradient need not get there,
 
 .. math:: \nabla L = \mathbb E\big[(D - \tilde D)\, \nabla_\Gamma \log P(H \mid \Gamma) + \nabla_\theta \Delta\big]
 
 (REINFORCE, williams1992reinforce). :math:`\tilde D` is the mean over the minibatch. In the end the gates with
 :math:`\gamma_e > 0.5` stay open, and the network that they leave is taken out.
 
-Unlike the published code: costs are divided by that of the whole supergraph, so that one :math:`\lambda` fits all kinds
-of cost; :math:`\tilde D` is the mean of the *other* examples, which removes the bias; Adam moves the gates, since by
-plain descent a gate is as slow as its edge is cheap, too slow for short training; and a mask that connects nothing is
-charged as the whole supergraph, or else closing every gate would be the way to meet a small budget. Left out: the
-two-sided penalty ("abs").
+Four things differ from the published code. Costs are divided by that of the whole supergraph, so that one
+:math:`\lambda` fits all kinds of cost. :math:`\tilde D` is the mean of the *other* examples, which removes the bias.
+Adam moves the gates, since by plain gradient descent the gates of cheap edges move too slowly for short training. A
+mask that connects nothing costs as much as the whole supergraph; otherwise closing every gate would meet a small
+budget. Left out: the two-sided penalty ("abs").
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ class Gated(nn.Module):
 
     @property
     def probabilities(self) -> Tensor:
-        """Of each gate, (edges,)."""
+        """The probability that each gate is open, (edges,)."""
         return self.logits.sigmoid()
 
     @property
@@ -134,7 +134,7 @@ def excess(masks: Tensor, graph: Graph, *, cost: Cost, budget: float, charge: Ch
     masks: bool, (n, edges). One that connects nothing costs as much as the whole supergraph.
     graph: of the supergraph.
     cost: what masks cost.
-    budget: the cost that is free, in its unit.
+    budget: the cost that is free, in the unit of ``cost``.
     charge: "sampled" (default): C is the cost of all open gates; "pruned": only of those on an open path.
 
     Returns (n,) float64, in the unit of the cost.
@@ -236,12 +236,12 @@ def fit(
 
 
 class _Sampled(nn.Module):
-    """The supergraph with one mask for each example in training mode, which it keeps; with the open gates otherwise."""
+    """The supergraph with one mask for each example in training mode, kept in ``masks``; otherwise with open gates."""
 
     def __init__(self, model: Gated, seed: int) -> None:
         super().__init__()
         self.model = model
-        self.random = np.random.default_rng([seed, 1])  # not the numbers that put the samples into order
+        self.random = np.random.default_rng([seed, 1])  # not the random numbers that order the samples
         self.masks = torch.zeros(0)
 
     def forward(self, images: Tensor) -> Tensor:

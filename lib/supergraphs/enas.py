@@ -6,8 +6,8 @@ children that it draws, each on one batch of validation images:
 
 .. math:: \nabla_\theta J = \frac1m \sum_k \big(R_k - b\big) \nabla_\theta \log \pi_\theta(a_k) + \beta \nabla H
 
-with a moving average b of the rewards and the entropy H of the controller. At the end some children are drawn; the
-best of them on one validation batch are kept and trained again from scratch. None is trained alone before.
+with a moving average b of the rewards and the entropy H of the controller. At the end some children are drawn, and the
+best of them on one validation batch are trained from scratch. No child is trained alone before that.
 
 Left out: the cells of the micro space, the recurrent cells for language, dropout, cutout, and the auxiliary classifier.
 The learning rate of the weights falls along half a cosine once; the paper restarts it four times.
@@ -52,7 +52,7 @@ class EnasHistory(History[C]):
     """What a search by ENAS leaves behind.
 
     rows: the children that were trained from scratch at the end, in the order of their shared accuracy.
-    passes: samples that went forward and backward to train the shared weights. What the rows cost is not in it.
+    passes: samples that went forward and backward to train the shared weights; training the rows is not counted.
     forwards: samples that only went forward, for the rewards.
     rewards: of all children that the controller learned from, accuracy on one batch in [0, 1], in their order.
     shared: the weights.
@@ -69,8 +69,8 @@ class EnasHistory(History[C]):
 class Controller(RecurrentPolicy[Macro]):
     r"""The controller of the macro space: for each layer an operation, then a skip or none from each earlier layer.
 
-    The LSTM runs twice a layer. Its first output chooses the operation, its second, h_i, is compared with those of the
-    earlier layers (authors' code):
+    The LSTM runs twice per layer. Its first output chooses the operation; its second, h_i, is compared with those of
+    the earlier layers (authors' code):
 
     .. math:: P(s_{ij} = 1) = \sigma(2 q_{ij}), \qquad
               q_{ij} = c \tanh\big(v^\top \tanh(W_1 h_j + W_2 h_i)\big)
@@ -158,8 +158,8 @@ def search(
 ) -> EnasHistory[C]:
     """Train a supergraph and its controller in turns, and evaluate the children that seem best at the end.
 
-    space: its candidates are networks; a :class:`MacroSpace`, or any other that lists its candidates. The network of
-        each of these is built once, so a :class:`~lib.supergraphs.shared.choices.Product` may have ``LISTED`` of them.
+    space: its candidates are networks; a :class:`MacroSpace`, or any other that lists its candidates. Each of their
+        networks is built once, so a :class:`~lib.supergraphs.shared.choices.Product` may have at most ``LISTED``.
     evaluate: gives the fitness of a candidate on its own: trained from scratch. One that raises, or whose fitness is
         not finite, is a row that says so.
     budget: evaluations, 1 or more; the paper makes one.
@@ -175,11 +175,11 @@ def search(
     controller_rate: learning rate of the controller, above 0; default 0.005 (authors' code: 0.001).
     decay: of the baseline, in [0, 1); default 0.95 (authors' code: 0.99).
     entropy_weight: beta, 0 or more; default 1e-4.
-    skip_prior: probability of a skip to which the controller is held, in (0, 1); default 0.4. Macro space only.
+    skip_prior: probability of a skip that the controller is pulled toward, in (0, 1); default 0.4. Macro space only.
     skip_weight: of this penalty, 0 or more; default 0.8.
-    finalists: children that are drawn at the end, 1 or more; default 10. More are drawn until as many as the budget
-        differ; a controller that has settled on fewer leaves the rest of the budget to draws in which each option of a
-        choice that leads to a candidate is as likely as the others.
+    finalists: children that are drawn at the end, 1 or more; default 10. More are drawn until there are as many
+        different ones as the budget. If the controller has settled on fewer, the rest are drawn at random: at each
+        choice, all options that lead to a candidate are equally likely.
     jobs: processes that evaluate, default 1.
 
     Returns the history; its rows are the ``budget`` evaluations at the end.

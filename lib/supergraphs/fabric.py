@@ -10,7 +10,7 @@ the coarser scale,
 (saxena2016convolutional). A finer map is read with stride 2; a coarser one is first doubled, with zeros between its
 pixels. Within the first layer the image is handed down from scale to scale. Within the last layer the answers are
 collected: downwards to one pixel to classify images, upwards to the size of the image to classify pixels.
-Each path from input to output is a network, and so is each connected subgraph. The whole fabric is trained as it is:
+Each path from input to output is a network, and so is each connected subgraph. The whole fabric is trained at once, as
 an ensemble of all its paths, which share weights. There are S - 1 + (L - 1)(3S - 2) + S - 1 edges.
 
 Batch norm follows each convolution, as in the fabrics of veniat2018learning; the authors normalize each node once,

@@ -56,7 +56,7 @@ def reward(accuracy: float, latency: float, target: float, *, exponents: tuple[f
 
 
 def check_target(target: float, exponents: tuple[float, float]) -> None:
-    """Raise ValueError for a target or exponents with which there is no reward.
+    """Raise ValueError for a target or exponents that give no reward.
 
     target: must be finite and above 0.
     exponents: two, finite, 0 or less.
@@ -121,7 +121,7 @@ def search(
     budget: candidates that are drawn and evaluated, 1 or more. One that is drawn again is evaluated again.
     seed: of all random draws, 0 or more.
     latency: of a candidate, above 0: from a table or measured. It is called in this process, one candidate after the
-        other, since a network is measured wrong while others run.
+        other, since times that are measured while other networks run are wrong.
     target: T, above 0, in the unit of the latency.
     exponents: w up to the target and beyond it, 0 or less; ``SOFT`` (default) or ``HARD``.
     controller: "recurrent" (default), an LSTM as in the paper, or "softmax", choices that do not depend on each other.

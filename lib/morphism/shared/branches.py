@@ -19,7 +19,7 @@ class Branches(nn.Module):
     merge: "add", "mean" or "concat" of the outputs.
     axis: of the channels, default 1; -1 for linear layers.
 
-    Raises ValueError for fewer than two branches, and for allocations and merges that there are not.
+    Raises ValueError for fewer than two branches, and for an unknown allocation or merge.
 
     >>> halves = Branches([nn.ReLU(), nn.Identity()], allocation="split", merge="concat")
     >>> halves(torch.tensor([[-1.0, 2.0, -3.0]])).tolist()

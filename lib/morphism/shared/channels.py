@@ -1,4 +1,4 @@
-"""New channels for a group of layers: where they go in all that computes, carries and reads them (chen2016net2net)."""
+"""New channels for a group of layers: where they go in those that compute, carry and read them (chen2016net2net)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ class Plan:
     """Where the channels of a wider group come from.
 
     sources: (width,) number of the old channel that each new one copies.
-    fresh: (width,) bool, True for the channels that were not there.
+    fresh: (width,) bool, True for the new channels.
     """
 
     sources: Tensor
@@ -36,7 +36,7 @@ class Gain:
     """What one layer gains.
 
     rows: number of the old filter or channel for each new one; None where it computes and carries as many as before.
-    fresh: which of the rows were not there.
+    fresh: which of the rows are new.
     columns: number of the old input for each new one; empty where it reads as many as before.
     factors: of the columns, float64.
     """
@@ -48,7 +48,7 @@ class Gain:
 
 
 def planned(group: Group, width: int, generator: torch.Generator) -> Plan:
-    """Draw which old channel each new one copies; each part of a grouped convolution gains as many.
+    """Draw which old channel each new one copies; each part of a grouped convolution gains the same number.
 
     group: to be widened.
     width: channels afterwards, more than before and a multiple of the parts.
@@ -108,7 +108,7 @@ def gains(model: nn.Module, group: Group, plan: Plan, *, copies: bool) -> dict[s
 def widened(model: nn.Module, gained: dict[str, Gain], *, random: torch.Generator | None) -> nn.Module:
     """Copy a network with more channels.
 
-    model: left as it was.
+    model: not changed.
     gained: layer name -> what it gains.
     random: draws the weights of new filters, with the standard deviation of the layer's old ones; None copies them.
 

@@ -1,4 +1,4 @@
-"""What a morph may be asked of, and the proof that it keeps the function."""
+"""Which networks can be morphed, and the proof that a morph keeps the function."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +13,7 @@ from lib.structure.tracing import check as check_dense
 
 
 def check(model: nn.Module, example: Tensor) -> None:
-    """Raise ValueError for a network that cannot be morphed at all, and for inputs that are no example.
+    """Raise ValueError for a network that cannot be morphed at all, and for inputs that are not an example.
 
     model: any network.
     example: (n, ...).
@@ -32,7 +32,7 @@ def check(model: nn.Module, example: Tensor) -> None:
 
 
 def check_noise(noise: float) -> None:
-    """Raise ValueError for noise that is negative or no number.
+    """Raise ValueError for noise that is negative or not finite.
 
     noise: 0 or more.
 
@@ -45,7 +45,7 @@ def check_noise(noise: float) -> None:
 def check_untied(model: nn.Module, name: str) -> None:
     """Raise ValueError for a module that shares a tensor with a part of the network outside of it.
 
-    A module that is used under several names shares nothing by that.
+    Using a module under several names does not count as sharing.
 
     model: any network.
     name: of one of its modules.
@@ -76,7 +76,7 @@ def draw(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tens
 def replaced(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Copy a network with another module in place of one of its own, under all names that this one has.
 
-    model: left as it was.
+    model: not changed.
     name: of the module to replace.
     module: that takes its place, itself not copied.
 
@@ -90,13 +90,13 @@ def replaced(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def proved(model: nn.Module, morphed: nn.Module, example: Tensor, what: str, *, training: bool = True) -> nn.Module:
-    """Return the morphed network, after both gave the same answers in evaluation and in training mode.
+    """Return the morphed network, once both gave the same answers in evaluation and in training mode.
 
     In training mode, batch norm uses batch statistics; dropout and stochastic depth are held still. Outputs agree where
     they differ by less than 1e-4 of the largest value, or where rounding is magnified, by 1e-6 of it in float64.
 
-    model: the network; left as it was.
-    morphed: the morphed one; left as it was.
+    model: the network; not changed.
+    morphed: the morphed one; not changed.
     example: inputs, (n, ...), of which up to eight are used; random ones where they are constant.
     what: names the morph, for the error.
     training: whether training mode is compared; default True.
@@ -129,7 +129,7 @@ def _varied(inputs: Tensor) -> Tensor:
 def largest_difference(model: nn.Module, morphed: nn.Module, inputs: Tensor, *, training: bool = False) -> float:
     """Compare what two networks compute: the largest difference of their outputs, in units of the largest output.
 
-    model, morphed: the two networks; left as they were.
+    model, morphed: the two networks; not changed.
     inputs: that both take, (n, ...).
     training: whether in training mode, with batch statistics but without dropout; default False, evaluation mode.
 

@@ -1,4 +1,4 @@
-r"""What to evaluate next: what is believed of architectures, and the search for the one that promises most.
+r"""What to evaluate next: beliefs about architectures, and the search for the most promising one.
 
 A Gaussian process predicts the mean :math:`\mu` and the standard deviation :math:`\sigma` of the fitness. What counts
 is the upper confidence bound of jin2019autokeras,
@@ -25,7 +25,7 @@ LEAST_NOISE = 1e-10  # the authors' default; with less, rounding can make the ke
 
 
 class Beliefs:
-    """What a Gaussian process makes of the architectures whose fitness is known.
+    """A Gaussian process, fitted to the architectures whose fitness is known.
 
     known: the architectures, 1 or more.
     values: their fitness, finite.
@@ -67,7 +67,7 @@ class Chooser(Generic[C]):
     """Chooses what to evaluate next.
 
     space: where candidates come from.
-    describe: what the edit distance knows of a candidate.
+    describe: gives the description of a candidate that the edit distance compares.
     morph: draws a morph of a candidate with numpy's generator.
     beta: weight of the standard deviation in the bound, 0 or more.
     skip_weight: of skip connections in the edit distance, above 0.
@@ -126,7 +126,7 @@ class Chooser(Generic[C]):
         rows: the evaluations so far.
         count: how many.
 
-        Returns each with its way from the evaluated candidate that it is a morph of; fewer where no more are new.
+        Returns each with its path from the evaluated candidate it was morphed from; fewer if no more are new.
         """
         tried = {self.describe(row.candidate) for row in rows}
         worked = [(place, row) for place, row in enumerate(rows) if not row.failure]

@@ -18,20 +18,20 @@ NORMS = ("none", "measured", "residual")
 def deepen(
     model: nn.Module, layer: str, example: Tensor, *, kernel: int = 3, batch_norm: str = "none", seed: int = 0
 ) -> nn.Module:
-    r"""Insert a layer that begins as the identity after a layer, its norm and its activation; the activation follows.
+    r"""Insert a layer that begins as the identity, with a second activation, after a layer, its norm and activation.
 
     The new layer is ``<layer>_deeper``, a convolution that keeps channels and sizes, or a linear layer.
 
-    model: any network that ``torch.fx`` can trace; left as it was.
+    model: any network that ``torch.fx`` can trace; not changed.
     layer: a convolution or linear layer whose output, after its norm, goes through ReLU, ReLU6 or Hardtanh and nothing
         else. Only for these is :math:`\sigma(\sigma(x)) = \sigma(x)`; ``morph_depth`` works before any activation.
-    example: inputs, (n, ...); for "measured" as many as there are, otherwise one will do.
-    kernel: size of the new convolution, odd; default 3. Of no use for a linear layer.
+    example: inputs, (n, ...); for "measured" as many as you have, otherwise one will do.
+    kernel: size of the new convolution, odd; default 3. Ignored for a linear layer.
     batch_norm: of the new layer, ``<layer>_deeper_norm``.
         "none" (default): there is none. The same function in both modes.
         "measured": :math:`\gamma = \sqrt{v + \epsilon}, \beta = m` with the mean and the variance of what arrives, as
         measured on the example (chen2016net2net). The same function in evaluation mode. In training mode it is the
-        same only for a batch with just these statistics; so that mode is not compared.
+        same only for a batch with exactly these statistics, so that mode is not compared.
         "residual": x + norm(convolution(x)), with a random convolution and :math:`\gamma = \beta = 0`. The same
         function in both modes, for any batch; but the new layer has a skip around it.
     seed: of the random convolution of "residual"; default 0.
@@ -76,7 +76,7 @@ def deepen(
 
 
 def deepened(graph: Graph, layer: str) -> fx.Node:
-    """Return after which node a layer is deepened. Raises ValueError where that would change the function.
+    """Return the node after which a layer is deepened. Raises ValueError where that would change the function.
 
     graph: of the network.
     layer: its name.
@@ -118,7 +118,7 @@ def _silent(like: Any) -> nn.Module:
 
 
 def _measured(graph: Graph, like: Any, node: fx.Node, example: Tensor) -> nn.Module:
-    """Batch norm that undoes itself for the statistics of what a node gives."""
+    """Batch norm that is the identity for the statistics of what a node gives."""
     norm = _blank_norm(like)
 
     def note(other: fx.Node, value: Any) -> None:

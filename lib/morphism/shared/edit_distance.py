@@ -2,7 +2,7 @@ r"""Edit distance of two architectures: how much must change to turn one into th
 
 .. math:: d(f_a, f_b) = D_l(L_a, L_b) + \lambda\, D_s(S_a, S_b)
 
-:math:`D_l` edits the layers: an inserted or deleted layer costs 1, and another width costs
+:math:`D_l` edits the layers: an inserted or deleted layer costs 1, and a changed width costs
 :math:`|w_a - w_b| / \max(w_a, w_b)`. :math:`D_s` pairs the skip connections: each one without a partner costs 1.
 All costs are at most 1, so that both parts, and their sum, are metrics.
 """
@@ -33,10 +33,10 @@ class Skip(NamedTuple):
 
 @dataclass(frozen=True)
 class Description:
-    """What the distance knows of an architecture. Two that differ must have two descriptions.
+    """What the distance knows of an architecture. Architectures that differ must have different descriptions.
 
     convolutions: width of each convolution, 1 or more; where layers differ in more than their width, a number that
-        tells them apart, such as their weights.
+        tells them apart, such as how many weights they have.
     dense: width of each dense layer, 1 or more.
     skips: skip connections, in any order.
 
@@ -97,7 +97,7 @@ def _check(skip_weight: float) -> None:
 
 
 class Distances:
-    """The same distances, for a search that asks for many of them again and again: what was computed is kept.
+    """The same distances, kept for a search that asks for many of them again and again.
 
     skip_weight: lambda, above 0.
 
@@ -118,7 +118,7 @@ class Distances:
         """Compute the edit distance of each of the first to each of the second, (m, n) float64.
 
         first: (m,) architectures, which may be new.
-        second: (n,) architectures, most of which were there before.
+        second: (n,) architectures, most of which were asked for before.
         """
         if len(self._rows) > MOST_KEPT:
             self._rows, self._columns, self._table = {}, {}, np.zeros((0, 0))
@@ -194,7 +194,7 @@ def skips_distance(first: tuple[Skip, ...], second: tuple[Skip, ...]) -> float:
 
 
 def skip_distance(first: Skip, second: Skip) -> float:
-    """Compare start and length of two skip connections; of two kinds, they are 1 apart.
+    """Compare start and length of two skip connections; those of different kinds are 1 apart.
 
     first, second: skip connections.
 

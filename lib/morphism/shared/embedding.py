@@ -7,9 +7,9 @@ each size :math:`2^i < n`,
     \rho(x, y)^2 = \frac{1}{m} \sum_{k=1}^{m} \big(\rho_{S_k}(x) - \rho_{S_k}(y)\big)^2 \le d(x, y)^2 .
 
 The kernel :math:`e^{-\rho^2}` of vectors is positive semidefinite, which :math:`e^{-d^2}` of a metric need not be
-(jin2019autokeras). A new point has coordinates too, by the same sets: the kernel between new points and
-old ones is the one that the old ones have among themselves. The authors' code takes :math:`e^{-d^2}` there, and its
-loop draws one set less for each larger size; both are corrected here.
+(jin2019autokeras). New points get coordinates from the same sets, so one kernel serves between new and old points and
+among the old ones. The authors' code takes :math:`e^{-d^2}` for new points, and its loop draws one set less for each
+larger size; both are corrected here.
 """
 
 import math
@@ -33,7 +33,7 @@ class Embedding:
 
         distances: (m, n).
 
-        Returns (m, sets), over the root of the number of sets, so that no two points are farther apart than before.
+        Returns (m, sets), divided by the root of the number of sets, so that no two points get farther apart.
 
         >>> Embedding((np.array([0]), np.array([0, 1]))).coordinates(np.array([[0.0, 2.0], [2.0, 0.0]])) ** 2
         array([[0., 0.],
@@ -52,7 +52,7 @@ def draw(points: int, random: np.random.Generator) -> Embedding:
     points: n, 1 or more.
     random: numpy's generator.
 
-    Returns the embedding, with ceil(ln n) sets of each size 1, 2, 4, ... below n; of one point, with one set.
+    Returns the embedding, with ceil(ln n) sets of each size 1, 2, 4, ... below n; for one point, with one set.
     Raises ValueError for no point.
 
     >>> [len(drawn) for drawn in draw(8, np.random.default_rng(0)).sets]

@@ -19,11 +19,11 @@ def factored(
 
     The fit is exact at once where one of the two has as many numbers as :math:`\tilde G` for each of its inputs or
     outputs (the sufficient condition of wei2016network). Where the given sizes are too small for that, one of the two
-    kernels is made smaller (algorithm 2); padded with zeros to its own size, it is the same.
+    kernels is made smaller (algorithm 2); the caller pads it with zeros to the size that was asked for.
 
     weight: G, (groups, outputs, inputs, *kernel), with one odd kernel for all axes or none (a linear layer).
     kernels: sizes of F_1 and F_2, odd.
-    width: number of the m, for each group.
+    width: number of channels m between the two, for each group.
     generator: draws the start, an orthogonal matrix.
 
     Returns F_1 (groups, width, inputs, *k_1) and F_2 (groups, outputs, width, *k_2) with kernels that are as large as
@@ -85,7 +85,7 @@ def _alternated(
 
 
 def _solved(goal: Tensor, second: Tensor, kernel: int) -> tuple[Tensor, float]:
-    """F_1 of the least squares for a given F_2, and the norm of what it misses in units of the goal's."""
+    """The least-squares F_1 for a given F_2, and the norm of what it misses in units of the goal's."""
     groups, width, sizes = len(second), second.shape[2], second.shape[3:]
     columns, axes = goal.shape[2], len(sizes)
     if all(size == 1 for size in sizes):  # each place of the kernel by itself

@@ -1,9 +1,9 @@
-r"""A Gaussian process with a given kernel: what is known about a function after a few of its values.
+r"""A Gaussian process with a given kernel: what is known about a function from a few of its values.
 
 .. math:: \mu_* = K_* (K + \sigma^2 I)^{-1} y, \qquad
     \sigma_*^2 = \operatorname{diag}\big(K_{**} - K_* (K + \sigma^2 I)^{-1} K_*^\top\big)
 
-By the Cholesky factor of K, without an inverse.
+It is computed from a Cholesky factor, without an inverse.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """What :func:`fit` leaves.
+    """What :func:`fit` returns.
 
     factor: (n, n), the lower Cholesky factor of K + noise I.
     weights: (n,), (K + noise I)^-1 y.

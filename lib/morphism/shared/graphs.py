@@ -11,7 +11,7 @@ from lib.morphism.shared.layers import layer_named
 from lib.structure.apart import copied, twin, undisturbed
 from lib.structure.group import INSTANCE_NORM, PER_CHANNEL
 
-IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Hardtanh)  # applied twice, they do what they do once
+IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Hardtanh)  # applying them twice is the same as once
 ELEMENTWISE = (
     *(*IDEMPOTENT, nn.PReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardswish, nn.Hardsigmoid),
@@ -28,7 +28,7 @@ class Graph:
 
     Modules that the network never calls are not in it.
 
-    model: any network that ``torch.fx`` can trace; left as it was.
+    model: any network that ``torch.fx`` can trace; not changed.
     example: one or more inputs, (n, ...); the first is run through the network.
 
     ``module`` is the copy, ``shapes`` node name -> shape.
@@ -117,7 +117,7 @@ class Graph:
         return calls[0]
 
     def end(self, name: str) -> fx.Node:
-        """Return where a layer ends: after the norm and the activation that follow it, if nothing else reads between.
+        """Return where a layer ends: after the norm and activation that follow it, if nothing else reads in between.
 
         name: of the layer.
         """
@@ -138,7 +138,7 @@ class Graph:
         """Whether a node is an elementwise activation.
 
         node: of the graph.
-        idempotent: whether only those count that do the same when applied twice; default False.
+        idempotent: whether only those count for which applying them twice is the same as once; default False.
         """
         kinds, names = (IDEMPOTENT, IDEMPOTENT_NAMES) if idempotent else (ELEMENTWISE, ELEMENTWISE_NAMES)
         if node.op == "call_module":
@@ -159,7 +159,7 @@ class Graph:
         return clone
 
     def add(self, name: str, module: nn.Module) -> str:
-        """Add a module under a name, with a number behind it where the name is taken; return the name.
+        """Add a module under a name, followed by a number if the name is taken; return the name.
 
         name: dotted.
         module: any.

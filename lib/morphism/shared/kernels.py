@@ -13,12 +13,12 @@ from lib.structure.group import CONVOLUTION
 
 @torch.no_grad()
 def grow_kernel(model: nn.Module, layer: str, example: Tensor, *, kernel: int) -> nn.Module:
-    """Make the kernel of a convolution larger: zeros around the old one, and as much more padding (wei2016network).
+    """Make the kernel of a convolution larger: zeros around the old one, and more padding to match (wei2016network).
 
-    model: any network; left as it was.
+    model: any network; not changed.
     layer: a convolution of odd kernels; also grouped, depthwise, with a stride or dilated.
     example: one or more inputs, (n, ...).
-    kernel: size along each axis, odd, larger than now along one axis at least.
+    kernel: size along each axis, odd, larger than now along at least one axis.
 
     Returns the copy with the larger kernel. Raises ValueError for a layer that is no such convolution or shares a
     weight with another one, and for a kernel that is even or not larger.

@@ -58,7 +58,7 @@ def check_odd(name: str, layer: Any) -> None:
 
 
 def padding_for(layer: Any, kernel: int) -> tuple[int, ...]:
-    """Return the padding with which a larger kernel, zeros around the old one, reads the same places.
+    """Return the padding with which a larger kernel, the old one with zeros around it, reads the same places.
 
     layer: convolution of odd kernels.
     kernel: the larger size, odd.
@@ -81,7 +81,7 @@ def resized(
 ) -> Any:
     """Copy a layer, with a weight of other sizes. Its bias stays.
 
-    like: convolution or linear layer; left as it was.
+    like: convolution or linear layer; not changed.
     weight: (outputs, inputs per group, *kernel).
     padding, stride: of a convolution, for each axis; default those of ``like``.
 
@@ -104,11 +104,11 @@ def resized(
 
 
 def blank(like: Any, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> Any:
-    """Make a convolution that keeps sizes, or a linear layer, of zeros: of the device, type and mode of a given layer.
+    """Make a convolution that keeps sizes, or a linear layer, of zeros, with a given layer's device, dtype and mode.
 
     like: convolution or linear layer.
     inputs, outputs: of the new one.
-    kernel: odd; of no use for a linear layer.
+    kernel: odd; ignored for a linear layer.
     bias: whether it has one; default True.
 
     >>> blank(nn.Conv2d(1, 4, 5, stride=2), 4, 6, 3)

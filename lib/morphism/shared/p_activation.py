@@ -1,4 +1,4 @@
-"""An activation that begins as the identity, so that it can stand between any two layers (wei2016network)."""
+"""An activation that begins as the identity, so that it can go between any two layers (wei2016network)."""
 
 import torch
 from torch import Tensor, nn

@@ -17,9 +17,9 @@ def dense(name: str, layer: Any, n: int, *, inputs: bool) -> list[nn.Module]:
     """Cut a layer into parts that read parts of its inputs (and are added), or compute parts of its outputs.
 
     name: of the layer, for errors.
-    layer: a convolution without groups, or a linear layer; left as it was.
+    layer: a convolution without groups, or a linear layer; not changed.
     n: number of parts; of c channels the first c % n parts get one more.
-    inputs: whether the inputs are shared; otherwise the outputs.
+    inputs: whether the inputs are divided among the parts; otherwise the outputs.
 
     Raises ValueError for other layers, and for fewer channels than parts.
 
@@ -50,7 +50,7 @@ def by_channel(name: str, layer: Any, n: int, *, channels: int) -> list[nn.Modul
     """Cut a layer that works on each channel, or each group of channels, by itself into parts of its channels.
 
     name: of the layer, for errors.
-    layer: a grouped convolution, batch norm, pooling, an activation or the identity; left as it was.
+    layer: a grouped convolution, batch norm, pooling, an activation or the identity; not changed.
     n: number of parts; of c channels the first c % n parts get one more.
     channels: that the layer reads.
 

@@ -30,9 +30,9 @@ def count(network: nn.Module, example: Tensor) -> int:
 
     .. math:: p(v) = p_{\text{inside}}(v) \sum_{u \to v} p(u)
 
-    Only what carries tensors counts: a size that is read from a tensor is no connection.
+    Only what carries tensors counts: a size that is read from a tensor is not a connection.
 
-    network: any network that ``torch.fx`` can trace, with one input; left as it was.
+    network: any network that ``torch.fx`` can trace, with one input; not changed.
     example: one or more inputs, (n, ...), on the network's device, which may be "meta".
 
     Raises what ``torch.fx`` raises where it cannot trace the network, and what the network raises on the example.

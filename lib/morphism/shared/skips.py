@@ -20,7 +20,7 @@ def add_skip(model: nn.Module, start: str, end: str, example: Tensor) -> nn.Modu
     x and y are taken after the norm and the activation of their layers. P, ``<end>_skip``, is a 1 x 1 convolution or a
     linear layer. Maps of another size are averaged to the size of y; from maps to vectors, over all places.
 
-    model: any network that ``torch.fx`` can trace; left as it was.
+    model: any network that ``torch.fx`` can trace; not changed.
     start: the earlier convolution or linear layer.
     end: the later one.
     example: one or more inputs, (n, ...).
@@ -50,7 +50,7 @@ def add_skip(model: nn.Module, start: str, end: str, example: Tensor) -> nn.Modu
 
 
 def skipped(graph: Graph, start: str, end: str) -> tuple[fx.Node, fx.Node]:
-    """Return the nodes that a skip joins. Raises ValueError where there can be none.
+    """Return the nodes that a skip joins. Raises ValueError if no skip is possible.
 
     graph: of the network.
     start, end: names of the layers.
@@ -74,7 +74,7 @@ def add_concat(model: nn.Module, start: str, layer: str, example: Tensor) -> nn.
     The earlier output is taken after the norm and the activation of its layer. Maps of another size are averaged to
     the size of the input.
 
-    model: any network that ``torch.fx`` can trace; left as it was.
+    model: any network that ``torch.fx`` can trace; not changed.
     start: the earlier convolution or linear layer.
     layer: the one that reads more: a linear layer, or a convolution without groups.
     example: one or more inputs, (n, ...).
@@ -106,7 +106,7 @@ def add_concat(model: nn.Module, start: str, layer: str, example: Tensor) -> nn.
 
 
 def concatenated(graph: Graph, start: str, layer: str) -> tuple[fx.Node, fx.Node, fx.Node]:
-    """Return the node to read, the present input of a layer, and its call. Raises ValueError where it cannot read more.
+    """Return the node to read, the current input of a layer, and its call. Raises ValueError if it cannot read more.
 
     graph: of the network.
     start, layer: names of the layers.

@@ -1,4 +1,4 @@
-"""Put several layers, or several branches of them, in place of one (wei2016network, wei2017modularized)."""
+"""Replace one layer by several, or by several branches of several (wei2016network, wei2017modularized)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,9 @@ def morph_depth(
     width: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Make several layers of one, with P-activations between them: a :func:`subnet` of one branch (wei2016network).
+    """Replace a layer by several, with P-activations between them: a :func:`subnet` of one branch (wei2016network).
 
-    model: any network; left as it was.
+    model: any network; not changed.
     layer: a convolution of odd kernels, or a linear layer.
     example: one or more inputs, (n, ...).
     kernels: of the layers, odd; default that of the layer and 3, or two ones for a linear layer.
@@ -54,7 +54,7 @@ def subnet(
     width: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    r"""Put a subnet in place of a layer: parallel branches, each a sequence of layers, whose outputs are added.
+    r"""Replace a layer by a subnet: parallel branches, each a sequence of layers, whose outputs are added.
 
     The layer G is shared among B branches, each of which computes G / B. In a branch of several layers,
 
@@ -64,14 +64,14 @@ def subnet(
     its kernel. Between them is a P-activation, which begins as the identity (:class:`PActivation`). The first layer has
     the padding of all, the last one the stride and the bias: padding in between would change the borders.
 
-    model: any network; left as it was.
+    model: any network; not changed.
     layer: a convolution of odd kernels, also grouped or depthwise, or a linear layer.
     example: one or more inputs, (n, ...).
     branches: kernel sizes of the layers of each branch, odd, such as ((3, 3), (5,)): a branch of two layers and one of
         one. Those of a branch reach at least as far as the layer's kernel: sum(k - 1) >= kernel - 1. Ones for a linear
         layer.
     width: channels between layers, a multiple of the layer's groups; default as many as the layer has inputs or
-        outputs, whichever is more. Fewer may not do for an exact solution.
+        outputs, whichever is more. With fewer there may be no exact solution.
     seed: of the start of the least squares; default 0.
 
     Returns the copy. Raises ValueError for a layer that does not exist or shares a weight with another one, even

@@ -1,4 +1,4 @@
-r"""Search a tree of morphs for the one that promises most (jin2019autokeras, algorithm 1).
+r"""Search a tree of morphs for the most promising one (jin2019autokeras, algorithm 1).
 
 The tree starts from all evaluated networks. The most promising one leaves the queue, and with the probability
 :math:`e^{\min((\alpha - \alpha^*) / T,\; 1)}` eight random morphs of it enter, where :math:`\alpha^*` is the best bound
@@ -25,7 +25,7 @@ class Node(Generic[C]):
     """A candidate in the tree.
 
     path: from the evaluated candidate that it comes from to itself, each a morph of the one before.
-    parent: the row of that evaluated one; None for a candidate that comes from none.
+    parent: the row of that evaluated candidate; None if there is none.
     """
 
     path: tuple[C, ...]
@@ -57,7 +57,7 @@ def climb(
     tried: architectures that do not count.
     random: numpy's generator.
 
-    Returns the node; None where no morph is new. Raises ValueError for another number of scores than of roots.
+    Returns the node; None if no morph is new. Raises ValueError unless there is one score for each root.
 
     >>> node = climb(
     ...     [Node((10,))],

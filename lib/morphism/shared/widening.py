@@ -1,4 +1,4 @@
-"""Give a layer more channels that change nothing (chen2016net2net, wei2016network)."""
+"""Give a layer more channels without changing the function (chen2016net2net, wei2016network)."""
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def widen(
     noise: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    r"""Give a layer more channels, and with it everything that its channels are tied to.
+    r"""Give a layer, and everything its channels are tied to, more channels.
 
     Channel j of the wider layer is a copy of channel g(j) of the old one,
 
@@ -35,15 +35,15 @@ def widen(
     channel; layers that an addition ties are widened with it; after a flatten each place of a map has its column. These
     ties are the groups of :func:`lib.structure.groups`.
 
-    model: any network that can be traced by :mod:`lib.structure`; left as it was.
+    model: any network that can be traced by :mod:`lib.structure`; not changed.
     layer: a convolution or linear layer that computes the channels of a group.
     example: one or more inputs, (n, ...).
     width: channels afterwards, more than now; where grouped convolutions compute or read the channels in parts, a
         multiple of these.
-    new: "copies" (default), or "zeros": new filters are random, and weigh nothing in the layers that read them
+    new: "copies" (default), or "zeros": new filters are random, and have weight zero in the layers that read them
         (wei2016network).
     noise: standard deviation of what is added to new filters, in units of that of the layer's weights; 0 (default)
-        is exact. The authors of cai2018path take 0.006.
+        is exact. The authors of cai2018path use 0.006.
     seed: of g, of random filters and of noise; default 0.
 
     Returns the wider copy. Raises ValueError for a layer that does not exist or whose channels cannot be widened (they

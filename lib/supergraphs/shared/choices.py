@@ -23,12 +23,12 @@ class Choices(Protocol[C_co]):
 
     @property
     def options(self) -> tuple[tuple[Hashable, ...], ...]:
-        """The options of each choice. Choices with the same options mean the same, at another place."""
+        """The options of each choice. Choices with the same options mean the same thing in different places."""
 
     def candidate(self, numbers: Sequence[int]) -> C_co:
         """Return the candidate that these choices make.
 
-        numbers: one for each choice, the place of what is chosen among its options.
+        numbers: one for each choice, the index of the chosen option.
         """
 
     def allowed(self, before: Tensor) -> Tensor | None:
@@ -41,7 +41,7 @@ class Choices(Protocol[C_co]):
 
 
 class Product(Generic[C]):
-    """A space in which every combination of options is a candidate: what its choices make a search space."""
+    """A search space in which every combination of options is a candidate."""
 
     @property
     @abstractmethod
@@ -103,11 +103,11 @@ class Product(Generic[C]):
 
 
 class Listed(Generic[C]):
-    """Candidates from a list as choices: the values that they are made of, one after another.
+    """A list of candidates as choices: the values that they are made of, one after another.
 
     A candidate is taken apart into the fields of its dataclass and the items of its tuples. Only choices that lead to a
-    candidate of the list are allowed. Where candidates are of different lengths, the short ones choose ``...`` for what
-    they do not have.
+    candidate of the list are allowed. If candidates differ in length, the short ones choose ``...`` for what they do
+    not have.
 
     candidates: values; those that are equal count once.
 

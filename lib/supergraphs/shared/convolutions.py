@@ -26,8 +26,8 @@ class Neighbors(nn.Module):
     width: channels of input and output, 1 or more.
     stride: default 1.
 
-    A depthwise convolution of three channels each. Beyond the first and the last channel it reads zeros, so 18 of its
-    27 ``width`` weights are never used.
+    It is a grouped convolution with three channels per group. Beyond the first and the last channel it reads zeros, so
+    18 of its 27 · ``width`` weights are never used.
 
     >>> layer = Neighbors(5)
     >>> image = torch.zeros(1, 5, 4, 4)

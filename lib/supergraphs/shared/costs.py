@@ -69,9 +69,9 @@ class Sum:
 class Makespan:
     r"""The cost of a mask is the number of steps that n machines need for it (veniat2018learning, distributed cost).
 
-    Each layer takes one step on one machine, and must wait for the layers that it reads. The machines are served
-    greedily: in topological order, each layer runs in the first step that is late enough and has a free machine. Layers
-    that lead nowhere are not run, so a mask costs as much as the network that is left of it.
+    Each layer takes one step on one machine, and must wait for the layers that it reads. The schedule is greedy: in
+    topological order, each layer runs in the first step that is late enough and has a free machine. Layers that lead
+    nowhere are not run, so a mask costs as much as the network that is left of it.
 
     graph: of the supergraph.
     machines: n, 1 or more.
@@ -114,7 +114,7 @@ class Makespan:
 def multiply_adds(network: Network, shape: tuple[int, ...]) -> dict[str, int]:
     """Count the multiply-adds of each edge, and of "stem" and "head", for one image.
 
-    network: all of it runs once; it is left as it was.
+    network: all of it runs once; it is not changed.
     shape: of an image, (channels, height, width).
 
     Raises ValueError for an edge that is called "stem" or "head".
@@ -153,7 +153,7 @@ def _parts(network: Network) -> dict[str, nn.Module]:
 
 
 def check_limit(budget: float, cost: Cost) -> None:
-    """Raise ValueError for a budget that no connected network fits in or that is not finite, and where all is free.
+    """Raise ValueError for a budget that is not finite or too small for every network, and if everything is free.
 
     budget: the largest cost, in the unit of the cost.
     cost: what masks cost.
@@ -165,7 +165,7 @@ def check_limit(budget: float, cost: Cost) -> None:
 
 
 def random_mask(graph: Graph, cost: Cost, *, budget: float, seed: int, tries: int = 50) -> Tensor:
-    """Draw a connected mask that spends a budget: random paths together, until no other one fits.
+    """Draw a connected mask that uses up a budget, by adding random paths until no other one fits.
 
     graph: of the supergraph.
     cost: what masks cost.
@@ -173,8 +173,8 @@ def random_mask(graph: Graph, cost: Cost, *, budget: float, seed: int, tries: in
     seed: integer.
     tries: paths that are drawn and do not fit before the mask is done, default 50.
 
-    Returns a mask, bool (edges,). Raises ValueError for a budget below the cheapest connected network, and where none
-    of the first 20 x ``tries`` paths fits alone.
+    Returns a mask, bool (edges,). Raises ValueError for a budget below the cheapest connected network, and if none of
+    the first 20 x ``tries`` paths fits alone.
 
     >>> from lib.supergraphs.fabric import trellis
     >>> graph = trellis(layers=3, scales=4)

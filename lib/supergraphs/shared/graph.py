@@ -83,7 +83,7 @@ class Graph:
         return [i for node in self.nodes for i in self.leaving[node]]
 
     def live(self, masks: Tensor) -> Tensor:
-        """Prune: keep of each mask the edges that lie on a path from input to output whose edges are all on.
+        """Prune: keep only the edges of each mask that lie on a path from input to output whose edges are all on.
 
         masks: bool, (edges,) or (n, edges).
 

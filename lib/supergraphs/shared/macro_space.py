@@ -3,13 +3,13 @@ r"""The macro space of ENAS: whole networks of L layers, each with one of six op
 .. math:: x_i = \operatorname{BN}\Big(o_i(x_{i-1}) + \sum_{j < i} s_{ij} x_j\Big), \qquad
           6^L \, 2^{L (L - 1) / 2} \ \text{networks}
 
-(pham2018efficient, section 2.3). A convolution of an operation follows a 1 x 1 convolution, as does a pool. After one
-and two thirds of the layers, all outputs that are still used are halved in size, each by a reduction of its own: two
-1 x 1 convolutions see every second pixel, and every second pixel one further on.
+(pham2018efficient, section 2.3). In each operation a 1 x 1 convolution comes before the convolution or pool. After one
+third and two thirds of the layers, all outputs that are still used are halved in size, each by a reduction of its own:
+one 1 x 1 convolution sees every second pixel, another one the pixels one further on.
 
-As in the authors' code, outputs are added (the paper joins them and has a 1 x 1 convolution). In the code the first
-skip comes from the stem and the last from the layer before the previous one; here, as in the paper, they come from the
-layers 0 to i - 1. The cells of the micro space are left out.
+As in the authors' code, outputs are added (the paper concatenates them and applies a 1 x 1 convolution). In the code
+the first skip comes from the stem and the last from the layer before the previous one; here, as in the paper, they come
+from the layers 0 to i - 1. The cells of the micro space are left out.
 """
 
 from collections import OrderedDict
@@ -50,7 +50,7 @@ class MacroSpace(Product[Macro]):
     channels: of the images, default 1.
     classes: number of outputs, 2 or more, default 10.
 
-    Raises ValueError for other sizes, and for operations that there are not.
+    Raises ValueError for other sizes, and for unknown operations.
 
     >>> MacroSpace(layers=12).size == 6**12 * 2**66
     True
@@ -161,7 +161,7 @@ class MacroNetwork(nn.Module):
         self.classifier = nn.Linear(width, space.classes)
 
     def used(self, source: int, layer: int) -> bool:
-        """Whether what comes after a layer uses the output of an earlier one, or of the layer itself.
+        """Whether later layers use the output of a layer or of an earlier one; always true of the layer itself.
 
         source: the earlier layer.
         layer: the layer.
@@ -186,7 +186,7 @@ class MacroNetwork(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Half the height and width: half of the channels from every second pixel, half from those one further on.
+    """Halve height and width: half of the channels come from every second pixel, half from those one further on.
 
     width: channels, even.
 

@@ -7,7 +7,7 @@ Each block has a choice of its own; its layers repeat it. With S options for a b
 where each layer would have a choice of its own (tan2019mnasnet, section 4.1): with S = 432, B = 5 and N = 3 about
 :math:`10^{13}` instead of :math:`10^{39}`.
 
-A block has at least one layer, so in a block of one layer "one fewer" makes the same network as "as many".
+A block has at least one layer, so in a block of one layer "one fewer" makes the same network as "no change".
 """
 
 import itertools
@@ -55,7 +55,7 @@ class Mobile(NamedTuple):
 
 
 class Base(NamedTuple):
-    """What a block is when nothing is changed: its channels, its layers, the stride of its first layer."""
+    """A block before anything is changed: its channels, its layers, the stride of its first layer."""
 
     channels: int
     layers: int

@@ -103,7 +103,7 @@ class Policy(nn.Module, Generic[C]):
 
 
 class SoftmaxPolicy(Policy[C]):
-    """Choices that do not depend on each other: one softmax for each, at first all options alike.
+    """Choices that do not depend on each other: one softmax for each, with equally likely options at first.
 
     choices: that make a candidate.
 
@@ -165,7 +165,7 @@ class RecurrentPolicy(Policy[C]):
                 nn.init.uniform_(parameter, -0.1, 0.1)
 
     def add_weights(self) -> None:
-        """Add the weights of a policy that derives from this one, before all of them are drawn."""
+        """Add the weights of a derived policy, before all weights are drawn."""
 
     def step(self, x: Tensor, states: list[tuple[Tensor, Tensor] | None]) -> Tensor:
         """Run the LSTM on one more input and return its output, (n, hidden).

@@ -45,7 +45,7 @@ def clipped_loss(log_probabilities: Tensor, before: Tensor, advantages: Tensor, 
 
 
 class Baseline:
-    """A moving average of rewards, as it was before the present ones; before the first ones it is their mean.
+    """A moving average of the rewards before the current ones; for the first rewards it is their own mean.
 
     decay: weight of the past, in [0, 1); default 0.95.
 

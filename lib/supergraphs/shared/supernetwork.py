@@ -118,9 +118,9 @@ class SuperNetwork(Network):
 
 
 def plain(network: SuperNetwork, mask: Tensor) -> Network:
-    """Take out what a mask leaves of a supergraph: a network of its live edges alone, which computes the same.
+    """Take out what a mask leaves of a supergraph: a network of only its live edges, which computes the same.
 
-    network: left as it was; the new network has copies of its layers.
+    network: not changed; the new network has copies of its layers.
     mask: bool, (edges,), True = on.
 
     Raises ValueError for a mask that does not connect input and output.

@@ -1,6 +1,6 @@
-"""One set of weights for all candidates of a space: a child network takes the layers that it has from it.
+"""One set of weights for all candidates of a space: each child network takes its layers from it.
 
-Two candidates share a layer where their networks have it under the same name and with the same description: what
+Two candidates share a layer if their networks have it under the same name and with the same description: what
 ``build`` makes decides what is shared. A child is the network that ``build`` makes, with the shared tensors in place of
 its own, so it has exactly the layers of the candidate that is trained alone (pham2018efficient, section 2).
 """
@@ -17,14 +17,14 @@ from lib.datasets import Split
 
 C = TypeVar("C")
 STATISTICS = ("batch", "stored")
-KEPT = 512  # networks that are used again, so that a large space does not fill the memory
+KEPT = 512  # networks that are kept for reuse; more of them could fill the memory
 
 
 class SharedWeights(nn.Module, Generic[C]):
     """The weights that all candidates share; they are its parameters, and the statistics of batch norm its buffers.
 
-    build: makes the network of a candidate from a seed, a module whose layers are its children: what has one name and
-        one description there is one layer.
+    build: makes the network of a candidate from a seed, a module whose layers are its children. Layers with the same
+        name and the same description are one layer.
     candidates: that together have all layers of the space, for instance all candidates.
     seed: of the initial weights.
 
@@ -66,10 +66,10 @@ class SharedWeights(nn.Module, Generic[C]):
 
         candidate: of the space.
         statistics: with which batch norm normalizes in evaluation mode: "stored" (default), the moving averages, which
-            all children that have the layer wrote; or "batch", those of the images at hand. With "batch" the stored
-            ones are not there, and training does not change them.
-        reuse: whether calls for one candidate that ask for it return one and the same network. That is faster, since
-            building takes as long as a small batch; it is for a child that is used at once. Default False.
+            all children that have the layer wrote; or "batch", those of the images at hand. With "batch" the child has
+            no stored ones, and training does not change them.
+        reuse: whether repeated calls for a candidate return the same network. That is faster, since building one takes
+            as long as a small batch, but the child must be used at once. Default False.
 
         Raises ValueError for other statistics, and for a candidate with a layer that is not shared.
         """
@@ -190,7 +190,7 @@ def accuracy_pct(
 ) -> float:
     """Return the share of samples that a child classifies right with the shared weights, in percent.
 
-    shared: the weights; they are left as they were.
+    shared: the weights; they are not changed.
     candidate: of the space.
     split: samples to evaluate on; at least one, with statistics of the batch at least two.
     statistics: of batch norm, "batch" (default) or "stored". The stored ones are averages over many children, and fit
