@@ -270,7 +270,7 @@ def binarize(
 
     if activation_bases is None:
         if replace_activations:
-            raise ValueError("replace_activations needs activation_bases: without, inputs stay as they are")
+            raise ValueError("replace_activations needs activation_bases: without them, inputs are not binarized")
         readers = chosen(model, names)
         return compress(model, form)
     inputs = partial(AbcActivation, activation_bases)

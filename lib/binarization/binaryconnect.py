@@ -86,7 +86,7 @@ class BinaryConnectWeight(BinaryForm):
     def _c(self) -> float:
         """The limit c, known once a weight has been stored."""
         if self.limit is None:
-            raise ValueError("limit is that of the layer: store a layer's weight in this form first")
+            raise ValueError("limit comes from a layer's weight: store one in this form first")
         return self.limit
 
     def bases(self, *stored: Tensor) -> tuple[Tensor, Tensor]:

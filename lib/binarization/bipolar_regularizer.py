@@ -157,7 +157,7 @@ def flips(before: list[Tensor], after: list[Tensor]) -> float:
     0.5
     """
     if [layer.shape for layer in before] != [layer.shape for layer in after]:
-        raise ValueError(f"signs of two models: {len(before)} and {len(after)} layers must be of the same shapes")
+        raise ValueError(f"before and after must have equal shapes: they have {len(before)} and {len(after)} layers")
     return torch.cat([(a != b).flatten() for a, b in zip(before, after, strict=True)]).double().mean().item()
 
 
@@ -179,7 +179,7 @@ def residual_signs(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns β, (count,), and H, (count, *shape of x). Raises ValueError for an empty x and values that are not finite.
     """
     if count < 1 or not x.numel() or not x.isfinite().all():
-        raise ValueError(f"{count} signs for each of {x.numel()} values: at least 1 of each is needed, all finite")
+        raise ValueError(f"count must be 1 or more and x finite and not empty, not {count} and {x.numel()} values")
     scales, matrices, rest = [], [], x
     for _ in range(count):
         matrices.append(Sign.apply(rest))

@@ -138,7 +138,7 @@ def heatmap_error(predicted: Tensor, targets: Tensor) -> float:
     there = targets.flatten(2).any(2)
     if predicted.shape != targets.shape or not there.any():
         shapes = f"{tuple(predicted.shape)} and {tuple(targets.shape)}"
-        raise ValueError(f"two tensors of maps of one shape are needed, the targets not all 0: these are {shapes}")
+        raise ValueError(f"predicted and targets must be maps of one shape, and targets not all 0: they are {shapes}")
     return (positions(predicted) - positions(targets)).norm(dim=2)[there].mean().item()
 
 

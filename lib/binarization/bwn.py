@@ -126,7 +126,7 @@ def weights_to_binarize(model: nn.Module, names: Collection[str] | None) -> list
         if not names:
             raise ValueError(
                 f"{type(model).__name__} has no weight to binarize besides those of its first and last module, which"
-                " are binarized where they are named"
+                " are only binarized if they are named"
             )
     own = [name for name in names if name not in packed]
     return [name for name in names if name in packed] + (chosen(model, own) if own or not packed & set(names) else [])

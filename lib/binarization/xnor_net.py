@@ -176,12 +176,12 @@ def binarize(
 
     maps = maps or {}
     if maps and not norm:
-        raise ValueError(f"maps must be empty where norm is False, not {dict(maps)}: they are of the norm")
+        raise ValueError(f"maps must be empty where norm is False, not {dict(maps)}: only the norm uses them")
     plan = planned(model, names, activation=activation(), ends=("first", "last"), norm=norm, example=example)
     for name, count in maps.items():
         inputs = getattr(model.get_submodule(name), "in_features", 0) if name in plan.readers else 0
         if not inputs or count < 1 or inputs % count:
-            raise ValueError(f"maps: {name!r} is no layer to binarize whose flattened input is {count} maps")
+            raise ValueError(f"maps: {name!r} must be a linear layer to binarize with inputs for {count} maps")
 
     def make(name: str, layer: nn.Linear | nn.Conv2d) -> Binarized:
         before = norm_before(layer) if norm else None

@@ -81,7 +81,7 @@ def branch(
     check_sizes({"seed": seed, "branches": branches}, {"seed": 0, "branches": 2})
     check_one_of("scheme", scheme, SCHEMES)
     if depth(model, layer) >= DEEPEST:
-        raise ValueError(f"layer {layer!r} is {DEEPEST} branches deep already: a tree has no more")
+        raise ValueError(f"layer {layer!r} is already {DEEPEST} branches deep, the most that a tree may have")
     axis = -1 if isinstance(old, nn.Linear) else 1
     if scheme == "replicate-add":
         parts = [copied(old, {}) for _ in range(branches)]
@@ -268,7 +268,7 @@ def _reads(model: nn.Module, layer: str, example: Tensor) -> tuple[int, ...]:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{type(model).__name__} does not run on the example: {why}") from error
     if seen and not seen[0]:
-        raise ValueError(f"layer {layer!r} is called with keywords alone: it must get its input by position")
+        raise ValueError(f"layer {layer!r} is called with keyword arguments only: it must get its input by position")
     if not seen or not isinstance(seen[0][0], Tensor) or seen[0][0].dim() < 2:
         raise ValueError(f"layer {layer!r} does not get (n, channels, ...) when the network runs")
     return tuple(seen[0][0].shape)

@@ -60,7 +60,7 @@ class History(Generic[C]):
     def best(self) -> Evaluation[C]:
         """The first row with the largest fitness. Raises ValueError if there is none, or every evaluation failed."""
         if not self.rows:
-            raise ValueError("the history has no evaluation: none of its candidates is the best")
+            raise ValueError("the history has no evaluation, so there is no best one")
         if not any(row.fitness > -math.inf for row in self.rows):
             raise ValueError(f"none of the {len(self.rows)} evaluations worked; the last one: {self.rows[-1].failure}")
         return max(self.rows, key=lambda row: row.fitness)

@@ -38,5 +38,5 @@ def search(space: Space[C], evaluate: Callable[[C], float], *, budget: int, seed
         in_vain = 0 if len(drawn) > before else in_vain + 1
         # Where one candidate of n is left, 20 n draws miss it with probability exp(-20).
         if in_vain > 20 * (len(drawn) + 1):
-            raise ValueError(f"budget is {budget}, but {in_vain} draws found no candidate besides {len(drawn)}")
+            raise ValueError(f"budget is {budget}, but {in_vain} draws found no candidate besides these {len(drawn)}")
     return History(tuple(evaluated(evaluate, list(drawn), jobs=jobs)))

@@ -188,7 +188,7 @@ def load(path: Path = PATH, *, digest: str = DIGEST) -> Table:
     for row in rows:
         costs = (SPACE.parameters(row.candidate), SPACE.multiply_adds(row.candidate))
         if (row.parameters, row.multiply_adds) != costs or not all(0 <= a <= 100 for a in row.validation + row.test):
-            raise ValueError(f"{path} is wrong about {row.candidate}: its costs or accuracies cannot be; {AGAIN}")
+            raise ValueError(f"{path} is wrong about {row.candidate}: its costs or accuracies cannot be right; {AGAIN}")
     return Table(fingerprint, rows)
 
 

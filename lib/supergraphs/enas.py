@@ -205,7 +205,7 @@ def search(
     if isinstance(space, Product) and not isinstance(space, MacroSpace) and space.size > LISTED:
         raise ValueError(
             f"the space has {space.size:,} candidates, and the network of each would be built to find the layers that"
-            f" they share: {LISTED:,} are accepted"
+            f" they share: at most {LISTED:,} are accepted"
         )
     choices = choices_of(space)
     candidates = space.covering() if isinstance(space, MacroSpace) else space

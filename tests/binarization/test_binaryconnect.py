@@ -361,7 +361,7 @@ def test_an_option_that_training_does_not_take_is_refused_first(split, name):
 
 def test_a_form_that_saw_no_weight_has_no_limit():
     drawn = BinaryConnectWeight(stochastic=True)
-    with pytest.raises(ValueError, match="limit is that of the layer: store a layer's weight in this form first"):
+    with pytest.raises(ValueError, match="limit comes from a layer's weight: store one in this form first"):
         drawn(torch.zeros(2, 2))
 
 

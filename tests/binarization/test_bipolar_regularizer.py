@@ -201,10 +201,10 @@ def test_bad_input_is_refused():
         bipolar_regularizer.fit(dense, SPLIT, strength=1e-4, epochs=1, seed=0)
     with pytest.raises(ValueError, match="strength must be a finite number, not nan"):
         bipolar_regularizer.fit(network(), SPLIT, strength=math.nan, epochs=1, seed=0)
-    with pytest.raises(ValueError, match="signs of two models: 3 and 1 layers"):
+    with pytest.raises(ValueError, match="before and after must have equal shapes: they have 3 and 1 layers"):
         flips(signs(network()), [torch.ones(2)])
     for x, count in ((torch.ones(3), 0), (torch.zeros(0), 1), (torch.tensor([math.inf]), 1)):
-        with pytest.raises(ValueError, match="at least 1 of each is needed, all finite"):
+        with pytest.raises(ValueError, match="count must be 1 or more and x finite and not empty, not "):
             residual_signs(x, count)
 
 

@@ -301,7 +301,7 @@ def test_bad_input_is_refused():
         keypoints(maps)
     with pytest.raises(ValueError, match="sigma > 0"):
         keypoints(maps[:, :1], sigma=0)
-    with pytest.raises(ValueError, match=r"one shape are needed.*\(2, 4, 3, 3\) and \(2, 4, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"must be maps of one shape.*\(2, 4, 3, 3\) and \(2, 4, 3, 2\)"):
         heatmap_error(maps, maps[..., :2])
     with pytest.raises(ValueError, match="not all 0"):
         heatmap_error(maps, torch.zeros_like(maps))

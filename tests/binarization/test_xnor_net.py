@@ -276,7 +276,7 @@ def test_maps_that_do_not_fit_are_refused_and_change_nothing(maps):
     model = models.lenet5()
     (name, count), *_ = maps.items()
     with pytest.raises(
-        ValueError, match=f"maps: '{name}' is no layer to binarize whose flattened input is {count} maps"
+        ValueError, match=f"maps: '{name}' must be a linear layer to binarize with inputs for {count} maps"
     ):
         binarize(model, maps=maps)
     assert str(model) == str(models.lenet5())

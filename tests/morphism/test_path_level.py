@@ -49,7 +49,7 @@ def test_a_tree_of_depth_three_computes_the_same():
     deepest = "a.branches.0.branches.1.branches.0"
     assert depth(tree, deepest) == 3 and len(edges(tree, "a")) == 3 + 1 + 3
     assert difference(model, tree, x) < 1e-13
-    with refused(tree, f"layer '{deepest}' is 3 branches deep already"):
+    with refused(tree, f"layer '{deepest}' is already 3 branches deep"):
         branch(tree, deepest, x)
 
 
@@ -153,7 +153,7 @@ def test_layers_that_share_a_weight_are_refused():
     model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), torch.ones(1, 3)
     model[2].weight = model[0].weight
     for morph in (branch, insert_identity):
-        with refused(model, "layer '2' shares a tensor with '0.weight', and would not afterwards"):
+        with refused(model, "layer '2' shares a tensor with '0.weight', which a morph would end"):
             morph(model, "2", x)
     inside = nn.Sequential(shared_layers(), nn.ReLU())
     assert insert_identity(inside, "0", torch.ones(1, 3).double())[0][0][0].weight is not inside[0][0].weight
@@ -179,7 +179,7 @@ def test_a_tree_does_not_grow_where_no_step_is_possible():
 
 
 def test_layers_called_by_keyword_and_unfit_examples_are_refused():
-    with refused(model := Twofold(), "layer 'named' is called with keywords alone: it must get its input by position"):
+    with refused(model := Twofold(), "layer 'named' is called with keyword arguments only: it must"):
         branch(model, "named", torch.ones(1, 2), scheme="split-concat")
     model = crossing()
     with refused(model, "Crossing does not run on the example: "):

@@ -36,6 +36,6 @@ def test_two_workers_give_the_history_of_one():
 
 def test_a_budget_above_the_number_of_candidates_is_refused():
     asked: list[Chain] = []
-    with pytest.raises(ValueError, match=r"budget is 65, but \d+ draws found no candidate besides 64"):
+    with pytest.raises(ValueError, match=r"budget is 65, but \d+ draws found no candidate besides these 64"):
         random_search.search(SPACE, asked.append, budget=65, seed=0)
     assert not asked

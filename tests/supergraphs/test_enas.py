@@ -219,7 +219,7 @@ def test_shared_weights_that_diverge_are_an_error():
 def test_a_product_with_too_many_networks_is_refused_before_one_is_built(monkeypatch):
     monkeypatch.setattr(MobileSpace, "build", lambda *_: pytest.fail("built before it was refused"))
     space = MobileSpace(bases=(Base(8, 1, 1),) * 3, stem=4, head=8, channels=1)
-    with pytest.raises(ValueError, match=r"the space has 80,621,568 candidates, .*: 10,000 are accepted"):
+    with pytest.raises(ValueError, match=r"the space has 80,621,568 candidates, .*: at most 10,000 are accepted"):
         search(space, float, **OPTIONS)
 
 

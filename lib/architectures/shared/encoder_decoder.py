@@ -70,8 +70,8 @@ class EncoderDecoder(Network):
     ) -> None:
         if kernel not in (2, 3) or len(encoder) != len(decoder):
             raise ValueError(
-                "a pool of 2 or 3 pixels and as many stages in the decoder as in the encoder are needed, not a pool of"
-                f" {kernel} and {len(encoder)} and {len(decoder)} stages"
+                "kernel must be 2 or 3, and the decoder must have as many stages as the encoder: not a kernel of"
+                f" {kernel} with {len(encoder)} stages to encode and {len(decoder)} to decode"
             )
         layers = OrderedDict[str, nn.Module](encoder=nn.ModuleList(encoder), middle=middle)
         super().__init__(layers | OrderedDict(decoder=nn.ModuleList(decoder)), channels=channels, least=least)

@@ -92,7 +92,7 @@ def fuse(model: nn.Sequential, *, pools: Iterable[str] | None = None) -> nn.Sequ
             between = f"{first!r} ({type(convolution).__name__})" if convolution is not None else "nothing"
             raise ValueError(
                 f"average pool {name!r} follows {between}, not a convolution: only a pool directly after a convolution,"
-                " with the activation after the pool, is one convolution with it"
+                " with the activation after the pool, can be fused with it"
             )
         if (
             convolution._forward_hooks
@@ -109,7 +109,7 @@ def fuse(model: nn.Sequential, *, pools: Iterable[str] | None = None) -> nn.Sequ
     for name, layer in _chain(changed):
         if layer is not replaced.get(name, layer) or (name not in replaced and layer in replaced.values()):
             raise ValueError(
-                f"{name!r} belongs to layers that run at several places, of which not all can be fused alike"
+                f"{name!r} belongs to layers that run at several places, and not all of these can be fused alike"
             )
     return changed
 

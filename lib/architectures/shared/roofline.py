@@ -111,7 +111,7 @@ def demands(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: tuple[int, ...], *,
     check_sizes({"batch": batch, **{f"shape[{i}]": size for i, size in enumerate(shape)}})
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.weight.dtype != torch.float32:
         what = f"{type(layer).__name__} of {layer.weight.dtype}" if hasattr(layer, "weight") else type(layer).__name__
-        raise ValueError(f"{what}: the roofline is of convolutions (Conv1d, Conv2d or Conv3d) of float32")
+        raise ValueError(f"{what}: the roofline only takes convolutions (Conv1d, Conv2d or Conv3d) of float32")
     if len(shape) != layer.weight.dim() - 1:  # torch would take the batch for the channels
         raise ValueError(f"{layer} takes images of {layer.weight.dim() - 1} dimensions without the batch, not {shape}")
     try:

@@ -234,14 +234,14 @@ def bases(layer: nn.Linear | nn.Conv2d, name: str = "") -> tuple[Tensor, Tensor]
         signs, scales = compressed[0].bases(*compressed[1])
         lost = ((scales[:, :, None] * signs.flatten(2)).sum(0) - layer.weight.flatten(1)).abs().max()
         if not lost <= 1e-5 * layer.weight.abs().max():  # NaN is no sum either
-            raise ValueError(f"layer {name!r} is not binary as it is now: its weights are no sum of signs")
+            raise ValueError(f"layer {name!r} is not binary now: its weights are not a sum of signs")
         return signs, scales
     weight = layer.weight.detach()
     size = weight.abs().flatten(1).amax(1)
     if compressed is not None or not (weight.abs().flatten(1) == size[:, None]).all():
         raise ValueError(
             f"layer {name!r} is not binary: a filter has weights of more than one size; accepted are layers in a"
-            " binary form of this section, and dense ones with one size for each filter, as a file of one gives them"
+            " binary form of this section, and dense ones with one size for each filter, as loaded from a file"
         )
     return torch.where(weight >= 0, 1.0, -1.0)[None], size[None]
 

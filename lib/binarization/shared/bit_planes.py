@@ -64,10 +64,10 @@ class PlaneLayer(nn.Module):
         if pixels.min() < 0 or pixels.max() >= 2**self.bits:
             low, high = (v.item() * self.step for v in (pixels.min(), pixels.max()))
             raise ValueError(
-                f"pixels are from {low:g} to {high:g}: accepted is from 0 to {2**self.bits - 1} times the step"
+                f"pixels range from {low:g} to {high:g}: accepted are 0 to {2**self.bits - 1} times the step"
             )
         if (x / self.step - pixels).abs().max() > 0.01:
-            raise ValueError(f"pixels must be whole multiples of {self.step:g}: an input is none")
+            raise ValueError(f"pixels must be whole multiples of {self.step:g}: at least one is not")
         # method
         ones = self.signs(torch.ones_like(x[:1])).double()  # 1 · w, the same for all
         planes = [self.signs(2.0 * (pixels >> n & 1) - 1) for n in range(self.bits)]

@@ -111,7 +111,7 @@ def readable(model: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
     if not plain(layer):
         raise ValueError(
             f"layer {name!r} is a {type(layer).__name__} with a forward pass or hooks of its own, which would be lost:"
-            " accepted are Linear and Conv2d layers without"
+            " accepted are plain Linear and Conv2d layers"
         )
     return layer
 

@@ -63,7 +63,9 @@ def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Mod
     readers = {name: module for name, module in model.named_modules() if isinstance(module, Binarized)}
     if not readers:
         others = [name for name, layer in layers(model) if isinstance(layer, LAYERS)]
-        raise ValueError(f"no layer of {type(model).__name__} reads signs: {', '.join(others) or 'it has none'}")
+        raise ValueError(
+            f"{type(model).__name__} has no layer that reads signs: binarize {', '.join(others) or 'another network'}"
+        )
     for name in names or ():
         if name not in readers:
             raise ValueError(f"layer {name!r} is not binary, it reads no signs: those that do are {', '.join(readers)}")

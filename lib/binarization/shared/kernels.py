@@ -130,15 +130,15 @@ def pack(values: Tensor, thresholds: Tensor | None = None, below: Tensor | None 
     ([[5]], 3)
     """
     if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(f"rows of floats are packed, not a {values.dim()}-d tensor of {values.dtype}")
+        raise ValueError(f"values must be rows of floats, not a {values.dim()}-d tensor of {values.dtype}")
     if thresholds is None and not (values.abs() == 1).all():
         odd = values[values.abs() != 1][0].item()
-        raise ValueError(f"{odd:g} is no sign: binarize the values first, or say at which threshold")
+        raise ValueError(f"{odd:g} is not a sign: binarize the values first, or give thresholds")
     for name, row, dtype in (("thresholds", thresholds, torch.float32), ("below", below, torch.bool)):
         if row is not None and (row.shape != values.shape[1:] or row.dtype != dtype):
             raise ValueError(
-                f"{name} has the shape {tuple(row.shape)} and the type {row.dtype}: one of {dtype} for each of"
-                f" {values.shape[1]} columns is needed"
+                f"{name} has the shape {tuple(row.shape)} and the type {row.dtype}: it must be one {dtype} for each of"
+                f" {values.shape[1]} columns"
             )
     if thresholds is None:
         thresholds = torch.zeros(values.shape[1])
@@ -198,7 +198,7 @@ def arrange(signs: Tensor) -> Filters:
       another number of dimensions.
     """
     if signs.dim() not in (2, 4):
-        raise ValueError(f"the weight has {signs.dim()} dimensions: accepted are 2, linear, and 4, a 2-d convolution")
+        raise ValueError(f"the weight has {signs.dim()} dimensions: accepted are 2 (linear) and 4 (2-d convolution)")
     rows = signs if signs.dim() == 2 else signs.permute(0, 2, 3, 1)  # channels innermost, as in the bits of an image
     return panelled(pack(rows.reshape(len(signs), math.prod(signs.shape[1:]))), tuple(signs.shape))
 
@@ -232,13 +232,13 @@ def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int3
     [[1]]
     """
     if not isinstance(a, Bits):
-        raise ValueError(f"packed bits are multiplied, not {_what(a)}: pack it first")
+        raise ValueError(f"a must be packed bits, not {_what(a)}: pack it first")
     if isinstance(filters, Bits):
         filters = panelled(filters, (len(filters.words), filters.length))
     if not isinstance(filters, Filters):
-        raise ValueError(f"packed filters are multiplied with, not {_what(filters)}: arrange or pack them first")
+        raise ValueError(f"filters must be arranged or packed, not {_what(filters)}: arrange or pack them first")
     if a.length != filters.bits.length:
-        raise ValueError(f"rows of {a.length} signs meet filters of {filters.bits.length}: they must be as long")
+        raise ValueError(f"rows of {a.length} signs meet filters of {filters.bits.length}: they must be equally long")
     if dtype not in (torch.int32, torch.float32):
         raise ValueError(f"dtype must be torch.int32 or torch.float32, not {dtype}")
     shape = len(a.words), filters.shape[0]
@@ -246,8 +246,8 @@ def product(a: Bits, filters: Filters | Bits, *, dtype: torch.dtype = torch.int3
         out = torch.empty(shape, dtype=dtype)
     if out.shape != shape or out.dtype != dtype or not out.is_contiguous() or out.device.type != "cpu":
         raise ValueError(
-            f"out has the shape {tuple(out.shape)} and the type {out.dtype}: contiguous memory on the CPU for {shape}"
-            f" of {dtype} is needed"
+            f"out has the shape {tuple(out.shape)} and the type {out.dtype}: it must be contiguous, on the CPU, {shape}"
+            f" of {dtype}"
         )
     if not available():
         wide = torch.float32 if a.length < 2**24 else torch.float64
@@ -380,7 +380,7 @@ def convolution(
     if x.dim() != 4 or len(filters.shape) != 4 or x.shape[1] != filters.shape[1]:
         raise ValueError(
             f"images of shape {tuple(x.shape)} meet filters of shape {filters.shape}: both need four dimensions, and"
-            " as many channels"
+            " the same number of channels"
         )
     count, channels, height, width = x.shape
     place = Place(stride, border, dilation)

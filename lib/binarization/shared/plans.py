@@ -73,7 +73,7 @@ def planned(
     for name in names or ():
         for attribute, owner in _read(model, name).items():
             raise ValueError(
-                f"layer {name!r} cannot read signs: {owner} reads its {attribute} itself, beside calling it"
+                f"layer {name!r} cannot read signs: {owner} reads its {attribute} itself, besides calling it"
             )
     real = {name for end in ends for name in _ends(runs, called)[end]} if names is None or not named_ends else set()
     if names is None:
@@ -87,7 +87,7 @@ def planned(
     removed = _removed(runs, readers, normed, thresholds, remove)
     for name in removed:
         for attribute, owner in _read(model, name).items():
-            raise ValueError(f"a sign would take the place of {name!r}, but {owner} reads its {attribute}")
+            raise ValueError(f"a sign would replace {name!r}, but {owner} reads its {attribute}")
     return Plan(readers, normed, removed)
 
 
@@ -139,9 +139,9 @@ def _removed(runs: Runs, readers: list[str], normed: list[str], thresholds: list
             break
     for name, (low, high) in constant.items():
         raise ValueError(
-            f"layer {name!r} reads values from {low:g} to {high:g} only, so that a sign of them is always the same:"
-            f" they must be able to lie on both sides of {' and '.join(f'{t:g}' for t in thresholds)}, after a batch"
-            " norm for example"
+            f"layer {name!r} only reads values from {low:g} to {high:g}, so their sign is always the same:"
+            f" it needs values on both sides of {' and '.join(f'{t:g}' for t in thresholds)}, for example after a batch"
+            " norm"
         )
     for activation, name in gone.items():
         _check_no_other_reads(runs, activation, name, readers)
@@ -171,8 +171,8 @@ def _check_no_other_reads(runs: Runs, activation: str, name: str, readers: Colle
                 if steps[i].module not in readers:
                     other = "the output" if steps[i].kind == "output" else repr(steps[i].module or steps[i].kind)
                     raise ValueError(
-                        f"the sign of layer {name!r} would take the place of the activation {activation!r}, whose"
-                        f" values {other} reads too: name that layer as well, or give each a module of its own"
+                        f"the sign of layer {name!r} would replace the activation {activation!r}, but"
+                        f" {other} reads its values too: name that layer as well, or give each a module of its own"
                     )
 
 

@@ -27,7 +27,7 @@ def ternary_dot(a: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     ([[0]], [[2]])
     """
     if a.dim() != 2 or w.dim() != 2 or a.shape[1] != w.shape[1]:
-        raise ValueError(f"rows of one length are multiplied, not {tuple(a.shape)} and {tuple(w.shape)}")
+        raise ValueError(f"a and w must hold rows of the same length, not {tuple(a.shape)} and {tuple(w.shape)}")
     planes = []
     for values in (a, w):
         odd = values[(values != 0) & (values.abs() != 1)]

@@ -180,7 +180,7 @@ def _places(name: str, numbers: Tensor, size: int, sources: Tensor) -> tuple[Ten
         repeats = int(others[0]) if len(others) else size - position  # places of a map in a row
         run = torch.arange(len(numbers)).repeat_interleave(repeats)
         if not repeats or not torch.equal(channels[position : position + len(run)], run):
-            raise ValueError(f"layer {name!r} reads the channels in another order: new ones have no place among them")
+            raise ValueError(f"layer {name!r} reads the channels in another order, so new ones have no place there")
         places.append((position + sources[:, None] * repeats + torch.arange(repeats)).flatten())
         which.append(torch.arange(len(sources)).repeat_interleave(repeats))
         position += len(run)

@@ -26,7 +26,7 @@ def check(model: nn.Module, example: Tensor) -> None:
     for name, value in model.named_parameters():
         if value.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
-                f"{name!r} is of {value.dtype}, in which weights that share are rounded too much: morph the network in"
+                f"{name!r} is of {value.dtype}, which rounds shared weights too much: morph the network in"
                 " float32 or float64, and convert it afterwards"
             )
 
@@ -59,7 +59,7 @@ def check_untied(model: nn.Module, name: str) -> None:
     for other, value in tensors:
         if id(value) in held and not any(other.startswith(f"{place}.") for place in places):
             raise ValueError(
-                f"layer {name!r} shares a tensor with {other!r}, and would not afterwards: give each its own first"
+                f"layer {name!r} shares a tensor with {other!r}, which a morph would end: give each its own first"
             )
 
 

@@ -96,7 +96,7 @@ def subnet(
         if reach < own or (reach > 1 and not spatial(old)):
             raise ValueError(
                 f"kernels {tuple(kernels)} together reach {reach}, and layer {layer!r} has the kernel {own}:"
-                f" {'it must be reached' if spatial(old) else 'it is linear, so all must be 1'}"
+                f" {'they must reach as far' if spatial(old) else 'it is linear, so all must be 1'}"
             )
     width = max(inputs, len(old.weight)) if width is None else width
     check_sizes({"width": width, "seed": seed}, {"seed": 0})

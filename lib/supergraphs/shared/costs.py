@@ -193,5 +193,7 @@ def random_mask(graph: Graph, cost: Cost, *, budget: float, seed: int, tries: in
         else:
             mask, failures = more, 0
     if not mask.any():
-        raise ValueError(f"none of {failures} random paths costs {budget:g} or less: the cheapest {cost.cheapest:g}")
+        raise ValueError(
+            f"none of {failures} random paths costs {budget:g} or less: the cheapest network costs {cost.cheapest:g}"
+        )
     return mask

@@ -64,7 +64,7 @@ def test_places_are_those_of_the_matching_stage():
 @pytest.mark.parametrize(("decoder", "kernel"), [(1, 4), (2, 2)])
 def test_other_pools_and_other_numbers_of_stages_are_refused(decoder, kernel):
     one = [nn.Identity()]
-    with pytest.raises(ValueError, match="a pool of 2 or 3 pixels and as many stages"):
+    with pytest.raises(ValueError, match="kernel must be 2 or 3, and the decoder must have as many stages"):
         EncoderDecoder(one, nn.Identity(), decoder * one, channels=1, least=2, kernel=kernel)
 
 

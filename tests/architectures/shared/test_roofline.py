@@ -71,8 +71,8 @@ def test_measured_peaks_are_positive_and_give_a_positive_bound():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: demands(nn.Linear(3, 4), (3,)), "Linear of torch.float32: the roofline is of convolutions"),
-        (lambda: demands(nn.ReLU(), (3, 4, 4)), "ReLU: the roofline is of convolutions"),
+        (lambda: demands(nn.Linear(3, 4), (3,)), "Linear of torch.float32: the roofline only takes convolutions"),
+        (lambda: demands(nn.ReLU(), (3, 4, 4)), "ReLU: the roofline only takes convolutions"),
         (lambda: demands(nn.ConvTranspose2d(3, 4, 2), (3, 4, 4)), "ConvTranspose2d of torch.float32"),
         (lambda: demands(nn.Conv2d(3, 4, 3).double(), (3, 8, 8)), "of torch.float64"),
         (lambda: demands(nn.Conv2d(3, 4, 3), (4, 8, 8)), r"does not take images of shape \(4, 8, 8\)"),

@@ -84,9 +84,9 @@ def test_what_is_no_image_of_whole_pixels_is_refused():
     layer = compress(nn.Linear(4, 2), lambda *_: BinaryWeight())
     reads = PlaneLayer(layer, step=1.0)
     for values, message in (
-        ([0.0, 1.0, 2.5, 3.0], "pixels must be whole multiples of 1: an input is none"),
-        ([0.0, 1.0, 2.0, 256.0], "pixels are from 0 to 256: accepted is from 0 to 255 times the step"),
-        ([0.0, 1.0, -2.0, 3.0], "pixels are from -2 to 3: accepted is from 0 to 255"),
+        ([0.0, 1.0, 2.5, 3.0], "pixels must be whole multiples of 1: at least one is not"),
+        ([0.0, 1.0, 2.0, 256.0], "pixels range from 0 to 256: accepted are 0 to 255 times the step"),
+        ([0.0, 1.0, -2.0, 3.0], "pixels range from -2 to 3: accepted are 0 to 255"),
     ):
         with pytest.raises(ValueError, match=message):
             reads(torch.tensor([values]))

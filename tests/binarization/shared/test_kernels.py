@@ -174,7 +174,7 @@ def test_a_product_can_be_written_to_memory_that_is_given(dtype):
     found = kernels.product(kernels.pack(a), kernels.arrange(b), dtype=dtype, out=out)
     assert found is out and torch.equal(out, (a @ b.T).to(dtype))
     for wrong in (torch.empty(9, 16, dtype=dtype), torch.empty(9, 17).double(), torch.empty(17, 9, dtype=dtype).T):
-        message = r"^out has the shape .*: contiguous memory on the CPU for \(9, 17\) of torch\..* is needed$"
+        message = r"^out has the shape .*: it must be contiguous, on the CPU, \(9, 17\) of torch\..*$"
         raises(
             message, lambda wrong=wrong: kernels.product(kernels.pack(a), kernels.arrange(b), dtype=dtype, out=wrong)
         )
@@ -436,7 +436,7 @@ def test_what_is_missing_is_said_once(path):
 def test_other_values_than_signs_need_thresholds(odd):
     signs = draw(3, 70)
     signs[1, 66] = odd
-    message = rf"^{odd:g} is no sign: binarize the values first, or say at which threshold$"
+    message = rf"^{odd:g} is not a sign: binarize the values first, or give thresholds$"
     raises(message, lambda: kernels.pack(signs))
     raises(message, lambda: kernels.arrange(signs))
     raises(message, lambda: kernels.convolution(signs.reshape(1, 3, 7, 10), kernels.arrange(draw(2, 3, 2, 2))))
@@ -453,16 +453,16 @@ def test_what_is_not_a_number_has_no_sign(dtype, place):
     raises(message, lambda: kernels.linear(values, kernels.arrange(draw(2, 70)), torch.full((70,), -INF)))
     image, filters = values.reshape(1, 3, 7, 10), kernels.arrange(draw(2, 3, 2, 2))
     raises(message, lambda: kernels.convolution(image, filters, torch.zeros(3)))
-    raises(" is no sign: binarize", lambda: kernels.pack(values))
+    raises(" is not a sign: binarize", lambda: kernels.pack(values))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (torch.ones(2, 3, dtype=torch.int64), "^rows of floats are packed, not a 2-d tensor of torch.int64$"),
-        (torch.ones(2, 3, dtype=torch.bool), "^rows of floats are packed, not a 2-d tensor of torch.bool$"),
-        (torch.ones(3), "^rows of floats are packed, not a 1-d tensor of torch.float32$"),
-        (torch.ones(2, 3, 4), "^rows of floats are packed, not a 3-d tensor of torch.float32$"),
+        (torch.ones(2, 3, dtype=torch.int64), "^values must be rows of floats, not a 2-d tensor of torch.int64$"),
+        (torch.ones(2, 3, dtype=torch.bool), "^values must be rows of floats, not a 2-d tensor of torch.bool$"),
+        (torch.ones(3), "^values must be rows of floats, not a 1-d tensor of torch.float32$"),
+        (torch.ones(2, 3, 4), "^values must be rows of floats, not a 3-d tensor of torch.float32$"),
     ],
 )
 def test_only_rows_of_floats_are_packed(values, message):
@@ -482,20 +482,21 @@ def test_thresholds_are_float32_and_below_is_bool():
     for dtype in (torch.float64, torch.float16, torch.int64):
         thresholds = torch.zeros(5, dtype=dtype)
         raises(
-            f"^thresholds .*{dtype}: one of torch.float32 for each of 5 columns is needed$",
+            f"^thresholds .*{dtype}: it must be one torch.float32 for each of 5 columns$",
             lambda thresholds=thresholds: kernels.pack(torch.zeros(2, 5), thresholds),
         )
-    raises("^below .*: one of torch.bool for", lambda: kernels.pack(torch.zeros(2, 5), torch.zeros(5), torch.zeros(5)))
+    message = "^below .*: it must be one torch.bool for"
+    raises(message, lambda: kernels.pack(torch.zeros(2, 5), torch.zeros(5), torch.zeros(5)))
 
 
 def test_only_packed_operands_of_one_length_are_multiplied():
     a, b = draw(2, 70), draw(3, 70)
     bits, filters = kernels.pack(a), kernels.arrange(b)
-    raises("^packed bits are multiplied, not a tensor of torch.float32: pack it first$", lambda: kernels.product(a, b))
-    raises("^packed bits are multiplied, not a ndarray", lambda: kernels.product(bits.words, filters))
-    raises("^packed bits are multiplied, not a Filters", lambda: kernels.product(filters, filters))
-    raises("^packed filters are multiplied with, not a tensor of torch.float32", lambda: kernels.product(bits, b))
-    short = "^rows of 70 signs meet filters of 69: they must be as long$"
+    raises("^a must be packed bits, not a tensor of torch.float32: pack it first$", lambda: kernels.product(a, b))
+    raises("^a must be packed bits, not a ndarray", lambda: kernels.product(bits.words, filters))
+    raises("^a must be packed bits, not a Filters", lambda: kernels.product(filters, filters))
+    raises("^filters must be arranged or packed, not a tensor of torch.float32", lambda: kernels.product(bits, b))
+    short = "^rows of 70 signs meet filters of 69: they must be equally long$"
     raises(short, lambda: kernels.product(bits, kernels.arrange(b[:, :69])))
     raises(short, lambda: kernels.product(bits, kernels.pack(b[:, :69])))
     raises(short, lambda: kernels.linear(a, kernels.arrange(b[:, :69])))
@@ -506,14 +507,14 @@ def test_only_packed_operands_of_one_length_are_multiplied():
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (1, 2, 3, 2, 2)])
 def test_weights_of_other_dimensions_are_not_arranged(shape):
-    message = f"^the weight has {len(shape)} dimensions: accepted are 2, linear, and 4, a 2-d convolution$"
+    message = f"^the weight has {len(shape)} dimensions: accepted are 2 .linear. and 4 .2-d convolution.$"
     raises(message, lambda: kernels.arrange(draw(*shape)))
 
 
 def test_images_must_fit_the_filters():
     filters = kernels.arrange(draw(4, 5, 3, 3))
     for shape in ((2, 4, 6, 6), (2, 6, 6, 6), (5, 6, 6), (2, 5, 6)):
-        message = "^images of shape .* both need four dimensions, and as many channels$"
+        message = "^images of shape .* both need four dimensions, and the same number of channels$"
         raises(message, lambda shape=shape: kernels.convolution(draw(*shape), filters))
     raises("^images of shape", lambda: kernels.convolution(draw(2, 5, 6, 6), kernels.arrange(draw(4, 5))))
     for size, options in (

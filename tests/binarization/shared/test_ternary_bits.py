@@ -63,7 +63,7 @@ def test_products_of_other_values_and_lengths_are_refused():
     for values in (0.5, float("nan"), -2.0):
         with pytest.raises(ValueError, match=f"{values:g} is not ternary: accepted are -1, 0 and 1"):
             ternary_dot(torch.tensor([[1.0, values]]), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match=r"rows of one length are multiplied, not \(1, 3\) and \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"a and w must hold rows of the same length, not \(1, 3\) and \(1, 2\)"):
         ternary_dot(torch.zeros(1, 3), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="has no layer that reads ternary values"):
         gated_operations(models.lenet_300_100(), torch.rand(1, 1, 28, 28))

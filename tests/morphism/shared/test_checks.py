@@ -95,7 +95,7 @@ def test_a_module_of_two_names_is_replaced_under_both():
 def test_tensors_shared_with_others_are_refused():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].bias = model[0].bias
-    with refused(model, "layer '0' shares a tensor with '1.bias', and would not afterwards: give each its own first"):
+    with refused(model, "layer '0' shares a tensor with '1.bias', which a morph would end: give each its own first"):
         replaced(model, "0", nn.Linear(2, 2))
 
 

@@ -54,7 +54,7 @@ def test_a_layer_that_shares_its_weight_cannot_read_more():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     model[4].weight, x = model[0].weight, torch.ones(1, 3)
     assert add_skip(model, "0", "4", x).get_submodule("4").weight.shape == (3, 3)
-    with refused(model, "layer '4' shares a tensor with '0.weight', and would not afterwards"):
+    with refused(model, "layer '4' shares a tensor with '0.weight', which a morph would end"):
         add_concat(model, "0", "4", x)
 
 

@@ -56,7 +56,7 @@ def test_subnets_without_an_exact_solution_are_refused():
     model, x = crossing(), images(1)
     with refused(model, r"layer 'a' has no exact subnet of kernels \(3, 3\) and 2 channels per group"):
         morph_depth(model, "a", x, kernels=(3, 3), width=2)
-    with refused(model, r"kernels \(1, 1\) together reach 1, and layer 'a' has the kernel 3: it must be reached"):
+    with refused(model, r"kernels \(1, 1\) together reach 1, and layer 'a' has the kernel 3: they must reach as far"):
         morph_depth(model, "a", x, kernels=(1, 1))
     with refused(model, "layer 'head' has the kernel 1: it is linear, so all must be 1"):
         subnet(model, "head", x, branches=((1,), (3,)))

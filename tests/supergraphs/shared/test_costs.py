@@ -143,5 +143,5 @@ def test_a_budget_that_random_paths_miss_is_refused():
     edges = [Edge("cheap", "in", "out"), *(Edge(f"e{i}", "in", "out") for i in range(999))]
     graph = Graph(tuple(edges), "in", "out")
     cost = Sum(graph, {edge.name: 1.0 + 9 * (edge.name != "cheap") for edge in edges})
-    with pytest.raises(ValueError, match="none of 20 random paths costs 2 or less: the cheapest 1"):
+    with pytest.raises(ValueError, match="none of 20 random paths costs 2 or less: the cheapest network costs 1"):
         random_mask(graph, cost, budget=2, seed=0, tries=1)
