@@ -120,11 +120,20 @@ def test_output_that_does_not_come_is_no_exceeded_limit(small_book, monkeypatch)
         run(small_book, "passes", "quick")
 
 
+PIECES = "[bytes([1]) * 100_000 for _ in range(4000)]"
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="memory is glibc's to give back")
-def test_what_a_cell_freed_is_given_back(small_book, add_chapter):
-    """Every second of small pieces: the gaps are of no use to what needs more memory than a piece."""
+@pytest.mark.parametrize(
+    ("take", "drop"),
+    [
+        (f"pieces = {PIECES}", "del pieces[::2]"),  # the gaps are of no use to what needs more than a piece
+        (f"circle = {PIECES}\ncircle.append(circle)", "del circle"),
+    ],
+)
+def test_what_a_cell_freed_is_given_back(small_book, add_chapter, take, drop):
     read = "int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024"
-    code = f"import re\npieces = [bytes([1]) * 100_000 for _ in range(4000)]\nfull = {read}\ndel pieces[::2]\n\n# %%\n"
+    code = f"import re\nimport lib\n\n# %%\n{take}\nfull = {read}\n{drop}\n\n# %%\n"
     add_chapter("gaps", code + f"assert {read} < full - 150, ({read}, full)")
     assert run(small_book, "gaps", "quick")["status"] == "ok"
 
