@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib import measure
 from lib.hashing import hashed_nets
-from lib.hashing.shared import inference, lookup
+from lib.hashing.shared import hashed_layers, lookup
 
 INPUTS, OUTPUTS, FRACTION, IMAGES, RUNS = 784, 1000, 1 / 64, (1, 4, 16, 100, 1000), 30
 
@@ -40,7 +40,7 @@ def layers() -> dict[str, nn.Module]:
     hashed = hashed_nets.compress(copy.deepcopy(dense), fraction=FRACTION)
     chain = hashed.parametrizations.weight
     indexed = Indexed(chain.original.data, chain[0].codes, hashed.bias.data)
-    return {"dense": dense, "ours": hashed, "converted": inference.convert(hashed), "indexed": indexed}
+    return {"dense": dense, "ours": hashed, "converted": hashed_layers.convert(hashed), "indexed": indexed}
 
 
 def step(layer: nn.Module, images: Tensor) -> None:

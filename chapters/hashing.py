@@ -70,7 +70,7 @@ from lib import datasets, evidence, figures, measure, models, storage, training
 from lib.distillation import linear_bottleneck, soft_targets
 from lib.hashing import hashed_nets
 from lib.hashing.feature_hashing import FeatureHashing
-from lib.hashing.shared import inference, lookup
+from lib.hashing.shared import hashed_layers, lookup
 from lib.quantization import scalar_kmeans
 from lib.weights import decompress, layers
 
@@ -507,7 +507,7 @@ figures.curves(
 # %%
 dense_layer = nn.Linear(784, 1000)
 hashed_layer = hashed_nets.compress(copy.deepcopy(dense_layer))
-converted_layer = inference.convert(hashed_layer)
+converted_layer = hashed_layers.convert(hashed_layer)
 pair = {"dense": dense_layer, "hashed": hashed_layer}
 work = {name: measure.multiply_adds(layer, (784,)) for name, layer in pair.items()}
 ratios = {}

@@ -8,7 +8,7 @@ whose buckets :math:`h(i, j)` and signs :math:`\xi(i, j)` are hashes of the plac
 4). An output is thus the product of w with hashed inputs, :math:`w^\top \phi_i(x)`, see
 :mod:`lib.hashing.feature_hashing`. A value is trained by the sum of the gradients of all its weights. The layer
 multiplies as often as the dense one and looks its weights up besides, so what is saved is storage, not time.
-A trained network runs faster once :func:`lib.hashing.shared.inference.convert` has converted it.
+A trained network runs faster once :func:`lib.hashing.shared.hashed_layers.convert` has converted it.
 
 With signs the weights of a bucket are equal up to the sign; without them they are the same. Left out of the paper's
 procedure: biases that share values as well (here each stays as it is), dropout, and the search for hyper-parameters.

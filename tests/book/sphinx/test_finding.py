@@ -27,7 +27,7 @@ def test_the_words_are_shown_and_the_rule_is_not():
 @pytest.mark.parametrize("text", ["is smaller", "is smaller |", "| a.file_ratio > 2", "|"])
 def test_words_without_a_rule_are_an_error(text):
     said = page(f"It :finding:`{text}` now.").pformat()
-    assert "words, a bar and a rule are needed" in said and 'level="3"' in said
+    assert "its text must be words, a bar and a rule" in said and 'level="3"' in said
 
 
 def ledger(**keys):

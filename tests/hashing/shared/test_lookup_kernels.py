@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lib.hashing.shared import lookup
-from lib.hashing.shared.kernels import LANES, Arrays, arrange, arrays, matrix, product
+from lib.hashing.shared.lookup_kernels import LANES, Arrays, arrange, arrays, matrix, product
 
 SHAPES = {  # of a weight: (outputs, inputs)
     "one weight": (1, 1),

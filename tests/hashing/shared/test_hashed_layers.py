@@ -9,8 +9,8 @@ from torch import nn
 
 from lib import models, storage
 from lib.hashing import hashed_nets
-from lib.hashing.shared import inference
-from lib.hashing.shared.inference import MANY, HashedLinear, convert
+from lib.hashing.shared import hashed_layers
+from lib.hashing.shared.hashed_layers import MANY, HashedLinear, convert
 from lib.pruning import magnitude
 from lib.weights import compressed
 
@@ -211,7 +211,3 @@ def test_a_layer_that_was_moved_is_refused():
         convert(hashed(20, 33)).half()(torch.ones(1, 20).half())
     with pytest.raises(ValueError, match=r"meta"):
         convert(hashed(20, 33)).to("meta")(torch.ones(1, 20).double())
-
-
-def test_it_is_what_the_chapter_imports():
-    assert inference.convert is convert

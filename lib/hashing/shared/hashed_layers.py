@@ -2,8 +2,8 @@ r"""Run a trained HashedNet on kernels that look its weights up where they are n
 
 :func:`convert` replaces each hashed ``nn.Linear`` by a :class:`HashedLinear`. The layer that is trained writes its
 whole matrix in each forward pass, and reads 4 bytes for each weight. This one reads 2 bytes and a bit for each, and for
-a few inputs it writes no matrix (:mod:`lib.hashing.shared.kernels`). It adds in another order, so answers agree up to
-rounding. Nothing of it is trained. Convolutions, embeddings, attention and recurrent layers stay as they are: they
+a few inputs it writes no matrix (:mod:`lib.hashing.shared.lookup_kernels`). It adds in another order, so answers agree
+up to rounding. Nothing of it is trained. Convolutions, embeddings, attention and recurrent layers stay as they are and
 write their matrix as before.
 
 A dense copy, from :func:`lib.weights.decompress`, is faster still, and takes twice the memory.
@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from lib import owners
 from lib.hashing.hashed_nets import HashedWeight
-from lib.hashing.shared import kernels
+from lib.hashing.shared import lookup_kernels
 from lib.weights import PackedWeight, compressed_form, layers, replace, weight_named
 
 MANY = 17  # inputs from which writing the matrix once is about as fast: measured, see benchmarks/hashing.py
@@ -58,10 +58,10 @@ class HashedLinear(nn.Module):
             raise ValueError(f"it is no hashed nn.Linear, but {_kind(layer)}")
         self.inputs, self.outputs = layer.in_features, layer.out_features
         self._check_type(values)
-        held = kernels.arrange(values, form.codes, (self.outputs, self.inputs), layer.bias)
+        held = lookup_kernels.arrange(values, form.codes, (self.outputs, self.inputs), layer.bias)
         for name, tensor in zip(("values", "places", "signs", "bias"), held, strict=True):
             self.register_buffer(name, tensor)
-        self.kept: tuple[object, kernels.Arrays] | None = None
+        self.kept: tuple[object, lookup_kernels.Arrays] | None = None
         self.dtype = values.dtype
         self.eval()
 
@@ -77,23 +77,23 @@ class HashedLinear(nn.Module):
             )
         samples = x if x.dim() == 2 else x.reshape(-1, self.inputs)
         if len(samples) >= MANY or (x.requires_grad and torch.is_grad_enabled()):
-            sums = functional.linear(samples, kernels.matrix(weight, self.outputs), self.bias[: self.outputs])
+            sums = functional.linear(samples, lookup_kernels.matrix(weight, self.outputs), self.bias[: self.outputs])
         else:
-            sums = kernels.product(samples, weight, self.outputs)
+            sums = lookup_kernels.product(samples, weight, self.outputs)
         return sums if x.dim() == 2 else sums.reshape(*x.shape[:-1], self.outputs)
 
-    def _arrays(self) -> kernels.Arrays:
+    def _arrays(self) -> lookup_kernels.Arrays:
         """The buffers as the kernels read them, checked again when one has changed."""
         state = [tensor for tensor in self._buffers.values() if tensor is not None]
         key = [(tensor.data_ptr(), tensor._version) for tensor in state]
         if self.kept is None or self.kept[0] != key:
             self._check_type(self.values)
-            self.kept = key, kernels.arrays(*state)
+            self.kept = key, lookup_kernels.arrays(*state)
             self.dtype = self.values.dtype
         return self.kept[1]
 
     def _check_type(self, values: Tensor) -> None:
-        if values.dtype not in kernels.TYPES or values.device.type != "cpu":
+        if values.dtype not in lookup_kernels.TYPES or values.device.type != "cpu":
             raise ValueError(
                 f"the kernels of a hashed layer take torch.float32 and torch.float64 on the CPU, not {values.dtype} on"
                 f" {values.device.type}: move or cast the network before it is converted, or decompress it"
