@@ -9,7 +9,6 @@ from torch import nn
 
 from lib import models, storage
 from lib.hashing import hashed_nets
-from lib.hashing.shared import hashed_layers
 from lib.hashing.shared.hashed_layers import MANY, HashedLinear, convert
 from lib.pruning import magnitude
 from lib.weights import compressed
