@@ -118,7 +118,6 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
     clock = _Clock(chapter, cells, limits)
     with tempfile.TemporaryDirectory() as folder, _set(environment(root) | {"IPYTHONDIR": folder}):
         origin, partial = Path(folder, "source.ipynb"), Path(folder, "partial.ipynb")
-        files.write(Path(folder, "profile_default", "startup", "memory.py"), TIDIED)
         nbformat.write(source, origin)
         try:
             done = papermill.execute_notebook(
@@ -207,20 +206,6 @@ def _set(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-# After each cell the kernel gives back what the cell freed. Networks are in circles of references, which Python frees
-# late, and glibc keeps free pages between used ones: the next cell's memory would come on top. What the imports made
-# stays for good; looking through it each time would take half a second.
-TIDIED = """def _tidied():
-    import ctypes, gc, sys
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda size: None)
-    def after_cell(result):
-        if not gc.get_freeze_count() and "lib" in sys.modules:
-            gc.freeze()
-        gc.collect()
-        trim(0)
-    get_ipython().events.register("post_run_cell", after_cell)
-_tidied()
-"""
 LOADED = """import json as _json, sys as _sys
 print(_json.dumps({name: _sys.modules[name].__file__ for name in sorted(_sys.modules) if name.split(".")[0] == "lib"}))
 """

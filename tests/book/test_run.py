@@ -1,7 +1,6 @@
 """One chapter is run: what it leaves, how it fails, and which lib it imports."""
 
 import asyncio
-import ctypes
 import errno
 import json
 import os
@@ -118,24 +117,6 @@ def test_output_that_does_not_come_is_no_exceeded_limit(small_book, monkeypatch)
     monkeypatch.setattr(book_run, "OUTPUT_S", 0)
     with pytest.raises(ChapterFailed, match=r"cell \[1\] ended, but its output did not come in 0 s"):
         run(small_book, "passes", "quick")
-
-
-PIECES = "[bytes([1]) * 100_000 for _ in range(4000)]"
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="memory is glibc's to give back")
-@pytest.mark.parametrize(
-    ("take", "drop"),
-    [
-        (f"pieces = {PIECES}", "del pieces[::2]"),  # the gaps are of no use to what needs more than a piece
-        (f"circle = {PIECES}\ncircle.append(circle)", "del circle"),
-    ],
-)
-def test_what_a_cell_freed_is_given_back(small_book, add_chapter, take, drop):
-    read = "int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024"
-    code = f"import re\nimport lib\n\n# %%\n{take}\nfull = {read}\n{drop}\n\n# %%\n"
-    add_chapter("gaps", code + f"assert {read} < full - 150, ({read}, full)")
-    assert run(small_book, "gaps", "quick")["status"] == "ok"
 
 
 def test_a_failure_ends_what_an_earlier_run_left(small_book):
