@@ -138,7 +138,7 @@ def conclusion(problems: list[str]) -> int:
     for problem in problems:
         print(f"FAILED  {problem}", file=sys.stderr)
     if problems:
-        print(f"{len(problems)} problems", file=sys.stderr)
+        print(f"{len(problems)} problem{'s' * (len(problems) > 1)}", file=sys.stderr)
     return 1 if problems else 0
 
 
