@@ -66,6 +66,7 @@ from lib.self_organization import (
 from lib.self_organization.neural_gas import DEMO, PAPER, NeuralGas
 from lib.self_organization.perceptron import RosenblattPerceptron
 from lib.self_organization.self_organizing_map import SelfOrganizingMap
+from lib.self_organization.shared.steps import neighborhood
 from lib.self_organization.willshaw_malsburg import WillshawMalsburg
 
 dataset = datasets.load(data, first=first)
@@ -359,7 +360,7 @@ figures.show(
 # **The code.**
 
 # %% tags=["remove-input"]
-figures.show_source(self_organizing_map.train)
+figures.show_source(self_organizing_map.train, neighborhood)
 
 # %% [markdown]
 # **Exact checks.** With radius zero only the winner moves: this is online k-means.

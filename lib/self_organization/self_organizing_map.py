@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from lib.self_organization.shared import inputs, schedules
+from lib.self_organization.shared import inputs, schedules, steps
 
 ROW = {"square": 1.0, "hexagonal": 3**0.5 / 2}  # distance of two rows; neighbors in a row are 1 apart
 
@@ -119,7 +119,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             raise ValueError(f"grid is {self.grid}, but the map has {self.weights_.shape[:2]}; fit makes another grid")
         else:
             samples = inputs.samples(self, X, reset=False, dtype=self.weights_.dtype)
-            weights = self.weights_.reshape(-1, samples.shape[1]).copy()
+            weights = self.weights_.reshape(-1, samples.shape[1])
             self._learn(weights, samples, np.arange(len(samples)), self.n_iter_)
         return self
 
@@ -208,7 +208,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _start(self, samples: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """(units, features) weights before the first step."""
         if self.start is not None:
-            return np.array(self.start, dtype=samples.dtype, order="C").reshape(-1, samples.shape[1])
+            return np.asarray(self.start, dtype=samples.dtype).reshape(-1, samples.shape[1])
         units = self.grid[0] * self.grid[1]
         return samples[random.choice(len(samples), units, replace=len(samples) < units)]
 
@@ -219,16 +219,19 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return (2 * across + down % 2 if self.topology == "hexagonal" else across), down
 
     def _learn(self, weights: np.ndarray, samples: np.ndarray, order: np.ndarray, begin: int) -> None:
-        """Train from step ``begin`` on, and keep the result."""
-        steps = np.arange(begin, begin + len(order))
+        """Train a copy of the weights from step ``begin`` on, and keep it."""
+        t = np.arange(begin, begin + len(order))
         if self.schedule == "exponential":
-            rates = schedules.power(self.learning_rate, self.final_learning_rate, steps, self.steps)
-            radii = schedules.power(self._radius(), self.final_radius, steps, self.steps)
+            rates = schedules.power(self.learning_rate, self.final_learning_rate, t, self.steps)
+            radii = schedules.power(self._radius(), self.final_radius, t, self.steps)
         else:
-            rates = schedules.asymptotic(self.learning_rate, steps, self.steps)
-            radii = schedules.asymptotic(self._radius(), steps, self.steps)
+            rates = schedules.asymptotic(self.learning_rate, t, self.steps)
+            radii = schedules.asymptotic(self._radius(), t, self.steps)
+        across, down = self._places()
         step = 0.5 if self.topology == "hexagonal" else 1.0
-        train(weights, samples, order, rates, radii, *self._places(), step, ROW[self.topology])
+        columns, rows = np.arange(across.max() + 1) * step, np.arange(down.max() + 1) * ROW[self.topology]
+        weights = weights.copy()
+        train(weights, samples, order, rates, radii, steps.Grid(across, down, columns**2, rows**2))
         self.weights_ = weights.reshape(*self.grid, -1)
         self.n_iter_ = begin + len(order)
 
@@ -239,15 +242,6 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return _nearest_two(weights, samples)
 
 
-@numba.njit(cache=True, fastmath={"reassoc"})  # sums in any order, so that they are vectorized
-def _distance(unit: np.ndarray, sample: np.ndarray) -> float:
-    """Squared distance, summed in float64 whatever the type of the weights."""
-    total = 0.0
-    for k in range(len(sample)):
-        total += (np.float64(sample[k]) - np.float64(unit[k])) ** 2
-    return total
-
-
 @numba.njit(cache=True)
 def train(
     weights: np.ndarray,
@@ -255,10 +249,7 @@ def train(
     order: np.ndarray,
     rates: np.ndarray,
     radii: np.ndarray,
-    across: np.ndarray,
-    down: np.ndarray,
-    step: float,
-    row: float,
+    grid: steps.Grid,
 ) -> None:
     """Present samples to the units of a map (kohonen1982self); compiled.
 
@@ -267,35 +258,25 @@ def train(
     order: (T,) which sample is presented at each step.
     rates: (T,) eta at each step.
     radii: (T,) sigma at each step.
-    across: (units,) where each unit is in its row, in steps.
-    down: (units,) the row of each unit.
-    step: how far one step is, in units of the radius.
-    row: how far two rows are apart, in units of the radius.
+    grid: where the units are.
     """
     units, features = weights.shape
-    near_across, near_down = np.empty(across.max() + 1), np.empty(down.max() + 1)
+    h = np.empty(units, weights.dtype)
     # method
     for t in range(len(order)):
         x = samples[order[t]]
         # c = argmin_i |x - w_i|
         least, c = np.inf, 0
         for i in range(units):
-            distance = _distance(weights[i], x)
+            distance = steps.distance(weights[i], x)
             if distance < least:
                 least, c = distance, i
-        # exp(-|r_c - r_i|^2 / 2 sigma^2) is a product of one factor for each direction,
-        # so a grid needs few of them
-        spread = max(2 * radii[t] * radii[t], 1e-300)
-        for k in range(len(near_across)):
-            near_across[k] = np.exp(-((k * step) ** 2) / spread)
-        for k in range(len(near_down)):
-            near_down[k] = np.exp(-((k * row) ** 2) / spread)
-        # w_i += eta exp(-|r_c - r_i|^2 / 2 sigma^2) (x - w_i)
+        # w_i += h_i (x - w_i), h_i = eta exp(-|r_c - r_i|^2 / 2 sigma^2)
+        steps.neighborhood(h, c, rates[t], radii[t], grid)
         for i in range(units):
-            near = near_across[abs(across[i] - across[c])] * near_down[abs(down[i] - down[c])] * rates[t]
             w = weights[i]
             for k in range(features):
-                w[k] += near * (x[k] - w[k])
+                w[k] += h[i] * (x[k] - w[k])
     # end of method
 
 
@@ -310,7 +291,7 @@ def _nearest_two(weights: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, 
     for n in range(len(samples)):
         least, next_least = np.inf, np.inf
         for i in range(len(weights)):
-            distance = _distance(weights[i], samples[n])
+            distance = steps.distance(weights[i], samples[n])
             if distance < least:
                 next_least, second[n] = least, first[n]
                 least, first[n] = distance, i

@@ -3,6 +3,10 @@
 schedules.py   step sizes and radii that change as learning goes on
 inputs.py      what every estimator checks: its parameters, its samples, its seed
 
+Maps:
+
+steps.py       distances to units, and how far each unit follows the winner
+
 Networks without a grid:
 
 estimator.py   nearest units, distances and snapshots
