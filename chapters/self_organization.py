@@ -357,7 +357,8 @@ figures.show(
 #
 # $$ c = \arg\min_i \lVert x - w_i \rVert, \qquad w_i \leftarrow w_i + \eta(t)\, e^{-\lVert r_c - r_i \rVert^2 / 2 \sigma(t)^2}\, (x - w_i) . $$ (eq-som)
 #
-# **The code.**
+# **The code.** It takes one step after the other.
+# A large map of samples with many features takes many steps at once, by matrix products, with the same result.
 
 # %% tags=["remove-input"]
 figures.show_source(self_organizing_map.train, neighborhood)

@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from lib.self_organization.shared import inputs, schedules, steps
+from lib.self_organization.shared import blocks, inputs, schedules, steps
 
 ROW = {"square": 1.0, "hexagonal": 3**0.5 / 2}  # distance of two rows; neighbors in a row are 1 apart
 
@@ -230,8 +230,9 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         across, down = self._places()
         step = 0.5 if self.topology == "hexagonal" else 1.0
         columns, rows = np.arange(across.max() + 1) * step, np.arange(down.max() + 1) * ROW[self.topology]
-        weights = weights.copy()
-        train(weights, samples, order, rates, radii, steps.Grid(across, down, columns**2, rows**2))
+        present = blocks.train if blocks.pay(len(order), *weights.shape) else train
+        weights = blocks.aligned(weights)
+        present(weights, samples, order, rates, radii, steps.Grid(across, down, columns**2, rows**2))
         self.weights_ = weights.reshape(*self.grid, -1)
         self.n_iter_ = begin + len(order)
 
@@ -242,7 +243,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return _nearest_two(weights, samples)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath={"contract"})  # a product and a sum are rounded once, where the processor can
 def train(
     weights: np.ndarray,
     samples: np.ndarray,

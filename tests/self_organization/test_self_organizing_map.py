@@ -10,6 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from lib.self_organization.self_organizing_map import SelfOrganizingMap
 
 SQUARE = np.random.default_rng(0).random((500, 2))
+WIDE = np.random.default_rng(0).random((300, 784))
 
 
 def coordinates(grid: tuple[int, int], topology: str) -> np.ndarray:
@@ -37,29 +38,30 @@ def test_scikit_learn_accepts_the_estimator(estimator, check):
 
 @pytest.mark.parametrize("schedule", ["exponential", "asymptotic"])
 @pytest.mark.parametrize("topology", ["square", "hexagonal"])
-@pytest.mark.parametrize("features", [1, 2, 9])
-def test_weights_follow_the_equations(features, topology, schedule):
+@pytest.mark.parametrize(("grid", "features"), [((4, 5), 1), ((4, 5), 2), ((4, 5), 9), ((6, 7), 80), ((9, 4), 784)])
+def test_weights_follow_the_equations(grid, features, topology, schedule):
     random, steps = np.random.default_rng(1), 400
-    X, start = random.normal(size=(steps, features)), random.normal(size=(4, 5, features))
-    som = SelfOrganizingMap((4, 5), topology=topology, steps=steps, schedule=schedule, start=start, shuffle=False)
-    t = np.arange(steps)
+    X, start = random.normal(size=(steps, features)), random.normal(size=(*grid, features))
+    som = SelfOrganizingMap(grid, topology=topology, steps=steps, schedule=schedule, start=start, shuffle=False)
+    t, radius = np.arange(steps), max(grid) / 2
     if schedule == "exponential":
-        rates, radii = 0.5 * 0.02 ** (t / steps), 2.5 * 0.2 ** (t / steps)
+        rates, radii = 0.5 * 0.02 ** (t / steps), radius * (0.5 / radius) ** (t / steps)
     else:
-        rates, radii = 0.5 / (1 + 2 * t / steps), 2.5 / (1 + 2 * t / steps)
+        rates, radii = 0.5 / (1 + 2 * t / steps), radius / (1 + 2 * t / steps)
     expected = by_equations(start, X, rates, radii, topology)
     np.testing.assert_allclose(som.fit(X).weights_, expected, rtol=0, atol=1e-12)
     assert som.n_iter_ == steps and som.weights_.dtype == np.float64
 
 
 @pytest.mark.parametrize("grid", [(10, 10), (7, 4), (1, 6)])
-@pytest.mark.parametrize("data", ["uniform", "lattice", "digits"])
+@pytest.mark.parametrize("data", ["uniform", "lattice", "digits", "wide"])
 def test_weights_equal_those_of_minisom(data, grid):
     minisom = pytest.importorskip("minisom")
     X = {
         "uniform": SQUARE,
         "lattice": np.argwhere(np.ones((8, 8))).astype(float),  # ties
         "digits": load_digits().data[:400],
+        "wide": WIDE,
     }[data]
     theirs = minisom.MiniSom(*grid, X.shape[1], sigma=3.0, random_seed=1)
     theirs.random_weights_init(X)
@@ -69,6 +71,16 @@ def test_weights_equal_those_of_minisom(data, grid):
     np.testing.assert_allclose(ours.weights_, theirs.get_weights(), rtol=0, atol=1e-12)
     assert ours.quantization_error(X) == pytest.approx(theirs.quantization_error(X), abs=1e-12)
     assert ours.topographic_error(X) == theirs.topographic_error(X)
+
+
+def test_far_from_the_origin_weights_equal_those_of_minisom():
+    minisom, X = pytest.importorskip("minisom"), WIDE + 1e6
+    theirs, start = minisom.MiniSom(10, 10, 784, sigma=3.0), X[:100].reshape(10, 10, 784)
+    theirs._weights = start.copy()
+    theirs.train(X, 1000)
+    options = {"steps": 1000, "schedule": "asymptotic", "radius": 3.0, "start": start, "shuffle": False}
+    ours = SelfOrganizingMap(**options).fit(X)
+    np.testing.assert_allclose(ours.weights_, theirs.get_weights(), rtol=1e-12)
 
 
 def test_hexagonal_weights_equal_those_of_minisom():
@@ -153,6 +165,14 @@ def test_parts_of_the_samples_teach_as_the_whole():
     assert np.array_equal(whole.weights_, parts.weights_) and parts.n_iter_ == 500
 
 
+def test_parts_of_wide_samples_teach_as_the_whole():
+    options = {"steps": 300, "start": WIDE[:100].reshape(10, 10, 784), "shuffle": False}
+    whole, parts = SelfOrganizingMap(**options).fit(WIDE), SelfOrganizingMap(**options)
+    for part in np.split(WIDE, [1, 100, 145]):  # whole blocks, a part of one, and too few for a block
+        parts.partial_fit(part)
+    assert np.array_equal(whole.weights_, parts.weights_) and parts.n_iter_ == 300
+
+
 def test_learning_goes_on_at_the_final_values_and_not_from_the_first():
     som = SelfOrganizingMap((4, 5), steps=300).fit(SQUARE)
     before = som.weights_.copy()
@@ -168,12 +188,24 @@ def test_fewer_steps_than_samples_still_draw_from_all_of_them():
     assert 0.2 < som.weights_.item() < 0.8
 
 
-def test_float32_stays_and_agrees_with_float64():
-    options = {"grid": (6, 6), "steps": 300, "shuffle": False, "start": SQUARE[:36].reshape(6, 6, 2)}
-    single, double = (SelfOrganizingMap(**options).fit(SQUARE.astype(kind)) for kind in (np.float32, np.float64))
-    assert single.weights_.dtype == single.transform(SQUARE.astype(np.float32)).dtype == np.float32
+@pytest.mark.parametrize("X", [SQUARE, WIDE])
+def test_float32_stays_and_agrees_with_float64(X):
+    options = {"grid": (6, 6), "steps": 300, "shuffle": False, "start": X[:36].reshape(6, 6, -1)}
+    single, double = (SelfOrganizingMap(**options).fit(X.astype(kind)) for kind in (np.float32, np.float64))
+    assert single.weights_.dtype == single.transform(X.astype(np.float32)).dtype == np.float32
     np.testing.assert_allclose(single.weights_, double.weights_, atol=1e-4)
-    assert single.partial_fit(SQUARE).weights_.dtype == np.float32
+    assert single.partial_fit(X).weights_.dtype == np.float32
+
+
+def test_a_start_is_left_as_it_was():
+    for X in (SQUARE, WIDE):
+        start = np.ascontiguousarray(X[:36].reshape(6, 6, -1))
+        before = start.copy()
+        som = SelfOrganizingMap((6, 6), steps=100, start=start).fit(X)
+        kept = som.weights_
+        weights = kept.copy()
+        som.partial_fit(X)
+        assert np.array_equal(start, before) and np.array_equal(kept, weights)
 
 
 def test_the_seed_decides_and_the_global_state_is_left_alone():

@@ -6,6 +6,7 @@ inputs.py      what every estimator checks: its parameters, its samples, its see
 Maps:
 
 steps.py       distances to units, and how far each unit follows the winner
+blocks.py      many steps of a map at once, to the same weights
 
 Networks without a grid:
 
