@@ -128,7 +128,7 @@ def _execute(root: Path, chapter: str, stamp: dict[str, Any], bar: bool) -> nbfo
                 progress_bar=bar,
                 timeout_func=clock,
                 iopub_timeout=OUTPUT_S,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # not that loopback is unencrypted, or a kernel ended
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # loopback without encryption; an end
             )
             loaded = json.loads(done.cells.pop()["outputs"][0]["text"])
             why = _fault(done, chapter) or _foreign(root, chapter, loaded)
