@@ -88,8 +88,8 @@ def deepened(graph: Graph, layer: str) -> fx.Node:
     end = graph.end(layer)
     if not graph.is_activation(end, idempotent=True):
         raise ValueError(
-            f"layer {layer!r} must be followed only by ReLU, ReLU6 or Hardtanh, since applying these twice is the same"
-            " as once: morph_depth inserts a layer anywhere"
+            f"layer {layer!r} is not followed by ReLU, ReLU6 or Hardtanh alone, which change nothing if applied twice:"
+            " morph_depth inserts a layer anywhere"
         )
     return end
 

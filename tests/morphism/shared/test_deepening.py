@@ -56,7 +56,7 @@ def test_a_residual_norm_keeps_both_modes_and_learns():
 
 def test_layers_that_another_activation_follows_are_refused():
     for layer in ("grouped", "b", "head"):  # leaky ReLU, a sum, nothing
-        with refused(model := crossing(), f"layer '{layer}' must be followed only by ReLU, ReLU6 or Hardtanh"):
+        with refused(model := crossing(), f"layer '{layer}' is not followed by ReLU, ReLU6 or Hardtanh alone"):
             deepen(model, layer, images(1))
     smooth = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
     with refused(smooth, "morph_depth inserts a layer anywhere"):
