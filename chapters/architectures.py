@@ -412,7 +412,9 @@ LARGE = 5e7  # parameters: several networks of this size would not fit into memo
 groups = []
 for family in FAMILIES:
     asked_for = [name for name in members(family) if name in timed]
-    large = [name for name in asked_for if costs[name][0] >= LARGE]
+    large = [
+        name for name in asked_for if costs[name][0] >= LARGE
+    ]  # not chosen by test
     together = [name for name in asked_for if name not in large]
     for names in (together, *([name] for name in large)):
         groups.append({n: (partial(built, n), pixels(n)) for n in names})
