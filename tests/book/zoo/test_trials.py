@@ -1,9 +1,15 @@
 """A trial tells what works from what is refused and from a fault; each kind can fail."""
 
+import ast
+import pkgutil
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from lib.book.zoo import trials
+import lib
+from lib.book.zoo import matrix, trials
 
 
 def tried(kind: str, call: str, network: str = "CSP block") -> tuple[str, str]:
@@ -81,3 +87,14 @@ def test_modules_of_techniques_can_be_called_and_none_of_the_book():
     named = trials.modules()
     assert {"magnitude", "structure", "inference", "torch"} <= named.keys() and "build" not in named
     assert named["torch"] is torch
+
+
+def test_the_names_in_trials_mean_one_module_each():
+    """A trial knows a module by the last part of its name: of two that share it, one would take the other's place."""
+    calls = [trial["call"] for trial in matrix.trials(Path(__file__).parents[3]).values()]
+    used = {node.id for call in calls for node in ast.walk(ast.parse(call)) if isinstance(node, ast.Name)}
+    used |= set(re.findall(r'modules\(\)\["(\w+)"\]', Path(trials.__file__).read_text("utf-8")))
+    names = [module.name for module in pkgutil.walk_packages(lib.__path__, "lib.") if ".book" not in module.name]
+    found = {name: [path for path in names if path.endswith(f".{name}")] for name in used}
+    assert {"inference", "thinet"} <= {name for name, paths in found.items() if paths}
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
