@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from given_browser import CHROMIUM, NO_NETWORK, SCREENS
 from small_book import copy_book
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):  # as chapters run
     os.environ[f"{_library}_NUM_THREADS"] = "1"
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is slow, not wrong
+hypothesis.settings.load_profile("patient")
 
 YOUNG = "--js-flags=--min-semi-space-size=64"  # MiB: axe leaves much garbage, which is then collected less often
 HEADER = """# ---

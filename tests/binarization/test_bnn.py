@@ -219,7 +219,7 @@ def as_steps(x):  # (1, channels, n)
 LAYOUTS = {nn.BatchNorm1d: (as_rows, as_steps), nn.BatchNorm2d: (as_maps, as_one_image, as_one_image_channels_last)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     channels=st.lists(CHANNEL, min_size=1, max_size=20),
     kind=st.sampled_from([nn.BatchNorm1d, nn.BatchNorm2d]),

@@ -50,7 +50,7 @@ def test_huffman_cost_is_the_sum_of_the_inner_nodes(counts):
     assert cost(counts, coders.code_lengths(counts)) == total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
 def test_no_prefix_code_is_shorter(counts):
     n = len(counts)

@@ -16,7 +16,7 @@ from lib.neuroevolution.shared.tasks import CASES, Scored, Xor
 GROWTH = Settings(add_node=0.3, add_link=0.4)
 SPACES = st.builds(Space, st.integers(1, 3), st.integers(1, 3), hidden=st.integers(0, 2), recurrent=st.booleans())
 SEEDS = st.integers(0, 2**32)
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 
 
 def generations(space, seed, count=8, population=20, options=GROWTH):

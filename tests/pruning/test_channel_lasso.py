@@ -106,7 +106,7 @@ DEPENDENCES = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(list(DEPENDENCES)), st.integers(2, 9), st.integers(0, 2**32 - 1), st.floats(-6, 6))
 def test_the_path_is_optimal_whatever_channels_depend_on_each_other(name, channels, seed, scale):
     draw = np.random.default_rng(seed)

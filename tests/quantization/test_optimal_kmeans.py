@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
@@ -60,7 +60,6 @@ def test_error_equals_brute_force(kind, mass, table, monkeypatch):
 numbers = st.lists(st.integers(-40, 40) | st.floats(-100, 100, width=32), min_size=1, max_size=25)
 
 
-@settings(deadline=None)
 @given(numbers, st.data())
 def test_codes_name_the_nearest_centroid_and_the_error_is_what_they_lose(values, data):
     k = data.draw(st.integers(1, len(values)))
@@ -74,7 +73,6 @@ def test_codes_name_the_nearest_centroid_and_the_error_is_what_they_lose(values,
         assert book.centroids[code] == pytest.approx(values[book.codes == code].mean(), abs=1e-9 * scale)
 
 
-@settings(deadline=None)
 @given(numbers)
 def test_as_many_centroids_as_distinct_values_lose_nothing(values):
     distinct = sorted({float(v) for v in values})
@@ -94,7 +92,6 @@ def test_error_never_rises_with_k():
     assert errors[0] == pytest.approx(200 * values.var())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 4)), min_size=1, max_size=12), st.integers(1, 4))
 def test_whole_weights_are_repeated_points(pairs, k):
     values, weights = (np.array(x, dtype=float) for x in zip(*pairs, strict=True))
@@ -155,7 +152,6 @@ def test_more_clusters_than_a_table_has_room_for_tie_and_are_found():
 # -- Lloyd -------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(numbers, st.data())
 def test_lloyd_never_rises_and_never_beats_the_optimum(values, data):
     values = np.array(values, dtype=float)

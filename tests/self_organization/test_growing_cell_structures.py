@@ -131,7 +131,7 @@ def test_the_classifier_follows_its_equations(decay):
     np.testing.assert_allclose(ours.decision_function(X), activations @ v, atol=1e-9)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.sampled_from(["resource", "random"]))
 def test_simplices_stay_whole_after_each_insertion(seed, dimension, insertion):
     X = np.random.default_rng(seed).normal(size=(200, 3))

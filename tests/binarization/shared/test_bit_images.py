@@ -55,7 +55,7 @@ def thresholds(filters, places, length, seed):
     return least, torch.rand(least.shape, generator=generator(seed + 2)) < 0.5
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     count=st.integers(0, 3),
     channels=CHANNELS,
@@ -104,7 +104,7 @@ def test_bits_of_a_linear_layer_are_those_of_whole_sums(inputs, rows):
     assert found.words is out and np.array_equal(out, packed(expected.int()[:, :, None, None]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     channels=CHANNELS,
     image=st.tuples(st.integers(3, 9), st.integers(3, 9)),

@@ -61,7 +61,7 @@ def raises(message, call):
 # -- packing -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=COUNTS, length=LENGTHS, seed=SEEDS)
 def test_signs_are_packed_bit_by_bit_and_come_back(rows, length, seed):
     signs = draw(rows, length, seed=seed)
@@ -72,7 +72,7 @@ def test_signs_are_packed_bit_by_bit_and_come_back(rows, length, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(0, 9), columns=LENGTHS, turned=st.booleans(), seed=SEEDS)
 def test_a_bit_says_whether_its_column_reaches_the_threshold(dtype, rows, columns, turned, seed):
     random = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_rows_of_any_layout_are_packed_as_their_copy_is():
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=COUNTS, filters=FILTERS, length=LENGTHS, seed=SEEDS)
 def test_products_are_those_of_whole_numbers(rows, filters, length, seed):
     a, b = draw(rows, length, seed=seed), draw(filters, length, seed=seed + 1)
@@ -198,7 +198,7 @@ LAYOUTS = {
 }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     count=st.integers(0, 3),
     channels=st.sampled_from([1, 2, 20, 63, 64, 65, 130]),

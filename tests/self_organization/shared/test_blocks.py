@@ -45,7 +45,7 @@ DATA = {
 }
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     data=st.sampled_from(list(DATA)),
     start=st.sampled_from(["same", *DATA]),

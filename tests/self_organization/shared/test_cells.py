@@ -31,7 +31,7 @@ def grown(dimension: int, splits: int, random: np.random.Generator):
     return positions, adjacency, listed
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 3), st.integers(0, 25))
 def test_a_mesh_is_the_list_of_its_simplices(seed, dimension, splits):
     positions, adjacency, listed = grown(dimension, splits, np.random.default_rng(seed))
@@ -51,7 +51,7 @@ def test_the_new_cell_halves_the_longest_edge():
     assert len(positions) == 3  # what was given is left as it was
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 3), st.sampled_from([1.0, 2.0, 10.0]))
 def test_growth_conserves_resources_and_leaves_none_negative(seed, dimension, exponent):
     random = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_densities_of_many_features_and_of_no_field():
     assert cells.densities(np.zeros(2), np.ones(2), 2).tolist() == [1, 1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.integers(1, 3))
 def test_removal_leaves_only_whole_simplices(seed, dimension):
     random = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_removal_leaves_only_whole_simplices(seed, dimension):
     assert {frozenset(names[list(e)].tolist()) for e in simplices(rest, 1)} == edges
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS, st.integers(2, 3))
 def test_a_thinned_mesh_grows_on_whole(seed, dimension):
     random = np.random.default_rng(seed)
