@@ -486,7 +486,7 @@ def test_ci_does_all_it_says(tmp_path):
 )
 def test_ci_goes_on_after_a_step_that_fails_and_fails(tmp_path, broken):
     said = run_ci(tmp_path, broken=broken, data=True, pythons=("3.11", "3.13"))
-    assert "== 1 steps failed" in said.stdout and said.returncode == 1
+    assert "== 1 step failed" in said.stdout and said.returncode == 1
     assert "made reproduce" in said.stdout and "== clean checkout" in said.stdout
     assert said.stdout.splitlines()[-1] == PASSED
 
