@@ -82,7 +82,7 @@ class HashedWeight(CompressedWeight):
         return self.initial(weight.detach()).to(weight)
 
     def initial(self, weight: Tensor) -> Tensor:
-        """Give the values to begin with, (K,) floats.
+        """Return the values to begin with, (K,) floats.
 
         weight: dense.
         """
@@ -131,7 +131,7 @@ class RemainingEdges(HashedWeight):
         return codes
 
     def initial(self, weight: Tensor) -> Tensor:
-        """Give the survivors, divided by sqrt(c), so that an output varies as much as before the removal."""
+        """Return the survivors, divided by sqrt(c), so that an output varies as much as before the removal."""
         kept = lookup.collected(weight.flatten().double(), self.codes, self.buckets)
         return kept * math.sqrt(weight.numel() / self.buckets)
 

@@ -124,7 +124,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Give the nearest unit of each sample.
+        """Return the nearest unit of each sample.
 
         X: (n, features) finite numbers.
 
@@ -133,7 +133,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self._nearest(X)[0]
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Give the distance of each sample to each unit.
+        """Return the distance of each sample to each unit.
 
         X: (n, features) finite numbers.
 
@@ -144,7 +144,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return cdist(samples, self.weights_.reshape(-1, samples.shape[1])).astype(samples.dtype, copy=False)
 
     def quantization_error(self, X: np.ndarray) -> float:
-        """Give the mean distance of the samples to their nearest units.
+        """Return the mean distance of the samples to their nearest units.
 
         X: (n, features) finite numbers.
 
@@ -153,7 +153,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return float(self._nearest(X)[2].mean())
 
     def topographic_error(self, X: np.ndarray, *, diagonal: bool = True) -> float:
-        """Give the share of samples whose nearest two units are no neighbors on the grid.
+        """Return the share of samples whose nearest two units are not neighbors on the grid.
 
         X: (n, features) finite numbers.
         diagonal: True: in a square grid, units that touch at a corner are neighbors.
@@ -179,7 +179,7 @@ class SelfOrganizingMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self.weights_.shape[0] * self.weights_.shape[1]
 
     def _check(self) -> int | None:
-        """Refuse parameters that are not accepted; give the number of features that ``start`` asks for."""
+        """Refuse parameters that are not accepted; return the number of features that ``start`` has, if any."""
         shape = inputs.check_shape("grid", self.grid)
         inputs.check_choice("topology", self.topology, list(ROW))
         inputs.check_count("steps", self.steps)

@@ -1,10 +1,10 @@
-r"""Run a trained HashedNet on kernels that look its weights up where they are needed, with the same answers.
+r"""Run a trained HashedNet on kernels that look up each weight when they need it, with the same answers.
 
-:func:`convert` replaces each hashed ``nn.Linear`` by a :class:`HashedLinear`. The layer that is trained writes its
-whole matrix in each forward pass, and reads 4 bytes for each weight. This one reads 2 bytes and a bit for each, and for
-a few inputs it writes no matrix (:mod:`lib.hashing.shared.lookup_kernels`). It adds in another order, so answers agree
-up to rounding. Nothing of it is trained. Convolutions, embeddings, attention and recurrent layers stay as they are and
-write their matrix as before.
+:func:`convert` replaces each hashed ``nn.Linear`` by a :class:`HashedLinear`. In training, a hashed layer writes its
+whole matrix in each forward pass, and reads 4 bytes per weight. This one reads 2 bytes and a bit per weight, and writes
+no matrix for a few inputs (:mod:`lib.hashing.shared.lookup_kernels`). It adds in another order, so answers agree up to
+rounding. It cannot be trained. Convolutions, embeddings, attention and recurrent layers stay as they are and write
+their matrix as before.
 
 A dense copy, from :func:`lib.weights.decompress`, is faster still, and takes twice the memory.
 """
@@ -27,11 +27,10 @@ MANY = 17  # inputs from which writing the matrix once is about as fast: measure
 
 
 class HashedLinear(nn.Module):
-    """What a hashed linear layer computes, without its matrix where the inputs are few.
+    """A hashed linear layer for inference, which writes no matrix for a few inputs.
 
-    All that its answers depend on is in buffers, arranged for the kernels: the values and a zero, (K + 1,); the number
-    of each weight's value, in 16 bits where they suffice, else in 32; signs in a bit each; and the bias, which is zero
-    where the layer has none.
+    Its buffers are arranged for the kernels: the values and a zero, (K + 1,); the number of each weight's value, in 16
+    bits if they suffice, otherwise in 32; signs in a bit each; and the bias, zero if the layer has none.
 
     layer: hashed, with weights of float32 or float64 on the CPU.
 
@@ -101,7 +100,7 @@ class HashedLinear(nn.Module):
 
 
 def convert(model: nn.Module, *, names: Collection[str] | None = None) -> nn.Module:
-    """A copy of the network, in evaluation mode, whose hashed linear layers look weights up where they are needed.
+    """Return a copy of the network, in evaluation mode, whose hashed linear layers look weights up as needed.
 
     model: trained, with layers that :mod:`lib.hashing.hashed_nets` hashed. It stays as it is.
     names: of the layers to convert; None (default): all that can be. Others stay as they are.

@@ -1,4 +1,4 @@
-r"""Many steps of a self-organizing map at once: the weights of the loop over its steps, up to twice as fast.
+r"""Many steps of a self-organizing map at once: the same weights as step by step, in large maps about twice as fast.
 
 Each step reads all weights twice, to find the winner and to move the units. In a large map with many features that is
 where the time goes. Here the ``SIZE`` steps of a block share what they read.
@@ -29,7 +29,7 @@ GROUP = 4  # units that take their steps together; a sample is read once for all
 
 
 def pay(count: int, units: int, features: int) -> bool:
-    """Say whether blocks are faster than a loop over the steps. The weights are the same.
+    """Return whether blocks are faster than a loop over the steps. The weights are the same.
 
     count: of steps.
     units: of the map.

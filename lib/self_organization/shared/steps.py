@@ -23,7 +23,7 @@ class Grid(NamedTuple):
 
 @numba.njit(cache=True, fastmath={"reassoc"})  # sums in any order, so that they are vectorized
 def distance(unit: np.ndarray, sample: np.ndarray) -> float:
-    """Give the squared distance of a unit and a sample, summed in float64; compiled.
+    """Return the squared distance of a unit and a sample, summed in float64; compiled.
 
     unit: (features,) float32 or float64.
     sample: (features,) float32 or float64.
@@ -39,7 +39,7 @@ def distance(unit: np.ndarray, sample: np.ndarray) -> float:
 
 @numba.njit(cache=True)
 def neighborhood(h: np.ndarray, c: int, rate: float, radius: float, grid: Grid) -> None:
-    r"""Compute which part of its way to the sample each unit goes when unit c wins (kohonen1982self); compiled.
+    r"""Compute the share of its way to the sample that each unit goes when unit c wins (kohonen1982self); compiled.
 
     .. math:: h_i = \eta e^{-\lVert r_c - r_i \rVert^2 / 2\sigma^2}
 
