@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from lib.neuroevolution.shared.genomes import GENE, Genome, Network, Space
-from lib.neuroevolution.shared.tasks import Population, Scored, Task
+from lib.neuroevolution.shared.tasks import Population, Scored, Task, TaskWithTest
 
 TRIES = 20  # to find two nodes that can be connected, or a connection to split
 INNOVATION_BYTES = GENE["innovation"].itemsize
@@ -93,6 +93,8 @@ SHARES = {
     *("between_species", "survivors"),
 }
 PAPER = Settings()
+# for poles without velocities and 1,000 networks (stanley2002evolving, section 4.1; step, survivors: the authors' program)
+HIDDEN_VELOCITIES = Settings(add_link=0.3, weights=3.0, threshold=4.0, survivors=0.4, step=1.8)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def search(
     space: number of inputs and outputs, and how networks begin.
     evaluate: a task, such as :class:`lib.neuroevolution.shared.tasks.Xor`; or a function that takes a network and
         returns its fitness, finite and not negative, larger = better. A function has no goal, so the search spends its
-        budget; :class:`lib.neuroevolution.shared.tasks.Scored` adds a goal and more processes.
+        budget; :class:`lib.neuroevolution.shared.tasks.Scored` adds a goal and more processes. A
+        :class:`lib.neuroevolution.shared.tasks.TaskWithTest` is solved by a network that passes its test.
     budget: the largest number of generations, 1 or more.
     seed: of all draws, 0 or more.
     population: number of networks, 2 or more.
@@ -175,6 +178,9 @@ def search(
     while True:
         fitness, winner = task.evaluate(evolution.population)
         rows.append(evolution.row(fitness))
+        if isinstance(task, TaskWithTest):
+            candidate = evolution.candidate(fitness)
+            winner = candidate if task.passes(evolution.population.genome(candidate)) else None
         if winner is not None or len(rows) == budget:
             return History(rows, None if winner is None else evolution.population.genome(winner))
         evolution.advance(fitness)
@@ -253,6 +259,7 @@ class Evolution:
         links, splits = np.zeros((2, population, 3), np.int64)
         self.registry = Registry(links, splits, np.array([0, 0, len(minimal), space.fixed + space.hidden]))
         self._record = np.array([-1.0, 1.0])  # the best fitness so far, and in which generation
+        self._tested: set[int] = set()  # numbers of species
         self.number = 1
         self._speciate()
 
@@ -278,6 +285,27 @@ class Evolution:
             genome_bytes=genes * GENE_BYTES,
             history_bytes=genes * INNOVATION_BYTES + innovations * self.registry.links[0].nbytes,
         )
+
+    def candidate(self, fitness: np.ndarray) -> int:
+        """Choose the network of this generation that is worth a long test, and remember that its species was tested.
+
+        It is the best of the best species that has not been tested since its fitness last rose, as in the authors'
+        program: a network that failed is not tested again and again. If there is no such species, it is the best of
+        all.
+
+        fitness: (population,) of its networks, as :meth:`row` accepts it.
+        """
+        count = int(self.species.counters[0])
+        best = np.full(count, -1.0)
+        np.maximum.at(best, self.labels, fitness)
+        numbers = self.species.number[:count]
+        # method
+        self._tested -= set(numbers[best > self.species.best[:count]].tolist())
+        untested = np.array([number not in self._tested for number in numbers.tolist()])
+        chosen = int(np.where(untested, best, -1.0).argmax()) if untested.any() else int(best.argmax())
+        self._tested.add(int(numbers[chosen]))
+        return int(np.where(self.labels == chosen, fitness, -1.0).argmax())
+        # end of method
 
     def advance(self, fitness: np.ndarray) -> None:
         """Replace the population by its children.

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib import evidence
 from lib.neuroevolution import neat
-from lib.neuroevolution.neat import Evolution, Settings, crossover, distance
+from lib.neuroevolution.neat import PAPER, Evolution, Settings, crossover, distance
 from lib.neuroevolution.shared.genomes import Connection, Genome, Space, has_cycle
-from lib.neuroevolution.shared.poles import DoublePole
+from lib.neuroevolution.shared.poles import DoublePole, HiddenVelocities
 from lib.neuroevolution.shared.tasks import CASES, Scored, Xor
 
 GROWTH = Settings(add_node=0.3, add_link=0.4)
@@ -271,6 +272,61 @@ def test_xor_needs_growth_and_species(options, most):
         neat.search(Space(2, 1), Xor(), budget=60, seed=seed, settings=Settings(**options)) for seed in range(20)
     ]
     assert sum(history.solved for history in histories) <= most
+
+
+def test_poles_without_velocities_take_as_many_evaluations_as_published():
+    task, options = HiddenVelocities(), {"budget": 200, "population": 1000, "settings": neat.HIDDEN_VELOCITIES}
+    histories = [neat.search(task.space, task, seed=seed, **options) for seed in range(3)]
+    assert all(history.solved and task.passes(history.winner) for history in histories)
+    taken = [history.evaluations for history in histories]
+    mean, half = evidence.interval(taken)
+    assert mean - half <= 33_184 and max(taken) < 840_000  # NEAT and cellular encoding in the paper
+
+
+def test_a_candidate_is_the_best_of_a_species_that_improved():
+    evolution, random = Evolution(Space(2, 1), population=60, seed=0, settings=GROWTH), np.random.default_rng(0)
+    tested = {}  # species: its best fitness ever when it was tested last
+    best_ever = {}
+    for _ in range(25):
+        fitness = random.random(60) * 0.97**evolution.number  # so that some species never improve
+        numbers = evolution.species.number[evolution.labels]
+        best = {n: fitness[numbers == n].max() for n in set(numbers.tolist())}
+        for number, value in best.items():
+            if value > best_ever.get(number, -1):
+                tested.pop(number, None)
+        free = [n for n in best if n not in tested] or list(best)
+        expected = max(free, key=best.get)
+        chosen = evolution.candidate(fitness)
+        assert numbers[chosen] == expected and fitness[chosen] == best[expected]
+        tested[expected] = True
+        best_ever |= {n: max(value, best_ever.get(n, -1)) for n, value in best.items()}
+        evolution.advance(fitness)
+
+
+def test_a_network_that_failed_is_not_tested_again():
+    evolution = Evolution(Space(2, 1), population=30, seed=0, settings=PAPER._replace(threshold=np.inf))
+    fitness = np.linspace(0, 1, 30)
+    assert evolution.candidate(fitness) == evolution.candidate(fitness) == 29  # one species: there is no other
+    evolution = Evolution(Space(2, 1), population=30, seed=0, settings=PAPER._replace(threshold=0.1))
+    assert int(evolution.species.counters[0]) > 2
+    chosen = [evolution.candidate(fitness) for _ in range(3)]
+    evolution.species.best[:] = 1.0  # none is better than ever
+    chosen.append(evolution.candidate(fitness))
+    assert len({int(evolution.labels[i]) for i in chosen}) >= 2 and chosen[0] == 29
+
+
+def test_a_task_with_a_test_is_solved_by_a_network_that_passes():
+    class Large:
+        """Passed by a genome of six genes or more; what ``evaluate`` calls a winner does not count."""
+
+        def evaluate(self, population):
+            return population.counts.astype(float), 0
+
+        def passes(self, genome):
+            return len(genome.genes) >= 6
+
+    history = neat.search(Space(2, 1), Large(), budget=50, seed=0, population=30)
+    assert history.solved and len(history.winner.genes) >= 6 and len(history.rows) > 1
 
 
 def test_two_poles_with_velocities_are_balanced():

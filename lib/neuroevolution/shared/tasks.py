@@ -1,7 +1,7 @@
 """Tasks for the networks of a population: XOR, or any Python function of a network.
 
 A task gives the fitness of all networks of a population at once, and says which of them solves it.
-:class:`lib.neuroevolution.shared.poles.DoublePole` is another one.
+The tasks of :mod:`lib.neuroevolution.shared.poles` are others.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,18 @@ class Task(Protocol):
         Returns the fitness of each, (population,) float64, finite and not negative, larger = better; and the index of a
         network that solves the task, or None if none does.
         """
+
+
+@runtime_checkable
+class TaskWithTest(Task, Protocol):
+    """A task that a network solves by passing a test, which takes too long for all of them.
+
+    In each generation one network takes the test: see :meth:`lib.neuroevolution.neat.Evolution.candidate`. What
+    ``evaluate`` says of a network that solves the task does not count.
+    """
+
+    def passes(self, genome: Genome) -> bool:
+        """Tell whether the network of a genome solves the task."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Two poles on a cart: the equations against their mass matrix, the steps against SciPy, episodes against Python."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from lib.neuroevolution import neat
 from lib.neuroevolution.neat import Evolution
 from lib.neuroevolution.shared import poles
 from lib.neuroevolution.shared.genomes import Space
-from lib.neuroevolution.shared.poles import DoublePole
+from lib.neuroevolution.shared.poles import DoublePole, HiddenVelocities
 
 STATES = np.random.default_rng(0).uniform(-0.6, 0.6, (20, 6))
 
@@ -79,7 +80,7 @@ def test_poles_fall_faster_the_shorter_they_are():
 @cache
 def controller(velocities=True):
     """A network that keeps the poles up for a while."""
-    task = DoublePole(velocities)
+    task = DoublePole() if velocities else HiddenVelocities()
     if velocities:
         return neat.search(task.space, DoublePole(steps=200), budget=30, seed=0).winner
     people = Evolution(task.space, population=200, seed=0).population
@@ -103,7 +104,7 @@ def test_an_episode_is_the_network_and_the_cart_in_turn(velocities):
 
 
 def test_movement_is_summed_over_the_last_hundred_steps():
-    evolution = Evolution(DoublePole(velocities=True).space, population=60, seed=2)
+    evolution = Evolution(DoublePole().space, population=60, seed=2)
     people = evolution.population
     balanced, movement = poles.balance(people.networks(), people.space, poles.START[None], 400)
     longest = int(balanced[:, 0].argmax())
@@ -112,9 +113,9 @@ def test_movement_is_summed_over_the_last_hundred_steps():
 
 
 def test_fitness_without_velocities_is_the_formula():
-    people = Evolution(DoublePole(velocities=False).space, population=50, seed=0).population
+    people = Evolution(HiddenVelocities().space, population=50, seed=0).population
     people.genes["weight"] *= 0.02  # such networks push little, and some poles stay up for a while
-    fitness, winner = DoublePole(velocities=False).evaluate(people)
+    fitness, winner = HiddenVelocities().evaluate(people)
     for genome, value in zip(people.genomes(), fitness, strict=True):
         path = poles.trajectory(genome, 1000)
         t = poles.trial(genome, 1000)
@@ -138,10 +139,48 @@ def test_the_starts_are_those_of_the_paper():
     assert sum(alone) <= poles.generalization(controller()) <= 600 + sum(alone)
 
 
+@cache
+def without_velocities():
+    """A network that solves the task without velocities."""
+    task = HiddenVelocities()
+    options = {"budget": 100, "population": 1000, "settings": neat.HIDDEN_VELOCITIES}
+    return neat.search(task.space, task, seed=4, **options).winner
+
+
+def test_a_network_without_velocities_passes_the_long_test_and_the_starts():
+    winner, task = without_velocities(), HiddenVelocities()
+    assert task.passes(winner) and poles.trial(winner, 100_000) == 100_000
+    assert 200 <= poles.generalization(winner) < 625
+    path = poles.trajectory(winner, 100_000)
+    assert np.abs(path[:, 0]).max() < 2.4 and np.abs(path[:, [2, 4]]).max() < np.deg2rad(36)
+
+
+def test_the_test_without_velocities_needs_both_of_its_parts(monkeypatch):
+    winner = without_velocities()
+    monkeypatch.setattr(poles, "generalization", lambda genome: 199)
+    assert not HiddenVelocities().passes(winner)
+    monkeypatch.setattr(poles, "generalization", lambda genome: 200)
+    assert HiddenVelocities().passes(winner)
+    monkeypatch.setattr(poles, "trial", lambda genome, steps: 99_999)
+    assert not HiddenVelocities().passes(winner)
+
+
+def test_without_loops_no_network_can_know_the_velocities():
+    winner = without_velocities()
+    loops = winner.genes["source"] >= winner.space.senses
+    assert loops.any()
+    task = replace(HiddenVelocities().space, recurrent=False)
+    people = Evolution(task, population=1000, seed=0).population
+    people.genes["weight"] *= 8
+    fitness, _ = HiddenVelocities().evaluate(people)
+    assert fitness.max() < 0.1 * 200 / 1000  # all fall within four seconds
+
+
+@pytest.mark.parametrize("task", [DoublePole, HiddenVelocities])
 @pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_are_refused(steps):
+def test_no_steps_are_refused(task, steps):
     with pytest.raises(ValueError, match=f"steps must be 1 or more, not {steps}"):
-        DoublePole(steps=steps)
+        task(steps=steps)
 
 
 @pytest.mark.parametrize("space", [Space(4, 1), Space(6, 2)])
@@ -149,5 +188,7 @@ def test_networks_of_other_sizes_are_refused(space):
     people = Evolution(space, population=2, seed=0).population
     with pytest.raises(ValueError, match="needs networks of 6 inputs"):
         DoublePole().evaluate(people)
+    with pytest.raises(ValueError, match="needs networks of 3 inputs"):
+        HiddenVelocities().evaluate(people)
     with pytest.raises(ValueError, match="6 or 3 inputs and one output"):
         poles.trial(people.genome(0), 10)
