@@ -41,16 +41,16 @@ decay = 0.6  # of the learning rate, after each epoch
 fractions = [14, 12, 10, 8]  # fractional bits of a word of 16
 move_every = 1  # steps between two moves of the dynamic ranges
 widths = [10, 7]  # bits of dynamic fixed point, the sign among them
-single_ranges = [1, 2, 3, 4, 5]  # integer bits tried where one range is for everything
+single_ranges = [1, 2, 3]  # integer bits tried where one range is for everything
 draws = 100_000  # of each stochastic rounding that is counted
 draw_seeds = 5  # independent sets of such draws
 updates = 2000  # of a weight, each less than half a step
-lenet5_images = 700  # training images of LeNet-5
+lenet5_images = 480  # training images of LeNet-5
 lenet5_epochs = 3  # to train each of them
 lenet5_rate = 0.2  # learning rate of its first epoch
 lenet5_decay = 0.3  # of that learning rate, after each epoch
-color_images = 1000  # training images of the network for color images
-color_epochs = 6  # to train each of them
+color_images = 800  # training images of the network for color images
+color_epochs = 5  # to train each of them
 color_rate = (
     0.1  # learning rate of its first epoch, chosen on validation images for floats
 )
