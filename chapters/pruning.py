@@ -28,7 +28,7 @@ seeds = 3  # networks trained from different starts
 epochs = 25  # to train each LeNet-300-100
 retrain_epochs = 6  # to retrain it, in one go or over all rounds together
 rounds = 3  # of prune and retrain, in the iterative variant
-densities = [0.3, 0.08, 0.03]  # shares of weights kept in the comparison
+densities = [0.08, 0.03]  # shares of weights kept in the comparison
 kept = {
     "fc1": 0.06,
     "fc2": 0.1,
