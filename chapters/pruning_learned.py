@@ -38,9 +38,9 @@ learning_rate = (
     0.1  # of the small networks; where it is too large, some of them do not learn
 )
 fractions = [0.5, 0.75]  # shares of channels removed
-chosen_by = 300  # training images by which channels are chosen, at most
+chosen_by = 200  # training images by which channels are chosen, at most
 portion = 8  # channels that enter at once; the paper takes them one by one
-steps = 3  # steps of gradient descent after each portion
+steps = 2  # steps of gradient descent after each portion
 finetune_epochs = 2  # to retrain after half of the channels are gone
 residual = "resnet8"  # the residual network: resnet8 or resnet20
 residual_epochs = 5  # to train it
@@ -52,7 +52,7 @@ penalties = [0.01, 0.03]  # prices of one more group of channels
 turns = 2  # how often the recurrent network and the one it steers learn in turn
 turn_epochs = 1  # to train the steered network in each turn
 decision_rounds = 3  # rounds of episodes for the recurrent network in each turn
-decision_updates = 40  # steps of Q-learning in each round
+decision_updates = 30  # steps of Q-learning in each round
 
 # %% tags=["hide-input"]
 import copy
