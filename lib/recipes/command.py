@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=3, help="retraining after the cut (default: 3)")
     add("--learning-rate", type=float, default=0.001, help="of the first step of retraining (default: 0.001)")
     add("--seed", type=int, default=0, help="of the random weights and the order of the images (default: 0)")
+    add("--no-onnx", dest="onnx", action="store_false", help="do not write the network for other runtimes")
     add("--out", type=Path, default=Path("shrunk"), help="folder for the results, replaced there (default: shrunk)")
     return words
 
@@ -113,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
     trains = METHODS[options.method].trains and options.epochs
     print(f"{options.method}" + f", and retraining for {options.epochs} epochs" * bool(trains), file=sys.stderr)
     result = follow(model, data, method=options.method, amount=options.amount, **retraining)
-    for line in write(result, data, options.out, title=f"{options.model} on {data.name}, {options.method}"):
+    title = f"{options.model} on {data.name}, {options.method}"
+    for line in write(result, data, options.out, title=title, onnx=options.onnx):
         print(line)
     return 0

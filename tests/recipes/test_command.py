@@ -69,6 +69,12 @@ def test_own_network_and_own_images_give_all_files(method, photos, tmp_path, cap
     assert "own_network:build on photos" in (out / "report.md").read_text().splitlines()[0]
 
 
+def test_no_file_for_other_runtimes_where_none_is_wanted(photos, tmp_path, capsys):
+    assert shrink(photos, "--method", "rounded", "--amount", "8", "--no-onnx") == 0
+    assert (tmp_path / "shrunk" / "network.slim").exists() and not (tmp_path / "shrunk" / "network.onnx").exists()
+    assert "onnx" not in capsys.readouterr().out
+
+
 def test_trained_weights_are_read_and_the_file_gives_them_back(photos, tmp_path):
     import own_network
 
