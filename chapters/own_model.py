@@ -53,11 +53,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from lib import datasets, evidence, figures, measure, training
+from lib import datasets, evidence, figures, measure, storage, training
 from lib.cache import trained
-from lib.recipes import command, inputs, methods, report
-from lib.recipes.following import GIVEN, LONGER, SHRUNK, follow, trained_on
+from lib.recipes import command, costs, inputs, methods, report
+from lib.recipes.following import GIVEN, SHRUNK, trained_on
 from lib.recipes.results import export
+from lib.seeding import seeded
 
 dataset = datasets.load(images, size=size)
 record = evidence.recorder("own_model", dataset)
@@ -67,16 +68,33 @@ def length(method):  # epochs of retraining
     return coded_epochs if method == "coded" else retrain_epochs
 
 
-def unchanged(seed, epochs):  # the network as given, trained on: a fair rival
-    plan = methods.plan_for(
-        "filters",
+def planned(method, seed, epochs, amount=None):
+    return methods.plan_for(
+        method,
         dataset.train,
-        amount=None,
+        amount=amount,
         epochs=epochs,
         seed=seed,
         learning_rate=retrain_rate,
     )
-    return trained_on(models[seed], plan)
+
+
+def longer(epochs):  # the networks as given, trained on: fair rivals
+    plans = [planned("filters", seed, epochs) for seed in range(seeds)]
+    return [trained_on(*pair) for pair in zip(models, plans, strict=True)]
+
+
+def shrunk(name, networks, amount=None):  # by a recipe
+    plans = [planned(name, seed, length(name), amount) for seed in range(len(networks))]
+    made = []
+    for network, plan in zip(networks, plans, strict=True):
+        with seeded(plan.seed):  # dropout draws from the global generator
+            made.append(methods.METHODS[name].apply(network, plan))
+    return made
+
+
+def unshrunk(network):
+    return methods.Made(network, network, network)
 
 
 # %% [markdown]
@@ -161,32 +179,33 @@ models = trained(
     learning_rate=rate,
     **methods.LEARNING,
 )
+models = [model.eval() for model in models]
 
 # %%
+networks = {GIVEN: [unshrunk(model) for model in models]}
+for n in {retrain_epochs, coded_epochs}:
+    networks[f"{n} epochs more"] = [unshrunk(model) for model in longer(n)]
+recipes = ["filters", "factors", "rounded", "int8", "coded"]
 rivals = {
-    n: [unchanged(seed, n) for seed in range(seeds)]
-    for n in {retrain_epochs, coded_epochs}
+    name: f"{length(name)} epochs more" if methods.METHODS[name].trains else GIVEN
+    for name in recipes
 }
 
-
-def followed(name):  # the recipe, on every network
-    n = length(name)
-    options = {"method": name, "epochs": n, "learning_rate": retrain_rate}
-    return [
-        follow(model, dataset, seed=seed, rival=rivals[n][seed], **options)
-        for seed, model in enumerate(models)
-    ]
-
+# %%
+networks |= {name: shrunk(name, models) for name in recipes[:3]}
 
 # %%
-results = {name: followed(name) for name in ("filters", "factors", "rounded")}
+networks |= {name: shrunk(name, models) for name in recipes[3:]}
 
 # %%
-results |= {name: followed(name) for name in ("int8", "coded")}
+results = [  # of each seed: all its networks, timed in turn
+    costs.measured({name: made[seed] for name, made in networks.items()}, dataset.test)
+    for seed in range(seeds)
+]
 
 # %% tags=["remove-input"]
 record("setting.images", len(dataset.train), digits=0, exact=True)
-given = [result.costs[GIVEN] for result in results["rounded"]]
+given = [one[GIVEN] for one in results]
 record("given.error_pct", [one.error_pct for one in given], digits=1)
 record("given.file_bytes", [one.file_bytes for one in given])
 rows = [
@@ -203,12 +222,11 @@ rows = [
     }
 ]
 shares, losses, smaller = {}, {}, {}
-for name, found in results.items():
-    pairs = [(one.costs[GIVEN], one.costs[SHRUNK]) for one in found]
-    times = [report.ratios(*pair) for pair in pairs]
-    errors = [after.error_pct for _, after in pairs]
+for name in recipes:
+    times = [report.ratios(one[GIVEN], one[name]) for one in results]
+    errors = [one[name].error_pct for one in results]
     record(f"{name}.error_pct", errors, digits=1)
-    theirs = [one.costs.get(LONGER, one.costs[GIVEN]).error_pct for one in found]
+    theirs = [one[rivals[name]].error_pct for one in results]
     record(f"{name}.rival_error_pct", theirs, digits=1)
     change = [a - b for a, b in zip(errors, theirs, strict=True)]
     record(f"{name}.loss_points", change, digits=1)
@@ -242,7 +260,7 @@ figures.table(
     caption="Each recipe on one network: how many times smaller its file, its multiply-adds and its activations are, and its time for one image as a share of the network as given",
 )
 figure, axes = figures.axes(2, sharey=True)
-names = list(results)[::-1]
+names = recipes[::-1]
 for height, name in enumerate(names):
     figures.dots(axes[0], [height], [smaller[name]], figures.COMBINED, None)
     figures.dots(axes[1], [height], [losses[name]], figures.COMBINED, None)
@@ -293,9 +311,7 @@ single.intra_op_num_threads = 1
 with tempfile.TemporaryDirectory() as folder:
     for kind in exported:
         path = Path(folder, f"{kind}.onnx")
-        made = methods.Made(models[0], models[0], models[0])
-        if kind != "given":
-            made = results[kind][0].made
+        made = networks[GIVEN if kind == "given" else kind][0]
         sizes[kind] = export(made, dataset.test.images[:8], path)
         sessions[kind] = onnxruntime.InferenceSession(
             path, single, providers=["CPUExecutionProvider"]
@@ -353,11 +369,8 @@ cases = {
 refused = {}
 for what, (name, layer) in cases.items():
     model = torch.nn.Sequential(torch.nn.Flatten(), layer)
-    plan = methods.plan_for(
-        name, dataset.train, amount=1, epochs=0, seed=0, learning_rate=retrain_rate
-    )
     try:
-        methods.METHODS[name].apply(model, plan)
+        methods.METHODS[name].apply(model, planned(name, 0, 0, amount=1))
     except ValueError as error:
         refused[what] = str(error)
 assert set(refused) == set(cases)
@@ -370,23 +383,23 @@ for what, sentence in refused.items():
 # 1. How small does the file get if `rounded` keeps two bits for each weight, and what happens to the error?
 
 # %% tags=["hide-cell"]
-two = follow(models[0], dataset, method="rounded", amount=2, epochs=0)
-before, after = two.costs[GIVEN], two.costs[SHRUNK]
-ratio = report.ratios(before, after)["file_bytes"]
+(two,) = shrunk("rounded", models[:1], amount=2)
+ratio = given[0].file_bytes / len(storage.dumps(two.stored))
+error = training.error_pct(two.network, dataset.test)
 evidence.answer(
-    f"The file is {ratio:.1f} times smaller, and the error goes from {before.error_pct:.0f} to {after.error_pct:.0f} %."
+    f"The file is {ratio:.1f} times smaller, and the error goes from {given[0].error_pct:.0f} to {error:.0f} %."
 )
 
 # %% [markdown]
 # 2. Combine two recipes: make integers of the network that has fewer filters. Do the gains multiply?
 
 # %% tags=["hide-cell"]
-few = results["filters"][0].made.network
-both = follow(few, dataset, method="int8", epochs=retrain_epochs, rival=few)
-ratio = given[0].file_bytes / both.costs[SHRUNK].file_bytes
+(both,) = shrunk("int8", [networks["filters"][0].network])
+ratio = given[0].file_bytes / len(storage.dumps(both.stored))
 alone = [shares[name][1] for name in ("filters", "int8")]
+error = training.error_pct(both.network, dataset.test)
 evidence.answer(
-    f"The file is {ratio:.1f} times smaller; {alone[0]:.1f} times {alone[1]:.1f} would be {alone[0] * alone[1]:.1f}. The error is {both.costs[SHRUNK].error_pct:.0f} %."
+    f"The file is {ratio:.1f} times smaller; {alone[0]:.1f} times {alone[1]:.1f} would be {alone[0] * alone[1]:.1f}. The error is {error:.0f} %."
 )
 
 # %% [markdown]
@@ -396,14 +409,13 @@ evidence.answer(
 with tempfile.TemporaryDirectory() as folder:
     words = ["--model", network, "--data", images, "--first", "100", "50", "100"]
     words += ["--size", str(size)] if size else []
+    words += ["--method", "rounded", "--epochs", "0", "--no-onnx", "--out", folder]
     with contextlib.redirect_stderr(io.StringIO()):  # what it says while it works
-        status = command.main(
-            [*words, "--method", "rounded", "--epochs", "0", "--out", folder]
-        )
-    costs = json.loads(Path(folder, "costs.json").read_text())["costs"]
+        status = command.main(words)
+    found = json.loads(Path(folder, "costs.json").read_text())["costs"]
 assert status == 0
 evidence.answer(
-    f"The report holds {len(costs)} networks; the file went from {costs[GIVEN]['file_bytes']:,} to {costs[SHRUNK]['file_bytes']:,} bytes."
+    f"The report holds {len(found)} networks; the file went from {found[GIVEN]['file_bytes']:,} to {found[SHRUNK]['file_bytes']:,} bytes."
 )
 
 # %% [markdown]
