@@ -37,7 +37,7 @@ def names(root: Path) -> list[str]:
 
 
 def notebook(root: Path, chapter: str) -> nbformat.NotebookNode:
-    """Return a chapter's source as a notebook without outputs. Do not change it: it is cached.
+    """Return a chapter's source as a notebook without outputs, read again when the file changes. Do not change it.
 
     root: the book's folder.
     chapter: a chapter's name.
@@ -46,7 +46,8 @@ def notebook(root: Path, chapter: str) -> nbformat.NotebookNode:
     source = root / "chapters" / f"{chapter}.py"
     if source.stem != chapter or not source.is_file():  # listing all chapters at each call would be slow
         raise ValueError(f"chapter must be one of {', '.join(names(root)) or 'none, yet'}, not {chapter!r}")
-    return _parsed(source.read_text("utf-8").replace("\r\n", "\n"))
+    about = source.stat()
+    return _read(source, about.st_mtime_ns, about.st_size)
 
 
 def code(root: Path, chapter: str) -> list[str]:
@@ -205,7 +206,7 @@ def closure(root: Path, chapter: str) -> list[Path]:
     Raises ValueError for an import of a module that ``lib`` does not have.
     """
     try:
-        return imports.closure(library(root), code(root, chapter))
+        return imports.closure_of_files(library(root), [root / "chapters" / f"{chapter}.py"])
     except ValueError as error:
         raise ValueError(f"the chapter {chapter!r}: {error}") from error
 
@@ -213,6 +214,11 @@ def closure(root: Path, chapter: str) -> list[Path]:
 @cache
 def _yaml(text: str) -> Any:
     return yaml.safe_load(text)
+
+
+@cache
+def _read(source: Path, changed: int, size: int) -> nbformat.NotebookNode:
+    return _parsed(source.read_text("utf-8").replace("\r\n", "\n"))
 
 
 @cache
