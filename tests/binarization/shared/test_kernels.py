@@ -528,6 +528,7 @@ def test_images_must_fit_the_filters():
     raises("^thresholds has the shape", lambda: kernels.convolution(draw(1, 5, 6, 6), filters, torch.zeros(6)))
 
 
+@pytest.mark.parametrize("path", ["compiled"], indirect=True)  # another process: once is enough
 def test_a_processor_without_wide_vectors_gives_the_same_products(tmp_path):
     code = """
 import torch
