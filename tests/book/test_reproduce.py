@@ -80,9 +80,9 @@ def test_an_unreadable_number_of_minutes_is_refused(small_book, capsys):
 def test_what_is_late_is_stopped_and_said(small_book, add_chapter, capfd):
     run(small_book, "passes", "quick")
     add_chapter("slow", "import time\ntime.sleep(120)")
-    assert again(small_book, "--minutes", "0.2") == 0
+    assert again(small_book, "--minutes", "0.1") == 0
     said = capfd.readouterr().out
-    assert "Not finished within 0.2 minutes, so not judged: slow" in said
+    assert "Not finished within 0.1 minutes, so not judged: slow" in said
     assert "1 verdicts reproduced, 0 left open by one of two runs, 0 flipped" in said
     left = subprocess.run(["pgrep", "-f", str(small_book)], capture_output=True, text=True).stdout
     assert not left.strip()
