@@ -15,6 +15,7 @@ from lib.book import execution, last_run
 pytestmark = pytest.mark.book
 
 
+@pytest.mark.usefixtures("warm_runs")  # for the runs after it: the stopped build starts a server of its own
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_stopped_build_goes_on_where_it_was(small_book, add_chapter, number):
     wait = small_book / "wait"
