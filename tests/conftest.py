@@ -120,10 +120,12 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: wrong.append(error.message))
         page.on("request", lambda asked: asked.url.startswith(inside) or wrong.append(f"asks for {asked.url}"))
         page.on("response", lambda said: said.status >= 400 and wrong.append(f"{said.status} for {said.url}"))
-        page.goto(f"{address}/{name}", wait_until="networkidle")
+        page.goto(f"{address}/{name}", wait_until="load")
         return page
 
     yield visit
     for context in contexts:
+        for page in context.pages:
+            page.wait_for_load_state("networkidle")  # what is asked for late may be missing, too
         context.close()
     assert wrong == []
