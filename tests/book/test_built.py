@@ -3,8 +3,9 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from given_browser import quick_book
@@ -13,6 +14,15 @@ from small_book import results
 from lib.book import build, built, last_run, pages
 
 pytestmark = pytest.mark.book
+
+
+@pytest.fixture(autouse=True, scope="module")
+def listed_once() -> Iterator[None]:
+    """The packages and their versions, which each digest has: listing them is most of its time."""
+    installed = [SimpleNamespace(name=one.name, version=one.version) for one in built.metadata.distributions()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(built, "metadata", SimpleNamespace(distributions=lambda: installed))
+        yield
 
 
 @pytest.fixture
