@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_book import write_record
-
-from lib.book import matrix
 
 PROJECT = Path(__file__).parents[1]
 CONDA_NAMES = {"pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
@@ -519,40 +516,7 @@ def test_ci_names_the_python_it_needs(tmp_path):
     assert said.returncode == 1 and "Python 3.11, 3.12 or 3.13 is needed" in said.stdout
 
 
-# --- the workflow's jobs, on this machine: each in a checkout of its own -------------------------------------------
-
-
-@pytest.mark.book
-def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path):
-    figure = 'figures.show(figures.axes()[0], alt=TEXT, name="fig-second", caption=TEXT, finding=TEXT, lead=True)'
-    record = 'evidence.record("second.sum.value", [1], unit="", digits=0)'
-    add_chapter("second", f'from lib import evidence, figures\n\n{record}\nTEXT = "Axes without any line"\n{figure}')
-    for profile in ("quick", "standard"):
-        write_record(small_book, profile, [1.0], "second")
-
-    def lib(root, *arguments):
-        command = [sys.executable, "-m", "lib", "--root", root, *arguments]
-        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-
-    listed = json.loads(lib(small_book, "chapters", "--json").stdout)
-    jobs = matrix.jobs(listed)
-    assert [job["chapters"] for job in jobs] == ["passes", "second"]
-    uploads = []
-    for job in jobs:
-        checkout = shutil.copytree(small_book, tmp_path / job["name"])
-        for chapter in job["chapters"].split():
-            said = lib(checkout, "run", chapter)
-            assert said.returncode == 0, said.stdout + said.stderr
-        uploads.append(checkout / "_build" / "executed" / "quick")
-
-    runs = small_book / "_build" / "executed" / "quick"
-    shutil.copytree(uploads[0], runs)
-    said = lib(small_book, "pages")
-    assert said.returncode == 1 and "second" in said.stderr  # a job that failed is named
-    shutil.copytree(uploads[1], runs, dirs_exist_ok=True)
-    said = lib(small_book, "pages")
-    assert said.returncode == 0, said.stderr
-    assert all((small_book / "_build/html/chapters" / f"{name}.html").exists() for name in ("passes", "second"))
+# --- an installed lib -------------------------------------------------------------------------------------------------
 
 
 def test_an_installed_lib_has_the_techniques_and_leaves_out_the_book(tmp_path):

@@ -1,8 +1,15 @@
 """The jobs of the published book: which chapters share one, and what its fingerprint follows."""
 
+import json
+import shutil
+import subprocess
+import sys
+
 import pytest
+from small_book import PROJECT, write_record
 
 from lib import datasets
+from lib.__main__ import main
 from lib.book import matrix
 
 
@@ -49,3 +56,36 @@ def test_every_data_set_that_a_chapter_names_is_loaded_once(monkeypatch, capsys)
     matrix.load([{"data": ["mnist", "digits"]}, {"data": []}, {"data": ["mnist"]}])
     assert loaded == ["digits", "mnist"]
     assert capsys.readouterr().out == "loading digits\nloading mnist\n"
+
+
+# --- the workflow's jobs, on this machine: each in a checkout of its own -------------------------------------------
+
+
+@pytest.mark.book
+@pytest.mark.usefixtures("warm_runs")
+def test_runs_of_separate_jobs_become_one_book(small_book, add_chapter, tmp_path, capfd):
+    figure = 'figures.show(figures.axes()[0], alt=TEXT, name="fig-second", caption=TEXT, finding=TEXT, lead=True)'
+    record = 'evidence.record("second.sum.value", [1], unit="", digits=0)'
+    add_chapter("second", f'from lib import evidence, figures\n\n{record}\nTEXT = "Axes without any line"\n{figure}')
+    for profile in ("quick", "standard"):
+        write_record(small_book, profile, [1.0], "second")
+
+    assert main(["--root", str(small_book), "chapters", "--json"]) == 0
+    jobs = matrix.jobs(json.loads(capfd.readouterr().out))
+    assert [job["chapters"] for job in jobs] == ["passes", "second"]
+    uploads = []
+    for job in jobs:
+        checkout = shutil.copytree(small_book, tmp_path / job["name"])
+        for chapter in job["chapters"].split():
+            command = [sys.executable, "-m", "lib", "--root", checkout, "run", chapter]
+            said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+            assert said.returncode == 0, said.stdout + said.stderr
+        uploads.append(checkout / "_build" / "executed" / "quick")
+
+    runs = small_book / "_build" / "executed" / "quick"
+    shutil.copytree(uploads[0], runs)
+    assert main(["--root", str(small_book), "pages"]) == 1
+    assert "second" in capfd.readouterr().err  # a job that failed is named
+    shutil.copytree(uploads[1], runs, dirs_exist_ok=True)
+    assert main(["--root", str(small_book), "pages"]) == 0, capfd.readouterr().err
+    assert all((small_book / "_build/html/chapters" / f"{name}.html").exists() for name in ("passes", "second"))
