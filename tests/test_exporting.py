@@ -52,15 +52,17 @@ def used(network):  # with the statistics of some images: no sum of signs is on 
     return network
 
 
-def shrunk(model, split, groups):
-    """Without half of its filters."""
+def shrunk():
+    """A network that we did not write, and without half of its filters; images for both."""
+    model, split, groups = given.of_torchvision("resnet18")
     masks = structure.keep(filter_l1.scores(model, split), fraction=0.5, groups=groups)
-    return structure.shrink(model, masks, split.images)
+    return model, structure.shrink(model, masks, split.images), split.images
 
 
-def factorized(model, split, groups):
-    """Each layer in two, where that is cheaper."""
-    return low_rank.factorize_model(model, energy=0.5)[0]
+def factorized():
+    """A network, and with each layer in two where that is cheaper; images for both."""
+    model = residual_block.imagenet_resnet(depth=18, width=0.5, classes=4)
+    return model, low_rank.factorize_model(model, energy=0.5)[0], IMAGES
 
 
 class Unpooled(nn.Sequential):
@@ -116,10 +118,9 @@ class TestWithThePackages:
 
     @pytest.mark.parametrize("smaller", [shrunk, factorized])
     def test_a_smaller_network_is_a_smaller_file(self, smaller, tmp_path):
-        model, split, groups = given.of_torchvision("resnet18")
-        small = smaller(model, split, groups)
+        model, small, images = smaller()
         parameters = sum(p.numel() for p in small.parameters())
-        size = exporting.export(small, tmp_path / "small.onnx", split.images)
+        size = exporting.export(small, tmp_path / "small.onnx", images)
         assert 4 * parameters < size < 4.5 * parameters < 2.5 * sum(p.numel() for p in model.parameters())
 
     @pytest.mark.parametrize("kernel", [2, 3])
