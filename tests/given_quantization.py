@@ -24,6 +24,8 @@ def of_torchvision(name: str, side: int = 32) -> tuple[nn.Module, Tensor]:
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     if name == "densenet":  # three small blocks
         name, options = "DenseNet", {"growth_rate": 8, "block_config": (2, 3, 2), "num_init_features": 16}
+    if name == "MobileNetV2":  # each kind of its blocks: without expansion, with a stride, with a sum
+        options = {"inverted_residual_setting": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]}
     images = given.split(4, 3, side, side).images
 
     def build() -> nn.Module:

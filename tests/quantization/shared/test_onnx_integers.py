@@ -47,10 +47,10 @@ NETWORKS = {
     "clamps": lambda: (given.seeded(asymmetric), rand(4, 3, 14, 14) - 0.5),
     "everything": lambda: (given.seeded(Everything), rand(6, 3, 8, 8)),
     "resnet18": lambda: given_quantization.of_torchvision("resnet18"),
-    "mobilenet_v2": lambda: given_quantization.of_torchvision("mobilenet_v2"),
+    "MobileNetV2": lambda: given_quantization.of_torchvision("MobileNetV2"),
     "squeezenet1_1": lambda: given_quantization.of_torchvision("squeezenet1_1"),
 }
-DEEP = ("resnet18", "mobilenet_v2", "squeezenet1_1")  # one step in a layer moves all those after it
+DEEP = ("resnet18", "MobileNetV2", "squeezenet1_1")  # one step in a layer moves all those after it
 ONE_GRID = ("linear layers", "LeNet-5")
 
 
