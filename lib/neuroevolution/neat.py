@@ -93,7 +93,7 @@ SHARES = {
     *("between_species", "survivors"),
 }
 PAPER = Settings()
-# for poles without velocities and 1,000 networks (stanley2002evolving, section 4.1; step, survivors: the authors' program)
+# for poles without velocities and 1,000 networks (stanley2002evolving, section 4.1; step, survivors: their program)
 HIDDEN_VELOCITIES = Settings(add_link=0.3, weights=3.0, threshold=4.0, survivors=0.4, step=1.8)
 
 
