@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_argument("--technique", help="only this one, by its id, even if it is up to date")
     zoo.add_argument("--minutes", type=float, help="repeat as many as fit, compare with the record, write nothing")
     commands.add_parser("shrink", add_help=False, help="make a network of your own smaller; shrink --help says how")
-    commands.add_parser("doctor", help="check that this machine's kernels compute correctly")
+    doctor = commands.add_parser("doctor", help="check that this machine's kernels compute correctly")
+    doctor.add_argument("--fresh", action="store_true", help="try everything again, even if a verdict is kept")
     return parser
 
 
@@ -90,7 +91,7 @@ def _call(options: argparse.Namespace, root: Path) -> int:
         case "doctor":
             from lib.book import doctor
 
-            return doctor.main(root)
+            return doctor.main(root, fresh=options.fresh)
         case "zoo":
             from lib.book.zoo import matrix
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lib.__main__ import main
 from lib.book import doctor, processor
 
 LIB = Path(__file__).parents[2] / "lib"
@@ -42,6 +43,12 @@ def test_a_verdict_is_kept_for_this_processor_and_tried_again_if_asked(counted, 
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["doctor"] and not list(
         tmp_path.rglob("*.partial")
     )
+
+
+def test_the_command_tries_again_if_asked(counted, tmp_path, capsys):
+    words = ["--root", str(tmp_path), "doctor"]
+    assert main(words) == main(words) == 1 and len(counted) == 1
+    assert main([*words, "--fresh"]) == 1 and len(counted) == 2
 
 
 @pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "NUMBA_CPU_NAME", "OMP_NUM_THREADS"])
