@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lib import imports
 from lib.book import build, chapters, claims, execution, judging, last_run, ledger, wording
 from lib.book.claims import Claim
 
@@ -31,7 +32,7 @@ def reproduce(
     profile: a profile's name.
     claim: only the chapters that decide this claim, and only its verdict.
     chapter: only this chapter, and the claims that it decides alone.
-    minutes: stop after this time. Chapters whose sources changed within a day before the last commit come first; the
+    minutes: stop after this time. Chapters whose code changed within a day before the last commit come first; the
         others take turns, so that each commit begins with a different one.
     cores: how many chapters may run at once.
     Raises ValueError for an unknown profile, claim or chapter, for a claim and a chapter together, and for a
@@ -68,7 +69,7 @@ def reproduce(
 
 
 def in_turn(root: Path, names: list[str]) -> list[str]:
-    """Return the chapters whose sources changed recently, then the others; each commit rotates both groups by one.
+    """Return the chapters whose code changed recently, then the others; each commit rotates both groups by one.
 
     root: the book's folder.
     names: the chapters to order.
@@ -184,11 +185,20 @@ def _paths(root: Path, chapter: str) -> set[str]:
 
 
 def _changed(root: Path) -> set[str]:
-    """The files that commits of the last day before HEAD touched; none outside a repository."""
+    """The chapters and files of lib whose code commits of the last day changed, not only words; none without git."""
     when = _git(root, "log", "-1", "--format=%ct")
     if not when:
         return set()
-    return set(_git(root, "log", f"--since={int(when) - 86400}", "--name-only", "--format=").split("\n")) - {""}
+    day = int(when) - 86400
+    folders = "--", "chapters", "lib"
+    touched = set(_git(root, "log", f"--since={day}", "--name-only", "--format=", *folders).split("\n")) - {""}
+    before = _git(root, "rev-list", "-1", f"--before={day}", "HEAD")
+    return {name for name in touched if not before or _code(root, before, name) != _code(root, "HEAD", name)}
+
+
+def _code(root: Path, commit: str, name: str) -> str:
+    text = _git(root, "show", f"{commit}:{name}")
+    return imports.code(text) if name.endswith(".py") else text
 
 
 def _git(root: Path, *command: str) -> str:

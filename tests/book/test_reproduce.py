@@ -134,6 +134,19 @@ def test_changed_chapters_come_first_and_the_others_take_turns(small_book, add_c
     assert reproduce._changed(small_book) == set()  # a day later c takes its turn with the others
 
 
+def test_a_chapter_whose_words_changed_takes_its_turn_as_before(small_book, add_chapter):
+    for name in ("a", "b"):
+        add_chapter(name, "1")
+    git(small_book, "init")
+    git(small_book, "add", ".")
+    git(small_book, "commit", "-m", "all")
+    for name, text in (("a", "\n# words\n"), ("b", "\n2\n")):
+        path = small_book / "chapters" / f"{name}.py"
+        path.write_text(path.read_text() + text)
+    git(small_book, "commit", "-am", "words of a, code of b", date="2026-02-01T12:00:00")
+    assert reproduce._changed(small_book) == {"chapters/b.py"}
+
+
 def test_outside_a_repository_the_order_stays(small_book, add_chapter):
     for name in ("a", "b"):
         add_chapter(name, "1")
