@@ -84,7 +84,7 @@ class HiddenVelocities:
 
     >>> from lib.neuroevolution import neat
     >>> task = HiddenVelocities()
-    >>> found = neat.search(task.space, task, budget=100, seed=4, population=1000, settings=neat.HIDDEN_VELOCITIES)
+    >>> found = neat.search(task.space, task, budget=200, seed=4, population=1000, settings=neat.HIDDEN_VELOCITIES)
     >>> found.solved, generalization(found.winner) >= 200
     (True, True)
     """

@@ -143,7 +143,7 @@ def test_the_starts_are_those_of_the_paper():
 def without_velocities():
     """A network that solves the task without velocities."""
     task = HiddenVelocities()
-    options = {"budget": 100, "population": 1000, "settings": neat.HIDDEN_VELOCITIES}
+    options = {"budget": 200, "population": 1000, "settings": neat.HIDDEN_VELOCITIES}
     return neat.search(task.space, task, seed=4, **options).winner
 
 
