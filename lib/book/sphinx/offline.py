@@ -1,8 +1,9 @@
-"""Make pages load nothing from the network, and only the scripts and styles they use, in a fixed order.
+"""Make pages load nothing from the network, and only what they use: scripts and styles in a fixed order, slim figures.
 
 No page runs thebe, for example, and only some have formulas. MathJax is copied from its package.
 """
 
+import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -30,6 +31,8 @@ UNUSED = {  # a word in the address or text of a script or style -> the HTML tha
     "design-tabs": 'class="sd-',
 }
 
+UNDRAWN = re.compile(r"<metadata>.*?</metadata>|(?<=>)\s+(?=<)", re.DOTALL)  # of an SVG figure
+
 
 def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """Copy MathJax's script and fonts into the pages, after a build that did not fail."""
@@ -39,6 +42,19 @@ def copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / MATHJAX[0], target)
         shutil.copytree(source / MATHJAX[1], target / MATHJAX[1], dirs_exist_ok=True)
+
+
+def slim_figures(app: Sphinx, failure: Exception | None) -> None:
+    """Take out of each SVG figure what no browser draws: its metadata, and blanks between elements.
+
+    That is a tenth of the file. Figures with text elements stay as they are: blanks could be part of the text.
+    """
+    if failure is None and app.builder.format == "html":
+        for path in sorted((Path(app.outdir) / "_images").glob("*.svg")):
+            given = path.read_text("utf-8")
+            slim = given if "<text" in given else UNDRAWN.sub("", given)
+            if slim != given:
+                path.write_text(slim, "utf-8")
 
 
 def sort_files(app: Sphinx, config: Config) -> None:
@@ -68,5 +84,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.connect("config-inited", sort_files)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", slim_figures)
     app.connect("html-page-context", drop_unused, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

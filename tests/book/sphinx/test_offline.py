@@ -86,3 +86,32 @@ def test_formulas_are_drawn_by_a_copy_of_mathjax(tmp_path, form, failure, copied
     folder = tmp_path / "_static" / "mathjax"
     assert (folder / "tex-chtml.js").is_file() == copied
     assert bool(list(folder.rglob("*.woff2")) + list(folder.rglob("*.woff"))) == copied
+
+
+SVG = """<?xml version="1.0"?>
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">
+ <metadata>
+  <about/>
+ </metadata>
+ <path d="M 0 0
+L 1 1" style="fill: none"/>
+ <g>
+ </g>{}
+</svg>
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "failure", "slim"), [("html", None, True), ("latex", None, False), ("html", ValueError(), False)]
+)
+def test_figures_lose_what_no_browser_draws(tmp_path, form, failure, slim):
+    folder = tmp_path / "_images"
+    folder.mkdir()
+    (folder / "a.svg").write_text(SVG.format(""))
+    (folder / "b.svg").write_text(SVG.format("<text> a </text>"))
+    for _ in range(2):  # a second build finds slim figures
+        offline.slim_figures(SimpleNamespace(builder=SimpleNamespace(format=form), outdir=tmp_path), failure)
+    head = '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">'
+    left = head + '<path d="M 0 0\nL 1 1" style="fill: none"/><g></g></svg>\n'
+    assert (folder / "a.svg").read_text() == (left if slim else SVG.format(""))
+    assert (folder / "b.svg").read_text() == SVG.format("<text> a </text>")
