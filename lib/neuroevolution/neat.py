@@ -93,7 +93,8 @@ SHARES = {
     *("between_species", "survivors"),
 }
 PAPER = Settings()
-# for poles without velocities and 1,000 networks (stanley2002evolving, section 4.1; step, survivors: their program)
+# For poles without velocities and 1,000 networks. The paper (stanley2002evolving, section 4.1) gives the probability of
+# a connection and the distance; step and survivors are those of a parameter file made from its program's.
 HIDDEN_VELOCITIES = Settings(add_link=0.3, weights=3.0, threshold=4.0, survivors=0.4, step=1.8)
 
 
