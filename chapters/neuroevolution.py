@@ -712,7 +712,10 @@ figures.show(
 # {cite:t}`gruau1996comparison` therefore reward little movement in the last hundred of the $t$ balanced steps,
 # with the cart at $x$ and the long pole at the angle $\theta$:
 #
-# $$ F = 0.1\, \frac{t}{1000} + 0.9 f, \qquad f = \frac{0.75}{\sum_{i=t-99}^{t} |x_i| + |\dot x_i| + |\theta_i| + |\dot\theta_i|} . $$ (eq-hidden-velocities)
+# $$ \begin{aligned}
+# F &= 0.1\, \frac{t}{1000} + 0.9 f, \\
+# f &= \frac{0.75}{\sum_{i=t-99}^{t} |x_i| + |\dot x_i| + |\theta_i| + |\dot\theta_i|} .
+# \end{aligned} $$ (eq-hidden-velocities)
 #
 # A network solves the task if it keeps the poles up for 100,000 steps.
 # It must also keep them up for 1,000 steps from at least 200 of 625 other starts.
