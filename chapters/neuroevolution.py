@@ -713,8 +713,8 @@ figures.show(
 # with the cart at $x$ and the long pole at the angle $\theta$:
 #
 # $$ \begin{aligned}
-# F &= 0.1\, \frac{t}{1000} + 0.9 f, \\
-# f &= \frac{0.75}{\sum_{i=t-99}^{t} |x_i| + |\dot x_i| + |\theta_i| + |\dot\theta_i|} .
+# F &= 0.1\, \frac{t}{1000} + 0.9\, \frac{0.75}{S}, \\
+# S &= \sum_{i=t-99}^{t} |x_i| + |\dot x_i| + |\theta_i| + |\dot\theta_i| .
 # \end{aligned} $$ (eq-hidden-velocities)
 #
 # A network solves the task if it keeps the poles up for 100,000 steps.
